@@ -1,0 +1,19 @@
+// Assertions that stay on in release builds.
+//
+// CHECK(condition) ends the process with file, line and text if the condition is false. It is for what
+// the sentry itself guarantees; nothing that a guest can bring about may be CHECKed.
+#pragma once
+
+namespace amber {
+
+// Writes "FILE:LINE: check failed: TEXT" to stderr and aborts. Async-signal-safe.
+[[noreturn]] void CheckFailed(const char* file, int line, const char* text);
+
+}  // namespace amber
+
+#define AMBER_CHECK(condition)                                       \
+  do {                                                               \
+    if (__builtin_expect(!(condition), 0)) {                         \
+      ::amber::CheckFailed(__FILE__, __LINE__, #condition);          \
+    }                                                                \
+  } while (0)
