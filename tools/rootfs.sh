@@ -1,0 +1,72 @@
+#!/bin/bash
+# Prints the path of a Debian 12 root file system with the programs that the tests run; makes it
+# first if it is not there (about a minute). The mirrors are those that this machine's apt uses.
+# Kept under $AMBER_CACHE (default ~/.cache/amber), named after its list of packages.
+set -euo pipefail
+
+# minbase has coreutils, findutils, grep, sed, tar, gzip, util-linux and perl-base.
+packages='bash perl python3 python3-numpy gcc g++ make git sqlite3 busybox-static xz-utils procps
+    file bsdextrautils psmisc bc libc6-dev'
+
+cache=${AMBER_CACHE:-$HOME/.cache/amber}
+key=$(echo "bookworm $packages" | sha256sum | cut -c1-12)
+root=$cache/rootfs-$key
+if [ -e "$root/.amber-complete" ]; then
+    echo "$root"
+    exit 0
+fi
+[ "$(id -u)" = 0 ] || { echo "rootfs.sh: making a root file system needs root" >&2; exit 1; }
+
+mkdir -p "$cache"
+exec 9>"$cache/rootfs.lock"
+flock 9
+if [ -e "$root/.amber-complete" ]; then
+    echo "$root"
+    exit 0
+fi
+
+mirror=$(apt-get indextargets --format '$(CODENAME) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+    sed -n 's/^bookworm main //p' | head -1)
+if [ -z "$mirror" ]; then
+    echo "rootfs.sh: apt knows no mirror of bookworm; add one to its sources and run apt-get update" >&2
+    exit 1
+fi
+
+work=$(mktemp -d "$cache/rootfs-new.XXXXXX")
+log=$cache/rootfs.log
+cleanup() {
+    umount "$work/proc" 2>/dev/null || true
+    rm -rf --one-file-system "$work"
+}
+trap cleanup EXIT
+echo "Making a Debian root file system (log: $log) …" >&2
+debootstrap --variant=minbase bookworm "$work" "$mirror" >"$log" 2>&1 ||
+    { tail -5 "$log" >&2; exit 1; }
+
+# The rest by the new root's own apt, with this machine's settings lent to it meanwhile.
+echo "Installing the test programs in it …" >&2
+lent=/etc/apt
+cp -a "$work/etc/apt" "$work/etc/apt.own"
+cp -aL "$lent/." "$work/etc/apt/"
+cp -L /etc/resolv.conf "$work/etc/resolv.conf"
+[ ! -d /etc/ssl/certs ] || { mkdir -p "$work/etc/ssl" && cp -aL /etc/ssl/certs "$work/etc/ssl/"; }
+[ ! -d /usr/share/keyrings ] || cp -aLn /usr/share/keyrings/. "$work/usr/share/keyrings/"
+mount -t proc proc "$work/proc"
+printf '#!/bin/sh\nexit 101\n' >"$work/usr/sbin/policy-rc.d"
+chmod +x "$work/usr/sbin/policy-rc.d"
+# shellcheck disable=SC2086
+{
+    chroot "$work" env DEBIAN_FRONTEND=noninteractive apt-get -q update
+    chroot "$work" env DEBIAN_FRONTEND=noninteractive apt-get -q install -y \
+        --no-install-recommends $packages
+    chroot "$work" apt-get clean
+} >>"$log" 2>&1 || { tail -5 "$log" >&2; exit 1; }
+umount "$work/proc"
+rm -rf "$work/etc/apt" "$work/usr/sbin/policy-rc.d" "$work"/var/lib/apt/lists/*
+mv "$work/etc/apt.own" "$work/etc/apt"
+: >"$work/etc/resolv.conf"
+: >"$work/.amber-complete"
+chmod 755 "$work"
+mv "$work" "$root"
+trap - EXIT
+echo "$root"
