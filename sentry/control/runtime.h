@@ -6,7 +6,7 @@
 //                list is installed. The seed of the stubs is made here (it must not inherit that list). No
 //                threads may be started.
 //   2. The list is installed (with TSYNC).
-//   3. Boot()    starts workers, connects to the gofer, prepares what every container needs.
+//   3. Boot()    starts workers and prepares what every container needs.
 //   4. The control server's calls.
 // Threads: everything after Create() is called on the control thread, one call at a time. No call may block for
 // longer than it takes to talk to the gofer; what lasts longer takes a callback. Callbacks are called exactly
@@ -32,7 +32,6 @@ namespace amber {
 
 // Host descriptors that belong to the sandbox as a whole.
 struct SandboxFds {
-  UniqueFd gofer;   // connected Unix stream socket to the gofer
   UniqueFd log;     // append-only log for --debug and --strace; may be invalid
   UniqueFd proc;    // O_PATH descriptor of the sentry's own /proc (subset=pid)
   UniqueFd cgroup;  // O_PATH descriptor of the sandbox's cgroup directory; may be invalid
@@ -46,6 +45,13 @@ struct ProcessFds {
   UniqueFd console;
   // Passed on as descriptors 3, 4, ... (--preserve-fds).
   std::vector<UniqueFd> extra;
+};
+
+// What a container gets besides: the client ends of the channels to its own gofer (gofer/client.h), whose attach
+// points ContainerSpec names.
+struct ContainerFds {
+  std::vector<UniqueFd> gofer;
+  ProcessFds process;
 };
 
 struct ProcessId {
@@ -124,7 +130,7 @@ class Runtime {
   virtual absl::Status Boot() = 0;
 
   // Makes the container's namespaces, mounts and init process, which does not run yet.
-  virtual absl::StatusOr<ProcessId> CreateContainer(const ContainerSpec& spec, ProcessFds fds) = 0;
+  virtual absl::StatusOr<ProcessId> CreateContainer(const ContainerSpec& spec, ContainerFds fds) = 0;
   // Lets the init process execute its program. NOT_FOUND and PERMISSION_DENIED if argv[0] cannot be executed.
   virtual absl::Status StartContainer(std::string_view container) = 0;
   virtual absl::StatusOr<ProcessId> Exec(std::string_view container, const ProcessSpec& process, ProcessFds fds) = 0;
@@ -147,7 +153,7 @@ class Runtime {
   virtual void Checkpoint(CheckpointOptions options, ProgressCallback progress, CheckpointCallback done) = 0;
   // In place of CreateContainer, in a sandbox without containers. `spec` is the new bundle's: its mounts and
   // root say where the files are now; its process is ignored, but for the terminal flag.
-  virtual absl::StatusOr<RestoreResult> Restore(RestoreOptions options, const ContainerSpec& spec, ProcessFds fds) = 0;
+  virtual absl::StatusOr<RestoreResult> Restore(RestoreOptions options, const ContainerSpec& spec, ContainerFds fds) = 0;
 
   virtual absl::StatusOr<std::vector<ProcessInfo>> Processes(std::string_view container) = 0;
   virtual absl::StatusOr<ContainerStats> Stats(std::string_view container) = 0;
