@@ -1,0 +1,247 @@
+// A guest thread (Linux: struct task_struct) and how system call handlers see the world.
+//
+// A task is owned by its ThreadGroup, from clone to reaping. It runs on a platform::Thread, which exec replaces. Everything is
+// guarded by the kernel lock.
+//
+// Blocking. A handler never waits. It calls Block() with the queues it waits on and returns what Block() returns; the worker goes
+// on. When a queue fires or the deadline passes, the handler is executed again from the start with the same arguments and
+// syscall().restarted set; progress lives in syscall().done and .scratch. A signal interrupts it: the guest sees syscall().done if that
+// is not 0, else what `on_signal` says (kErestartsys restarts the call if the handler has SA_RESTART). A checkpoint saves SyscallState, and
+// the restored task executes its call again in the same way.
+#pragma once
+
+#include <poll.h>
+#include <sys/resource.h>
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/state.h"
+#include "sentry/base/errno_or.h"
+#include "sentry/base/ref_ptr.h"
+#include "sentry/base/user_ptr.h"
+#include "sentry/kernel/clock.h"
+#include "sentry/kernel/credentials.h"
+#include "sentry/kernel/signal.h"
+#include "sentry/kernel/wait_queue.h"
+#include "sentry/platform/platform.h"
+#include "sentry/vfs/io.h"
+
+namespace amber {
+
+class Container;
+class FdTable;
+class File;
+class FsContext;
+class Kernel;
+class MemoryManager;
+class ThreadGroup;
+class MountNamespace;
+class UtsNamespace;
+
+// The system call that a task is in.
+struct SyscallState {
+  uint64_t number = 0;
+  uint64_t args[6] = {};
+  uint64_t ip = 0;           // after the `syscall` instruction
+  bool framed = false;       // came with the frame (trap set): the answer goes into rax of the frame
+  bool restarted = false;    // executed again after Block()
+  bool timed_out = false;    // ... because the deadline passed
+  int64_t deadline = kNever; // guest monotonic; set by the first Block() that names one, and kept
+  uint64_t done = 0;         // progress so far (bytes); what an interruption returns if not 0
+  uint64_t scratch[4] = {};  // for the handler
+  int on_signal = 512;       // restart code or errno that an interruption means
+};
+
+struct WaitOn {
+  WaitQueue* queue;
+  uint32_t events;
+  bool exclusive = false;
+};
+
+class Task final : public RefCounted<Task>, public state::Saveable {
+ public:
+  Task();
+  ~Task() override;
+
+  // --- identity and resources ---
+  Kernel& kernel() const { return *kernel_; }
+  ThreadGroup& group() const { return *group_; }
+  bool is_leader() const;
+  // Ids in the root pid namespace of the sandbox; those that the task itself sees are in PidNamespace.
+  int tid() const { return tid_; }
+  int pid() const;  // thread group id
+  MemoryManager& mm() const { return *mm_; }
+  FdTable& files() const { return *files_; }
+  FsContext& fs() const { return *fs_; }
+  const Credentials& creds() const { return *creds_; }
+  RefPtr<const Credentials> creds_ref() const { return creds_; }
+  void set_creds(RefPtr<const Credentials> creds) { creds_ = std::move(creds); }
+  Container* container() const { return container_; }
+  MountNamespace& mounts() const { return *mounts_; }
+  UtsNamespace& uts() const { return *uts_; }
+  const std::string& name() const { return name_; }
+  void set_name(std::string name) { name_ = std::move(name); }
+  // The soft limit RLIMIT_`resource`.
+  uint64_t limit(int resource) const;
+  // CAP_`capability` is effective.
+  bool Has(int capability) const { return creds_->Has(capability); }
+
+  // --- guest memory ---
+  // Copies whole values; EFAULT if any byte cannot be.
+  ErrnoOr<void> CopyInBytes(uint64_t address, void* data, size_t size);
+  ErrnoOr<void> CopyOutBytes(uint64_t address, const void* data, size_t size);
+  template <typename T>
+  ErrnoOr<T> CopyIn(UserPtr<T> p) {
+    std::remove_const_t<T> value;
+    auto r = CopyInBytes(p.address(), &value, sizeof(value));
+    if (!r.ok()) return r.error();
+    return value;
+  }
+  template <typename T>
+  ErrnoOr<void> CopyOut(UserPtr<T> p, const T& value) {
+    return CopyOutBytes(p.address(), &value, sizeof(value));
+  }
+  template <typename T>
+  ErrnoOr<std::vector<std::remove_const_t<T>>> CopyInArray(UserPtr<T> p, size_t count) {
+    std::vector<std::remove_const_t<T>> values(count);
+    auto r = CopyInBytes(p.address(), values.data(), count * sizeof(T));
+    if (!r.ok()) return r.error();
+    return values;
+  }
+  template <typename T>
+  ErrnoOr<void> CopyOutArray(UserPtr<T> p, std::span<const T> values) {
+    return CopyOutBytes(p.address(), values.data(), values.size_bytes());
+  }
+  // A NUL-terminated string of at most `max` bytes with its NUL; ENAMETOOLONG beyond (pass PATH_MAX for paths).
+  ErrnoOr<std::string> CopyInString(UserPtr<const char> p, size_t max);
+  // An iovec array, checked as import_iovec() does: EINVAL for more than 1024 entries or a negative length; the total is cut at
+  // MAX_RW_COUNT.
+  ErrnoOr<std::vector<iovec>> CopyInIovecs(UserPtr<const iovec> p, uint64_t count);
+
+  // --- blocking (see above) ---
+  SyscallState& syscall() { return syscall_; }
+  // `deadline`: guest monotonic; the first one given in a call is kept. Returns kBlocked.
+  Errno Block(std::span<const WaitOn> on, int64_t deadline = kNever, Errno on_signal = kErestartsys);
+  Errno Block(WaitQueue& queue, uint32_t events, int64_t deadline = kNever, Errno on_signal = kErestartsys) {
+    WaitOn on[] = {{&queue, events, false}};
+    return Block(on, deadline, on_signal);
+  }
+  // For poll-like calls: `file` became EAGAIN, wait until it has `events`. EAGAIN if it has no queue.
+  Errno BlockOn(File& file, uint32_t events, int64_t deadline = kNever, Errno on_signal = kErestartsys);
+  // For handlers that return kNoAnswer: ends the call with `result` (a value, or -errno, or minus a restart code). Kernel lock held.
+  void FinishSyscall(int64_t result);
+
+  // --- signals ---
+  // Sends to this thread (tkill) or to its group (kill); no permission check. See signal.h and signal_send.cc.
+  void SendSignal(const SigInfo& info);
+  SignalSet blocked() const { return blocked_; }
+  // Sets the mask and lets newly unblocked signals in.
+  void SetBlocked(SignalSet mask);
+  // A signal is pending that would interrupt a blocked call.
+  bool HasDeliverableSignal() const;
+  SignalSet pending() const;
+
+  // The platform thread; null before the first exec and after exit.
+  platform::Thread* thread() const { return thread_; }
+
+  state::Kind kind() const override { return state::Kind::kTask; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
+
+ private:
+  friend class Kernel;
+  friend class ThreadGroup;
+  friend class Scheduler;
+  friend class SignalDelivery;
+  friend class TaskLifecycle;
+
+  // Where the platform thread is, as this kernel knows it.
+  enum class Where : uint8_t {
+    kNone,      // no thread (new, dead)
+    kGuest,     // runs guest code
+    kNotified,  // in a call; we owe an answer
+    kStopped,   // its frame is ours
+  };
+  class QueueWaiter;
+
+  void EndBlock();
+
+  Kernel* kernel_ = nullptr;
+  ThreadGroup* group_ = nullptr;
+  int tid_ = 0;
+  std::string name_;
+  platform::Thread* thread_ = nullptr;
+  Where where_ = Where::kNone;
+  bool in_call_ = false;    // syscall_ is under way
+  bool blocked_call_ = false;  // ... and waits for its queues
+  bool continuation_ = false;  // ... and ends by FinishSyscall()
+  bool runnable_ = false;   // is in the kernel's run queue
+  bool interrupted_ = false;  // a stop was asked for to deliver signals to a blocked call
+  bool held_ = false;       // stays stopped: group stop, pause, checkpoint
+  bool exiting_ = false;
+  SyscallState syscall_;
+  std::vector<std::unique_ptr<QueueWaiter>> waiters_;
+  std::unique_ptr<Timer> block_timer_;
+
+  RefPtr<MemoryManager> mm_;
+  RefPtr<FdTable> files_;
+  RefPtr<FsContext> fs_;
+  RefPtr<const Credentials> creds_;
+  RefPtr<MountNamespace> mounts_;
+  RefPtr<UtsNamespace> uts_;
+  Container* container_ = nullptr;
+
+  SignalSet blocked_ = 0;
+  SignalSet saved_mask_ = 0;     // sigsuspend, ppoll, pselect, epoll_pwait: the mask to go back to
+  bool has_saved_mask_ = false;
+  SignalQueue pending_;
+  AltStack altstack_;
+
+  uint64_t clear_child_tid_ = 0;
+  uint64_t robust_list_ = 0;
+  uint64_t robust_list_size_ = 0;
+  bool no_new_privs_ = false;
+  bool keep_caps_ = false;
+  int parent_death_signal_ = 0;
+  uint64_t timer_slack_ = 50'000;
+  int exit_signal_ = SIGCHLD;
+  int exit_status_ = 0;  // wait status
+};
+
+// Guest memory as a Sink or Source: one or several ranges.
+class UserSink final : public Sink {
+ public:
+  UserSink(Task& task, UserPtr<void> p, size_t size);
+  UserSink(Task& task, std::vector<iovec> ranges);
+  size_t remaining() const override { return left_; }
+  ErrnoOr<size_t> Put(const void* data, size_t size) override;
+
+ private:
+  Task& task_;
+  std::vector<iovec> ranges_;
+  size_t index_ = 0;
+  size_t left_ = 0;
+};
+
+class UserSource final : public Source {
+ public:
+  UserSource(Task& task, UserPtr<const void> p, size_t size);
+  UserSource(Task& task, std::vector<iovec> ranges);
+  size_t remaining() const override { return left_; }
+  ErrnoOr<size_t> Take(void* data, size_t size) override;
+
+ private:
+  Task& task_;
+  std::vector<iovec> ranges_;
+  size_t index_ = 0;
+  size_t left_ = 0;
+};
+
+}  // namespace amber

@@ -1,0 +1,95 @@
+// An open file description: what a descriptor refers to (Linux: struct file).
+//
+// Guarded by the kernel lock. Reference counted: descriptor tables, mappings, epoll items and messages in flight hold references; the last one
+// releases it (the destructor is Linux's ->release). Subclasses implement what their kind of file can do; the defaults give
+// Linux's errno for files that cannot.
+//
+// No method blocks. What would block returns EAGAIN, whatever O_NONBLOCK says; the system call layer then decides
+// between EAGAIN and Task::Block() on wait_queue().
+#pragma once
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "checkpoint/state.h"
+#include "sentry/base/errno_or.h"
+#include "sentry/base/ref_ptr.h"
+#include "sentry/kernel/wait_queue.h"
+#include "sentry/vfs/io.h"
+
+namespace amber {
+
+class Task;
+class Dentry;  // sentry/vfs/dentry.h
+
+// What a mapping of a file maps on the host.
+struct MapSource {
+  int fd = -1;          // host descriptor, kept open by the file (or inode) for as long as it is mapped
+  uint64_t offset = 0;  // added to the guest's file offset
+  // True if `fd` is a file of the sentry's own (tmpfs, memfd): the image must hold its contents.
+  bool sentry_owned = false;
+};
+
+class File : public RefCounted<File>, public state::Saveable {
+ public:
+  ~File() override = default;
+
+  // O_ACCMODE and status flags (O_APPEND, O_NONBLOCK, O_DIRECT, O_NOATIME, O_PATH ...).
+  int flags() const { return flags_; }
+  void set_flags(int flags) { flags_ = flags; }
+  bool readable() const { return (flags_ & O_ACCMODE) != O_WRONLY && (flags_ & O_PATH) == 0; }
+  bool writable() const { return (flags_ & O_ACCMODE) != O_RDONLY && (flags_ & O_PATH) == 0; }
+  bool nonblocking() const { return (flags_ & O_NONBLOCK) != 0; }
+
+  // read(2) and write(2) at the file position, which they move. The caller has checked readable() and writable().
+  virtual ErrnoOr<size_t> Read(Task& /*task*/, Sink& /*sink*/) { return Errno(EINVAL); }
+  virtual ErrnoOr<size_t> Write(Task& /*task*/, Source& /*source*/) { return Errno(EINVAL); }
+  // pread(2) and pwrite(2). ESPIPE where there is no position.
+  virtual ErrnoOr<size_t> PRead(Task& /*task*/, Sink& /*sink*/, uint64_t /*offset*/) { return Errno(ESPIPE); }
+  virtual ErrnoOr<size_t> PWrite(Task& /*task*/, Source& /*source*/, uint64_t /*offset*/) { return Errno(ESPIPE); }
+  virtual ErrnoOr<uint64_t> Seek(Task& /*task*/, int64_t /*offset*/, int /*whence*/) { return Errno(ESPIPE); }
+  // getdents64(2): calls `emit(name, ino, type, next_offset)` for each entry from the position on until it returns false.
+  using EmitDirent = std::function<bool(const std::string& name, uint64_t ino, uint8_t type, int64_t next)>;
+  virtual ErrnoOr<void> ReadDir(Task& /*task*/, const EmitDirent& /*emit*/) { return Errno(ENOTDIR); }
+  virtual ErrnoOr<uint64_t> Ioctl(Task& /*task*/, uint32_t /*command*/, uint64_t /*argument*/) { return Errno(ENOTTY); }
+  virtual ErrnoOr<void> Fsync(Task& /*task*/, bool /*data_only*/) { return Errno(EINVAL); }
+  virtual ErrnoOr<void> Truncate(Task& /*task*/, uint64_t /*size*/) { return Errno(EINVAL); }
+  virtual ErrnoOr<void> Fallocate(Task& /*task*/, int /*mode*/, uint64_t /*offset*/, uint64_t /*size*/) {
+    return Errno(EOPNOTSUPP);
+  }
+  // For mmap: what to map for [offset, offset + size) with `shared`; ENODEV if it cannot be mapped.
+  virtual ErrnoOr<MapSource> Map(Task& /*task*/, uint64_t /*offset*/, uint64_t /*size*/, int /*prot*/, bool /*shared*/) {
+    return Errno(ENODEV);
+  }
+  // fstat(2). `struct stat` with guest-visible device and inode numbers.
+  virtual ErrnoOr<void> Stat(Task& task, struct stat* out) = 0;
+  // fcntl F_SETFL may refuse or react (O_ASYNC, O_DIRECT); called before set_flags.
+  virtual ErrnoOr<void> OnSetFlags(Task& /*task*/, int /*flags*/) { return Ok(); }
+  // A descriptor that referred to this was closed by `task` (Linux: ->flush; drops POSIX locks, for one).
+  virtual void OnClose(Task& /*task*/) {}
+
+  // poll(2) bits that hold now. Regular files are always ready.
+  virtual uint32_t Poll(Task& task);
+  // Where readiness changes are announced; null for files that are always ready.
+  virtual WaitQueue* wait_queue() { return nullptr; }
+  // False for what epoll refuses with EPERM (regular files, directories).
+  virtual bool pollable() const { return false; }
+
+  // The directory entry that was opened; null for pipes, sockets and the like.
+  virtual Dentry* dentry() const { return nullptr; }
+  // For /proc/PID/fd: "pipe:[123]", "anon_inode:[eventfd]"; used if there is no dentry.
+  virtual std::string LinkName() const { return "anon_inode:[unknown]"; }
+
+ protected:
+  File() = default;
+
+ private:
+  int flags_ = 0;
+};
+
+}  // namespace amber
