@@ -29,7 +29,7 @@ def run_target(label, seconds):
     package, name = label[2:].split(":")
     corpus = os.path.join(ROOT, "out", "fuzz", name)
     os.makedirs(corpus, exist_ok=True)
-    binary = os.path.join(ROOT, "bazel-bin", package, name)
+    binary = os.path.join(ROOT, "bazel-fuzz-bin", package, name)
     seeds = os.path.join(ROOT, package, "testdata", name)
     command = [binary, f"-max_total_time={seconds}", "-rss_limit_mb=2048", "-timeout=10",
                "-print_final_stats=1", f"-artifact_prefix={corpus}/", corpus]
