@@ -5,11 +5,12 @@
 //
 //   ErrnoOr<uint64_t> Pipe2(Task& task, UserPtr<int[2]> fds, int flags);
 //
-// Full<&Pipe2>("pipe2") makes a table entry of it: a generated adaptor turns the six registers into the handler's types
+// table.Set(SYS_pipe2, Full<&Pipe2>()) in its family's Register function enters it: a generated adaptor turns the six registers into the handler's types
 // (int takes the low 32 bits, as Linux's own wrappers do), and the types say how --strace prints them. Handlers run with
 // the kernel lock held; see task.h for how they block. `-errno` is formed by the dispatcher alone.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
@@ -43,8 +44,25 @@ struct SyscallEntry {
   ArgKind args[6] = {};
 };
 
-// The entry for `number`, or null if Linux has none there.
-const SyscallEntry* FindSyscall(uint64_t number);
+// The name that Linux gives to `number`, or null.
+const char* SyscallName(uint64_t number);
+
+// Built once, before the first guest runs, by the Register* functions of the families (table.cc calls them one by one).
+class SyscallTable {
+ public:
+  // The table of this binary.
+  static const SyscallTable& Get();
+
+  // The entry for `number`; handler is null for what is missing. Null if Linux has no such call.
+  const SyscallEntry* Find(uint64_t number) const {
+    return number < entries_.size() && entries_[number].name != nullptr ? &entries_[number] : nullptr;
+  }
+  void Set(uint64_t number, SyscallEntry entry);
+
+ private:
+  SyscallTable();
+  std::array<SyscallEntry, kMaxSyscall> entries_{};
+};
 
 namespace syscall_internal {
 
@@ -71,8 +89,8 @@ struct Adaptor<Handler> {
       return Handler(task, ArgTraits<Args>::Decode(args[I])...);
     }(std::index_sequence_for<Args...>());
   }
-  static constexpr SyscallEntry Entry(const char* name, Support support, const char* note) {
-    SyscallEntry e{name, &Call, support, note, sizeof...(Args), {}};
+  static constexpr SyscallEntry Entry(Support support, const char* note) {
+    SyscallEntry e{nullptr, &Call, support, note, sizeof...(Args), {}};
     int i = 0;
     ((e.args[i++] = ArgTraits<Args>::kKind), ...);
     return e;
@@ -82,13 +100,18 @@ struct Adaptor<Handler> {
 }  // namespace syscall_internal
 
 template <auto Handler>
-constexpr SyscallEntry Full(const char* name) {
-  return syscall_internal::Adaptor<Handler>::Entry(name, Support::kFull, "");
+constexpr SyscallEntry Full() {
+  return syscall_internal::Adaptor<Handler>::Entry(Support::kFull, "");
 }
+// `note` names what is missing.
 template <auto Handler>
-constexpr SyscallEntry Partial(const char* name, const char* note) {
-  return syscall_internal::Adaptor<Handler>::Entry(name, Support::kPartial, note);
+constexpr SyscallEntry Partial(const char* note) {
+  return syscall_internal::Adaptor<Handler>::Entry(Support::kPartial, note);
 }
-constexpr SyscallEntry Missing(const char* name) { return SyscallEntry{name, nullptr, Support::kNone, "", 0, {}}; }
+// The call fails as on a machine without the feature; `note` says why.
+template <auto Handler>
+constexpr SyscallEntry Refused(const char* note) {
+  return syscall_internal::Adaptor<Handler>::Entry(Support::kRefused, note);
+}
 
 }  // namespace amber

@@ -1,0 +1,26 @@
+#include "sentry/syscalls/table.h"
+
+#include "sentry/base/check.h"
+#include "sentry/syscalls/families.h"
+
+namespace amber {
+
+void SyscallTable::Set(uint64_t number, SyscallEntry entry) {
+  AMBER_CHECK(number < entries_.size() && entries_[number].handler == nullptr);
+  entry.name = SyscallName(number);
+  AMBER_CHECK(entry.name != nullptr);
+  entries_[number] = entry;
+}
+
+SyscallTable::SyscallTable() {
+  for (uint64_t n = 0; n < entries_.size(); ++n) entries_[n].name = SyscallName(n);
+  RegisterProcessCalls(*this);
+  RegisterSignalCalls(*this);
+}
+
+const SyscallTable& SyscallTable::Get() {
+  static const SyscallTable table;
+  return table;
+}
+
+}  // namespace amber
