@@ -1,0 +1,28 @@
+"""A family of guest tests: one small program."""
+
+load("//tools:static.bzl", "static_binary")
+
+_COPTS = [
+    "-fno-exceptions",
+    "-fno-rtti",
+    # Tests pass odd arguments on purpose; neither the C library's checks nor the compiler's may step in.
+    "-U_FORTIFY_SOURCE",
+    "-Wno-nonnull",
+]
+
+def guest_family(name, source, dynamic = False):
+    """Declares the program of one family.
+
+    Args:
+      name: the program's name, that of the source without its ending.
+      source: the .cc file.
+      dynamic: link against the shared C library instead of statically.
+    """
+    rule = native.cc_binary if dynamic else static_binary
+    rule(
+        name = name,
+        testonly = True,
+        srcs = [source],
+        copts = _COPTS,
+        deps = ["//test/harness:guest_test"],
+    )
