@@ -15,6 +15,8 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "checkpoint/state.h"
 #include "sentry/base/errno_or.h"
@@ -37,7 +39,19 @@ struct MapSource {
 
 class File : public RefCounted<File>, public state::Saveable {
  public:
-  ~File() override = default;
+  ~File() override;
+
+  // Told when a description goes: epoll drops its items, which hold no reference, by it. The subclass's part of `file` is gone
+  // already; it is good for its address alone.
+  class ReleaseObserver {
+   public:
+    virtual void OnRelease(File& file) = 0;
+
+   protected:
+    ~ReleaseObserver() = default;
+  };
+  void AddReleaseObserver(ReleaseObserver* observer) { observers_.push_back(observer); }
+  void RemoveReleaseObserver(ReleaseObserver* observer) { std::erase(observers_, observer); }
 
   // O_ACCMODE and status flags (O_APPEND, O_NONBLOCK, O_DIRECT, O_NOATIME, O_PATH ...).
   int flags() const { return flags_; }
@@ -84,12 +98,16 @@ class File : public RefCounted<File>, public state::Saveable {
   virtual Dentry* dentry() const { return nullptr; }
   // For /proc/PID/fd: "pipe:[123]", "anon_inode:[eventfd]"; used if there is no dentry.
   virtual std::string LinkName() const { return "anon_inode:[unknown]"; }
+  // The file position, and further lines ("name:\tvalue\n") for /proc/PID/fdinfo.
+  virtual uint64_t position() const { return 0; }
+  virtual std::string FdInfo() const { return ""; }
 
  protected:
   File() = default;
 
  private:
   int flags_ = 0;
+  std::vector<ReleaseObserver*> observers_;
 };
 
 }  // namespace amber
