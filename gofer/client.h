@@ -198,8 +198,9 @@ class Client {
   // Round trips so far (for `sandbox debug --stats` and golden counters).
   uint64_t calls() const;
 
- private:
   struct Impl;
+
+ private:
   std::unique_ptr<Impl> impl_;
 };
 

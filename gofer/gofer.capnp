@@ -189,8 +189,7 @@ struct Response {
     bytes @11 :Data;
     readDir :group { entries @12 :List(DirEntry); more @13 :Bool; }
     statFs @14 :StatFs;
-    names @15 :List(Data);
-    opened @16 :Void;  # one descriptor rides along
+    opened @15 :Void;  # one descriptor rides along
   }
 }
 

@@ -1,0 +1,476 @@
+// Every call of the client against a server in the same process, on a real directory.
+#include "gofer/client.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <linux/fs.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+#include <thread>
+
+#include "gofer/test_gofer.h"
+
+namespace amber::gofer {
+namespace {
+
+using Stop = WalkResult::Stop;
+
+void WriteFile(const std::string& path, std::string_view content) { std::ofstream(path) << content; }
+
+std::string ReadAll(int fd) {
+  std::string content(4096, '\0');
+  ssize_t n = pread(fd, content.data(), content.size(), 0);
+  content.resize(n < 0 ? 0 : n);
+  return content;
+}
+
+class ClientTest : public testing::Test {
+ protected:
+  WalkResult Walk(std::vector<std::string_view> names, WalkOptions options = {}) {
+    return client().Walk(gofer_.root(), names, options).value();
+  }
+  NodeId Find(std::string_view name) {
+    WalkResult walk = Walk({name});
+    return walk.found.size() == 1 ? walk.found[0].id : kNoNode;
+  }
+  Client& client() { return gofer_.client(); }
+  // False without privileges, and in a user namespace that has only one user.
+  bool MayChown() {
+    WriteFile(gofer_.Path("probe"), "");
+    bool may = chown(gofer_.Path("probe").c_str(), 1000, 1001) == 0;
+    unlink(gofer_.Path("probe").c_str());
+    return may;
+  }
+
+  TestGofer gofer_;
+  const uint32_t uid_ = getuid();
+  const uint32_t gid_ = getgid();
+};
+
+TEST_F(ClientTest, AttachDescribesTheRoot) {
+  AttachedRoot root = client().Attach("root").value();
+  EXPECT_EQ(root.root.attributes.mode & S_IFMT, uint32_t{S_IFDIR});
+  EXPECT_FALSE(root.read_only);
+  EXPECT_TRUE(client().Attach("frozen").value().read_only);
+  EXPECT_TRUE(client().Attach("nothing").Is(ENOENT));
+}
+
+TEST_F(ClientTest, WalkReturnsAWholePath) {
+  ASSERT_EQ(mkdir(gofer_.Path("a").c_str(), 0750), 0);
+  ASSERT_EQ(mkdir(gofer_.Path("a/b").c_str(), 0755), 0);
+  WriteFile(gofer_.Path("a/b/c"), "hello");
+  WalkResult walk = Walk({"a", "b", "c"});
+  ASSERT_EQ(walk.stop, Stop::kDone);
+  ASSERT_EQ(walk.found.size(), 3u);
+  struct stat st;
+  ASSERT_EQ(stat(gofer_.Path("a/b/c").c_str(), &st), 0);
+  const Attributes& a = walk.found[2].attributes;
+  EXPECT_EQ(a.dev, st.st_dev);
+  EXPECT_EQ(a.ino, st.st_ino);
+  EXPECT_EQ(a.mode, st.st_mode);
+  EXPECT_EQ(a.nlink, st.st_nlink);
+  EXPECT_EQ(a.uid, st.st_uid);
+  EXPECT_EQ(a.gid, st.st_gid);
+  EXPECT_EQ(a.size, 5u);
+  EXPECT_EQ(a.blocks, static_cast<uint64_t>(st.st_blocks));
+  EXPECT_EQ(a.blksize, static_cast<uint32_t>(st.st_blksize));
+  EXPECT_EQ(a.mtime, (Time{st.st_mtim.tv_sec, static_cast<uint32_t>(st.st_mtim.tv_nsec)}));
+  EXPECT_EQ(a.ctime, (Time{st.st_ctim.tv_sec, static_cast<uint32_t>(st.st_ctim.tv_nsec)}));
+  EXPECT_EQ(walk.found[0].attributes.mode, uint32_t{S_IFDIR | 0750});
+  EXPECT_EQ(client().calls(), 3u);  // two attaches and this
+}
+
+TEST_F(ClientTest, WalkStopsAtWhatIsMissing) {
+  ASSERT_EQ(mkdir(gofer_.Path("a").c_str(), 0755), 0);
+  WalkResult walk = Walk({"a", "none", "c"});
+  EXPECT_EQ(walk.stop, Stop::kMissing);
+  EXPECT_EQ(walk.found.size(), 1u);
+}
+
+TEST_F(ClientTest, WalkStopsAtASymlink) {
+  ASSERT_EQ(symlink("/etc", gofer_.Path("link").c_str()), 0);
+  for (auto names : {std::vector<std::string_view>{"link", "passwd"}, {"link"}}) {
+    WalkResult walk = Walk(names);
+    EXPECT_EQ(walk.stop, Stop::kSymlink);
+    ASSERT_EQ(walk.found.size(), 1u);
+    EXPECT_EQ(walk.found[0].target, "/etc");
+    EXPECT_EQ(client().ReadLink(walk.found[0].id).value(), "/etc");
+    EXPECT_TRUE(client().Open(walk.found[0].id, O_RDONLY).Is(ELOOP));
+    EXPECT_TRUE(client().ReadDir(walk.found[0].id).Is(ENOTDIR));
+  }
+}
+
+TEST_F(ClientTest, WalkThroughAFileSaysNotADirectory) {
+  WriteFile(gofer_.Path("file"), "");
+  WalkResult walk = Walk({"file", "x"});
+  EXPECT_EQ(walk.stop, Stop::kError);
+  EXPECT_EQ(walk.error.number(), ENOTDIR);
+  EXPECT_EQ(walk.found.size(), 1u);
+}
+
+TEST_F(ClientTest, NamesThatLeadElsewhereAreRefused) {
+  for (auto name : std::initializer_list<std::string_view>{"", ".", "..", "a/b", "/", "/etc", std::string_view("a\0b", 3)}) {
+    EXPECT_TRUE(client().Walk(gofer_.root(), {{name}}).Is(EINVAL)) << name;
+    EXPECT_TRUE(client().MkDir(gofer_.root(), name, {0755, uid_, gid_}).Is(EINVAL)) << name;
+    EXPECT_TRUE(client().Create(gofer_.root(), name, O_RDWR, {0644, uid_, gid_}).Is(EINVAL)) << name;
+    EXPECT_TRUE(client().Unlink(gofer_.root(), name).Is(EINVAL)) << name;
+    EXPECT_TRUE(client().Unlink(gofer_.root(), name, AT_REMOVEDIR).Is(EINVAL)) << name;
+    EXPECT_TRUE(client().Rename(gofer_.root(), "x", gofer_.root(), name).Is(EINVAL)) << name;
+    EXPECT_TRUE(client().Rename(gofer_.root(), name, gofer_.root(), "x").Is(EINVAL)) << name;
+    EXPECT_TRUE(client().Link(gofer_.root(), gofer_.root(), name).Is(EINVAL)) << name;
+    EXPECT_TRUE(client().Symlink(gofer_.root(), name, "t", uid_, gid_).Is(EINVAL)) << name;
+    EXPECT_TRUE(client().MkNod(gofer_.root(), name, S_IFIFO, 0, {0644, uid_, gid_}).Is(EINVAL)) << name;
+  }
+  std::string longest(256, 'x');
+  EXPECT_TRUE(client().Walk(gofer_.root(), {{std::string_view(longest)}}).Is(ENAMETOOLONG));
+  std::vector<std::string_view> many(257, "x");
+  EXPECT_TRUE(client().Walk(gofer_.root(), many).Is(ENAMETOOLONG));
+  longest.pop_back();
+  EXPECT_EQ(Walk({std::string_view(longest)}).stop, Stop::kMissing);
+}
+
+TEST_F(ClientTest, WalkCanOpenAndCanKeepNothing) {
+  WriteFile(gofer_.Path("file"), "bytes");
+  WalkResult walk = Walk({"file"}, {.open_flags = O_RDONLY});
+  ASSERT_TRUE(walk.file.valid());
+  EXPECT_EQ(ReadAll(walk.file.get()), "bytes");
+  size_t nodes = gofer_.server().nodes().size();
+  walk = Walk({"file"}, {.attributes_only = true});
+  ASSERT_EQ(walk.found.size(), 1u);
+  EXPECT_EQ(walk.found[0].id, kNoNode);
+  EXPECT_EQ(walk.found[0].attributes.size, 5u);
+  EXPECT_EQ(gofer_.server().nodes().size(), nodes);
+  EXPECT_TRUE(client().Walk(gofer_.root(), {{"file"}}, {.open_flags = O_PATH}).Is(EINVAL));
+  walk = client().Walk(gofer_.frozen(), {{"file"}}, {.open_flags = O_RDWR}).value();
+  EXPECT_FALSE(walk.file.valid());
+  EXPECT_EQ(walk.open_error.number(), EROFS);
+}
+
+TEST_F(ClientTest, ForgottenNodesAreGone) {
+  WriteFile(gofer_.Path("file"), "");
+  NodeId node = Find("file");
+  EXPECT_TRUE(client().GetAttr(node).ok());
+  client().Forget(node);
+  client().FlushForgets();
+  EXPECT_TRUE(client().GetAttr(node).Is(EBADF));
+  EXPECT_NE(Find("file"), node);
+  EXPECT_TRUE(client().GetAttr(node).Is(EBADF));
+  for (NodeId forged : {NodeId{0}, NodeId{12345}, ~NodeId{0}, NodeId{1} << 32}) {
+    EXPECT_TRUE(client().GetAttr(forged).Is(EBADF));
+  }
+}
+
+TEST_F(ClientTest, NodesAreBounded) {
+  WriteFile(gofer_.Path("file"), "");
+  std::vector<NodeId> nodes;
+  for (;;) {
+    WalkResult walk = Walk({"file"});
+    if (walk.stop == Stop::kError) {
+      EXPECT_EQ(walk.error.number(), ENFILE);
+      break;
+    }
+    nodes.push_back(walk.found[0].id);
+    ASSERT_LT(nodes.size(), 1000u);
+  }
+  EXPECT_EQ(nodes.size(), 510u);
+  EXPECT_TRUE(client().MkDir(gofer_.root(), "d", {0755, uid_, gid_}).Is(ENFILE));
+  EXPECT_NE(access(gofer_.Path("d").c_str(), F_OK), 0);
+  client().Forget(nodes);
+  EXPECT_TRUE(client().MkDir(gofer_.root(), "d", {0755, uid_, gid_}).ok());
+  EXPECT_EQ(gofer_.server().nodes().size(), 3u);
+}
+
+TEST_F(ClientTest, OpenGivesRegularFilesOnly) {
+  WriteFile(gofer_.Path("file"), "content");
+  ASSERT_EQ(mkdir(gofer_.Path("dir").c_str(), 0755), 0);
+  ASSERT_EQ(mkfifo(gofer_.Path("fifo").c_str(), 0644), 0);
+  UniqueFd fd = client().Open(Find("file"), O_RDONLY).value();
+  EXPECT_EQ(ReadAll(fd.get()), "content");
+  EXPECT_EQ(fcntl(fd.get(), F_GETFD), FD_CLOEXEC);
+  EXPECT_LT(write(fd.get(), "x", 1), 0);
+  EXPECT_EQ(openat(fd.get(), ".", O_PATH), -1);
+  EXPECT_TRUE(client().Open(Find("dir"), O_RDONLY).Is(EISDIR));
+  EXPECT_TRUE(client().Open(Find("fifo"), O_RDONLY).Is(EACCES));
+  for (int flags : {O_PATH, O_DIRECTORY, O_CREAT, O_TMPFILE | O_RDWR, 3, int{O_NOCTTY}}) {
+    EXPECT_TRUE(client().Open(Find("file"), flags).Is(EINVAL)) << flags;
+  }
+  fd = client().Open(Find("file"), O_RDWR | O_TRUNC).value();
+  EXPECT_EQ(ReadAll(fd.get()), "");
+}
+
+TEST_F(ClientTest, OpenFollowsTheInodeNotTheName) {
+  WriteFile(gofer_.Path("file"), "old");
+  NodeId node = Find("file");
+  ASSERT_EQ(unlink(gofer_.Path("file").c_str()), 0);
+  WriteFile(gofer_.Path("file"), "new");
+  EXPECT_EQ(ReadAll(client().Open(node, O_RDONLY).value().get()), "old");
+  EXPECT_EQ(client().GetAttr(node).value().nlink, 0u);
+}
+
+TEST_F(ClientTest, FifosOpenOnlyWhereAllowed) {
+  TestGofer gofer({.allow_fifos = true});
+  ASSERT_EQ(mkfifo(gofer.Path("fifo").c_str(), 0644), 0);
+  WalkResult walk = gofer.client().Walk(gofer.root(), {{"fifo"}}).value();
+  EXPECT_TRUE(gofer.client().Open(walk.found[0].id, O_WRONLY).Is(ENXIO));  // no reader, and no waiting
+  EXPECT_TRUE(gofer.client().Open(walk.found[0].id, O_RDONLY).ok());
+}
+
+TEST_F(ClientTest, ReadDirListsEverything) {
+  std::set<std::string> expected;
+  for (int i = 0; i < 3000; ++i) {
+    std::string name = "entry" + std::to_string(i);
+    WriteFile(gofer_.Path(name), "");
+    expected.insert(name);
+  }
+  ASSERT_EQ(mkdir(gofer_.Path("dir").c_str(), 0755), 0);
+  expected.insert("dir");
+  for (bool plus : {false, true}) {
+    std::set<std::string> names;
+    for (const DirEntry& entry : client().ReadDir(gofer_.root(), plus).value()) {
+      names.insert(entry.name);
+      EXPECT_EQ(entry.type, entry.name == "dir" ? DT_DIR : DT_REG);
+      EXPECT_EQ(entry.attributes.has_value(), plus);
+      if (plus) EXPECT_EQ(entry.attributes->ino, entry.ino);
+    }
+    EXPECT_EQ(names, expected);
+  }
+}
+
+TEST_F(ClientTest, ReadDirWithShortAndLongNames) {
+  for (int i = 0; i < 1500; ++i) WriteFile(gofer_.Path(std::to_string(i)), "");
+  for (int i = 0; i < 300; ++i) WriteFile(gofer_.Path(std::string(250, 'n') + std::to_string(i)), "");
+  EXPECT_EQ(client().ReadDir(gofer_.root(), false).value().size(), 1800u);
+  EXPECT_EQ(client().ReadDir(gofer_.root(), true).value().size(), 1800u);
+}
+
+TEST_F(ClientTest, CreateMakesAndOpens) {
+  CreatedFile created = client().Create(gofer_.root(), "new", O_RDWR, {0666, uid_, gid_}).value();
+  EXPECT_EQ(created.node.attributes.mode, uint32_t{S_IFREG | 0666});  // no umask of the gofer's
+  EXPECT_EQ(write(created.file.get(), "x", 1), 1);
+  EXPECT_EQ(client().GetAttr(created.node.id).value().size, 1u);
+  EXPECT_TRUE(client().Create(gofer_.root(), "new", O_RDWR, {0666, uid_, gid_}).Is(EEXIST));
+  ASSERT_EQ(symlink("target", gofer_.Path("dangling").c_str()), 0);
+  EXPECT_TRUE(client().Create(gofer_.root(), "dangling", O_RDWR, {0666, uid_, gid_}).Is(EEXIST));
+  EXPECT_TRUE(client().Create(gofer_.root(), "odd", O_RDWR, {010666, uid_, gid_}).Is(EINVAL));
+  // A mode without permissions does not stand in the way of the creator.
+  EXPECT_TRUE(client().Create(gofer_.root(), "closed", O_RDWR, {0, uid_, gid_}).ok());
+}
+
+TEST_F(ClientTest, NewInodesGetOwnerAndSpecialBits) {
+  if (!MayChown()) GTEST_SKIP() << "needs CAP_CHOWN over other users";
+  CreatedFile file = client().Create(gofer_.root(), "f", O_RDWR, {04755, 1000, 1001}).value();
+  EXPECT_EQ(file.node.attributes.mode, uint32_t{S_IFREG | 04755});
+  EXPECT_EQ(file.node.attributes.uid, 1000u);
+  EXPECT_EQ(file.node.attributes.gid, 1001u);
+  Node dir = client().MkDir(gofer_.root(), "d", {01777, 1000, 1001}).value();
+  EXPECT_EQ(dir.attributes.mode, uint32_t{S_IFDIR | 01777});
+  ASSERT_EQ(chmod(gofer_.Path("d").c_str(), 02755), 0);
+  Node child = client().MkDir(dir.id, "c", {0755, 5, 6}).value();
+  EXPECT_EQ(child.attributes.mode, uint32_t{S_IFDIR | 0755});  // set-gid only if the sentry says so
+  EXPECT_EQ(child.attributes.gid, 6u);
+  Node link = client().Symlink(gofer_.root(), "l", "nowhere", 7, 8).value();
+  EXPECT_EQ(link.attributes.uid, 7u);
+  EXPECT_EQ(link.attributes.gid, 8u);
+}
+
+TEST_F(ClientTest, TmpFileCanBeLinked) {
+  auto tmp = client().TmpFile(gofer_.root(), O_RDWR, {0600, uid_, gid_});
+  if (tmp.Is(EOPNOTSUPP)) GTEST_SKIP() << "no O_TMPFILE here";
+  EXPECT_EQ(tmp->node.attributes.nlink, 0u);
+  EXPECT_EQ(write(tmp->file.get(), "abc", 3), 3);
+  EXPECT_EQ(client().Link(tmp->node.id, gofer_.root(), "named").value().nlink, 1u);
+  EXPECT_EQ(ReadAll(client().Open(Find("named"), O_RDONLY).value().get()), "abc");
+  auto exclusive = client().TmpFile(gofer_.root(), O_RDWR, {0600, uid_, gid_}, true);
+  EXPECT_TRUE(client().Link(exclusive->node.id, gofer_.root(), "other").Is(ENOENT));
+  EXPECT_TRUE(client().TmpFile(gofer_.root(), O_RDONLY, {0600, uid_, gid_}).Is(EINVAL));
+}
+
+TEST_F(ClientTest, SymlinkAndLink) {
+  Node link = client().Symlink(gofer_.root(), "l", "../somewhere", uid_, gid_).value();
+  EXPECT_EQ(link.target, "../somewhere");
+  EXPECT_EQ(client().ReadLink(link.id).value(), "../somewhere");
+  EXPECT_TRUE(client().Symlink(gofer_.root(), "m", "", uid_, gid_).Is(ENOENT));
+  std::string longest(4095, 't');
+  EXPECT_EQ(client().Symlink(gofer_.root(), "long", longest, uid_, gid_).value().target, longest);
+  EXPECT_TRUE(client().Symlink(gofer_.root(), "n", longest + "t", uid_, gid_).Is(ENAMETOOLONG));
+  // A hard link to a symbolic link links that, not what it leads to.
+  EXPECT_EQ(client().Link(link.id, gofer_.root(), "l2").value().nlink, 2u);
+  EXPECT_EQ(Walk({"l2"}).found[0].target, "../somewhere");
+  EXPECT_TRUE(client().Link(gofer_.root(), gofer_.root(), "d").Is(EPERM));
+}
+
+TEST_F(ClientTest, MkNodKinds) {
+  for (uint32_t type : {S_IFREG, S_IFIFO, S_IFSOCK}) {
+    std::string name = "n" + std::to_string(type);
+    Node node = client().MkNod(gofer_.root(), name, type, makedev(1, 3), {0640, uid_, gid_}).value();
+    EXPECT_EQ(node.attributes.mode, type | 0640);
+    EXPECT_EQ(node.attributes.rdev, 0u);
+  }
+  EXPECT_TRUE(client().MkNod(gofer_.root(), "c", S_IFCHR, makedev(1, 3), {0640, uid_, gid_}).Is(EPERM));
+  EXPECT_TRUE(client().MkNod(gofer_.root(), "b", S_IFBLK, 0, {0640, uid_, gid_}).Is(EPERM));
+  EXPECT_TRUE(client().MkNod(gofer_.root(), "d", S_IFDIR, 0, {0640, uid_, gid_}).Is(EINVAL));
+  EXPECT_TRUE(client().MkNod(gofer_.root(), "w", S_IFCHR, 0, {0, uid_, gid_}).ok());
+}
+
+TEST_F(ClientTest, RenameAndUnlink) {
+  WriteFile(gofer_.Path("a"), "A");
+  WriteFile(gofer_.Path("b"), "B");
+  NodeId root = gofer_.root();
+  EXPECT_TRUE(client().Rename(root, "a", root, "b", RENAME_NOREPLACE).Is(EEXIST));
+  EXPECT_TRUE(client().Rename(root, "a", root, "b", RENAME_EXCHANGE).ok());
+  EXPECT_EQ(ReadAll(client().Open(Find("a"), O_RDONLY).value().get()), "B");
+  EXPECT_TRUE(client().Rename(root, "a", root, "b", RENAME_WHITEOUT).Is(EINVAL));
+  EXPECT_TRUE(client().Rename(root, "a", root, "b").ok());
+  EXPECT_TRUE(client().Rename(root, "a", root, "c").Is(ENOENT));
+  EXPECT_TRUE(client().Rename(root, "b", gofer_.frozen(), "c").Is(EROFS));
+  Node dir = client().MkDir(root, "d", {0755, uid_, gid_}).value();
+  EXPECT_TRUE(client().Rename(root, "b", dir.id, "c").ok());
+  EXPECT_TRUE(client().Unlink(root, "d").Is(EISDIR));
+  EXPECT_TRUE(client().Unlink(root, "d", AT_REMOVEDIR).Is(ENOTEMPTY));
+  EXPECT_TRUE(client().Unlink(dir.id, "c", AT_REMOVEDIR).Is(ENOTDIR));
+  EXPECT_TRUE(client().Unlink(dir.id, "c").ok());
+  EXPECT_TRUE(client().Unlink(root, "d", AT_REMOVEDIR).ok());
+  EXPECT_TRUE(client().Unlink(root, "d", AT_SYMLINK_NOFOLLOW).Is(EINVAL));
+}
+
+TEST_F(ClientTest, SetAttrChangesWhatIsAsked) {
+  WriteFile(gofer_.Path("f"), "0123456789");
+  NodeId node = Find("f");
+  Attributes before = client().GetAttr(node).value();
+  Attributes a = client().SetAttr(node, {.size = 4, .mode = 0600}).value();
+  EXPECT_EQ(a.size, 4u);
+  EXPECT_EQ(a.mode, uint32_t{S_IFREG | 0600});
+  AttributeChange times;
+  times.atime = {.time = {100, 5}};
+  a = client().SetAttr(node, times).value();
+  EXPECT_EQ(a.atime, (Time{100, 5}));
+  EXPECT_NE(a.mtime.seconds, 100);
+  times = {};
+  times.mtime = {.time = {-7, 999999999}};
+  a = client().SetAttr(node, times).value();
+  EXPECT_EQ(a.mtime, (Time{-7, 999999999}));
+  EXPECT_EQ(a.atime, (Time{100, 5}));
+  times.mtime = {.now = true};
+  a = client().SetAttr(node, times).value();
+  EXPECT_GE(a.mtime.seconds, before.mtime.seconds);
+  times.mtime = {.time = {0, 1000000000}};
+  EXPECT_TRUE(client().SetAttr(node, times).Is(EINVAL));
+  EXPECT_TRUE(client().SetAttr(node, {.mode = 010000}).Is(EINVAL));
+  EXPECT_TRUE(client().SetAttr(gofer_.root(), {.size = 0}).Is(EISDIR));
+  EXPECT_TRUE(client().SetAttr(node, {.size = ~uint64_t{0}}).Is(EINVAL));
+}
+
+TEST_F(ClientTest, SetAttrOfASymlinkLeavesItsTargetAlone) {
+  WriteFile(gofer_.Path("target"), "");
+  ASSERT_EQ(symlink("target", gofer_.Path("link").c_str()), 0);
+  Attributes target = client().GetAttr(Find("target")).value();
+  NodeId link = Find("link");
+  AttributeChange times;
+  times.mtime = {.time = {1, 2}};
+  EXPECT_EQ(client().SetAttr(link, times).value().mtime, (Time{1, 2}));
+  EXPECT_TRUE(client().SetAttr(link, {.mode = 0600}).Is(EOPNOTSUPP));
+  EXPECT_TRUE(client().SetAttr(link, {.size = 0}).Is(EINVAL));
+  if (MayChown()) EXPECT_EQ(client().SetAttr(link, {.uid = 9}).value().uid, 9u);
+  EXPECT_EQ(client().GetAttr(Find("target")).value().mtime, target.mtime);
+  EXPECT_EQ(client().GetAttr(Find("target")).value().uid, target.uid);
+}
+
+TEST_F(ClientTest, Xattrs) {
+  WriteFile(gofer_.Path("f"), "");
+  NodeId node = Find("f");
+  std::string value("bytes\0with nul", 14);
+  auto set = client().SetXattr(node, "user.test", value);
+  if (set.Is(EOPNOTSUPP)) GTEST_SKIP() << "no extended attributes here";
+  ASSERT_TRUE(set.ok());
+  EXPECT_EQ(client().GetXattr(node, "user.test").value(), value);
+  EXPECT_TRUE(client().SetXattr(node, "user.test", value, XATTR_CREATE).Is(EEXIST));
+  EXPECT_TRUE(client().SetXattr(node, "user.none", value, XATTR_REPLACE).Is(ENODATA));
+  EXPECT_TRUE(client().SetXattr(node, "user.empty", "").ok());
+  EXPECT_EQ(client().GetXattr(node, "user.empty").value(), "");
+  auto names = client().ListXattr(node).value();
+  std::sort(names.begin(), names.end());
+  EXPECT_EQ(names, (std::vector<std::string>{"user.empty", "user.test"}));
+  EXPECT_TRUE(client().RemoveXattr(node, "user.test").ok());
+  EXPECT_TRUE(client().GetXattr(node, "user.test").Is(ENODATA));
+  EXPECT_TRUE(client().GetXattr(node, "trusted.overlay.opaque").Is(EOPNOTSUPP));
+  EXPECT_TRUE(client().SetXattr(node, "trusted.x", "1").Is(EOPNOTSUPP));
+  EXPECT_TRUE(client().SetXattr(node, "user.big", std::string(65537, 'x')).Is(E2BIG));
+  EXPECT_TRUE(client().GetXattr(node, std::string_view("user.\0x", 7)).Is(EINVAL));
+  EXPECT_TRUE(client().SetXattr(node, "user.x", "1", 4).Is(EINVAL));
+  // A message beyond any packet fails alone.
+  EXPECT_TRUE(client().SetXattr(node, "user.x", std::string(1 << 20, 'x')).Is(E2BIG));
+  EXPECT_TRUE(client().GetAttr(node).ok());
+}
+
+TEST_F(ClientTest, StatFsAndFsync) {
+  WriteFile(gofer_.Path("f"), "");
+  FileSystemStats stats = client().StatFs(gofer_.root()).value();
+  EXPECT_GT(stats.blocks, 0u);
+  EXPECT_EQ(stats.name_max, 255u);
+  EXPECT_TRUE(client().Fsync(Find("f")).ok());
+  EXPECT_TRUE(client().Fsync(Find("f"), true).ok());
+  EXPECT_TRUE(client().Fsync(gofer_.root()).ok());
+  ASSERT_EQ(mkfifo(gofer_.Path("fifo").c_str(), 0644), 0);
+  EXPECT_TRUE(client().Fsync(Find("fifo")).Is(EINVAL));
+}
+
+TEST_F(ClientTest, ReadOnlyMeansReadOnly) {
+  WriteFile(gofer_.Path("f"), "x");
+  NodeId root = gofer_.frozen();
+  NodeId node = client().Walk(root, {{"f"}}).value().found[0].id;
+  EXPECT_TRUE(client().Open(node, O_RDONLY).ok());
+  for (int flags : {O_WRONLY, O_RDWR, O_RDONLY | O_TRUNC}) EXPECT_TRUE(client().Open(node, flags).Is(EROFS));
+  EXPECT_TRUE(client().Create(root, "n", O_RDWR, {0644, uid_, gid_}).Is(EROFS));
+  EXPECT_TRUE(client().TmpFile(root, O_RDWR, {0644, uid_, gid_}).Is(EROFS));
+  EXPECT_TRUE(client().MkDir(root, "n", {0755, uid_, gid_}).Is(EROFS));
+  EXPECT_TRUE(client().Symlink(root, "n", "t", uid_, gid_).Is(EROFS));
+  EXPECT_TRUE(client().MkNod(root, "n", S_IFREG, 0, {0644, uid_, gid_}).Is(EROFS));
+  EXPECT_TRUE(client().Link(node, root, "n").Is(EROFS));
+  EXPECT_TRUE(client().Link(node, gofer_.root(), "n").Is(EXDEV));
+  EXPECT_TRUE(client().Rename(root, "f", root, "n").Is(EROFS));
+  EXPECT_TRUE(client().Unlink(root, "f").Is(EROFS));
+  EXPECT_TRUE(client().SetAttr(node, {.mode = 0600}).Is(EROFS));
+  EXPECT_TRUE(client().SetXattr(node, "user.x", "1").Is(EROFS));
+  EXPECT_TRUE(client().RemoveXattr(node, "user.x").Is(EROFS));
+}
+
+TEST_F(ClientTest, ManyThreadsShareOneClient) {
+  for (int i = 0; i < 8; ++i) WriteFile(gofer_.Path("f" + std::to_string(i)), std::to_string(i));
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([this, i] {
+      std::string name = "f" + std::to_string(i);
+      for (int round = 0; round < 200; ++round) {
+        WalkResult walk = Walk({name}, {.open_flags = O_RDONLY});
+        ASSERT_EQ(walk.found.size(), 1u);
+        EXPECT_EQ(ReadAll(walk.file.get()), std::to_string(i));
+        client().Forget(walk.found[0].id);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  client().FlushForgets();
+  EXPECT_EQ(gofer_.server().nodes().size(), 2u);
+}
+
+TEST(ClientWithoutGofer, FailsWithEio) {
+  ChannelPair pair = MakeChannel().value();
+  pair.server.reset();
+  std::vector<UniqueFd> channels;
+  channels.push_back(std::move(pair.client));
+  Client client(std::move(channels));
+  EXPECT_TRUE(client.Attach("root").Is(EIO));
+  EXPECT_TRUE(client.GetAttr(1).Is(EIO));
+  client.Forget(7);
+  client.FlushForgets();
+}
+
+}  // namespace
+}  // namespace amber::gofer

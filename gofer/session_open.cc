@@ -1,0 +1,73 @@
+// Descriptors for the peer.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "gofer/session.h"
+
+namespace amber::gofer {
+namespace {
+
+// O_LARGEFILE as the kernel numbers it; glibc's is 0 on 64-bit machines.
+constexpr int kLargeFile = 0100000;
+constexpr int kAllowedFlags = O_ACCMODE | O_APPEND | O_TRUNC | O_DIRECT | O_SYNC | O_DSYNC | O_NOATIME |
+                              O_NONBLOCK | kLargeFile;
+
+ErrnoOr<void> CheckType(const HostNode& node) {
+  switch (node.type()) {
+    case S_IFREG: return {};
+    case S_IFDIR: return Errno(EISDIR);
+    case S_IFLNK: return Errno(ELOOP);
+    case S_IFSOCK: return Errno(ENXIO);
+    case S_IFIFO:
+      if (node.attach().allow_fifos) return {};
+      return Errno(EACCES);
+    default:
+      if (node.attach().allow_devices) return {};
+      return Errno(EACCES);
+  }
+}
+
+// Opens what a node stands for, whatever it is called now.
+ErrnoOr<UniqueFd> Reopen(const HostNode& node, int flags) {
+  UniqueFd fd(open(FdName(node.fd()).text, flags | O_CLOEXEC | O_NOCTTY));
+  if (!fd.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
+  return fd;
+}
+
+}  // namespace
+
+ErrnoOr<void> CheckOpenFlags(int flags) {
+  if ((flags & ~kAllowedFlags) != 0) return Errno(EINVAL);
+  // Access mode 3 means "ioctl only, checked as read and write"; nothing here needs it.
+  if ((flags & O_ACCMODE) == O_ACCMODE) return Errno(EINVAL);
+  return {};
+}
+
+ErrnoOr<UniqueFd> OpenForPeer(const HostNode& node, int flags) {
+  TRY(CheckOpenFlags(flags));
+  TRY(CheckType(node));
+  bool writes = (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0;
+  if (writes && node.attach().read_only) return Errno(EROFS);
+  // A fifo or device must not hold up the channel.
+  if (node.type() != S_IFREG) flags |= O_NONBLOCK;
+  return Reopen(node, flags);
+}
+
+ErrnoOr<void> Session::Open(uint64_t id, uint32_t flags, wire::Response::Builder response) {
+  RefPtr<HostNode> node = TRY(NodeOf(id));
+  reply_file_ = TRY(OpenForPeer(*node, static_cast<int>(flags)));
+  response.setOpened();
+  return {};
+}
+
+ErrnoOr<void> Session::Fsync(uint64_t id, bool data_only) {
+  RefPtr<HostNode> node = TRY(NodeOf(id));
+  if (node->type() != S_IFREG && node->type() != S_IFDIR) return Errno(EINVAL);
+  UniqueFd fd = TRY(Reopen(*node, O_RDONLY));
+  if ((data_only ? fdatasync(fd.get()) : fsync(fd.get())) != 0) return Errno(errno);
+  return {};
+}
+
+}  // namespace amber::gofer
