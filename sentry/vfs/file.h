@@ -27,7 +27,8 @@
 namespace amber {
 
 class Task;
-class Dentry;  // sentry/vfs/dentry.h
+class Dentry;     // sentry/vfs/dentry.h
+struct VfsPath;   // sentry/vfs/mount.h
 
 // What a mapping of a file maps on the host.
 struct MapSource {
@@ -94,8 +95,13 @@ class File : public RefCounted<File>, public state::Saveable {
   // False for what epoll refuses with EPERM (regular files, directories).
   virtual bool pollable() const { return false; }
 
-  // The directory entry that was opened; null for pipes, sockets and the like.
+  // The directory entry that was opened, and the place it is at; null for pipes, sockets and the like.
   virtual Dentry* dentry() const { return nullptr; }
+  virtual const VfsPath* path() const { return nullptr; }
+  // fcntl(2) commands that the descriptor layer does not know (F_SETPIPE_SZ, F_ADD_SEALS).
+  virtual ErrnoOr<uint64_t> Fcntl(Task& /*task*/, int /*command*/, uint64_t /*argument*/) { return Errno(EINVAL); }
+  // A new open file of the same object, for opening /proc/PID/fd/N of a file without a place. ENXIO if that makes no sense.
+  virtual ErrnoOr<RefPtr<File>> Reopen(Task& /*task*/, int /*flags*/) { return Errno(ENXIO); }
   // For /proc/PID/fd: "pipe:[123]", "anon_inode:[eventfd]"; used if there is no dentry.
   virtual std::string LinkName() const { return "anon_inode:[unknown]"; }
   // The file position, and further lines ("name:\tvalue\n") for /proc/PID/fdinfo.

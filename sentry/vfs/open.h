@@ -1,0 +1,25 @@
+// Opening files, below the system calls: open(2), openat2(2). Kernel lock held.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "sentry/base/errno_or.h"
+#include "sentry/vfs/file.h"
+#include "sentry/vfs/inode.h"
+#include "sentry/vfs/mount.h"
+
+namespace amber {
+
+struct OpenHow {
+  int flags = 0;         // O_*
+  uint32_t mode = 0;     // for O_CREAT and O_TMPFILE; the umask is applied
+  uint32_t walk = 0;     // restrictions of openat2: WalkFlag
+};
+
+// May return kBlocked (a fifo waits for its other end).
+ErrnoOr<RefPtr<File>> OpenPath(const VfsContext& ctx, const VfsPath& start, std::string_view path, const OpenHow& how);
+// Opens a place that is known already (magic links, open by handle). Checks permissions.
+ErrnoOr<RefPtr<File>> OpenPlace(const VfsContext& ctx, const VfsPath& path, int flags);
+
+}  // namespace amber

@@ -1,0 +1,55 @@
+// An open file that has a place in the tree: the base of regular files, directories, O_PATH files and devices.
+//
+// Guarded by the kernel lock. Holds its mount, so that the file system outlives it.
+#pragma once
+
+#include "sentry/base/errno_or.h"
+#include "sentry/vfs/file.h"
+#include "sentry/vfs/inode.h"
+#include "sentry/vfs/mount.h"
+
+namespace amber {
+
+namespace vfs_state {
+class OpenFile;
+}
+
+class VfsFile : public File {
+ public:
+  ~VfsFile() override;
+
+  Dentry* dentry() const override { return path_.dentry.get(); }
+  const VfsPath* path() const override { return &path_; }
+  Inode& inode() const { return *path_.dentry->inode(); }
+  ErrnoOr<void> Stat(Task& task, struct stat* out) override;
+  // Drops the POSIX locks of the task's descriptor table.
+  void OnClose(Task& task) override;
+
+  // Saves flags, place and position; a subclass with more overrides them, calling the base with its bytes in `extra`.
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
+
+ protected:
+  VfsFile() = default;  // for Loader
+  VfsFile(VfsPath path, int flags);
+  std::string SaveOpenFile(state::Saver& saver, uint64_t position, uint64_t data_inode, std::string extra) const;
+  bool LoadOpenFile(state::Loader& loader, std::string_view bytes, vfs_state::OpenFile* out);
+
+ private:
+  VfsPath path_;
+  bool counted_as_writer_ = false;
+};
+
+// `struct stat` of an inode, brought up to date.
+ErrnoOr<void> StatInode(Inode& inode, struct stat* out);
+
+// What O_PATH gives: a place, and nothing that can be done with it but *at calls.
+class PathFile final : public VfsFile {
+ public:
+  PathFile() = default;  // for Loader
+  PathFile(VfsPath path, int flags) : VfsFile(std::move(path), flags) {}
+  state::Kind kind() const override { return state::Kind::kPathFile; }
+};
+
+}  // namespace amber
