@@ -1,0 +1,26 @@
+// The steps that take a freshly cloned process's possibilities away, one function each. sentry_main.cc puts them in
+// order. All run on the only thread of the child; all say what failed.
+#pragma once
+
+#include <initializer_list>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "sentry/base/unique_fd.h"
+
+namespace amber {
+
+// A session of its own (so that no terminal's ^C or hang-up reaches it), default signal handlers, SIGPIPE ignored.
+absl::Status DetachFromCaller(const char* name);
+// Waits until the parent has written the id maps, then becomes root of the user namespace.
+absl::Status BecomeNamespaceRoot(int maps_written);
+// An empty read-only root with nothing but a /proc that shows processes only. Returns a descriptor of that /proc.
+absl::StatusOr<UniqueFd> EnterEmptyRoot();
+// No capability in any set, none can come back.
+absl::Status DropCapabilities();
+// As many descriptors as allowed; dumps of 1 byte at most (0 would not stop a dump into a pipe, core(5)).
+absl::Status SetResourceLimits();
+// Closes every descriptor but 0, 1, 2 and those named. Moves nothing.
+absl::Status CloseOtherDescriptors(std::initializer_list<int> keep);
+
+}  // namespace amber

@@ -1,0 +1,136 @@
+#include "sentry/host/sentry_main.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/prctl.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "sentry/control/channel.h"
+#include "sentry/control/control.pb.h"
+#include "sentry/control/runtime.h"
+#include "sentry/control/server.h"
+#include "sentry/host/confine.h"
+#include "sentry/host/seccomp.h"
+
+namespace amber {
+namespace {
+
+using control::StepTimings;
+
+// Sets up, serves, and returns when the sandbox has ended.
+absl::Status Run(const SentryLaunch& launch, int maps_written, StepTimings& timings) {
+  timings.Begin("sentry: detach");
+  if (absl::Status s = DetachFromCaller("sandbox-sentry"); !s.ok()) return s;
+  if (absl::Status s = CloseOtherDescriptors({maps_written, launch.primary, launch.listener, launch.log, launch.cgroup});
+      !s.ok()) {
+    return s;
+  }
+  timings.Begin("sentry: become an unprivileged user");
+  if (absl::Status s = BecomeNamespaceRoot(maps_written); !s.ok()) return s;
+  close(maps_written);
+  timings.Begin("sentry: enter an empty root");
+  absl::StatusOr<UniqueFd> proc = EnterEmptyRoot();
+  if (!proc.ok()) return proc.status();
+  timings.Begin("sentry: drop privileges");
+  if (absl::Status s = SetResourceLimits(); !s.ok()) return s;
+  if (absl::Status s = DropCapabilities(); !s.ok()) return s;
+
+  timings.Begin("sentry: make the kernel and the seed");
+  SandboxFds fds = {.log = UniqueFd(launch.log), .proc = *std::move(proc), .cgroup = UniqueFd(launch.cgroup)};
+  absl::StatusOr<std::unique_ptr<Runtime>> runtime = Runtime::Create(launch.options, std::move(fds));
+  if (!runtime.ok()) return runtime.status();
+  control::ServerOptions server_options = {.listener = UniqueFd(launch.listener),
+                                           .primary = UniqueFd(launch.primary),
+                                           .end_with_primary = launch.end_with_primary};
+  control::Server server(runtime->get(), std::move(server_options), &timings);
+  timings.Begin("sentry: install the list of host calls");
+  if (absl::Status s = InstallHostCallFilter(launch.options.network == NetworkKind::kHost); !s.ok()) return s;
+  timings.Begin("sentry: boot the kernel");
+  if (absl::Status s = (*runtime)->Boot(); !s.ok()) return s;
+  timings.End();
+  server.Run();
+  // Threads of the kernel are still running: no destructors. The stubs die with us.
+  _exit(0);
+}
+
+[[noreturn]] void SentryMain(const SentryLaunch& launch, int maps_written) {
+  StepTimings timings;
+  absl::Status status = Run(launch, maps_written, timings);
+  // Nobody could connect yet but the command line, and its first request is the one that fails.
+  control::Reply reply;
+  reply.set_id(1);
+  reply.set_code(static_cast<int>(status.code()));
+  reply.set_error(std::string(status.message()));
+  control::SendPacket(launch.primary, reply.SerializeAsString(), {}, /*wait=*/false).IgnoreError();
+  _exit(1);
+}
+
+absl::Status WriteFile(const std::string& path, std::string_view text) {
+  UniqueFd file(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!file.valid() || write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+    return absl::InternalError(absl::StrCat("cannot write ", path, ": ", strerrordesc_np(errno)));
+  }
+  return absl::OkStatus();
+}
+
+// The C library keeps the thread's id in the word that it gave to set_tid_address; a raw clone must update it.
+uint64_t TidAddress() {
+  int* address = nullptr;
+  if (prctl(PR_GET_TID_ADDRESS, &address) != 0) return 0;
+  return reinterpret_cast<uint64_t>(address);
+}
+
+}  // namespace
+
+absl::StatusOr<LaunchedSentry> LaunchSentry(const SentryLaunch& launch) {
+  if (geteuid() != 0) {
+    return absl::PermissionDeniedError(
+        "starting a sandbox needs root for now (for namespaces, user id maps and cgroups): try sudo");
+  }
+  if (launch.host_id == 0) return absl::InvalidArgumentError("a sentry must not run as the host's root");
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return absl::InternalError(absl::StrCat("pipe: ", strerrordesc_np(errno)));
+  UniqueFd maps_written(ends[0]);
+  UniqueFd write_end(ends[1]);
+
+  int pidfd = -1;
+  clone_args args = {};
+  args.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD;
+  if (launch.options.network != NetworkKind::kHost) args.flags |= CLONE_NEWNET;
+  args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
+  args.exit_signal = SIGCHLD;
+  args.child_tid = TidAddress();
+  if (args.child_tid != 0) args.flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+  fflush(nullptr);
+  long pid = syscall(SYS_clone3, &args, sizeof(args));
+  if (pid < 0) {
+    const char* hint = errno == ENOSPC || errno == EUSERS ? " (raise /proc/sys/user/max_*_namespaces)" : "";
+    return absl::InternalError(absl::StrCat("cannot make the sandbox's namespaces: ", strerrordesc_np(errno), hint));
+  }
+  if (pid == 0) SentryMain(launch, maps_written.get());
+
+  LaunchedSentry launched = {static_cast<pid_t>(pid), UniqueFd(pidfd)};
+  std::string proc = absl::StrCat("/proc/", pid, "/");
+  std::string map = absl::StrCat("0 ", launch.host_id, " 1");
+  absl::Status status = WriteFile(proc + "uid_map", map);
+  if (status.ok()) status = WriteFile(proc + "gid_map", map);
+  if (status.ok() && write(write_end.get(), "1", 1) != 1) status = absl::InternalError("the sandbox ended at once");
+  if (!status.ok()) {
+    kill(launched.pid, SIGKILL);
+    waitpid(launched.pid, nullptr, 0);
+    return status;
+  }
+  return launched;
+}
+
+}  // namespace amber

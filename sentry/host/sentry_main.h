@@ -1,0 +1,43 @@
+// The sentry process, from its first instruction after clone() to its end.
+//
+// The CLI makes the process with LaunchSentry(): one clone() into new user, pid, mount, ipc and uts namespaces (and a
+// new network namespace unless sockets are passed through), no exec. The child confines itself in the order that
+// SentryMain lists, then serves the control socket until its last container has ended.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "sentry/base/unique_fd.h"
+#include "sentry/control/spec.h"
+#include "sentry/control/wire.h"
+
+namespace amber {
+
+struct SentryLaunch {
+  SandboxOptions options;
+  // Host uid and gid of the sentry and its stubs; root inside its user namespace. Never 0.
+  uint32_t host_id = 0;
+  // Descriptors of the calling process, which the child inherits. The caller closes its own after the launch.
+  int primary = -1;   // the sentry's end of the CLI's connection, non-blocking
+  int listener = -1;  // control socket; -1 for none
+  int log = -1;       // -1 for none
+  int cgroup = -1;    // -1 for none
+  bool end_with_primary = false;
+};
+
+struct LaunchedSentry {
+  pid_t pid = 0;
+  UniqueFd pidfd;
+};
+
+// The caller has one thread, is root, and is in the network namespace that the sandbox is to use. What goes wrong in the
+// child afterwards is answered on `primary`.
+absl::StatusOr<LaunchedSentry> LaunchSentry(const SentryLaunch& launch);
+
+}  // namespace amber
