@@ -73,7 +73,7 @@ template <typename T>
 __int128 Wide(const T& value) {
   if constexpr (std::is_null_pointer_v<T>) {
     return 0;
-  } else if constexpr (std::is_pointer_v<T>) {
+  } else if constexpr (std::is_pointer_v<std::decay_t<T>>) {  // Arrays too.
     return static_cast<__int128>(reinterpret_cast<uintptr_t>(value));
   } else {
     return static_cast<__int128>(value);
