@@ -1,0 +1,236 @@
+#include "sentry/fs/epoll/epoll.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "sentry/fs/anon/anon.h"
+#include "sentry/fs/epoll/epoll.pb.h"
+
+namespace amber {
+namespace {
+
+constexpr uint32_t kPrivateBits = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE;
+constexpr uint32_t kExclusiveOk = EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
+constexpr int kMaxNests = 4;  // EP_MAX_NESTS
+
+}  // namespace
+
+class Epoll::Item final : public Waiter, public File::ReleaseObserver {
+ public:
+  Item(Epoll& owner, int fd, File& file, const epoll_event& e)
+      : epoll(owner), file(&file), fd(fd), events(e.events), data(e.data.u64) {
+    file.AddReleaseObserver(this);
+    nested = dynamic_cast<Epoll*>(&file);
+    if (nested != nullptr) nested->watchers_.push_back(&owner);
+  }
+  ~Item() override {
+    if (file != nullptr) {
+      file->RemoveReleaseObserver(this);
+      if (nested != nullptr) {
+        auto it = std::find(nested->watchers_.begin(), nested->watchers_.end(), &epoll);
+        if (it != nested->watchers_.end()) nested->watchers_.erase(it);
+      }
+    }
+  }
+  void OnEvent(uint32_t) override {
+    if ((events & ~kPrivateBits) != 0) epoll.MakeReady(*this);
+  }
+  void OnRelease(File&) override { epoll.Erase(*this); }
+
+  Epoll& epoll;
+  File* file;
+  Epoll* nested = nullptr;
+  int fd;
+  uint32_t events;  // as the guest gave them; a spent EPOLLONESHOT leaves only the private bits
+  uint64_t data;
+  bool ready = false;
+  std::list<Item*>::iterator position;
+};
+
+Epoll::Epoll() { set_flags(O_RDWR); }
+Epoll::~Epoll() { items_.clear(); }
+
+uint32_t Epoll::Current(Task& task, Item& item) {
+  uint32_t wanted = item.events & ~kPrivateBits;
+  if (wanted == 0) return 0;
+  return item.file->Poll(task) & (wanted | EPOLLERR | EPOLLHUP);
+}
+
+void Epoll::Watch(Item& item) {
+  item.Waiter::Remove();
+  uint32_t wanted = item.events & ~kPrivateBits;
+  WaitQueue* queue = item.file->wait_queue();
+  if (wanted == 0 || queue == nullptr) return;
+  queue->Add(&item, wanted, (item.events & EPOLLEXCLUSIVE) != 0);
+}
+
+void Epoll::MakeReady(Item& item) {
+  if (item.ready) return;
+  item.ready = true;
+  item.position = ready_.insert(ready_.end(), &item);
+  wait_calls_.Notify(POLLIN);
+  poll_queue_.Notify(POLLIN | POLLRDNORM);
+}
+
+void Epoll::Unready(Item& item) {
+  if (!item.ready) return;
+  item.ready = false;
+  ready_.erase(item.position);
+}
+
+void Epoll::Erase(Item& item) {
+  Unready(item);
+  item.Waiter::Remove();
+  // `file` is being destroyed; its own list of observers is no longer to be touched.
+  File* file = std::exchange(item.file, nullptr);
+  items_.erase({file, item.fd});
+}
+
+int Epoll::Depth(const Epoll* avoid, int level) const {
+  if (this == avoid || level > kMaxNests) return kMaxNests + 1;
+  int deepest = level;
+  for (const auto& [key, item] : items_) {
+    if (item->nested != nullptr) deepest = std::max(deepest, item->nested->Depth(avoid, level + 1));
+  }
+  return deepest;
+}
+
+int Epoll::Height(int level) const {
+  if (level > kMaxNests) return level;
+  int highest = level;
+  for (const Epoll* watcher : watchers_) highest = std::max(highest, watcher->Height(level + 1));
+  return highest;
+}
+
+ErrnoOr<void> Epoll::Add(Task& task, int fd, File& file, const epoll_event& event) {
+  if (&file == this) return Errno(EINVAL);
+  if (!file.pollable()) return Errno(EPERM);
+  auto* nested = dynamic_cast<Epoll*>(&file);
+  if ((event.events & EPOLLEXCLUSIVE) != 0 && (nested != nullptr || (event.events & ~kExclusiveOk) != 0)) {
+    return Errno(EINVAL);
+  }
+  if (items_.contains({&file, fd})) return Errno(EEXIST);
+  if (nested != nullptr && nested->Depth(this, 1) + Height(0) > kMaxNests) return Errno(ELOOP);
+  auto& item = items_[{&file, fd}] = std::make_unique<Item>(*this, fd, file, event);
+  Watch(*item);
+  if (Current(task, *item) != 0) MakeReady(*item);
+  return Ok();
+}
+
+ErrnoOr<void> Epoll::Modify(Task& task, int fd, File& file, const epoll_event& event) {
+  auto it = items_.find({&file, fd});
+  if (it == items_.end()) return Errno(ENOENT);
+  Item& item = *it->second;
+  if (((event.events | item.events) & EPOLLEXCLUSIVE) != 0) return Errno(EINVAL);
+  item.events = event.events;
+  item.data = event.data.u64;
+  Watch(item);
+  if (Current(task, item) != 0) MakeReady(item);
+  return Ok();
+}
+
+ErrnoOr<void> Epoll::Remove(int fd, File& file) {
+  auto it = items_.find({&file, fd});
+  if (it == items_.end()) return Errno(ENOENT);
+  Unready(*it->second);
+  items_.erase(it);
+  return Ok();
+}
+
+std::vector<epoll_event> Epoll::Harvest(Task& task, size_t max) {
+  std::vector<epoll_event> out;
+  // Level-triggered items go to the end of the list again, so the walk ends after those that were there at the start.
+  for (size_t left = ready_.size(); left > 0 && out.size() < max && !ready_.empty(); --left) {
+    Item& item = *ready_.front();
+    Unready(item);
+    uint32_t events = Current(task, item);
+    if (events == 0) continue;
+    epoll_event e{};
+    e.events = events;
+    e.data.u64 = item.data;
+    out.push_back(e);
+    if ((item.events & EPOLLONESHOT) != 0) {
+      item.events &= kPrivateBits;
+    } else if ((item.events & EPOLLET) == 0) {
+      item.ready = true;
+      item.position = ready_.insert(ready_.end(), &item);
+    }
+  }
+  // One waiter was woken; if something is left, the next one may have it.
+  if (!ready_.empty() && !out.empty()) wait_calls_.Notify(POLLIN);
+  return out;
+}
+
+ErrnoOr<void> Epoll::Stat(Task&, struct stat* out) {
+  FillAnonStat(out, kAnonMinor, 1, 0600);
+  return Ok();
+}
+
+uint32_t Epoll::Poll(Task& task) {
+  for (size_t left = ready_.size(); left > 0 && !ready_.empty(); --left) {
+    Item& item = *ready_.front();
+    if (Current(task, item) != 0) return POLLIN | POLLRDNORM;
+    Unready(item);
+  }
+  return 0;
+}
+
+std::string Epoll::FdInfo() const {
+  std::string out;
+  for (const auto& [key, item] : items_) {
+    char line[128];
+    snprintf(line, sizeof(line), "tfd: %8d events: %8x data: %16llx  pos:%lld\n", item->fd, item->events,
+             static_cast<unsigned long long>(item->data), static_cast<long long>(item->file->position()));
+    out += line;
+  }
+  return out;
+}
+
+std::string Epoll::Save(state::Saver& saver) const {
+  proto::Epoll m;
+  auto add = [&](const Item& item) {
+    auto* out = m.add_item();
+    out->set_fd(item.fd);
+    out->set_file(saver.Ref(item.file));
+    out->set_events(item.events);
+    out->set_data(item.data);
+    out->set_ready(item.ready);
+  };
+  for (const Item* item : ready_) add(*item);
+  for (const auto& [key, item] : items_) {
+    if (!item->ready) add(*item);
+  }
+  m.set_flags(static_cast<uint32_t>(flags()));
+  return m.SerializeAsString();
+}
+
+bool Epoll::Load(state::Loader& loader, std::string_view bytes) {
+  proto::Epoll m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
+  set_flags(static_cast<int>(m.flags()));
+  for (const auto& i : m.item()) {
+    File* file = loader.Get<File>(i.file());
+    if (file == nullptr || file == this || items_.contains({file, i.fd()})) return false;
+    epoll_event e{};
+    e.events = i.events();
+    e.data.u64 = i.data();
+    auto& item = items_[{file, i.fd()}] = std::make_unique<Item>(*this, i.fd(), *file, e);
+    if (i.ready()) {
+      item->ready = true;
+      item->position = ready_.insert(ready_.end(), item.get());
+    }
+  }
+  return true;
+}
+
+bool Epoll::AfterLoad(state::Loader& loader) {
+  for (const auto& [key, item] : items_) {
+    if (item->nested != nullptr && item->nested->Depth(this, 1) > kMaxNests) return loader.Fail("epolls watch each other");
+    Watch(*item);
+  }
+  return true;
+}
+
+}  // namespace amber

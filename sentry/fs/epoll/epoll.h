@@ -1,0 +1,66 @@
+// epoll(7), fs/eventpoll.c. Guarded by the kernel lock.
+#pragma once
+
+#include <sys/epoll.h>
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "sentry/vfs/file.h"
+
+namespace amber {
+
+class Epoll final : public File {
+ public:
+  Epoll();
+  ~Epoll() override;
+
+  // EPOLL_CTL_ADD: `file` at descriptor `fd`. EPERM if it cannot be polled, EEXIST, ELOOP (cycles, more than four levels), EINVAL.
+  ErrnoOr<void> Add(Task& task, int fd, File& file, const epoll_event& event);
+  ErrnoOr<void> Modify(Task& task, int fd, File& file, const epoll_event& event);
+  ErrnoOr<void> Remove(int fd, File& file);
+
+  // Moves up to `max` events that hold now out of the ready list; empty if there are none.
+  std::vector<epoll_event> Harvest(Task& task, size_t max);
+  // Where epoll_wait waits, exclusively.
+  WaitQueue& wait_calls() { return wait_calls_; }
+
+  ErrnoOr<void> Stat(Task& task, struct stat* out) override;
+  uint32_t Poll(Task& task) override;
+  WaitQueue* wait_queue() override { return &poll_queue_; }
+  bool pollable() const override { return true; }
+  std::string LinkName() const override { return "anon_inode:[eventpoll]"; }
+  std::string FdInfo() const override;
+
+  state::Kind kind() const override { return state::Kind::kEpoll; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
+
+ private:
+  class Item;
+  using Key = std::pair<File*, int>;
+
+  // What `item` reports now: its wanted events that its file has.
+  static uint32_t Current(Task& task, Item& item);
+  void Watch(Item& item);
+  void MakeReady(Item& item);
+  void Unready(Item& item);
+  void Erase(Item& item);
+  // How many levels of epolls hang below this one; more than 5 if `avoid` is among them.
+  int Depth(const Epoll* avoid, int level) const;
+  // How many levels of epolls watch this one.
+  int Height(int level) const;
+
+  std::map<Key, std::unique_ptr<Item>> items_;
+  std::list<Item*> ready_;
+  std::vector<Epoll*> watchers_;  // epolls that have this one as an item
+  WaitQueue wait_calls_;
+  WaitQueue poll_queue_;
+};
+
+}  // namespace amber
