@@ -40,6 +40,12 @@ struct GoferConfig {
   bool drop_capabilities = true;
   bool seccomp = true;
   bool die_with_parent = false;  // SIGKILL when the thread that forked it dies
+  // CAP_SETFCAP, so that package managers in the sandbox may set file capabilities. Adds nothing that a set-user-id
+  // file, which the sandbox may make in any case, would not give.
+  bool allow_file_capabilities = false;
+  // Else standard error becomes /dev/null once set-up is done: who waits for the end of a pipe on it should not wait
+  // for the gofer.
+  bool keep_stderr = false;
 
   uint32_t max_nodes = 0;  // 0: as many as RLIMIT_NOFILE allows
 };

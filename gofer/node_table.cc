@@ -3,9 +3,34 @@
 #include <cerrno>
 
 namespace amber::gofer {
+namespace {
+
+class ABSL_SCOPED_LOCKABLE WriterLock {
+ public:
+  explicit WriterLock(TableLock& lock) ABSL_EXCLUSIVE_LOCK_FUNCTION(lock) : lock_(lock) { lock_.Lock(); }
+  ~WriterLock() ABSL_UNLOCK_FUNCTION() { lock_.Unlock(); }
+  WriterLock(const WriterLock&) = delete;
+  WriterLock& operator=(const WriterLock&) = delete;
+
+ private:
+  TableLock& lock_;
+};
+
+class ABSL_SCOPED_LOCKABLE ReaderLock {
+ public:
+  explicit ReaderLock(TableLock& lock) ABSL_SHARED_LOCK_FUNCTION(lock) : lock_(lock) { lock_.ReaderLock(); }
+  ~ReaderLock() ABSL_UNLOCK_FUNCTION() { lock_.ReaderUnlock(); }
+  ReaderLock(const ReaderLock&) = delete;
+  ReaderLock& operator=(const ReaderLock&) = delete;
+
+ private:
+  TableLock& lock_;
+};
+
+}  // namespace
 
 ErrnoOr<uint64_t> NodeTable::Add(RefPtr<HostNode> node) {
-  absl::MutexLock lock(&mutex_);
+  WriterLock lock(mutex_);
   uint32_t index;
   if (!free_.empty()) {
     index = free_.back();
@@ -28,7 +53,7 @@ const NodeTable::Slot* NodeTable::Find(uint64_t id) const {
 }
 
 ErrnoOr<RefPtr<HostNode>> NodeTable::Get(uint64_t id) const {
-  absl::ReaderMutexLock lock(&mutex_);
+  ReaderLock lock(mutex_);
   const Slot* slot = Find(id);
   if (slot == nullptr) return Errno(EBADF);
   return slot->node;
@@ -36,7 +61,7 @@ ErrnoOr<RefPtr<HostNode>> NodeTable::Get(uint64_t id) const {
 
 void NodeTable::Remove(uint64_t id) {
   RefPtr<HostNode> node;  // closed after the lock is released
-  absl::MutexLock lock(&mutex_);
+  WriterLock lock(mutex_);
   const Slot* found = Find(id);
   if (found == nullptr) return;
   Slot& slot = slots_[found - slots_.data()];
@@ -47,7 +72,7 @@ void NodeTable::Remove(uint64_t id) {
 }
 
 size_t NodeTable::size() const {
-  absl::ReaderMutexLock lock(&mutex_);
+  ReaderLock lock(mutex_);
   return slots_.size() - free_.size();
 }
 

@@ -6,11 +6,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "sentry/base/errno_or.h"
 #include "sentry/base/ref_ptr.h"
 #include "sentry/base/unique_fd.h"
@@ -46,6 +46,19 @@ class HostNode : public RefCounted<HostNode> {
   const uint64_t dev_;
 };
 
+// A reader-writer lock that makes no host call but futex. absl::Mutex asks for scheduling parameters and CPU
+// frequencies and sleeps in several ways, all of which the gofer's filter would have to allow.
+class ABSL_LOCKABLE TableLock {
+ public:
+  void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { lock_.lock(); }
+  void Unlock() ABSL_UNLOCK_FUNCTION() { lock_.unlock(); }
+  void ReaderLock() ABSL_SHARED_LOCK_FUNCTION() { lock_.lock_shared(); }
+  void ReaderUnlock() ABSL_UNLOCK_FUNCTION() { lock_.unlock_shared(); }
+
+ private:
+  std::shared_mutex lock_;
+};
+
 class NodeTable {
  public:
   explicit NodeTable(uint32_t max_nodes) : max_nodes_(max_nodes) {}
@@ -68,7 +81,7 @@ class NodeTable {
   const Slot* Find(uint64_t id) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   const uint32_t max_nodes_;
-  mutable absl::Mutex mutex_;
+  mutable TableLock mutex_;
   std::vector<Slot> slots_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint32_t> free_ ABSL_GUARDED_BY(mutex_);
 };
