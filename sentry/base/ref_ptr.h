@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -78,6 +79,7 @@ class RefPtr {
   void reset() { *this = RefPtr(); }
   friend bool operator==(const RefPtr& a, const RefPtr& b) { return a.p_ == b.p_; }
   friend bool operator==(const RefPtr& a, const T* b) { return a.p_ == b; }
+  friend auto operator<=>(const RefPtr& a, const RefPtr& b) { return a.p_ <=> b.p_; }
 
  private:
   T* p_ = nullptr;

@@ -6,6 +6,7 @@
 
 #include <time.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -79,7 +80,7 @@ class TimerQueue {
   std::function<void()> run_;
   int host_timer_ = -1;
   int64_t programmed_ = kNever;
-  bool stopping_ = false;
+  std::atomic<bool> stopping_{false};
   std::multimap<int64_t, Timer*> timers_;
   std::thread thread_;
 };

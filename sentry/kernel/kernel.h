@@ -9,9 +9,10 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "checkpoint/state.h"
@@ -22,8 +23,8 @@
 namespace amber {
 
 class PidNamespace;
-class ProcessGroup;
-class Session;
+class Strace;
+class TaskLifecycle;
 
 // What `sandbox debug --stats` shows of the kernel; the platform keeps its own.
 struct KernelStats {
@@ -41,16 +42,38 @@ class Kernel final : public platform::Client, public state::Saveable {
   TimerQueue& timers() { return *timers_; }
   platform::Platform& platform() { return *platform_; }
   KernelStats& stats() { return stats_; }
-  PidNamespace& root_pids() { return *root_pids_; }
+  TaskLifecycle& lifecycle() { return *lifecycle_; }
+  // The --strace log, or null.
+  Strace* strace() { return strace_.get(); }
+  void set_strace(std::unique_ptr<Strace> strace);
+  void CountUnknown(uint64_t number);
 
   // Starts the platform and the timers. "" or what went wrong.
   std::string Start(const platform::Options& options);
 
-  // The task with this id in the root pid namespace, or null.
-  Task* FindTask(int tid) const;
-  ThreadGroup* FindGroup(int pid) const;
-  // All groups, by pid.
-  const std::map<int, ThreadGroup*>& groups() const { return groups_; }
+  // The pid namespaces that have tasks (one per container).
+  const std::vector<RefPtr<PidNamespace>>& pid_namespaces() const { return pid_namespaces_; }
+  void AddPidNamespace(RefPtr<PidNamespace> pids) { pid_namespaces_.push_back(std::move(pids)); }
+  // Every task that has not exited.
+  std::vector<RefPtr<Task>> LiveTasks() const;
+  // Limit on tasks of the whole sandbox (the pids cgroup's, less a reserve); clone gives EAGAIN beyond it.
+  void set_max_tasks(size_t max) { max_tasks_ = max; }
+
+  // Stops every task with its frame in our hands (pause, checkpoint). `done` runs once with the lock held, when all stand still.
+  void Freeze(std::function<void()> done);
+  // Lets them go on.
+  void Thaw();
+  bool frozen() const { return frozen_; }
+  // A task came to stand still, or went: looks whether that completes a Freeze().
+  void OnHeld(Task& task);
+  void CheckFrozen();
+
+  // Every process that has not been reaped.
+  const std::set<RefPtr<ThreadGroup>>& groups() const { return groups_; }
+  size_t task_count() const { return task_count_; }
+  size_t TasksOf(uid_t uid) const;
+  // Wakes one native waiter of a futex word of `task`'s memory from outside; for words in shared sentry memory.
+  void WakeFutex(Task& task, uint64_t address);
 
   // Makes `task`'s call be executed again soon (by whoever holds the lock, when it lets go).
   void MakeRunnable(Task& task);
@@ -80,9 +103,14 @@ class Kernel final : public platform::Client, public state::Saveable {
   KernelStats stats_;
   std::unique_ptr<TimerQueue> timers_;
   std::unique_ptr<platform::Platform> platform_;
-  std::map<int, ThreadGroup*> groups_;
-  std::unordered_map<int, Task*> tasks_;
-  RefPtr<PidNamespace> root_pids_;
+  std::unique_ptr<TaskLifecycle> lifecycle_;
+  std::unique_ptr<Strace> strace_;
+  std::vector<RefPtr<PidNamespace>> pid_namespaces_;
+  std::set<RefPtr<ThreadGroup>> groups_;
+  size_t task_count_ = 0;
+  size_t max_tasks_ = 32768;
+  bool frozen_ = false;
+  std::function<void()> when_frozen_;
   std::deque<RefPtr<Task>> runnable_;
   bool draining_ = false;
 };

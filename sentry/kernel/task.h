@@ -15,7 +15,7 @@
 
 #include <array>
 #include <cstdint>
-#include <initializer_list>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -136,6 +136,23 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   Errno BlockOn(File& file, uint32_t events, int64_t deadline = kNever, Errno on_signal = kErestartsys);
   // For handlers that return kNoAnswer: ends the call with `result` (a value, or -errno, or minus a restart code). Kernel lock held.
   void FinishSyscall(int64_t result);
+  // Lets the guest's own call, whose arguments are scalars and checked, run in the host kernel; the handler returns
+  // kNoAnswer. `done` runs with the kernel lock held once the call is known to be over. Base path only.
+  void ContinueSyscall(std::function<void()> done);
+  // Stops the thread if it is not stopped yet and has it run `ops`; the handler returns kNoAnswer. `done` gets the results (see
+  // Thread::RunOps) with the kernel lock held and ends the call by FinishSyscall(). If the task dies first, `done` is not called.
+  void StopForOps(std::vector<platform::StubOp> ops, std::function<void(std::span<const int64_t>)> done);
+  // True if this call came with its frame; then frame() is the guest's registers (rip behind the call).
+  bool framed() const { return syscall_.framed; }
+
+  // For a timed futex wait (framed): the host waits on the word; the call is executed again, with syscall().scratch[3] = the
+  // host's errno or 0, plus kNativeWaitDone, when that ends without a signal to deliver.
+  static constexpr uint64_t kNativeWaitDone = uint64_t{1} << 32;
+  Errno BlockNatively(uint64_t address, uint32_t value, uint32_t bitset, bool shared, int64_t deadline);
+  // The task with this id in this task's pid namespace, or null.
+  Task* FindTask(int tid) const;
+  // The process with this id there, or null.
+  ThreadGroup* FindGroup(int pid) const;
 
   // --- signals ---
   // Sends to this thread (tkill) or to its group (kill); no permission check. See signal.h and signal_send.cc.
@@ -143,9 +160,20 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   SignalSet blocked() const { return blocked_; }
   // Sets the mask and lets newly unblocked signals in.
   void SetBlocked(SignalSet mask);
+  // As sigsuspend and ppoll do: `mask` holds until the call ends without a signal, or a handler returns. Calling it again when the
+  // handler is executed again changes nothing.
+  void SetSavedMask(SignalSet mask);
   // A signal is pending that would interrupt a blocked call.
   bool HasDeliverableSignal() const;
   SignalSet pending() const;
+
+  // The task has exited or its group is going down.
+  bool exiting() const { return exiting_; }
+  // 'R', 'S', 'T', 'Z' as /proc/PID/stat shows it.
+  char state_letter() const;
+  bool no_new_privs() const { return no_new_privs_; }
+  // For rt_sigreturn, ptrace-like users and core dumps: the stopped thread's registers. Only while framed().
+  platform::Frame& frame() { return thread_->frame(); }
 
   // The platform thread; null before the first exec and after exit.
   platform::Thread* thread() const { return thread_; }
@@ -158,34 +186,73 @@ class Task final : public RefCounted<Task>, public state::Saveable {
  private:
   friend class Kernel;
   friend class ThreadGroup;
-  friend class Scheduler;
-  friend class SignalDelivery;
   friend class TaskLifecycle;
+  friend class TestTask;
 
   // Where the platform thread is, as this kernel knows it.
   enum class Where : uint8_t {
     kNone,      // no thread (new, dead)
     kGuest,     // runs guest code
     kNotified,  // in a call; we owe an answer
+    kStopping,  // answered so that it stops; its frame is on the way
     kStopped,   // its frame is ours
+  };
+  // What the task does in its call, if it is in one.
+  enum class Call : uint8_t {
+    kNone,
+    kRunning,       // the handler is on a worker's stack
+    kBlocked,       // waits for queues or the deadline
+    kContinuation,  // ends by FinishSyscall()
   };
   class QueueWaiter;
 
+  // --- task_call.cc: the life of a call ---
+  void EnterCall(const platform::Syscall& call, bool framed);
+  // Executes the handler and acts on what it returns.
+  void RunHandler();
   void EndBlock();
+  // The call is over: `result` goes to the guest.
+  void CompleteCall(int64_t result);
+  // A signal, stop or checkpoint wants the task out of a blocked call or out of guest code.
+  void Interrupt();
+  // The frame is ours: deliver signals, honour stops, then execute an interrupted call again or let the guest run.
+  void ReturnToGuest();
+  // The task may not run guest code now (job control stop, pause, checkpoint).
+  bool MustHold() const;
+  // From the platform: the thread has stopped.
+  void OnStopped(platform::Stop stop, const platform::Fault* fault);
+  // Turns a call that was undone (registers as before `syscall`) or blocked into one that completes through the frame.
+  void AdoptCallIntoFrame();
+
+  // --- signal_delivery.cc ---
+  // Acts on deliverable signals. False if the task died.
+  bool DeliverSignals();
+  // Builds the handler's frame; false if the guest's stack cannot take it.
+  bool PushSignalFrame(const SigInfo& info, const SigAction& action);
+  void ApplyRestart(const SigAction& action);
+  void ForceSignal(const SigInfo& info);
+  // rt_sigreturn: the frame on the guest's stack becomes the registers, mask and alternate stack.
+  ErrnoOr<void> SignalReturn();
+  // SIGKILL is pending or the group is going down.
+  bool HasFatalSignal() const;
 
   Kernel* kernel_ = nullptr;
-  ThreadGroup* group_ = nullptr;
+  RefPtr<ThreadGroup> group_;
   int tid_ = 0;
   std::string name_;
   platform::Thread* thread_ = nullptr;
   Where where_ = Where::kNone;
-  bool in_call_ = false;    // syscall_ is under way
-  bool blocked_call_ = false;  // ... and waits for its queues
-  bool continuation_ = false;  // ... and ends by FinishSyscall()
+  Call call_ = Call::kNone;
+  bool undone_ = false;     // the notified call was given back to stop the thread: it is executed again from the frame
+  bool on_stack_ = false;   // a handler of this task is on some worker's stack
+  bool native_wait_ = false;  // kBlocked in a futex wait that the host does
   bool runnable_ = false;   // is in the kernel's run queue
-  bool interrupted_ = false;  // a stop was asked for to deliver signals to a blocked call
-  bool held_ = false;       // stays stopped: group stop, pause, checkpoint
+  bool held_ = false;       // stopped and stays so: job control stop, pause, checkpoint
   bool exiting_ = false;
+  bool released_ = false;
+  // StopForOps: what to do once the thread is stopped.
+  std::function<void()> when_stopped_;
+  platform::Fault last_fault_{};
   SyscallState syscall_;
   std::vector<std::unique_ptr<QueueWaiter>> waiters_;
   std::unique_ptr<Timer> block_timer_;
@@ -204,7 +271,11 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   SignalQueue pending_;
   AltStack altstack_;
 
+  WaitQueue vfork_queue_;        // notified when this vfork child gives the address space back
+  bool vfork_pending_ = false;   // this child still uses its parent's
   uint64_t clear_child_tid_ = 0;
+  bool clear_child_tid_native_ = false;  // the host clears and wakes it
+  uint32_t personality_ = 0;
   uint64_t robust_list_ = 0;
   uint64_t robust_list_size_ = 0;
   bool no_new_privs_ = false;

@@ -7,7 +7,7 @@
 
 #include <array>
 #include <cstdint>
-#include <list>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -25,25 +25,40 @@ class Kernel;
 class Tty;  // sentry/fs/devpts/tty.h
 class PosixTimers;
 
-// Ids of one namespace. Ids are handed out upwards, wrapping at pid_max, as Linux does.
+// The ids of one pid namespace; each container has one of its own, and they do not nest (yet). Ids are handed out upwards and wrap
+// at pid_max, as Linux does; an id is free again when its task was reaped and no process group or session carries it.
 class PidNamespace final : public RefCounted<PidNamespace>, public state::Saveable {
  public:
   static constexpr int kPidMax = 4194304;
 
   PidNamespace() = default;
   ~PidNamespace() override = default;
-  // A free id, or EAGAIN if `limit` ids are in use.
-  ErrnoOr<int> Allocate();
-  void Free(int id);
-  bool InUse(int id) const { return used_.contains(id); }
-  size_t count() const { return used_.size(); }
+
+  // A free id for `task`.
+  ErrnoOr<int> Allocate(Task* task);
+  void Free(int id) { tasks_.erase(id); }
+  // exec by a thread that is not the leader: `task` takes over the leader's id.
+  void Rebind(int id, Task* task) { tasks_[id] = task; }
+  Task* FindTask(int id) const;
+  // The process whose id is `pid` (not: whose thread's).
+  ThreadGroup* FindGroup(int pid) const;
+  ProcessGroup* FindProcessGroup(int id) const;
+  // All processes, by pid; zombies too.
+  std::vector<RefPtr<ThreadGroup>> Groups() const;
+  size_t task_count() const { return tasks_.size(); }
+  // Its first process: orphans become its children, and its end ends the namespace.
+  ThreadGroup* init() const { return FindGroup(1); }
 
   state::Kind kind() const override { return state::Kind::kPidNamespace; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
 
  private:
-  std::set<int> used_;
+  friend class ProcessGroup;
+  friend class TaskLifecycle;
+  friend class ThreadGroup;
+  std::map<int, Task*> tasks_;
+  std::map<int, ProcessGroup*> process_groups_;  // entered and left by the groups themselves
   int last_ = 0;
 };
 
@@ -70,9 +85,9 @@ class Session final : public RefCounted<Session>, public state::Saveable {
 class ProcessGroup final : public RefCounted<ProcessGroup>, public state::Saveable {
  public:
   ProcessGroup() = default;
-  ~ProcessGroup() override = default;
+  ~ProcessGroup() override;
   int id() const { return id_; }
-  Session& session() const { return *session_; }
+  amber::Session& session() const { return *session_; }
   const std::set<ThreadGroup*>& members() const { return members_; }
   // No member has a parent in another group of the same session (POSIX "orphaned").
   bool IsOrphaned() const;
@@ -87,6 +102,7 @@ class ProcessGroup final : public RefCounted<ProcessGroup>, public state::Saveab
   friend class TaskLifecycle;
   friend class ThreadGroup;
   int id_ = 0;
+  RefPtr<PidNamespace> pids_;
   RefPtr<Session> session_;
   std::set<ThreadGroup*> members_;
 };
@@ -107,7 +123,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   int parent_pid() const { return parent_ != nullptr ? parent_->pid() : 0; }
   const std::set<ThreadGroup*>& children() const { return children_; }
   ProcessGroup& process_group() const { return *process_group_; }
-  Session& session() const { return process_group_->session(); }
+  amber::Session& session() const { return process_group_->session(); }
   SignalHandlers& handlers() const { return *handlers_; }
   rlimit& rlim(int resource) { return rlimits_[resource]; }
   const rlimit& rlim(int resource) const { return rlimits_[resource]; }
@@ -124,8 +140,24 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   // The executable's path, arguments as exec got them: for /proc and ps.
   const std::string& exe_path() const { return exe_path_; }
 
+  PidNamespace& pids() const { return *pids_; }
+  // Its namespace's init: signals from inside that it does not handle do nothing.
+  bool is_init() const { return pid_ == 1; }
+  // The process that this belongs to was told to stop being stopped (SIGCONT), or to stop (job control).
+  void Continue();
+  void Stop(int signo);
   // Sends to the process: any of its threads may take it.
   void SendSignal(const SigInfo& info);
+  // Calls `watcher` with the wait status when this becomes a zombie (the runtime's wait). At most one.
+  void set_exit_watcher(std::function<void(int)> watcher) { exit_watcher_ = std::move(watcher); }
+  // User and system time of the living host process and of what was collected before, in ns.
+  int64_t CpuTime() const;
+  const rusage& usage() const { return usage_; }
+  const rusage& child_usage() const { return child_usage_; }
+  // setpgid and setsid.
+  void JoinProcessGroup(RefPtr<ProcessGroup> group);
+  RefPtr<ProcessGroup> NewSession();
+  ErrnoOr<void> SetProcessGroup(int pgid);
   // Notified with POLLIN when a child changes state (wait4), and with POLLHUP when this group becomes a zombie (pidfd).
   WaitQueue& child_queue() { return child_queue_; }
   WaitQueue& exit_queue() { return exit_queue_; }
@@ -141,10 +173,25 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   friend class Kernel;
   friend class Task;
   friend class TaskLifecycle;
-  friend class SignalDelivery;
+  friend class TestTask;
   friend class ProcessGroup;
 
+  // What a signal does at the moment it is sent: SIGCONT and stop signals cancel each other.
+  void PrepareSignal(int signo);
+  void DiscardEverywhere(SignalSet signals);
+  // Interrupts threads that can take what is pending for the group.
+  void WakeForPending();
+  RefPtr<ProcessGroup> NewProcessGroup(RefPtr<amber::Session> session);
+  void SetDefaultLimits();
+  // Takes the host's accounting of the process that is about to die.
+  void CollectUsage();
+  void AddChildUsage(const ThreadGroup& child);
+  void LeaveSessionIfLeader();
+  // Tells the parent: SIGCHLD with `code` (CLD_*), and wakes its waits.
+  void NotifyParent(int code, int status);
+
   Kernel* kernel_ = nullptr;
+  RefPtr<PidNamespace> pids_;
   int pid_ = 0;
   Task* leader_ = nullptr;
   std::vector<RefPtr<Task>> tasks_;
@@ -174,7 +221,9 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   std::unique_ptr<Timer> real_timer_;  // ITIMER_REAL
   int64_t real_interval_ = 0;
   std::unique_ptr<PosixTimers> posix_timers_;
-  rusage child_usage_{};
+  std::function<void(int)> exit_watcher_;
+  rusage usage_{};        // complete once a zombie
+  rusage child_usage_{};  // of reaped children and theirs
 };
 
 }  // namespace amber

@@ -1,0 +1,158 @@
+#include "sentry/kernel/kernel.h"
+
+#include <linux/futex.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "sentry/kernel/strace.h"
+#include "sentry/kernel/task_lifecycle.h"
+#include "sentry/kernel/thread_group.h"
+
+namespace amber {
+
+Kernel::Kernel() : lifecycle_(std::make_unique<TaskLifecycle>(*this)) {}
+Kernel::~Kernel() = default;
+
+std::string Kernel::CreatePlatform(const platform::Options& options) {
+  std::string error;
+  platform_ = platform::Platform::Create(*this, options, &error);
+  return platform_ != nullptr ? "" : error;
+}
+
+void Kernel::Boot() {
+  timers_ = std::make_unique<TimerQueue>(clocks_, [this] {
+    KernelLock lock(*this);
+    timers_->RunDue();
+  });
+}
+
+void Kernel::set_strace(std::unique_ptr<Strace> strace) { strace_ = std::move(strace); }
+
+void Kernel::CountUnknown(uint64_t number) {
+  ++stats_.unknown[std::min<uint64_t>(number, stats_.unknown.size() - 1)];
+}
+
+void Kernel::Random(void* out, size_t size) {
+  auto* p = static_cast<char*>(out);
+  while (size > 0) {
+    ssize_t n = getrandom(p, size, 0);
+    if (n < 0) continue;  // EINTR: the pool is initialised long before a sandbox starts
+    p += n;
+    size -= static_cast<size_t>(n);
+  }
+}
+
+size_t Kernel::TasksOf(uid_t uid) const {
+  size_t count = 0;
+  for (const RefPtr<ThreadGroup>& g : groups_) {
+    for (const RefPtr<Task>& t : g->tasks()) count += t->creds().uid == uid ? 1 : 0;
+  }
+  return count;
+}
+
+std::vector<RefPtr<Task>> Kernel::LiveTasks() const {
+  std::vector<RefPtr<Task>> tasks;
+  for (const RefPtr<ThreadGroup>& g : groups_) {
+    for (const RefPtr<Task>& t : g->tasks()) {
+      if (!t->exiting()) tasks.push_back(t);
+    }
+  }
+  return tasks;
+}
+
+// --- scheduling ---
+
+void Kernel::MakeRunnable(Task& task) {
+  if (task.runnable_ || task.call_ != Task::Call::kBlocked) return;
+  task.runnable_ = true;
+  runnable_.emplace_back(&task);
+}
+
+void Kernel::Drain() {
+  // Re-entered through KernelLock of a callback on the same stack: the outer one goes on.
+  if (draining_) return;
+  draining_ = true;
+  while (!runnable_.empty()) {
+    RefPtr<Task> task = std::move(runnable_.front());
+    runnable_.pop_front();
+    task->runnable_ = false;
+    // It may have been interrupted, killed or held since.
+    if (task->exiting_ || task->call_ != Task::Call::kBlocked || task->held_ || task->native_wait_) continue;
+    task->EndBlock();
+    task->syscall_.restarted = true;
+    task->RunHandler();
+  }
+  draining_ = false;
+}
+
+// --- freezing ---
+
+void Kernel::Freeze(std::function<void()> done) {
+  frozen_ = true;
+  when_frozen_ = std::move(done);
+  for (const RefPtr<Task>& t : LiveTasks()) t->Interrupt();
+  CheckFrozen();
+}
+
+void Kernel::OnHeld(Task&) { CheckFrozen(); }
+
+void Kernel::CheckFrozen() {
+  if (!frozen_ || !when_frozen_) return;
+  for (const RefPtr<Task>& t : LiveTasks()) {
+    if (!t->held_ && t->thread_ != nullptr) return;
+  }
+  std::exchange(when_frozen_, nullptr)();
+}
+
+void Kernel::Thaw() {
+  frozen_ = false;
+  when_frozen_ = nullptr;
+  for (const RefPtr<Task>& t : LiveTasks()) {
+    if (t->held_ && !t->exiting_) t->ReturnToGuest();
+  }
+}
+
+// --- platform ---
+
+void Kernel::OnSyscall(platform::Thread& thread, const platform::Syscall& call) {
+  KernelLock lock(*this);
+  auto* task = static_cast<Task*>(thread.cookie);
+  if (task == nullptr || task->exiting_) return;  // its process is being killed
+  RefPtr<Task> self(task);
+  task->where_ = Task::Where::kNotified;
+  task->EnterCall(call, /*framed=*/false);
+}
+
+void Kernel::OnFrame(platform::Thread& thread, platform::Stop stop, const platform::Fault* fault) {
+  KernelLock lock(*this);
+  auto* task = static_cast<Task*>(thread.cookie);
+  if (task == nullptr || task->exiting_) return;
+  RefPtr<Task> self(task);
+  task->OnStopped(stop, fault);
+}
+
+void Kernel::OnProcessDeath(platform::AddressSpace&, std::span<platform::Thread* const> threads, int wait_status) {
+  KernelLock lock(*this);
+  for (platform::Thread* thread : threads) {
+    auto* task = static_cast<Task*>(thread->cookie);
+    if (task == nullptr) continue;
+    // Nobody ordered it: out of memory, killed by the host, or the guest broke its stub.
+    int signo = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : SIGKILL;
+    lifecycle_->KillGroup(task->group(), signo);
+  }
+}
+
+void Kernel::WakeFutex(Task& task, uint64_t address) {
+  // A word in memory that others share: any live thread of this address space may order the wake. The dying task itself is
+  // stopped or about to be killed; its siblings see the word when they look.
+  for (const RefPtr<Task>& t : LiveTasks()) {
+    if (t.get() == &task || t->exiting_ || &t->mm() != &task.mm()) continue;
+    if (t->where_ != Task::Where::kStopped || !t->held_) continue;
+    t->thread_->RunOps({{SYS_futex, {address, FUTEX_WAKE, 1, 0, 0, 0}}}, [](std::span<const int64_t>) {});
+    return;
+  }
+}
+
+}  // namespace amber

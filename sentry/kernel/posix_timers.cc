@@ -1,0 +1,68 @@
+#include "sentry/kernel/posix_timers.h"
+
+#include <algorithm>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/thread_group.h"
+
+namespace amber {
+
+PosixTimer& PosixTimers::Create() {
+  while (timers_.contains(next_id_)) next_id_ = next_id_ == INT32_MAX ? 0 : next_id_ + 1;
+  auto timer = std::make_unique<PosixTimer>();
+  PosixTimer& result = *timer;
+  result.id = next_id_++;
+  result.timer = std::make_unique<Timer>([this, &result] { Expire(result); });
+  timers_[result.id] = std::move(timer);
+  return result;
+}
+
+PosixTimer* PosixTimers::Find(int id) {
+  auto it = timers_.find(id);
+  return it == timers_.end() ? nullptr : it->second.get();
+}
+
+void PosixTimers::Arm(PosixTimer& timer, int64_t deadline, int64_t interval) {
+  timer.deadline = deadline;
+  timer.interval = interval;
+  timer.overrun_now = 0;
+  timer.timer->Arm(group_.kernel().timers(), deadline);
+}
+
+int PosixTimers::OnDelivered(int id) {
+  PosixTimer* timer = Find(id);
+  if (timer == nullptr) return 0;
+  timer->overrun = std::exchange(timer->overrun_now, 0);
+  return timer->overrun;
+}
+
+void PosixTimers::Expire(PosixTimer& timer) {
+  int64_t now = group_.kernel().clocks().Monotonic();
+  int64_t missed = 0;
+  if (timer.interval > 0) {
+    missed = (now - timer.deadline) / timer.interval;
+    timer.deadline += (missed + 1) * timer.interval;
+    timer.timer->Arm(group_.kernel().timers(), timer.deadline);
+  } else {
+    timer.deadline = kNever;
+  }
+  if (timer.notify == SIGEV_NONE) return;
+  SigInfo info;
+  info.raw.si_signo = timer.signo;
+  info.raw.si_code = SI_TIMER;
+  info.raw.si_timerid = timer.id;
+  info.raw.si_value.sival_ptr = reinterpret_cast<void*>(timer.value);
+  Task* thread = timer.notify == SIGEV_THREAD_ID ? group_.pids().FindTask(timer.thread_id) : nullptr;
+  bool queued = thread != nullptr ? (thread->pending() & SignalBit(timer.signo)) != 0
+                                  : (group_.leader()->pending() & SignalBit(timer.signo)) != 0;
+  // While its signal is pending a timer only counts.
+  timer.overrun_now = static_cast<int>(std::min<int64_t>(timer.overrun_now + missed + (queued ? 1 : 0), INT32_MAX));
+  if (queued) return;
+  if (thread != nullptr) {
+    thread->SendSignal(info);
+  } else {
+    group_.SendSignal(info);
+  }
+}
+
+}  // namespace amber

@@ -1,0 +1,50 @@
+// POSIX timers of a process: timer_create(2). Guarded by the kernel lock; lost at exec, not inherited by fork.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+
+#include "sentry/base/errno_or.h"
+#include "sentry/kernel/clock.h"
+#include "sentry/kernel/signal.h"
+
+namespace amber {
+
+class Task;
+class ThreadGroup;
+
+struct PosixTimer {
+  int id = 0;
+  clockid_t clock = 0;
+  int notify = 0;  // SIGEV_*
+  int signo = 0;
+  uint64_t value = 0;
+  int thread_id = 0;  // SIGEV_THREAD_ID
+  int64_t deadline = kNever;  // guest monotonic
+  int64_t interval = 0;
+  int overrun = 0;       // of the signal delivered last
+  int overrun_now = 0;   // since then
+  std::unique_ptr<Timer> timer;
+};
+
+class PosixTimers {
+ public:
+  explicit PosixTimers(ThreadGroup& group) : group_(group) {}
+  PosixTimer& Create();
+  PosixTimer* Find(int id);
+  void Delete(int id) { timers_.erase(id); }
+  void Arm(PosixTimer& timer, int64_t deadline, int64_t interval);
+  const std::map<int, std::unique_ptr<PosixTimer>>& all() const { return timers_; }
+  // The signal of timer `id` was taken by a thread: its overruns become what timer_getoverrun tells.
+  int OnDelivered(int id);
+
+ private:
+  void Expire(PosixTimer& timer);
+
+  ThreadGroup& group_;
+  std::map<int, std::unique_ptr<PosixTimer>> timers_;
+  int next_id_ = 0;
+};
+
+}  // namespace amber

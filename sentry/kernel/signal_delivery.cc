@@ -1,0 +1,188 @@
+// Delivering signals to a stopped thread: dispositions, and the frame of a handler (arch/x86/kernel/signal_64.c).
+#include <sys/ucontext.h>
+
+#include <cstddef>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/signal_frame.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/mm/memory_manager.h"
+
+namespace amber {
+namespace {
+
+enum class DefaultAction { kIgnore, kTerminate, kCore, kStop };
+
+DefaultAction DefaultActionOf(int signo) {
+  switch (signo) {
+    case SIGCHLD: case SIGURG: case SIGWINCH: case SIGCONT:
+      return DefaultAction::kIgnore;
+    case SIGSTOP: case SIGTSTP: case SIGTTIN: case SIGTTOU:
+      return DefaultAction::kStop;
+    case SIGQUIT: case SIGILL: case SIGTRAP: case SIGABRT: case SIGBUS: case SIGFPE: case SIGSEGV: case SIGSYS:
+    case SIGXCPU: case SIGXFSZ:
+      return DefaultAction::kCore;
+    default:
+      return DefaultAction::kTerminate;
+  }
+}
+
+constexpr uint64_t kHandlerIgnore = 1;
+
+}  // namespace
+
+bool Task::DeliverSignals() {
+  if (undone_) AdoptCallIntoFrame();
+  for (;;) {
+    if (exiting_) return false;
+    if (group_->exiting()) return false;  // its death is under way
+    SigInfo info;
+    if (!pending_.Take(~blocked_, &info) && !group_->pending_.Take(~blocked_, &info)) break;
+    int signo = info.signo();
+    SigAction& action = group_->handlers()[signo];
+    if (action.handler == kHandlerIgnore) continue;
+    if (action.handler != 0) {
+      SigAction taken = action;
+      if ((taken.flags & SA_RESETHAND) != 0) action.handler = 0;
+      ApplyRestart(taken);
+      if (!PushSignalFrame(info, taken)) {
+        // No stack for it: SIGSEGV, fatal if that is the one that failed (force_sigsegv).
+        if (signo == SIGSEGV) group_->handlers()[SIGSEGV] = SigAction{};
+        ForceSignal(SigInfo::Kernel(SIGSEGV));
+      }
+      continue;
+    }
+    // A namespace's init has no default actions for what comes from inside it (sig_task_ignored).
+    if (group_->is_container_init() && info.raw.si_code != SI_KERNEL && info.raw.si_code <= 0 && !info_from_outside(info)) {
+      continue;
+    }
+    switch (DefaultActionOf(signo)) {
+      case DefaultAction::kIgnore:
+        continue;
+      case DefaultAction::kStop:
+        // An orphaned process group is not stopped by the terminal.
+        if (signo != SIGSTOP && group_->process_group().IsOrphaned()) continue;
+        group_->Stop(signo);
+        return true;
+      case DefaultAction::kTerminate:
+        kernel_->lifecycle().KillGroup(*group_, signo);
+        return false;
+      case DefaultAction::kCore:
+        kernel_->lifecycle().KillGroup(*group_, signo);
+        return false;
+    }
+  }
+  if (has_saved_mask_ && call_ == Call::kNone) {
+    has_saved_mask_ = false;
+    SetBlocked(saved_mask_);
+  }
+  return true;
+}
+
+void Task::ForceSignal(const SigInfo& info) {
+  // force_sig_info: blocked or ignored means the default action.
+  int signo = info.signo();
+  SigAction& action = group_->handlers()[signo];
+  if ((blocked_ & SignalBit(signo)) != 0 || action.handler == kHandlerIgnore) {
+    action = SigAction{};
+    blocked_ &= ~SignalBit(signo);
+  }
+  pending_.Discard(SignalBit(signo));
+  pending_.Add(info);
+}
+
+void Task::ApplyRestart(const SigAction& action) {
+  if (call_ != Call::kBlocked) return;
+  call_ = Call::kNone;
+  platform::Registers& regs = thread_->frame().regs;
+  int64_t result;
+  bool restart = syscall_.on_signal == kErestartnointr.number() ||
+                 (syscall_.on_signal == kErestartsys.number() && (action.flags & SA_RESTART) != 0);
+  if (syscall_.done != 0) {
+    result = static_cast<int64_t>(syscall_.done);
+  } else if (restart) {
+    regs.rax = syscall_.number;
+    regs.rip = syscall_.ip - 2;
+    if (kernel_->strace() != nullptr) kernel_->strace()->Exit(*this, -kErestartsys.number());
+    return;
+  } else {
+    result = syscall_.on_signal >= 512 ? -EINTR : -syscall_.on_signal;
+  }
+  regs.rax = static_cast<uint64_t>(result);
+  if (kernel_->strace() != nullptr) kernel_->strace()->Exit(*this, result);
+}
+
+bool Task::PushSignalFrame(const SigInfo& info, const SigAction& action) {
+  platform::Frame& frame = thread_->frame();
+  auto xstate = thread_->xstate();
+  if (!xstate.ok()) return false;
+
+  uint64_t sp = frame.regs.rsp - 128;  // the red zone
+  bool on_alt = altstack_.Contains(frame.regs.rsp);
+  if ((action.flags & SA_ONSTACK) != 0 && (altstack_.flags & SS_DISABLE) == 0 && !on_alt) {
+    sp = altstack_.sp + altstack_.size;
+  }
+  sp = (sp - xstate->size()) & ~uint64_t{63};
+  uint64_t fpstate = sp;
+  sp = ((sp - sizeof(SignalFrame)) & ~uint64_t{15}) - 8;
+  if ((on_alt || ((action.flags & SA_ONSTACK) != 0 && (altstack_.flags & SS_DISABLE) == 0)) && !altstack_.Contains(sp)) {
+    return false;  // would run over the end of the alternate stack
+  }
+
+  SignalFrame out{};
+  out.return_address = action.restorer;
+  out.context.flags = kUcFpXstate | kUcSigcontextSs | kUcStrictRestoreSs;
+  out.context.stack = {altstack_.sp, altstack_.flags | (on_alt ? SS_ONSTACK : 0u), altstack_.size};
+  out.context.regs = frame.regs;
+  out.context.cs = kUserCs;
+  out.context.ss = kUserSs;
+  out.context.error_code = last_fault_.error_code;
+  out.context.trapno = last_fault_.trapno;
+  out.context.cr2 = last_fault_.address;
+  out.context.fpstate = fpstate;
+  out.context.mask = has_saved_mask_ ? saved_mask_ : blocked_;
+  out.context.old_mask = out.context.mask;
+  out.info = info.raw;
+  auto copied = CopyOutBytes(fpstate, xstate->data(), xstate->size());
+  if (!copied.ok() || !CopyOutBytes(sp, &out, sizeof(out)).ok()) return false;
+
+  has_saved_mask_ = false;
+  if ((altstack_.flags & kSsAutodisarm) != 0) altstack_ = AltStack{};
+  SignalSet mask = blocked_ | action.mask;
+  if ((action.flags & SA_NODEFER) == 0) mask |= SignalBit(info.signo());
+  SetBlocked(mask);
+  frame.regs.rsp = sp;
+  frame.regs.rip = action.handler;
+  frame.regs.rdi = static_cast<uint64_t>(info.signo());
+  frame.regs.rsi = sp + offsetof(SignalFrame, info);
+  frame.regs.rdx = sp + offsetof(SignalFrame, context);
+  frame.regs.rax = 0;
+  frame.regs.rflags &= ~(kFlagDf | kFlagRf | kFlagTf);
+  last_fault_ = {};
+  return true;
+}
+
+ErrnoOr<void> Task::SignalReturn() {
+  platform::Frame& frame = thread_->frame();
+  // The handler's `ret` has popped the return address.
+  SignalFrame in = TRY(CopyIn(UserPtr<SignalFrame>(frame.regs.rsp - 8)));
+  if (in.context.fpstate != 0) {
+    XstateSoftware software = TRY(CopyIn(UserPtr<XstateSoftware>(in.context.fpstate + kXstateSoftwareOffset)));
+    size_t size = software.magic1 == kXstateMagic1 ? software.extended_size : kLegacyXstateSize;
+    if (size < kLegacyXstateSize || size > kMaxXstateSize) return Errno(EFAULT);
+    std::vector<uint8_t> bytes(size);
+    TRY(CopyInBytes(in.context.fpstate, bytes.data(), bytes.size()));
+    TRY(thread_->set_xstate(bytes));
+  }
+  uint64_t flags = (frame.regs.rflags & ~kUserFlags) | (in.context.regs.rflags & kUserFlags);
+  frame.regs = in.context.regs;
+  frame.regs.rflags = flags;
+  altstack_.sp = in.context.stack.sp;
+  altstack_.size = in.context.stack.size;
+  altstack_.flags = in.context.stack.flags & (SS_DISABLE | kSsAutodisarm);
+  SetBlocked(in.context.mask);
+  return Ok();
+}
+
+}  // namespace amber

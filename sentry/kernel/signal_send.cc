@@ -1,0 +1,123 @@
+// Sending signals: who gets them, what they discard, whom they wake (Linux: send_signal_locked, complete_signal, prepare_signal).
+#include <algorithm>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+
+namespace amber {
+namespace {
+
+// True if `info` must not be queued: nobody would ever see it. A blocked signal stays pending even if it is ignored now.
+bool Discarded(const SignalHandlers& handlers, SignalSet blocked, int signo) {
+  return handlers.Ignores(signo) && (blocked & SignalBit(signo)) == 0;
+}
+
+}  // namespace
+
+SignalSet Task::pending() const { return pending_.set() | group_->pending_.set(); }
+
+bool Task::HasDeliverableSignal() const {
+  if (exiting_) return false;
+  return (pending() & ~blocked_) != 0;
+}
+
+bool Task::HasFatalSignal() const { return group_->exiting() || (pending() & SignalBit(SIGKILL)) != 0; }
+
+void Task::SetBlocked(SignalSet mask) {
+  SignalSet newly_blocked = mask & ~kUnblockable & ~blocked_;
+  blocked_ = mask & ~kUnblockable;
+  // A process-wide signal that this thread would have taken may have to be taken by another one now.
+  if ((group_->pending_.set() & newly_blocked) != 0) group_->WakeForPending();
+}
+
+void Task::SetSavedMask(SignalSet mask) {
+  if (!has_saved_mask_) {
+    has_saved_mask_ = true;
+    saved_mask_ = blocked_;
+  }
+  blocked_ = mask & ~kUnblockable;
+}
+
+void ThreadGroup::PrepareSignal(int signo) {
+  if ((SignalBit(signo) & kStopSignals) != 0) {
+    DiscardEverywhere(SignalBit(SIGCONT));
+  } else if (signo == SIGCONT) {
+    DiscardEverywhere(kStopSignals);
+    Continue();
+  }
+}
+
+void ThreadGroup::DiscardEverywhere(SignalSet signals) {
+  pending_.Discard(signals);
+  for (const RefPtr<Task>& t : tasks_) t->pending_.Discard(signals);
+}
+
+void Task::SendSignal(const SigInfo& info) {
+  if (exiting_ || info.signo() == 0) return;
+  int signo = info.signo();
+  if (signo == SIGKILL) return group_->SendSignal(info);
+  RefPtr<ThreadGroup> group(group_);
+  group->PrepareSignal(signo);
+  if (Discarded(group->handlers(), blocked_ | (has_saved_mask_ ? saved_mask_ : 0), signo)) return;
+  ++kernel_->stats().signals;
+  if (!pending_.Add(info)) return;
+  group->signal_queue().Notify(POLLIN);
+  if ((blocked_ & SignalBit(signo)) == 0) Interrupt();
+}
+
+void ThreadGroup::SendSignal(const SigInfo& info) {
+  if (zombie_ || info.signo() == 0) return;
+  RefPtr<ThreadGroup> self(this);
+  int signo = info.signo();
+  PrepareSignal(signo);
+  if (signo == SIGKILL) {
+    // No handler can see it: the process goes now, whatever its threads do.
+    ++kernel_->stats().signals;
+    kernel_->lifecycle().KillGroup(*this, SIGKILL);
+    return;
+  }
+  // Blocked by every thread: stays pending, even if ignored.
+  SignalSet blocked_by_all = ~SignalSet{0};
+  for (const RefPtr<Task>& t : tasks_) {
+    if (!t->exiting_) blocked_by_all &= t->blocked_ | (t->has_saved_mask_ ? t->saved_mask_ : 0);
+  }
+  if (Discarded(*handlers_, blocked_by_all, signo)) return;
+  ++kernel_->stats().signals;
+  if (!pending_.Add(info)) return;
+  signal_queue_.Notify(POLLIN);
+  WakeForPending();
+}
+
+void ThreadGroup::WakeForPending() {
+  // The main thread first, then any thread that does not block it (complete_signal). One taker per signal is enough; waking
+  // one for each is simple, and a thread woken in vain goes on where it was.
+  SignalSet left = pending_.set();
+  std::vector<RefPtr<Task>> order(tasks_);
+  std::stable_sort(order.begin(), order.end(), [this](const RefPtr<Task>& a, const RefPtr<Task>& b) {
+    return (a.get() == leader_) > (b.get() == leader_);
+  });
+  for (const RefPtr<Task>& t : order) {
+    if (t->exiting_ || (left & ~t->blocked_) == 0) continue;
+    left &= t->blocked_;
+    t->Interrupt();
+    if (left == 0 || zombie_) return;
+  }
+}
+
+void ProcessGroup::SendSignal(const SigInfo& info) {
+  std::vector<RefPtr<ThreadGroup>> members;
+  for (ThreadGroup* g : members_) members.emplace_back(g);
+  for (const RefPtr<ThreadGroup>& g : members) g->SendSignal(info);
+}
+
+bool ProcessGroup::IsOrphaned() const {
+  for (const ThreadGroup* g : members_) {
+    if (g->zombie()) continue;
+    const ThreadGroup* parent = g->parent();
+    if (parent != nullptr && &parent->process_group() != this && &parent->session() == session_.get()) return false;
+  }
+  return true;
+}
+
+}  // namespace amber

@@ -1,0 +1,145 @@
+#include "sentry/kernel/task.h"
+
+#include <limits.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/mount.h"
+
+namespace amber {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+constexpr uint64_t kMaxRwCount = 0x7ffff000;  // MAX_RW_COUNT
+constexpr uint64_t kMaxIovecs = 1024;         // UIO_MAXIOV
+
+}  // namespace
+
+Task::Task() = default;
+Task::~Task() { AMBER_CHECK(thread_ == nullptr); }
+
+bool Task::is_leader() const { return group_->leader() == this; }
+int Task::pid() const { return group_->pid(); }
+uint64_t Task::limit(int resource) const { return group_->rlim(resource).rlim_cur; }
+
+char Task::state_letter() const {
+  if (exiting_) return 'Z';
+  if (group_->stopped()) return 'T';
+  return call_ == Call::kBlocked ? 'S' : 'R';
+}
+
+ErrnoOr<void> Task::CopyInBytes(uint64_t address, void* data, size_t size) {
+  if (size == 0) return Ok();
+  auto n = mm_->space().Read(address, data, size);
+  if (!n.ok() || *n != size) return Errno(EFAULT);
+  return Ok();
+}
+
+ErrnoOr<void> Task::CopyOutBytes(uint64_t address, const void* data, size_t size) {
+  if (size == 0) return Ok();
+  auto n = mm_->space().Write(address, data, size);
+  if (!n.ok() || *n != size) return Errno(EFAULT);
+  return Ok();
+}
+
+ErrnoOr<std::string> Task::CopyInString(UserPtr<const char> p, size_t max) {
+  std::string out;
+  uint64_t address = p.address();
+  char buffer[kPage];
+  while (out.size() < max) {
+    // Up to the end of the page (at most 256 bytes at first): what follows the string may not be mapped.
+    size_t chunk = std::min<size_t>(kPage - address % kPage, max - out.size());
+    if (out.empty()) chunk = std::min<size_t>(chunk, 256);
+    auto n = mm_->space().Read(address, buffer, chunk);
+    if (!n.ok()) return Errno(EFAULT);
+    const void* end = memchr(buffer, 0, *n);
+    if (end != nullptr) {
+      out.append(buffer, static_cast<const char*>(end) - buffer);
+      return out;
+    }
+    if (*n != chunk) return Errno(EFAULT);
+    out.append(buffer, chunk);
+    address += chunk;
+  }
+  return Errno(ENAMETOOLONG);
+}
+
+ErrnoOr<std::vector<iovec>> Task::CopyInIovecs(UserPtr<const iovec> p, uint64_t count) {
+  if (count > kMaxIovecs) return Errno(EINVAL);
+  auto iovecs = TRY(CopyInArray(p, count));
+  uint64_t total = 0;
+  for (iovec& v : iovecs) {
+    if (static_cast<int64_t>(v.iov_len) < 0) return Errno(EINVAL);
+    if (v.iov_len != 0 && reinterpret_cast<uint64_t>(v.iov_base) >= platform::kGuestTop) return Errno(EFAULT);
+    v.iov_len = std::min<uint64_t>(v.iov_len, kMaxRwCount - total);
+    total += v.iov_len;
+  }
+  return iovecs;
+}
+
+namespace {
+
+std::vector<iovec> OneRange(uint64_t address, size_t size) {
+  return {{reinterpret_cast<void*>(address), std::min<size_t>(size, kMaxRwCount)}};
+}
+
+size_t Total(const std::vector<iovec>& ranges) {
+  size_t total = 0;
+  for (const iovec& v : ranges) total += v.iov_len;
+  return total;
+}
+
+// Moves `size` bytes between the front of `ranges` (from `index` on) and a buffer by `copy(address, offset, length)`,
+// which returns how many bytes it moved; cuts what was moved off the ranges.
+template <typename Copy>
+ErrnoOr<size_t> MoveRanges(std::vector<iovec>& ranges, size_t& index, size_t& left, size_t size, Copy copy) {
+  size = std::min(size, left);
+  size_t moved = 0;
+  while (moved < size) {
+    iovec& v = ranges[index];
+    if (v.iov_len == 0) {
+      ++index;
+      continue;
+    }
+    size_t length = std::min(v.iov_len, size - moved);
+    ErrnoOr<size_t> n = copy(reinterpret_cast<uint64_t>(v.iov_base), moved, length);
+    if (!n.ok()) break;
+    v.iov_base = static_cast<char*>(v.iov_base) + *n;
+    v.iov_len -= *n;
+    left -= *n;
+    moved += *n;
+    if (*n != length) break;
+  }
+  if (moved == 0 && size != 0) return Errno(EFAULT);
+  return moved;
+}
+
+}  // namespace
+
+UserSink::UserSink(Task& task, UserPtr<void> p, size_t size) : UserSink(task, OneRange(p.address(), size)) {}
+UserSink::UserSink(Task& task, std::vector<iovec> ranges)
+    : task_(task), ranges_(std::move(ranges)), left_(Total(ranges_)) {}
+
+ErrnoOr<size_t> UserSink::Put(const void* data, size_t size) {
+  return MoveRanges(ranges_, index_, left_, size, [&](uint64_t address, size_t offset, size_t length) {
+    return task_.mm().space().Write(address, static_cast<const char*>(data) + offset, length);
+  });
+}
+
+UserSource::UserSource(Task& task, UserPtr<const void> p, size_t size)
+    : UserSource(task, OneRange(p.address(), size)) {}
+UserSource::UserSource(Task& task, std::vector<iovec> ranges)
+    : task_(task), ranges_(std::move(ranges)), left_(Total(ranges_)) {}
+
+ErrnoOr<size_t> UserSource::Take(void* data, size_t size) {
+  return MoveRanges(ranges_, index_, left_, size, [&](uint64_t address, size_t offset, size_t length) {
+    return task_.mm().space().Read(address, static_cast<char*>(data) + offset, length);
+  });
+}
+
+}  // namespace amber

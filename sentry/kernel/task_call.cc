@@ -1,0 +1,275 @@
+// The life of a system call: entry, blocking, interruption, completion, and the way back to the guest.
+#include <algorithm>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/strace.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/file.h"
+
+namespace amber {
+
+class Task::QueueWaiter final : public Waiter {
+ public:
+  explicit QueueWaiter(Task& task) : task_(task) {}
+  void OnEvent(uint32_t) override { task_.kernel().MakeRunnable(task_); }
+
+ private:
+  Task& task_;
+};
+
+Errno Task::Block(std::span<const WaitOn> on, int64_t deadline, Errno on_signal) {
+  if (syscall_.deadline == kNever) syscall_.deadline = deadline;
+  syscall_.on_signal = on_signal.number();
+  for (const WaitOn& w : on) {
+    waiters_.push_back(std::make_unique<QueueWaiter>(*this));
+    w.queue->Add(waiters_.back().get(), w.events, w.exclusive);
+  }
+  if (syscall_.deadline != kNever) {
+    if (block_timer_ == nullptr) {
+      block_timer_ = std::make_unique<Timer>([this] {
+        syscall_.timed_out = true;
+        kernel_->MakeRunnable(*this);
+      });
+    }
+    block_timer_->Arm(kernel_->timers(), syscall_.deadline);
+  }
+  return kBlocked;
+}
+
+Errno Task::BlockOn(File& file, uint32_t events, int64_t deadline, Errno on_signal) {
+  WaitQueue* queue = file.wait_queue();
+  if (queue == nullptr) return Errno(EAGAIN);
+  return Block(*queue, events, deadline, on_signal);
+}
+
+void Task::EndBlock() {
+  waiters_.clear();
+  if (block_timer_ != nullptr) block_timer_->Cancel();
+}
+
+void Task::EnterCall(const platform::Syscall& call, bool framed) {
+  AMBER_CHECK(call_ == Call::kNone);
+  syscall_ = SyscallState{};
+  syscall_.number = call.number;
+  std::copy(std::begin(call.args), std::end(call.args), syscall_.args);
+  syscall_.ip = call.ip;
+  syscall_.framed = framed;
+  ++kernel_->stats().syscalls;
+  if (kernel_->strace() != nullptr) kernel_->strace()->Enter(*this);
+  RunHandler();
+}
+
+void Task::RunHandler() {
+  call_ = Call::kRunning;
+  const SyscallEntry* entry = SyscallTable::Get().Find(syscall_.number);
+  if (entry == nullptr || entry->handler == nullptr) {
+    kernel_->CountUnknown(syscall_.number);
+    return CompleteCall(-ENOSYS);
+  }
+  RefPtr<Task> self(this);
+  on_stack_ = true;
+  ErrnoOr<uint64_t> result = entry->handler(*this, syscall_.args);
+  on_stack_ = false;
+  if (exiting_) return kernel_->lifecycle().Release(*this);  // exit, exit_group, or a signal to itself
+  if (result.ok()) return CompleteCall(static_cast<int64_t>(*result));
+  if (result.error() == kNoAnswer) {
+    // FinishSyscall() may have run inside the handler already.
+    if (call_ == Call::kRunning) call_ = Call::kContinuation;
+    return;
+  }
+  if (result.error() == kBlocked) {
+    ++kernel_->stats().blocks;
+    call_ = Call::kBlocked;
+    if (HasDeliverableSignal() || MustHold()) Interrupt();
+    return;
+  }
+  EndBlock();  // an error after a Block() of the same round
+  CompleteCall(-static_cast<int64_t>(result.error().number()));
+}
+
+void Task::FinishSyscall(int64_t result) {
+  if (exiting_) return;
+  AMBER_CHECK(call_ == Call::kRunning || call_ == Call::kContinuation);
+  CompleteCall(result);
+}
+
+void Task::CompleteCall(int64_t result) {
+  bool restart_code = result <= -512 && result >= -516;
+  if (restart_code) {
+    // Only meaningful with a signal about to be delivered; then the way through the frame sorts it out.
+    syscall_.on_signal = static_cast<int>(-result);
+    call_ = Call::kBlocked;
+    Interrupt();
+    return;
+  }
+  call_ = Call::kNone;
+  if (kernel_->strace() != nullptr) kernel_->strace()->Exit(*this, result);
+  if (has_saved_mask_) {
+    has_saved_mask_ = false;
+    blocked_ = saved_mask_;
+  }
+  if (where_ == Where::kNotified) {
+    if (HasDeliverableSignal() || MustHold()) {
+      where_ = Where::kStopping;
+      thread_->AnswerAndStop(result);
+    } else {
+      where_ = Where::kGuest;
+      thread_->Answer(result);
+    }
+    return;
+  }
+  AMBER_CHECK(where_ == Where::kStopped);
+  thread_->frame().regs.rax = static_cast<uint64_t>(result);
+  ReturnToGuest();
+}
+
+void Task::ContinueSyscall(std::function<void()> done) {
+  AMBER_CHECK(where_ == Where::kNotified && call_ == Call::kRunning);
+  call_ = Call::kNone;
+  where_ = Where::kGuest;
+  if (kernel_->strace() != nullptr) kernel_->strace()->Exit(*this, 0);
+  RefPtr<Task> self(this);
+  thread_->AnswerContinue([self, done = std::move(done)] {
+    KernelLock lock(self->kernel());
+    if (done) done();
+  });
+  // A kick pends until the call is done, so nothing is lost by sending it now.
+  if (HasDeliverableSignal() || MustHold()) thread_->Kick();
+}
+
+void Task::StopForOps(std::vector<platform::StubOp> ops, std::function<void(std::span<const int64_t>)> done) {
+  AMBER_CHECK(call_ == Call::kRunning || call_ == Call::kContinuation);
+  call_ = Call::kContinuation;
+  RefPtr<Task> self(this);
+  auto run = [self, ops = std::move(ops), done = std::move(done)]() mutable {
+    self->thread_->RunOps(std::move(ops), [self, done = std::move(done)](std::span<const int64_t> results) {
+      KernelLock lock(self->kernel());
+      if (!self->exiting_) done(results);
+    });
+  };
+  if (where_ == Where::kStopped) return run();
+  AMBER_CHECK(where_ == Where::kNotified);
+  // The call is undone and completes through the frame; AdoptCallIntoFrame() moves rip behind it.
+  where_ = Where::kStopping;
+  undone_ = true;
+  when_stopped_ = std::move(run);
+  thread_->AnswerStop();
+}
+
+bool Task::MustHold() const { return group_->stopped() || kernel_->frozen(); }
+
+void Task::Interrupt() {
+  switch (where_) {
+    case Where::kGuest:
+      thread_->Kick();
+      return;
+    case Where::kNotified:
+      // In a continuation or on a worker's stack: CompleteCall() looks again.
+      if (call_ != Call::kBlocked) return;
+      EndBlock();
+      undone_ = true;
+      where_ = Where::kStopping;
+      thread_->AnswerStop();
+      return;
+    case Where::kStopped:
+      if (call_ != Call::kBlocked) return;
+      // A native futex wait ends by a kick, and its own callback goes on from there.
+      if (native_wait_) {
+        thread_->Kick();
+        return;
+      }
+      EndBlock();
+      ReturnToGuest();
+      return;
+    case Where::kNone:
+    case Where::kStopping:
+      return;
+  }
+}
+
+void Task::AdoptCallIntoFrame() {
+  undone_ = false;
+  platform::Registers& regs = thread_->frame().regs;
+  regs.rip = syscall_.ip;
+  syscall_.framed = true;
+}
+
+void Task::ReturnToGuest() {
+  AMBER_CHECK(where_ == Where::kStopped);
+  RefPtr<Task> self(this);
+  for (;;) {
+    if (exiting_) return;
+    if (MustHold()) {
+      // A fatal signal goes through a stop; everything else waits.
+      if (!HasFatalSignal()) {
+        held_ = true;
+        kernel_->OnHeld(*this);
+        return;
+      }
+    }
+    held_ = false;
+    if (!DeliverSignals()) return;
+    if (MustHold()) continue;
+    break;
+  }
+  if (call_ == Call::kBlocked) {
+    // Interrupted without a handler: the call goes on where it was.
+    ++kernel_->stats().restarts;
+    syscall_.restarted = true;
+    RunHandler();
+    return;
+  }
+  where_ = Where::kGuest;
+  thread_->Resume();
+}
+
+void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
+  where_ = Where::kStopped;
+  if (when_stopped_) {
+    AdoptCallIntoFrame();
+    std::exchange(when_stopped_, nullptr)();
+    return;
+  }
+  platform::Registers& regs = thread_->frame().regs;
+  switch (stop) {
+    case platform::Stop::kSyscall:
+      EnterCall({regs.rax, {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9}, regs.rip}, true);
+      return;
+    case platform::Stop::kFault:
+      last_fault_ = *fault;
+      ForceSignal(SigInfo::Fault(fault->signo, fault->code, fault->address));
+      break;
+    case platform::Stop::kForeign:
+      ForceSignal(SigInfo::Kernel(SIGSEGV));
+      break;
+    case platform::Stop::kKick:
+      break;
+  }
+  ReturnToGuest();
+}
+
+Errno Task::BlockNatively(uint64_t address, uint32_t value, uint32_t bitset, bool shared, int64_t deadline) {
+  AMBER_CHECK(where_ == Where::kStopped);
+  if (syscall_.deadline == kNever) syscall_.deadline = deadline;
+  syscall_.on_signal = kErestartRestartblock.number();
+  native_wait_ = true;
+  RefPtr<Task> self(this);
+  thread_->FutexWait(address, value, bitset, shared, /*realtime=*/false,
+                     kernel_->clocks().ToHostMonotonic(syscall_.deadline), [self](int64_t result) {
+                       KernelLock lock(self->kernel());
+                       if (self->exiting_) return;
+                       self->native_wait_ = false;
+                       bool interrupted = result == -EINTR;
+                       if (!interrupted) self->syscall_.scratch[3] = kNativeWaitDone | static_cast<uint32_t>(-result);
+                       // A wait that was interrupted for a signal lets the signal decide; else the handler runs again.
+                       self->call_ = Call::kBlocked;
+                       if (interrupted) return self->ReturnToGuest();
+                       self->syscall_.restarted = true;
+                       self->RunHandler();
+                     });
+  return kBlocked;
+}
+
+}  // namespace amber

@@ -1,0 +1,198 @@
+#include <linux/sched.h>
+#include <sched.h>
+
+#include "sentry/fs/pidfd/pidfd.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/task_lifecycle.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/mount.h"
+
+namespace amber {
+namespace {
+
+constexpr uint64_t kNamespaceFlags = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
+                                     CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWTIME;
+constexpr uint64_t kKnownFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_PIDFD | CLONE_PTRACE |
+                                 CLONE_VFORK | CLONE_PARENT | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
+                                 CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_DETACHED | CLONE_UNTRACED |
+                                 CLONE_CHILD_SETTID | CLONE_IO | CLONE_CLEAR_SIGHAND;
+
+}  // namespace
+
+ErrnoOr<void> TaskLifecycle::CheckCloneFlags(const CloneArgs& args) const {
+  uint64_t f = args.flags;
+  if ((f & CLONE_SIGHAND) != 0 && (f & CLONE_VM) == 0) return Errno(EINVAL);
+  if ((f & CLONE_THREAD) != 0 && (f & CLONE_SIGHAND) == 0) return Errno(EINVAL);
+  if ((f & CLONE_THREAD) != 0 && (f & CLONE_VFORK) != 0 && args.stack == 0) return Errno(EINVAL);
+  if ((f & CLONE_CLEAR_SIGHAND) != 0 && (f & CLONE_SIGHAND) != 0) return Errno(EINVAL);
+  if ((f & CLONE_PIDFD) != 0 && (f & (CLONE_THREAD | CLONE_DETACHED)) != 0) return Errno(EINVAL);
+  if ((f & CLONE_FS) != 0 && (f & (CLONE_NEWNS | CLONE_NEWUSER)) != 0) return Errno(EINVAL);
+  // As a kernel without these namespaces answers (copy_namespaces).
+  if ((f & kNamespaceFlags) != 0) return Errno(EINVAL);
+  if ((f & ~kKnownFlags) != 0) return Errno(EINVAL);
+  return Ok();
+}
+
+RefPtr<Task> TaskLifecycle::NewTask(ThreadGroup& group, int tid, const Task& like) {
+  auto task = MakeRef<Task>();
+  task->kernel_ = &kernel_;
+  task->group_ = RefPtr<ThreadGroup>(&group);
+  task->tid_ = tid;
+  task->name_ = like.name_;
+  task->creds_ = like.creds_;
+  task->mounts_ = like.mounts_;
+  task->uts_ = like.uts_;
+  task->container_ = like.container_;
+  task->blocked_ = like.has_saved_mask_ ? like.saved_mask_ : like.blocked_;
+  task->no_new_privs_ = like.no_new_privs_;
+  task->keep_caps_ = like.keep_caps_;
+  task->timer_slack_ = like.timer_slack_;
+  group.tasks_.push_back(task);
+  ++group.live_;
+  ++kernel_.task_count_;
+  return task;
+}
+
+ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
+  TRY(CheckCloneFlags(args));
+  if (parent.syscall().scratch[0] != 0) {
+    // Executed again: a vfork parent waits for its child to exec or exit. Only a fatal signal ends that.
+    Task* child = parent.FindTask(static_cast<int>(parent.syscall().scratch[0]));
+    if (child == nullptr || !child->vfork_pending_) return parent.syscall().scratch[0];
+    return parent.Block(child->vfork_queue_, POLLIN, kNever, kErestartnointr);
+  }
+  bool thread = (args.flags & CLONE_THREAD) != 0;
+  bool share_vm = (args.flags & CLONE_VM) != 0;
+  if (kernel_.task_count_ >= kernel_.max_tasks_) return Errno(EAGAIN);
+  const rlimit& nproc = parent.group().rlim(RLIMIT_NPROC);
+  if (kernel_.task_count_ >= nproc.rlim_cur && parent.creds().uid != 0 && !parent.Has(CAP_SYS_RESOURCE) &&
+      !parent.Has(CAP_SYS_ADMIN) && kernel_.TasksOf(parent.creds().uid) >= nproc.rlim_cur) {
+    return Errno(EAGAIN);
+  }
+  if (!share_vm && !parent.mm().TryLock(parent)) {
+    return parent.Block(parent.mm().lock_queue(), POLLIN, kNever, kErestartnointr);
+  }
+  if (kernel_.max_tasks_ != 0) ++kernel_.stats().forks;
+  parent.call_ = Task::Call::kContinuation;
+  RefPtr<Task> self(&parent);
+  auto done = [this, self, args](ErrnoOr<platform::Thread*> made) {
+    KernelLock lock(kernel_);
+    OnCloned(*self, args, made);
+  };
+  if (!share_vm) {
+    parent.thread_->Fork(std::move(done));
+    return kNoAnswer;
+  }
+  platform::Thread::CloneOptions options;
+  options.new_process = !thread;
+  options.frame = parent.frame();
+  options.frame.regs.rax = 0;
+  if (args.stack != 0) options.frame.regs.rsp = args.stack;
+  if ((args.flags & CLONE_SETTLS) != 0) options.frame.fs_base = args.tls;
+  if ((args.flags & CLONE_CHILD_CLEARTID) != 0) options.clear_child_tid = args.child_tid;
+  parent.thread_->Clone(options, std::move(done));
+  return kNoAnswer;
+}
+
+void TaskLifecycle::OnCloned(Task& parent, const CloneArgs& args, ErrnoOr<platform::Thread*> made) {
+  bool share_vm = (args.flags & CLONE_VM) != 0;
+  if (!share_vm && parent.mm_) parent.mm_->Unlock(parent);
+  if (!made.ok()) return parent.FinishSyscall(-made.error().number());
+  platform::Thread& thread = **made;
+  if (parent.exiting_) {
+    // Killed meanwhile: the child never existed.
+    thread.space().KillProcess(thread);
+    thread.Release();
+    return;
+  }
+  auto child = MakeChild(parent, args, thread);
+  if (!child.ok()) {
+    if ((args.flags & CLONE_THREAD) != 0) {
+      thread.Exit();
+    } else {
+      thread.space().KillProcess(thread);
+    }
+    thread.Release();
+    return parent.FinishSyscall(-child.error().number());
+  }
+  FinishClone(parent, *child, args);
+}
+
+ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& args, platform::Thread& thread) {
+  ThreadGroup& old = parent.group();
+  PidNamespace& pids = old.pids();
+  RefPtr<ThreadGroup> group(&old);
+  bool new_group = (args.flags & CLONE_THREAD) == 0;
+  int tid = TRY(pids.Allocate(nullptr));
+  if (new_group) group = NewGroup(old, tid, args);
+  RefPtr<Task> child = NewTask(*group, tid, parent);
+  pids.Rebind(tid, child.get());
+  if (new_group) group->leader_ = child.get();
+  child->exit_signal_ = args.exit_signal;
+  child->altstack_ = (args.flags & CLONE_VM) != 0 && (args.flags & CLONE_VFORK) == 0 ? AltStack{} : parent.altstack_;
+  child->fs_ = (args.flags & CLONE_FS) != 0 ? parent.fs_ : parent.fs_->Clone();
+  child->files_ = (args.flags & CLONE_FILES) != 0 ? parent.files_ : parent.files_->Clone();
+  if ((args.flags & CLONE_VM) != 0) {
+    child->mm_ = parent.mm_;
+  } else {
+    child->mm_ = parent.mm_->Fork();
+    child->mm_->Attach(RefPtr<platform::AddressSpace>(&thread.space()));
+  }
+  if ((args.flags & CLONE_CHILD_CLEARTID) != 0) {
+    child->clear_child_tid_ = args.child_tid;
+    child->clear_child_tid_native_ = (args.flags & CLONE_VM) != 0;
+  }
+  child->vfork_pending_ = (args.flags & CLONE_VFORK) != 0;
+  child->thread_ = &thread;
+  child->where_ = Task::Where::kStopped;
+  thread.cookie = child.get();
+  platform::Frame& frame = thread.frame();
+  frame.regs.rax = 0;
+  if (args.stack != 0) frame.regs.rsp = args.stack;
+  if ((args.flags & CLONE_SETTLS) != 0) frame.fs_base = args.tls;
+  return child;
+}
+
+RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, int pid, const CloneArgs& args) {
+  auto group = MakeRef<ThreadGroup>();
+  group->kernel_ = &kernel_;
+  group->pids_ = old.pids_;
+  group->pid_ = pid;
+  group->start_time_ = kernel_.clocks().Boottime();
+  group->rlimits_ = old.rlimits_;
+  group->handlers_ = (args.flags & CLONE_SIGHAND) != 0 ? old.handlers_ : old.handlers_->Clone();
+  if ((args.flags & CLONE_CLEAR_SIGHAND) != 0) group->handlers_->ResetForExec();
+  group->dumpable_ = old.dumpable_;
+  group->oom_score_adj_ = old.oom_score_adj_;
+  group->exe_path_ = old.exe_path_;
+  group->process_group_ = old.process_group_;
+  if (group->process_group_) group->process_group_->members_.insert(group.get());
+  ThreadGroup* parent = (args.flags & CLONE_PARENT) != 0 ? old.parent_ : &old;
+  group->parent_ = parent;
+  if (parent != nullptr) parent->children_.insert(group.get());
+  kernel_.groups_.insert(group);
+  return group;
+}
+
+void TaskLifecycle::FinishClone(Task& parent, const RefPtr<Task>& child, const CloneArgs& args) {
+  uint32_t tid = static_cast<uint32_t>(child->tid_);
+  // Faults here are the caller's own loss, as in Linux (put_user's result is ignored).
+  if ((args.flags & CLONE_PARENT_SETTID) != 0) (void)parent.CopyOutBytes(args.parent_tid, &tid, sizeof(tid));
+  if ((args.flags & CLONE_CHILD_SETTID) != 0) (void)child->CopyOutBytes(args.child_tid, &tid, sizeof(tid));
+  if ((args.flags & CLONE_PIDFD) != 0) {
+    auto fd = parent.files().Allocate(NewPidFd(child->group()), true, parent.limit(RLIMIT_NOFILE));
+    int number = fd.ok() ? *fd : -1;
+    (void)parent.CopyOutBytes(args.pidfd, &number, sizeof(number));
+  }
+  child->ReturnToGuest();
+  if (!child->vfork_pending_) return parent.FinishSyscall(tid);
+  parent.syscall_.scratch[0] = tid;
+  parent.call_ = Task::Call::kBlocked;
+  parent.RunHandler();
+}
+
+}  // namespace amber

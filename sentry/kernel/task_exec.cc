@@ -1,0 +1,184 @@
+#include <linux/sched.h>
+#include <fcntl.h>
+#include <sys/personality.h>
+
+#include "sentry/kernel/exec_credentials.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/task_lifecycle.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/loader/loader.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/vfs/exec_open.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/mount.h"
+#include "sentry/vfs/path.h"
+
+namespace amber {
+
+ErrnoOr<TaskLifecycle::Loaded> TaskLifecycle::LoadForExec(Task& task, const ExecArgs& args) {
+  Loaded out;
+  loader::ExecRequest request;
+  request.file = args.file;
+  request.path = args.path;
+  request.path_vanishes = args.path_vanishes;
+  request.argv = args.argv;
+  request.envp = args.envp;
+  request.stack_limit = task.limit(RLIMIT_STACK);
+  request.randomize = (task.personality_ & ADDR_NO_RANDOMIZE) == 0;
+  request.open = [&task](const std::string& path) { return OpenForExec(task, AT_FDCWD, path, 0); };
+  request.identity = [&](File& exe) -> ErrnoOr<loader::ExecIdentity> {
+    out.creds = TRY(CredentialsForExec(task, ExecIdsOf(exe), &out.secure));
+    return loader::ExecIdentity{out.creds->uid, out.creds->euid, out.creds->gid, out.creds->egid, out.secure};
+  };
+  loader::LoadResult loaded = TRY(loader::LoadProgram(task, request));
+  out.mm = loaded.mm;
+  out.comm = loaded.comm;
+  out.exe = loaded.exe;
+  ErrnoOr<platform::Thread*> thread = Errno(EAGAIN);
+  {
+    KernelUnlock unlock(kernel_);
+    thread = kernel_.platform().Exec(loaded.plan);
+  }
+  out.thread = TRY(std::move(thread));
+  out.mm->Attach(RefPtr<platform::AddressSpace>(&out.thread->space()));
+  return out;
+}
+
+ErrnoOr<uint64_t> TaskLifecycle::Exec(Task& task, const ExecArgs& args) {
+  RefPtr<Task> self(&task);
+  Loaded loaded = TRY(LoadForExec(task, args));
+  if (task.exiting_) {
+    loaded.thread->space().Kill();
+    loaded.thread->Release();
+    return kNoAnswer;
+  }
+  ++kernel_.stats().execs;
+  KillOtherThreads(task);
+  CommitExec(task, args, loaded);
+  return kNoAnswer;
+}
+
+ErrnoOr<void> TaskLifecycle::FirstExec(Task& task, const ExecArgs& args) {
+  Loaded loaded = TRY(LoadForExec(task, args));
+  if (task.exiting_) {
+    loaded.thread->space().Kill();
+    loaded.thread->Release();
+    return Errno(ESRCH);
+  }
+  InstallProgram(task, args, loaded);
+  return Ok();
+}
+
+void TaskLifecycle::Start(Task& task) {
+  if (!task.exiting_ && task.where_ == Task::Where::kStopped) task.ReturnToGuest();
+}
+
+// de_thread(): the other threads are gone, and the caller becomes the leader. They share the old host process, which CommitExec kills.
+void TaskLifecycle::KillOtherThreads(Task& task) {
+  ThreadGroup& group = task.group();
+  std::vector<RefPtr<Task>> others;
+  for (const RefPtr<Task>& t : group.tasks_) {
+    if (t.get() != &task) others.push_back(t);
+  }
+  for (const RefPtr<Task>& t : others) {
+    if (!t->exiting_) Exit(*t, 0);
+  }
+  if (group.leader_ != &task) {
+    // The leader's number goes to the caller; the leader, released below, gets the caller's to give back.
+    Task* leader = group.leader_;
+    std::swap(leader->tid_, task.tid_);
+    group.leader_ = &task;
+    group.pids_->Rebind(task.tid_, &task);
+    group.pids_->Rebind(leader->tid_, leader);
+    task.exit_signal_ = SIGCHLD;
+  }
+  for (const RefPtr<Task>& t : others) {
+    if (t->released_) {
+      group.pids_->Free(t->tid_);  // the old leader had exited before
+      std::erase(group.tasks_, t);
+    } else {
+      Release(*t);
+    }
+  }
+}
+
+void TaskLifecycle::CommitExec(Task& task, const ExecArgs& args, const Loaded& loaded) {
+  platform::Thread* old = std::exchange(task.thread_, nullptr);
+  old->cookie = nullptr;
+  // A vfork child's host process shares its parent's memory, which stays.
+  old->space().KillProcess(*old);
+  old->Release();
+  task.mm_->TaskGone(task);
+  task.where_ = Task::Where::kNone;
+  task.call_ = Task::Call::kNone;
+  if (kernel_.strace() != nullptr) kernel_.strace()->Exit(task, 0);
+  InstallProgram(task, args, loaded);
+  if (task.vfork_pending_) {
+    task.vfork_pending_ = false;
+    task.vfork_queue_.Notify(POLLIN);
+  }
+  task.ReturnToGuest();
+}
+
+void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loaded& loaded) {
+  ThreadGroup& group = task.group();
+  task.thread_ = loaded.thread;
+  task.thread_->cookie = &task;
+  task.where_ = Task::Where::kStopped;
+  task.mm_ = loaded.mm;
+  task.name_ = loaded.comm;
+  if (task.files_->ref_count() > 1) task.files_ = task.files_->Clone();
+  task.files_->RemoveIf(task, [](int, bool close_on_exec) { return close_on_exec; });
+  if (group.handlers_->ref_count() > 1) group.handlers_ = group.handlers_->Clone();
+  group.handlers_->ResetForExec();
+  group.posix_timers_.reset();
+  group.did_exec_ = true;
+  group.exe_path_ = args.path;
+  // execve(2): what is not kept.
+  task.altstack_ = AltStack{};
+  task.robust_list_ = task.robust_list_size_ = 0;
+  task.clear_child_tid_ = 0;
+  task.clear_child_tid_native_ = false;
+  task.last_fault_ = {};
+  task.keep_caps_ = false;
+  bool raised = loaded.secure;
+  if (raised) task.parent_death_signal_ = 0;
+  group.dumpable_ = !raised;
+  if (loaded.creds) task.creds_ = loaded.creds;
+}
+
+ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
+  if (kernel_.task_count_ >= kernel_.max_tasks_) return Errno(EAGAIN);
+  int pid = TRY(what.pids->Allocate(nullptr));
+  auto group = MakeRef<ThreadGroup>();
+  group->kernel_ = &kernel_;
+  group->pids_ = what.pids;
+  group->pid_ = pid;
+  group->start_time_ = kernel_.clocks().Boottime();
+  group->handlers_ = MakeRef<SignalHandlers>();
+  group->SetDefaultLimits();
+  auto task = MakeRef<Task>();
+  task->kernel_ = &kernel_;
+  task->group_ = group;
+  task->tid_ = pid;
+  task->creds_ = what.creds;
+  task->mounts_ = what.mounts;
+  task->uts_ = what.uts;
+  task->fs_ = what.fs;
+  task->files_ = what.files;
+  task->container_ = what.container;
+  task->no_new_privs_ = what.no_new_privs;
+  group->tasks_.push_back(task);
+  group->leader_ = task.get();
+  group->live_ = 1;
+  ++kernel_.task_count_;
+  what.pids->Rebind(pid, task.get());
+  kernel_.groups_.insert(group);
+  // A session and process group of its own, as runc's init has.
+  group->NewSession();
+  return task;
+}
+
+}  // namespace amber

@@ -1,0 +1,220 @@
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/task_lifecycle.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/mount.h"
+
+namespace amber {
+namespace {
+
+constexpr size_t kRobustListLimit = 2048;  // ROBUST_LIST_LIMIT
+
+// struct robust_list_head.
+struct RobustListHead {
+  uint64_t next;
+  int64_t futex_offset;
+  uint64_t pending;
+};
+
+}  // namespace
+
+void TaskLifecycle::ExitThread(Task& task, int status) {
+  if (task.group().live_tasks() == 1) return ExitGroup(task.group(), (status & 0xff) << 8);
+  WalkRobustList(task);
+  // A word that the host does not clear by itself (it does for CLONE_CHILD_CLEARTID and set_tid_address).
+  uint64_t word = task.clear_child_tid_native_ ? 0 : task.clear_child_tid_;
+  std::vector<platform::StubOp> ops;
+  if (word != 0) {
+    uint32_t zero = 0;
+    if (task.CopyOutBytes(word, &zero, sizeof(zero)).ok()) {
+      ops.push_back({SYS_futex, {word, FUTEX_WAKE, 1, 0, 0, 0}});
+    }
+  }
+  task.StopForOps(std::move(ops), [this, &task, status](std::span<const int64_t>) {
+    task.thread_->Exit();
+    Exit(task, (status & 0xff) << 8);
+    Release(task);
+  });
+}
+
+void TaskLifecycle::ExitGroup(ThreadGroup& group, int wait_status) {
+  if (group.group_exit_ || group.zombie_) return;
+  RefPtr<ThreadGroup> self(&group);
+  group.group_exit_ = true;
+  group.exit_status_ = wait_status;
+  group.stopped_ = false;
+  std::vector<RefPtr<Task>> tasks(group.tasks_);
+  for (const RefPtr<Task>& t : tasks) {
+    if (!t->exiting_ && t->thread_ != nullptr) WalkRobustList(*t);
+  }
+  group.CollectUsage();
+  for (const RefPtr<Task>& t : tasks) {
+    if (t->thread_ != nullptr) {
+      t->thread_->space().KillProcess(*t->thread_);
+      break;
+    }
+  }
+  for (const RefPtr<Task>& t : tasks) {
+    if (!t->exiting_) Exit(*t, wait_status);
+  }
+  for (const RefPtr<Task>& t : tasks) Release(*t);
+}
+
+void TaskLifecycle::Exit(Task& task, int status) {
+  AMBER_CHECK(!task.exiting_);
+  task.exiting_ = true;
+  task.exit_status_ = status;
+  task.call_ = Task::Call::kNone;
+  task.where_ = Task::Where::kNone;
+  task.EndBlock();
+  task.when_stopped_ = nullptr;
+  if (task.thread_ != nullptr) {
+    task.thread_->cookie = nullptr;
+    task.thread_->Release();
+    task.thread_ = nullptr;
+  }
+  kernel_.CheckFrozen();
+}
+
+void TaskLifecycle::Release(Task& task) {
+  if (!task.exiting_ || task.released_ || task.on_stack_) return;
+  task.released_ = true;
+  RefPtr<Task> self(&task);
+  RefPtr<ThreadGroup> group(&task.group());
+  if (task.mm_) task.mm_->TaskGone(task);
+  if (task.files_ && task.files_->ref_count() == 1) {
+    task.files_->RemoveIf(task, [](int, bool) { return true; });
+  }
+  task.files_.reset();
+  task.fs_.reset();
+  task.mounts_.reset();
+  task.mm_.reset();
+  if (task.vfork_pending_) {
+    task.vfork_pending_ = false;
+    task.vfork_queue_.Notify(POLLIN);
+  }
+  --group->live_;
+  --kernel_.task_count_;
+  if (group->live_ == 0) return LastTaskGone(*group);
+  // A thread that is not the leader leaves no zombie.
+  if (&task != group->leader_) {
+    group->pids_->Free(task.tid_);
+    std::erase(group->tasks_, self);
+  }
+  // exec waits until it is alone.
+  group->exit_queue_.Notify(POLLIN);
+}
+
+void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
+  RefPtr<ThreadGroup> self(&group);
+  if (!group.group_exit_) {
+    group.group_exit_ = true;
+    group.exit_status_ = group.leader_->exit_status_;
+  }
+  group.zombie_ = true;
+  group.real_timer_.reset();
+  group.posix_timers_.reset();
+  group.pending_.Discard(~SignalSet{0});
+  ReparentChildren(group);
+  group.LeaveSessionIfLeader();
+  group.exit_queue_.Notify(POLLIN | POLLHUP);
+  if (group.exit_watcher_) std::exchange(group.exit_watcher_, nullptr)(group.exit_status_);
+  if (group.is_init()) KillNamespace(*group.pids_);
+
+  int code = WIFSIGNALED(group.exit_status_) ? (WCOREDUMP(group.exit_status_) ? CLD_DUMPED : CLD_KILLED) : CLD_EXITED;
+  int status = WIFSIGNALED(group.exit_status_) ? WTERMSIG(group.exit_status_) : WEXITSTATUS(group.exit_status_);
+  ThreadGroup* parent = group.parent_;
+  if (parent == nullptr) return Reap(group);  // its starter learned of it by exit_watcher_
+  bool autoreap = false;
+  if (group.leader_->exit_signal_ == SIGCHLD) {
+    // wait(2), NOTES: ignoring SIGCHLD explicitly, or SA_NOCLDWAIT, means no zombies.
+    const SigAction& action = (*parent->handlers_)[SIGCHLD];
+    autoreap = action.handler == reinterpret_cast<uint64_t>(SIG_IGN) || (action.flags & SA_NOCLDWAIT) != 0;
+  }
+  group.NotifyParent(code, status);
+  if (autoreap) Reap(group);
+}
+
+void TaskLifecycle::Reap(ThreadGroup& group) {
+  RefPtr<ThreadGroup> self(&group);
+  if (group.parent_ != nullptr) {
+    group.parent_->AddChildUsage(group);
+    group.parent_->children_.erase(&group);
+    group.parent_ = nullptr;
+  }
+  for (const RefPtr<Task>& t : group.tasks_) group.pids_->Free(t->tid_);
+  if (group.process_group_) {
+    group.process_group_->members_.erase(&group);
+    group.process_group_.reset();
+  }
+  group.tasks_.clear();
+  kernel_.groups_.erase(self);
+}
+
+void TaskLifecycle::ReparentChildren(ThreadGroup& group) {
+  if (group.children_.empty()) return;
+  // To the nearest living ancestor that asked for it (PR_SET_CHILD_SUBREAPER), else to the namespace's init.
+  ThreadGroup* reaper = group.parent_;
+  while (reaper != nullptr && (!reaper->child_subreaper_ || reaper->group_exit_)) reaper = reaper->parent_;
+  if (reaper == nullptr) reaper = group.pids_->init();
+  if (reaper == &group || (reaper != nullptr && reaper->group_exit_)) reaper = nullptr;
+  std::vector<ThreadGroup*> children(group.children_.begin(), group.children_.end());
+  group.children_.clear();
+  for (ThreadGroup* child : children) {
+    child->parent_ = reaper;
+    if (reaper != nullptr) reaper->children_.insert(child);
+    int signal = child->leader_->parent_death_signal_;
+    if (signal != 0 && !child->zombie_) child->SendSignal(SigInfo::User(signal, SI_USER, group.pid_, 0));
+    if (!child->zombie_) continue;
+    if (reaper == nullptr) {
+      Reap(*child);
+    } else {
+      child->NotifyParent(CLD_EXITED, WEXITSTATUS(child->exit_status_));
+    }
+  }
+}
+
+void TaskLifecycle::KillNamespace(PidNamespace& pids) {
+  for (const RefPtr<ThreadGroup>& g : pids.Groups()) {
+    if (!g->zombie_) KillGroup(*g, SIGKILL);
+  }
+}
+
+void TaskLifecycle::WalkRobustList(Task& task) {
+  if (task.robust_list_ == 0 || task.thread_ == nullptr || !task.mm_) return;
+  uint64_t head_address = std::exchange(task.robust_list_, 0);
+  auto head = task.CopyIn(UserPtr<RobustListHead>(head_address));
+  if (!head.ok()) return;
+  uint64_t entry = head->next;
+  for (size_t i = 0; i < kRobustListLimit && (entry & ~uint64_t{1}) != head_address; ++i) {
+    // The next pointer first: the owner of the word may free it once it is released.
+    auto next = task.CopyIn(UserPtr<uint64_t>(entry & ~uint64_t{1}));
+    if (entry != head->pending) HandleDeadFutex(task, (entry & ~uint64_t{1}) + head->futex_offset, (entry & 1) != 0);
+    if (!next.ok()) return;
+    entry = *next;
+  }
+  if (head->pending != 0) {
+    HandleDeadFutex(task, (head->pending & ~uint64_t{1}) + head->futex_offset, (head->pending & 1) != 0);
+  }
+}
+
+// handle_futex_death(): a lock that this task holds becomes FUTEX_OWNER_DIED, and one waiter is woken.
+void TaskLifecycle::HandleDeadFutex(Task& task, uint64_t address, bool pi) {
+  if (address % 4 != 0) return;
+  auto word = task.CopyIn(UserPtr<uint32_t>(address));
+  if (!word.ok() || (*word & FUTEX_TID_MASK) != static_cast<uint32_t>(task.tid_)) return;
+  // The task that held it is stopped or dying and nobody else may change a held lock but by setting FUTEX_WAITERS; looking at
+  // the word again makes that window as small as it can be from outside.
+  uint32_t next = (*word & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
+  if (!task.CopyOutBytes(address, &next, sizeof(next)).ok()) return;
+  if (!pi && (*word & FUTEX_WAITERS) != 0) kernel_.WakeFutex(task, address);
+}
+
+}  // namespace amber

@@ -1,0 +1,110 @@
+// Birth, exec and death of tasks and processes (Linux: fork.c, exec.c, exit.c).
+//
+// One per kernel. Every method runs with the kernel lock held.
+//
+// Death has two steps. Exit() makes a task a non-entity at once: its host thread is told to go, it takes no signals, nobody schedules it. Release()
+// gives up its memory, files and so on; it waits until no handler of the task is on a worker's stack. When the last task of a group has
+// been released, the group is a zombie and its parent hears of it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "sentry/base/errno_or.h"
+#include "sentry/control/spec.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+
+namespace amber {
+
+class Kernel;
+class File;
+class MountNamespace;
+
+// clone(2) and clone3(2) after decoding.
+struct CloneArgs {
+  uint64_t flags = 0;  // CLONE_*, without the exit signal
+  int exit_signal = 0;
+  uint64_t stack = 0;  // initial stack pointer; 0: the parent's
+  uint64_t parent_tid = 0;
+  uint64_t child_tid = 0;
+  uint64_t pidfd = 0;
+  uint64_t tls = 0;
+};
+
+struct ExecArgs {
+  RefPtr<File> file;
+  std::string path;
+  bool path_vanishes = false;
+  std::vector<std::string> argv, envp;
+};
+
+// What a container's first process, or one that joins it, starts with.
+struct NewProcess {
+  RefPtr<PidNamespace> pids;
+  RefPtr<UtsNamespace> uts;
+  RefPtr<MountNamespace> mounts;
+  RefPtr<FsContext> fs;
+  RefPtr<FdTable> files;
+  RefPtr<const Credentials> creds;
+  Container* container = nullptr;
+  bool no_new_privs = false;
+};
+
+class TaskLifecycle {
+ public:
+  explicit TaskLifecycle(Kernel& kernel) : kernel_(kernel) {}
+
+  // A process without a program yet; its parent is the namespace's init, if there is one. EAGAIN at a limit.
+  ErrnoOr<RefPtr<Task>> NewProcessTask(NewProcess what);
+  // Loads the first program of such a task; it runs after Start().
+  ErrnoOr<void> FirstExec(Task& task, const ExecArgs& args);
+  void Start(Task& task);
+
+  // The handler parts of clone and execve: return kNoAnswer, or an error.
+  ErrnoOr<uint64_t> Clone(Task& parent, const CloneArgs& args);
+  ErrnoOr<uint64_t> Exec(Task& task, const ExecArgs& args);
+
+  // exit(2) of one thread; the caller's handler returns kNoAnswer.
+  void ExitThread(Task& task, int status);
+  // exit_group(2) with a wait status.
+  void ExitGroup(ThreadGroup& group, int wait_status);
+  // A fatal signal.
+  void KillGroup(ThreadGroup& group, int signo) { ExitGroup(group, signo); }
+  // The second step (see above); harmless if it was done.
+  void Release(Task& task);
+  // wait4(2) has taken the status: the process is gone.
+  void Reap(ThreadGroup& group);
+
+ private:
+  // A program that is in memory, not yet anybody's.
+  struct Loaded {
+    platform::Thread* thread = nullptr;
+    RefPtr<MemoryManager> mm;
+    RefPtr<const Credentials> creds;
+    RefPtr<File> exe;
+    std::string comm;
+    bool secure = false;
+  };
+
+  void Exit(Task& task, int status);
+  void LastTaskGone(ThreadGroup& group);
+  void ReparentChildren(ThreadGroup& group);
+  void KillNamespace(PidNamespace& pids);
+  void WalkRobustList(Task& task);
+  void HandleDeadFutex(Task& task, uint64_t address, bool pi);
+  ErrnoOr<void> CheckCloneFlags(const CloneArgs& args) const;
+  void OnCloned(Task& parent, const CloneArgs& args, ErrnoOr<platform::Thread*> made);
+  ErrnoOr<RefPtr<Task>> MakeChild(Task& parent, const CloneArgs& args, platform::Thread& thread);
+  RefPtr<ThreadGroup> NewGroup(ThreadGroup& old, int pid, const CloneArgs& args);
+  RefPtr<Task> NewTask(ThreadGroup& group, int tid, const Task& like);
+  void FinishClone(Task& parent, const RefPtr<Task>& child, const CloneArgs& args);
+  ErrnoOr<Loaded> LoadForExec(Task& task, const ExecArgs& args);
+  void KillOtherThreads(Task& task);
+  void CommitExec(Task& task, const ExecArgs& args, const Loaded& loaded);
+  void InstallProgram(Task& task, const ExecArgs& args, const Loaded& loaded);
+
+  Kernel& kernel_;
+};
+
+}  // namespace amber

@@ -1,0 +1,192 @@
+#include "sentry/kernel/thread_group.h"
+
+#include <sys/wait.h>
+
+#include "sentry/fs/devpts/tty.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/posix_timers.h"
+
+namespace amber {
+
+ThreadGroup::ThreadGroup() = default;
+ThreadGroup::~ThreadGroup() = default;
+
+void ThreadGroup::SetDefaultLimits() {
+  // INIT_RLIMITS of include/asm-generic/resource.h, with systemd's usual descriptor limits.
+  for (rlimit& r : rlimits_) r = {RLIM_INFINITY, RLIM_INFINITY};
+  rlimits_[RLIMIT_STACK] = {8 << 20, RLIM_INFINITY};
+  rlimits_[RLIMIT_CORE] = {0, RLIM_INFINITY};
+  rlimits_[RLIMIT_NOFILE] = {1024, 1 << 20};
+  rlimits_[RLIMIT_MEMLOCK] = {8 << 20, 8 << 20};
+  rlimits_[RLIMIT_SIGPENDING] = {31429, 31429};
+  rlimits_[RLIMIT_MSGQUEUE] = {819200, 819200};
+  rlimits_[RLIMIT_NICE] = {0, 0};
+  rlimits_[RLIMIT_RTPRIO] = {0, 0};
+}
+
+void ThreadGroup::NotifyParent(int code, int status) {
+  ThreadGroup* parent = parent_;
+  if (parent == nullptr) return;
+  bool exited = code == CLD_EXITED || code == CLD_KILLED || code == CLD_DUMPED;
+  int signo = exited ? leader_->exit_signal_ : SIGCHLD;
+  const SigAction& action = (*parent->handlers_)[SIGCHLD];
+  bool wanted = exited || ((action.flags & SA_NOCLDSTOP) == 0 && action.handler != reinterpret_cast<uint64_t>(SIG_IGN));
+  if (signo != 0 && wanted) {
+    SigInfo info;
+    info.raw.si_signo = signo;
+    info.raw.si_code = code;
+    info.raw.si_pid = pid_;
+    info.raw.si_uid = leader_->creds().uid;
+    info.raw.si_status = status;
+    info.raw.si_utime = usage_.ru_utime.tv_sec * 100 + usage_.ru_utime.tv_usec / 10000;
+    info.raw.si_stime = usage_.ru_stime.tv_sec * 100 + usage_.ru_stime.tv_usec / 10000;
+    parent->SendSignal(info);
+  }
+  parent->child_queue_.Notify(POLLIN);
+}
+
+void ThreadGroup::Stop(int signo) {
+  if (stopped_ || group_exit_) return;
+  stopped_ = true;
+  stop_signal_ = signo;
+  stop_reported_ = false;
+  continued_ = false;
+  // Those in the kernel stay there: they stop on their way out (Task::MustHold).
+  for (const RefPtr<Task>& t : tasks_) {
+    if (t->where_ == Task::Where::kGuest) t->Interrupt();
+  }
+  NotifyParent(CLD_STOPPED, signo);
+}
+
+void ThreadGroup::Continue() {
+  if (!stopped_) return;
+  stopped_ = false;
+  stop_reported_ = true;
+  continued_ = true;
+  std::vector<RefPtr<Task>> tasks(tasks_);
+  for (const RefPtr<Task>& t : tasks) {
+    if (t->held_ && !t->exiting_) t->ReturnToGuest();
+  }
+  NotifyParent(CLD_CONTINUED, SIGCONT);
+}
+
+// --- sessions and process groups ---
+
+ProcessGroup::~ProcessGroup() {
+  if (pids_) pids_->process_groups_.erase(id_);
+}
+
+void ThreadGroup::JoinProcessGroup(RefPtr<ProcessGroup> group) {
+  if (process_group_) process_group_->members_.erase(this);
+  group->members_.insert(this);
+  process_group_ = std::move(group);
+}
+
+RefPtr<ProcessGroup> ThreadGroup::NewProcessGroup(RefPtr<amber::Session> session) {
+  auto group = MakeRef<ProcessGroup>();
+  group->id_ = pid_;
+  group->pids_ = pids_;
+  group->session_ = std::move(session);
+  pids_->process_groups_[pid_] = group.get();
+  return group;
+}
+
+RefPtr<ProcessGroup> ThreadGroup::NewSession() {
+  auto session = MakeRef<amber::Session>();
+  session->id_ = pid_;
+  RefPtr<ProcessGroup> group = NewProcessGroup(std::move(session));
+  JoinProcessGroup(group);
+  return group;
+}
+
+ErrnoOr<void> ThreadGroup::SetProcessGroup(int pgid) {
+  if (process_group_->id_ == pgid) return Ok();
+  if (pgid == pid_) {
+    JoinProcessGroup(NewProcessGroup(process_group_->session_));
+    return Ok();
+  }
+  ProcessGroup* target = pids_->FindProcessGroup(pgid);
+  if (target == nullptr || target->session_.get() != process_group_->session_.get()) return Errno(EPERM);
+  JoinProcessGroup(RefPtr<ProcessGroup>(target));
+  return Ok();
+}
+
+void ThreadGroup::LeaveSessionIfLeader() {
+  if (process_group_ && session().id() == pid_ && session().tty() != nullptr) session().tty()->OnSessionLeaderExit();
+}
+
+// --- ids ---
+
+ErrnoOr<int> PidNamespace::Allocate(Task* task) {
+  if (tasks_.size() >= kPidMax - 1) return Errno(EAGAIN);
+  for (;;) {
+    // Low numbers are for early processes alone once the counter has wrapped (RESERVED_PIDS).
+    last_ = last_ + 1 >= kPidMax ? 300 : last_ + 1;
+    if (tasks_.contains(last_) || process_groups_.contains(last_)) continue;
+    tasks_[last_] = task;
+    return last_;
+  }
+}
+
+Task* PidNamespace::FindTask(int id) const {
+  auto it = tasks_.find(id);
+  return it == tasks_.end() ? nullptr : it->second;
+}
+
+ThreadGroup* PidNamespace::FindGroup(int pid) const {
+  Task* task = FindTask(pid);
+  return task != nullptr && task->group().pid() == pid ? &task->group() : nullptr;
+}
+
+ProcessGroup* PidNamespace::FindProcessGroup(int id) const {
+  auto it = process_groups_.find(id);
+  return it == process_groups_.end() ? nullptr : it->second;
+}
+
+std::vector<RefPtr<ThreadGroup>> PidNamespace::Groups() const {
+  std::vector<RefPtr<ThreadGroup>> groups;
+  for (const auto& [id, task] : tasks_) {
+    if (task != nullptr && task->group().pid() == id) groups.emplace_back(&task->group());
+  }
+  return groups;
+}
+
+// --- accounting ---
+
+namespace {
+
+timeval ToTimeval(int64_t ns) { return {ns / kNsPerSecond, ns % kNsPerSecond / 1000}; }
+
+void Add(timeval& a, const timeval& b) {
+  a.tv_sec += b.tv_sec;
+  a.tv_usec += b.tv_usec;
+  if (a.tv_usec >= 1'000'000) {
+    ++a.tv_sec;
+    a.tv_usec -= 1'000'000;
+  }
+}
+
+}  // namespace
+
+int64_t ThreadGroup::CpuTime() const {
+  for (const RefPtr<Task>& t : tasks_) {
+    if (t->thread_ == nullptr) continue;
+    // The process clock of another process: clock_getcpuclockid(3), (~pid << 3) | CPUCLOCK_SCHED.
+    clockid_t clock = static_cast<clockid_t>((~static_cast<unsigned>(t->thread_->host_pid()) << 3) | 2);
+    timespec ts;
+    if (clock_gettime(clock, &ts) == 0) return ts.tv_sec * kNsPerSecond + ts.tv_nsec;
+    break;
+  }
+  return usage_.ru_utime.tv_sec * kNsPerSecond + usage_.ru_utime.tv_usec * 1000;
+}
+
+void ThreadGroup::CollectUsage() { usage_.ru_utime = ToTimeval(CpuTime()); }
+
+void ThreadGroup::AddChildUsage(const ThreadGroup& child) {
+  Add(child_usage_.ru_utime, child.usage_.ru_utime);
+  Add(child_usage_.ru_stime, child.usage_.ru_stime);
+  Add(child_usage_.ru_utime, child.child_usage_.ru_utime);
+  Add(child_usage_.ru_stime, child.child_usage_.ru_stime);
+}
+
+}  // namespace amber
