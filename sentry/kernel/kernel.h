@@ -43,13 +43,15 @@ class Kernel final : public platform::Client, public state::Saveable {
   platform::Platform& platform() { return *platform_; }
   KernelStats& stats() { return stats_; }
   TaskLifecycle& lifecycle() { return *lifecycle_; }
-  // The --strace log, or null.
+  // The --strace log, or null. Set it with the lock held.
   Strace* strace() { return strace_.get(); }
   void set_strace(std::unique_ptr<Strace> strace);
   void CountUnknown(uint64_t number);
 
-  // Starts the platform and the timers. "" or what went wrong.
-  std::string Start(const platform::Options& options);
+  // Starts the platform (the seed of the stubs): single-threaded. "" or what went wrong.
+  std::string CreatePlatform(const platform::Options& options);
+  // Starts timers; threads may exist from here on.
+  void Boot();
 
   // The pid namespaces that have tasks (one per container).
   const std::vector<RefPtr<PidNamespace>>& pid_namespaces() const { return pid_namespaces_; }

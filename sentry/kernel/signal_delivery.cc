@@ -5,7 +5,9 @@
 
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/signal_frame.h"
+#include "sentry/kernel/strace.h"
 #include "sentry/kernel/task.h"
+#include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/mm/memory_manager.h"
 
@@ -54,9 +56,8 @@ bool Task::DeliverSignals() {
       continue;
     }
     // A namespace's init has no default actions for what comes from inside it (sig_task_ignored).
-    if (group_->is_container_init() && info.raw.si_code != SI_KERNEL && info.raw.si_code <= 0 && !info_from_outside(info)) {
-      continue;
-    }
+    // What the kernel or the runtime sends carries no sender's pid.
+    if (group_->is_init() && info.raw.si_code <= 0 && info.raw.si_pid != 0) continue;
     switch (DefaultActionOf(signo)) {
       case DefaultAction::kIgnore:
         continue;
@@ -66,9 +67,7 @@ bool Task::DeliverSignals() {
         group_->Stop(signo);
         return true;
       case DefaultAction::kTerminate:
-        kernel_->lifecycle().KillGroup(*group_, signo);
-        return false;
-      case DefaultAction::kCore:
+      case DefaultAction::kCore:  // no core files yet
         kernel_->lifecycle().KillGroup(*group_, signo);
         return false;
     }

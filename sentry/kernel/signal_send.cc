@@ -1,8 +1,7 @@
 // Sending signals: who gets them, what they discard, whom they wake (Linux: send_signal_locked, complete_signal, prepare_signal).
-#include <algorithm>
-
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
+#include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 
 namespace amber {
@@ -93,10 +92,10 @@ void ThreadGroup::WakeForPending() {
   // The main thread first, then any thread that does not block it (complete_signal). One taker per signal is enough; waking
   // one for each is simple, and a thread woken in vain goes on where it was.
   SignalSet left = pending_.set();
-  std::vector<RefPtr<Task>> order(tasks_);
-  std::stable_sort(order.begin(), order.end(), [this](const RefPtr<Task>& a, const RefPtr<Task>& b) {
-    return (a.get() == leader_) > (b.get() == leader_);
-  });
+  std::vector<RefPtr<Task>> order{RefPtr<Task>(leader_)};
+  for (const RefPtr<Task>& t : tasks_) {
+    if (t.get() != leader_) order.push_back(t);
+  }
   for (const RefPtr<Task>& t : order) {
     if (t->exiting_ || (left & ~t->blocked_) == 0) continue;
     left &= t->blocked_;

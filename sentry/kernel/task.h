@@ -187,6 +187,7 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   friend class Kernel;
   friend class ThreadGroup;
   friend class TaskLifecycle;
+  friend class Strace;
   friend class TestTask;
 
   // Where the platform thread is, as this kernel knows it.
@@ -204,7 +205,15 @@ class Task final : public RefCounted<Task>, public state::Saveable {
     kBlocked,       // waits for queues or the deadline
     kContinuation,  // ends by FinishSyscall()
   };
-  class QueueWaiter;
+  // Makes the task runnable when a queue it is blocked on fires.
+  class QueueWaiter final : public Waiter {
+   public:
+    explicit QueueWaiter(Task& task) : task_(task) {}
+    void OnEvent(uint32_t events) override;
+
+   private:
+    Task& task_;
+  };
 
   // --- task_call.cc: the life of a call ---
   void EnterCall(const platform::Syscall& call, bool framed);
@@ -253,6 +262,7 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   // StopForOps: what to do once the thread is stopped.
   std::function<void()> when_stopped_;
   platform::Fault last_fault_{};
+  std::string strace_arguments_;  // as they were when the call began
   SyscallState syscall_;
   std::vector<std::unique_ptr<QueueWaiter>> waiters_;
   std::unique_ptr<Timer> block_timer_;

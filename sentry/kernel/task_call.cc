@@ -4,20 +4,14 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task.h"
+#include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/file.h"
 
 namespace amber {
 
-class Task::QueueWaiter final : public Waiter {
- public:
-  explicit QueueWaiter(Task& task) : task_(task) {}
-  void OnEvent(uint32_t) override { task_.kernel().MakeRunnable(task_); }
-
- private:
-  Task& task_;
-};
+void Task::QueueWaiter::OnEvent(uint32_t) { task_.kernel().MakeRunnable(task_); }
 
 Errno Task::Block(std::span<const WaitOn> on, int64_t deadline, Errno on_signal) {
   if (syscall_.deadline == kNever) syscall_.deadline = deadline;

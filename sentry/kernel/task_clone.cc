@@ -6,6 +6,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
@@ -184,7 +185,7 @@ void TaskLifecycle::FinishClone(Task& parent, const RefPtr<Task>& child, const C
   if ((args.flags & CLONE_PARENT_SETTID) != 0) (void)parent.CopyOutBytes(args.parent_tid, &tid, sizeof(tid));
   if ((args.flags & CLONE_CHILD_SETTID) != 0) (void)child->CopyOutBytes(args.child_tid, &tid, sizeof(tid));
   if ((args.flags & CLONE_PIDFD) != 0) {
-    auto fd = parent.files().Allocate(NewPidFd(child->group()), true, parent.limit(RLIMIT_NOFILE));
+    auto fd = parent.files().Allocate(MakeRef<PidFd>(child->group_, nullptr, 0), true, parent.limit(RLIMIT_NOFILE));
     int number = fd.ok() ? *fd : -1;
     (void)parent.CopyOutBytes(args.pidfd, &number, sizeof(number));
   }

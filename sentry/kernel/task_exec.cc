@@ -4,9 +4,12 @@
 
 #include "sentry/kernel/exec_credentials.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/posix_timers.h"
+#include "sentry/kernel/strace.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/uts_namespace.h"
 #include "sentry/loader/loader.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/exec_open.h"

@@ -2,7 +2,6 @@
 
 #include <sys/wait.h>
 
-#include "sentry/fs/devpts/tty.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
 
@@ -112,7 +111,8 @@ ErrnoOr<void> ThreadGroup::SetProcessGroup(int pgid) {
 }
 
 void ThreadGroup::LeaveSessionIfLeader() {
-  if (process_group_ && session().id() == pid_ && session().tty() != nullptr) session().tty()->OnSessionLeaderExit();
+  if (!process_group_ || session().id() != pid_ || !session().on_leader_exit_) return;
+  std::exchange(session().on_leader_exit_, nullptr)();
 }
 
 // --- ids ---

@@ -22,8 +22,10 @@
 namespace amber {
 
 class Kernel;
-class Tty;  // sentry/fs/devpts/tty.h
 class PosixTimers;
+class ProcessGroup;
+class ThreadGroup;
+class Tty;  // sentry/fs/devpts/tty.h
 
 // The ids of one pid namespace; each container has one of its own, and they do not nest (yet). Ids are handed out upwards and wrap
 // at pid_max, as Linux does; an id is free again when its task was reaped and no process group or session carries it.
@@ -69,7 +71,11 @@ class Session final : public RefCounted<Session>, public state::Saveable {
   int id() const { return id_; }
   // The controlling terminal, or null.
   Tty* tty() const { return tty_; }
-  void set_tty(Tty* tty) { tty_ = tty; }
+  // `on_leader_exit` runs when the session's leader exits (it disassociates the terminal; null with a null tty).
+  void set_tty(Tty* tty, std::function<void()> on_leader_exit) {
+    tty_ = tty;
+    on_leader_exit_ = std::move(on_leader_exit);
+  }
 
   state::Kind kind() const override { return state::Kind::kSession; }
   std::string Save(state::Saver& saver) const override;
@@ -80,6 +86,7 @@ class Session final : public RefCounted<Session>, public state::Saveable {
   friend class ThreadGroup;
   int id_ = 0;
   Tty* tty_ = nullptr;
+  std::function<void()> on_leader_exit_;
 };
 
 class ProcessGroup final : public RefCounted<ProcessGroup>, public state::Saveable {
