@@ -50,11 +50,16 @@ struct LoadResult {
   RefPtr<MemoryManager> mm;  // not attached yet
   RefPtr<File> exe;          // the binary: what /proc/PID/exe names
   std::string comm;          // the new task name (15 bytes of the last path component)
-  bool executable_stack = false;  // PT_GNU_STACK asks for it, or is missing (READ_IMPLIES_EXEC is not set on x86-64)
+  bool executable_stack = false;  // PT_GNU_STACK asks for it (missing means no on x86-64)
 };
 
 // Errors: ENOEXEC, EACCES, ENOENT, ELIBBAD, EINVAL, E2BIG, ENOMEM, EIO, ELOOP and what `open` and the files return.
 ErrnoOr<LoadResult> LoadProgram(Task& task, const ExecRequest& request);
+
+class Vdso;
+// The vDSO of this sandbox, made on first use; null if the host refuses memfds. Restore sets its offsets, and may do so before
+// any guest runs. `host_base` counts on the first call only.
+Vdso* SharedVdso(uint64_t host_base);
 
 }  // namespace loader
 }  // namespace amber

@@ -1,0 +1,49 @@
+// The guest's vDSO as the sentry holds it: the image and the parameter page, each in a memfd that is mapped into every guest.
+//
+// One per sandbox, made at the first exec or earlier. Guarded by the kernel lock.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "sentry/base/errno_or.h"
+#include "sentry/base/unique_fd.h"
+
+struct vdso_params;
+
+namespace amber::loader {
+
+class Vdso {
+ public:
+  // Sizes of the two mappings; the parameter page lies right below the image.
+  static constexpr uint64_t kParamsSize = 4096;
+  static uint64_t ImageSize();
+
+  // `host_base`: where the host's vDSO lies in every stub (Platform::host_vdso_base()), 0 if nowhere.
+  static ErrnoOr<std::unique_ptr<Vdso>> Create(uint64_t host_base);
+  ~Vdso();
+  Vdso(const Vdso&) = delete;
+  Vdso& operator=(const Vdso&) = delete;
+
+  // The clocks of a restored sandbox (Clocks::monotonic_offset, boottime_offset). Guests see it at their next call.
+  void SetOffsets(int64_t monotonic, int64_t boottime);
+
+  // Mapped MAP_PRIVATE, PROT_READ | PROT_EXEC.
+  int image_fd() const { return image_.get(); }
+  // Mapped MAP_SHARED, PROT_READ; sealed, so that a guest can't make it writable.
+  int params_fd() const { return params_fd_.get(); }
+
+ private:
+  Vdso() = default;
+
+  UniqueFd image_, params_fd_;
+  vdso_params* params_ = nullptr;
+};
+
+// The offset of `symbol` from the start of the vDSO image that is mapped at `image`, 0 if it has none. The image is the host
+// kernel's, not a guest's.
+uint64_t FindVdsoSymbol(const void* image, std::string_view symbol);
+
+}  // namespace amber::loader

@@ -1,0 +1,158 @@
+#include "sentry/mm/memory_manager.h"
+
+#include <poll.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "sentry/base/check.h"
+#include "sentry/kernel/task.h"
+
+namespace amber {
+
+namespace {
+
+using platform::kGuestTop;
+using platform::kMinAddress;
+using platform::StubOp;
+
+// Below this, placement goes upwards when there is no room below mmap_base (Linux: TASK_UNMAPPED_BASE).
+constexpr uint64_t kUnmappedBase = PageDown(kGuestTop / 3);
+// Where MAP_32BIT mappings go.
+constexpr uint64_t kLowStart = 0x40000000, kLowEnd = 0x80000000;
+constexpr uint64_t kHugeSize = 2 << 20;
+// Anonymous mappings from this size on get huge pages where the guest did not say otherwise.
+constexpr uint64_t kHugeThreshold = 4 << 20;
+
+}  // namespace
+
+MemoryManager::~MemoryManager() = default;
+
+RefPtr<MemoryManager> MemoryManager::Fork() const {
+  auto child = MakeRef<MemoryManager>();
+  for (const auto& [start, vma] : vmas_) {
+    if ((vma.flags & Vma::kDontFork) != 0) continue;
+    Vma copy = vma;
+    copy.flags &= ~Vma::kLocked;  // mlock(2): locks are not inherited
+    if ((vma.flags & Vma::kWipeOnFork) != 0) copy.image = false;
+    child->vmas_.Insert(std::move(copy));
+  }
+  child->layout_ = layout_;
+  child->auxv_ = auxv_;
+  child->exe_ = exe_;
+  child->reserved_ = reserved_;
+  child->peak_total_ = child->vmas_.total();
+  return child;
+}
+
+bool MemoryManager::TryLock(Task& task, uint64_t start, uint64_t end) {
+  if (owner_ != nullptr) return false;
+  bool free = true;
+  for (const Pending& p : pending_) {
+    if (p.task == &task || p.end <= start || end <= p.start) continue;
+    free = false;
+    // It may compute for long before it contacts us again: make it.
+    if (p.task->thread() != nullptr) p.task->thread()->Kick();
+  }
+  if (free) owner_ = &task;
+  return free;
+}
+
+void MemoryManager::Unlock(Task& task) {
+  if (owner_ != &task) return;
+  owner_ = nullptr;
+  lock_queue_.Notify(POLLIN);
+}
+
+uint64_t MemoryManager::AddPending(Task& task, uint64_t start, uint64_t end) {
+  pending_.push_back({next_token_, &task, start, end});
+  return next_token_++;
+}
+
+void MemoryManager::RemovePending(uint64_t token) {
+  if (std::erase_if(pending_, [&](const Pending& p) { return p.token == token; }) > 0) lock_queue_.Notify(POLLIN);
+}
+
+void MemoryManager::TaskGone(Task& task) {
+  size_t gone = std::erase_if(pending_, [&](const Pending& p) { return p.task == &task; });
+  if (owner_ == &task) {
+    owner_ = nullptr;
+    ++gone;
+  }
+  if (gone > 0) lock_queue_.Notify(POLLIN);
+}
+
+bool MemoryManager::IsGuestRange(uint64_t start, uint64_t end) const {
+  if (start >= end || start < kMinAddress || end > kGuestTop) return false;
+  return std::none_of(reserved_.begin(), reserved_.end(), [&](const auto& r) { return start < r.second && r.first < end; });
+}
+
+ErrnoOr<uint64_t> MemoryManager::Place(uint64_t hint, uint64_t size, bool low_2gb) const {
+  if (size == 0 || size > kGuestTop) return Errno(ENOMEM);
+  if (hint != 0 && hint <= kGuestTop - size && IsGuestRange(hint, hint + size) && vmas_.IsFree(hint, hint + size)) return hint;
+  // What is reserved is cut off from the top of the range that is searched, so each turn ends or makes it smaller.
+  auto top_down = [&](uint64_t low, uint64_t high) -> std::optional<uint64_t> {
+    while (auto at = vmas_.FindFreeTopDown(size, low, high)) {
+      auto clash = std::find_if(reserved_.begin(), reserved_.end(),
+                                [&](const auto& r) { return *at < r.second && r.first < *at + size; });
+      if (clash == reserved_.end()) return at;
+      high = clash->first;
+      if (high <= low) break;
+    }
+    return std::nullopt;
+  };
+  if (low_2gb) {
+    auto at = top_down(kLowStart, kLowEnd);
+    return at ? ErrnoOr<uint64_t>(*at) : Errno(ENOMEM);
+  }
+  uint64_t base = layout_.mmap_base != 0 ? layout_.mmap_base : kGuestTop;
+  if (auto at = top_down(kMinAddress, base)) return *at;
+  if (auto at = top_down(kUnmappedBase, kGuestTop)) return *at;
+  return Errno(ENOMEM);
+}
+
+ErrnoOr<void> MemoryManager::CheckLimits(const MemoryLimits& limits, uint64_t grow, uint64_t data, uint64_t locked,
+                                         size_t pieces) const {
+  if (vmas_.count() + pieces + kHostReserve > kMaxMappings) return Errno(ENOMEM);
+  auto exceeds = [](uint64_t have, uint64_t more, uint64_t limit) { return more > limit || have > limit - more; };
+  if (grow > 0 && exceeds(vmas_.total(), grow, limits.address_space)) return Errno(ENOMEM);
+  if (data > 0 && exceeds(vmas_.data(), data, limits.data)) return Errno(ENOMEM);
+  if (locked > 0 && !limits.may_lock && exceeds(vmas_.locked(), locked, limits.memlock)) return Errno(EAGAIN);
+  return Ok();
+}
+
+void MemoryManager::Record(Vma vma) {
+  vmas_.Remove(vma.start, vma.end);
+  vmas_.Insert(std::move(vma));
+  peak_total_ = std::max(peak_total_, vmas_.total());
+}
+
+StubOp MemoryManager::Op(uint64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+  StubOp op;
+  op.number = number;
+  uint64_t args[6] = {a, b, c, d, e, f};
+  std::copy(std::begin(args), std::end(args), op.args);
+  return op;
+}
+
+StubOp MemoryManager::MapOp(const Vma& vma, const MapSource& source, int extra_flags) {
+  int flags = MAP_FIXED | (vma.shared ? MAP_SHARED : MAP_PRIVATE) | extra_flags;
+  if ((vma.flags & Vma::kNoReserve) != 0) flags |= MAP_NORESERVE;
+  bool from_file = vma.file || vma.image;
+  if (!from_file) flags |= MAP_ANONYMOUS;
+  uint64_t offset = vma.image ? vma.image_offset : vma.offset + source.offset;
+  StubOp op = Op(SYS_mmap, vma.start, vma.size(), static_cast<uint64_t>(vma.prot), static_cast<uint64_t>(flags), ~uint64_t{0},
+                 from_file ? offset : 0);
+  if (from_file) op.fd = source.fd;
+  return op;
+}
+
+void MemoryManager::AppendHugeAdvice(const Vma& vma, std::vector<StubOp>* ops) {
+  if (vma.file || vma.shared || vma.image || vma.size() < kHugeThreshold || (vma.prot & PROT_WRITE) == 0) return;
+  if ((vma.flags & (Vma::kNoHuge | Vma::kNoReserve)) != 0 || vma.name == VmaName::kStack) return;
+  uint64_t start = (vma.start + kHugeSize - 1) & ~(kHugeSize - 1), end = vma.end & ~(kHugeSize - 1);
+  if (start < end) ops->push_back(Op(SYS_madvise, vma.start, vma.size(), MADV_HUGEPAGE));
+}
+
+}  // namespace amber
