@@ -5,9 +5,8 @@ load("//tools:static.bzl", "static_binary")
 _COPTS = [
     "-fno-exceptions",
     "-fno-rtti",
-    # Tests pass odd arguments on purpose; neither the C library's checks nor the compiler's may step in.
+    # Tests pass odd arguments on purpose; the C library's own checks must not step in.
     "-U_FORTIFY_SOURCE",
-    "-Wno-nonnull",
 ]
 
 def guest_family(name, source, dynamic = False):
