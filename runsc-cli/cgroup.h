@@ -1,0 +1,71 @@
+// The container's place in the host's cgroups: version 1, version 2, and both at once ("hybrid").
+//
+// Engines name a place (cgroupsPath); we make it in every hierarchy that is mounted, set the limits, and move the
+// sandbox's processes there: engines read statistics from the cgroup of the pid that they know. Nothing is cached
+// between calls; the lists of directories used and made are kept in the container's
+// state, and removing those made leaves nothing.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runsc-cli/oci.h"
+
+namespace amber::cli {
+
+struct CgroupHierarchy {
+  std::string mount_point;
+  std::vector<std::string> controllers;  // empty for version 2
+  bool v2 = false;
+};
+
+// From the text of /proc/self/mountinfo.
+std::vector<CgroupHierarchy> ParseCgroupMounts(std::string_view mountinfo);
+
+// Where the container goes below each mount point, beginning with "/". `cgroups_path` is config.json's; with
+// `systemd` it reads "slice:prefix:name". Dots are resolved and cannot lead out.
+absl::StatusOr<std::string> CgroupPath(std::string_view cgroups_path, const std::string& id, bool systemd);
+
+// A task limit leaves room for the sentry's own threads; the guest's limit is kept by the sentry.
+inline constexpr int64_t kPidsReserve = 256;
+
+class Cgroup {
+ public:
+  // Makes the directories. On failure nothing stays behind.
+  static absl::StatusOr<Cgroup> Create(const std::vector<CgroupHierarchy>& hierarchies, const std::string& path);
+  // One that exists, by the directories that it consists of.
+  static Cgroup Existing(const std::vector<CgroupHierarchy>& hierarchies, const std::vector<std::string>& directories);
+
+  // Limits that the host's hierarchies do not know are reported, others of the call still set.
+  absl::Status Apply(const Resources& resources) const;
+  absl::Status Join(const std::vector<pid_t>& processes) const;
+  std::vector<std::string> directories() const;
+  // Those that were not there before: ours to remove, with whatever runs in them.
+  std::vector<std::string> made_directories() const;
+  // "" if there is none.
+  std::string Directory(std::string_view controller) const;
+
+ private:
+  struct Place {
+    std::string directory;
+    std::vector<std::string> controllers;
+    bool v2 = false;
+    bool made = false;
+  };
+  const Place* Find(std::string_view controller) const;
+  absl::Status Set(std::string_view controller, std::string_view v1_file, std::string_view v2_file,
+                   std::string_view value_v1, std::string_view value_v2) const;
+  absl::Status ApplyMemory(const Resources& r) const;
+  absl::Status ApplyCpu(const Resources& r) const;
+  std::vector<Place> places_;
+};
+
+// Ends what still runs there with SIGKILL and removes the directories, for up to two seconds.
+absl::Status RemoveCgroups(const std::vector<std::string>& directories);
+
+}  // namespace amber::cli
