@@ -16,6 +16,10 @@ bool Discarded(const SignalHandlers& handlers, SignalSet blocked, int signo) {
 
 SignalSet Task::pending() const { return pending_.set() | group_->pending_.set(); }
 
+bool Task::TakeSignal(SignalSet wanted, SigInfo* out) {
+  return pending_.Take(wanted, out) || group_->pending_.Take(wanted, out);
+}
+
 bool Task::HasDeliverableSignal() const {
   if (exiting_) return false;
   return (pending() & ~blocked_) != 0;

@@ -166,6 +166,8 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   // A signal is pending that would interrupt a blocked call.
   bool HasDeliverableSignal() const;
   SignalSet pending() const;
+  // Takes one of the pending signals in `wanted` (signalfd, sigtimedwait), this thread's own first; false if there is none.
+  bool TakeSignal(SignalSet wanted, SigInfo* out);
 
   // The task has exited or its group is going down.
   bool exiting() const { return exiting_; }
