@@ -47,11 +47,12 @@ ErrnoOr<UniqueFd> OpenForPeer(const HostNode& node, int flags);
 class Session {
  public:
   Session(Server& server, int socket) : server_(server), socket_(socket) {}
+  // Answers requests until the channel ends.
   void Run();
+  // Waits for one request and answers it. False: the channel is to be closed.
+  bool HandleOne();
 
  private:
-  // Answers one request. False: the channel is to be closed.
-  bool HandleOne();
   int Dispatch(wire::Request::Reader request, wire::Response::Builder response);
 
   // session_lookup.cc

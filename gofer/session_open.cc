@@ -49,7 +49,8 @@ ErrnoOr<UniqueFd> OpenForPeer(const HostNode& node, int flags) {
   TRY(CheckOpenFlags(flags));
   TRY(CheckType(node));
   bool writes = (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0;
-  if (writes && node.attach().read_only) return Errno(EROFS);
+  // As in Linux, a read-only file system says nothing about what is behind its fifos and devices.
+  if (writes && node.attach().read_only && node.type() == S_IFREG) return Errno(EROFS);
   // A fifo or device must not hold up the channel.
   if (node.type() != S_IFREG) flags |= O_NONBLOCK;
   return Reopen(node, flags);
