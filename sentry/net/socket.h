@@ -1,0 +1,107 @@
+// A socket: a file with the operations of socket(2) on top. Families derive from it (unix/, and host/ later).
+//
+// Guarded by the kernel lock. As with all files nothing blocks: EAGAIN means that wait_queue() will announce a change, whatever
+// O_NONBLOCK says; the system call layer waits (sentry/syscalls/socket_calls.cc). Only Connect() may call Task::Block() itself, since what it waits
+// for is the other side's.
+#pragma once
+
+#include <sys/socket.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "sentry/kernel/clock.h"
+#include "sentry/vfs/file.h"
+
+namespace amber {
+
+// What sendmsg hands over besides flags. Addresses are the raw bytes of a sockaddr.
+struct SendRequest {
+  Source& source;
+  int flags = 0;  // MSG_*
+  std::string address;
+  std::vector<RefPtr<File>> rights;    // SCM_RIGHTS
+  std::optional<ucred> credentials;    // SCM_CREDENTIALS, checked already
+  std::vector<iovec> control;          // unused by Unix sockets
+};
+
+struct ReceiveRequest {
+  Sink& sink;
+  int flags = 0;
+  // Results.
+  std::string address;
+  int out_flags = 0;                   // MSG_TRUNC, MSG_EOR
+  size_t full_size = 0;                // of a message that was cut off
+  std::vector<RefPtr<File>> rights;
+  std::optional<ucred> credentials;
+};
+
+class Socket : public File {
+ public:
+  int family() const { return family_; }
+  int type() const { return type_; }
+  int protocol() const { return protocol_; }
+  bool is_stream() const { return type_ == SOCK_STREAM; }
+
+  virtual ErrnoOr<void> Bind(Task&, std::string_view /*address*/) { return Errno(EOPNOTSUPP); }
+  virtual ErrnoOr<void> Listen(Task&, int /*backlog*/) { return Errno(EOPNOTSUPP); }
+  virtual ErrnoOr<void> Connect(Task&, std::string_view /*address*/) { return Errno(EOPNOTSUPP); }
+  virtual ErrnoOr<RefPtr<Socket>> Accept(Task&) { return Errno(EOPNOTSUPP); }
+  virtual ErrnoOr<void> Shutdown(Task&, int /*how*/) { return Errno(EOPNOTSUPP); }
+  virtual ErrnoOr<std::string> LocalAddress() { return Errno(EOPNOTSUPP); }
+  virtual ErrnoOr<std::string> PeerAddress() { return Errno(EOPNOTSUPP); }
+  // Bytes sent or received: 0 at the end of a stream.
+  virtual ErrnoOr<size_t> Send(Task&, SendRequest&) { return Errno(EOPNOTSUPP); }
+  virtual ErrnoOr<size_t> Receive(Task&, ReceiveRequest&) { return Errno(EOPNOTSUPP); }
+  // The options of SOL_SOCKET that all families share are here; subclasses override and fall back to these.
+  virtual ErrnoOr<void> SetOption(Task& task, int level, int name, std::span<const uint8_t> value);
+  // `capacity`: how many bytes the guest has room for.
+  virtual ErrnoOr<std::string> GetOption(Task& task, int level, int name, size_t capacity);
+
+  // SO_RCVTIMEO and SO_SNDTIMEO in ns, kNever if not set.
+  int64_t receive_timeout() const { return receive_timeout_; }
+  int64_t send_timeout() const { return send_timeout_; }
+  bool passes_credentials() const { return pass_credentials_; }
+  int send_buffer() const { return send_buffer_; }
+  int receive_buffer() const { return receive_buffer_; }
+
+  ErrnoOr<size_t> Read(Task& task, Sink& sink) override;
+  ErrnoOr<size_t> Write(Task& task, Source& source) override;
+  ErrnoOr<void> Stat(Task& task, struct stat* out) override;
+  ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;
+  bool pollable() const override { return true; }
+  std::string LinkName() const override;
+  uint64_t ino() const { return ino_; }
+
+ protected:
+  static constexpr int kDefaultBuffer = 212992;  // net.core.wmem_default
+  static constexpr int kMaxBuffer = 212992;      // net.core.wmem_max
+
+  Socket();
+  ~Socket() override;
+  void Init(int family, int type, int protocol) { family_ = family, type_ = type, protocol_ = protocol; }
+  // The pending error of SO_ERROR; reading it clears it.
+  virtual int TakeError() { return 0; }
+  virtual bool listening() const { return false; }
+  void SetIno(uint64_t ino);
+
+  int family_ = AF_UNSPEC;
+  int type_ = 0;
+  int protocol_ = 0;
+  uint64_t ino_;
+  int64_t receive_timeout_ = kNever;
+  int64_t send_timeout_ = kNever;
+  int send_buffer_ = kDefaultBuffer;
+  int receive_buffer_ = kDefaultBuffer;
+  bool pass_credentials_ = false;
+  // Options that are only remembered: bit n is option n (SO_REUSEADDR and the like), and the ones with values.
+  uint64_t toggles_ = 0;
+  linger linger_{};
+  int priority_ = 0;
+  int low_watermark_ = 1;
+};
+
+}  // namespace amber

@@ -1,0 +1,285 @@
+// Sending and receiving on Unix sockets.
+#include <poll.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/net/unix/unix_names.h"
+#include "sentry/net/unix/unix_socket.h"
+#include "sentry/vfs/inode.h"
+
+#ifndef SIOCINQ
+#define SIOCINQ FIONREAD
+#endif
+#ifndef SIOCOUTQ
+#define SIOCOUTQ TIOCOUTQ
+#endif
+
+namespace amber {
+namespace {
+
+constexpr int kCapSysResource = 24;
+// A stream message is a buffer of this size at most; smaller writes are put together up to it.
+constexpr size_t kStreamChunk = 32768;
+
+bool SameSender(const ucred& a, const ucred& b) { return a.pid == b.pid && a.uid == b.uid && a.gid == b.gid; }
+
+// Fetches `size` bytes; fewer if the guest's memory ends. EFAULT if none could be.
+ErrnoOr<size_t> TakeInto(Source& source, std::string* out, size_t size) {
+  size_t before = out->size();
+  out->resize(before + size);
+  auto taken = source.Take(out->data() + before, size);
+  out->resize(before + (taken.ok() ? *taken : 0));
+  return taken;
+}
+
+}  // namespace
+
+ErrnoOr<size_t> UnixSocket::Send(Task& task, SendRequest& request) {
+  if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
+  if (!request.rights.empty() && UnixGarbage::InFlight(task.creds().uid) > task.limit(RLIMIT_NOFILE) &&
+      !task.Has(kCapSysResource)) {
+    return Errno(ETOOMANYREFS);
+  }
+  UnixMessage message;
+  message.rights = std::move(request.rights);
+  message.rights_owner = task.creds().uid;
+  message.credentials_wanted = request.credentials.has_value();
+  message.credentials = request.credentials.value_or(ucred{task.pid(), task.creds().uid, task.creds().gid});
+  auto result = type_ == SOCK_STREAM ? SendStream(task, request, std::move(message)) : SendPacket(task, request, std::move(message));
+  if (result.Is(EPIPE) && type_ == SOCK_STREAM && (request.flags & MSG_NOSIGNAL) == 0) {
+    task.SendSignal(SigInfo::Kernel(SIGPIPE));
+  }
+  return result;
+}
+
+ErrnoOr<size_t> UnixSocket::SendStream(Task&, SendRequest& request, UnixMessage message) {
+  if (!request.address.empty()) return Errno(state_ == State::kConnected ? EISCONN : EOPNOTSUPP);
+  if (hung_up_ || (shutdown_ & 2) != 0) return Errno(EPIPE);
+  if (peer_ == nullptr) return Errno(ENOTCONN);
+  if ((peer_->shutdown_ & 1) != 0) return Errno(EPIPE);
+  size_t total = request.source.remaining();
+  size_t done = 0;
+  UnixSocket& to = *peer_;
+  while (done < total) {
+    size_t limit = static_cast<size_t>(send_buffer_);
+    if (budget_->used >= limit) break;
+    size_t wanted = std::min({total - done, kStreamChunk, limit - budget_->used});
+    // Bytes of one sender go into one buffer, unless descriptors mark a border.
+    if (done == 0 && message.rights.empty() && !to.messages_.empty()) {
+      UnixMessage& last = to.messages_.back();
+      if (last.rights.empty() && last.budget == budget_ && SameSender(last.credentials, message.credentials) &&
+          last.credentials_wanted == message.credentials_wanted && last.data.size() < kStreamChunk / 2) {
+        wanted = std::min(wanted, kStreamChunk - last.data.size());
+        size_t got = TRY(TakeInto(request.source, &last.data, wanted));
+        last.charged += got;
+        budget_->used += got;
+        to.queued_bytes_ += got;
+        done += got;
+        if (got < wanted) break;
+        continue;
+      }
+    }
+    UnixMessage part;
+    part.credentials = message.credentials;
+    part.credentials_wanted = message.credentials_wanted;
+    part.address = address_;
+    auto got = TakeInto(request.source, &part.data, wanted);
+    if (!got.ok()) {
+      if (done == 0) return got.error();
+      break;
+    }
+    part.rights = std::exchange(message.rights, {});
+    part.rights_owner = message.rights_owner;
+    done += *got;
+    part.budget = budget_;
+    to.Deliver(std::move(part));
+    if (*got < wanted) break;
+  }
+  if (done == 0) return total == 0 ? ErrnoOr<size_t>(size_t{0}) : Errno(EAGAIN);
+  to.queue_.Notify(POLLIN | POLLRDNORM);
+  return done;
+}
+
+void UnixSocket::Deliver(UnixMessage message) {
+  message.charged = message.data.size() + kOverhead;
+  message.budget->used += message.charged;
+  queued_bytes_ += message.data.size();
+  UnixGarbage::Add(message.rights, message.rights_owner);
+  messages_.push_back(std::move(message));
+}
+
+ErrnoOr<size_t> UnixSocket::SendPacket(Task& task, SendRequest& request, UnixMessage message) {
+  RefPtr<UnixSocket> to;
+  if (type_ == SOCK_DGRAM && !request.address.empty()) {
+    to = TRY(FindTarget(task, request.address));
+    if (to->peer_ != nullptr && to->peer_ != this) return Errno(EPERM);
+  } else {
+    if (type_ == SOCK_SEQPACKET && hung_up_) return Errno(EPIPE);
+    if (type_ == SOCK_DGRAM && hung_up_) {
+      hung_up_ = false;
+      state_ = State::kUnconnected;
+      return Errno(ECONNREFUSED);
+    }
+    if (peer_ == nullptr) return Errno(ENOTCONN);
+    to = RefPtr<UnixSocket>(peer_);
+  }
+  if ((shutdown_ & 2) != 0 || (to->shutdown_ & 1) != 0) return Errno(EPIPE);
+  size_t size = request.source.remaining();
+  size_t limit = static_cast<size_t>(send_buffer_);
+  if (size > limit - std::min<size_t>(limit, 32)) return Errno(EMSGSIZE);
+  if (budget_->used >= limit) return Errno(EAGAIN);
+  // Whoever is not this one's partner may not fill its queue (unix_dgram_recvq_full).
+  if (type_ == SOCK_DGRAM && to->peer_ != this && to->messages_.size() > kDatagramBacklog) {
+    AwaitRoom(to.get());
+    return Errno(EAGAIN);
+  }
+  if (size > 0 && TRY(TakeInto(request.source, &message.data, size)) != size) return Errno(EFAULT);
+  message.address = address_;
+  message.budget = budget_;
+  to->Deliver(std::move(message));
+  to->queue_.Notify(POLLIN | POLLRDNORM);
+  return size;
+}
+
+ErrnoOr<size_t> UnixSocket::Receive(Task&, ReceiveRequest& request) {
+  if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
+  if (connection_oriented() && state_ != State::kConnected) return Errno(type_ == SOCK_STREAM ? EINVAL : ENOTCONN);
+  if (messages_.empty()) {
+    if (int e = TakeError(); e != 0) return Errno(e);
+    if ((shutdown_ & 1) != 0) return size_t{0};
+    return Errno(EAGAIN);
+  }
+  return type_ == SOCK_STREAM ? ReceiveStream(request) : ReceivePacket(request);
+}
+
+void UnixSocket::TakeAncillary(ReceiveRequest& request, UnixMessage& message, bool peek) {
+  if (pass_credentials_) request.credentials = message.credentials;
+  if (message.rights.empty()) return;
+  if (peek) {
+    request.rights = message.rights;
+    return;
+  }
+  UnixGarbage::Remove(message.rights, message.rights_owner);
+  request.rights = std::exchange(message.rights, {});
+}
+
+ErrnoOr<size_t> UnixSocket::ReceiveStream(ReceiveRequest& request) {
+  bool peek = (request.flags & MSG_PEEK) != 0;
+  size_t done = 0;
+  size_t index = 0;
+  while (index < messages_.size() && request.sink.remaining() > 0) {
+    UnixMessage& m = messages_[index];
+    // Bytes of different senders are not mixed if somebody wants to know them, and descriptors end a read.
+    if (done > 0 && ((pass_credentials_ && !SameSender(m.credentials, *request.credentials)) || !m.rights.empty())) break;
+    if (done == 0) request.address = m.address;
+    size_t wanted = std::min(m.data.size() - m.offset, request.sink.remaining());
+    auto put = request.sink.Put(m.data.data() + m.offset, wanted);
+    if (!put.ok()) {
+      if (done == 0) return put.error();
+      break;
+    }
+    done += *put;
+    bool had_rights = !m.rights.empty();
+    TakeAncillary(request, m, peek);
+    bool whole = *put == m.data.size() - m.offset;
+    if (peek) {
+      ++index;
+    } else {
+      m.offset += *put;
+      Release(m, *put, whole);
+      if (whole) messages_.pop_front();
+    }
+    if (had_rights || !whole || *put < wanted) break;
+  }
+  return done;
+}
+
+ErrnoOr<size_t> UnixSocket::ReceivePacket(ReceiveRequest& request) {
+  bool peek = (request.flags & MSG_PEEK) != 0;
+  UnixMessage& m = messages_.front();
+  size_t wanted = std::min(m.data.size(), request.sink.remaining());
+  if (wanted > 0) {
+    // The packet is gone even if its bytes cannot be delivered.
+    auto put = request.sink.Put(m.data.data(), wanted);
+    if (!put.ok() || *put < wanted) {
+      if (!peek) PopFront();
+      return Errno(EFAULT);
+    }
+  }
+  request.address = m.address;
+  request.full_size = m.data.size();
+  if (wanted < m.data.size()) request.out_flags |= MSG_TRUNC;
+  if (type_ == SOCK_SEQPACKET) request.out_flags |= MSG_EOR;
+  TakeAncillary(request, m, peek);
+  if (!peek) PopFront();
+  return wanted;
+}
+
+void UnixSocket::Release(UnixMessage& message, size_t bytes, bool whole) {
+  size_t before = message.budget->used;
+  size_t freed = whole ? message.charged : std::min(bytes, message.charged);
+  message.charged -= freed;
+  message.budget->used -= std::min(freed, before);
+  queued_bytes_ -= std::min(bytes, queued_bytes_);
+  UnixSocket* sender = message.budget->owner;
+  if (sender == nullptr) return;
+  // Told when a quarter is left in use, so that a writer does not run for every few bytes.
+  size_t limit = static_cast<size_t>(sender->send_buffer_);
+  if (before * 4 > limit && sender->writable()) sender->queue_.Notify(POLLOUT | POLLWRNORM | POLLWRBAND);
+}
+
+void UnixSocket::PopFront() {
+  UnixMessage m = std::move(messages_.front());
+  messages_.pop_front();
+  UnixGarbage::Remove(m.rights, m.rights_owner);
+  Release(m, m.data.size(), true);
+  if (type_ != SOCK_DGRAM || messages_.size() != kDatagramBacklog) return;
+  // There is room again for those who have no say in how full this queue is.
+  for (UnixSocket* s : watched_by_) s->queue_.Notify(POLLOUT | POLLWRNORM | POLLWRBAND);
+  WakeSenders();
+}
+
+void UnixSocket::AwaitRoom(UnixSocket* target) {
+  if (waiting_for_ == target) return;
+  if (waiting_for_ != nullptr) waiting_for_->waiting_senders_.erase(this);
+  waiting_for_ = target;
+  if (target != nullptr) target->waiting_senders_.insert(this);
+}
+
+void UnixSocket::WakeSenders() {
+  for (UnixSocket* s : std::exchange(waiting_senders_, {})) {
+    s->waiting_for_ = nullptr;
+    s->queue_.Notify(POLLOUT | POLLWRNORM | POLLWRBAND);
+  }
+}
+
+void UnixSocket::DropMessages() {
+  std::deque<UnixMessage> dropped = std::move(messages_);
+  messages_.clear();
+  for (UnixMessage& m : dropped) {
+    UnixGarbage::Remove(m.rights, m.rights_owner);
+    Release(m, m.data.size() - m.offset, true);
+  }
+}
+
+ErrnoOr<uint64_t> UnixSocket::Ioctl(Task& task, uint32_t command, uint64_t argument) {
+  int value = 0;
+  switch (command) {
+    case SIOCINQ:
+      if (listening()) return Errno(EINVAL);
+      value = static_cast<int>(connection_oriented() ? queued_bytes_ : messages_.empty() ? 0 : messages_.front().data.size());
+      break;
+    case SIOCOUTQ:
+      value = static_cast<int>(budget_->used);
+      break;
+    default:
+      return Socket::Ioctl(task, command, argument);
+  }
+  TRY(task.CopyOut(UserPtr<int>(argument), value));
+  return uint64_t{0};
+}
+
+}  // namespace amber

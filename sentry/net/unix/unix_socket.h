@@ -1,0 +1,154 @@
+// Unix domain sockets (unix(7), net/unix/af_unix.c): stream, datagram and sequenced packets, abstract and file system names,
+// passing of descriptors and credentials.
+//
+// A socket holds the messages that were sent to it. Peers know each other by plain pointers that the one that goes first
+// clears: a connection does not keep a socket open. Messages hold references to the descriptions that they carry; what is reachable from such messages
+// alone is found and freed by unix_gc.cc. Guarded by the kernel lock.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <set>
+#include <string>
+
+#include "sentry/net/socket.h"
+
+namespace amber {
+
+class Inode;
+class UnixSocket;
+
+// How much of a socket's send buffer is in other sockets' queues. Messages hold references, since they may outlive the sender.
+struct UnixSendBudget : public RefCounted<UnixSendBudget> {
+  size_t used = 0;
+  UnixSocket* owner = nullptr;  // null once the socket is gone
+};
+
+struct UnixMessage {
+  std::string data;
+  size_t offset = 0;  // consumed part of a stream message
+  std::vector<RefPtr<File>> rights;
+  uid_t rights_owner = 0;
+  ucred credentials{};
+  bool credentials_wanted = false;  // passed on as SCM_CREDENTIALS although the receiver did not ask when it was sent
+  std::string address;
+  RefPtr<UnixSendBudget> budget;
+  size_t charged = 0;
+};
+
+class UnixSocket final : public Socket {
+ public:
+  UnixSocket();  // for Load()
+  explicit UnixSocket(int type);
+  ~UnixSocket() override;
+
+  // socketpair(2).
+  static std::pair<RefPtr<UnixSocket>, RefPtr<UnixSocket>> Pair(Task& task, int type);
+
+  ErrnoOr<void> Bind(Task& task, std::string_view address) override;
+  ErrnoOr<void> Listen(Task& task, int backlog) override;
+  ErrnoOr<void> Connect(Task& task, std::string_view address) override;
+  ErrnoOr<RefPtr<Socket>> Accept(Task& task) override;
+  ErrnoOr<void> Shutdown(Task& task, int how) override;
+  ErrnoOr<std::string> LocalAddress() override;
+  ErrnoOr<std::string> PeerAddress() override;
+  ErrnoOr<size_t> Send(Task& task, SendRequest& request) override;
+  ErrnoOr<size_t> Receive(Task& task, ReceiveRequest& request) override;
+  ErrnoOr<std::string> GetOption(Task& task, int level, int name, size_t capacity) override;
+  ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;
+
+  uint32_t Poll(Task& task) override;
+  WaitQueue* wait_queue() override { return &queue_; }
+  void OnClose(Task& task) override;
+
+  // A line of /proc/net/unix.
+  std::string Describe() const;
+  static void ForEach(const std::function<void(const UnixSocket&)>& visit);
+
+  state::Kind kind() const override { return state::Kind::kUnixSocket; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
+
+ private:
+  friend class UnixGarbage;
+
+  enum class State : uint8_t { kUnconnected, kListening, kConnected };
+  static constexpr int kDatagramBacklog = 10;  // net.unix.max_dgram_qlen
+  // What a message costs beyond its bytes, so that empty ones are not free.
+  static constexpr size_t kOverhead = 256;
+
+  bool connection_oriented() const { return type_ != SOCK_DGRAM; }
+  // The socket that `address` names; ECONNREFUSED, ENOENT, EPROTOTYPE ...
+  ErrnoOr<RefPtr<UnixSocket>> FindTarget(Task& task, std::string_view address) const;
+  void SetPeer(UnixSocket* peer);
+  void ConnectTo(UnixSocket& peer);
+  // The peer went away or closed its side.
+  void OnPeerGone(bool with_unread_data);
+  bool writable() const { return budget_->used * 4 <= static_cast<size_t>(send_buffer_); }
+  void Deliver(UnixMessage message);
+  ErrnoOr<size_t> SendStream(Task& task, SendRequest& request, UnixMessage message);
+  ErrnoOr<size_t> SendPacket(Task& task, SendRequest& request, UnixMessage message);
+  ErrnoOr<size_t> ReceiveStream(ReceiveRequest& request);
+  ErrnoOr<size_t> ReceivePacket(ReceiveRequest& request);
+  void TakeAncillary(ReceiveRequest& request, UnixMessage& message, bool peek);
+  // `bytes` of `message` were consumed; all of it if `whole`.
+  void Release(UnixMessage& message, size_t bytes, bool whole);
+  void PopFront();
+  void DropMessages();
+  // This socket's sends wait until `target`, which is not its partner, has room.
+  void AwaitRoom(UnixSocket* target);
+  void WakeSenders();
+  void Unbind();
+  int TakeError() override;
+  bool listening() const override { return state_ == State::kListening; }
+
+  State state_ = State::kUnconnected;
+  std::string address_;       // sockaddr_un bytes; empty if not bound
+  bool owns_name_ = false;    // false for accepted sockets, which show their listener's
+  RefPtr<Inode> bound_inode_; // of a name in the file system
+  UnixSocket* peer_ = nullptr;
+  std::string peer_address_;  // as it was when the connection was made
+  std::set<UnixSocket*> watched_by_;  // sockets whose peer_ is this one
+  UnixSocket* waiting_for_ = nullptr;
+  std::set<UnixSocket*> waiting_senders_;  // sockets whose waiting_for_ is this one
+  std::deque<UnixMessage> messages_;
+  size_t queued_bytes_ = 0;
+  std::deque<RefPtr<UnixSocket>> pending_;
+  size_t backlog_ = 0;
+  bool has_peer_credentials_ = false;
+  ucred peer_credentials_{};
+  ucred own_credentials_{};   // at listen(2)
+  int shutdown_ = 0;          // bit 0: receiving, bit 1: sending
+  bool hung_up_ = false;      // was connected, and the peer is gone
+  int error_ = 0;
+  RefPtr<UnixSendBudget> budget_;
+  WaitQueue queue_;
+  WaitQueue backlog_queue_;   // connects that wait for room
+  int in_flight_ = 0;         // references held by messages
+  bool pending_accept_ = false;  // is in a listener's pending_
+};
+
+// Frees sockets that only messages in flight keep open.
+class UnixGarbage {
+ public:
+  // A message now holds, or no longer holds, `files`.
+  static void Add(const std::vector<RefPtr<File>>& files, uid_t owner);
+  static void Remove(const std::vector<RefPtr<File>>& files, uid_t owner);
+  // Descriptions in flight that `uid` sent.
+  static size_t InFlight(uid_t uid);
+  // Sockets in flight.
+  static size_t sockets();
+  static void Collect();
+};
+
+// Names in the file system; unix_path.cc.
+// Makes a socket inode at `path`: EADDRINUSE if it exists.
+ErrnoOr<RefPtr<Inode>> MakeSocketInode(Task& task, const std::string& path);
+// Resolves `path` and checks write permission: ECONNREFUSED if it is no socket or nobody is bound to it.
+ErrnoOr<UnixSocket*> FindSocketAt(Task& task, const std::string& path);
+// Says who is bound to `inode`; null for nobody any more.
+void SetBoundSocket(Inode& inode, UnixSocket* socket);
+
+}  // namespace amber

@@ -1,0 +1,122 @@
+// Saving and loading Unix sockets, with the messages that are on their way.
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/net/unix/unix.pb.h"
+#include "sentry/net/unix/unix_names.h"
+#include "sentry/net/unix/unix_socket.h"
+#include "sentry/vfs/inode.h"
+
+namespace amber {
+namespace {
+
+void SaveCredentials(const ucred& c, proto::UnixCredentials* out) {
+  out->set_pid(c.pid);
+  out->set_uid(c.uid);
+  out->set_gid(c.gid);
+}
+
+ucred LoadCredentials(const proto::UnixCredentials& m) { return {m.pid(), m.uid(), m.gid()}; }
+
+}  // namespace
+
+std::string UnixSocket::Save(state::Saver& saver) const {
+  proto::UnixSocket m;
+  m.set_type(type_);
+  m.set_flags(static_cast<uint32_t>(flags()));
+  m.set_ino(ino_);
+  m.set_state(static_cast<uint32_t>(state_));
+  m.set_address(address_);
+  m.set_owns_name(owns_name_);
+  m.set_bound_inode(saver.Ref(bound_inode_));
+  m.set_peer(saver.Ref(peer_));
+  m.set_peer_address(peer_address_);
+  for (const UnixMessage& message : messages_) {
+    auto* out = m.add_message();
+    out->set_data(message.data.substr(message.offset));
+    for (const RefPtr<File>& f : message.rights) out->add_rights(saver.Ref(f));
+    out->set_rights_owner(message.rights_owner);
+    SaveCredentials(message.credentials, out->mutable_credentials());
+    out->set_credentials_wanted(message.credentials_wanted);
+    out->set_address(message.address);
+    out->set_sender(saver.Ref(message.budget->owner));
+  }
+  for (const RefPtr<UnixSocket>& p : pending_) m.add_pending(saver.Ref(p));
+  m.set_backlog(static_cast<uint32_t>(backlog_));
+  SaveCredentials(peer_credentials_, m.mutable_peer_credentials());
+  SaveCredentials(own_credentials_, m.mutable_own_credentials());
+  m.set_peer_credentials_known(has_peer_credentials_);
+  m.set_shutdown(static_cast<uint32_t>(shutdown_));
+  m.set_hung_up(hung_up_);
+  m.set_error(error_);
+  m.set_send_buffer(send_buffer_);
+  m.set_receive_buffer(receive_buffer_);
+  m.set_receive_timeout(receive_timeout_);
+  m.set_send_timeout(send_timeout_);
+  m.set_pass_credentials(pass_credentials_);
+  m.set_toggles(toggles_);
+  return m.SerializeAsString();
+}
+
+bool UnixSocket::Load(state::Loader& loader, std::string_view bytes) {
+  proto::UnixSocket m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
+  if (m.type() != SOCK_STREAM && m.type() != SOCK_DGRAM && m.type() != SOCK_SEQPACKET) return false;
+  if (m.state() > static_cast<uint32_t>(State::kConnected) || m.send_buffer() < 0 || m.receive_buffer() < 0) return false;
+  Init(AF_UNIX, m.type(), 0);
+  set_flags(static_cast<int>(m.flags()));
+  SetIno(m.ino());
+  state_ = static_cast<State>(m.state());
+  address_ = m.address();
+  owns_name_ = m.owns_name();
+  if (owns_name_ && !UnixName::Parse(address_).ok()) return false;
+  bound_inode_ = loader.GetRef<Inode>(m.bound_inode());
+  SetPeer(loader.Get<UnixSocket>(m.peer()));
+  peer_address_ = m.peer_address();
+  for (const auto& in : m.message()) {
+    UnixMessage message;
+    message.data = in.data();
+    for (uint64_t id : in.rights()) {
+      RefPtr<File> file = loader.GetRef<File>(id);
+      if (!file) return false;
+      message.rights.push_back(std::move(file));
+    }
+    message.rights_owner = in.rights_owner();
+    message.credentials = LoadCredentials(in.credentials());
+    message.credentials_wanted = in.credentials_wanted();
+    message.address = in.address();
+    auto* sender = loader.Get<UnixSocket>(in.sender());
+    message.budget = sender != nullptr ? sender->budget_ : MakeRef<UnixSendBudget>();
+    Deliver(std::move(message));
+  }
+  for (uint64_t id : m.pending()) {
+    RefPtr<UnixSocket> p = loader.GetRef<UnixSocket>(id);
+    if (!p || p == this) return false;
+    p->pending_accept_ = true;
+    pending_.push_back(std::move(p));
+  }
+  backlog_ = m.backlog();
+  peer_credentials_ = LoadCredentials(m.peer_credentials());
+  own_credentials_ = LoadCredentials(m.own_credentials());
+  has_peer_credentials_ = m.peer_credentials_known();
+  shutdown_ = static_cast<int>(m.shutdown() & 3);
+  hung_up_ = m.hung_up();
+  error_ = m.error();
+  send_buffer_ = m.send_buffer();
+  receive_buffer_ = m.receive_buffer();
+  receive_timeout_ = m.receive_timeout();
+  send_timeout_ = m.send_timeout();
+  pass_credentials_ = m.pass_credentials();
+  toggles_ = m.toggles();
+  return true;
+}
+
+bool UnixSocket::AfterLoad(state::Loader&) {
+  if (!owns_name_) return true;
+  if (bound_inode_) {
+    SetBoundSocket(*bound_inode_, this);
+    return true;
+  }
+  return UnixNames::Abstract().try_emplace(address_, this).second;
+}
+
+}  // namespace amber
