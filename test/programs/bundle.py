@@ -36,10 +36,10 @@ def mounts(binds):
         "destination": "/tmp", "type": "tmpfs", "source": "tmpfs",
         "options": ["nosuid", "nodev", "mode=1777", "size=4g"],
     }
-    for source, destination in binds:
+    for source, destination, *writable in binds:
         yield {
             "destination": destination, "type": "bind", "source": os.path.abspath(source),
-            "options": ["rbind", "ro"],
+            "options": ["rbind", "rw" if writable else "ro"],
         }
 
 

@@ -1,0 +1,2 @@
+// The least that exec can start.
+int main() { return 0; }
