@@ -22,6 +22,10 @@ PosixTimer* PosixTimers::Find(int id) {
   return it == timers_.end() ? nullptr : it->second.get();
 }
 
+void PosixTimers::CancelAll() {
+  for (auto& [id, timer] : timers_) timer->timer->Cancel();
+}
+
 void PosixTimers::Arm(PosixTimer& timer, int64_t deadline, int64_t interval) {
   timer.deadline = deadline;
   timer.interval = interval;

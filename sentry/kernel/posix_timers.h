@@ -34,6 +34,7 @@ class PosixTimers {
   PosixTimer& Create();
   PosixTimer* Find(int id);
   void Delete(int id) { timers_.erase(id); }
+  void CancelAll();
   void Arm(PosixTimer& timer, int64_t deadline, int64_t interval);
   const std::map<int, std::unique_ptr<PosixTimer>>& all() const { return timers_; }
   // The signal of timer `id` was taken by a thread: its overruns become what timer_getoverrun tells.

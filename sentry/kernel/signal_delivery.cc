@@ -1,6 +1,8 @@
 // Delivering signals to a stopped thread: dispositions, and the frame of a handler (arch/x86/kernel/signal_64.c).
+#include <sys/syscall.h>
 #include <sys/ucontext.h>
 
+#include <algorithm>
 #include <cstddef>
 
 #include "sentry/kernel/kernel.h"
@@ -40,7 +42,7 @@ bool Task::DeliverSignals() {
     if (exiting_) return false;
     if (group_->exiting()) return false;  // its death is under way
     SigInfo info;
-    if (!pending_.Take(~blocked_, &info) && !group_->pending_.Take(~blocked_, &info)) break;
+    if (!TakePending(~blocked_, &info)) break;
     int signo = info.signo();
     SigAction& action = group_->handlers()[signo];
     if (action.handler == kHandlerIgnore) continue;
@@ -107,6 +109,11 @@ void Task::ApplyRestart(const SigAction& action) {
     return;
   } else {
     result = syscall_.on_signal >= 512 ? -EINTR : -syscall_.on_signal;
+    if (syscall_.scratch[2] != 0 && (syscall_.number == SYS_nanosleep || syscall_.number == SYS_clock_nanosleep)) {
+      int64_t left = std::max<int64_t>(syscall_.deadline - kernel_->clocks().Monotonic(), 0);
+      timespec remaining{left / kNsPerSecond, left % kNsPerSecond};
+      if (!CopyOutBytes(syscall_.scratch[2], &remaining, sizeof(remaining)).ok()) result = -EFAULT;
+    }
   }
   regs.rax = static_cast<uint64_t>(result);
   if (kernel_->strace() != nullptr) kernel_->strace()->Exit(*this, result);

@@ -1,5 +1,6 @@
 // Sending signals: who gets them, what they discard, whom they wake (Linux: send_signal_locked, complete_signal, prepare_signal).
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
@@ -40,6 +41,12 @@ void Task::SetSavedMask(SignalSet mask) {
     saved_mask_ = blocked_;
   }
   blocked_ = mask & ~kUnblockable;
+}
+
+bool Task::TakePending(SignalSet wanted, SigInfo* out) {
+  if (!pending_.Take(wanted, out) && !group_->pending_.Take(wanted, out)) return false;
+  if (out->raw.si_code == SI_TIMER) out->raw.si_overrun = group_->posix_timers().OnDelivered(out->raw.si_timerid);
+  return true;
 }
 
 void ThreadGroup::PrepareSignal(int signo) {

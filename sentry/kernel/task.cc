@@ -1,8 +1,11 @@
 #include "sentry/kernel/task.h"
 
+#include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/thread_group.h"
@@ -14,6 +17,18 @@
 
 namespace amber {
 namespace {
+
+// The first number of /proc/PID/task/TID/schedstat: time on a CPU, in ns.
+int64_t ThreadCpuTime(int pid, int tid) {
+  char path[64], text[64];
+  snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", pid, tid);
+  UniqueFd fd(open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return 0;
+  ssize_t n = read(fd.get(), text, sizeof(text) - 1);
+  if (n <= 0) return 0;
+  text[n] = 0;
+  return strtoll(text, nullptr, 10);
+}
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kMaxRwCount = 0x7ffff000;  // MAX_RW_COUNT
@@ -33,6 +48,16 @@ char Task::state_letter() const {
   if (group_->stopped()) return 'T';
   return call_ == Call::kBlocked ? 'S' : 'R';
 }
+
+int64_t Task::CpuTime() const {
+  if (thread_ == nullptr) return 0;
+  // Another process's thread has no clock id for us; a process with one thread has its process's.
+  if (group_->live_tasks() == 1) return group_->CpuTime();
+  return ThreadCpuTime(thread_->host_pid(), thread_->host_tid());
+}
+
+Task* Task::FindTask(int tid) const { return group_->pids().FindTask(tid); }
+ThreadGroup* Task::FindGroup(int pid) const { return group_->pids().FindGroup(pid); }
 
 ErrnoOr<void> Task::CopyInBytes(uint64_t address, void* data, size_t size) {
   if (size == 0) return Ok();

@@ -163,17 +163,47 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   // As sigsuspend and ppoll do: `mask` holds until the call ends without a signal, or a handler returns. Calling it again when the
   // handler is executed again changes nothing.
   void SetSavedMask(SignalSet mask);
+  // Takes a pending signal of `wanted`, blocked or not (sigtimedwait, signalfd); false if there is none.
+  bool TakePending(SignalSet wanted, SigInfo* out);
+  // For faults that a call itself causes: the signal cannot be blocked or ignored; it is delivered when the call returns.
+  void SendForced(const SigInfo& info) { ForceSignal(info); }
+  // rt_sigreturn: the frame on the guest's stack becomes the registers, mask and alternate stack.
+  ErrnoOr<void> SignalReturn();
+  const AltStack& altstack() const { return altstack_; }
+  void set_altstack(const AltStack& stack) { altstack_ = stack; }
+  // Where an interrupted nanosleep writes what is left.
+  void set_sleep_remaining(uint64_t address) { syscall_.scratch[2] = address; }
+  // User and system time of this thread, ns.
+  int64_t CpuTime() const;
   // A signal is pending that would interrupt a blocked call.
   bool HasDeliverableSignal() const;
   SignalSet pending() const;
   // Takes one of the pending signals in `wanted` (signalfd, sigtimedwait), this thread's own first; false if there is none.
   bool TakeSignal(SignalSet wanted, SigInfo* out);
 
+  void set_clear_child_tid(uint64_t address, bool native) {
+    clear_child_tid_ = address;
+    clear_child_tid_native_ = native;
+  }
+  // What the parent gets at the end: SIGCHLD for a fork.
+  int exit_signal() const { return exit_signal_; }
   // The task has exited or its group is going down.
   bool exiting() const { return exiting_; }
   // 'R', 'S', 'T', 'Z' as /proc/PID/stat shows it.
   char state_letter() const;
   bool no_new_privs() const { return no_new_privs_; }
+  void set_no_new_privs() { no_new_privs_ = true; }
+  bool keep_caps() const { return keep_caps_; }
+  void set_keep_caps(bool on) { keep_caps_ = on; }
+  int parent_death_signal() const { return parent_death_signal_; }
+  void set_parent_death_signal(int signo) { parent_death_signal_ = signo; }
+  void clear_parent_death_signal() { parent_death_signal_ = 0; }
+  uint64_t timer_slack() const { return timer_slack_; }
+  void set_timer_slack(uint64_t ns) { timer_slack_ = ns; }
+  uint32_t personality() const { return personality_; }
+  void set_personality(uint32_t value) { personality_ = value; }
+  uint64_t robust_list() const { return robust_list_; }
+  void set_robust_list(uint64_t head) { robust_list_ = head; }
   // For rt_sigreturn, ptrace-like users and core dumps: the stopped thread's registers. Only while framed().
   platform::Frame& frame() { return thread_->frame(); }
 
@@ -242,8 +272,6 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   bool PushSignalFrame(const SigInfo& info, const SigAction& action);
   void ApplyRestart(const SigAction& action);
   void ForceSignal(const SigInfo& info);
-  // rt_sigreturn: the frame on the guest's stack becomes the registers, mask and alternate stack.
-  ErrnoOr<void> SignalReturn();
   // SIGKILL is pending or the group is going down.
   bool HasFatalSignal() const;
 

@@ -121,8 +121,9 @@ void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
     group.exit_status_ = group.leader_->exit_status_;
   }
   group.zombie_ = true;
-  group.real_timer_.reset();
-  group.posix_timers_.reset();
+  // Not destroyed yet: this may run inside one's callback.
+  if (group.real_timer_ != nullptr) group.real_timer_->Cancel();
+  if (group.posix_timers_ != nullptr) group.posix_timers_->CancelAll();
   group.pending_.Discard(~SignalSet{0});
   ReparentChildren(group);
   group.LeaveSessionIfLeader();

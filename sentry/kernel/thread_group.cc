@@ -69,6 +69,18 @@ void ThreadGroup::Continue() {
   NotifyParent(CLD_CONTINUED, SIGCONT);
 }
 
+bool ThreadGroup::TakeStopReport(bool peek) {
+  if (!stopped_ || stop_reported_) return false;
+  if (!peek) stop_reported_ = true;
+  return true;
+}
+
+bool ThreadGroup::TakeContinueReport(bool peek) {
+  if (!continued_) return false;
+  if (!peek) continued_ = false;
+  return true;
+}
+
 // --- sessions and process groups ---
 
 ProcessGroup::~ProcessGroup() {
@@ -149,6 +161,25 @@ std::vector<RefPtr<ThreadGroup>> PidNamespace::Groups() const {
     if (task != nullptr && task->group().pid() == id) groups.emplace_back(&task->group());
   }
   return groups;
+}
+
+// --- timers ---
+
+void ThreadGroup::ArmRealTimer(int64_t deadline, int64_t interval) {
+  real_interval_ = interval;
+  if (real_timer_ == nullptr) {
+    real_timer_ = std::make_unique<Timer>([this] {
+      SigInfo info = SigInfo::Kernel(SIGALRM);
+      if (real_interval_ > 0) real_timer_->Arm(kernel_->timers(), kernel_->clocks().Monotonic() + real_interval_);
+      SendSignal(info);
+    });
+  }
+  real_timer_->Arm(kernel_->timers(), deadline);
+}
+
+PosixTimers& ThreadGroup::posix_timers() {
+  if (posix_timers_ == nullptr) posix_timers_ = std::make_unique<PosixTimers>(*this);
+  return *posix_timers_;
 }
 
 // --- accounting ---

@@ -140,8 +140,12 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   bool stopped() const { return stopped_; }
   bool dumpable() const { return dumpable_; }
   void set_dumpable(bool on) { dumpable_ = on; }
+  bool child_subreaper() const { return child_subreaper_; }
+  void set_child_subreaper(bool on) { child_subreaper_ = on; }
   bool did_exec() const { return did_exec_; }
   int64_t start_time() const { return start_time_; }
+  int nice() const { return nice_; }
+  void set_nice(int nice) { nice_ = nice; }
   int oom_score_adj() const { return oom_score_adj_; }
   void set_oom_score_adj(int value) { oom_score_adj_ = value; }
   // The executable's path, arguments as exec got them: for /proc and ps.
@@ -155,6 +159,17 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   void Stop(int signo);
   // Sends to the process: any of its threads may take it.
   void SendSignal(const SigInfo& info);
+  int stop_signal() const { return stop_signal_; }
+  // True if a stop (a continue) has not been waited for yet; takes the report unless `peek`.
+  bool TakeStopReport(bool peek);
+  bool TakeContinueReport(bool peek);
+  size_t pending_count() const { return pending_.size(); }
+  void DiscardPending(SignalSet signals) { DiscardEverywhere(signals); }
+  // ITIMER_REAL.
+  int64_t real_deadline() const { return real_timer_ != nullptr && real_timer_->armed() ? real_timer_->deadline() : kNever; }
+  int64_t real_interval() const { return real_interval_; }
+  void ArmRealTimer(int64_t deadline, int64_t interval);
+  PosixTimers& posix_timers();
   // Calls `watcher` with the wait status when this becomes a zombie (the runtime's wait). At most one.
   void set_exit_watcher(std::function<void(int)> watcher) { exit_watcher_ = std::move(watcher); }
   // User and system time of the living host process and of what was collected before, in ns.
@@ -220,6 +235,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   bool did_exec_ = false;
   bool dumpable_ = true;
   int oom_score_adj_ = 0;
+  int nice_ = 0;
   int64_t start_time_ = 0;       // guest monotonic
   std::string exe_path_;
   WaitQueue child_queue_;

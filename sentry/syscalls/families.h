@@ -7,5 +7,12 @@ class SyscallTable;
 
 void RegisterProcessCalls(SyscallTable& table);  // fork, exec, wait, exit, ids: process_calls.cc and beside it
 void RegisterSignalCalls(SyscallTable& table);   // signal_calls.cc
+void RegisterWaitCalls(SyscallTable& table);     // wait_calls.cc
+void RegisterTimeCalls(SyscallTable& table);     // time_calls.cc: clocks and sleeping
+void RegisterTimerCalls(SyscallTable& table);    // timer_calls.cc: itimers and POSIX timers
+void RegisterCredentialCalls(SyscallTable& table);  // cred_calls.cc
+void RegisterPrctlCalls(SyscallTable& table);    // prctl_calls.cc, and rlimits
+void RegisterSystemCalls(SyscallTable& table);   // system_calls.cc: uname, sysinfo, scheduling
+void RegisterFutexCalls(SyscallTable& table);    // futex_calls.cc
 
 }  // namespace amber

@@ -16,6 +16,13 @@ SyscallTable::SyscallTable() {
   for (uint64_t n = 0; n < entries_.size(); ++n) entries_[n].name = SyscallName(n);
   RegisterProcessCalls(*this);
   RegisterSignalCalls(*this);
+  RegisterWaitCalls(*this);
+  RegisterTimeCalls(*this);
+  RegisterTimerCalls(*this);
+  RegisterCredentialCalls(*this);
+  RegisterPrctlCalls(*this);
+  RegisterSystemCalls(*this);
+  RegisterFutexCalls(*this);
 }
 
 const SyscallTable& SyscallTable::Get() {

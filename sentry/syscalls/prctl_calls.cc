@@ -1,0 +1,211 @@
+// prctl(2), and rlimits: prlimit(2).
+#include <linux/capability.h>
+#include <linux/securebits.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/table.h"
+
+namespace amber {
+namespace {
+
+constexpr size_t kNameSize = 16;
+
+ErrnoOr<uint64_t> SetName(Task& task, uint64_t address) {
+  auto name = task.CopyInString(UserPtr<const char>(address), kNameSize);
+  if (name.ok()) {
+    task.set_name(*name);
+    return 0;
+  }
+  // Longer names are cut.
+  if (!name.Is(ENAMETOOLONG)) return name.error();
+  char cut[kNameSize];
+  TRY(task.CopyInBytes(address, cut, sizeof(cut)));
+  task.set_name(std::string(cut, kNameSize - 1));
+  return 0;
+}
+
+ErrnoOr<uint64_t> GetName(Task& task, uint64_t address) {
+  char name[kNameSize] = {};
+  task.name().copy(name, kNameSize - 1);
+  TRY(task.CopyOutBytes(address, name, sizeof(name)));
+  return 0;
+}
+
+ErrnoOr<uint64_t> DropBounding(Task& task, uint64_t capability) {
+  if (!task.Has(CAP_SETPCAP)) return Errno(EPERM);
+  if (capability > CAP_LAST_CAP) return Errno(EINVAL);
+  auto next = MakeRef<Credentials>(task.creds());
+  next->bounding &= ~(uint64_t{1} << capability);
+  task.set_creds(std::move(next));
+  return 0;
+}
+
+ErrnoOr<uint64_t> Ambient(Task& task, uint64_t what, uint64_t capability) {
+  auto next = MakeRef<Credentials>(task.creds());
+  if (what == PR_CAP_AMBIENT_CLEAR_ALL) {
+    if (capability != 0) return Errno(EINVAL);
+    next->ambient = 0;
+    task.set_creds(std::move(next));
+    return 0;
+  }
+  if (capability > CAP_LAST_CAP) return Errno(EINVAL);
+  uint64_t bit = uint64_t{1} << capability;
+  switch (what) {
+    case PR_CAP_AMBIENT_IS_SET:
+      return (next->ambient & bit) != 0 ? 1 : 0;
+    case PR_CAP_AMBIENT_RAISE:
+      if ((next->permitted & next->inheritable & bit) == 0 || (next->securebits & SECBIT_NO_CAP_AMBIENT_RAISE) != 0) {
+        return Errno(EPERM);
+      }
+      next->ambient |= bit;
+      break;
+    case PR_CAP_AMBIENT_LOWER:
+      next->ambient &= ~bit;
+      break;
+    default:
+      return Errno(EINVAL);
+  }
+  task.set_creds(std::move(next));
+  return 0;
+}
+
+ErrnoOr<uint64_t> SetSecurebits(Task& task, uint64_t bits) {
+  uint32_t old = task.creds().securebits;
+  // A lock bit pins its neighbour, for good (cap_task_prctl).
+  if (((old & SECURE_ALL_LOCKS) >> 1) & (old ^ bits)) return Errno(EPERM);
+  if ((old & SECURE_ALL_LOCKS & ~bits) != 0) return Errno(EPERM);
+  if ((bits & ~uint64_t{SECURE_ALL_LOCKS | SECURE_ALL_BITS}) != 0) return Errno(EPERM);
+  if (!task.Has(CAP_SETPCAP)) return Errno(EPERM);
+  auto next = MakeRef<Credentials>(task.creds());
+  next->securebits = static_cast<uint32_t>(bits);
+  task.set_keep_caps((bits & SECBIT_KEEP_CAPS) != 0);
+  task.set_creds(std::move(next));
+  return 0;
+}
+
+ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5) {
+  switch (option) {
+    case PR_SET_NAME:
+      return SetName(task, a2);
+    case PR_GET_NAME:
+      return GetName(task, a2);
+    case PR_SET_PDEATHSIG:
+      if (a2 > kNumSignals) return Errno(EINVAL);
+      task.set_parent_death_signal(static_cast<int>(a2));
+      return 0;
+    case PR_GET_PDEATHSIG:
+      TRY(task.CopyOut(UserPtr<int>(a2), task.parent_death_signal()));
+      return 0;
+    case PR_SET_DUMPABLE:
+      if (a2 > 1) return Errno(EINVAL);
+      task.group().set_dumpable(a2 == 1);
+      return 0;
+    case PR_GET_DUMPABLE:
+      return task.group().dumpable() ? 1 : 0;
+    case PR_SET_KEEPCAPS:
+      if (a2 > 1) return Errno(EINVAL);
+      if ((task.creds().securebits & SECBIT_KEEP_CAPS_LOCKED) != 0) return Errno(EPERM);
+      task.set_keep_caps(a2 == 1);
+      return 0;
+    case PR_GET_KEEPCAPS:
+      return task.keep_caps() ? 1 : 0;
+    case PR_CAPBSET_READ:
+      if (a2 > CAP_LAST_CAP) return Errno(EINVAL);
+      return task.creds().bounding >> a2 & 1;
+    case PR_CAPBSET_DROP:
+      return DropBounding(task, a2);
+    case PR_CAP_AMBIENT:
+      return a4 != 0 || a5 != 0 ? Errno(EINVAL) : Ambient(task, a2, a3);
+    case PR_SET_SECUREBITS:
+      return SetSecurebits(task, a2);
+    case PR_GET_SECUREBITS:
+      return task.creds().securebits | (task.keep_caps() ? SECBIT_KEEP_CAPS : 0u);
+    case PR_SET_NO_NEW_PRIVS:
+      if (a2 != 1 || a3 != 0 || a4 != 0 || a5 != 0) return Errno(EINVAL);
+      task.set_no_new_privs();
+      return 0;
+    case PR_GET_NO_NEW_PRIVS:
+      if (a2 != 0 || a3 != 0 || a4 != 0 || a5 != 0) return Errno(EINVAL);
+      return task.no_new_privs() ? 1 : 0;
+    case PR_SET_CHILD_SUBREAPER:
+      task.group().set_child_subreaper(a2 != 0);
+      return 0;
+    case PR_GET_CHILD_SUBREAPER:
+      TRY(task.CopyOut(UserPtr<int>(a2), task.group().child_subreaper() ? 1 : 0));
+      return 0;
+    case PR_SET_TIMERSLACK:
+      task.set_timer_slack(static_cast<int64_t>(a2) <= 0 ? 50'000 : a2);
+      return 0;
+    case PR_GET_TIMERSLACK:
+      return task.timer_slack();
+    case PR_SET_TIMING:
+      return a2 == PR_TIMING_STATISTICAL ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
+    case PR_GET_TIMING:
+      return PR_TIMING_STATISTICAL;
+    case PR_GET_SECCOMP:
+      return 0;
+    case PR_GET_TSC:
+      TRY(task.CopyOut(UserPtr<int>(a2), int{PR_TSC_ENABLE}));
+      return 0;
+    case PR_MCE_KILL_GET:
+      return PR_MCE_KILL_DEFAULT;
+    case PR_GET_THP_DISABLE:
+      return 0;
+    case PR_SET_VMA:
+      return 0;  // PR_SET_VMA_ANON_NAME: the name is not shown, as without CONFIG_ANON_VMA_NAME's users
+    default:
+      return Errno(EINVAL);
+  }
+}
+
+ErrnoOr<uint64_t> Prlimit64(Task& task, int pid, int resource, UserPtr<const rlimit> in, UserPtr<rlimit> out) {
+  if (resource < 0 || resource >= RLIM_NLIMITS) return Errno(EINVAL);
+  Task* target = pid == 0 ? &task : task.FindTask(pid);
+  if (target == nullptr) return Errno(ESRCH);
+  if (&target->group() != &task.group() && !task.Has(CAP_SYS_RESOURCE)) {
+    const Credentials& mine = task.creds();
+    const Credentials& theirs = target->creds();
+    bool same = mine.uid == theirs.uid && mine.uid == theirs.euid && mine.uid == theirs.suid && mine.gid == theirs.gid &&
+                mine.gid == theirs.egid && mine.gid == theirs.sgid;
+    if (!same) return Errno(EPERM);
+  }
+  rlimit& current = target->group().rlim(resource);
+  rlimit before = current;
+  if (in) {
+    rlimit next = TRY(task.CopyIn(in));
+    if (next.rlim_cur > next.rlim_max) return Errno(EINVAL);
+    if (resource == RLIMIT_NOFILE && next.rlim_max > 1 << 20) return Errno(EPERM);  // fs.nr_open
+    if (next.rlim_max > current.rlim_max && !task.Has(CAP_SYS_RESOURCE)) return Errno(EPERM);
+    current = next;
+  }
+  if (out) TRY(task.CopyOut(out, before));
+  return 0;
+}
+
+ErrnoOr<uint64_t> Getrlimit(Task& task, int resource, UserPtr<rlimit> out) {
+  if (resource < 0 || resource >= RLIM_NLIMITS) return Errno(EINVAL);
+  TRY(task.CopyOut(out, task.group().rlim(resource)));
+  return 0;
+}
+
+ErrnoOr<uint64_t> Setrlimit(Task& task, int resource, UserPtr<const rlimit> in) {
+  if (in.is_null()) return Errno(EFAULT);
+  return Prlimit64(task, 0, resource, in, {});
+}
+
+}  // namespace
+
+void RegisterPrctlCalls(SyscallTable& table) {
+  table.Set(SYS_prctl, Partial<&Prctl>("names, ids, capabilities, reaping and the common queries"));
+  table.Set(SYS_prlimit64, Partial<&Prlimit64>("RLIMIT_CPU, FSIZE, CORE and the like are kept but not enforced"));
+  table.Set(SYS_getrlimit, Full<&Getrlimit>());
+  table.Set(SYS_setrlimit, Partial<&Setrlimit>("as prlimit64"));
+}
+
+}  // namespace amber

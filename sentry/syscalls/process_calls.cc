@@ -1,0 +1,211 @@
+// fork, clone, execve, exit, and ids of processes: clone(2), execve(2), exit(2), setpgid(2), setsid(2).
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/task_lifecycle.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/exec_open.h"
+#include "sentry/vfs/fd_table.h"
+
+namespace amber {
+namespace {
+
+constexpr size_t kMaxArgStrings = 0x7fffffff;
+constexpr size_t kMaxArgLength = 32 * 4096;        // MAX_ARG_STRLEN
+constexpr size_t kMaxArgTotal = 6 << 20;           // _STK_LIM / 4 * 3: the ceiling whatever the stack limit is
+
+ErrnoOr<uint64_t> Fork(Task& task) { return task.kernel().lifecycle().Clone(task, {.exit_signal = SIGCHLD}); }
+
+ErrnoOr<uint64_t> Vfork(Task& task) {
+  return task.kernel().lifecycle().Clone(task, {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD});
+}
+
+// The x86-64 order of clone's arguments: flags, stack, parent_tid, child_tid, tls.
+ErrnoOr<uint64_t> Clone(Task& task, uint64_t flags, uint64_t stack, UserPtr<int> parent_tid, UserPtr<int> child_tid,
+                        uint64_t tls) {
+  CloneArgs args;
+  args.flags = flags & 0xffffff00 & ~uint64_t{CLONE_DETACHED};
+  args.exit_signal = static_cast<int>(flags & CSIGNAL);
+  args.stack = stack;
+  args.parent_tid = parent_tid.address();
+  args.child_tid = child_tid.address();
+  args.tls = tls;
+  args.pidfd = parent_tid.address();  // clone(2): CLONE_PIDFD shares the argument
+  if ((flags & CLONE_PIDFD) != 0 && (flags & CLONE_PARENT_SETTID) != 0) return Errno(EINVAL);
+  if (args.exit_signal > kNumSignals) return Errno(EINVAL);
+  return task.kernel().lifecycle().Clone(task, args);
+}
+
+// A structure that the caller may have in an older or newer size (copy_struct_from_user).
+ErrnoOr<uint64_t> Clone3(Task& task, UserPtr<clone_args> p, uint64_t size) {
+  if (size < CLONE_ARGS_SIZE_VER0) return Errno(EINVAL);
+  if (size > 4096) return Errno(E2BIG);
+  std::vector<uint8_t> bytes(std::max<size_t>(size, sizeof(clone_args)));
+  TRY(task.CopyInBytes(p.address(), bytes.data(), size));
+  for (size_t i = sizeof(clone_args); i < size; ++i) {
+    if (bytes[i] != 0) return Errno(E2BIG);
+  }
+  clone_args in;
+  memcpy(&in, bytes.data(), sizeof(in));
+  if (in.set_tid_size != 0 || in.set_tid != 0) return Errno(EPERM);
+  if ((in.flags & (CLONE_DETACHED | CSIGNAL)) != 0 || in.exit_signal > kNumSignals) return Errno(EINVAL);
+  if ((in.stack == 0) != (in.stack_size == 0)) return Errno(EINVAL);
+  if ((in.flags & (CLONE_THREAD | CLONE_PARENT)) != 0 && in.exit_signal != 0) return Errno(EINVAL);
+  if ((in.flags & CLONE_INTO_CGROUP) != 0) return Errno(EOPNOTSUPP);
+  CloneArgs args;
+  args.flags = in.flags;
+  args.exit_signal = static_cast<int>(in.exit_signal);
+  args.stack = in.stack == 0 ? 0 : in.stack + in.stack_size;
+  args.parent_tid = in.parent_tid;
+  args.child_tid = in.child_tid;
+  args.pidfd = in.pidfd;
+  args.tls = in.tls;
+  return task.kernel().lifecycle().Clone(task, args);
+}
+
+// argv or envp: a null-terminated array of strings. A null array is an empty one, as on Linux.
+ErrnoOr<std::vector<std::string>> CopyInStrings(Task& task, UserPtr<uint64_t> p, size_t* total) {
+  std::vector<std::string> out;
+  if (p.is_null()) return out;
+  for (size_t i = 0; i < kMaxArgStrings; ++i) {
+    uint64_t address = TRY(task.CopyIn(p + i));
+    if (address == 0) return out;
+    auto text = task.CopyInString(UserPtr<const char>(address), kMaxArgLength);
+    if (text.Is(ENAMETOOLONG)) return Errno(E2BIG);
+    out.push_back(TRY(std::move(text)));
+    *total += out.back().size() + 1 + sizeof(uint64_t);
+    if (*total > kMaxArgTotal) return Errno(E2BIG);
+  }
+  return Errno(E2BIG);
+}
+
+ErrnoOr<uint64_t> DoExec(Task& task, int dirfd, UserPtr<const char> path, UserPtr<uint64_t> argv, UserPtr<uint64_t> envp,
+                         int flags) {
+  if ((flags & ~(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)) != 0) return Errno(EINVAL);
+  ExecArgs args;
+  std::string name = TRY(task.CopyInString(path, PATH_MAX));
+  args.file = TRY(OpenForExec(task, dirfd, name, flags));
+  // fs/exec.c: what a script's interpreter is told when the file has no path of its own.
+  if (name.empty()) {
+    args.path = "/dev/fd/" + std::to_string(dirfd);
+  } else if (name[0] == '/' || dirfd == AT_FDCWD) {
+    args.path = name;
+  } else {
+    args.path = "/dev/fd/" + std::to_string(dirfd) + "/" + name;
+  }
+  if (args.path != name) {
+    auto cloexec = task.files().close_on_exec(dirfd);
+    args.path_vanishes = cloexec.ok() && *cloexec;
+  }
+  size_t total = 0;
+  args.argv = TRY(CopyInStrings(task, argv, &total));
+  args.envp = TRY(CopyInStrings(task, envp, &total));
+  if (args.argv.empty()) args.argv.emplace_back();  // Linux 5.18: argc is never 0
+  return task.kernel().lifecycle().Exec(task, args);
+}
+
+ErrnoOr<uint64_t> Execve(Task& task, UserPtr<const char> path, UserPtr<uint64_t> argv, UserPtr<uint64_t> envp) {
+  return DoExec(task, AT_FDCWD, path, argv, envp, 0);
+}
+
+ErrnoOr<uint64_t> Execveat(Task& task, int dirfd, UserPtr<const char> path, UserPtr<uint64_t> argv,
+                           UserPtr<uint64_t> envp, int flags) {
+  return DoExec(task, dirfd, path, argv, envp, flags);
+}
+
+ErrnoOr<uint64_t> Exit(Task& task, int status) {
+  task.kernel().lifecycle().ExitThread(task, status);
+  return kNoAnswer;
+}
+
+ErrnoOr<uint64_t> ExitGroup(Task& task, int status) {
+  task.kernel().lifecycle().ExitGroup(task.group(), (status & 0xff) << 8);
+  return kNoAnswer;
+}
+
+ErrnoOr<uint64_t> Getpid(Task& task) { return task.pid(); }
+ErrnoOr<uint64_t> Gettid(Task& task) { return task.tid(); }
+ErrnoOr<uint64_t> Getppid(Task& task) { return task.group().parent_pid(); }
+
+ErrnoOr<uint64_t> SetTidAddress(Task& task, uint64_t address) {
+  // The host clears and wakes the word when this thread ends; its own answer is a host id.
+  task.StopForOps({{SYS_set_tid_address, {address, 0, 0, 0, 0, 0}}}, [&task, address](std::span<const int64_t>) {
+    task.set_clear_child_tid(address, /*native=*/true);
+    task.FinishSyscall(task.tid());
+  });
+  return kNoAnswer;
+}
+
+ErrnoOr<ThreadGroup*> GroupOrSelf(Task& task, int pid) {
+  if (pid == 0) return &task.group();
+  ThreadGroup* group = task.FindGroup(pid);
+  if (group == nullptr) return Errno(ESRCH);
+  return group;
+}
+
+ErrnoOr<uint64_t> Setpgid(Task& task, int pid, int pgid) {
+  if (pgid < 0) return Errno(EINVAL);
+  ThreadGroup* target = TRY(GroupOrSelf(task, pid));
+  if (pgid == 0) pgid = target->pid();
+  bool child = target->parent() == &task.group();
+  if (target != &task.group() && !child) return Errno(ESRCH);
+  if (child) {
+    if (&target->session() != &task.group().session()) return Errno(EPERM);
+    if (target->did_exec()) return Errno(EACCES);
+  }
+  if (target->session().id() == target->pid()) return Errno(EPERM);
+  TRY(target->SetProcessGroup(pgid));
+  return 0;
+}
+
+ErrnoOr<uint64_t> Getpgid(Task& task, int pid) {
+  ThreadGroup* group = TRY(GroupOrSelf(task, pid));
+  return group->process_group().id();
+}
+
+ErrnoOr<uint64_t> Getpgrp(Task& task) { return task.group().process_group().id(); }
+
+ErrnoOr<uint64_t> Getsid(Task& task, int pid) {
+  ThreadGroup* group = TRY(GroupOrSelf(task, pid));
+  return group->session().id();
+}
+
+ErrnoOr<uint64_t> Setsid(Task& task) {
+  ThreadGroup& group = task.group();
+  // setsid(2): not for a process group leader.
+  if (group.pids().FindProcessGroup(group.pid()) != nullptr) return Errno(EPERM);
+  group.NewSession();
+  return group.pid();
+}
+
+}  // namespace
+
+void RegisterProcessCalls(SyscallTable& table) {
+  table.Set(SYS_fork, Full<&Fork>());
+  table.Set(SYS_vfork, Full<&Vfork>());
+  table.Set(SYS_clone, Partial<&Clone>("no namespace flags"));
+  table.Set(SYS_clone3, Partial<&Clone3>("no namespace flags, set_tid or CLONE_INTO_CGROUP"));
+  table.Set(SYS_execve, Full<&Execve>());
+  table.Set(SYS_execveat, Full<&Execveat>());
+  table.Set(SYS_exit, Full<&Exit>());
+  table.Set(SYS_exit_group, Full<&ExitGroup>());
+  table.Set(SYS_getpid, Full<&Getpid>());
+  table.Set(SYS_gettid, Full<&Gettid>());
+  table.Set(SYS_getppid, Full<&Getppid>());
+  table.Set(SYS_set_tid_address, Full<&SetTidAddress>());
+  table.Set(SYS_setpgid, Full<&Setpgid>());
+  table.Set(SYS_getpgid, Full<&Getpgid>());
+  table.Set(SYS_getpgrp, Full<&Getpgrp>());
+  table.Set(SYS_getsid, Full<&Getsid>());
+  table.Set(SYS_setsid, Full<&Setsid>());
+}
+
+}  // namespace amber

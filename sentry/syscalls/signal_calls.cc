@@ -1,0 +1,259 @@
+// Signals: sigaction(2), sigprocmask(2), kill(2), sigqueue(3), sigsuspend(2), sigtimedwait(2), sigaltstack(2).
+#include <linux/capability.h>
+#include <signal.h>
+#include <sys/syscall.h>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/posix_timers.h"
+#include "sentry/kernel/signal_frame.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/syscalls/time_util.h"
+
+namespace amber {
+namespace {
+
+constexpr uint64_t kKnownSaFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_NODEFER |
+                                   SA_RESETHAND | 0x04000000 /* SA_RESTORER */ | 0x800 /* SA_EXPOSE_TAGBITS */;
+constexpr uint64_t kMinSigStackSize = 2048;
+
+ErrnoOr<void> CheckSetSize(uint64_t size) { return size == sizeof(SignalSet) ? ErrnoOr<void>() : Errno(EINVAL); }
+bool ValidSignal(int signo) { return signo >= 0 && signo <= kNumSignals; }
+
+ErrnoOr<uint64_t> RtSigaction(Task& task, int signo, UserPtr<const SigAction> act, UserPtr<SigAction> old,
+                              uint64_t set_size) {
+  TRY(CheckSetSize(set_size));
+  if (signo < 1 || signo > kNumSignals) return Errno(EINVAL);
+  SignalHandlers& handlers = task.group().handlers();
+  SigAction before = handlers[signo];
+  if (act) {
+    if ((SignalBit(signo) & kUnblockable) != 0) return Errno(EINVAL);
+    SigAction next = TRY(task.CopyIn(act));
+    next.flags &= kKnownSaFlags;  // SA_UNSUPPORTED is how a caller learns what is known
+    next.mask &= ~kUnblockable;
+    handlers[signo] = next;
+    // POSIX: becoming ignored discards what is pending.
+    if (handlers.Ignores(signo)) task.group().DiscardPending(SignalBit(signo));
+  }
+  if (old) TRY(task.CopyOut(old, before));
+  return 0;
+}
+
+ErrnoOr<uint64_t> RtSigprocmask(Task& task, int how, UserPtr<const SignalSet> set, UserPtr<SignalSet> old,
+                                uint64_t set_size) {
+  TRY(CheckSetSize(set_size));
+  SignalSet before = task.blocked();
+  if (set) {
+    SignalSet value = TRY(task.CopyIn(set));
+    switch (how) {
+      case SIG_BLOCK:
+        task.SetBlocked(before | value);
+        break;
+      case SIG_UNBLOCK:
+        task.SetBlocked(before & ~value);
+        break;
+      case SIG_SETMASK:
+        task.SetBlocked(value);
+        break;
+      default:
+        return Errno(EINVAL);
+    }
+  }
+  if (old) TRY(task.CopyOut(old, before));
+  return 0;
+}
+
+ErrnoOr<uint64_t> RtSigpending(Task& task, UserPtr<SignalSet> set, uint64_t set_size) {
+  if (set_size > sizeof(SignalSet)) return Errno(EINVAL);
+  SignalSet pending = task.pending() & task.blocked();
+  TRY(task.CopyOutBytes(set.address(), &pending, set_size));
+  return 0;
+}
+
+// Blocks until a signal is handled.
+ErrnoOr<uint64_t> WaitForSignal(Task& task) { return task.Block({}, kNever, kErestartnohand); }
+
+ErrnoOr<uint64_t> RtSigsuspend(Task& task, UserPtr<const SignalSet> set, uint64_t set_size) {
+  TRY(CheckSetSize(set_size));
+  if (!task.syscall().restarted) task.SetSavedMask(TRY(task.CopyIn(set)));
+  return WaitForSignal(task);
+}
+
+ErrnoOr<uint64_t> Pause(Task& task) { return WaitForSignal(task); }
+
+ErrnoOr<uint64_t> RtSigtimedwait(Task& task, UserPtr<const SignalSet> set, UserPtr<siginfo_t> info,
+                                 UserPtr<const timespec> timeout, uint64_t set_size) {
+  TRY(CheckSetSize(set_size));
+  SignalSet wanted = TRY(task.CopyIn(set)) & ~kUnblockable;
+  int64_t wait = kNever;
+  if (timeout) wait = TRY(CopyInDuration(task, timeout));
+  SigInfo found;
+  if (task.TakePending(wanted, &found)) {
+    if (info) TRY(task.CopyOut(info, found.raw));
+    return found.signo();
+  }
+  if (task.syscall().timed_out || wait == 0) return Errno(EAGAIN);
+  int64_t deadline = DeadlineAfter(task, wait);
+  // Signals that are waited for need not interrupt: they are in the queue when this is executed again.
+  return task.Block(task.group().signal_queue(), POLLIN, deadline, Errno(EINTR));
+}
+
+// check_kill_permission(): same user, or CAP_KILL; SIGCONT within the session.
+bool MaySignal(Task& task, const ThreadGroup& target, int signo) {
+  if (task.Has(CAP_KILL)) return true;
+  const Credentials& mine = task.creds();
+  const Credentials& theirs = target.leader()->creds();
+  if (mine.euid == theirs.suid || mine.euid == theirs.uid || mine.uid == theirs.suid || mine.uid == theirs.uid) {
+    return true;
+  }
+  return signo == SIGCONT && &target.session() == &task.group().session();
+}
+
+// A namespace's init cannot be killed or stopped from inside.
+bool Immune(const ThreadGroup& target, int signo) {
+  return target.is_init() && (signo == SIGKILL || signo == SIGSTOP);
+}
+
+void SendChecked(ThreadGroup& target, const SigInfo& info) {
+  if (!Immune(target, info.signo())) target.SendSignal(info);
+}
+
+ErrnoOr<uint64_t> KillMany(Task& task, int signo, const SigInfo& info, const std::vector<RefPtr<ThreadGroup>>& targets) {
+  bool any = false, allowed = false;
+  for (const RefPtr<ThreadGroup>& g : targets) {
+    any = true;
+    if (!MaySignal(task, *g, signo)) continue;
+    allowed = true;
+    SendChecked(*g, info);
+  }
+  if (!any) return Errno(ESRCH);
+  if (!allowed) return Errno(EPERM);
+  return 0;
+}
+
+ErrnoOr<uint64_t> Kill(Task& task, int pid, int signo) {
+  if (!ValidSignal(signo)) return Errno(EINVAL);
+  SigInfo info = SigInfo::User(signo, SI_USER, task.pid(), task.creds().uid);
+  if (pid > 0) {
+    // Any thread's id names its process.
+    Task* found = task.FindTask(pid);
+    if (found == nullptr) return Errno(ESRCH);
+    ThreadGroup& target = found->group();
+    if (!MaySignal(task, target, signo)) return Errno(EPERM);
+    SendChecked(target, info);
+    return 0;
+  }
+  std::vector<RefPtr<ThreadGroup>> targets;
+  if (pid == -1) {
+    for (const RefPtr<ThreadGroup>& g : task.group().pids().Groups()) {
+      if (!g->is_init() && g.get() != &task.group()) targets.push_back(g);
+    }
+    return KillMany(task, signo, info, targets);
+  }
+  if (pid == INT32_MIN) return Errno(ESRCH);
+  int pgid = pid == 0 ? task.group().process_group().id() : -pid;
+  ProcessGroup* group = task.group().pids().FindProcessGroup(pgid);
+  if (group == nullptr) return Errno(ESRCH);
+  for (ThreadGroup* g : group->members()) targets.emplace_back(g);
+  return KillMany(task, signo, info, targets);
+}
+
+ErrnoOr<uint64_t> SendToThread(Task& task, int tgid, int tid, const SigInfo& info) {
+  Task* target = task.FindTask(tid);
+  if (target == nullptr || (tgid > 0 && target->pid() != tgid)) return Errno(ESRCH);
+  int signo = info.signo();
+  if (!MaySignal(task, target->group(), signo)) return Errno(EPERM);
+  if (!Immune(target->group(), signo)) target->SendSignal(info);
+  return 0;
+}
+
+ErrnoOr<uint64_t> Tgkill(Task& task, int tgid, int tid, int signo) {
+  if (tgid <= 0 || tid <= 0 || !ValidSignal(signo)) return Errno(EINVAL);
+  return SendToThread(task, tgid, tid, SigInfo::User(signo, SI_TKILL, task.pid(), task.creds().uid));
+}
+
+ErrnoOr<uint64_t> Tkill(Task& task, int tid, int signo) {
+  if (tid <= 0 || !ValidSignal(signo)) return Errno(EINVAL);
+  return SendToThread(task, 0, tid, SigInfo::User(signo, SI_TKILL, task.pid(), task.creds().uid));
+}
+
+ErrnoOr<SigInfo> CopyInSigInfo(Task& task, int target, int signo, UserPtr<const siginfo_t> p) {
+  if (!ValidSignal(signo)) return Errno(EINVAL);
+  SigInfo info;
+  info.raw = TRY(task.CopyIn(p));
+  info.raw.si_signo = signo;
+  // Only a process itself may pretend that a signal came from the kernel or from kill.
+  if ((info.raw.si_code >= 0 || info.raw.si_code == SI_TKILL) && target != task.pid()) return Errno(EPERM);
+  return info;
+}
+
+ErrnoOr<uint64_t> RtSigqueueinfo(Task& task, int pid, int signo, UserPtr<const siginfo_t> p) {
+  SigInfo info = TRY(CopyInSigInfo(task, pid, signo, p));
+  ThreadGroup* target = task.FindGroup(pid);
+  if (target == nullptr) return Errno(ESRCH);
+  if (!MaySignal(task, *target, signo)) return Errno(EPERM);
+  if (target->pending_count() >= task.limit(RLIMIT_SIGPENDING) && signo >= kFirstRealtime) return Errno(EAGAIN);
+  SendChecked(*target, info);
+  return 0;
+}
+
+ErrnoOr<uint64_t> RtTgsigqueueinfo(Task& task, int tgid, int tid, int signo, UserPtr<const siginfo_t> p) {
+  if (tgid <= 0 || tid <= 0) return Errno(EINVAL);
+  SigInfo info = TRY(CopyInSigInfo(task, tgid, signo, p));
+  return SendToThread(task, tgid, tid, info);
+}
+
+ErrnoOr<uint64_t> Sigaltstack(Task& task, UserPtr<const SignalStack> in, UserPtr<SignalStack> out) {
+  AltStack before = task.altstack();
+  // Base path calls do not show the stack pointer; being on the alternate stack is known when the call came with its frame.
+  bool on_stack = task.framed() && before.Contains(task.frame().regs.rsp);
+  if (in) {
+    SignalStack next = TRY(task.CopyIn(in));
+    if (on_stack) return Errno(EPERM);
+    uint32_t mode = next.flags & ~kSsAutodisarm;
+    if (mode != SS_DISABLE && mode != SS_ONSTACK && mode != 0) return Errno(EINVAL);
+    if (mode == SS_DISABLE) {
+      task.set_altstack(AltStack{0, SS_DISABLE, 0});
+    } else {
+      if (next.size < kMinSigStackSize) return Errno(ENOMEM);
+      task.set_altstack(AltStack{next.sp, next.flags & kSsAutodisarm, next.size});
+    }
+  }
+  if (out) {
+    SignalStack show{before.sp, before.flags | (on_stack ? SS_ONSTACK : 0u), 0, before.size};
+    TRY(task.CopyOut(out, show));
+  }
+  return 0;
+}
+
+ErrnoOr<uint64_t> RtSigreturn(Task& task) {
+  auto restored = task.SignalReturn();
+  if (!restored.ok()) {
+    task.SendForced(SigInfo::Kernel(SIGSEGV));
+    return task.frame().regs.rax;
+  }
+  // The whole frame is the answer, rax included.
+  return task.frame().regs.rax;
+}
+
+}  // namespace
+
+void RegisterSignalCalls(SyscallTable& table) {
+  table.Set(SYS_rt_sigaction, Full<&RtSigaction>());
+  table.Set(SYS_rt_sigprocmask, Full<&RtSigprocmask>());
+  table.Set(SYS_rt_sigpending, Full<&RtSigpending>());
+  table.Set(SYS_rt_sigsuspend, Full<&RtSigsuspend>());
+  table.Set(SYS_pause, Full<&Pause>());
+  table.Set(SYS_rt_sigtimedwait, Full<&RtSigtimedwait>());
+  table.Set(SYS_rt_sigqueueinfo, Full<&RtSigqueueinfo>());
+  table.Set(SYS_rt_tgsigqueueinfo, Full<&RtTgsigqueueinfo>());
+  table.Set(SYS_kill, Full<&Kill>());
+  table.Set(SYS_tkill, Full<&Tkill>());
+  table.Set(SYS_tgkill, Full<&Tgkill>());
+  table.Set(SYS_sigaltstack, Full<&Sigaltstack>());
+  table.Set(SYS_rt_sigreturn, Full<&RtSigreturn>());
+}
+
+}  // namespace amber
