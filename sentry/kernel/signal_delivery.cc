@@ -42,7 +42,7 @@ bool Task::DeliverSignals() {
     if (exiting_) return false;
     if (group_->exiting()) return false;  // its death is under way
     SigInfo info;
-    if (!TakePending(~blocked_, &info)) break;
+    if (!TakeSignal(~blocked_, &info)) break;
     int signo = info.signo();
     SigAction& action = group_->handlers()[signo];
     if (action.handler == kHandlerIgnore) continue;

@@ -17,10 +17,6 @@ bool Discarded(const SignalHandlers& handlers, SignalSet blocked, int signo) {
 
 SignalSet Task::pending() const { return pending_.set() | group_->pending_.set(); }
 
-bool Task::TakeSignal(SignalSet wanted, SigInfo* out) {
-  return pending_.Take(wanted, out) || group_->pending_.Take(wanted, out);
-}
-
 bool Task::HasDeliverableSignal() const {
   if (exiting_) return false;
   return (pending() & ~blocked_) != 0;
@@ -43,7 +39,7 @@ void Task::SetSavedMask(SignalSet mask) {
   blocked_ = mask & ~kUnblockable;
 }
 
-bool Task::TakePending(SignalSet wanted, SigInfo* out) {
+bool Task::TakeSignal(SignalSet wanted, SigInfo* out) {
   if (!pending_.Take(wanted, out) && !group_->pending_.Take(wanted, out)) return false;
   if (out->raw.si_code == SI_TIMER) out->raw.si_overrun = group_->posix_timers().OnDelivered(out->raw.si_timerid);
   return true;

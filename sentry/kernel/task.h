@@ -163,8 +163,6 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   // As sigsuspend and ppoll do: `mask` holds until the call ends without a signal, or a handler returns. Calling it again when the
   // handler is executed again changes nothing.
   void SetSavedMask(SignalSet mask);
-  // Takes a pending signal of `wanted`, blocked or not (sigtimedwait, signalfd); false if there is none.
-  bool TakePending(SignalSet wanted, SigInfo* out);
   // For faults that a call itself causes: the signal cannot be blocked or ignored; it is delivered when the call returns.
   void SendForced(const SigInfo& info) { ForceSignal(info); }
   // rt_sigreturn: the frame on the guest's stack becomes the registers, mask and alternate stack.

@@ -1,3 +1,4 @@
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <sched.h>
 

@@ -90,7 +90,7 @@ ErrnoOr<uint64_t> RtSigtimedwait(Task& task, UserPtr<const SignalSet> set, UserP
   int64_t wait = kNever;
   if (timeout) wait = TRY(CopyInDuration(task, timeout));
   SigInfo found;
-  if (task.TakePending(wanted, &found)) {
+  if (task.TakeSignal(wanted, &found)) {
     if (info) TRY(task.CopyOut(info, found.raw));
     return found.signo();
   }
