@@ -296,20 +296,19 @@ GUEST_TEST(Signal, ToTheGroup) {
   Gate ready;
   const pid_t leader = Fork([&] {
     MUST(setpgid(0, 0));
-    const pid_t second = Fork([&] {
-      ready.Open();
-      pause();
-    });
     signal(SIGUSR1, SIG_IGN);
+    const pid_t second = Fork([&] {
+      signal(SIGUSR1, SIG_DFL);
+      ready.Open();
+      for (;;) pause();
+    });
     EXPECT_KILLED(WaitStatus(second), SIGUSR1);
   });
   ready.Await();
-  while (kill(-leader, SIGUSR1) == 0 && waitpid(leader, nullptr, WNOHANG | WNOWAIT) == 0) {
-    if (ThreadState(leader, leader) == 'Z') break;
-    SleepMs(5);
-  }
-  const int status = WaitStatus(leader);
-  EXPECT(WIFEXITED(status) || WTERMSIG(status) == SIGUSR1);
+  CheckpointHere();
+  EXPECT_OK(kill(-leader, 0));
+  EXPECT_OK(kill(-leader, SIGUSR1));
+  JOIN_OK(leader);
   EXPECT_ERRNO(kill(-leader, 0), ESRCH);
 }
 
