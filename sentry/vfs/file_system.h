@@ -36,12 +36,9 @@ class FileSystem : public RefCounted<FileSystem>, public state::Saveable {
   virtual std::string ShowOptions() const { return ""; }
   bool read_only() const { return read_only_; }
   void set_read_only(bool on) { read_only_ = on; }
-  // Others change this file system too: cached names are compared with it by LookupAhead on every walk.
+  // Names change without our doing (/proc, a host directory that others use): cached ones are compared with
+  // LookupAhead's answer on every walk. A cached dentry stays if the inode found has the same number and type.
   virtual bool revalidates() const { return false; }
-  // Names that are missing may not be remembered (/proc).
-  virtual bool caches_negative() const { return true; }
-  // No name is cached at all: every lookup asks the directory (/proc/PID, /dev/pts).
-  virtual bool caches_names() const { return true; }
 
   // Drops unused dentries until at most `keep` are cached.
   void Shrink(size_t keep);
@@ -55,9 +52,9 @@ class FileSystem : public RefCounted<FileSystem>, public state::Saveable {
   // To be called first in each destructor of a derived class: drops the root and all cached dentries, and with them
   // inodes that may call back into the derived class.
   void DropDentries();
-  // The part of the state that all file systems have.
-  std::string SaveBase(state::Saver& saver) const;
-  bool LoadBase(state::Loader& loader, std::string_view bytes);
+  // The part of the state that all file systems have, with the derived class's bytes in `specific`.
+  std::string SaveBase(state::Saver& saver, std::string specific) const;
+  bool LoadBase(state::Loader& loader, std::string_view bytes, std::string* specific);
 
  private:
   friend class Dentry;

@@ -192,6 +192,9 @@ class Inode : public RefCounted<Inode>, public state::Saveable {
   Inode();
   explicit Inode(FileSystem* fs);
   void set_fs(FileSystem* fs) { fs_ = fs; }
+  // The part of the state that all inodes have: file system, attributes, locks. LoadBase() must be called even if nothing of it is used.
+  std::string SaveBase(state::Saver& saver) const;
+  bool LoadBase(state::Loader& loader, std::string_view bytes);
 
   Attr attr_;
 

@@ -50,10 +50,11 @@ class Mount final : public RefCounted<Mount>, public state::Saveable {
   state::Kind kind() const override { return state::Kind::kMount; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
-  bool AfterLoad(state::Loader& loader) override;
 
  private:
   friend class MountNamespace;
+  static void NoteLoadedId(int id);
+
   int id_ = 0;
   RefPtr<FileSystem> fs_;
   RefPtr<Dentry> root_;
@@ -115,8 +116,12 @@ class MountNamespace final : public RefCounted<MountNamespace>, public state::Sa
 
  private:
   friend class Mount;
+  void Link(Mount& mount, VfsPath where);
+  void Unlink(Mount& mount);
   void Remove(Mount& mount);
-  RefPtr<Mount> CloneMount(const Mount& mount) const;
+  static RefPtr<Mount> CloneMount(const Mount& mount);
+  // `mount` and all mounts below it, parents first.
+  std::vector<Mount*> Below(Mount& mount) const;
 
   RefPtr<Mount> root_;
   std::vector<RefPtr<Mount>> mounts_;  // in the order of mounting, the root first

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -57,11 +58,14 @@ class PathWalker {
  private:
   ErrnoOr<void> Begin(std::string_view path);
   // Walks `path` from current_; with `parent`, all but the last component.
-  ErrnoOr<void> Run(std::string_view path, ResolvedParent* parent);
-  ErrnoOr<void> Step(const std::vector<std::string_view>& names, size_t index, bool is_last, bool follow);
+  ErrnoOr<void> Run(std::string_view path, bool follow_last, ResolvedParent* parent);
+  ErrnoOr<void> Step(std::span<const std::string_view> names, size_t index, bool follow);
   ErrnoOr<void> DotDot();
-  ErrnoOr<void> FollowLink(const VfsPath& dir, Inode& link);
-  ErrnoOr<RefPtr<Dentry>> ChildOf(const std::vector<std::string_view>& names, size_t index);
+  ErrnoOr<void> FollowLink(Inode& link);
+  ErrnoOr<void> FollowMagicLink(Inode& link);
+  ErrnoOr<void> CheckSearch() const;
+  // The child names[index] of current_. Looks ahead on a miss.
+  ErrnoOr<RefPtr<Dentry>> ChildOf(std::span<const std::string_view> names, size_t index);
 
   const VfsContext& ctx_;
   VfsPath start_;
@@ -70,8 +74,7 @@ class PathWalker {
   RefPtr<File> file_;
   uint32_t flags_;
   int links_ = 0;
-  int depth_ = 0;
-  size_t valid_until_ = 0;            // names before this index were revalidated just now
+  size_t valid_until_ = 0;  // names before this index were compared with the file system just now
 };
 
 // Shorthands.

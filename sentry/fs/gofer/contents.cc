@@ -1,0 +1,107 @@
+// Host descriptors of files behind the gofer, and extended attributes.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "sentry/fs/gofer/gofer_fs.h"
+
+namespace amber {
+
+ErrnoOr<void> GoferInode::NeedFd(bool write) {
+  if (write ? rw_fd_.valid() : has_fd()) return Ok();
+  if (detached_) return Errno(ENOENT);
+  TRY(NeedNode());
+  // O_NONBLOCK: should the file have become a fifo, the gofer does not wait.
+  (write ? rw_fd_ : read_fd_) = TRY(client().Open(node_, (write ? O_RDWR : O_RDONLY) | O_NONBLOCK));
+  return Ok();
+}
+
+ErrnoOr<void> GoferInode::BeginIo(bool write) {
+  TRY(NeedFd(write));
+  ++open_;
+  if (idle_) {
+    gofer().idle_.erase(idle_position_);
+    idle_ = false;
+  }
+  return Ok();
+}
+
+void GoferInode::EndIo(bool) {
+  if (--open_ > 0 || detached_) return;
+  if (removed_) return;  // goes with the inode
+  auto& idle = gofer().idle_;
+  if (!idle_) {
+    idle_ = true;
+    idle_position_ = idle.insert(idle.end(), this);
+  }
+  if (idle.size() <= GoferFileSystem::kMaxIdleFds) return;
+  GoferInode* oldest = idle.front();
+  idle.pop_front();
+  oldest->idle_ = false;
+  oldest->CloseFds();
+}
+
+void GoferInode::CloseFds() {
+  (void)Refresh();
+  read_fd_.reset();
+  rw_fd_.reset();
+}
+
+ErrnoOr<int> GoferInode::HostFd(bool write) {
+  TRY(NeedFd(write));
+  if (write || rw_fd_.valid()) return rw_fd_.get();
+  return read_fd_.get();
+}
+
+void GoferInode::DidWrite(uint64_t end) { attr_.size = std::max(attr_.size, end); }
+
+ErrnoOr<void> GoferInode::Fallocate(const VfsContext&, int mode, uint64_t offset, uint64_t size) {
+  TRY(NeedFd(true));
+  if (fallocate(rw_fd_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) return Errno(errno);
+  return Ok();
+}
+
+ErrnoOr<void> GoferInode::Sync(bool data_only) {
+  if (detached_) return Ok();
+  if (!has_fd()) {
+    TRY(NeedNode());
+    return client().Fsync(node_, data_only);
+  }
+  int fd = rw_fd_.valid() ? rw_fd_.get() : read_fd_.get();
+  if ((data_only ? fdatasync(fd) : fsync(fd)) != 0) return Errno(errno);
+  return Ok();
+}
+
+ErrnoOr<std::string> GoferInode::GetXattr(std::string_view name) {
+  if (detached_) return Errno(ENODATA);
+  bool is_capability = name == "security.capability";
+  if (is_capability && no_capabilities_ && gofer().options_.exclusive) return Errno(ENODATA);
+  TRY(NeedNode());
+  auto r = client().GetXattr(node_, name);
+  if (is_capability && (r.Is(ENODATA) || r.Is(EOPNOTSUPP))) no_capabilities_ = true;
+  return r;
+}
+
+ErrnoOr<void> GoferInode::SetXattr(std::string_view name, std::string_view value, int flags) {
+  if (detached_) return Errno(EOPNOTSUPP);
+  TRY(NeedNode());
+  no_capabilities_ = false;
+  stale_ = true;
+  return client().SetXattr(node_, name, value, flags);
+}
+
+ErrnoOr<std::vector<std::string>> GoferInode::ListXattr() {
+  if (detached_) return std::vector<std::string>();
+  TRY(NeedNode());
+  return client().ListXattr(node_);
+}
+
+ErrnoOr<void> GoferInode::RemoveXattr(std::string_view name) {
+  if (detached_) return Errno(ENODATA);
+  TRY(NeedNode());
+  stale_ = true;
+  return client().RemoveXattr(node_, name);
+}
+
+}  // namespace amber

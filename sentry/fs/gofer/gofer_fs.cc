@@ -1,0 +1,298 @@
+#include "sentry/fs/gofer/gofer_fs.h"
+
+#include <sys/stat.h>
+
+namespace amber {
+namespace {
+
+int64_t NowNs() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1'000'000'000 + t.tv_nsec;
+}
+
+// How long the answer of a walk serves as the answer to the stat that follows it.
+constexpr int64_t kFreshNs = 100'000;
+
+timespec ToTimespec(const gofer::Time& t) { return {t.seconds, static_cast<long>(t.nanoseconds)}; }
+
+gofer::AttributeChange::TimeChange ToChange(const AttrChange::Time& t) {
+  return {t.now, {t.time.tv_sec, static_cast<uint32_t>(t.time.tv_nsec)}};
+}
+
+}  // namespace
+
+GoferInode::GoferInode(GoferFileSystem* fs, RefPtr<GoferInode> parent, std::string_view name, gofer::Node node)
+    : Inode(fs), node_(node.id), key_(node.attributes.dev, node.attributes.ino), parent_(std::move(parent)), name_(name),
+      target_(std::move(node.target)) {
+  Take(node.attributes);
+  fs->inodes_[key_] = this;
+}
+
+GoferInode::~GoferInode() {
+  if (attr_.mode == 0) return;  // never loaded
+  GoferFileSystem& g = gofer();
+  if (idle_) g.idle_.erase(idle_position_);
+  auto it = g.inodes_.find(key_);
+  if (it != g.inodes_.end() && it->second == this) g.inodes_.erase(it);
+  if (node_ != gofer::kNoNode) client().Forget(node_);
+  // No recursion along a chain of parents that nobody else needs.
+  RefPtr<GoferInode> up = std::move(parent_);
+  while (up && up->ref_count() == 1) {
+    RefPtr<GoferInode> next = std::move(up->parent_);
+    up = std::move(next);
+  }
+}
+
+GoferFileSystem& GoferInode::gofer() const { return static_cast<GoferFileSystem&>(fs()); }
+gofer::Client& GoferInode::client() const { return *gofer().client_; }
+
+void GoferInode::Take(const gofer::Attributes& a) {
+  attr_.ino = gofer().GuestIno(a);
+  attr_.mode = a.mode;
+  attr_.nlink = a.nlink;
+  attr_.uid = a.uid;
+  attr_.gid = a.gid;
+  attr_.rdev = a.rdev;
+  attr_.size = a.size;
+  attr_.blocks = a.blocks;
+  attr_.blksize = a.blksize != 0 ? a.blksize : 4096;
+  attr_.atime = ToTimespec(a.atime);
+  attr_.mtime = ToTimespec(a.mtime);
+  attr_.ctime = ToTimespec(a.ctime);
+  attr_.btime = a.has_btime ? ToTimespec(a.btime) : timespec{};
+  stale_ = false;
+  fresh_at_ = NowNs();
+}
+
+void GoferInode::TakeStat(const struct stat& st) {
+  // Not the owner: the sentry's user namespace does not show it as the host does.
+  attr_.nlink = static_cast<uint32_t>(st.st_nlink);
+  attr_.size = static_cast<uint64_t>(st.st_size);
+  attr_.blocks = static_cast<uint64_t>(st.st_blocks);
+  attr_.atime = st.st_atim;
+  attr_.mtime = st.st_mtim;
+  attr_.ctime = st.st_ctim;
+}
+
+ErrnoOr<void> GoferInode::Refresh() {
+  if (detached_ && !IsRegular()) return Ok();
+  bool exclusive = gofer().options_.exclusive;
+  if (has_fd() && (exclusive || detached_) && !stale_) {
+    struct stat st;
+    if (fstat(rw_fd_.valid() ? rw_fd_.get() : read_fd_.get(), &st) == 0) TakeStat(st);
+    if (detached_) attr_.nlink = 0;
+    return Ok();
+  }
+  if (exclusive && !stale_) return Ok();
+  if (!exclusive && !stale_ && NowNs() - fresh_at_ < kFreshNs) return Ok();
+  TRY(NeedNode());
+  Take(TRY(client().GetAttr(node_)));
+  return Ok();
+}
+
+ErrnoOr<void> GoferInode::SetAttr(const VfsContext&, const AttrChange& change) {
+  if (detached_) return Errno(ENOENT);
+  TRY(NeedNode());
+  gofer::AttributeChange c;
+  c.size = change.size;
+  c.uid = change.uid;
+  c.gid = change.gid;
+  c.mode = change.mode;
+  if (change.atime) c.atime = ToChange(*change.atime);
+  if (change.mtime) c.mtime = ToChange(*change.mtime);
+  auto r = client().SetAttr(node_, c);
+  if (!r.ok()) {
+    stale_ = true;
+    return r.error();
+  }
+  Take(*r);
+  return Ok();
+}
+
+ErrnoOr<RefPtr<Inode>> GoferInode::Lookup(const VfsContext& ctx, std::string_view name) {
+  std::vector<RefPtr<Inode>> found;
+  Inode* known = nullptr;
+  TRY(LookupAhead(ctx, std::span(&name, 1), std::span(&known, 1), false, &found));
+  if (found.empty()) return Errno(EIO);
+  return std::move(found[0]);
+}
+
+ErrnoOr<void> GoferInode::LookupAhead(const VfsContext&, std::span<const std::string_view> names,
+                                      std::span<Inode* const>, bool open_read, std::vector<RefPtr<Inode>>* found) {
+  if (!IsDir()) return Errno(ENOTDIR);
+  if (removed_ || detached_) return Errno(ENOENT);
+  TRY(NeedNode());
+  gofer::WalkOptions options;
+  if (open_read) options.open_flags = O_RDONLY | O_NONBLOCK;
+  auto walked = client().Walk(node_, names, options);
+  if (walked.Is(ENFILE) || (walked.ok() && walked->stop == gofer::WalkResult::Stop::kError && walked->error == Errno(ENFILE))) {
+    // The gofer is out of descriptors: give back what nobody uses, and try once more.
+    if (walked.ok()) {
+      for (const gofer::Node& n : walked->found) client().Forget(n.id);
+    }
+    fs().Shrink(fs().cached_dentries() / 2);
+    client().FlushForgets();
+    walked = client().Walk(node_, names, options);
+  }
+  if (!walked.ok()) return walked.error();
+  RefPtr<GoferInode> at(this);
+  for (size_t i = 0; i < walked->found.size(); ++i) {
+    RefPtr<GoferInode> inode = gofer().InodeFor(at, names[i], std::move(walked->found[i]));
+    found->push_back(inode);
+    at = std::move(inode);
+  }
+  if (walked->file.valid() && found->size() == names.size() && !at->has_fd()) {
+    at->read_fd_ = std::move(walked->file);
+    at->open_ = 1;
+    at->EndIo(false);  // nobody has it open yet: the descriptor is kept as an idle one
+  }
+  switch (walked->stop) {
+    case gofer::WalkResult::Stop::kDone:
+    case gofer::WalkResult::Stop::kSymlink:
+      return Ok();
+    case gofer::WalkResult::Stop::kMissing:
+      return Errno(ENOENT);
+    case gofer::WalkResult::Stop::kError:
+      return walked->error;
+  }
+  return Errno(EIO);
+}
+
+void GoferInode::DirChanged() {
+  stale_ = true;
+  list_.reset();
+}
+
+void GoferInode::NameGone(const GoferInode& dir, std::string_view name) {
+  stale_ = true;
+  if (attr_.nlink > 0) --attr_.nlink;
+  if (IsDir()) attr_.nlink = 0;
+  if (attr_.nlink == 0) {
+    removed_ = true;
+    stale_ = false;
+    attr_.ctime = FileTimeNow();
+  }
+  if (parent_ == &dir && name_ == name) removed_ = true;
+}
+
+ErrnoOr<RefPtr<Inode>> GoferInode::Make(const VfsContext&, std::string_view name, const NewNode& node) {
+  if (removed_ || detached_) return Errno(ENOENT);
+  TRY(NeedNode());
+  gofer::NewInode inode{node.mode & 07777, node.uid, node.gid};
+  gofer::Node made;
+  UniqueFd file;
+  switch (node.mode & S_IFMT) {
+    case S_IFREG: {
+      auto created = TRY(client().Create(node_, name, O_RDWR, inode));
+      made = std::move(created.node);
+      file = std::move(created.file);
+      break;
+    }
+    case S_IFDIR:
+      made = TRY(client().MkDir(node_, name, inode));
+      ++attr_.nlink;
+      break;
+    case S_IFLNK:
+      made = TRY(client().Symlink(node_, name, node.target, node.uid, node.gid));
+      break;
+    default:
+      made = TRY(client().MkNod(node_, name, node.mode & S_IFMT, node.rdev, inode));
+  }
+  DirChanged();
+  RefPtr<GoferInode> child = gofer().InodeFor(RefPtr<GoferInode>(this), name, std::move(made));
+  if (file.valid()) {
+    child->rw_fd_ = std::move(file);
+    child->open_ = 1;
+    child->EndIo(true);
+  }
+  return RefPtr<Inode>(std::move(child));
+}
+
+ErrnoOr<RefPtr<Inode>> GoferInode::MakeUnnamed(const VfsContext&, const NewNode& node) {
+  if (removed_ || detached_) return Errno(ENOENT);
+  TRY(NeedNode());
+  auto created = TRY(client().TmpFile(node_, O_RDWR, {node.mode & 07777, node.uid, node.gid}));
+  RefPtr<GoferInode> child = gofer().InodeFor(nullptr, "", std::move(created.node));
+  child->removed_ = true;
+  child->rw_fd_ = std::move(created.file);
+  child->open_ = 1;
+  child->EndIo(true);
+  return RefPtr<Inode>(std::move(child));
+}
+
+ErrnoOr<void> GoferInode::Link(const VfsContext&, std::string_view name, Inode& target) {
+  if (removed_ || detached_) return Errno(ENOENT);
+  auto& inode = static_cast<GoferInode&>(target);
+  if (inode.detached_) return Errno(ENOENT);
+  TRY(NeedNode());
+  TRY(inode.NeedNode());
+  inode.Take(TRY(client().Link(inode.node_, node_, name)));
+  if (inode.removed_) {
+    inode.removed_ = false;
+    inode.parent_ = RefPtr<GoferInode>(this);
+    inode.name_ = name;
+  }
+  DirChanged();
+  return Ok();
+}
+
+ErrnoOr<void> GoferInode::Unlink(const VfsContext&, std::string_view name, Inode& victim) {
+  TRY(NeedNode());
+  TRY(client().Unlink(node_, name, 0));
+  static_cast<GoferInode&>(victim).NameGone(*this, name);
+  DirChanged();
+  return Ok();
+}
+
+ErrnoOr<void> GoferInode::Rmdir(const VfsContext&, std::string_view name, Inode& victim) {
+  TRY(NeedNode());
+  TRY(client().Unlink(node_, name, AT_REMOVEDIR));
+  static_cast<GoferInode&>(victim).NameGone(*this, name);
+  DirChanged();
+  return Ok();
+}
+
+ErrnoOr<void> GoferInode::Rename(const VfsContext&, std::string_view old_name, Inode& moved, Inode& new_dir,
+                                 std::string_view new_name, Inode* replaced, uint32_t flags) {
+  // The gofer makes no whiteouts: overlays in the sandbox keep their upper layer in a tmpfs.
+  if ((flags & ~3u) != 0) return Errno(EINVAL);
+  auto& to = static_cast<GoferInode&>(new_dir);
+  auto& source = static_cast<GoferInode&>(moved);
+  auto* target = static_cast<GoferInode*>(replaced);
+  TRY(NeedNode());
+  TRY(to.NeedNode());
+  TRY(client().Rename(node_, old_name, to.node_, new_name, flags));
+  bool exchange = (flags & 2 /* RENAME_EXCHANGE */) != 0;
+  if (target != nullptr && !exchange) target->NameGone(to, new_name);
+  if (target != nullptr && exchange && target->parent_ == &to && target->name_ == new_name) {
+    target->parent_ = RefPtr<GoferInode>(this);
+    target->name_ = old_name;
+  }
+  if (source.parent_ == this && source.name_ == old_name) {
+    source.parent_ = RefPtr<GoferInode>(&to);
+    source.name_ = new_name;
+  }
+  source.stale_ = true;
+  DirChanged();
+  to.DirChanged();
+  return Ok();
+}
+
+ErrnoOr<std::vector<DirEnt>> GoferInode::List(const VfsContext&) {
+  if (!IsDir()) return Errno(ENOTDIR);
+  if (removed_ || detached_) return std::vector<DirEnt>();
+  if (list_ != nullptr) return *list_;
+  TRY(NeedNode());
+  std::vector<DirEnt> entries;
+  for (gofer::DirEntry& e : TRY(client().ReadDir(node_))) entries.push_back({std::move(e.name), e.ino, e.type});
+  if (gofer().options_.exclusive) list_ = std::make_unique<std::vector<DirEnt>>(entries);
+  return entries;
+}
+
+ErrnoOr<std::string> GoferInode::ReadLink(const VfsContext&) {
+  if (!IsSymlink()) return Errno(EINVAL);
+  return target_;
+}
+
+}  // namespace amber

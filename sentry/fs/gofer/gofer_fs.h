@@ -1,0 +1,143 @@
+// A directory tree (or one file) of the host, served by the gofer: gofer/client.h.
+//
+// Exclusive trees (a container's root) are cached without asking again: nobody else changes them while the sandbox runs. Shared ones (bind
+// mounts) are compared with the host on every walk, all names of the path in one call. Data never crosses the protocol: the
+// gofer hands out host descriptors, which the inode keeps while the file is open and, for the last kMaxIdleFds files, longer.
+// Kernel lock; gofer calls are made with it held.
+#pragma once
+
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gofer/client.h"
+#include "sentry/base/unique_fd.h"
+#include "sentry/vfs/file_system.h"
+#include "sentry/vfs/inode.h"
+
+namespace amber {
+
+class GoferFileSystem;
+
+class GoferInode final : public Inode {
+ public:
+  GoferInode() = default;  // for Loader
+  GoferInode(GoferFileSystem* fs, RefPtr<GoferInode> parent, std::string_view name, gofer::Node node);
+  ~GoferInode() override;
+
+  ErrnoOr<void> Refresh() override;
+  ErrnoOr<void> SetAttr(const VfsContext& ctx, const AttrChange& change) override;
+  ErrnoOr<RefPtr<Inode>> Lookup(const VfsContext& ctx, std::string_view name) override;
+  ErrnoOr<void> LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names, std::span<Inode* const> known,
+                            bool open_read, std::vector<RefPtr<Inode>>* found) override;
+  ErrnoOr<RefPtr<Inode>> Make(const VfsContext& ctx, std::string_view name, const NewNode& node) override;
+  ErrnoOr<RefPtr<Inode>> MakeUnnamed(const VfsContext& ctx, const NewNode& node) override;
+  ErrnoOr<void> Link(const VfsContext& ctx, std::string_view name, Inode& target) override;
+  ErrnoOr<void> Unlink(const VfsContext& ctx, std::string_view name, Inode& victim) override;
+  ErrnoOr<void> Rmdir(const VfsContext& ctx, std::string_view name, Inode& victim) override;
+  ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir,
+                       std::string_view new_name, Inode* replaced, uint32_t flags) override;
+  ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
+  ErrnoOr<std::string> ReadLink(const VfsContext& ctx) override;
+
+  ErrnoOr<void> BeginIo(bool write) override;
+  void EndIo(bool write) override;
+  ErrnoOr<int> HostFd(bool write) override;
+  bool sentry_owned() const override { return detached_; }
+  void DidWrite(uint64_t end) override;
+  ErrnoOr<void> Fallocate(const VfsContext& ctx, int mode, uint64_t offset, uint64_t size) override;
+  ErrnoOr<void> Sync(bool data_only) override;
+
+  ErrnoOr<std::string> GetXattr(std::string_view name) override;
+  ErrnoOr<void> SetXattr(std::string_view name, std::string_view value, int flags) override;
+  ErrnoOr<std::vector<std::string>> ListXattr() override;
+  ErrnoOr<void> RemoveXattr(std::string_view name) override;
+
+  state::Kind kind() const override { return state::Kind::kGoferInode; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
+  std::string CannotSave() const override;
+
+ private:
+  friend class GoferFileSystem;
+  GoferFileSystem& gofer() const;
+  gofer::Client& client() const;
+  void Take(const gofer::Attributes& a);   // the host's attributes become ours
+  void TakeStat(const struct stat& st);    // what an open descriptor tells
+  ErrnoOr<void> NeedNode();
+  ErrnoOr<void> NeedFd(bool write);
+  void DirChanged();
+  // One of the names is gone.
+  void NameGone(const GoferInode& dir, std::string_view name);
+  void CloseFds();
+  // The path from the attach point; false if a name of it is gone.
+  bool HostPath(std::vector<std::string>* names) const;
+  bool has_fd() const { return read_fd_.valid() || rw_fd_.valid(); }
+
+  gofer::NodeId node_ = gofer::kNoNode;
+  std::pair<uint64_t, uint64_t> key_;   // host device and inode number
+  RefPtr<GoferInode> parent_;           // with name_: one name of the file, to find it again after a restore
+  std::string name_;
+  std::string target_;
+  bool removed_ = false;    // has no name any more
+  bool detached_ = false;   // was removed before a restore: the contents are ours
+  bool stale_ = false;      // attributes must be asked for
+  int64_t fresh_at_ = 0;    // host time of the last answer
+  bool no_capabilities_ = false;  // known to have no security.capability
+  UniqueFd read_fd_, rw_fd_;
+  int open_ = 0;
+  bool idle_ = false;
+  std::list<GoferInode*>::iterator idle_position_;
+  std::unique_ptr<std::vector<DirEnt>> list_;  // of an exclusive directory
+};
+
+class GoferFileSystem final : public FileSystem {
+ public:
+  static constexpr size_t kMaxIdleFds = 512;
+
+  struct Options {
+    std::string container;  // whose gofer: with `attach`, how a restore finds the client again
+    std::string attach;
+    bool exclusive = false;
+  };
+
+  GoferFileSystem() = default;  // for Loader
+  ~GoferFileSystem() override;
+  // Attaches. ENOENT if the gofer has no such attach point.
+  static ErrnoOr<RefPtr<GoferFileSystem>> Make(std::shared_ptr<gofer::Client> client, Options options);
+
+  const char* type_name() const override { return "amber"; }
+  ErrnoOr<void> StatFs(struct statfs* out) override;
+  bool revalidates() const override { return !options_.exclusive; }
+
+  state::Kind kind() const override { return state::Kind::kGoferFileSystem; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+
+ private:
+  friend class GoferInode;
+  // The inode for `node`: the one that exists already (the node is given back), or a new one.
+  RefPtr<GoferInode> InodeFor(RefPtr<GoferInode> parent, std::string_view name, gofer::Node node);
+  GoferInode* Known(const gofer::Attributes& a) const;
+  ErrnoOr<void> Connect();
+  uint64_t GuestIno(const gofer::Attributes& a);
+
+  std::shared_ptr<gofer::Client> client_;
+  Options options_;
+  gofer::Node root_node_;
+  uint64_t root_dev_ = 0;
+  std::map<uint64_t, uint64_t> other_devs_;  // host device to a number of ours
+  std::map<std::pair<uint64_t, uint64_t>, GoferInode*> inodes_;
+  std::list<GoferInode*> idle_;
+};
+
+// For a restore: finds the client of a container's attach point; null if the bundle has none. Set before Loader::Run().
+using GoferFinder = std::function<std::shared_ptr<gofer::Client>(const std::string& container, const std::string& attach)>;
+void SetGoferFinder(GoferFinder finder);
+
+}  // namespace amber

@@ -1,0 +1,161 @@
+// The bytes of tmpfs files: memfds, sizes, holes and seals.
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "sentry/fs/tmpfs/tmpfs.h"
+
+namespace amber {
+namespace {
+
+constexpr uint64_t kSmall = 64 * 1024;
+constexpr size_t kMaxIdle = 256;
+constexpr uint64_t kPage = 4096;
+
+uint64_t RoundUp(uint64_t n) { return (n + kPage - 1) / kPage * kPage; }
+
+}  // namespace
+
+ErrnoOr<void> TmpfsInode::NeedMemFd() {
+  if (memfd_.valid()) return Ok();
+  UniqueFd fd(memfd_create("tmpfs", MFD_CLOEXEC));
+  if (!fd.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
+  for (size_t at = 0; at < small_.size();) {
+    ssize_t n = pwrite(fd.get(), small_.data() + at, small_.size() - at, static_cast<off_t>(at));
+    if (n <= 0) return Errno(n < 0 ? errno : EIO);
+    at += static_cast<size_t>(n);
+  }
+  if (small_.size() != attr_.size && ftruncate(fd.get(), static_cast<off_t>(attr_.size)) != 0) return Errno(errno);
+  memfd_ = std::move(fd);
+  small_ = std::string();
+  return Ok();
+}
+
+void TmpfsInode::FoldMemFd() {
+  if (!memfd_.valid() || open_ > 0 || attr_.size > kSmall) return;
+  std::string bytes(attr_.size, '\0');
+  ssize_t n = pread(memfd_.get(), bytes.data(), bytes.size(), 0);
+  if (n != static_cast<ssize_t>(bytes.size())) return;
+  small_ = std::move(bytes);
+  memfd_.reset();
+}
+
+ErrnoOr<void> TmpfsInode::BeginIo(bool) {
+  TRY(NeedMemFd());
+  ++open_;
+  if (idle_) {
+    tmpfs().idle_.erase(idle_position_);
+    idle_ = false;
+  }
+  return Ok();
+}
+
+void TmpfsInode::EndIo(bool) {
+  if (--open_ > 0 || attr_.nlink == 0 || attr_.size > kSmall) return;
+  auto& idle = tmpfs().idle_;
+  idle_ = true;
+  idle_position_ = idle.insert(idle.end(), this);
+  if (idle.size() <= kMaxIdle) return;
+  TmpfsInode* oldest = idle.front();
+  idle.pop_front();
+  oldest->idle_ = false;
+  oldest->FoldMemFd();
+}
+
+ErrnoOr<int> TmpfsInode::HostFd(bool) {
+  TRY(NeedMemFd());
+  return memfd_.get();
+}
+
+ErrnoOr<void> TmpfsInode::Refresh() {
+  if (!IsRegular()) return Ok();
+  struct stat st;
+  if (memfd_.valid() && fstat(memfd_.get(), &st) == 0) {
+    // Guest mappings fill holes without our doing.
+    attr_.blocks = static_cast<uint64_t>(st.st_blocks);
+    Reaccount(attr_.blocks * 512);
+  } else {
+    attr_.blocks = RoundUp(small_.size()) / 512;
+  }
+  return Ok();
+}
+
+void TmpfsInode::Reaccount(uint64_t bytes) {
+  tmpfs().used_ += bytes - accounted_;
+  accounted_ = bytes;
+}
+
+void TmpfsInode::Account() { (void)Refresh(); }
+
+ErrnoOr<uint64_t> TmpfsInode::PrepareWrite(uint64_t offset, uint64_t size) {
+  if (seals_ > 0 && (seals_ & F_SEAL_GROW) != 0 && offset + size > attr_.size) {
+    if (offset >= attr_.size) return Errno(EPERM);
+    size = attr_.size - offset;
+  }
+  uint64_t limit = tmpfs().options_.size;
+  if (limit == 0 || offset + size <= RoundUp(attr_.size)) return size;
+  uint64_t free = limit > tmpfs().used_ ? limit - tmpfs().used_ : 0;
+  // Writing inside the file is taken to need nothing new; beyond it, whole pages.
+  uint64_t inside = RoundUp(attr_.size) > offset ? RoundUp(attr_.size) - offset : 0;
+  uint64_t allowed = inside + free - std::min(free, inside == 0 ? offset % kPage : 0);
+  if (allowed == 0) return Errno(ENOSPC);
+  return std::min(size, allowed);
+}
+
+void TmpfsInode::DidWrite(uint64_t end) {
+  attr_.size = std::max(attr_.size, end);
+  attr_.mtime = attr_.ctime = FileTimeNow();
+  if (tmpfs().options_.size != 0) Account();
+}
+
+ErrnoOr<void> TmpfsInode::SetSize(uint64_t size) {
+  if (!IsRegular()) return Errno(EINVAL);
+  if (size > INT64_MAX) return Errno(EFBIG);
+  if (seals_ > 0) {
+    if ((seals_ & F_SEAL_SHRINK) != 0 && size < attr_.size) return Errno(EPERM);
+    if ((seals_ & F_SEAL_GROW) != 0 && size > attr_.size) return Errno(EPERM);
+  }
+  if (memfd_.valid()) {
+    if (ftruncate(memfd_.get(), static_cast<off_t>(size)) != 0) return Errno(errno);
+  } else if (size < small_.size()) {
+    small_.resize(size);
+  }
+  attr_.size = size;
+  attr_.mtime = FileTimeNow();
+  Account();
+  return Ok();
+}
+
+ErrnoOr<void> TmpfsInode::Fallocate(const VfsContext&, int mode, uint64_t offset, uint64_t size) {
+  if (!IsRegular()) return Errno(ENODEV);
+  if ((mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)) != 0) return Errno(EOPNOTSUPP);
+  bool punch = (mode & FALLOC_FL_PUNCH_HOLE) != 0;
+  if (punch && (mode & FALLOC_FL_KEEP_SIZE) == 0) return Errno(EOPNOTSUPP);
+  uint64_t end = offset + size;
+  if (seals_ > 0 && punch && (seals_ & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0) return Errno(EPERM);
+  if (seals_ > 0 && !punch && (seals_ & F_SEAL_GROW) != 0 && end > attr_.size) return Errno(EPERM);
+  uint64_t limit = tmpfs().options_.size;
+  if (!punch && limit != 0 && end > attr_.size) {
+    uint64_t more = RoundUp(end) - std::min(RoundUp(end), std::max(RoundUp(attr_.size), offset / kPage * kPage));
+    if (tmpfs().used_ + more > limit) return Errno(ENOSPC);
+  }
+  TRY(NeedMemFd());
+  if (fallocate(memfd_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) return Errno(errno);
+  if (!punch && (mode & FALLOC_FL_KEEP_SIZE) == 0) attr_.size = std::max(attr_.size, end);
+  attr_.mtime = attr_.ctime = FileTimeNow();
+  Account();
+  return Ok();
+}
+
+ErrnoOr<void> TmpfsInode::AddSeals(int seals) {
+  constexpr int kKnown = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | 0x20;
+  if ((seals & ~kKnown) != 0 || seals_ < 0) return Errno(EINVAL);
+  if ((seals_ & F_SEAL_SEAL) != 0) return Errno(EPERM);
+  seals_ |= seals;
+  return Ok();
+}
+
+}  // namespace amber

@@ -1,0 +1,328 @@
+#include "sentry/fs/tmpfs/tmpfs.h"
+
+#include <dirent.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace amber {
+namespace {
+
+constexpr uint64_t kDirentSize = 20;  // what mm/shmem.c charges a directory's size per entry
+
+bool IsTime(const std::optional<AttrChange::Time>& t) { return t.has_value(); }
+timespec TimeOf(const AttrChange::Time& t) { return t.now ? FileTimeNow() : t.time; }
+
+}  // namespace
+
+TmpfsInode::TmpfsInode(TmpfsFileSystem* fs, const NewNode& node) : Inode(fs), target_(node.target) {
+  attr_.ino = fs->next_ino_++;
+  attr_.mode = node.mode;
+  attr_.uid = node.uid;
+  attr_.gid = node.gid;
+  attr_.rdev = node.rdev;
+  attr_.nlink = S_ISDIR(node.mode) ? 2 : 1;
+  attr_.size = target_.size();
+  attr_.atime = attr_.mtime = attr_.ctime = attr_.btime = FileTimeNow();
+  ++fs->inodes_;
+}
+
+TmpfsInode::~TmpfsInode() {
+  if (attr_.mode == 0) return;  // never loaded
+  Reaccount(0);
+  if (idle_) tmpfs().idle_.erase(idle_position_);
+  --tmpfs().inodes_;
+  // A guest may nest directories as deep as it likes: no recursion.
+  std::vector<RefPtr<TmpfsInode>> doomed;
+  for (auto& [name, child] : children_) doomed.push_back(std::move(child));
+  children_.clear();
+  while (!doomed.empty()) {
+    RefPtr<TmpfsInode> child = std::move(doomed.back());
+    doomed.pop_back();
+    if (child->ref_count() > 1) continue;
+    for (auto& [name, grandchild] : child->children_) doomed.push_back(std::move(grandchild));
+    child->children_.clear();
+  }
+}
+
+TmpfsFileSystem& TmpfsInode::tmpfs() const { return static_cast<TmpfsFileSystem&>(fs()); }
+
+void TmpfsInode::Changed() {
+  attr_.mtime = attr_.ctime = FileTimeNow();
+  if (IsDir()) attr_.size = children_.size() * kDirentSize;
+}
+
+void TmpfsInode::Add(std::string_view name, RefPtr<TmpfsInode> child) {
+  if (child->IsDir()) ++attr_.nlink;
+  children_[std::string(name)] = std::move(child);
+  Changed();
+}
+
+void TmpfsInode::Remove(std::string_view name) {
+  auto it = children_.find(name);
+  AMBER_CHECK(it != children_.end());
+  if (it->second->IsDir()) --attr_.nlink;
+  children_.erase(it);
+  Changed();
+}
+
+void TmpfsInode::DropLink() {
+  attr_.nlink = IsDir() ? 0 : attr_.nlink - 1;
+  attr_.ctime = FileTimeNow();
+}
+
+ErrnoOr<void> TmpfsInode::SetAttr(const VfsContext&, const AttrChange& change) {
+  if (change.size) TRY(SetSize(*change.size));
+  if (change.mode) attr_.mode = (attr_.mode & S_IFMT) | (*change.mode & 07777);
+  if (change.uid) attr_.uid = *change.uid;
+  if (change.gid) attr_.gid = *change.gid;
+  if (IsTime(change.atime)) attr_.atime = TimeOf(*change.atime);
+  if (IsTime(change.mtime)) attr_.mtime = TimeOf(*change.mtime);
+  attr_.ctime = FileTimeNow();
+  return Ok();
+}
+
+ErrnoOr<RefPtr<Inode>> TmpfsInode::Lookup(const VfsContext&, std::string_view name) {
+  if (!IsDir()) return Errno(ENOTDIR);
+  auto it = children_.find(name);
+  if (it == children_.end()) return Errno(ENOENT);
+  return RefPtr<Inode>(it->second);
+}
+
+ErrnoOr<RefPtr<Inode>> TmpfsInode::Make(const VfsContext&, std::string_view name, const NewNode& node) {
+  if (attr_.nlink == 0) return Errno(ENOENT);
+  if (!tmpfs().MayAddInode()) return Errno(ENOSPC);
+  if (children_.contains(name)) return Errno(EEXIST);
+  auto child = MakeRef<TmpfsInode>(&tmpfs(), node);
+  Add(name, child);
+  return RefPtr<Inode>(std::move(child));
+}
+
+ErrnoOr<RefPtr<Inode>> TmpfsInode::MakeUnnamed(const VfsContext&, const NewNode& node) {
+  if (!tmpfs().MayAddInode()) return Errno(ENOSPC);
+  auto child = MakeRef<TmpfsInode>(&tmpfs(), node);
+  child->attr_.nlink = 0;
+  child->unnamed_ = true;
+  return RefPtr<Inode>(std::move(child));
+}
+
+ErrnoOr<void> TmpfsInode::Link(const VfsContext&, std::string_view name, Inode& target) {
+  auto& inode = static_cast<TmpfsInode&>(target);
+  if (inode.attr_.nlink == 0 && !inode.unnamed_) return Errno(ENOENT);
+  if (attr_.nlink == 0) return Errno(ENOENT);
+  inode.unnamed_ = false;
+  ++inode.attr_.nlink;
+  inode.attr_.ctime = FileTimeNow();
+  Add(name, RefPtr<TmpfsInode>(&inode));
+  return Ok();
+}
+
+ErrnoOr<void> TmpfsInode::Unlink(const VfsContext&, std::string_view name, Inode& victim) {
+  static_cast<TmpfsInode&>(victim).DropLink();
+  Remove(name);
+  return Ok();
+}
+
+ErrnoOr<void> TmpfsInode::Rmdir(const VfsContext&, std::string_view name, Inode& victim) {
+  auto& dir = static_cast<TmpfsInode&>(victim);
+  if (!dir.children_.empty()) return Errno(ENOTEMPTY);
+  RefPtr<TmpfsInode> hold(&dir);
+  Remove(name);
+  dir.DropLink();
+  return Ok();
+}
+
+ErrnoOr<void> TmpfsInode::Rename(const VfsContext&, std::string_view old_name, Inode& moved, Inode& new_dir,
+                                 std::string_view new_name, Inode* replaced, uint32_t flags) {
+  RefPtr<TmpfsInode> source(static_cast<TmpfsInode*>(&moved));
+  RefPtr<TmpfsInode> target(static_cast<TmpfsInode*>(replaced));
+  auto& to = static_cast<TmpfsInode&>(new_dir);
+  if ((flags & RENAME_EXCHANGE) != 0) {
+    Remove(old_name);
+    to.Remove(new_name);
+    to.Add(new_name, source);
+    Add(old_name, target);
+    target->attr_.ctime = source->attr_.ctime = FileTimeNow();
+    return Ok();
+  }
+  if (target) {
+    if (target->IsDir() && !target->children_.empty()) return Errno(ENOTEMPTY);
+    to.Remove(new_name);
+    target->DropLink();
+  }
+  Remove(old_name);
+  to.Add(new_name, source);
+  source->attr_.ctime = FileTimeNow();
+  if ((flags & RENAME_WHITEOUT) != 0) Add(old_name, MakeRef<TmpfsInode>(&tmpfs(), NewNode{.mode = S_IFCHR}));
+  return Ok();
+}
+
+ErrnoOr<std::vector<DirEnt>> TmpfsInode::List(const VfsContext&) {
+  if (!IsDir()) return Errno(ENOTDIR);
+  std::vector<DirEnt> list;
+  list.reserve(children_.size());
+  for (const auto& [name, child] : children_) {
+    list.push_back({name, child->attr_.ino, static_cast<uint8_t>(IFTODT(child->attr_.mode))});
+  }
+  DidRead();
+  return list;
+}
+
+ErrnoOr<std::string> TmpfsInode::ReadLink(const VfsContext&) {
+  if (!IsSymlink()) return Errno(EINVAL);
+  return target_;
+}
+
+void TmpfsInode::DidRead() {
+  // As with relatime: once after each change, and once a day.
+  timespec now = FileTimeNow();
+  auto after = [](const timespec& a, const timespec& b) {
+    return a.tv_sec > b.tv_sec || (a.tv_sec == b.tv_sec && a.tv_nsec > b.tv_nsec);
+  };
+  if (!after(attr_.atime, attr_.mtime) || !after(attr_.atime, attr_.ctime) || now.tv_sec - attr_.atime.tv_sec > 86400) {
+    attr_.atime = now;
+  }
+}
+
+ErrnoOr<std::string> TmpfsInode::GetXattr(std::string_view name) {
+  auto it = xattrs_.find(name);
+  if (it == xattrs_.end()) return Errno(ENODATA);
+  return it->second;
+}
+
+ErrnoOr<void> TmpfsInode::SetXattr(std::string_view name, std::string_view value, int flags) {
+  auto it = xattrs_.find(name);
+  if (it != xattrs_.end() && (flags & 1 /* XATTR_CREATE */) != 0) return Errno(EEXIST);
+  if (it == xattrs_.end() && (flags & 2 /* XATTR_REPLACE */) != 0) return Errno(ENODATA);
+  uint64_t total = name.size() + value.size();
+  for (const auto& [n, v] : xattrs_) total += n.size() + v.size();
+  if (total > 256 * 1024) return Errno(ENOSPC);
+  xattrs_[std::string(name)] = value;
+  attr_.ctime = FileTimeNow();
+  return Ok();
+}
+
+ErrnoOr<std::vector<std::string>> TmpfsInode::ListXattr() {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : xattrs_) names.push_back(name);
+  return names;
+}
+
+ErrnoOr<void> TmpfsInode::RemoveXattr(std::string_view name) {
+  auto it = xattrs_.find(name);
+  if (it == xattrs_.end()) return Errno(ENODATA);
+  xattrs_.erase(it);
+  attr_.ctime = FileTimeNow();
+  return Ok();
+}
+
+TmpfsFileSystem::TmpfsFileSystem(const Options& options) : options_(options) {
+  SetRoot(MakeRef<TmpfsInode>(
+      this, NewNode{.mode = S_IFDIR | (options.mode & 07777), .uid = options.uid, .gid = options.gid}));
+}
+
+ErrnoOr<void> TmpfsFileSystem::StatFs(struct statfs* out) {
+  *out = {};
+  out->f_type = TMPFS_MAGIC;
+  out->f_bsize = out->f_frsize = 4096;
+  out->f_namelen = 255;
+  // Without a limit Linux reports half of the memory; the container's memory limit is the real one here.
+  uint64_t total = options_.size != 0 ? options_.size : static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * 2048;
+  out->f_blocks = total / 4096;
+  out->f_bfree = out->f_bavail = total > used_ ? (total - used_) / 4096 : 0;
+  out->f_files = options_.inodes != 0 ? options_.inodes : out->f_blocks;
+  out->f_ffree = out->f_files > inodes_ ? out->f_files - inodes_ : 0;
+  return Ok();
+}
+
+std::string TmpfsFileSystem::ShowOptions() const {
+  std::string s;
+  if (options_.size != 0) s += ",size=" + std::to_string(options_.size / 1024) + "k";
+  if (options_.inodes != 0) s += ",nr_inodes=" + std::to_string(options_.inodes);
+  if (options_.mode != 01777) {
+    char octal[8];
+    snprintf(octal, sizeof(octal), "%03o", options_.mode & 07777);
+    s += std::string(",mode=") + octal;
+  }
+  if (options_.uid != 0) s += ",uid=" + std::to_string(options_.uid);
+  if (options_.gid != 0) s += ",gid=" + std::to_string(options_.gid);
+  return s;
+}
+
+namespace {
+
+bool ParseNumber(std::string_view s, int base, uint64_t* out, std::string_view* rest = nullptr) {
+  auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), *out, base);
+  if (error != std::errc()) return false;
+  std::string_view left = s.substr(static_cast<size_t>(end - s.data()));
+  if (rest != nullptr) *rest = left;
+  return rest != nullptr || left.empty();
+}
+
+// "64k", "1g", "50%" of the machine's memory.
+bool ParseSize(std::string_view s, uint64_t* out) {
+  std::string_view unit;
+  if (!ParseNumber(s, 10, out, &unit)) return false;
+  if (unit.empty()) return true;
+  if (unit.size() != 1) return false;
+  int shift;
+  switch (unit[0] | 0x20) {
+    case 'k':
+      shift = 10;
+      break;
+    case 'm':
+      shift = 20;
+      break;
+    case 'g':
+      shift = 30;
+      break;
+    case 't':
+      shift = 40;
+      break;
+    default:
+      if (unit[0] != '%' || *out > 10000) return false;
+      *out = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * 4096 / 100 * *out;
+      return true;
+  }
+  if (*out >> (63 - shift) != 0) return false;
+  *out <<= shift;
+  return true;
+}
+
+}  // namespace
+
+ErrnoOr<TmpfsFileSystem::Options> ParseTmpfsOptions(const std::vector<std::string>& options) {
+  TmpfsFileSystem::Options o;
+  for (std::string_view option : options) {
+    size_t equals = option.find('=');
+    std::string_view key = option.substr(0, equals);
+    std::string_view value = equals == std::string_view::npos ? std::string_view() : option.substr(equals + 1);
+    uint64_t n = 0;
+    if (key == "size" || key == "nr_blocks" || key == "nr_inodes") {
+      if (!ParseSize(value, &n)) return Errno(EINVAL);
+      if (key == "size") o.size = (n + 4095) / 4096 * 4096;
+      if (key == "nr_blocks") o.size = n * 4096;
+      if (key == "nr_inodes") o.inodes = n;
+    } else if (key == "mode") {
+      if (!ParseNumber(value, 8, &n)) return Errno(EINVAL);
+      o.mode = n & 07777;
+    } else if (key == "uid" || key == "gid") {
+      if (!ParseNumber(value, 10, &n) || n >= UINT32_MAX) return Errno(EINVAL);
+      (key == "uid" ? o.uid : o.gid) = static_cast<uint32_t>(n);
+    } else if (key != "huge" && key != "mpol" && key != "inode64" && key != "inode32" && key != "noswap") {
+      return Errno(EINVAL);
+    }
+  }
+  return o;
+}
+
+ErrnoOr<RefPtr<FileSystem>> MakeTmpfs(const MountArguments& arguments) {
+  auto options = TRY(ParseTmpfsOptions(arguments.options));
+  return RefPtr<FileSystem>(MakeRef<TmpfsFileSystem>(options));
+}
+
+}  // namespace amber

@@ -1,0 +1,131 @@
+// A file system in the sandbox's memory (Linux: mm/shmem.c): tmpfs(5), and what overlays keep their changes in.
+//
+// Directories and attributes are objects of the sentry. The contents of a regular file are in a memfd of its own while the file is open or large;
+// small files that nobody has open go back into a string, so that a big tree of small files needs few descriptors.
+// Kernel lock.
+#pragma once
+
+#include <list>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sentry/base/unique_fd.h"
+#include "sentry/vfs/file_system.h"
+#include "sentry/vfs/inode.h"
+
+namespace amber {
+
+class TmpfsFileSystem;
+
+class TmpfsInode final : public Inode {
+ public:
+  TmpfsInode() = default;  // for Loader
+  TmpfsInode(TmpfsFileSystem* fs, const NewNode& node);
+  ~TmpfsInode() override;
+
+  ErrnoOr<void> Refresh() override;
+  ErrnoOr<void> SetAttr(const VfsContext& ctx, const AttrChange& change) override;
+  ErrnoOr<RefPtr<Inode>> Lookup(const VfsContext& ctx, std::string_view name) override;
+  ErrnoOr<RefPtr<Inode>> Make(const VfsContext& ctx, std::string_view name, const NewNode& node) override;
+  ErrnoOr<RefPtr<Inode>> MakeUnnamed(const VfsContext& ctx, const NewNode& node) override;
+  ErrnoOr<void> Link(const VfsContext& ctx, std::string_view name, Inode& target) override;
+  ErrnoOr<void> Unlink(const VfsContext& ctx, std::string_view name, Inode& victim) override;
+  ErrnoOr<void> Rmdir(const VfsContext& ctx, std::string_view name, Inode& victim) override;
+  ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir,
+                       std::string_view new_name, Inode* replaced, uint32_t flags) override;
+  ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
+  ErrnoOr<std::string> ReadLink(const VfsContext& ctx) override;
+
+  ErrnoOr<void> BeginIo(bool write) override;
+  void EndIo(bool write) override;
+  ErrnoOr<int> HostFd(bool write) override;
+  bool sentry_owned() const override { return true; }
+  ErrnoOr<uint64_t> PrepareWrite(uint64_t offset, uint64_t size) override;
+  void DidRead() override;
+  void DidWrite(uint64_t end) override;
+  ErrnoOr<void> Fallocate(const VfsContext& ctx, int mode, uint64_t offset, uint64_t size) override;
+
+  ErrnoOr<std::string> GetXattr(std::string_view name) override;
+  ErrnoOr<void> SetXattr(std::string_view name, std::string_view value, int flags) override;
+  ErrnoOr<std::vector<std::string>> ListXattr() override;
+  ErrnoOr<void> RemoveXattr(std::string_view name) override;
+
+  int seals() const override { return seals_; }
+  ErrnoOr<void> AddSeals(int seals) override;
+  void AllowSeals(int initial) { seals_ = initial; }
+
+  state::Kind kind() const override { return state::Kind::kTmpfsInode; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+
+ private:
+  friend class TmpfsFileSystem;
+  TmpfsFileSystem& tmpfs() const;
+  void Changed();         // ctime and mtime of a directory
+  void DropLink();        // one name less
+  void Add(std::string_view name, RefPtr<TmpfsInode> child);
+  void Remove(std::string_view name);
+  ErrnoOr<void> SetSize(uint64_t size);
+  // Makes the memfd, with the string's bytes in it.
+  ErrnoOr<void> NeedMemFd();
+  // Puts the bytes back into the string, if they are few and nobody has the file open.
+  void FoldMemFd();
+  // Tells the file system how many bytes the file takes now.
+  void Account();
+  void Reaccount(uint64_t bytes);
+
+  std::map<std::string, RefPtr<TmpfsInode>, std::less<>> children_;
+  std::string target_;
+  std::map<std::string, std::string, std::less<>> xattrs_;
+  UniqueFd memfd_;
+  std::string small_;      // the contents while there is no memfd; may be shorter than the size
+  uint64_t accounted_ = 0; // bytes
+  int open_ = 0;
+  int seals_ = -1;
+  bool unnamed_ = false;   // O_TMPFILE: may still get a name
+  bool idle_ = false;      // is in the file system's idle list
+  std::list<TmpfsInode*>::iterator idle_position_;
+};
+
+class TmpfsFileSystem final : public FileSystem {
+ public:
+  struct Options {
+    uint64_t size = 0;    // bytes; 0 means no limit of its own
+    uint64_t inodes = 0;  // 0 means no limit
+    uint32_t mode = 01777;
+    uint32_t uid = 0, gid = 0;
+  };
+
+  TmpfsFileSystem() = default;  // for Loader
+  explicit TmpfsFileSystem(const Options& options);
+  ~TmpfsFileSystem() override { DropDentries(); }
+
+  const char* type_name() const override { return "tmpfs"; }
+  ErrnoOr<void> StatFs(struct statfs* out) override;
+  std::string ShowOptions() const override;
+  // mount -o remount,size=...
+  void set_size_limit(uint64_t bytes) { options_.size = bytes; }
+
+  state::Kind kind() const override { return state::Kind::kTmpfsFileSystem; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+
+ private:
+  friend class TmpfsInode;
+  bool MayAddInode() const { return options_.inodes == 0 || inodes_ < options_.inodes; }
+
+  Options options_;
+  uint64_t next_ino_ = 1;
+  uint64_t inodes_ = 0;
+  uint64_t used_ = 0;                 // bytes
+  std::list<TmpfsInode*> idle_;       // small files with a memfd that nobody has open, oldest first
+};
+
+// "size=64k,mode=1777,..."; EINVAL for what tmpfs does not know.
+ErrnoOr<TmpfsFileSystem::Options> ParseTmpfsOptions(const std::vector<std::string>& options);
+// For RegisterFileSystemType.
+ErrnoOr<RefPtr<FileSystem>> MakeTmpfs(const MountArguments& arguments);
+
+}  // namespace amber

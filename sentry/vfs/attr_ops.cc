@@ -1,0 +1,85 @@
+// chmod, chown, utimes and truncate: fs/attr.c, fs/open.c.
+#include <linux/capability.h>
+
+#include "sentry/kernel/credentials.h"
+#include "sentry/vfs/ops.h"
+
+namespace amber {
+namespace {
+
+ErrnoOr<void> CheckWritable(const VfsPath& place) {
+  if (place.mount->read_only()) return Errno(EROFS);
+  return Ok();
+}
+
+}  // namespace
+
+ErrnoOr<void> ChmodPlace(const VfsContext& ctx, const VfsPath& place, uint32_t mode) {
+  Inode& inode = *place.inode();
+  TRY(CheckWritable(place));
+  if (inode.IsSymlink()) return Errno(EOPNOTSUPP);
+  TRY(CheckOwner(*ctx.creds, inode));
+  mode &= 07777;
+  if ((mode & S_ISGID) != 0 && !ctx.creds->InGroup(inode.attr().gid) && !ctx.creds->Has(CAP_FSETID)) mode &= ~S_ISGID;
+  return inode.SetAttr(ctx, {.mode = mode});
+}
+
+ErrnoOr<void> ChownPlace(const VfsContext& ctx, const VfsPath& place, uint32_t uid, uint32_t gid) {
+  Inode& inode = *place.inode();
+  const Attr& a = inode.attr();
+  TRY(CheckWritable(place));
+  bool owner = ctx.creds->fsuid == a.uid;
+  bool may_chown = ctx.creds->Has(CAP_CHOWN);
+  if (uid != UINT32_MAX && !may_chown && !(owner && uid == a.uid)) return Errno(EPERM);
+  if (gid != UINT32_MAX && !may_chown && !(owner && (gid == a.gid || ctx.creds->InGroup(gid)))) return Errno(EPERM);
+  AttrChange change;
+  if (uid != UINT32_MAX) change.uid = uid;
+  if (gid != UINT32_MAX) change.gid = gid;
+  // chown(2): set-ID bits of files go, whoever asks.
+  if (inode.IsRegular()) {
+    uint32_t mode = a.mode & 07777 & ~static_cast<uint32_t>(S_ISUID);
+    if ((mode & S_IXGRP) != 0) mode &= ~static_cast<uint32_t>(S_ISGID);
+    if (mode != (a.mode & 07777)) change.mode = mode;
+  }
+  if (!change.uid && !change.gid && !change.mode) return Ok();
+  return inode.SetAttr(ctx, change);
+}
+
+ErrnoOr<void> SetTimesPlace(const VfsContext& ctx, const VfsPath& place, const AttrChange& times) {
+  if (!times.atime && !times.mtime) return Ok();
+  Inode& inode = *place.inode();
+  TRY(CheckWritable(place));
+  bool both_now = times.atime && times.atime->now && times.mtime && times.mtime->now;
+  if (!CheckOwner(*ctx.creds, inode).ok()) {
+    if (!both_now) return Errno(EPERM);
+    TRY(CheckPermission(*ctx.creds, inode, kMayWrite));
+  }
+  return inode.SetAttr(ctx, times);
+}
+
+ErrnoOr<void> TruncatePlace(const VfsContext& ctx, const VfsPath& place, uint64_t size) {
+  Inode& inode = *place.inode();
+  if (inode.IsDir()) return Errno(EISDIR);
+  if (!inode.IsRegular()) return Errno(EINVAL);
+  TRY(CheckPermission(*ctx.creds, place, kMayWrite));
+  if (inode.deny_write > 0) return Errno(ETXTBSY);
+  return TruncateInode(ctx, inode, size);
+}
+
+ErrnoOr<void> TruncateInode(const VfsContext& ctx, Inode& inode, uint64_t size) {
+  TRY(StripSetIds(*ctx.creds, inode));
+  return inode.SetAttr(ctx, {.size = size});
+}
+
+// fs/inode.c, file_remove_privs().
+ErrnoOr<void> StripSetIds(const Credentials& creds, Inode& inode) {
+  uint32_t mode = inode.attr().mode;
+  if ((mode & (S_ISUID | S_ISGID)) == 0 || !inode.IsRegular() || creds.Has(CAP_FSETID)) return Ok();
+  uint32_t stripped = mode & 07777 & ~static_cast<uint32_t>(S_ISUID);
+  if ((mode & S_IXGRP) != 0) stripped &= ~static_cast<uint32_t>(S_ISGID);
+  if (stripped == (mode & 07777)) return Ok();
+  VfsContext ctx{.creds = &creds};
+  return inode.SetAttr(ctx, {.mode = stripped});
+}
+
+}  // namespace amber

@@ -1,0 +1,97 @@
+#include "sentry/vfs/data_io.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+
+namespace amber {
+
+uint8_t* BounceBuffer::Get() {
+  static thread_local std::unique_ptr<uint8_t[]> buffer;
+  if (!buffer) buffer.reset(new uint8_t[kSize]);
+  return buffer.get();
+}
+
+ErrnoOr<size_t> ReadData(Inode& data, Sink& sink, uint64_t offset) {
+  int fd = TRY(data.HostFd(false));
+  uint8_t* buffer = BounceBuffer::Get();
+  size_t done = 0;
+  Errno problem(0);
+  while (sink.remaining() > 0 && offset + done <= INT64_MAX) {
+    size_t want = std::min(sink.remaining(), BounceBuffer::kSize);
+    ssize_t n = pread(fd, buffer, want, static_cast<off_t>(offset + done));
+    if (n <= 0) {
+      if (n < 0) problem = Errno(errno);
+      break;
+    }
+    auto put = sink.Put(buffer, static_cast<size_t>(n));
+    if (!put.ok()) {
+      problem = put.error();
+      break;
+    }
+    done += *put;
+    if (*put < static_cast<size_t>(n) || static_cast<size_t>(n) < want) break;
+  }
+  if (done > 0) data.DidRead();
+  if (done == 0 && problem.number() != 0) return problem;
+  return done;
+}
+
+ErrnoOr<size_t> WriteData(Inode& data, Source& source, uint64_t offset, uint64_t limit) {
+  if (source.remaining() == 0 || limit == 0) return size_t{0};
+  int fd = TRY(data.HostFd(true));
+  uint64_t allowed = TRY(data.PrepareWrite(offset, std::min<uint64_t>(source.remaining(), limit)));
+  uint8_t* buffer = BounceBuffer::Get();
+  size_t done = 0;
+  Errno problem(0);
+  while (source.remaining() > 0 && done < allowed && problem.number() == 0) {
+    size_t want = std::min<uint64_t>({source.remaining(), BounceBuffer::kSize, allowed - done});
+    auto got = source.Take(buffer, want);
+    if (!got.ok()) {
+      problem = got.error();
+      break;
+    }
+    size_t written = 0;
+    while (written < *got) {
+      ssize_t n = pwrite(fd, buffer + written, *got - written, static_cast<off_t>(offset + done));
+      if (n <= 0) {
+        problem = Errno(n < 0 ? errno : EIO);
+        break;
+      }
+      written += static_cast<size_t>(n);
+      done += static_cast<size_t>(n);
+    }
+    if (*got < want) break;
+  }
+  if (done > 0) data.DidWrite(offset + done);
+  if (done == 0 && problem.number() != 0) return problem;
+  return done;
+}
+
+ErrnoOr<void> CopyContents(int from, int to, uint64_t size) {
+  uint8_t* buffer = BounceBuffer::Get();
+  uint64_t at = 0;
+  while (at < size) {
+    off_t next = lseek(from, static_cast<off_t>(at), SEEK_DATA);
+    if (next < 0) {
+      if (errno == ENXIO) break;  // only a hole is left
+      next = static_cast<off_t>(at);
+    }
+    at = static_cast<uint64_t>(next);
+    if (at >= size) break;
+    size_t want = std::min<uint64_t>(size - at, BounceBuffer::kSize);
+    ssize_t n = pread(from, buffer, want, static_cast<off_t>(at));
+    if (n < 0) return Errno(errno);
+    if (n == 0) break;
+    for (ssize_t put = 0; put < n;) {
+      ssize_t w = pwrite(to, buffer + put, static_cast<size_t>(n - put), static_cast<off_t>(at) + put);
+      if (w <= 0) return Errno(w < 0 ? errno : EIO);
+      put += w;
+    }
+    at += static_cast<uint64_t>(n);
+  }
+  return Ok();
+}
+
+}  // namespace amber

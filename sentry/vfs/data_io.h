@@ -1,0 +1,26 @@
+// Moves bytes between an inode's host descriptor and guest memory.
+#pragma once
+
+#include <cstdint>
+
+#include "sentry/base/errno_or.h"
+#include "sentry/vfs/inode.h"
+#include "sentry/vfs/io.h"
+
+namespace amber {
+
+// Reads from `offset` until the sink is full or the file ends. A short count if something fails half-way.
+ErrnoOr<size_t> ReadData(Inode& data, Sink& sink, uint64_t offset);
+// Writes at most `limit` bytes of the source at `offset`, after PrepareWrite().
+ErrnoOr<size_t> WriteData(Inode& data, Source& source, uint64_t offset, uint64_t limit = UINT64_MAX);
+
+// A buffer of the calling thread, for bounces.
+struct BounceBuffer {
+  static constexpr size_t kSize = 128 * 1024;
+  static uint8_t* Get();
+};
+
+// Whole contents from one descriptor to another at the same offsets, holes kept. For copy-up.
+ErrnoOr<void> CopyContents(int from, int to, uint64_t size);
+
+}  // namespace amber

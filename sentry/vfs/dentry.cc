@@ -1,0 +1,113 @@
+#include "sentry/vfs/dentry.h"
+
+#include "sentry/vfs/file_system.h"
+#include "sentry/vfs/vfs.pb.h"
+
+namespace amber {
+
+Dentry::Dentry(FileSystem* fs, RefPtr<Dentry> parent, std::string_view name, RefPtr<Inode> inode)
+    : fs_(fs), parent_(std::move(parent)), name_(name), inode_(std::move(inode)) {}
+
+Dentry::~Dentry() {
+  AMBER_CHECK(!cached_);
+  // A chain of removed directories may be as long as a guest likes: no recursion.
+  RefPtr<Dentry> up = std::move(parent_);
+  while (up && up->ref_count() == 1) {
+    RefPtr<Dentry> next = std::move(up->parent_);
+    up = std::move(next);
+  }
+}
+
+bool Dentry::IsBelow(const Dentry& ancestor) const {
+  for (const Dentry* d = this; d != nullptr; d = d->parent_.get()) {
+    if (d == &ancestor) return true;
+  }
+  return false;
+}
+
+Dentry* Dentry::Child(std::string_view name) {
+  auto it = children_.find(name);
+  if (it == children_.end()) return nullptr;
+  it->second->used_ = true;
+  return it->second.get();
+}
+
+RefPtr<Dentry> Dentry::AddChild(std::string_view name, RefPtr<Inode> inode) {
+  auto child = MakeRef<Dentry>(fs_, RefPtr<Dentry>(this), name, std::move(inode));
+  bool is_new = children_.emplace(child->name_, child).second;
+  AMBER_CHECK(is_new);
+  child->cached_ = true;
+  child->lru_ = fs_->lru_.insert(fs_->lru_.end(), child.get());
+  if (fs_->lru_.size() > FileSystem::kMaxCached) fs_->Shrink(FileSystem::kMaxCached / 8 * 7);
+  return child;
+}
+
+void Dentry::Drop(bool is_unlinked) {
+  if (is_unlinked) unlinked_ = true;
+  if (!cached_) return;
+  cached_ = false;
+  fs_->lru_.erase(lru_);
+  auto node = parent_->children_.extract(name_);
+  // `node` may hold the last reference: nothing of this object may be used after it goes.
+}
+
+void Dentry::MoveTo(RefPtr<Dentry> new_parent, std::string_view new_name) {
+  RefPtr<Dentry> self(this);
+  bool was_cached = cached_;
+  if (was_cached) {
+    parent_->children_.erase(name_);
+  } else {
+    cached_ = true;
+    lru_ = fs_->lru_.insert(fs_->lru_.end(), this);
+  }
+  parent_ = std::move(new_parent);
+  name_ = new_name;
+  bool is_new = parent_->children_.emplace(name_, self).second;
+  AMBER_CHECK(is_new);
+}
+
+void Dentry::PruneChildren() {
+  for (auto it = children_.begin(); it != children_.end();) {
+    RefPtr<Dentry> child = it->second;
+    ++it;
+    child->PruneChildren();
+    if (child->ref_count() == 2 && child->mounts_here == 0) child->Drop(false);
+  }
+}
+
+std::string Dentry::Save(state::Saver& saver) const {
+  vfs_state::Dentry m;
+  m.set_fs(saver.Ref(fs_));
+  m.set_parent(saver.Ref(parent_));
+  m.set_name(name_);
+  m.set_inode(saver.Ref(inode_));
+  m.set_unlinked(unlinked_);
+  m.set_cached(cached_);
+  return m.SerializeAsString();
+}
+
+bool Dentry::Load(state::Loader& loader, std::string_view bytes) {
+  vfs_state::Dentry m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
+  fs_ = loader.Get<FileSystem>(m.fs());
+  if (fs_ == nullptr) return false;
+  parent_ = loader.GetRef<Dentry>(m.parent());
+  name_ = m.name();
+  inode_ = loader.GetRef<Inode>(m.inode());
+  unlinked_ = m.unlinked();
+  restore_cached_ = m.cached();
+  return !restore_cached_ || parent_;
+}
+
+bool Dentry::AfterLoad(state::Loader& loader) {
+  if (!restore_cached_) return true;
+  for (const Dentry* d = parent_.get(); d != nullptr; d = d->parent_.get()) {
+    if (d == this) return loader.Fail("a directory is its own ancestor");
+  }
+  if (!parent_->children_.emplace(name_, RefPtr<Dentry>(this)).second) return loader.Fail("a name is there twice");
+  cached_ = true;
+  lru_ = fs_->lru_.insert(fs_->lru_.end(), this);
+  return true;
+}
+
+}  // namespace amber

@@ -1,0 +1,50 @@
+#include "sentry/vfs/exec_open.h"
+
+#include "sentry/kernel/task.h"
+#include "sentry/vfs/at.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/open.h"
+#include "sentry/vfs/ops.h"
+#include "sentry/vfs/path.h"
+
+namespace amber {
+
+ErrnoOr<RefPtr<File>> OpenForExec(Task& task, int dirfd, const std::string& path, int flags) {
+  VfsContext ctx = ContextOf(task);
+  uint32_t walk = (flags & AT_SYMLINK_NOFOLLOW) != 0 ? 0 : kFollowLast | kOpenRead;
+  Resolved r = TRY(ResolveAt(task, dirfd, path, walk, (flags & AT_EMPTY_PATH) != 0));
+  if (r.file) {
+    if (r.file->path() == nullptr) return Errno(EACCES);
+    r.path = *r.file->path();
+  }
+  Inode& inode = *r.path.inode();
+  if (inode.IsSymlink()) return Errno(ELOOP);
+  if (!inode.IsRegular()) return Errno(EACCES);
+  if ((r.path.mount->flags() & MS_NOEXEC) != 0) return Errno(EACCES);
+  TRY(CheckPermission(*ctx.creds, inode, kMayExec));
+  if (inode.writers > 0) return Errno(ETXTBSY);
+  // A program may be executed without being readable: no check for reading.
+  return inode.Open(ctx, r.path, O_RDONLY);
+}
+
+ExecIds ExecIdsOf(const File& file) {
+  ExecIds ids;
+  const VfsPath* path = file.path();
+  if (path == nullptr || (path->mount->flags() & MS_NOSUID) != 0) return ids;
+  const Attr& a = path->inode()->attr();
+  ids.uid = a.uid;
+  ids.gid = a.gid;
+  ids.set_uid = (a.mode & S_ISUID) != 0;
+  // Without group execute permission the bit means mandatory locking, not set-group-ID.
+  ids.set_gid = (a.mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
+  auto caps = path->inode()->GetXattr("security.capability");
+  if (caps.ok()) ids.capabilities = std::move(*caps);
+  return ids;
+}
+
+std::string ExecPath(Task& task, const File& file) {
+  if (file.path() == nullptr) return file.LinkName();
+  return PathName(*file.path(), task.fs().root());
+}
+
+}  // namespace amber

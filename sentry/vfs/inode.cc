@@ -1,0 +1,56 @@
+#include "sentry/vfs/inode.h"
+
+#include "sentry/vfs/file_lock.h"
+#include "sentry/vfs/mount.h"
+
+namespace amber {
+
+Inode::Inode() = default;
+Inode::Inode(FileSystem* fs) : fs_(fs) {}
+Inode::~Inode() = default;
+
+ErrnoOr<void> Inode::SetAttr(const VfsContext&, const AttrChange&) { return Errno(EPERM); }
+ErrnoOr<RefPtr<Inode>> Inode::Lookup(const VfsContext&, std::string_view) { return Errno(ENOTDIR); }
+
+ErrnoOr<void> Inode::LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names, std::span<Inode* const>,
+                                 bool, std::vector<RefPtr<Inode>>* found) {
+  auto r = Lookup(ctx, names.front());
+  if (!r.ok()) return r.error();
+  found->push_back(std::move(*r));
+  return Ok();
+}
+
+ErrnoOr<RefPtr<Inode>> Inode::Make(const VfsContext&, std::string_view, const NewNode&) { return Errno(EPERM); }
+ErrnoOr<RefPtr<Inode>> Inode::MakeUnnamed(const VfsContext&, const NewNode&) { return Errno(EOPNOTSUPP); }
+ErrnoOr<void> Inode::Link(const VfsContext&, std::string_view, Inode&) { return Errno(EPERM); }
+ErrnoOr<void> Inode::Unlink(const VfsContext&, std::string_view, Inode&) { return Errno(EPERM); }
+ErrnoOr<void> Inode::Rmdir(const VfsContext&, std::string_view, Inode&) { return Errno(EPERM); }
+ErrnoOr<void> Inode::Rename(const VfsContext&, std::string_view, Inode&, Inode&, std::string_view, Inode*, uint32_t) {
+  return Errno(EPERM);
+}
+ErrnoOr<std::vector<DirEnt>> Inode::List(const VfsContext&) { return Errno(ENOTDIR); }
+ErrnoOr<std::string> Inode::ReadLink(const VfsContext&) { return Errno(EINVAL); }
+ErrnoOr<LinkTarget> Inode::MagicLink(const VfsContext&) { return Errno(EINVAL); }
+ErrnoOr<RefPtr<Inode>> Inode::DataInode(const VfsContext&, bool) { return RefPtr<Inode>(this); }
+ErrnoOr<void> Inode::BeginIo(bool) { return Ok(); }
+void Inode::EndIo(bool) {}
+ErrnoOr<int> Inode::HostFd(bool) { return Errno(EINVAL); }
+ErrnoOr<void> Inode::Fallocate(const VfsContext&, int, uint64_t, uint64_t) { return Errno(EOPNOTSUPP); }
+ErrnoOr<void> Inode::Sync(bool) { return Ok(); }
+ErrnoOr<std::string> Inode::GetXattr(std::string_view) { return Errno(EOPNOTSUPP); }
+ErrnoOr<void> Inode::SetXattr(std::string_view, std::string_view, int) { return Errno(EOPNOTSUPP); }
+ErrnoOr<std::vector<std::string>> Inode::ListXattr() { return std::vector<std::string>(); }
+ErrnoOr<void> Inode::RemoveXattr(std::string_view) { return Errno(EOPNOTSUPP); }
+
+FileLocks& Inode::locks() {
+  if (!locks_) locks_ = std::make_unique<FileLocks>();
+  return *locks_;
+}
+
+timespec FileTimeNow() {
+  timespec now;
+  clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  return now;
+}
+
+}  // namespace amber

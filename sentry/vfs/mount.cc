@@ -1,0 +1,185 @@
+#include "sentry/vfs/mount.h"
+
+#include <algorithm>
+
+#include "sentry/vfs/fs_context.h"
+
+namespace amber {
+namespace {
+
+// Ids are never used again, as unique ones are easier on people who read /proc/PID/mountinfo. Guarded by the kernel lock.
+int next_mount_id = 1;
+
+}  // namespace
+
+Mount::Mount(RefPtr<FileSystem> fs, RefPtr<Dentry> root, uint32_t flags, std::string source)
+    : id_(next_mount_id++), fs_(std::move(fs)), root_(std::move(root)), flags_(flags & kMountFlags),
+      source_(std::move(source)) {}
+
+Mount::~Mount() {
+  // The file system goes last.
+  root_.reset();
+}
+
+void Mount::NoteLoadedId(int id) { next_mount_id = std::max(next_mount_id, id + 1); }
+
+MountNamespace::~MountNamespace() {
+  // Children before parents: a mount point's dentry belongs to the parent's file system.
+  while (!mounts_.empty()) Remove(*mounts_.back());
+}
+
+void MountNamespace::SetRoot(RefPtr<Mount> root) {
+  AMBER_CHECK(!root_);
+  root->ns_ = this;
+  root_ = root;
+  mounts_.push_back(std::move(root));
+}
+
+Mount* MountNamespace::MountedOn(const Mount& mount, const Dentry& dentry) const {
+  if (dentry.mounts_here == 0) return nullptr;
+  auto it = on_.find({&mount, &dentry});
+  return it == on_.end() ? nullptr : it->second;
+}
+
+void MountNamespace::CrossDown(VfsPath* path) const {
+  while (Mount* m = MountedOn(*path->mount, *path->dentry)) *path = VfsPath{RefPtr<Mount>(m), m->root_};
+}
+
+ErrnoOr<void> MountNamespace::Attach(RefPtr<Mount> mount, VfsPath where) {
+  if (where.mount->ns_ != this) return Errno(EINVAL);
+  if (mounts_.size() >= kMaxMounts) return Errno(ENOSPC);
+  CrossDown(&where);
+  if (where.inode()->IsDir() != mount->root_->inode()->IsDir()) return Errno(ENOTDIR);
+  if (where.dentry->unlinked()) return Errno(ENOENT);
+  Link(*mount, std::move(where));
+  mount->ns_ = this;
+  mounts_.push_back(std::move(mount));
+  return Ok();
+}
+
+void MountNamespace::Link(Mount& mount, VfsPath where) {
+  on_[{where.mount.get(), where.dentry.get()}] = &mount;
+  ++where.dentry->mounts_here;
+  mount.parent_ = where.mount.get();
+  mount.mountpoint_ = std::move(where.dentry);
+}
+
+void MountNamespace::Unlink(Mount& mount) {
+  if (mount.parent_ == nullptr) return;
+  on_.erase({mount.parent_, mount.mountpoint_.get()});
+  --mount.mountpoint_->mounts_here;
+  mount.parent_ = nullptr;
+  mount.mountpoint_.reset();
+}
+
+void MountNamespace::Remove(Mount& mount) {
+  Unlink(mount);
+  mount.ns_ = nullptr;
+  if (root_ == &mount) root_.reset();
+  auto it = std::find_if(mounts_.begin(), mounts_.end(), [&](const auto& m) { return m == &mount; });
+  RefPtr<Mount> hold = std::move(*it);
+  mounts_.erase(it);
+}
+
+ErrnoOr<void> MountNamespace::Detach(Mount& mount, bool lazy) {
+  if (mount.ns_ != this || root_ == &mount) return Errno(EINVAL);
+  std::vector<Mount*> doomed = Below(mount);
+  if (!lazy) {
+    // One reference is ours.
+    if (doomed.size() > 1 || mount.ref_count() > 1) return Errno(EBUSY);
+  }
+  for (auto it = doomed.rbegin(); it != doomed.rend(); ++it) Remove(**it);
+  return Ok();
+}
+
+std::vector<Mount*> MountNamespace::Below(Mount& mount) const {
+  // mounts_ is in mounting order, but a move can put a parent behind its child: go on until nothing is added.
+  std::vector<Mount*> all = {&mount};
+  for (size_t i = 0; i < all.size(); ++i) {
+    for (const auto& m : mounts_) {
+      if (m->parent_ == all[i]) all.push_back(m.get());
+    }
+  }
+  return all;
+}
+
+ErrnoOr<void> MountNamespace::Move(Mount& mount, VfsPath where) {
+  if (mount.ns_ != this || where.mount->ns_ != this || mount.parent_ == nullptr) return Errno(EINVAL);
+  CrossDown(&where);
+  for (Mount* m = where.mount.get(); m != nullptr; m = m->parent_) {
+    if (m == &mount) return Errno(ELOOP);
+  }
+  if (where.inode()->IsDir() != mount.root_->inode()->IsDir()) return Errno(ENOTDIR);
+  if (where.dentry->unlinked()) return Errno(ENOENT);
+  Unlink(mount);
+  Link(mount, std::move(where));
+  return Ok();
+}
+
+RefPtr<Mount> MountNamespace::CloneMount(const Mount& mount) {
+  return MakeRef<Mount>(mount.fs_, mount.root_, mount.flags_, mount.source_);
+}
+
+ErrnoOr<void> MountNamespace::Bind(const VfsPath& source, VfsPath where, bool recursive, uint32_t flags) {
+  auto top = MakeRef<Mount>(source.mount->fs_, source.dentry, flags, source.mount->source_);
+  // What is below, before the new mount is part of the tree.
+  std::vector<Mount*> below;
+  if (recursive && source.mount->ns_ != nullptr) below = source.mount->ns_->Below(*source.mount);
+  std::map<const Mount*, Mount*> copies = {{source.mount.get(), top.get()}};
+  TRY(Attach(top, std::move(where)));
+  for (size_t i = 1; i < below.size(); ++i) {
+    Mount& m = *below[i];
+    auto parent = copies.find(m.parent_);
+    if (parent == copies.end()) continue;
+    if (m.parent_ == source.mount.get() && !m.mountpoint_->IsBelow(*source.dentry)) continue;
+    if (mounts_.size() >= kMaxMounts) return Errno(ENOSPC);
+    RefPtr<Mount> copy = CloneMount(m);
+    copies[&m] = copy.get();
+    Link(*copy, {RefPtr<Mount>(parent->second), m.mountpoint_});
+    copy->ns_ = this;
+    mounts_.push_back(std::move(copy));
+  }
+  return Ok();
+}
+
+ErrnoOr<void> MountNamespace::Pivot(const VfsPath& new_root, const VfsPath& put_old) {
+  Mount& fresh = *new_root.mount;
+  RefPtr<Mount> old = root_;
+  if (fresh.ns_ != this || put_old.mount->ns_ != this || &fresh == root_.get()) return Errno(EBUSY);
+  if (!new_root.is_mount_root()) return Errno(EINVAL);
+  VfsPath old_place = put_old;
+  Unlink(fresh);
+  root_ = new_root.mount;
+  Link(*old, std::move(old_place));
+  return Ok();
+}
+
+RefPtr<MountNamespace> MountNamespace::Clone(FsContext* fs) const {
+  auto copy = MakeRef<MountNamespace>();
+  std::map<const Mount*, Mount*> copies;
+  copy->root_ = CloneMount(*root_);
+  copy->root_->ns_ = copy.get();
+  copies[root_.get()] = copy->root_.get();
+  copy->mounts_.push_back(copy->root_);
+  std::vector<Mount*> all = Below(*root_);
+  for (size_t i = 1; i < all.size(); ++i) {
+    RefPtr<Mount> m = CloneMount(*all[i]);
+    m->ns_ = copy.get();
+    copies[all[i]] = m.get();
+    copy->Link(*m, {RefPtr<Mount>(copies.at(all[i]->parent_)), all[i]->mountpoint_});
+    copy->mounts_.push_back(std::move(m));
+  }
+  if (fs != nullptr) {
+    auto moved = [&](const VfsPath& p) {
+      auto it = copies.find(p.mount.get());
+      return it == copies.end() ? p : VfsPath{RefPtr<Mount>(it->second), p.dentry};
+    };
+    fs->set_root(moved(fs->root()));
+    fs->set_cwd(moved(fs->cwd()));
+  }
+  return copy;
+}
+
+std::vector<Mount*> MountNamespace::All() const { return root_ ? Below(*root_) : std::vector<Mount*>(); }
+
+}  // namespace amber

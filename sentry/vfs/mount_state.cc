@@ -1,0 +1,139 @@
+// What the image keeps of mounts and namespaces, and how /proc shows them.
+#include <sys/sysmacros.h>
+
+#include "sentry/vfs/mount.h"
+#include "sentry/vfs/path.h"
+#include "sentry/vfs/state_util.h"
+
+namespace amber {
+namespace {
+
+// Blanks and backslashes are octal in /proc/mounts.
+std::string Mangle(const std::string& s) {
+  std::string out;
+  for (char c : s) {
+    if (c == ' ' || c == '\t' || c == '\n' || c == '\\' || c == '#') {
+      char buf[5] = {'\\', static_cast<char>('0' + ((c >> 6) & 3)), static_cast<char>('0' + ((c >> 3) & 7)),
+                     static_cast<char>('0' + (c & 7)), 0};
+      out += buf;
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+std::string MountOptions(uint32_t flags) {
+  std::string s = (flags & MS_RDONLY) != 0 ? "ro" : "rw";
+  if ((flags & MS_NOSUID) != 0) s += ",nosuid";
+  if ((flags & MS_NODEV) != 0) s += ",nodev";
+  if ((flags & MS_NOEXEC) != 0) s += ",noexec";
+  if ((flags & MS_NOATIME) != 0) s += ",noatime";
+  if ((flags & MS_NODIRATIME) != 0) s += ",nodiratime";
+  if ((flags & MS_NOATIME) == 0) s += ",relatime";
+  return s;
+}
+
+std::string DeviceOf(const Mount& m) { return m.source().empty() ? "none" : Mangle(m.source()); }
+
+// True if the mount can be seen from `root`.
+bool Visible(const Mount& m, const VfsPath& root) {
+  for (const Mount* at = &m; at != nullptr; at = at->parent()) {
+    if (at == root.mount.get()) {
+      return at != &m || root.is_mount_root();
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+std::string MountNamespace::FormatMounts(const VfsPath& root) const {
+  std::string out;
+  for (Mount* m : All()) {
+    if (!Visible(*m, root)) continue;
+    VfsPath place{RefPtr<Mount>(m), m->root()};
+    uint32_t flags = m->flags() | (m->fs().read_only() ? MS_RDONLY : 0);
+    out += DeviceOf(*m) + ' ' + Mangle(PathName(place, root)) + ' ' + m->fs().type_name() + ' ' + MountOptions(flags) +
+           m->fs().ShowOptions() + " 0 0\n";
+  }
+  return out;
+}
+
+std::string MountNamespace::FormatMountInfo(const VfsPath& root) const {
+  std::string out;
+  for (Mount* m : All()) {
+    if (!Visible(*m, root)) continue;
+    VfsPath place{RefPtr<Mount>(m), m->root()};
+    std::string inside;
+    for (const Dentry* d = m->root().get(); !d->is_root(); d = d->parent()) inside = '/' + d->name() + inside;
+    if (inside.empty()) inside = "/";
+    int parent = m->parent() != nullptr ? m->parent()->id() : m->id();
+    out += std::to_string(m->id()) + ' ' + std::to_string(parent) + ' ' + std::to_string(major(m->fs().dev())) + ':' +
+           std::to_string(minor(m->fs().dev())) + ' ' + Mangle(inside) + ' ' + Mangle(PathName(place, root)) + ' ' +
+           MountOptions(m->flags()) + " - " + m->fs().type_name() + ' ' + DeviceOf(*m) + ' ' +
+           (m->fs().read_only() ? "ro" : "rw") + m->fs().ShowOptions() + '\n';
+  }
+  return out;
+}
+
+std::string Mount::Save(state::Saver& saver) const {
+  vfs_state::Mount m;
+  m.set_id(id_);
+  m.set_fs(saver.Ref(fs_));
+  m.set_root(saver.Ref(root_));
+  m.set_flags(flags_);
+  m.set_source(source_);
+  m.set_parent(saver.Ref(parent_));
+  m.set_mountpoint(saver.Ref(mountpoint_));
+  m.set_ns(saver.Ref(ns_));
+  return m.SerializeAsString();
+}
+
+bool Mount::Load(state::Loader& loader, std::string_view bytes) {
+  vfs_state::Mount m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
+  id_ = m.id();
+  NoteLoadedId(id_);
+  fs_ = loader.GetRef<FileSystem>(m.fs());
+  root_ = loader.GetRef<Dentry>(m.root());
+  flags_ = m.flags() & kMountFlags;
+  source_ = m.source();
+  parent_ = loader.Get<Mount>(m.parent());
+  mountpoint_ = loader.GetRef<Dentry>(m.mountpoint());
+  ns_ = loader.Get<MountNamespace>(m.ns());
+  return fs_ && root_ && (parent_ != nullptr) == static_cast<bool>(mountpoint_);
+}
+
+std::string MountNamespace::Save(state::Saver& saver) const {
+  vfs_state::MountNamespace m;
+  m.set_root(saver.Ref(root_));
+  for (const auto& mount : mounts_) m.add_mounts(saver.Ref(mount));
+  return m.SerializeAsString();
+}
+
+bool MountNamespace::Load(state::Loader& loader, std::string_view bytes) {
+  vfs_state::MountNamespace m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
+  root_ = loader.GetRef<Mount>(m.root());
+  for (uint64_t id : m.mounts()) {
+    RefPtr<Mount> mount = loader.GetRef<Mount>(id);
+    if (!mount) return false;
+    mounts_.push_back(std::move(mount));
+  }
+  return static_cast<bool>(root_);
+}
+
+bool MountNamespace::AfterLoad(state::Loader& loader) {
+  for (const auto& m : mounts_) {
+    if (m->ns_ != this) return loader.Fail("a mount is in two namespaces");
+    if (m->parent_ == nullptr) continue;
+    if (!on_.emplace(std::pair(m->parent_, m->mountpoint_.get()), m.get()).second) {
+      return loader.Fail("two mounts are at one place");
+    }
+    ++m->mountpoint_->mounts_here;
+  }
+  return true;
+}
+
+}  // namespace amber

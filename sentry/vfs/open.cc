@@ -1,0 +1,120 @@
+#include "sentry/vfs/open.h"
+
+#include <linux/capability.h>
+
+#include "sentry/kernel/credentials.h"
+#include "sentry/vfs/directory_file.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/ops.h"
+#include "sentry/vfs/regular_file.h"
+#include "sentry/vfs/special.h"
+
+namespace amber {
+namespace {
+
+// What stays in the open file of open's flags. O_LARGEFILE is set for every file on a 64-bit system.
+constexpr int kLargeFile = 0100000;
+int KeptFlags(int flags) { return (flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC)) | kLargeFile; }
+
+ErrnoOr<RefPtr<File>> OpenInode(const VfsContext& ctx, const VfsPath& path, int flags) {
+  return path.inode()->Open(ctx, path, KeptFlags(flags));
+}
+
+ErrnoOr<RefPtr<File>> OpenResolved(const VfsContext& ctx, const Resolved& r, int flags) {
+  if (!r.file) return OpenPlace(ctx, r.path, flags);
+  if (ctx.task == nullptr) return Errno(ENXIO);
+  return r.file->Reopen(*ctx.task, KeptFlags(flags));
+}
+
+ErrnoOr<RefPtr<File>> OpenUnnamed(const VfsContext& ctx, const VfsPath& start, std::string_view path, const OpenHow& how) {
+  if ((how.flags & O_ACCMODE) == O_RDONLY) return Errno(EINVAL);
+  VfsPath dir = TRY(ResolvePlace(ctx, start, path, how.walk | kFollowLast | kMustBeDir, ENOTDIR));
+  TRY(CheckPermission(*ctx.creds, dir, kMayWrite | kMayExec));
+  NewNode node{.mode = S_IFREG | (how.mode & 07777), .uid = ctx.creds->fsuid, .gid = ctx.creds->fsgid};
+  if ((dir.inode()->attr().mode & S_ISGID) != 0) node.gid = dir.inode()->attr().gid;
+  RefPtr<Inode> inode = TRY(dir.inode()->MakeUnnamed(ctx, node));
+  std::string name = "#" + std::to_string(inode->ino());
+  auto dentry = MakeRef<Dentry>(&inode->fs(), dir.dentry, name, inode);
+  dentry->Drop(true);
+  return OpenInode(ctx, {dir.mount, std::move(dentry)}, how.flags & ~(O_TMPFILE & ~O_DIRECTORY) & ~O_DIRECTORY);
+}
+
+// One round of open with O_CREAT: `p` is where the name should be. Sets `link` if a symbolic link must be followed.
+ErrnoOr<RefPtr<File>> OpenOrCreate(const VfsContext& ctx, const ResolvedParent& p, const OpenHow& how, RefPtr<Inode>* link) {
+  if (p.name.empty() || p.trailing_slash) return Errno(EISDIR);
+  RefPtr<Dentry> child = TRY(LookupChild(ctx, p.dir, p.name));
+  if (child->negative()) {
+    TRY(MakeChild(ctx, p.dir, *child, {.mode = S_IFREG | (how.mode & 07777)}));
+    return OpenInode(ctx, {p.dir.mount, std::move(child)}, how.flags);
+  }
+  if ((how.flags & O_EXCL) != 0) return Errno(EEXIST);
+  VfsPath place{p.dir.mount, std::move(child)};
+  if (place.dentry->mounts_here > 0 && place.mount->ns() != nullptr) place.mount->ns()->CrossDown(&place);
+  if (place.inode()->IsSymlink()) {
+    if ((how.flags & O_NOFOLLOW) != 0) return Errno(ELOOP);
+    *link = RefPtr<Inode>(place.inode());
+    return Errno(ELOOP);
+  }
+  if (place.inode()->IsDir()) return Errno(EISDIR);
+  return OpenPlace(ctx, place, how.flags);
+}
+
+}  // namespace
+
+ErrnoOr<RefPtr<File>> OpenPath(const VfsContext& ctx, const VfsPath& start, std::string_view path, const OpenHow& how) {
+  if ((how.flags & O_PATH) == 0 && (how.flags & O_TMPFILE) == O_TMPFILE) return OpenUnnamed(ctx, start, path, how);
+  if ((how.flags & O_CREAT) == 0 || (how.flags & O_PATH) != 0) {
+    uint32_t walk = how.walk;
+    if ((how.flags & O_NOFOLLOW) == 0) walk |= kFollowLast;
+    if ((how.flags & O_DIRECTORY) != 0) walk |= kMustBeDir;
+    if ((how.flags & (O_ACCMODE | O_PATH)) == O_RDONLY) walk |= kOpenRead;
+    return OpenResolved(ctx, TRY(ResolvePath(ctx, start, path, walk)), how.flags);
+  }
+  PathWalker walker(ctx, start, how.walk);
+  ResolvedParent p = TRY(walker.WalkParent(path));
+  while (true) {
+    RefPtr<Inode> link;
+    auto file = OpenOrCreate(ctx, p, how, &link);
+    if (!link) return file;
+    Resolved magic;
+    VfsPath dir = p.dir;
+    p = TRY(walker.FollowParent(dir, *link, &magic));
+    if (magic.file || magic.path) return OpenResolved(ctx, magic, how.flags);
+  }
+}
+
+ErrnoOr<RefPtr<File>> OpenPlace(const VfsContext& ctx, const VfsPath& path, int flags) {
+  Inode& inode = *path.inode();
+  if ((flags & O_DIRECTORY) != 0 && !inode.IsDir()) return Errno(ENOTDIR);
+  if ((flags & O_PATH) != 0) {
+    return RefPtr<File>(MakeRef<PathFile>(path, flags & (O_PATH | O_DIRECTORY | O_NOFOLLOW)));
+  }
+  if (inode.IsSymlink()) return Errno(ELOOP);
+  int access = flags & O_ACCMODE;
+  int may = (access != O_WRONLY ? kMayRead : 0) | (access != O_RDONLY || (flags & O_TRUNC) != 0 ? kMayWrite : 0);
+  if (inode.IsDir() && (may & kMayWrite) != 0) return Errno(EISDIR);
+  bool device = S_ISCHR(inode.type()) || S_ISBLK(inode.type());
+  if (device && (path.mount->flags() & MS_NODEV) != 0) return Errno(EACCES);
+  TRY(CheckPermission(*ctx.creds, path, may));
+  if ((flags & O_NOATIME) != 0) TRY(CheckOwner(*ctx.creds, inode));
+  if (inode.IsRegular() && (may & kMayWrite) != 0 && inode.deny_write > 0) return Errno(ETXTBSY);
+  if ((flags & O_TRUNC) != 0 && inode.IsRegular()) TRY(TruncateInode(ctx, inode, 0));
+  return OpenInode(ctx, path, flags);
+}
+
+ErrnoOr<RefPtr<File>> Inode::Open(const VfsContext& ctx, const VfsPath& path, int flags) {
+  switch (type()) {
+    case S_IFREG: {
+      bool write = (flags & O_ACCMODE) != O_RDONLY;
+      return RegularFile::Open(path, TRY(DataInode(ctx, write)), flags);
+    }
+    case S_IFDIR:
+      return RefPtr<File>(MakeRef<DirectoryFile>(path, flags));
+    case S_IFLNK:
+      return Errno(ELOOP);
+    default:
+      return OpenSpecial(ctx, path, flags);
+  }
+}
+
+}  // namespace amber

@@ -1,0 +1,42 @@
+#include <linux/capability.h>
+
+#include "sentry/kernel/credentials.h"
+#include "sentry/vfs/path.h"
+
+namespace amber {
+
+// fs/namei.c, generic_permission().
+ErrnoOr<void> CheckPermission(const Credentials& creds, const Inode& inode, int may) {
+  const Attr& a = inode.attr();
+  uint32_t bits = a.mode;
+  if (creds.fsuid == a.uid) {
+    bits >>= 6;
+  } else if (creds.InGroup(a.gid)) {
+    bits >>= 3;
+  }
+  if ((static_cast<uint32_t>(may) & ~(bits & 7)) == 0) return Ok();
+  if (inode.IsDir()) {
+    if (creds.Has(CAP_DAC_OVERRIDE)) return Ok();
+    if ((may & kMayWrite) == 0 && creds.Has(CAP_DAC_READ_SEARCH)) return Ok();
+    return Errno(EACCES);
+  }
+  if (may == kMayRead && creds.Has(CAP_DAC_READ_SEARCH)) return Ok();
+  // Executing needs at least one x bit, even for root.
+  if (((may & kMayExec) == 0 || (a.mode & 0111) != 0) && creds.Has(CAP_DAC_OVERRIDE)) return Ok();
+  return Errno(EACCES);
+}
+
+ErrnoOr<void> CheckPermission(const Credentials& creds, const VfsPath& path, int may) {
+  const Inode& inode = *path.inode();
+  if ((may & kMayWrite) != 0 && path.mount->read_only() && (inode.IsDir() || inode.IsRegular() || inode.IsSymlink())) {
+    return Errno(EROFS);
+  }
+  return CheckPermission(creds, inode, may);
+}
+
+ErrnoOr<void> CheckOwner(const Credentials& creds, const Inode& inode) {
+  if (creds.fsuid == inode.attr().uid || creds.Has(CAP_FOWNER)) return Ok();
+  return Errno(EPERM);
+}
+
+}  // namespace amber

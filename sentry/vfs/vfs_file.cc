@@ -1,0 +1,84 @@
+#include "sentry/vfs/vfs_file.h"
+
+#include "sentry/kernel/task.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/file_lock.h"
+#include "sentry/vfs/state_util.h"
+
+namespace amber {
+
+VfsFile::VfsFile(VfsPath path, int flags) : path_(std::move(path)) {
+  set_flags(flags);
+  if (writable() && inode().IsRegular()) {
+    counted_as_writer_ = true;
+    ++inode().writers;
+  }
+}
+
+VfsFile::~VfsFile() {
+  if (!path_.dentry || path_.dentry->negative()) return;
+  if (counted_as_writer_) --inode().writers;
+  if (FileLocks* locks = inode().locks_if_any()) locks->ReleaseAll(this);
+}
+
+ErrnoOr<void> StatInode(Inode& inode, struct stat* out) {
+  TRY(inode.Refresh());
+  const Attr& a = inode.attr();
+  *out = {};
+  out->st_dev = inode.fs().dev();
+  out->st_ino = inode.ino();
+  out->st_mode = a.mode;
+  out->st_nlink = a.nlink;
+  out->st_uid = a.uid;
+  out->st_gid = a.gid;
+  out->st_rdev = a.rdev;
+  out->st_size = static_cast<off_t>(a.size);
+  out->st_blksize = a.blksize;
+  out->st_blocks = static_cast<blkcnt_t>(a.blocks);
+  out->st_atim = a.atime;
+  out->st_mtim = a.mtime;
+  out->st_ctim = a.ctime;
+  return Ok();
+}
+
+ErrnoOr<void> VfsFile::Stat(Task& /*task*/, struct stat* out) { return StatInode(inode(), out); }
+
+void VfsFile::OnClose(Task& task) {
+  // fcntl(2): closing any descriptor of a file drops the process's record locks on it.
+  FileLocks* locks = inode().locks_if_any();
+  if (locks != nullptr && !locks->empty()) locks->ReleaseAll(&task.files());
+}
+
+std::string VfsFile::SaveOpenFile(state::Saver& saver, uint64_t position, uint64_t data_inode, std::string extra) const {
+  vfs_state::OpenFile m;
+  m.set_flags(flags());
+  SavePath(saver, path_, m.mutable_path());
+  m.set_position(position);
+  m.set_data_inode(data_inode);
+  m.set_extra(std::move(extra));
+  return m.SerializeAsString();
+}
+
+bool VfsFile::LoadOpenFile(state::Loader& loader, std::string_view bytes, vfs_state::OpenFile* out) {
+  if (!out->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
+  set_flags(out->flags());
+  return LoadPath(loader, out->path(), &path_);
+}
+
+std::string VfsFile::Save(state::Saver& saver) const { return SaveOpenFile(saver, 0, 0, ""); }
+
+bool VfsFile::Load(state::Loader& loader, std::string_view bytes) {
+  vfs_state::OpenFile m;
+  return LoadOpenFile(loader, bytes, &m);
+}
+
+bool VfsFile::AfterLoad(state::Loader& loader) {
+  if (path_.dentry->negative()) return loader.Fail("an open file has no inode");
+  if (writable() && inode().IsRegular()) {
+    counted_as_writer_ = true;
+    ++inode().writers;
+  }
+  return true;
+}
+
+}  // namespace amber
