@@ -1,11 +1,9 @@
 // micro --data DIR [--row NAME]...     one line of JSON per row: {"row": NAME, "ns": FIGURE}
 // micro --plan FILE                    times the shell commands of a plan, see RunPlan
 // micro --list
-#include <errno.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,7 +26,7 @@ int64_t Now() {
 }
 
 void Fail(const char* what) {
-  fprintf(stderr, "micro: %s: %s\n", what, strerror(errno));
+  perror(what);
   _exit(1);
 }
 
