@@ -1,11 +1,13 @@
 #include "sentry/kernel/kernel.h"
 
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "sentry/fs/host/host_poll.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
@@ -22,10 +24,17 @@ std::string Kernel::CreatePlatform(const platform::Options& options) {
 }
 
 void Kernel::Boot() {
+  host_poll_ = std::make_unique<HostPoll>(*this);
   timers_ = std::make_unique<TimerQueue>(clocks_, [this] {
     KernelLock lock(*this);
     timers_->RunDue();
   });
+}
+
+UniqueFd Kernel::HostFdForRestore(int index) const {
+  auto it = restore_fds_.find(index);
+  if (it == restore_fds_.end()) return {};
+  return UniqueFd(fcntl(it->second.get(), F_DUPFD_CLOEXEC, 3));
 }
 
 void Kernel::set_strace(std::unique_ptr<Strace> strace) { strace_ = std::move(strace); }

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -16,12 +17,14 @@
 
 #include "absl/synchronization/mutex.h"
 #include "checkpoint/state.h"
+#include "sentry/base/unique_fd.h"
 #include "sentry/kernel/clock.h"
 #include "sentry/kernel/task.h"
 #include "sentry/platform/platform.h"
 
 namespace amber {
 
+class HostPoll;
 class PidNamespace;
 class Strace;
 class TaskLifecycle;
@@ -42,6 +45,10 @@ class Kernel final : public platform::Client, public state::Saveable {
   TimerQueue& timers() { return *timers_; }
   platform::Platform& platform() { return *platform_; }
   KernelStats& stats() { return stats_; }
+  HostPoll& host_poll() { return *host_poll_; }
+  // At restore: the descriptors that were passed, by index. HostFdForRestore() gives a duplicate, invalid if there is none.
+  void SetHostFdsForRestore(std::map<int, UniqueFd> fds) { restore_fds_ = std::move(fds); }
+  UniqueFd HostFdForRestore(int index) const;
   TaskLifecycle& lifecycle() { return *lifecycle_; }
   // The --strace log, or null. Set it with the lock held.
   Strace* strace() { return strace_.get(); }
@@ -105,6 +112,8 @@ class Kernel final : public platform::Client, public state::Saveable {
   KernelStats stats_;
   std::unique_ptr<TimerQueue> timers_;
   std::unique_ptr<platform::Platform> platform_;
+  std::unique_ptr<HostPoll> host_poll_;
+  std::map<int, UniqueFd> restore_fds_;
   std::unique_ptr<TaskLifecycle> lifecycle_;
   std::unique_ptr<Strace> strace_;
   std::vector<RefPtr<PidNamespace>> pid_namespaces_;
