@@ -24,6 +24,14 @@ class RefCounted {
   void Unref() const {
     if (refs_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete static_cast<const T*>(this);
   }
+  // A reference for somebody who knows only that the object is not destroyed yet: false if its last one has gone.
+  [[nodiscard]] bool TryRef() const {
+    int32_t n = refs_.load(std::memory_order_relaxed);
+    while (n > 0) {
+      if (refs_.compare_exchange_weak(n, n + 1, std::memory_order_relaxed)) return true;
+    }
+    return false;
+  }
   int32_t ref_count() const { return refs_.load(std::memory_order_relaxed); }
 
  protected:

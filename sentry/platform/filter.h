@@ -1,0 +1,21 @@
+// The stubs' seccomp filter. Every stub has it, unchanged, from before its first guest instruction to its end.
+#pragma once
+
+#include <linux/filter.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace amber::platform {
+
+// RET_DATA of trapped calls (si_errno of their SIGSYS).
+inline constexpr uint16_t kTrapCall = 1;     // a call of the trap set
+inline constexpr uint16_t kTrapForeign = 2;  // by another architecture's entry
+
+// The program for stub text at kTextAddress whose rt_sigreturn ends at `sigreturn_ip`.
+std::vector<sock_filter> BuildFilter(uint64_t sigreturn_ip);
+
+// True if a guest's own call of `number` traps (a stub's ordered one is notified).
+bool IsTrapped(uint64_t number);
+
+}  // namespace amber::platform

@@ -1,0 +1,129 @@
+#include "sentry/platform/listener.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include <utility>
+
+#include "sentry/platform/platform_impl.h"
+#include "sentry/platform/thread_impl.h"
+
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, uint64_t)
+#endif
+
+namespace amber::platform {
+namespace {
+
+// A surplus receiver retires after so many notifications in a row for which it was not needed.
+constexpr int kPatience = 2000;
+
+}  // namespace
+
+Listener::Listener(PlatformImpl& platform, UniqueFd fd) : platform_(platform), fd_(std::move(fd)) {
+  // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP: hand the CPU over to whom is woken.
+  ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, uint64_t{1});
+}
+
+Listener::~Listener() = default;
+
+bool Listener::Start() {
+  receivers_.fetch_add(1);
+  if (platform_.workers().Run([self = shared_from_this()] { self->Receive(); })) return true;
+  receivers_.fetch_sub(1);
+  return false;
+}
+
+void Listener::Add(pid_t tid, RefPtr<ThreadImpl> thread) {
+  absl::MutexLock lock(&mu_);
+  threads_[tid] = std::move(thread);
+}
+
+void Listener::Remove(pid_t tid) {
+  RefPtr<ThreadImpl> last;  // dropped outside the lock
+  absl::MutexLock lock(&mu_);
+  auto it = threads_.find(tid);
+  if (it == threads_.end()) return;
+  last = std::move(it->second);
+  threads_.erase(it);
+}
+
+RefPtr<ThreadImpl> Listener::Find(pid_t tid) {
+  absl::MutexLock lock(&mu_);
+  auto it = threads_.find(tid);
+  if (it == threads_.end()) return nullptr;
+  return it->second;
+}
+
+void Listener::Answer(uint64_t id, int64_t value) {
+  seccomp_notif_resp response = {};
+  response.id = id;
+  if (value < 0 && value >= -4095) {
+    response.error = static_cast<int32_t>(value);
+  } else {
+    response.val = value;
+  }
+  while (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response) != 0 && errno == EINTR) {
+  }
+}
+
+void Listener::Continue(uint64_t id) {
+  seccomp_notif_resp response = {};
+  response.id = id;
+  response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+  while (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response) != 0 && errno == EINTR) {
+  }
+}
+
+int Listener::AddFd(uint64_t id, int fd) {
+  seccomp_notif_addfd add = {};
+  add.id = id;
+  add.srcfd = static_cast<uint32_t>(fd);
+  add.newfd_flags = 0;
+  for (;;) {
+    int number = ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+    if (number >= 0) return number;
+    if (errno != EINTR) return -errno;
+  }
+}
+
+// Too few receivers make guest threads wait for each other; too many cost wake-ups (a surplus one is dear even if idle).
+void Listener::Balance() {
+  int receivers = receivers_.load(std::memory_order_relaxed);
+  if (receivers >= platform_.max_receivers() || running_.load(std::memory_order_relaxed) <= receivers) return;
+  if (!receivers_.compare_exchange_strong(receivers, receivers + 1)) return;
+  if (!platform_.workers().Run([self = shared_from_this()] { self->Receive(); })) receivers_.fetch_sub(1);
+}
+
+void Listener::Receive() {
+  int surplus = 0;
+  seccomp_notif notification;
+  for (;;) {
+    memset(&notification, 0, sizeof(notification));  // the kernel wants zeros
+    if (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_RECV, &notification) != 0) {
+      if (errno == EINTR) continue;
+      // ENOENT: withdrawn (its thread was kicked or killed), or nobody is left to notify.
+      pollfd poll_fd = {fd_.get(), POLLIN, 0};
+      if (errno == ENOENT && poll(&poll_fd, 1, 0) >= 0 && (poll_fd.revents & (POLLHUP | POLLERR)) == 0) continue;
+      break;
+    }
+    platform_.counters().notifications.fetch_add(1, std::memory_order_relaxed);
+    Balance();
+    if (RefPtr<ThreadImpl> thread = Find(static_cast<pid_t>(notification.pid)); thread) {
+      thread->OnNotification(notification);
+    } else {
+      platform_.OnStranger(*this, notification);
+    }
+    int receivers = receivers_.load(std::memory_order_relaxed);
+    if (receivers <= 1 || running_.load(std::memory_order_relaxed) >= receivers) {
+      surplus = 0;
+    } else if (++surplus > kPatience && receivers_.compare_exchange_strong(receivers, receivers - 1)) {
+      return;
+    }
+  }
+  receivers_.fetch_sub(1);
+}
+
+}  // namespace amber::platform

@@ -1,0 +1,59 @@
+// A seccomp listener: the notifications of one exec'd stub and of all processes forked from it. Shared by the
+// Processes that it listens to; its receivers are worker threads that run Receive() until the last process is gone.
+//
+// Threads: all methods from any thread. Lock: mu_, a leaf.
+#pragma once
+
+#include <linux/seccomp.h>
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "sentry/base/ref_ptr.h"
+#include "sentry/base/unique_fd.h"
+
+namespace amber::platform {
+
+class PlatformImpl;
+class ThreadImpl;
+
+class Listener : public std::enable_shared_from_this<Listener> {
+ public:
+  Listener(PlatformImpl& platform, UniqueFd fd);
+  ~Listener();
+
+  // Puts the first receiver to work. False if the host has no thread for it.
+  bool Start();
+
+  void Add(pid_t tid, RefPtr<ThreadImpl> thread);
+  void Remove(pid_t tid);
+  RefPtr<ThreadImpl> Find(pid_t tid);
+
+  // Answer a notification. A notification that is no longer there (its process was killed) is no error.
+  void Answer(uint64_t id, int64_t value);
+  // Lets the call run in the host kernel. Only for calls that were checked.
+  void Continue(uint64_t id);
+  // Puts `fd` into the stub's table; its number there, or -errno.
+  int AddFd(uint64_t id, int fd);
+
+  // Guest threads that are executing: receivers are added while there are fewer of them.
+  void CountRunning(int change) { running_.fetch_add(change, std::memory_order_relaxed); }
+
+ private:
+  void Receive();
+  void Balance();
+
+  PlatformImpl& platform_;
+  const UniqueFd fd_;
+  std::atomic<int> running_{0};
+  std::atomic<int> receivers_{0};
+  absl::Mutex mu_;
+  absl::flat_hash_map<pid_t, RefPtr<ThreadImpl>> threads_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace amber::platform

@@ -1,0 +1,106 @@
+#include "sentry/platform/process.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "sentry/platform/listener.h"
+#include "sentry/platform/thread_impl.h"
+
+namespace amber::platform {
+
+Process::Process(std::shared_ptr<SpaceCore> space, std::shared_ptr<Listener> listener, pid_t pid, UniqueFd pidfd)
+    : space_(std::move(space)), listener_(std::move(listener)), pid_(pid), pidfd_(std::move(pidfd)) {}
+
+Process::~Process() = default;
+
+void Process::Kill() { syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0); }
+
+int64_t Process::CpuTime() const {
+  // The clock of any process may be read; its number is ours until it is reaped.
+  clockid_t clock = static_cast<clockid_t>((~static_cast<unsigned>(pid_) << 3) | 2);
+  timespec time = {};
+  if (clock_gettime(clock, &time) != 0) return 0;
+  return time.tv_sec * 1000000000ll + time.tv_nsec;
+}
+
+bool Process::AddThread(RefPtr<ThreadImpl> thread) {
+  absl::MutexLock lock(&mu_);
+  if (dead_) return false;
+  threads_.push_back(std::move(thread));
+  return true;
+}
+
+std::vector<RefPtr<ThreadImpl>> Process::threads() {
+  absl::MutexLock lock(&mu_);
+  return threads_;
+}
+
+void Process::RemoveThread(const ThreadImpl* thread) {
+  RefPtr<ThreadImpl> last;
+  absl::MutexLock lock(&mu_);
+  for (RefPtr<ThreadImpl>& entry : threads_) {
+    if (entry.get() != thread) continue;
+    last = std::move(entry);
+    entry = std::move(threads_.back());
+    threads_.pop_back();
+    return;
+  }
+}
+
+size_t Process::thread_count() {
+  absl::MutexLock lock(&mu_);
+  return threads_.size();
+}
+
+std::vector<RefPtr<ThreadImpl>> Process::TakeThreads() {
+  std::deque<Waiting> waiting;  // dropped outside the lock
+  absl::MutexLock lock(&mu_);
+  dead_ = true;
+  waiting.swap(waiting_);
+  return std::move(threads_);
+}
+
+void Process::RunWaiting() {
+  std::vector<std::function<void()>> ready;
+  while (!waiting_.empty() && !dead_) {
+    Waiting& next = waiting_.front();
+    if (next.fork ? descriptor_users_ > 0 : forks_ > 0) break;
+    (next.fork ? forks_ : descriptor_users_)++;
+    ready.push_back(std::move(next.work));
+    waiting_.pop_front();
+  }
+  mu_.Unlock();
+  for (std::function<void()>& work : ready) work();
+}
+
+void Process::WhenNoFork(std::function<void()> work) {
+  mu_.Lock();
+  waiting_.push_back({false, std::move(work)});
+  RunWaiting();
+}
+
+void Process::WhenNoDescriptor(std::function<void()> work) {
+  mu_.Lock();
+  waiting_.push_back({true, std::move(work)});
+  RunWaiting();
+}
+
+void Process::DescriptorDone() {
+  mu_.Lock();
+  descriptor_users_--;
+  RunWaiting();
+}
+
+void Process::ForkDone() {
+  mu_.Lock();
+  forks_--;
+  RunWaiting();
+}
+
+}  // namespace amber::platform

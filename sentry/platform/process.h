@@ -1,0 +1,149 @@
+// A host process of a stub, and the memory image that it shares with others (vfork) or has alone.
+//
+// Process: owned by the monitor until its death is handled, and by its threads. SpaceCore: owned by its Processes and
+// by the client's SpaceImpl; it gives its window back when both are gone.
+//
+// Locks, all leaves but for SpaceCore::pid_mu, which is held (shared) while a process number is in use: a process is
+// reaped only after taking it exclusively, since process_vm_* takes numbers and a number that came back is another
+// guest's memory.
+#pragma once
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include <bitset>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "sentry/base/unique_fd.h"
+#include "sentry/platform/platform.h"
+#include "sentry/platform/windows.h"
+
+namespace amber::platform {
+
+class Listener;
+class PlatformImpl;
+class Process;
+class SpaceImpl;
+class ThreadImpl;
+
+class SpaceCore {
+ public:
+  SpaceCore(PlatformImpl& platform, Windows::Lease lease) : platform_(platform), lease_(lease) {}
+  ~SpaceCore();
+
+  PlatformImpl& platform() { return platform_; }
+  const Windows::Lease& lease() const { return lease_; }
+  Mailbox* mailbox(uint32_t slot) { return &lease_.window->mailboxes[slot]; }
+
+  // Slots number the threads' mailboxes and alternate stacks. -1: none is left.
+  int AllocateSlot();
+  void TakeSlot(uint32_t slot);
+  void FreeSlot(uint32_t slot);
+
+  // Threads whose number may be used to reach the memory.
+  void AddTid(pid_t tid);
+  void RemoveTid(pid_t tid);
+  pid_t any_tid() const;
+
+  void AddProcess(const std::shared_ptr<Process>& process);
+  void RemoveProcess(const Process* process);
+  void KillAll();
+
+  // The client's handle, with a reference for the caller; null if the client has dropped it.
+  RefPtr<SpaceImpl> handle();
+  void set_handle(SpaceImpl* handle);
+
+  ErrnoOr<size_t> Copy(std::span<const iovec> guest, std::span<const iovec> local, bool write);
+  // One range anywhere, the stub region too: for frames. True if all of it was copied.
+  bool CopyRaw(uint64_t address, void* buffer, size_t size, bool write);
+
+ private:
+  ssize_t CopyOnce(const iovec* guest, size_t guest_count, const iovec* local, size_t local_count, bool write);
+
+  PlatformImpl& platform_;
+  const Windows::Lease lease_;
+  mutable absl::Mutex pid_mu_;
+  std::vector<pid_t> tids_ ABSL_GUARDED_BY(pid_mu_);
+  absl::Mutex mu_;
+  std::bitset<kMaxThreads> slots_ ABSL_GUARDED_BY(mu_);
+  uint32_t slot_hint_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<std::shared_ptr<Process>> processes_ ABSL_GUARDED_BY(mu_);
+  SpaceImpl* handle_ ABSL_GUARDED_BY(mu_) = nullptr;
+};
+
+class SpaceImpl final : public AddressSpace {
+ public:
+  explicit SpaceImpl(std::shared_ptr<SpaceCore> core);
+  ~SpaceImpl() override;
+  ErrnoOr<size_t> Read(uint64_t address, void* buffer, size_t size) override;
+  ErrnoOr<size_t> Write(uint64_t address, const void* buffer, size_t size) override;
+  ErrnoOr<size_t> ReadV(std::span<const iovec> guest, std::span<const iovec> local) override;
+  ErrnoOr<size_t> WriteV(std::span<const iovec> guest, std::span<const iovec> local) override;
+  int host_pid() const override;
+  void Kill() override;
+  void KillProcess(Thread& thread) override;
+  SpaceCore& core() { return *core_; }
+  const std::shared_ptr<SpaceCore>& shared_core() { return core_; }
+
+ private:
+  const std::shared_ptr<SpaceCore> core_;
+};
+
+class Process {
+ public:
+  Process(std::shared_ptr<SpaceCore> space, std::shared_ptr<Listener> listener, pid_t pid, UniqueFd pidfd);
+  ~Process();
+
+  pid_t pid() const { return pid_; }
+  int pidfd() const { return pidfd_.get(); }
+  SpaceCore& space() { return *space_; }
+  const std::shared_ptr<SpaceCore>& shared_space() { return space_; }
+  Listener& listener() { return *listener_; }
+  const std::shared_ptr<Listener>& shared_listener() { return listener_; }
+
+  void Kill();
+  // CPU time used so far, ns.
+  int64_t CpuTime() const;
+
+  // False if the process is dead; the thread is then gone, too.
+  bool AddThread(RefPtr<ThreadImpl> thread);
+  std::vector<RefPtr<ThreadImpl>> threads();
+  void RemoveThread(const ThreadImpl* thread);
+  size_t thread_count();
+  // For the monitor: no thread will be added afterwards.
+  std::vector<RefPtr<ThreadImpl>> TakeThreads();
+
+  // The descriptor table is copied by fork: while a descriptor is in it no fork may happen, and the other way round.
+  // Runs `work` at once or when that has become possible; each is followed by Done of its kind.
+  void WhenNoFork(std::function<void()> work);
+  void WhenNoDescriptor(std::function<void()> work);
+  void DescriptorDone();
+  void ForkDone();
+
+ private:
+  void RunWaiting() ABSL_UNLOCK_FUNCTION(mu_);
+
+  const std::shared_ptr<SpaceCore> space_;
+  const std::shared_ptr<Listener> listener_;
+  const pid_t pid_;
+  const UniqueFd pidfd_;
+  absl::Mutex mu_;
+  bool dead_ ABSL_GUARDED_BY(mu_) = false;
+  std::vector<RefPtr<ThreadImpl>> threads_ ABSL_GUARDED_BY(mu_);
+  int descriptor_users_ ABSL_GUARDED_BY(mu_) = 0;
+  int forks_ ABSL_GUARDED_BY(mu_) = 0;
+  struct Waiting {
+    bool fork;
+    std::function<void()> work;
+  };
+  std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace amber::platform

@@ -1,0 +1,163 @@
+// What the sentry and the code inside stubs agree on: addresses of the stub region, mailboxes, orders.
+//
+// Freestanding: included by the stub text, which has no libc, no data and no relocations.
+//
+// The stub region lies above kGuestTop at the same addresses in every stub:
+//   text      the stub's code and the filter program, read and execute only; never changes
+//   window    the address space's part of the sentry's memfd, shared: one mailbox per thread, scalars only
+//   stacks    private anonymous memory, one alternate signal stack per thread (in shared memory fork would make
+//             parent and child trample each other's frames)
+// A guest can write to its window and stacks and can jump into the text. All that it reaches so is its own process:
+// every host call made here is either one of the few that the filter allows to all, or is notified and compared with
+// what the sentry ordered.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace amber::platform {
+
+inline constexpr uint64_t kRegionStart = 0x7ffff0000000;
+inline constexpr uint64_t kUserEnd = 0x7ffffffff000;
+
+inline constexpr uint64_t kTextAddress = 0x7ffff0010000;
+inline constexpr uint64_t kTextSize = 0x10000;
+inline constexpr uint64_t kFilterOffset = 0x8000;  // inside the text: a sock_fprog, then its instructions
+inline constexpr uint64_t kControlAddress = 0x7ffff0100000;  // only in the seed
+inline constexpr uint64_t kControlSize = 0x1000;
+inline constexpr uint64_t kWindowAddress = 0x7ffff0200000;
+inline constexpr uint64_t kVdsoAddress = 0x7ffff0400000;
+inline constexpr uint64_t kVdsoLimit = 0x100000;
+inline constexpr uint64_t kSeedStackAddress = 0x7ffff0600000;  // only until a stub enters its first guest
+inline constexpr uint64_t kSeedStackSize = 0x8000;
+inline constexpr uint64_t kStacksAddress = 0x7ffff1000000;
+inline constexpr uint64_t kStackSize = 0x4000;
+inline constexpr uint32_t kMaxThreads = 2048;  // per address space
+inline constexpr uint64_t kStacksSize = kMaxThreads * kStackSize;
+
+// Private call numbers. Never executed: the first is notified, the second trapped.
+inline constexpr uint64_t kStubCall = 0x5ab0;
+inline constexpr uint64_t kStubTrap = 0x5ab1;
+
+// First argument of a kStubCall.
+enum StubCallKind : uint64_t {
+  kContactFrame = 1,   // a signal's frame is handed over; arg 1: address of its ucontext
+  kContactReport = 2,  // ordered operations are done; arg 1 as above
+  kContactChild = 3,   // first call of a forked process; arg 1: its nonce, arg 2: address of the ucontext
+  kContactLost = 4,    // a signal's frame is not on an alternate stack of ours
+};
+
+struct MailboxOp {
+  uint64_t number;
+  uint64_t args[6];
+};
+
+inline constexpr uint32_t kMailboxOps = 4;
+
+// Commands: the low byte of Mailbox::order; the rest counts, so that every order differs from the one before.
+enum Command : uint32_t {
+  kCommandResume = 1,   // flags below; return to the guest
+  kCommandRun = 2,      // run ops[0..op_count), report
+  kCommandContact = 3,  // report at once (the sentry wants a notification to attach descriptors to)
+  kCommandFork = 4,     // ops[0] is a clone without CLONE_VM; report only failure
+  kCommandClone = 5,    // ops[0] is a clone with CLONE_VM onto the stack of `child_slot`; a process (nonce set) as
+                        // for fork, a thread is reported
+};
+
+// Mailbox::flags of a resume.
+enum ResumeFlags : uint32_t {
+  kResumeRegisters = 1,  // load `regs` into the frame
+  kResumeBases = 2,      // load fs_base and gs_base
+  kResumeClose = 4,      // close descriptor 0 first (the listener, right after exec)
+};
+
+// One per thread. The thread waits natively on `order` while it has nothing to do.
+struct Mailbox {
+  uint32_t order;
+  uint32_t flags;
+  uint32_t op_count;
+  uint32_t always_from;  // operations from this index on are run even if an earlier one failed
+  uint64_t nonce;
+  uint32_t child_slot;
+  uint32_t done_count;  // out: operations below always_from that were run
+  uint64_t regs[18];    // as platform::Registers; out at a hand-over, in at a resume
+  uint64_t fs_base, gs_base;
+  int32_t signo, code, error, arch;  // out: of the siginfo
+  uint64_t address, trapno, error_code;
+  MailboxOp ops[kMailboxOps];
+  int64_t results[kMailboxOps];
+  int64_t deadline[2];  // a timespec for the timed futex wait
+  uint64_t reserved;
+};
+static_assert(sizeof(Mailbox) == 512);
+
+// One operation of an exec batch.
+struct BatchOp {
+  uint64_t number;
+  uint64_t args[6];
+  int32_t fd_index;  // into the descriptors sent along; -1: none
+  int32_t fd_arg;
+};
+
+inline constexpr uint64_t kHeaderSize = 0x10000;
+inline constexpr uint32_t kBatchMax = 800;
+inline constexpr uint32_t kBatchFds = 200;
+
+enum BatchFlags : uint32_t {
+  kBatchLast = 1,  // then install the filter and become a guest thread
+  kBatchQuit = 2,  // end the process
+};
+
+// The head of a window: conversation with a stub before it has its filter, and so before any guest code runs in it.
+struct WindowHeader {
+  uint32_t order;  // counts up: one more batch
+  uint32_t ack;    // follows it
+  uint32_t flags;
+  uint32_t op_count;
+  uint32_t fd_count;
+  int32_t socket;
+  int32_t result;  // 0, or -errno
+  uint32_t failed_op;
+  int32_t listener;
+  uint64_t context;  // out: address of the first thread's ucontext
+  uint32_t reserved[4];
+  BatchOp ops[kBatchMax];
+};
+static_assert(sizeof(WindowHeader) <= kHeaderSize);
+
+struct Window {
+  WindowHeader header;
+  uint8_t pad[kHeaderSize - sizeof(WindowHeader)];
+  Mailbox mailboxes[kMaxThreads];
+};
+inline constexpr uint64_t kWindowSize = sizeof(Window);
+static_assert(kWindowSize % 4096 == 0 && kWindowAddress + kWindowSize <= kVdsoAddress);
+
+// The seed's page.
+struct Control {
+  uint32_t order;  // counts up: clone one more stub
+  uint32_t ack;
+  uint32_t window;  // index of its window
+  int32_t pid;      // out, or -errno
+  uint32_t quit;
+};
+
+struct Range {
+  uint64_t start, end;
+};
+
+// What the bootstrap of the seed needs; copied to its temporary page.
+struct BootParams {
+  const void* text;
+  uint64_t text_size;
+  uint64_t rseq_address;
+  uint32_t rseq_size;
+  int32_t memfd;
+  int32_t socket;
+  uint32_t vdso_count;
+  Range vdso[4];  // vvar and vdso mappings in address order
+  uint64_t temporary;
+  int32_t parent;
+};
+
+}  // namespace amber::platform

@@ -1,0 +1,31 @@
+// Symbols of the stub text, for the sentry. The text is linked into the sentry's binary but runs only in stubs, at
+// kTextAddress; StubAddress() turns the address of one of its labels into the address it has there.
+#pragma once
+
+#include <cstdint>
+
+#include "sentry/platform/stub_abi.h"
+
+extern "C" {
+extern const char __start_stub_text[] __attribute__((visibility("hidden")));
+extern const char __stop_stub_text[] __attribute__((visibility("hidden")));
+extern const char stub_sigreturn_end[] __attribute__((visibility("hidden")));
+extern const char stub_futex_start[] __attribute__((visibility("hidden")));
+extern const char stub_futex_syscall[] __attribute__((visibility("hidden")));
+extern const char stub_futex_end[] __attribute__((visibility("hidden")));
+
+// Turns the calling process, a fresh copy of the sentry, into the seed. Runs on the caller's stack for its first
+// steps and makes only raw system calls. Never returns.
+[[noreturn]] void StubBoot(const amber::platform::BootParams* params) __attribute__((visibility("hidden")));
+}
+
+namespace amber::platform {
+
+inline uint64_t StubAddress(const char* label) {
+  return kTextAddress + static_cast<uint64_t>(label - __start_stub_text);
+}
+
+// True if `ip`, the address behind a `syscall` instruction, lies in the stub text.
+inline bool InStubText(uint64_t ip) { return ip >= kTextAddress && ip <= kTextAddress + kTextSize; }
+
+}  // namespace amber::platform

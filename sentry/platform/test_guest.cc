@@ -1,0 +1,226 @@
+#include "sentry/platform/test_guest.h"
+
+#include "sentry/platform/stub_abi.h"
+#include "sentry/platform/stub_sys.h"
+
+#define GUEST_TEXT extern "C" __attribute__((section("guest_text"), used, visibility("hidden"), noinline))
+
+namespace amber::platform {
+namespace {
+
+STUB_INLINE void Log(uint64_t value) { Sys(kGuestLog, value); }
+STUB_INLINE void Leave() {
+  for (;;) Sys(kGuestExit);
+}
+
+}  // namespace
+}  // namespace amber::platform
+
+using namespace amber::platform;  // NOLINT
+
+GUEST_TEXT void GuestHello(uint64_t, uint64_t) {
+  Log(1);
+  Log(2);
+  Log(3);
+  Leave();
+}
+
+GUEST_TEXT void GuestEchoLoop(uint64_t rounds, uint64_t) {
+  uint64_t wrong = 0;
+  for (uint64_t i = 0; i < rounds; i++) {
+    if (Sys(kGuestEcho, i) != static_cast<int64_t>(i + 1)) wrong++;
+  }
+  Log(wrong);
+  Leave();
+}
+
+GUEST_TEXT void GuestEchoForever(uint64_t, uint64_t) {
+  for (uint64_t i = 0;; i++) {
+    if (Sys(kGuestEcho, i) != static_cast<int64_t>(i + 1)) Log(i);
+  }
+}
+
+GUEST_TEXT void GuestSpin(uint64_t, uint64_t) {
+  volatile uint64_t* counter = reinterpret_cast<volatile uint64_t*>(kGuestData);
+  for (;;) *counter = *counter + 1;
+}
+
+GUEST_TEXT void GuestMmap(uint64_t, uint64_t) {
+  int64_t at = Sys(kSysMmap, 0x40000000, 0x10000, kProtRead | kProtWrite, kMapPrivate | kMapAnonymous | kMapFixed,
+                   ~0ull, 0);
+  Log(static_cast<uint64_t>(at));
+  if (at > 0) {
+    *reinterpret_cast<volatile uint64_t*>(at) = 42;
+    Log(*reinterpret_cast<volatile uint64_t*>(at));
+  }
+  Leave();
+}
+
+GUEST_TEXT void GuestMmapLoop(uint64_t rounds, uint64_t) {
+  uint64_t wrong = 0;
+  for (uint64_t i = 0; i < rounds; i++) {
+    int64_t at = Sys(kSysMmap, 0x40000000, 0x10000, kProtRead | kProtWrite,
+                     kMapPrivate | kMapAnonymous | kMapFixed, ~0ull, 0);
+    if (at != 0x40000000) wrong++;
+  }
+  Log(wrong);
+  Leave();
+}
+
+GUEST_TEXT void GuestMunmapLoop(uint64_t rounds, uint64_t) {
+  uint64_t wrong = 0;
+  for (uint64_t i = 0; i < rounds; i++) {
+    if (Sys(kSysMunmap, 0x40000000, 0x10000) != 0) wrong++;
+  }
+  Log(wrong);
+  Leave();
+}
+
+GUEST_TEXT void GuestBlocked(uint64_t argument, uint64_t) {
+  Log(static_cast<uint64_t>(Sys(kGuestBlock, argument)));
+  Leave();
+}
+
+GUEST_TEXT void GuestFault(uint64_t which, uint64_t) {
+  if (which == 0) *reinterpret_cast<volatile uint64_t*>(0x1230) = 1;
+  if (which == 1) asm volatile("ud2");
+  if (which == 2) asm volatile("int3");
+  if (which == 3) asm volatile("xor %%edx, %%edx; xor %%ecx, %%ecx; div %%ecx" : : : "rax", "rdx", "rcx");
+  if (which == 4) asm volatile("hlt");
+  Log(77);
+  Leave();
+}
+
+GUEST_TEXT void GuestFork(uint64_t, uint64_t) {
+  *reinterpret_cast<volatile uint64_t*>(kGuestData) = 5;
+  int64_t pid = Sys(57);
+  if (pid == 0) {
+    Log(200 + *reinterpret_cast<volatile uint64_t*>(kGuestData));
+    *reinterpret_cast<volatile uint64_t*>(kGuestData) = 6;
+    Log(Sys(kGuestEcho, 300));
+    Leave();
+  }
+  Log(100 + (pid > 0 ? 1 : 0));
+  Leave();
+}
+
+GUEST_TEXT void GuestForkMany(uint64_t count, uint64_t) {
+  for (uint64_t i = 0; i < count; i++) {
+    int64_t pid = Sys(57);
+    if (pid == 0) {
+      Log(1000 + i);
+      Leave();
+    }
+    if (pid < 0) Log(5000);
+  }
+  Log(1);
+  Leave();
+}
+
+GUEST_TEXT void GuestForkExitLoop(uint64_t count, uint64_t) {
+  for (uint64_t i = 0; i < count; i++) {
+    int64_t pid = Sys(57);
+    if (pid == 0) Leave();
+    Sys(kGuestBlock, static_cast<uint64_t>(pid));
+  }
+  Log(1);
+  Leave();
+}
+
+GUEST_TEXT void GuestVector(uint64_t, uint64_t) {
+  uint64_t out[4];
+  uint64_t in = 0x1122334455667788;
+  uint64_t number = kGuestEcho;
+  asm volatile(
+      "vmovq %[in], %%xmm7\n"
+      "vpbroadcastq %%xmm7, %%ymm7\n"
+      "mov $9, %%eax\n"  // a trapped call with nonsense arguments
+      "xor %%edi, %%edi\n"
+      "xor %%esi, %%esi\n"
+      "syscall\n"
+      "vmovdqu %%ymm7, (%[out])\n"
+      :
+      : [in] "r"(in), [out] "r"(out), "r"(number)
+      : "rax", "rdi", "rsi", "rcx", "r11", "memory");
+  Log(out[0] == in && out[1] == in && out[2] == in && out[3] == in ? 1 : 0);
+  Leave();
+}
+
+GUEST_TEXT void GuestForeign(uint64_t, uint64_t) {
+  int64_t result;
+  asm volatile("int $0x80" : "=a"(result) : "0"(20ull), "b"(0ull) : "memory");
+  Log(static_cast<uint64_t>(result));
+  Log(static_cast<uint64_t>(Sys(0x40000000 | 39)));
+  Log(static_cast<uint64_t>(Sys(0xffffffff)));
+  Leave();
+}
+
+GUEST_TEXT void GuestTouch(uint64_t address, uint64_t value) {
+  *reinterpret_cast<volatile uint64_t*>(address) = value;
+  GuestEchoForever(0, 0);
+}
+
+GUEST_TEXT void GuestCallAt(uint64_t address, uint64_t number) {
+  asm volatile("jmp *%0" : : "r"(address), "a"(number) : "memory");
+}
+
+GUEST_TEXT void GuestSyscall(uint64_t number, uint64_t argument) {
+  Log(static_cast<uint64_t>(Sys(number, argument, 0x1000)));
+  Leave();
+}
+
+GUEST_TEXT void GuestFutexPair(uint64_t rounds, uint64_t side) {
+  uint32_t* word = reinterpret_cast<uint32_t*>(kGuestData + 64);
+  for (uint64_t i = 0; i < rounds; i++) {
+    for (;;) {
+      uint32_t value = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+      if ((value & 1) == side) break;
+      Sys(kSysFutex, reinterpret_cast<uint64_t>(word), 128, value, 0);
+    }
+    __atomic_fetch_add(word, 1, __ATOMIC_ACQ_REL);
+    Sys(kSysFutex, reinterpret_cast<uint64_t>(word), 129, 10);
+  }
+  Log(side + 1);
+  Sys(kGuestBlock);
+  Leave();
+}
+
+GUEST_TEXT void GuestForge(uint64_t sigreturn, uint64_t) {
+  // A frame of our own: all signals blocked, an alternate stack of our own.
+  StubContext* context = reinterpret_cast<StubContext*>(kGuestData + 0x1000);
+  context->flags = 0;
+  context->stack = {kGuestData + 0x8000, 0, 0, 0x8000};
+  context->fpstate = 0;
+  context->sigmask = ~0ull;
+  for (int i = 0; i < 18; i++) context->gregs[i] = 0;
+  context->gregs[15] = kGuestStackTop - 0x1000;                        // rsp
+  context->gregs[16] = reinterpret_cast<uint64_t>(&GuestSpin);         // rip
+  context->gregs[17] = 0x202;                                          // flags
+  context->segments = 0x33 | (0x2bull << 48);
+  asm volatile(
+      "mov %0, %%rsp\n"
+      "mov $15, %%eax\n"
+      "jmp *%1\n"
+      :
+      : "r"(context), "r"(sigreturn)
+      : "memory");
+}
+
+GUEST_TEXT void GuestThreadMaker(uint64_t count, uint64_t) {
+  for (uint64_t i = 0; i < count; i++) {
+    if (Sys(56, 0x100, i) <= 0) Log(9999);
+  }
+  Log(1);
+  Sys(kGuestBlock);
+  Leave();
+}
+
+GUEST_TEXT void GuestScribble(uint64_t, uint64_t) {
+  for (uint64_t round = 0;; round++) {
+    for (uint64_t p = kWindowAddress; p < kWindowAddress + kWindowSize; p += 8) {
+      *reinterpret_cast<volatile uint64_t*>(p) = round * 0x9e3779b97f4a7c15 ^ p;
+    }
+    Sys(kGuestEcho, round);
+    if (round % 3 == 0) Sys(9);
+  }
+}

@@ -1,0 +1,51 @@
+// Guest programs for the platform's tests: raw functions, no libc, copied into a guest at kGuestCode. A guest talks to
+// its test by call numbers that no kernel has.
+#pragma once
+
+#include <cstdint>
+
+namespace amber::platform {
+
+inline constexpr uint64_t kGuestCode = 0x10000000;
+inline constexpr uint64_t kGuestData = 0x20000000;  // read and write, 1 MiB
+inline constexpr uint64_t kGuestDataSize = 1 << 20;
+inline constexpr uint64_t kGuestStackTop = 0x30100000;
+inline constexpr uint64_t kGuestStackSize = 1 << 20;
+
+enum GuestCall : uint64_t {
+  kGuestEcho = 2000,   // answered with its first argument plus one
+  kGuestLog = 2001,    // the argument is recorded
+  kGuestBlock = 2002,  // answered when the test says so
+  kGuestExit = 2003,   // the process is killed
+};
+
+}  // namespace amber::platform
+
+extern "C" {
+extern const char __start_guest_text[] __attribute__((visibility("hidden")));
+extern const char __stop_guest_text[] __attribute__((visibility("hidden")));
+}
+
+#define GUEST(name) extern "C" void name(uint64_t a, uint64_t b) __attribute__((visibility("hidden")))
+
+GUEST(GuestHello);        // logs 1, 2, 3; exits
+GUEST(GuestEchoLoop);     // a: rounds; logs the number of wrong answers; exits
+GUEST(GuestSpin);         // counts in memory for ever
+GUEST(GuestMmap);         // maps memory by a trapped call, uses it, logs; exits
+GUEST(GuestBlocked);      // makes a kGuestBlock call, logs its result; exits
+GUEST(GuestFault);        // a: which fault
+GUEST(GuestFork);         // forks; parent logs 100 + (result > 0), child 200; each exits
+GUEST(GuestForkMany);     // a: number of children, one after the other
+GUEST(GuestVector);       // loads vector registers, traps, checks them; logs 1 if they are unchanged
+GUEST(GuestForeign);      // int 0x80, then an x32 call; logs their results
+GUEST(GuestTouch);        // a: address to write to; then echoes for ever
+GUEST(GuestCallAt);       // jumps to address a with rax = b
+GUEST(GuestSyscall);      // a: number, b: first argument; logs the result; exits
+GUEST(GuestFutexPair);    // two threads hand a word back and forth natively; a: rounds, b: 0 or 1
+GUEST(GuestEchoForever);
+GUEST(GuestForge);        // blocks all signals by a forged rt_sigreturn, then spins
+GUEST(GuestThreadMaker);  // a: how many threads to make
+GUEST(GuestMmapLoop);     // a: rounds of mmap and munmap through the trap
+GUEST(GuestForkExitLoop);
+GUEST(GuestScribble);     // fills window and alternate stacks with junk while making calls
+GUEST(GuestMunmapLoop);   // a: rounds of a notified munmap

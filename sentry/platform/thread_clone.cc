@@ -1,0 +1,276 @@
+// Fork, vfork and new threads. See thread_impl.h.
+#include <errno.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "sentry/platform/listener.h"
+#include "sentry/platform/platform_impl.h"
+#include "sentry/platform/thread_impl.h"
+
+namespace amber::platform {
+namespace {
+
+constexpr int kMaxRestarts = 4;
+// A failed thread clone is checked against the host's count of threads; so many more than ours may be threads that
+// are just ending. Beyond that the guest forged failures to hide threads.
+constexpr int kEndingThreads = 64;
+
+bool Failed(int64_t result) { return result < 0 && result >= -4095; }
+
+}  // namespace
+
+void ThreadImpl::Fork(std::function<void(ErrnoOr<Thread*>)> done) {
+  mu_.Lock();
+  if (state_ != State::kStopped) return mu_.Unlock();
+  if (close_listener_) {
+    mu_.Unlock();
+    return StartAfterClose([this, done = std::move(done)]() mutable { Fork(std::move(done)); });
+  }
+  SetState(State::kOrdered);
+  order_ = Order::kFork;
+  clone_callback_ = std::move(done);
+  mu_.Unlock();
+  platform_.counters().forks.fetch_add(1, std::memory_order_relaxed);
+  process_->WhenNoDescriptor([self = RefPtr<ThreadImpl>(this)] { self->StartFork(); });
+}
+
+void ThreadImpl::StartFork() {
+  auto birth = std::make_unique<Birth>();
+  Windows::Lease lease = platform_.windows().Allocate();
+  if (lease.window != nullptr) {
+    birth->core = std::make_shared<SpaceCore>(platform_, lease);
+    birth->core->TakeSlot(slot_);
+    birth->slot = slot_;
+  }
+  birth->frame = frame_;
+  birth->load_bases = load_bases_ || frame_.fs_base != handed_over_.fs_base || frame_.gs_base != handed_over_.gs_base;
+  birth->context = context_;
+  MailboxOp op = {SYS_clone, {CLONE_PARENT | SIGCHLD, 0, 0, 0, 0, 0}};
+  PostClone(kCommandFork, op, std::move(birth));
+}
+
+void ThreadImpl::Clone(const CloneOptions& options, std::function<void(ErrnoOr<Thread*>)> done) {
+  mu_.Lock();
+  if (state_ != State::kStopped) return mu_.Unlock();
+  if (close_listener_) {
+    mu_.Unlock();
+    return StartAfterClose(
+        [this, options, done = std::move(done)]() mutable { Clone(options, std::move(done)); });
+  }
+  SetState(State::kOrdered);
+  order_ = Order::kClone;
+  clone_callback_ = std::move(done);
+  clone_options_ = options;
+  mu_.Unlock();
+  platform_.counters().clones.fetch_add(1, std::memory_order_relaxed);
+  if (!options.new_process) return StartClone();
+  process_->WhenNoDescriptor([self = RefPtr<ThreadImpl>(this)] { self->StartClone(); });
+}
+
+void ThreadImpl::StartClone() {
+  const CloneOptions& options = clone_options_;
+  int slot = process_->space().AllocateSlot();
+  clone_slot_ = slot;
+  uint64_t flags = CLONE_VM;
+  std::unique_ptr<Birth> birth;
+  if (options.new_process) {
+    // Never CLONE_VFORK: a parent that the host keeps waiting could not be kicked.
+    flags |= CLONE_PARENT | SIGCHLD;
+    birth = std::make_unique<Birth>();
+    birth->shares_memory = true;
+    if (slot >= 0) {
+      birth->core = process_->shared_space();
+      birth->slot = static_cast<uint32_t>(slot);
+      birth->frame = options.frame;
+      birth->load_bases = true;
+      birth->context = context_ + (static_cast<uint64_t>(slot) - slot_) * kStackSize;
+    }
+  } else {
+    flags |= CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+  }
+  if (options.clear_child_tid != 0) flags |= CLONE_CHILD_CLEARTID;
+  if (slot >= 0) {
+    memset(static_cast<void*>(process_->space().mailbox(static_cast<uint32_t>(slot))), 0, sizeof(Mailbox));
+    box_->child_slot = static_cast<uint32_t>(slot);
+    uint64_t child = context_ + (static_cast<uint64_t>(slot) - slot_) * kStackSize;
+    // The sixth argument means nothing to the host; the stub keeps the child's frame there.
+    MailboxOp op = {SYS_clone, {flags, (child - 256) & ~15ull, 0, options.clear_child_tid, 0, child}};
+    return PostClone(kCommandClone, op, std::move(birth));
+  }
+  PostClone(kCommandClone, {}, std::move(birth));
+}
+
+// `birth` is null for a thread. Without memory or a slot for the child the order fails; still by way of a contact,
+// so that no callback runs inside the client's call.
+void ThreadImpl::PostClone(Command command, const MailboxOp& op, std::unique_ptr<Birth> birth) {
+  uint64_t nonce = 0;
+  bool possible = birth != nullptr ? birth->core != nullptr : clone_slot_ >= 0;
+  if (possible && birth != nullptr) {
+    birth->parent = RefPtr<ThreadImpl>(this);
+    nonce = platform_.AddBirth(std::move(birth));
+  }
+  mu_.Lock();
+  if (state_ != State::kOrdered) {
+    mu_.Unlock();
+    if (nonce != 0) platform_.TakeBirth(nonce);
+    return;
+  }
+  nonce_ = nonce;
+  made_ = 0;
+  clone_restarts_ = 0;
+  round_error_ = 0;
+  expected_[0] = op;
+  expected_count_ = possible ? 1 : 0;
+  always_from_ = 1;
+  clone_command_ = command;
+  if (!possible) {
+    round_error_ = -EAGAIN;
+    return Post(kCommandContact);
+  }
+  box_->ops[0] = op;
+  box_->op_count = 1;
+  box_->nonce = nonce;
+  Post(command);
+}
+
+// The clone failed, or the guest says so. True if it is to be ordered again.
+bool ThreadImpl::FailClone() {
+  if (clone_restarts_ == 0 || clone_restarts_ > kMaxRestarts) return false;
+  made_ = 0;
+  return true;
+}
+
+void ThreadImpl::OnCloneReport() {
+  mu_.Lock();
+  int64_t result = round_error_ != 0 ? round_error_ : __atomic_load_n(&box_->results[0], __ATOMIC_RELAXED);
+  bool process = order_ == Order::kFork || clone_options_.new_process;
+  if (round_error_ == 0 && (made_ == 0 || (process && !Failed(result)))) {
+    mu_.Unlock();
+    return Hostile();
+  }
+  if (Failed(result) && round_error_ == 0 && FailClone()) return Post(clone_command_);
+  uint64_t nonce = std::exchange(nonce_, 0);
+  mu_.Unlock();
+  if (process) {
+    if (nonce != 0) {
+      std::unique_ptr<Birth> birth = platform_.TakeBirth(nonce);
+      if (birth == nullptr) return Hostile();  // it has been born
+      if (birth->shares_memory) process_->space().FreeSlot(birth->slot);
+    }
+    return FinishClone(Errno(result == -ENOMEM ? ENOMEM : EAGAIN));
+  }
+  if (Failed(result)) {
+    int host = platform_.HostThreads(process_->pid());
+    if (host > static_cast<int>(process_->thread_count()) + kEndingThreads) return Hostile();
+    if (clone_slot_ >= 0) process_->space().FreeSlot(static_cast<uint32_t>(clone_slot_));
+    return FinishClone(Errno(result == -ENOMEM ? ENOMEM : EAGAIN));
+  }
+  AdoptThread(result);
+}
+
+// The guest names its new thread; it must be one of its process that we do not know yet.
+void ThreadImpl::AdoptThread(int64_t number) {
+  pid_t tid = static_cast<pid_t>(number);
+  Listener& listener = process_->listener();
+  if (number <= 0 || number != tid || listener.Find(tid) || syscall(SYS_tgkill, process_->pid(), tid, 0) != 0) {
+    return Hostile();
+  }
+  RefPtr<SpaceImpl> space = process_->space().handle();
+  if (!space) return Hostile();
+  auto child = MakeRef<ThreadImpl>(platform_, process_, std::move(space), tid, static_cast<uint32_t>(clone_slot_));
+  uint64_t context = context_ + (static_cast<uint64_t>(clone_slot_) - slot_) * kStackSize;
+  child->SetFirstFrame(clone_options_.frame, context, true);
+  if (!process_->AddThread(child)) return;  // died meanwhile
+  listener.Add(tid, child);
+  process_->space().AddTid(tid);
+  child->Ref();  // the client's, until Release()
+  FinishClone(child.get());
+}
+
+void ThreadImpl::FinishClone(ErrnoOr<Thread*> result) {
+  mu_.Lock();
+  bool process = order_ == Order::kFork || clone_options_.new_process;
+  if (state_ == State::kGone) {
+    mu_.Unlock();
+    if (result.ok()) {
+      ThreadImpl* child = static_cast<ThreadImpl*>(*result);
+      child->process_->Kill();
+      child->Release();
+    }
+    return;
+  }
+  SetState(State::kStopped);
+  order_ = Order::kNone;
+  expected_count_ = 0;
+  auto callback = std::exchange(clone_callback_, nullptr);
+  mu_.Unlock();
+  if (process) process_->ForkDone();
+  {
+    Callback guard(*this);
+    if (guard.ok() && callback) {
+      callback(result);
+    } else if (result.ok()) {
+      static_cast<ThreadImpl*>(*result)->process_->Kill();
+      static_cast<ThreadImpl*>(*result)->Release();
+    }
+  }
+  ParkIfStopped();
+}
+
+void ThreadImpl::ExpectBirth(std::unique_ptr<Birth> birth, const MailboxOp& map, int fd) {
+  absl::MutexLock lock(&mu_);
+  birth_ = std::move(birth);
+  SetState(State::kOrdered);
+  order_ = Order::kBirth;
+  order_count_++;
+  expected_[0] = map;
+  expected_[1] = {SYS_close, {static_cast<uint64_t>(fd)}};
+  expected_count_ = 2;
+  always_from_ = 2;
+  made_ = 0;
+}
+
+// A forked child has its own window now (after the close): it is stopped, waiting on its mailbox.
+void ThreadImpl::OnBirthCall(uint64_t, const seccomp_data& data) {
+  if (data.nr != SYS_close) return;
+  CompleteBirth();
+}
+
+void ThreadImpl::CompleteBirth() {
+  std::unique_ptr<Birth> birth;
+  {
+    absl::MutexLock lock(&mu_);
+    birth = std::move(birth_);
+    if (birth == nullptr || state_ == State::kGone) {
+      birth_ = std::move(birth);
+      return;
+    }
+    SetState(State::kStopped);
+    order_ = Order::kNone;
+    expected_count_ = 0;
+  }
+  birth->parent->FinishBirth(birth->nonce, this);
+}
+
+void ThreadImpl::FinishBirth(uint64_t nonce, ErrnoOr<ThreadImpl*> result) {
+  bool wanted;
+  {
+    absl::MutexLock lock(&mu_);
+    wanted = state_ == State::kOrdered && nonce_ == nonce;
+    if (wanted) nonce_ = 0;
+  }
+  if (wanted) {
+    if (result.ok()) return FinishClone(static_cast<Thread*>(*result));
+    return FinishClone(result.error());
+  }
+  if (!result.ok()) return;
+  (*result)->process_->Kill();
+  (*result)->Release();
+}
+
+}  // namespace amber::platform

@@ -1,0 +1,449 @@
+#include "sentry/platform/thread_impl.h"
+
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "sentry/platform/filter.h"
+#include "sentry/platform/listener.h"
+#include "sentry/platform/platform_impl.h"
+#include "sentry/platform/ranges.h"
+#include "sentry/platform/stub_sys.h"
+#include "sentry/platform/stub_text.h"
+
+namespace amber::platform {
+namespace {
+
+constexpr int64_t kRestartNointr = -513;  // the kernel rewinds the call, if a signal is pending
+
+std::atomic<uint64_t> next_kick{1};
+
+bool Canonical(uint64_t address) {
+  uint64_t top = address >> 47;
+  return top == 0 || top == 0x1ffff;
+}
+
+}  // namespace
+
+ThreadImpl::Callback::Callback(ThreadImpl& thread) : thread_(thread) {
+  absl::MutexLock lock(&thread_.mu_);
+  ok_ = thread_.state_ != State::kGone && !thread_.released_ && !thread_.platform_.stopping();
+  if (ok_) thread_.callbacks_++;
+}
+
+ThreadImpl::Callback::~Callback() {
+  if (!ok_) return;
+  absl::MutexLock lock(&thread_.mu_);
+  thread_.callbacks_--;
+}
+
+ThreadImpl::ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process, RefPtr<SpaceImpl> space, pid_t tid,
+                       uint32_t slot)
+    : platform_(platform),
+      process_(std::move(process)),
+      tid_(tid),
+      slot_(slot),
+      box_(process_->space().mailbox(slot)),
+      space_(std::move(space)) {}
+
+ThreadImpl::~ThreadImpl() = default;
+
+void ThreadImpl::SetState(State state) {
+  state_ = state;
+  bool counts = state == State::kRunning || state == State::kOrdered;
+  if (counts == counted_) return;
+  counted_ = counts;
+  process_->listener().CountRunning(counts ? 1 : -1);
+}
+
+// The guest did what only a forger does.
+void ThreadImpl::Hostile() { process_->Kill(); }
+
+bool ThreadImpl::ContextOk(uint64_t context) const {
+  uint64_t base = kStacksAddress + slot_ * kStackSize;
+  return context >= base && context <= base + kStackSize - sizeof(StubContext) && context % 8 == 0;
+}
+
+void ThreadImpl::LoadFrame() {
+  static_assert(sizeof(Registers) == sizeof(box_->regs));
+  memcpy(&frame_.regs, box_->regs, sizeof(frame_.regs));
+  frame_.fs_base = box_->fs_base;
+  frame_.gs_base = box_->gs_base;
+  handed_over_ = frame_;
+  load_bases_ = false;
+  xstate_valid_ = false;
+}
+
+void ThreadImpl::StoreFrame(const Frame& frame, bool bases) {
+  memcpy(box_->regs, &frame.regs, sizeof(frame.regs));
+  uint32_t flags = kResumeRegisters;
+  if (bases || frame.fs_base != handed_over_.fs_base || frame.gs_base != handed_over_.gs_base) {
+    flags |= kResumeBases;
+    // A fault in the handler would end the process.
+    box_->fs_base = Canonical(frame.fs_base) ? frame.fs_base : 0;
+    box_->gs_base = Canonical(frame.gs_base) ? frame.gs_base : 0;
+  }
+  if (close_listener_) {
+    flags |= kResumeClose;
+    close_listener_ = false;
+    close_expected_ = true;
+  }
+  box_->flags = flags;
+}
+
+void ThreadImpl::Post(Command command) {
+  sequence_ = (sequence_ + 1) & 0xffffff;
+  order_count_++;
+  bool held = std::exchange(held_, false);
+  uint64_t id = notification_;
+  __atomic_store_n(&box_->order, (sequence_ << 8) | command, __ATOMIC_RELEASE);
+  mu_.Unlock();
+  if (command != kCommandResume) platform_.monitor().NoteOrder();
+  if (held) {
+    process_->listener().Answer(id, 0);
+  } else {
+    syscall(SYS_futex, &box_->order, FUTEX_WAKE, 1);
+  }
+}
+
+// --- arrivals ---
+
+void ThreadImpl::OnNotification(const seccomp_notif& notification) {
+  const seccomp_data& data = notification.data;
+  std::function<void()> continued;
+  State state;
+  {
+    absl::MutexLock lock(&mu_);
+    state = state_;
+    if (continue_pending_) {
+      continue_pending_ = false;
+      continued = std::move(continued_);
+      continued_ = nullptr;
+    }
+  }
+  if (continued) {
+    Callback callback(*this);
+    continued();
+  }
+  if (state == State::kGone) return;
+  if (InStubText(data.instruction_pointer) && static_cast<uint32_t>(data.nr) == kStubCall) {
+    OnStubCall(notification.id, data);
+  } else if (state == State::kOrdered) {
+    OnOrderedCall(notification.id, data);
+  } else {
+    OnGuestCall(notification.id, data);
+  }
+}
+
+void ThreadImpl::OnGuestCall(uint64_t id, const seccomp_data& data) {
+  Syscall call;
+  {
+    absl::MutexLock lock(&mu_);
+    if (state_ != State::kRunning) return Hostile();
+    if (InStubText(data.instruction_pointer)) {
+      if (!close_expected_ || data.nr != SYS_close || data.args[0] != 0) return Hostile();
+      close_expected_ = false;
+    } else {
+      if (released_ || close_expected_) return Hostile();
+      notification_ = id;
+      call_ = data;
+      SetState(State::kNotified);
+    }
+  }
+  if (InStubText(data.instruction_pointer)) {
+    process_->listener().Continue(id);
+    return;
+  }
+  call.number = static_cast<uint32_t>(data.nr);
+  memcpy(call.args, data.args, sizeof(call.args));
+  call.ip = data.instruction_pointer;
+  Callback callback(*this);
+  if (callback.ok()) platform_.client().OnSyscall(*this, call);
+}
+
+void ThreadImpl::OnStubCall(uint64_t id, const seccomp_data& data) {
+  if (data.args[0] == kContactFrame) {
+    OnFrameContact(id, data.args[1]);
+  } else if (data.args[0] == kContactReport) {
+    OnReport(id);
+  } else {
+    Hostile();
+  }
+}
+
+void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
+  Fault fault = {};
+  Stop stop = Stop::kFault;
+  bool foreign;
+  {
+    absl::MutexLock lock(&mu_);
+    bool futex = state_ == State::kOrdered && order_ == Order::kFutex;
+    if ((state_ != State::kRunning && !futex) || !ContextOk(context) || released_) return Hostile();
+    context_ = context;
+    notification_ = id;
+    held_ = true;
+    LoadFrame();
+    fault = {box_->signo, box_->code, box_->address, box_->trapno, box_->error_code};
+    foreign = box_->error == kTrapForeign || static_cast<uint32_t>(box_->arch) != AUDIT_ARCH_X86_64;
+    if (fault.signo == SIGSYS) stop = foreign ? Stop::kForeign : Stop::kSyscall;
+    if (fault.signo == SIGURG) stop = Stop::kKick;
+    if (futex) {
+      if (stop != Stop::kSyscall && stop != Stop::kKick) return Hostile();
+    } else if (stop == Stop::kKick) {
+      if (kick_ == 0) {
+        // A kick that was overtaken by another stop, and has been delivered with it.
+        box_->flags = 0;
+      } else {
+        kick_ = 0;
+        SetState(State::kStopped);
+        stop = Stop::kKick;
+      }
+    } else {
+      SetState(State::kStopped);
+    }
+  }
+  platform_.counters().stops.fetch_add(1, std::memory_order_relaxed);
+  mu_.Lock();
+  if (state_ == State::kOrdered) {
+    mu_.Unlock();
+    return OnFutexStop(id);
+  }
+  if (state_ == State::kRunning) return Post(kCommandResume);
+  mu_.Unlock();
+  if (stop == Stop::kFault) platform_.counters().faults.fetch_add(1, std::memory_order_relaxed);
+  Deliver(stop, stop == Stop::kFault ? &fault : nullptr);
+}
+
+void ThreadImpl::Deliver(Stop stop, const Fault* fault) {
+  {
+    Callback callback(*this);
+    if (callback.ok()) platform_.client().OnFrame(*this, stop, fault);
+  }
+  ParkIfStopped();
+}
+
+// A thread that stays stopped waits on its mailbox word and holds nothing up.
+void ThreadImpl::ParkIfStopped() {
+  uint64_t id;
+  {
+    absl::MutexLock lock(&mu_);
+    if (state_ != State::kStopped || !held_) return;
+    held_ = false;
+    id = notification_;
+  }
+  platform_.counters().parks.fetch_add(1, std::memory_order_relaxed);
+  process_->listener().Answer(id, 0);
+}
+
+// --- notified ---
+
+void ThreadImpl::Answer(int64_t value) {
+  uint64_t id, kick;
+  {
+    absl::MutexLock lock(&mu_);
+    if (state_ != State::kNotified) return;
+    SetState(State::kRunning);
+    id = notification_;
+    kick = kick_;
+  }
+  if (kick != 0) platform_.monitor().WatchKick(*this, kick);
+  process_->listener().Answer(id, value);
+}
+
+void ThreadImpl::AnswerContinue(std::function<void()> done) {
+  uint64_t id, kick;
+  bool refused;
+  {
+    absl::MutexLock lock(&mu_);
+    if (state_ != State::kNotified) return;
+    SetState(State::kRunning);
+    id = notification_;
+    kick = kick_;
+    continued_ = std::move(done);
+    continue_pending_ = true;
+    refused = TouchesStubRegion(static_cast<uint32_t>(call_.nr), call_.args);
+  }
+  platform_.counters().answers_continue.fetch_add(1, std::memory_order_relaxed);
+  if (kick != 0) platform_.monitor().WatchKick(*this, kick);
+  if (refused) {
+    process_->listener().Answer(id, -EINVAL);
+  } else {
+    process_->listener().Continue(id);
+  }
+}
+
+void ThreadImpl::AnswerStop() { AnswerAndStop(kRestartNointr); }
+
+void ThreadImpl::AnswerAndStop(int64_t value) {
+  uint64_t id, kick;
+  {
+    absl::MutexLock lock(&mu_);
+    if (state_ != State::kNotified) return;
+    SetState(State::kRunning);
+    id = notification_;
+    if (kick_ == 0) kick_ = next_kick.fetch_add(1);
+    kick = kick_;
+  }
+  // First the signal, then the answer: so the kernel finds it pending when the call returns.
+  SendKick();
+  platform_.monitor().WatchKick(*this, kick);
+  process_->listener().Answer(id, value);
+}
+
+// --- kicks ---
+
+void ThreadImpl::SendKick() {
+  platform_.counters().kicks.fetch_add(1, std::memory_order_relaxed);
+  syscall(SYS_tgkill, process_->pid(), tid_, SIGURG);
+}
+
+void ThreadImpl::Kick() {
+  uint64_t kick = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    if (state_ == State::kGone || kick_ != 0) return;
+    kick_ = next_kick.fetch_add(1);
+    if (state_ == State::kRunning || order_ == Order::kFutex) kick = kick_;
+  }
+  SendKick();
+  if (kick != 0) platform_.monitor().WatchKick(*this, kick);
+}
+
+uint64_t ThreadImpl::KickDue() {
+  absl::MutexLock lock(&mu_);
+  bool runs = state_ == State::kRunning || (state_ == State::kOrdered && order_ == Order::kFutex);
+  return runs ? kick_ : 0;
+}
+
+void ThreadImpl::ResendKick() {
+  platform_.counters().kick_resends.fetch_add(1, std::memory_order_relaxed);
+  SendKick();
+}
+
+// --- stopped ---
+
+uint64_t ThreadImpl::XstateAddress() {
+  uint64_t address = 0;
+  if (!process_->space().CopyRaw(context_ + offsetof(StubContext, fpstate), &address, 8, false)) return 0;
+  uint64_t top = kStacksAddress + (slot_ + 1ull) * kStackSize;
+  uint64_t size = platform_.xstate_layout().frame_size();
+  if (address % 64 != 0 || address < context_ || address > top - size) return 0;
+  return address;
+}
+
+ErrnoOr<std::span<const uint8_t>> ThreadImpl::xstate() {
+  if (!xstate_valid_) {
+    std::vector<uint8_t> bytes(platform_.xstate_layout().frame_size());
+    uint64_t address = XstateAddress();
+    if (address == 0 || !process_->space().CopyRaw(address, bytes.data(), bytes.size(), false)) return Errno(EFAULT);
+    if (!platform_.xstate_layout().Loadable(bytes)) return Errno(EFAULT);
+    xstate_ = std::move(bytes);
+    xstate_valid_ = true;
+  }
+  return std::span<const uint8_t>(xstate_);
+}
+
+ErrnoOr<void> ThreadImpl::set_xstate(std::span<const uint8_t> bytes) {
+  const XstateLayout& layout = platform_.xstate_layout();
+  if (!layout.Loadable(bytes)) return Errno(EINVAL);
+  std::vector<uint8_t> state = layout.Convert(bytes);
+  uint64_t address = XstateAddress();
+  if (address == 0 || !process_->space().CopyRaw(address, state.data(), state.size(), true)) return Errno(EFAULT);
+  xstate_ = std::move(state);
+  xstate_valid_ = true;
+  return Ok();
+}
+
+void ThreadImpl::Resume() {
+  mu_.Lock();
+  if (state_ != State::kStopped) return mu_.Unlock();
+  SetState(State::kRunning);
+  StoreFrame(frame_, load_bases_);
+  load_bases_ = false;
+  uint64_t kick = kick_;
+  if (kick != 0) {
+    // The signal may have been used up by another stop; it stays pending until the frame is back.
+    SendKick();
+    mu_.Unlock();
+    platform_.monitor().WatchKick(*this, kick);
+    mu_.Lock();
+    if (state_ != State::kRunning) return mu_.Unlock();
+  }
+  Post(kCommandResume);
+}
+
+void ThreadImpl::Release() {
+  RefPtr<SpaceImpl> space;
+  {
+    absl::MutexLock lock(&mu_);
+    if (released_) return;
+    released_ = true;
+    space = std::move(space_);
+  }
+  space.reset();
+  Unref();
+}
+
+void ThreadImpl::SetFirstFrame(const Frame& frame, uint64_t context, bool load_bases) {
+  frame_ = frame;
+  handed_over_ = frame;
+  context_ = context;
+  load_bases_ = load_bases;
+  xstate_valid_ = false;
+}
+
+void ThreadImpl::SetListenerOpen() {
+  absl::MutexLock lock(&mu_);
+  close_listener_ = true;
+}
+
+// --- death ---
+
+bool ThreadImpl::SetGone() {
+  absl::MutexLock lock(&mu_);
+  SetState(State::kGone);
+  return callbacks_ == 0;
+}
+
+void ThreadImpl::AwaitCallbacks() {
+  absl::MutexLock lock(&mu_);
+  mu_.Await(absl::Condition(+[](int* callbacks) { return *callbacks == 0; }, &callbacks_));
+}
+
+bool ThreadImpl::released() {
+  absl::MutexLock lock(&mu_);
+  return released_;
+}
+
+void ThreadImpl::DropOrders() {
+  std::function<void()> continued;
+  std::unique_ptr<Birth> birth = std::move(birth_);
+  uint64_t nonce;
+  {
+    absl::MutexLock lock(&mu_);
+    continued = std::move(continued_);
+    continued_ = nullptr;
+    continue_pending_ = false;
+    nonce = std::exchange(nonce_, 0);
+  }
+  // Callbacks of orders are dropped: the death that is reported now stands for them.
+  ops_callback_ = nullptr;
+  clone_callback_ = nullptr;
+  futex_callback_ = nullptr;
+  if (continued && !platform_.stopping()) continued();
+  if (nonce != 0) platform_.TakeBirth(nonce);
+  if (birth != nullptr) birth->parent->FinishBirth(birth->nonce, Errno(EAGAIN));
+}
+
+uint64_t ThreadImpl::OrderInFlight() {
+  absl::MutexLock lock(&mu_);
+  return state_ == State::kOrdered && order_ != Order::kFutex ? order_count_ : 0;
+}
+
+}  // namespace amber::platform
