@@ -42,6 +42,7 @@ RefPtr<MemoryManager> MemoryManager::Fork() const {
   child->auxv_ = auxv_;
   child->exe_ = exe_;
   child->reserved_ = reserved_;
+  child->membarrier_ = membarrier_;
   child->peak_total_ = child->vmas_.total();
   return child;
 }
@@ -90,14 +91,25 @@ bool MemoryManager::IsGuestRange(uint64_t start, uint64_t end) const {
 
 ErrnoOr<uint64_t> MemoryManager::Place(uint64_t hint, uint64_t size, bool low_2gb) const {
   if (size == 0 || size > kGuestTop) return Errno(ENOMEM);
-  if (hint != 0 && hint <= kGuestTop - size && IsGuestRange(hint, hint + size) && vmas_.IsFree(hint, hint + size)) return hint;
-  // What is reserved is cut off from the top of the range that is searched, so each turn ends or makes it smaller.
+  // The start of something reserved, or of a native call that is still running, in [at, at + size).
+  auto clash = [&](uint64_t at) -> std::optional<uint64_t> {
+    for (const auto& r : reserved_) {
+      if (at < r.second && r.first < at + size) return r.first;
+    }
+    for (const Pending& p : pending_) {
+      if (at < p.end && p.start < at + size) return p.start;
+    }
+    return std::nullopt;
+  };
+  if (hint != 0 && hint <= kGuestTop - size && IsGuestRange(hint, hint + size) && vmas_.IsFree(hint, hint + size) && !clash(hint)) {
+    return hint;
+  }
+  // What clashes is cut off from the top of the range that is searched, so each turn ends or makes it smaller.
   auto top_down = [&](uint64_t low, uint64_t high) -> std::optional<uint64_t> {
     while (auto at = vmas_.FindFreeTopDown(size, low, high)) {
-      auto clash = std::find_if(reserved_.begin(), reserved_.end(),
-                                [&](const auto& r) { return *at < r.second && r.first < *at + size; });
-      if (clash == reserved_.end()) return at;
-      high = clash->first;
+      auto clashing = clash(*at);
+      if (!clashing) return at;
+      high = *clashing;
       if (high <= low) break;
     }
     return std::nullopt;
@@ -149,6 +161,15 @@ StubOp MemoryManager::MapOp(const Vma& vma, const MapSource& source, int extra_f
 }
 
 void MemoryManager::AppendHugeAdvice(const Vma& vma, std::vector<StubOp>* ops) {
+  // A refused operation would end the run, so ask only where the host has huge pages.
+  static const bool kHostHasThem = [] {
+    void* page = mmap(nullptr, kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return false;
+    bool ok = madvise(page, kPageSize, MADV_HUGEPAGE) == 0;
+    munmap(page, kPageSize);
+    return ok;
+  }();
+  if (!kHostHasThem) return;
   if (vma.file || vma.shared || vma.image || vma.size() < kHugeThreshold || (vma.prot & PROT_WRITE) == 0) return;
   if ((vma.flags & (Vma::kNoHuge | Vma::kNoReserve)) != 0 || vma.name == VmaName::kStack) return;
   uint64_t start = (vma.start + kHugeSize - 1) & ~(kHugeSize - 1), end = vma.end & ~(kHugeSize - 1);

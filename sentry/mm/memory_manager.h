@@ -119,6 +119,10 @@ class MemoryManager final : public RefCounted<MemoryManager>, public state::Save
   // Operations that give large anonymous mappings huge pages; empty if not worth it.
   static void AppendHugeAdvice(const Vma& vma, std::vector<platform::StubOp>* ops);
 
+  // membarrier(2) registrations (MEMBARRIER_CMD_REGISTER_*, or'ed), which a restore makes again.
+  void NoteMembarrier(uint32_t command) { membarrier_ |= command; }
+  uint32_t membarrier() const { return membarrier_; }
+
   // --- statistics ---
   struct Usage {
     uint64_t total = 0, peak = 0, data = 0, stack = 0, text = 0, lib = 0, locked = 0;  // bytes
@@ -146,6 +150,7 @@ class MemoryManager final : public RefCounted<MemoryManager>, public state::Save
   RefPtr<File> exe_;
   uint32_t default_flags_ = 0;
   std::vector<std::pair<uint64_t, uint64_t>> reserved_;
+  uint32_t membarrier_ = 0;
   uint64_t peak_total_ = 0;
   mutable uint64_t peak_resident_ = 0;
 

@@ -64,6 +64,7 @@ std::string MemoryManager::Save(state::Saver& saver) const {
   for (uint64_t word : auxv_) out.add_auxv(word);
   out.set_exe(saver.Ref(exe_));
   out.set_default_flags(default_flags_);
+  out.set_membarrier(membarrier_);
   out.set_peak_total(peak_total_);
   out.set_peak_resident(peak_resident_);
   return out.SerializeAsString();
@@ -98,6 +99,7 @@ bool MemoryManager::Load(state::Loader& loader, std::string_view bytes) {
   auxv_.assign(in.auxv().begin(), in.auxv().end());
   exe_ = loader.GetRef<File>(in.exe());
   default_flags_ = in.default_flags() & kAllFlags;
+  membarrier_ = in.membarrier();
   peak_total_ = in.peak_total();
   peak_resident_ = in.peak_resident();
   return in.exe() == 0 || exe_;

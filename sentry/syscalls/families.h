@@ -14,5 +14,6 @@ void RegisterCredentialCalls(SyscallTable& table);  // cred_calls.cc
 void RegisterPrctlCalls(SyscallTable& table);    // prctl_calls.cc, and rlimits
 void RegisterSystemCalls(SyscallTable& table);   // system_calls.cc: uname, sysinfo, scheduling
 void RegisterFutexCalls(SyscallTable& table);    // futex_calls.cc
+void RegisterMemoryCalls(SyscallTable& table);   // memory_misc.cc and beside it
 
 }  // namespace amber

@@ -23,6 +23,7 @@ SyscallTable::SyscallTable() {
   RegisterPrctlCalls(*this);
   RegisterSystemCalls(*this);
   RegisterFutexCalls(*this);
+  RegisterMemoryCalls(*this);
 }
 
 const SyscallTable& SyscallTable::Get() {

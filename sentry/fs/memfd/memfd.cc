@@ -1,0 +1,219 @@
+#include "sentry/fs/memfd/memfd.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <vector>
+
+#include "sentry/fs/anon/anon.h"
+#include "sentry/fs/memfd/memfd.pb.h"
+#include "sentry/kernel/task.h"
+
+namespace amber {
+
+namespace {
+
+constexpr uint32_t kShmemMinor = 1;  // the kernel's internal shmem mount
+constexpr size_t kChunk = 256 << 10;
+constexpr int kAllSeals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
+
+// Debian 12's headers are older than these.
+constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL
+
+}  // namespace
+
+ErrnoOr<RefPtr<File>> MemFd::Create(Task& task, const std::string& name, unsigned flags) {
+  auto file = MakeRef<MemFd>();
+  bool sealing = (flags & (MFD_ALLOW_SEALING | kNoExecSeal)) != 0;
+  file->fd_.reset(memfd_create("guest", MFD_CLOEXEC | (sealing ? MFD_ALLOW_SEALING : 0u)));
+  if (!file->fd_.valid()) return Errno(errno);
+  file->name_ = "/memfd:" + name;
+  file->ino_ = NextAnonIno();
+  file->mode_ = (flags & kNoExecSeal) != 0 ? 0666 : 0777;
+  file->uid_ = task.creds().fsuid;
+  file->gid_ = task.creds().fsgid;
+  file->set_flags(O_RDWR | O_LARGEFILE);
+  return RefPtr<File>(std::move(file));
+}
+
+ErrnoOr<RefPtr<File>> MemFd::CreateShared(Task& task, uint64_t size) {
+  RefPtr<File> file = TRY(Create(task, "", 0));
+  MemFd& memory = static_cast<MemFd&>(*file);
+  memory.name_ = "/dev/zero";
+  if (ftruncate(memory.fd_.get(), static_cast<off_t>(size)) != 0) return Errno(errno);
+  return file;
+}
+
+ErrnoOr<uint64_t> MemFd::Size() const {
+  struct stat st;
+  if (fstat(fd_.get(), &st) != 0) return Errno(errno);
+  return static_cast<uint64_t>(st.st_size);
+}
+
+ErrnoOr<size_t> MemFd::PRead(Task&, Sink& sink, uint64_t offset) {
+  if (offset > INT64_MAX) return Errno(EINVAL);
+  std::vector<char> buffer(std::min(sink.remaining(), kChunk));
+  size_t done = 0;
+  while (sink.remaining() > 0) {
+    ssize_t n = pread(fd_.get(), buffer.data(), std::min(sink.remaining(), buffer.size()), static_cast<off_t>(offset + done));
+    if (n < 0) return done > 0 ? ErrnoOr<size_t>(done) : Errno(errno);
+    if (n == 0) break;
+    auto put = sink.Put(buffer.data(), static_cast<size_t>(n));
+    if (!put.ok()) return done > 0 ? ErrnoOr<size_t>(done) : put;
+    done += *put;
+    if (*put < static_cast<size_t>(n)) break;
+  }
+  return done;
+}
+
+ErrnoOr<size_t> MemFd::PWrite(Task& task, Source& source, uint64_t offset) {
+  if (offset > INT64_MAX) return Errno(EINVAL);
+  uint64_t limit = std::min<uint64_t>(task.limit(RLIMIT_FSIZE), INT64_MAX);
+  if (source.remaining() > 0 && offset >= limit) return Errno(EFBIG);
+  std::vector<char> buffer(std::min(source.remaining(), kChunk));
+  size_t done = 0;
+  while (source.remaining() > 0 && offset + done < limit) {
+    size_t want = std::min({source.remaining(), buffer.size(), static_cast<size_t>(limit - offset - done)});
+    auto taken = source.Take(buffer.data(), want);
+    if (!taken.ok()) return done > 0 ? ErrnoOr<size_t>(done) : taken;
+    ssize_t n = pwrite(fd_.get(), buffer.data(), *taken, static_cast<off_t>(offset + done));
+    if (n < 0) return done > 0 ? ErrnoOr<size_t>(done) : Errno(errno);
+    done += static_cast<size_t>(n);
+    if (static_cast<size_t>(n) < want) break;
+  }
+  return done;
+}
+
+ErrnoOr<size_t> MemFd::Read(Task& task, Sink& sink) {
+  size_t n = TRY(PRead(task, sink, position_));
+  position_ += n;
+  return n;
+}
+
+ErrnoOr<size_t> MemFd::Write(Task& task, Source& source) {
+  if ((flags() & O_APPEND) != 0) position_ = TRY(Size());
+  size_t n = TRY(PWrite(task, source, position_));
+  position_ += n;
+  return n;
+}
+
+ErrnoOr<uint64_t> MemFd::Seek(Task&, int64_t offset, int whence) {
+  int64_t base = 0;
+  if (whence == SEEK_CUR) {
+    base = static_cast<int64_t>(position_);
+  } else if (whence == SEEK_END) {
+    base = static_cast<int64_t>(TRY(Size()));
+  } else if (whence == SEEK_DATA || whence == SEEK_HOLE) {
+    off_t at = lseek(fd_.get(), offset, whence);
+    if (at < 0) return Errno(errno);
+    position_ = static_cast<uint64_t>(at);
+    return position_;
+  } else if (whence != SEEK_SET) {
+    return Errno(EINVAL);
+  }
+  int64_t target;
+  if (__builtin_add_overflow(base, offset, &target) || target < 0) return Errno(EINVAL);
+  position_ = static_cast<uint64_t>(target);
+  return position_;
+}
+
+ErrnoOr<void> MemFd::Truncate(Task& task, uint64_t size) {
+  if (size > INT64_MAX) return Errno(EINVAL);
+  if (size > task.limit(RLIMIT_FSIZE)) return Errno(EFBIG);
+  if (ftruncate(fd_.get(), static_cast<off_t>(size)) != 0) return Errno(errno);
+  return Ok();
+}
+
+ErrnoOr<void> MemFd::Fallocate(Task&, int mode, uint64_t offset, uint64_t size) {
+  if ((mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)) != 0) return Errno(EOPNOTSUPP);
+  if (offset > INT64_MAX || size == 0 || size > INT64_MAX - offset) return Errno(EINVAL);
+  if (fallocate(fd_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) return Errno(errno);
+  return Ok();
+}
+
+ErrnoOr<MapSource> MemFd::Map(Task&, uint64_t, uint64_t, int, bool) {
+  MapSource source;
+  source.fd = fd_.get();
+  source.sentry_owned = true;
+  return source;
+}
+
+ErrnoOr<void> MemFd::Stat(Task&, struct stat* out) {
+  struct stat host;
+  if (fstat(fd_.get(), &host) != 0) return Errno(errno);
+  FillAnonStat(out, kShmemMinor, ino_, S_IFREG | mode_, uid_, gid_);
+  out->st_nlink = 0;
+  out->st_size = host.st_size;
+  out->st_blocks = host.st_blocks;
+  out->st_blksize = 4096;
+  out->st_atim = host.st_atim;
+  out->st_mtim = host.st_mtim;
+  out->st_ctim = host.st_ctim;
+  return Ok();
+}
+
+ErrnoOr<uint64_t> MemFd::Fcntl(Task&, int command, uint64_t argument) {
+  if (command != F_ADD_SEALS && command != F_GET_SEALS) return Errno(EINVAL);
+  if (command == F_ADD_SEALS) {
+    if ((argument & ~uint64_t{kAllSeals}) != 0) return Errno(EINVAL);
+    if (!writable()) return Errno(EPERM);
+  }
+  int result = fcntl(fd_.get(), command, static_cast<int>(argument));
+  if (result < 0) return Errno(errno);
+  return static_cast<uint64_t>(result);
+}
+
+ErrnoOr<RefPtr<File>> MemFd::Reopen(Task& task, int open_flags) {
+  (void)task;
+  auto file = MakeRef<MemFd>();
+  file->fd_.reset(fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+  if (!file->fd_.valid()) return Errno(errno);
+  file->name_ = name_;
+  file->ino_ = ino_;
+  file->mode_ = mode_;
+  file->uid_ = uid_;
+  file->gid_ = gid_;
+  file->set_flags(open_flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC));
+  if ((open_flags & O_TRUNC) != 0 && file->writable() && ftruncate(fd_.get(), 0) != 0) return Errno(errno);
+  return RefPtr<File>(std::move(file));
+}
+
+std::string MemFd::Save(state::Saver& saver) const {
+  memfd_state::MemFd out;
+  out.set_flags(flags());
+  auto size = Size();
+  out.set_file(saver.File(fd_.get(), size.ok() ? *size : 0));
+  out.set_name(name_);
+  out.set_position(position_);
+  out.set_ino(ino_);
+  out.set_mode(mode_);
+  out.set_uid(uid_);
+  out.set_gid(gid_);
+  int seals = fcntl(fd_.get(), F_GET_SEALS);
+  out.set_seals(seals > 0 ? static_cast<uint32_t>(seals) : 0);
+  return out.SerializeAsString();
+}
+
+bool MemFd::Load(state::Loader& loader, std::string_view bytes) {
+  memfd_state::MemFd in;
+  if (!in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return loader.Fail("a memfd is malformed");
+  set_flags(in.flags());
+  fd_.reset(loader.OpenFile(in.file()));
+  if (!fd_.valid()) return loader.Fail("the contents of a memfd are missing");
+  if (in.seals() != 0) fcntl(fd_.get(), F_ADD_SEALS, static_cast<int>(in.seals() & kAllSeals));
+  name_ = in.name();
+  position_ = in.position();
+  ino_ = in.ino();
+  mode_ = in.mode() & 07777;
+  uid_ = in.uid();
+  gid_ = in.gid();
+  NoteAnonIno(ino_);
+  return true;
+}
+
+}  // namespace amber

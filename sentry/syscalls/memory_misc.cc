@@ -1,0 +1,161 @@
+// memfd_create, protection keys, memory policies, membarrier; and the table's entries for the whole family.
+#include <fcntl.h>
+#include <linux/mempolicy.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+
+#include "sentry/fs/memfd/memfd.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/memory_map.h"
+#include "sentry/syscalls/memory_ops.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/fd_table.h"
+
+namespace amber {
+
+namespace {
+
+constexpr unsigned kNoExecSeal = 8, kExec = 16;  // MFD_NOEXEC_SEAL, MFD_EXEC
+
+ErrnoOr<uint64_t> MemfdCreate(Task& task, UserPtr<const char> name, unsigned flags) {
+  if ((flags & MFD_HUGETLB) != 0) return Errno(ENOSYS);  // as without CONFIG_HUGETLBFS
+  if ((flags & ~(MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoExecSeal | kExec)) != 0) return Errno(EINVAL);
+  if ((flags & kNoExecSeal) != 0 && (flags & kExec) != 0) return Errno(EINVAL);
+  // 249 bytes and the NUL: NAME_MAX less "memfd:".
+  auto text = task.CopyInString(name, 250);
+  if (!text.ok()) return text.Is(ENAMETOOLONG) ? Errno(EINVAL) : text.error();
+  RefPtr<File> file = TRY(MemFd::Create(task, *text, flags));
+  int fd = TRY(task.files().Allocate(std::move(file), (flags & MFD_CLOEXEC) != 0, task.limit(RLIMIT_NOFILE)));
+  return static_cast<uint64_t>(fd);
+}
+
+// There are no protection keys: the stub's PKRU must stay as the platform set it.
+ErrnoOr<uint64_t> PkeyAlloc(Task&, uint64_t flags, uint64_t rights) {
+  if (flags != 0 || (rights & ~uint64_t{3}) != 0) return Errno(EINVAL);
+  return Errno(ENOSPC);
+}
+ErrnoOr<uint64_t> PkeyFree(Task&, int) { return Errno(EINVAL); }
+ErrnoOr<uint64_t> PkeyMprotect(Task& task, uint64_t address, uint64_t length, uint64_t prot, int key) {
+  if (key != -1) return Errno(EINVAL);
+  return Mprotect(task, address, length, prot);
+}
+
+// One memory node: policies are checked and change nothing.
+ErrnoOr<void> CheckPolicy(Task& task, int mode, UserPtr<const uint64_t> nodes, uint64_t max_node) {
+  int flags = mode & MPOL_MODE_FLAGS;
+  mode &= ~MPOL_MODE_FLAGS;
+  if (mode < 0 || mode >= MPOL_MAX) return Errno(EINVAL);
+  if ((flags & MPOL_F_STATIC_NODES) != 0 && (flags & MPOL_F_RELATIVE_NODES) != 0) return Errno(EINVAL);
+  uint64_t mask = 0;
+  if (!nodes.is_null() && max_node > 1) {
+    if (max_node > kPageSize * 8) return Errno(EINVAL);
+    for (uint64_t i = 0; i * 64 < max_node - 1; ++i) {
+      uint64_t word = TRY(task.CopyIn(nodes + i));
+      if (i == 0) mask = word;
+      if (i > 0 && word != 0) return Errno(EINVAL);
+    }
+  }
+  bool wants_none = mode == MPOL_DEFAULT || mode == MPOL_LOCAL;
+  if (wants_none && mask != 0) return Errno(EINVAL);
+  if (!wants_none && mode != MPOL_PREFERRED && (mask & 1) == 0) return Errno(EINVAL);
+  if ((mask & ~uint64_t{1}) != 0 && (mask & 1) == 0) return Errno(EINVAL);
+  return Ok();
+}
+
+ErrnoOr<uint64_t> SetMempolicy(Task& task, int mode, UserPtr<const uint64_t> nodes, uint64_t max_node) {
+  TRY(CheckPolicy(task, mode, nodes, max_node));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> Mbind(Task& task, uint64_t start, uint64_t length, uint64_t mode, UserPtr<const uint64_t> nodes,
+                        uint64_t max_node, unsigned flags) {
+  if ((flags & ~unsigned{MPOL_MF_STRICT | MPOL_MF_MOVE | MPOL_MF_MOVE_ALL}) != 0) return Errno(EINVAL);
+  if (start % kPageSize != 0) return Errno(EINVAL);
+  uint64_t end = start + PageUp(length);
+  if (end < start) return Errno(EINVAL);
+  TRY(CheckPolicy(task, static_cast<int>(mode), nodes, max_node));
+  if (end > start && !task.mm().IsMapped(start, end)) return Errno(EFAULT);
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> GetMempolicy(Task& task, UserPtr<int> mode, UserPtr<uint64_t> nodes, uint64_t max_node, uint64_t address,
+                               uint64_t flags) {
+  if ((flags & ~uint64_t{MPOL_F_NODE | MPOL_F_ADDR | MPOL_F_MEMS_ALLOWED}) != 0) return Errno(EINVAL);
+  bool allowed = (flags & MPOL_F_MEMS_ALLOWED) != 0;
+  if (allowed && (flags & (MPOL_F_NODE | MPOL_F_ADDR)) != 0) return Errno(EINVAL);
+  if ((flags & MPOL_F_ADDR) != 0) {
+    if (task.mm().vmas().Find(address) == nullptr) return Errno(EFAULT);
+  } else if (address != 0 || (flags & MPOL_F_NODE) != 0) {
+    return Errno(EINVAL);
+  }
+  if (!mode.is_null()) TRY(task.CopyOut(mode, 0));
+  if (!nodes.is_null() && max_node > 1) {
+    if (max_node > kPageSize * 8) return Errno(EINVAL);
+    for (uint64_t i = 0; i * 64 < max_node - 1; ++i) TRY(task.CopyOut(nodes + i, i == 0 && allowed ? uint64_t{1} : uint64_t{0}));
+  }
+  return uint64_t{0};
+}
+
+// The commands that concern this process only; what the stub's kernel says is the answer.
+ErrnoOr<uint64_t> Membarrier(Task& task, int command, unsigned flags, int cpu) {
+  (void)cpu;
+  constexpr int kQuery = 0, kGlobal = 1, kPrivate = 8, kRegisterPrivate = 16, kSyncCore = 32, kRegisterSyncCore = 64;
+  if (flags != 0) return Errno(EINVAL);
+  switch (command) {
+    case kQuery:
+      return uint64_t{kGlobal | kPrivate | kRegisterPrivate | kSyncCore | kRegisterSyncCore};
+    case kRegisterPrivate:
+    case kRegisterSyncCore:
+      // A restored process registers again: the host's memory is a new one.
+      task.mm().NoteMembarrier(static_cast<uint32_t>(command));
+      [[fallthrough]];
+    case kGlobal:
+    case kPrivate:
+    case kSyncCore:
+      return RunUnlocked(task);
+    default:
+      return Errno(EINVAL);
+  }
+}
+
+ErrnoOr<uint64_t> NotImplemented(Task&) { return Errno(ENOSYS); }
+
+}  // namespace
+
+void RegisterMemoryCalls(SyscallTable& table) {
+  table.Set(SYS_mmap, Full<&Mmap>());
+  table.Set(SYS_munmap, Full<&Munmap>());
+  table.Set(SYS_mprotect, Full<&Mprotect>());
+  table.Set(SYS_brk, Full<&Brk>());
+  table.Set(SYS_mremap, Full<&Mremap>());
+  table.Set(SYS_madvise, Partial<&Madvise>("no MADV_MERGEABLE, no MADV_GUARD_INSTALL"));
+  table.Set(SYS_mincore, Full<&Mincore>());
+  table.Set(SYS_msync, Full<&Msync>());
+  constexpr const char* kNotPinned = "pages are brought in and counted, not pinned in the host";
+  table.Set(SYS_mlock, Partial<&Mlock>(kNotPinned));
+  table.Set(SYS_mlock2, Partial<&Mlock2>(kNotPinned));
+  table.Set(SYS_munlock, Full<&Munlock>());
+  table.Set(SYS_mlockall, Partial<&Mlockall>(kNotPinned));
+  table.Set(SYS_munlockall, Full<&Munlockall>());
+  table.Set(SYS_memfd_create, Partial<&MemfdCreate>("no MFD_HUGETLB"));
+  table.Set(SYS_pkey_alloc, Refused<&PkeyAlloc>("ENOSPC: no protection keys"));
+  table.Set(SYS_pkey_free, Refused<&PkeyFree>("EINVAL: no protection keys"));
+  table.Set(SYS_pkey_mprotect, Partial<&PkeyMprotect>("key -1 only"));
+  constexpr const char* kOneNode = "one memory node: checked, without effect";
+  table.Set(SYS_set_mempolicy, Partial<&SetMempolicy>(kOneNode));
+  table.Set(SYS_get_mempolicy, Partial<&GetMempolicy>(kOneNode));
+  table.Set(SYS_mbind, Partial<&Mbind>(kOneNode));
+  table.Set(SYS_membarrier, Partial<&Membarrier>("no global expedited and no rseq commands"));
+  constexpr const char* kNotConfigured = "ENOSYS, as on a kernel built without it";
+  for (uint64_t number : {SYS_remap_file_pages, SYS_migrate_pages, SYS_move_pages, SYS_process_madvise, SYS_process_mrelease,
+                          SYS_set_mempolicy_home_node}) {
+    table.Set(number, Refused<&NotImplemented>(kNotConfigured));
+  }
+}
+
+}  // namespace amber
