@@ -24,7 +24,7 @@ constexpr int kPatience = 2000;
 
 Listener::Listener(PlatformImpl& platform, UniqueFd fd) : platform_(platform), fd_(std::move(fd)) {
   // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP: hand the CPU over to whom is woken.
-  ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, uint64_t{1});
+  if (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, uint64_t{1}) != 0) platform_.SetNoSyncWakeUp();
 }
 
 Listener::~Listener() = default;

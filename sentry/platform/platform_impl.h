@@ -46,6 +46,9 @@ class PlatformImpl final : public Platform {
   const XstateLayout& xstate_layout() const { return xstate_layout_; }
   Counters& counters() { return counters_; }
   int max_receivers() const { return max_receivers_; }
+  // Whether the host can hand the CPU over with a notification.
+  bool sync_wake_up() const { return sync_wake_up_.load(std::memory_order_relaxed); }
+  void SetNoSyncWakeUp() { sync_wake_up_.store(false, std::memory_order_relaxed); }
   bool stopping() const { return stopping_.load(std::memory_order_relaxed); }
 
   // Births: children that were ordered and have not called yet. AddBirth returns the nonce.
@@ -73,6 +76,7 @@ class PlatformImpl final : public Platform {
   const int max_receivers_;
   Counters counters_;
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> sync_wake_up_{true};
   UniqueFd proc_;
   XstateLayout xstate_layout_;
   Windows windows_;

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 
 #include "gtest/gtest.h"
@@ -22,6 +23,8 @@ class PlatformTest : public testing::Test {
   void SetUp() override { ASSERT_TRUE(client_.started()); }
   TestClient client_;
 };
+
+TEST(ProbeTest, ThisHostIsComplete) { EXPECT_EQ(Platform::Probe(), ""); }
 
 TEST_F(PlatformTest, RunsAProgram) {
   Thread* thread = client_.Start(GuestHello);

@@ -1,0 +1,142 @@
+// What the platform's paths cost. Prints one line per figure, in microseconds per operation.
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+
+#include "sentry/platform/test_client.h"
+
+namespace amber::platform {
+namespace {
+
+double Now() {
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return static_cast<double>(time.tv_sec) * 1e6 + static_cast<double>(time.tv_nsec) / 1e3;
+}
+
+void Report(const char* what, double start, double rounds) {
+  printf("%-44s %9.2f us\n", what, (Now() - start) / rounds);
+  fflush(stdout);
+}
+
+void Guest(const char* what, void (*entry)(uint64_t, uint64_t), uint64_t rounds) {
+  TestClient client;
+  if (entry == GuestForkExitLoop) {
+    client.on_syscall = [&](Thread& thread, const Syscall& call) {
+      if (call.number != kGuestBlock) return false;
+      thread.Answer(0);
+      return true;
+    };
+  }
+  Thread* thread = client.Start(entry, rounds);
+  double start = Now();
+  thread->Resume();
+  client.AwaitLog(1);
+  Report(what, start, static_cast<double>(rounds));
+  client.AwaitDeaths(1);
+}
+
+void Busy() {
+  std::atomic<bool> stop = false;
+  std::thread spinners[2];
+  for (std::thread& spinner : spinners) {
+    spinner = std::thread([&] {
+      while (!stop) {
+      }
+    });
+  }
+  Guest("call and answer, both CPUs busy", GuestEchoLoop, 50000);
+  Guest("mmap by the trap, both CPUs busy", GuestMmapLoop, 20000);
+  stop = true;
+  for (std::thread& spinner : spinners) spinner.join();
+}
+
+void Execs() {
+  TestClient client;
+  constexpr int kRounds = 200;
+  double critical = 0;
+  for (int i = 0; i < kRounds; i++) {
+    double start = Now();
+    Thread* thread = client.Start(GuestHello);
+    critical += Now() - start;
+    thread->space().Kill();
+    client.AwaitDeaths(i + 1);
+    usleep(2000);
+  }
+  printf("%-44s %9.2f us\n", "exec (pool filled), until stopped", critical / kRounds);
+  double start = Now();
+  for (int i = 0; i < kRounds; i++) {
+    client.Start(GuestHello)->Resume();
+    client.AwaitDeaths(kRounds + i + 1);
+  }
+  Report("exec, run, exit, reaped, back to back", start, kRounds);
+}
+
+void Kicks() {
+  TestClient client;
+  std::atomic<int> kicks = 0;
+  client.on_frame = [&](Thread& thread, Stop, const Fault*) {
+    kicks++;
+    thread.Resume();
+    return true;
+  };
+  Thread* thread = client.Start(GuestSpin);
+  thread->Resume();
+  usleep(10000);
+  constexpr int kRounds = 5000;
+  double start = Now();
+  for (int i = 0; i < kRounds; i++) {
+    thread->Kick();
+    while (kicks <= i) sched_yield();
+  }
+  Report("kick of a spinning thread until stopped", start, kRounds);
+}
+
+void Probes() {
+  double start = Now();
+  std::string missing = Platform::Probe();
+  Report(missing.empty() ? "probe" : missing.c_str(), start, 1);
+  start = Now();
+  {
+    TestClient client;
+    Report("create", start, 1);
+    start = Now();
+  }
+  Report("destroy", start, 1);
+}
+
+void Native() {
+  constexpr int kRounds = 300;
+  double start = Now();
+  for (int i = 0; i < kRounds; i++) {
+    long pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0) syscall(SYS_exit_group, 0);
+    int status;
+    wait4(static_cast<pid_t>(pid), &status, 0, nullptr);
+  }
+  Report("native: fork, exit, wait of this program", start, kRounds);
+}
+
+void Run() {
+  Native();
+  Probes();
+  Guest("call and answer", GuestEchoLoop, 100000);
+  Guest("mmap by the trap", GuestMmapLoop, 20000);
+  Guest("munmap, continued", GuestMunmapLoop, 50000);
+  Guest("fork (child exits, killed by the kernel)", GuestForkExitLoop, 300);
+  Execs();
+  Kicks();
+  Busy();
+}
+
+}  // namespace
+}  // namespace amber::platform
+
+int main() { amber::platform::Run(); }
