@@ -18,6 +18,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "test" / "harness"))
@@ -37,6 +38,7 @@ def parse_arguments():
     parser.add_argument("--filter", default="*", help="glob over Family.Name")
     parser.add_argument("--jobs", type=int, default=1, help="families at once")
     parser.add_argument("--isolate", action="store_true", help="one sandbox per test")
+    parser.add_argument("--marks", action="store_true", help="let tests halt at their checkpoint marks, and answer at once")
     parser.add_argument("--timeout", type=int, default=60, help="seconds per test")
     parser.add_argument("--known", default=str(ROOT / "test" / "guest" / "known.txt"))
     parser.add_argument("--verbose", action="store_true", help="print every test")
@@ -57,17 +59,35 @@ def families(options):
     return binaries
 
 
-def run_command(command, seconds):
+def answer_marks(process, output):
+    """Copies a program's output, and answers each checkpoint mark so that the test goes on."""
+    for line in process.stdout:
+        output.write(line)
+        if line.startswith(guest_checkpoint.MARK):
+            process.stdin.write(b"g")
+            process.stdin.flush()
+
+
+def run_command(command, seconds, marks=False):
     """Output and a note on how the command ended if it ended badly."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE if marks else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if marks else output, stderr=errors, start_new_session=True)
         note = ""
+        if marks:
+            answerer = threading.Thread(target=answer_marks, args=(process, output), daemon=True)
+            answerer.start()
         try:
             process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             note = f"no end after {seconds} s"
             os.killpg(process.pid, 9)
             process.wait()
+        if marks:
+            answerer.join(10)
+            process.stdin.close()
+            process.stdout.close()
         output.seek(0)
         errors.seek(0)
         text = output.read().decode(errors="replace")
@@ -86,9 +106,13 @@ def listed_tests(binary, options):
     return text.split()
 
 
+def program_flags(options):
+    return [f"--timeout={options.timeout}", *(["--checkpoint=1,0"] if options.marks else [])]
+
+
 def run_native(binary, options, names):
-    command = [str(binary), f"--filter={options.filter}", f"--timeout={options.timeout}"]
-    return guest_results.parse(names, *run_command(command, FAMILY_SECONDS))
+    command = [str(binary), f"--filter={options.filter}", *program_flags(options)]
+    return guest_results.parse(names, *run_command(command, FAMILY_SECONDS, options.marks))
 
 
 def sandbox_command(options):
@@ -96,12 +120,14 @@ def sandbox_command(options):
 
 
 def run_sandbox(binary, options, names):
-    base = [*sandbox_command(options), "do", "--", str(binary), f"--timeout={options.timeout}"]
+    base = [*sandbox_command(options), "do", "--", str(binary), *program_flags(options)]
     if not options.isolate:
-        return guest_results.parse(names, *run_command([*base, f"--filter={options.filter}"], FAMILY_SECONDS))
+        command = [*base, f"--filter={options.filter}"]
+        return guest_results.parse(names, *run_command(command, FAMILY_SECONDS, options.marks))
     results = {}
     for name in names:
-        results.update(guest_results.parse([name], *run_command([*base, f"--filter={name}"], options.timeout + 30)))
+        command = [*base, f"--filter={name}"]
+        results.update(guest_results.parse([name], *run_command(command, options.timeout + 30, options.marks)))
     return results
 
 
