@@ -11,9 +11,11 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "gofer/client.h"
 #include "gofer/gofer.capnp.h"
@@ -23,36 +25,55 @@
 namespace amber::gofer {
 namespace {
 
+// The files. Kept from run to run, made anew from time to time.
 struct World {
   std::string directory = "/tmp/gofer_fuzz.XXXXXX";
-  std::unique_ptr<Server> server;
+  UniqueFd working_directory{open(".", O_PATH | O_CLOEXEC)};
   uint64_t secret = 0;
+  int age = 0;
 
   World() {
     AMBER_CHECK(mkdtemp(directory.data()) != nullptr);
-    for (const char* name : {"/in", "/in/a", "/in/a/b", "/out"}) mkdir((directory + name).c_str(), 0755);
-    std::ofstream(directory + "/in/file") << "content";
-    std::ofstream(directory + "/in/a/file") << "content";
+    mkdir((directory + "/out").c_str(), 0755);
     std::ofstream(directory + "/out/file") << "secret";
-    (void)!symlink("../out/file", (directory + "/in/link").c_str());
-    (void)!symlink("../out", (directory + "/in/a/link").c_str());
     struct stat st;
     AMBER_CHECK(stat((directory + "/out/file").c_str(), &st) == 0);
     secret = st.st_ino;
+  }
+  ~World() { std::filesystem::remove_all(directory); }
+  static World& Get() {
+    static World world;
+    return world;
+  }
+  void Refresh() {
+    if (age++ % 500 != 0) return;
+    std::filesystem::remove_all(directory + "/in");
+    for (const char* name : {"/in", "/in/a", "/in/a/b"}) mkdir((directory + name).c_str(), 0755);
+    std::ofstream(directory + "/in/file") << "content";
+    std::ofstream(directory + "/in/a/file") << "content";
+    (void)!symlink("../out/file", (directory + "/in/link").c_str());
+    (void)!symlink("../out", (directory + "/in/a/link").c_str());
+  }
+};
+
+// A server without nodes; the thread's working directory is its own while it lives.
+struct Gofer {
+  std::unique_ptr<Server> server;
+
+  Gofer() {
+    World& world = World::Get();
+    world.Refresh();
     std::vector<AttachPoint> points(2);
     points[0].name = "root";
     points[1].name = "frozen";
     points[1].read_only = true;
     for (AttachPoint& point : points) {
-      point.root.reset(open((directory + "/in").c_str(), O_PATH | O_CLOEXEC));
+      point.root.reset(open((world.directory + "/in").c_str(), O_PATH | O_CLOEXEC));
     }
-    server = std::make_unique<Server>(std::move(points), OpenProcSelfFd().value(), 200);
+    server = std::make_unique<Server>(std::move(points), OpenProcSelfFd().value(), 64);
     AMBER_CHECK(server->PrepareThread().ok());
   }
-  static World& Get() {
-    static World world;
-    return world;
-  }
+  ~Gofer() { AMBER_CHECK(fchdir(World::Get().working_directory.get()) == 0); }
 };
 
 std::string Name(FuzzedDataProvider& data) {
@@ -63,7 +84,7 @@ std::string Name(FuzzedDataProvider& data) {
 
 NodeId NodeOf(FuzzedDataProvider& data) {
   if (data.ConsumeIntegralInRange(0, 9) == 0) return data.ConsumeIntegral<uint64_t>();
-  return uint64_t{data.ConsumeIntegralInRange<uint32_t>(0, 2)} << 32 | data.ConsumeIntegralInRange<uint32_t>(0, 32);
+  return uint64_t{data.ConsumeIntegralInRange<uint32_t>(0, 1)} << 32 | data.ConsumeIntegralInRange<uint32_t>(1, 8);
 }
 
 uint32_t Flags(FuzzedDataProvider& data) {
@@ -201,19 +222,23 @@ void CheckAnswer(int socket, WireBuffer& wire) {
   }
 }
 
-void RunRaw(const uint8_t* bytes, size_t size) {
+void RunRaw(Server& server, const uint8_t* bytes, size_t size) {
   ChannelPair pair = MakeChannel().value();
-  Session session(*World::Get().server, pair.server.get());
+  Session session(server, pair.server.get());
   WireBuffer wire;
   if (send(pair.client.get(), bytes, size, MSG_NOSIGNAL) < 0) return;
   session.HandleOne();
   CheckAnswer(pair.client.get(), wire);
 }
 
-void RunRequests(FuzzedDataProvider& data) {
+void RunRequests(Server& server, FuzzedDataProvider& data) {
   ChannelPair pair = MakeChannel().value();
-  Session session(*World::Get().server, pair.server.get());
+  Session session(server, pair.server.get());
   WireBuffer wire;
+  wire.NewMessage().initRoot<wire::Request>().initAttach().setName(AsData("root"));
+  if (!wire.Send(pair.client.get()).ok()) return;
+  AMBER_CHECK(session.HandleOne());
+  CheckAnswer(pair.client.get(), wire);
   for (int i = 0; i < 16 && data.remaining_bytes() > 0; ++i) {
     auto request = wire.NewMessage().initRoot<wire::Request>();
     if (data.ConsumeBool()) {
@@ -233,13 +258,13 @@ void RunRequests(FuzzedDataProvider& data) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   using namespace amber::gofer;
-  World::Get();
   if (size < 2 || size > kMaxPacket) return 0;
+  Gofer gofer;
   if (bytes[0] % 2 == 0) {
-    RunRaw(bytes + 1, size - 1);
+    RunRaw(*gofer.server, bytes + 1, size - 1);
   } else {
     FuzzedDataProvider data(bytes + 1, size - 1);
-    RunRequests(data);
+    RunRequests(*gofer.server, data);
   }
   return 0;
 }
