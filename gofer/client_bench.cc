@@ -131,6 +131,34 @@ void ReadDir1000(benchmark::State& state) {
 }
 BENCHMARK(ReadDir1000)->Arg(0)->Arg(1)->UseRealTime();
 
+// From the fork to the first answer, and the end. Argument: namespaces and root of its own, too.
+void StartAndAttach(benchmark::State& state) {
+  for (auto _ : state) {
+    GoferConfig config;
+    config.new_mount_namespace = config.new_other_namespaces = config.new_pid_namespace = state.range(0) != 0;
+    MountConfig mount;
+    mount.name = "root";
+    mount.path = "/";
+    mount.read_only = true;
+    config.mounts.push_back(std::move(mount));
+    std::vector<UniqueFd> ends;
+    for (int i = 0; i < 4; ++i) {
+      ChannelPair pair = MakeChannel().value();
+      ends.push_back(std::move(pair.client));
+      config.channels.push_back(std::move(pair.server));
+    }
+    pid_t pid = StartGofer(std::move(config)).value();
+    {
+      Client client(std::move(ends));
+      if (!client.Attach("root").ok()) state.SkipWithError("the gofer did not start");
+      state.PauseTiming();
+    }
+    waitpid(pid, nullptr, 0);
+    state.ResumeTiming();
+  }
+}
+BENCHMARK(StartAndAttach)->Arg(0)->Arg(1)->UseRealTime()->Unit(benchmark::kMicrosecond);
+
 void NativeStat(benchmark::State& state) {
   std::string path = Gofer::Get().directory() + "/usr/lib/deep/file";
   for (auto _ : state) {

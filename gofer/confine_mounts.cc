@@ -7,8 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -72,7 +72,8 @@ bool IsKernelInterface(std::string_view type) {
   return false;
 }
 
-// The mount points of kernel interfaces strictly below `top`, innermost last. proc(5) has the format of mountinfo.
+// The mount points of kernel interfaces strictly below `top`, less those that lie below others of them: each unmounting
+// waits for the kernel's grace period, and takes what is below along. proc(5) has the format of mountinfo.
 std::vector<std::string> KernelInterfacesBelow(int mountinfo, const std::string& top) {
   std::string text;
   char buffer[8192];
@@ -86,7 +87,11 @@ std::vector<std::string> KernelInterfacesBelow(int mountinfo, const std::string&
     if (dash + 1 >= fields.size() || !IsKernelInterface(fields[dash + 1])) continue;
     std::string point;
     if (!absl::CUnescape(fields[4], &point)) continue;  // \040 and so on
-    if (point.starts_with(top + "/")) points.push_back(std::move(point));
+    if (!point.starts_with(top + "/")) continue;
+    // Parents come before what is mounted on them.
+    bool below = std::any_of(points.begin(), points.end(),
+                             [&](const std::string& other) { return point.starts_with(other + "/"); });
+    if (!below) points.push_back(std::move(point));
   }
   return points;
 }
@@ -120,10 +125,9 @@ absl::StatusOr<AttachPoint> Place(const MountConfig& mount, UniqueFd tree, size_
   if (syscall(SYS_move_mount, tree.get(), "", AT_FDCWD, where.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) {
     return MountError(mount, "cannot place the mount");
   }
-  std::vector<std::string> interfaces = KernelInterfacesBelow(mountinfo, where);
-  for (auto point = interfaces.rbegin(); point != interfaces.rend(); ++point) {
+  for (const std::string& point : KernelInterfacesBelow(mountinfo, where)) {
     // May fail for mounts that an outer user namespace has locked. Look-ups refuse to enter those in any case.
-    umount2(point->c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+    umount2(point.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
   }
   AttachPoint attach = Describe(mount);
   attach.root.reset(open(where.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
