@@ -39,6 +39,8 @@ UniqueFd Kernel::HostFdForRestore(int index) const {
 
 void Kernel::set_strace(std::unique_ptr<Strace> strace) { strace_ = std::move(strace); }
 
+void Kernel::AddPidNamespace(RefPtr<PidNamespace> pids) { pid_namespaces_.push_back(std::move(pids)); }
+
 void Kernel::CountUnknown(uint64_t number) {
   ++stats_.unknown[std::min<uint64_t>(number, stats_.unknown.size() - 1)];
 }

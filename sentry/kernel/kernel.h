@@ -62,7 +62,7 @@ class Kernel final : public platform::Client, public state::Saveable {
 
   // The pid namespaces that have tasks (one per container).
   const std::vector<RefPtr<PidNamespace>>& pid_namespaces() const { return pid_namespaces_; }
-  void AddPidNamespace(RefPtr<PidNamespace> pids) { pid_namespaces_.push_back(std::move(pids)); }
+  void AddPidNamespace(RefPtr<PidNamespace> pids);
   // Every task that has not exited.
   std::vector<RefPtr<Task>> LiveTasks() const;
   // Limit on tasks of the whole sandbox (the pids cgroup's, less a reserve); clone gives EAGAIN beyond it.
