@@ -157,7 +157,8 @@ class Thread {
   };
   // A further thread in this address space: `done` gets it, stopped.
   virtual void Clone(const CloneOptions& options, std::function<void(ErrnoOr<Thread*>)> done) = 0;
-  // Ends this host thread (not its process); the thread becomes gone. No callback.
+  // Ends this host thread (not its process); the thread becomes gone. No callback. Also allowed while the thread is
+  // notified of its own exit(2): then it costs no stop.
   virtual void Exit() = 0;
 
   // The client will not use this object again. The platform deletes it when its host thread is gone.

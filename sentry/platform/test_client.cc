@@ -72,6 +72,9 @@ void TestClient::OnSyscall(Thread& thread, const Syscall& call) {
     }
     case kGuestExit:
       return thread.space().KillProcess(thread);
+    case SYS_exit:
+      thread.Exit();
+      return thread.Release();
     case SYS_munmap:
     case SYS_mprotect:
     case SYS_madvise:
@@ -115,6 +118,27 @@ void TestClient::Trapped(Thread& thread) {
                                              : static_cast<uint64_t>(-child.error().number());
         thread.Resume();
       });
+    case SYS_vfork:
+    case SYS_clone: {
+      Thread::CloneOptions options;
+      options.new_process = regs.rax == SYS_vfork;
+      options.frame = thread.frame();
+      options.frame.regs.rsp = regs.rsi;
+      options.frame.regs.rax = 0;
+      if (regs.rax == SYS_clone) {
+        options.frame.regs.rip = regs.rdx;
+        options.frame.regs.rdi = regs.r10;
+      }
+      return thread.Clone(options, [this, &thread](ErrnoOr<Thread*> child) {
+        if (child.ok()) {
+          if (on_child) on_child(**child);
+          (*child)->Resume();
+        }
+        thread.frame().regs.rax = child.ok() ? static_cast<uint64_t>((*child)->host_tid())
+                                             : static_cast<uint64_t>(-child.error().number());
+        thread.Resume();
+      });
+    }
     default:
       regs.rax = static_cast<uint64_t>(-ENOSYS);
       return thread.Resume();

@@ -169,9 +169,9 @@ GUEST_TEXT void GuestSyscall(uint64_t number, uint64_t argument) {
   Leave();
 }
 
-GUEST_TEXT void GuestFutexPair(uint64_t rounds, uint64_t side) {
+GUEST_TEXT void GuestFutexPair(uint64_t side, uint64_t) {
   uint32_t* word = reinterpret_cast<uint32_t*>(kGuestData + 64);
-  for (uint64_t i = 0; i < rounds; i++) {
+  for (uint64_t i = 0; i < 2000; i++) {
     for (;;) {
       uint32_t value = __atomic_load_n(word, __ATOMIC_ACQUIRE);
       if ((value & 1) == side) break;
@@ -206,13 +206,63 @@ GUEST_TEXT void GuestForge(uint64_t sigreturn, uint64_t) {
       : "memory");
 }
 
-GUEST_TEXT void GuestThreadMaker(uint64_t count, uint64_t) {
+// clone as the tests' kernel takes it: flags, stack, entry, argument.
+GUEST_TEXT void GuestThreadMaker(uint64_t count, uint64_t entry) {
   for (uint64_t i = 0; i < count; i++) {
-    if (Sys(56, 0x100, i) <= 0) Log(9999);
+    if (Sys(kSysClone, 0x10100, kGuestData + 0x10000 + (i % 900) * 1024 + 1000, entry, i) <= 0) Log(9999);
   }
-  Log(1);
-  Sys(kGuestBlock);
+  Log(9000);
+  Sys(kGuestBlock, 9000);
   Leave();
+}
+
+GUEST_TEXT void GuestThreadEcho(uint64_t index, uint64_t) {
+  for (uint64_t i = 0; i < 50; i++) {
+    if (Sys(kGuestEcho, index + i) != static_cast<int64_t>(index + i + 1)) Log(8888);
+  }
+  Log(index);
+  for (;;) Sys(kSysExit);
+}
+
+GUEST_TEXT void GuestThreadBlock(uint64_t index, uint64_t) {
+  Sys(kGuestBlock, index);
+  for (;;) Sys(kSysExit);
+}
+
+GUEST_TEXT void GuestThreadSpin(uint64_t index, uint64_t) {
+  volatile uint64_t* counter = reinterpret_cast<volatile uint64_t*>(kGuestData + index * 8);
+  for (;;) *counter = *counter + 1;
+}
+
+GUEST_TEXT void GuestThreadFutex(uint64_t index, uint64_t) {
+  for (;;) Sys(kSysFutex, kGuestData + 0x8000 + index * 4, 128, 0, 0);
+}
+
+GUEST_TEXT void GuestVfork(uint64_t, uint64_t) {
+  volatile uint64_t* word = reinterpret_cast<volatile uint64_t*>(kGuestData);
+  *word = 1;
+  int64_t pid = Sys(58, 0, kGuestData + 0x8000);
+  if (pid == 0) {
+    *word = 2;
+    Log(20);
+    Leave();
+  }
+  while (*word != 2) {
+  }
+  Log(pid > 0 ? 10 : 11);
+  Leave();
+}
+
+GUEST_TEXT void GuestTimedWait(uint64_t, uint64_t) {
+  Log(static_cast<uint64_t>(Sys(kSysFutex, kGuestData, 128, 0, kGuestData + 8)));
+  Leave();
+}
+
+GUEST_TEXT void GuestWaker(uint64_t word, uint64_t) {
+  while (Sys(kSysFutex, word, 129, 1) == 0) {
+  }
+  Log(500);
+  for (;;) Sys(kSysExit);
 }
 
 GUEST_TEXT void GuestScribble(uint64_t, uint64_t) {

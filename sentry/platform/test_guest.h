@@ -41,10 +41,17 @@ GUEST(GuestForeign);      // int 0x80, then an x32 call; logs their results
 GUEST(GuestTouch);        // a: address to write to; then echoes for ever
 GUEST(GuestCallAt);       // jumps to address a with rax = b
 GUEST(GuestSyscall);      // a: number, b: first argument; logs the result; exits
-GUEST(GuestFutexPair);    // two threads hand a word back and forth natively; a: rounds, b: 0 or 1
+GUEST(GuestFutexPair);    // two threads hand a word back and forth natively; a: 0 or 1
 GUEST(GuestEchoForever);
 GUEST(GuestForge);        // blocks all signals by a forged rt_sigreturn, then spins
-GUEST(GuestThreadMaker);  // a: how many threads to make
+GUEST(GuestThreadMaker);  // a: how many threads to make, b: what each does (its index is its argument)
+GUEST(GuestThreadEcho);   // echoes 50 times, logs its argument, exits as a thread
+GUEST(GuestThreadBlock);  // blocks, then exits as a thread
+GUEST(GuestThreadSpin);   // counts in a word of its own for ever
+GUEST(GuestThreadFutex);  // waits natively on a word for ever
+GUEST(GuestVfork);        // a process that shares memory: child stores and logs, parent sees it
+GUEST(GuestTimedWait);    // a trapped futex wait with a time-out; logs the result
+GUEST(GuestWaker);        // wakes a timed waiter natively; a: the word's address
 GUEST(GuestMmapLoop);     // a: rounds of mmap and munmap through the trap
 GUEST(GuestForkExitLoop);
 GUEST(GuestScribble);     // fills window and alternate stacks with junk while making calls

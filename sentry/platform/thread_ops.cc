@@ -315,6 +315,12 @@ void ThreadImpl::OnFutexStop(uint64_t) {
 
 void ThreadImpl::Exit() {
   mu_.Lock();
+  if (state_ == State::kNotified && call_.nr == SYS_exit) {
+    uint64_t id = notification_;
+    mu_.Unlock();
+    RefPtr<ThreadImpl> self(this);
+    return OnExitCall(id);
+  }
   if (state_ != State::kStopped) return mu_.Unlock();
   SetState(State::kOrdered);
   order_ = Order::kExit;
