@@ -100,7 +100,8 @@ def read_unittest(suite, status):
 def bazel_test(name, *flags):
     events = os.path.join(OUT, name + ".events")
     return [
-        "bazel", "test", "--config=ci", "--keep_going", "--build_tests_only",
+        "bazel", "test", "--config=ci", "--show_progress", "--show_progress_rate_limit=15",
+        "--keep_going", "--build_tests_only",
         "--test_timeout=60,300,600,900", f"--build_event_json_file={events}", *flags, "//...",
     ]
 
