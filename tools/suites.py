@@ -135,6 +135,11 @@ def all_suites():
             python("test/programs/run.py", "--sandbox", SANDBOX),
             read_counts, 15, ["test/programs/run.py"],
         ),
+        Suite(
+            "faults", "bad input, full disks, killed processes",
+            python("test/faults/run.py", "--sandbox", SANDBOX), read_counts, 10,
+            ["test/faults/run.py"], binary=True,
+        ),
         # The fuzz configuration is AddressSanitizer and UBSan plus coverage, so that the unit
         # tests under sanitizers and the fuzz targets share one build of everything.
         Suite(
