@@ -67,7 +67,11 @@ ErrnoOr<wire::Response::Reader> Transaction::RoundTrip() {
   impl_.calls.fetch_add(1, std::memory_order_relaxed);
   auto sent = channel_->wire.Send(channel_->socket.get());
   if (!sent.ok()) {
-    if (sent.Is(EMSGSIZE)) return Errno(E2BIG);  // nothing was sent
+    if (sent.Is(EMSGSIZE)) {  // nothing was sent, and the gathered forgets are to ride on another call
+      absl::MutexLock lock(&impl_.forget_mutex);
+      for (NodeId node : request_.getForget()) impl_.forgets.push_back(node);
+      return Errno(E2BIG);
+    }
     broken_ = true;
     return Errno(EIO);
   }

@@ -110,6 +110,7 @@ absl::Status Run(GoferConfig& config) {
   // Nothing of the sandbox's files may end up in a core file, nor may others of its user look into the process.
   prctl(PR_SET_DUMPABLE, 0);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);  // truncate beyond RLIMIT_FSIZE is to fail with EFBIG only
   UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!null.valid()) return ErrnoStatus(errno, "gofer: /dev/null");
   if (dup2(null.get(), 0) < 0 || dup2(null.get(), 1) < 0) return ErrnoStatus(errno, "gofer: dup2");
@@ -151,6 +152,7 @@ absl::StatusOr<pid_t> StartGofer(GoferConfig config) {
   pid_t pid = static_cast<pid_t>(syscall(SYS_clone, flags | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
   if (pid < 0) return ErrnoStatus(errno, "gofer: clone");
   if (pid > 0) return pid;
+  setsid();  // no keys of the caller's terminal
   std::vector<int> keep;
   for (const UniqueFd& channel : config.channels) keep.push_back(channel.get());
   for (const MountConfig& mount : config.mounts) keep.push_back(mount.fd.get());

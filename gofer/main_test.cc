@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -169,6 +170,23 @@ TEST_F(MainTest, TellsWhatIsWrong) {
   Start(std::move(config));
   EXPECT_TRUE(client_->Attach("root").Is(EIO));
   EXPECT_EQ(WEXITSTATUS(Stop()), 1);
+}
+
+TEST_F(MainTest, AKilledGoferIsAnError) {
+  GoferConfig config;
+  config.new_mount_namespace = config.new_other_namespaces = config.new_pid_namespace = false;
+  config.mounts.push_back(Mount("root", directory_));
+  Start(std::move(config));
+  NodeId root = client_->Attach("root").value().root.id;
+  std::thread caller([&] {
+    while (client_->GetAttr(root).ok()) {
+    }
+  });
+  ASSERT_EQ(kill(pid_, SIGKILL), 0);
+  caller.join();  // the call under way fails, and no later one hangs
+  EXPECT_TRUE(client_->GetAttr(root).Is(EIO));
+  EXPECT_TRUE(client_->Walk(root, {{"file"}}).Is(EIO));
+  EXPECT_TRUE(WIFSIGNALED(Stop()));
 }
 
 TEST_F(MainTest, ManyChannelsEndTogether) {
