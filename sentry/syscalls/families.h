@@ -15,5 +15,8 @@ void RegisterPrctlCalls(SyscallTable& table);    // prctl_calls.cc, and rlimits
 void RegisterSystemCalls(SyscallTable& table);   // system_calls.cc: uname, sysinfo, scheduling
 void RegisterFutexCalls(SyscallTable& table);    // futex_calls.cc
 void RegisterMemoryCalls(SyscallTable& table);   // memory_misc.cc and beside it
+void RegisterEventCalls(SyscallTable& table);    // event_calls.cc: pipe, eventfd, timerfd, signalfd
+void RegisterEpollCalls(SyscallTable& table);    // epoll_calls.cc
+void RegisterPollCalls(SyscallTable& table);     // poll_calls.cc: poll, select
 
 }  // namespace amber

@@ -24,6 +24,9 @@ SyscallTable::SyscallTable() {
   RegisterSystemCalls(*this);
   RegisterFutexCalls(*this);
   RegisterMemoryCalls(*this);
+  RegisterEventCalls(*this);
+  RegisterEpollCalls(*this);
+  RegisterPollCalls(*this);
 }
 
 const SyscallTable& SyscallTable::Get() {

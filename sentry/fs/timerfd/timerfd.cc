@@ -8,6 +8,7 @@
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/timerfd/timerfd.pb.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/thread_group.h"
 
 namespace amber {
 namespace {

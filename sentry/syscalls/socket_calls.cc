@@ -1,0 +1,182 @@
+// Sockets but for messages: socket, socketpair, bind, listen, accept, connect, shutdown, names and options.
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/net/unix/unix_socket.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/poll_time.h"
+#include "sentry/syscalls/socket_util.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/mount.h"
+
+namespace amber {
+namespace {
+
+constexpr int kTypeMask = 0xf;
+
+ErrnoOr<uint64_t> Install(Task& task, RefPtr<File> file, int type_flags) {
+  int fd = TRY(task.files().Allocate(std::move(file), (type_flags & SOCK_CLOEXEC) != 0, task.limit(RLIMIT_NOFILE)));
+  return static_cast<uint64_t>(fd);
+}
+
+// Checks family, type and protocol of a Unix socket, and returns its type without flags.
+ErrnoOr<int> UnixType(int family, int type, int protocol) {
+  if ((type & ~kTypeMask & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) != 0) return Errno(EINVAL);
+  if (family < 0 || family >= AF_MAX) return Errno(EAFNOSUPPORT);
+  int kind = type & kTypeMask;
+  if (kind > SOCK_PACKET) return Errno(EINVAL);
+  if (family != AF_UNIX) return Errno(EAFNOSUPPORT);
+  if (protocol != 0 && protocol != AF_UNIX) return Errno(EPROTONOSUPPORT);
+  if (kind == SOCK_RAW) return SOCK_DGRAM;  // as unix_create() has it
+  if (kind != SOCK_STREAM && kind != SOCK_DGRAM && kind != SOCK_SEQPACKET) return Errno(ESOCKTNOSUPPORT);
+  return kind;
+}
+
+int StatusFlags(int type) { return O_RDWR | ((type & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0); }
+
+ErrnoOr<uint64_t> SocketCall(Task& task, int family, int type, int protocol) {
+  int kind = TRY(UnixType(family, type, protocol));
+  auto socket = MakeRef<UnixSocket>(kind);
+  socket->set_flags(StatusFlags(type));
+  return Install(task, std::move(socket), type);
+}
+
+struct Fds {
+  int fd[2];
+};
+
+ErrnoOr<uint64_t> SocketPair(Task& task, int family, int type, int protocol, UserPtr<Fds> out) {
+  int kind = TRY(UnixType(family, type, protocol));
+  auto [a, b] = UnixSocket::Pair(task, kind);
+  a->set_flags(StatusFlags(type));
+  b->set_flags(StatusFlags(type));
+  Fds fds{};
+  fds.fd[0] = static_cast<int>(TRY(Install(task, std::move(a), type)));
+  auto second = Install(task, std::move(b), type);
+  if (!second.ok()) {
+    (void)task.files().Remove(fds.fd[0]);
+    return second;
+  }
+  fds.fd[1] = static_cast<int>(*second);
+  auto copied = task.CopyOut(out, fds);
+  if (!copied.ok()) {
+    (void)task.files().Remove(fds.fd[0]);
+    (void)task.files().Remove(fds.fd[1]);
+    return copied.error();
+  }
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> Bind(Task& task, int fd, UserPtr<const void> address, int size) {
+  RefPtr<Socket> socket = TRY(GetSocket(task, fd));
+  std::string bytes = TRY(CopyInAddress(task, address, size));
+  TRY(socket->Bind(task, bytes));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> Listen(Task& task, int fd, int backlog) {
+  RefPtr<Socket> socket = TRY(GetSocket(task, fd));
+  TRY(socket->Listen(task, backlog));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> Connect(Task& task, int fd, UserPtr<const void> address, int size) {
+  RefPtr<Socket> socket = TRY(GetSocket(task, fd));
+  std::string bytes = TRY(CopyInAddress(task, address, size));
+  TRY(socket->Connect(task, bytes));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> Accept4(Task& task, int fd, UserPtr<void> address, UserPtr<int> size, int flags) {
+  if ((flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) != 0) return Errno(EINVAL);
+  RefPtr<Socket> socket = TRY(GetSocket(task, fd));
+  auto accepted = socket->Accept(task);
+  if (accepted.Is(EAGAIN)) {
+    if (socket->nonblocking() || task.syscall().timed_out) return Errno(EAGAIN);
+    return task.BlockOn(*socket, POLLIN, DeadlineAfter(task, socket->receive_timeout()));
+  }
+  RefPtr<Socket> connection = TRY(std::move(accepted));
+  connection->set_flags(StatusFlags(flags));
+  uint64_t result = TRY(Install(task, connection, flags));
+  if (address) {
+    auto name = connection->PeerAddress();
+    auto copied = CopyOutAddress(task, name.ok() ? std::string_view(*name) : std::string_view(), address, size);
+    if (!copied.ok()) {
+      (void)task.files().Remove(static_cast<int>(result));
+      return copied.error();
+    }
+  }
+  return result;
+}
+
+ErrnoOr<uint64_t> Accept(Task& task, int fd, UserPtr<void> address, UserPtr<int> size) {
+  return Accept4(task, fd, address, size, 0);
+}
+
+ErrnoOr<uint64_t> Shutdown(Task& task, int fd, int how) {
+  RefPtr<Socket> socket = TRY(GetSocket(task, fd));
+  TRY(socket->Shutdown(task, how));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> GetSockName(Task& task, int fd, UserPtr<void> address, UserPtr<int> size) {
+  RefPtr<Socket> socket = TRY(GetSocket(task, fd));
+  std::string name = TRY(socket->LocalAddress());
+  TRY(CopyOutAddress(task, name, address, size));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> GetPeerName(Task& task, int fd, UserPtr<void> address, UserPtr<int> size) {
+  RefPtr<Socket> socket = TRY(GetSocket(task, fd));
+  std::string name = TRY(socket->PeerAddress());
+  TRY(CopyOutAddress(task, name, address, size));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> SetSockOpt(Task& task, int fd, int level, int name, UserPtr<const void> value, int size) {
+  if (size < 0) return Errno(EINVAL);
+  RefPtr<Socket> socket = TRY(GetSocket(task, fd));
+  // No option is longer; what is beyond is not looked at.
+  uint8_t bytes[256];
+  size_t used = std::min<size_t>(static_cast<size_t>(size), sizeof(bytes));
+  if (used > 0) TRY(task.CopyInBytes(value.address(), bytes, used));
+  TRY(socket->SetOption(task, level, name, {bytes, used}));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> GetSockOpt(Task& task, int fd, int level, int name, UserPtr<void> value, UserPtr<int> size) {
+  RefPtr<Socket> socket = TRY(GetSocket(task, fd));
+  int room = TRY(task.CopyIn(size));
+  if (room < 0) return Errno(EINVAL);
+  std::string bytes = TRY(socket->GetOption(task, level, name, static_cast<size_t>(room)));
+  size_t copied = std::min(bytes.size(), static_cast<size_t>(room));
+  if (copied > 0) TRY(task.CopyOutBytes(value.address(), bytes.data(), copied));
+  TRY(task.CopyOut(size, static_cast<int>(copied)));
+  return uint64_t{0};
+}
+
+}  // namespace
+
+void RegisterSocketCalls(SyscallTable& table) {
+  table.Set(SYS_socket, Partial<&SocketCall>("AF_UNIX only"));
+  table.Set(SYS_socketpair, Full<&SocketPair>());
+  table.Set(SYS_bind, Full<&Bind>());
+  table.Set(SYS_listen, Full<&Listen>());
+  table.Set(SYS_connect, Full<&Connect>());
+  table.Set(SYS_accept, Full<&Accept>());
+  table.Set(SYS_accept4, Full<&Accept4>());
+  table.Set(SYS_shutdown, Full<&Shutdown>());
+  table.Set(SYS_getsockname, Full<&GetSockName>());
+  table.Set(SYS_getpeername, Full<&GetPeerName>());
+  table.Set(SYS_setsockopt, Partial<&SetSockOpt>("options of SOL_SOCKET that matter to Unix sockets"));
+  table.Set(SYS_getsockopt, Partial<&GetSockOpt>("options of SOL_SOCKET that matter to Unix sockets"));
+}
+
+}  // namespace amber

@@ -1,0 +1,155 @@
+#include "sentry/syscalls/socket_util.h"
+
+#include <string.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/vfs/fd_table.h"
+
+namespace amber {
+namespace {
+
+constexpr uint64_t kMaxControl = 131072;  // net.core.optmem_max
+constexpr size_t kMaxRights = 253;        // SCM_MAX_FD
+constexpr int kCapSetgid = 6, kCapSetuid = 7, kCapSysAdmin = 21;
+
+constexpr uint64_t Align(uint64_t size) { return (size + 7) & ~uint64_t{7}; }
+
+ErrnoOr<void> CheckCredentials(Task& task, const ucred& c) {
+  const Credentials& own = task.creds();
+  bool pid_ok = c.pid == task.pid() || task.Has(kCapSysAdmin);
+  bool uid_ok = c.uid == own.uid || c.uid == own.euid || c.uid == own.suid || task.Has(kCapSetuid);
+  bool gid_ok = c.gid == own.gid || c.gid == own.egid || c.gid == own.sgid || task.Has(kCapSetgid);
+  if (!pid_ok || !uid_ok || !gid_ok) return Errno(EPERM);
+  return Ok();
+}
+
+ErrnoOr<void> ParseRights(Task& task, std::span<const uint8_t> data, SendRequest* request) {
+  size_t count = data.size() / sizeof(int);
+  if (request->rights.size() + count > kMaxRights) return Errno(EINVAL);
+  for (size_t i = 0; i < count; ++i) {
+    int fd = -1;
+    memcpy(&fd, data.data() + i * sizeof(int), sizeof(fd));
+    request->rights.push_back(TRY(task.files().GetAny(fd)));
+  }
+  return Ok();
+}
+
+// Puts control messages into the guest's buffer one after the other.
+class ControlWriter {
+ public:
+  ControlWriter(Task& task, UserPtr<void> p, uint64_t size) : task_(task), address_(p.address()), left_(size) {}
+
+  uint64_t left() const { return left_; }
+  uint64_t used() const { return used_; }
+  // False if not all of it fit. A part is written, as put_cmsg() does.
+  ErrnoOr<bool> Put(int type, const void* data, size_t size) {
+    if (left_ < sizeof(cmsghdr)) return false;
+    cmsghdr header{};
+    header.cmsg_len = std::min<uint64_t>(sizeof(cmsghdr) + size, left_);
+    header.cmsg_level = SOL_SOCKET;
+    header.cmsg_type = type;
+    std::string bytes(reinterpret_cast<const char*>(&header), sizeof(header));
+    bytes.append(static_cast<const char*>(data), header.cmsg_len - sizeof(header));
+    TRY(task_.CopyOutBytes(address_, bytes.data(), bytes.size()));
+    uint64_t step = std::min(Align(header.cmsg_len), left_);
+    address_ += step;
+    left_ -= step;
+    used_ += step;
+    return bytes.size() == sizeof(header) + size;
+  }
+
+ private:
+  Task& task_;
+  uint64_t address_;
+  uint64_t left_;
+  uint64_t used_ = 0;
+};
+
+}  // namespace
+
+ErrnoOr<RefPtr<Socket>> GetSocket(Task& task, int fd) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  auto* socket = dynamic_cast<Socket*>(file.get());
+  if (socket == nullptr) return Errno(ENOTSOCK);
+  return RefPtr<Socket>(socket);
+}
+
+ErrnoOr<std::string> CopyInAddress(Task& task, UserPtr<const void> p, int size) {
+  if (size < 0 || size > static_cast<int>(sizeof(sockaddr_storage))) return Errno(EINVAL);
+  std::string bytes(static_cast<size_t>(size), '\0');
+  if (size > 0) TRY(task.CopyInBytes(p.address(), bytes.data(), bytes.size()));
+  return bytes;
+}
+
+ErrnoOr<void> CopyOutAddress(Task& task, std::string_view address, UserPtr<void> p, UserPtr<int> size) {
+  int room = TRY(task.CopyIn(size));
+  if (room < 0) return Errno(EINVAL);
+  size_t copied = std::min(address.size(), static_cast<size_t>(room));
+  if (copied > 0) TRY(task.CopyOutBytes(p.address(), address.data(), copied));
+  return task.CopyOut(size, static_cast<int>(address.size()));
+}
+
+ErrnoOr<void> ParseControl(Task& task, UserPtr<const void> control, uint64_t size, SendRequest* request) {
+  if (size > kMaxControl) return Errno(ENOBUFS);
+  std::vector<uint8_t> bytes(size);
+  TRY(task.CopyInBytes(control.address(), bytes.data(), size));
+  for (size_t at = 0; size - at >= sizeof(cmsghdr);) {
+    cmsghdr header;
+    memcpy(&header, bytes.data() + at, sizeof(header));
+    if (header.cmsg_len < sizeof(header) || header.cmsg_len > size - at) return Errno(EINVAL);
+    std::span<const uint8_t> data(bytes.data() + at + sizeof(header), header.cmsg_len - sizeof(header));
+    if (header.cmsg_level == SOL_SOCKET) {
+      if (header.cmsg_type == SCM_RIGHTS) {
+        TRY(ParseRights(task, data, request));
+      } else if (header.cmsg_type == SCM_CREDENTIALS) {
+        ucred c;
+        if (data.size() != sizeof(c)) return Errno(EINVAL);
+        memcpy(&c, data.data(), sizeof(c));
+        TRY(CheckCredentials(task, c));
+        request->credentials = c;
+      } else {
+        return Errno(EINVAL);
+      }
+    }
+    uint64_t step = Align(header.cmsg_len);
+    if (step >= size - at) break;
+    at += step;
+  }
+  return Ok();
+}
+
+ErrnoOr<uint64_t> DeliverControl(Task& task, ReceiveRequest& request, UserPtr<void> control, uint64_t size, bool cloexec,
+                                 int* flags) {
+  ControlWriter writer(task, control, control.is_null() ? 0 : size);
+  if (request.credentials.has_value()) {
+    if (!TRY(writer.Put(SCM_CREDENTIALS, &*request.credentials, sizeof(ucred)))) *flags |= MSG_CTRUNC;
+  }
+  if (request.rights.empty()) return writer.used();
+  uint64_t room = writer.left() > sizeof(cmsghdr) ? (writer.left() - sizeof(cmsghdr)) / sizeof(int) : 0;
+  std::vector<int> fds;
+  for (const RefPtr<File>& file : request.rights) {
+    if (fds.size() >= room) break;
+    auto fd = task.files().Allocate(file, cloexec, task.limit(RLIMIT_NOFILE));
+    if (!fd.ok()) break;
+    fds.push_back(*fd);
+  }
+  if (fds.size() < request.rights.size()) *flags |= MSG_CTRUNC;
+  if (!fds.empty()) TRY(writer.Put(SCM_RIGHTS, fds.data(), fds.size() * sizeof(int)));
+  return writer.used();
+}
+
+void SkipBytes(std::vector<iovec>* ranges, uint64_t bytes) {
+  size_t whole = 0;
+  while (whole < ranges->size() && bytes >= (*ranges)[whole].iov_len) bytes -= (*ranges)[whole++].iov_len;
+  ranges->erase(ranges->begin(), ranges->begin() + static_cast<ptrdiff_t>(whole));
+  if (bytes > 0 && !ranges->empty()) {
+    ranges->front().iov_base = static_cast<char*>(ranges->front().iov_base) + bytes;
+    ranges->front().iov_len -= bytes;
+  }
+}
+
+}  // namespace amber
