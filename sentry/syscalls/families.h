@@ -18,5 +18,7 @@ void RegisterMemoryCalls(SyscallTable& table);   // memory_misc.cc and beside it
 void RegisterEventCalls(SyscallTable& table);    // event_calls.cc: pipe, eventfd, timerfd, signalfd
 void RegisterEpollCalls(SyscallTable& table);    // epoll_calls.cc
 void RegisterPollCalls(SyscallTable& table);     // poll_calls.cc: poll, select
+void RegisterSocketCalls(SyscallTable& table);   // socket_calls.cc
+void RegisterMessageCalls(SyscallTable& table);  // message_calls.cc: sendmsg, recvmsg
 
 }  // namespace amber

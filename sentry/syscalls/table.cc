@@ -27,6 +27,8 @@ SyscallTable::SyscallTable() {
   RegisterEventCalls(*this);
   RegisterEpollCalls(*this);
   RegisterPollCalls(*this);
+  RegisterSocketCalls(*this);
+  RegisterMessageCalls(*this);
 }
 
 const SyscallTable& SyscallTable::Get() {

@@ -9,7 +9,7 @@
 
 #include "sentry/net/unix/unix_names.h"
 #include "sentry/net/unix/unix_socket.h"
-#include "sentry/vfs/inode.h"
+#include "sentry/vfs/mount.h"
 
 namespace amber {
 namespace {

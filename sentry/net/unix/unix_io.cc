@@ -8,7 +8,7 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/unix/unix_names.h"
 #include "sentry/net/unix/unix_socket.h"
-#include "sentry/vfs/inode.h"
+#include "sentry/vfs/mount.h"
 
 #ifndef SIOCINQ
 #define SIOCINQ FIONREAD

@@ -10,6 +10,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/unix/unix_socket.h"
+#include "sentry/vfs/mount.h"
 
 namespace amber {
 namespace {

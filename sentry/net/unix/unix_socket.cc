@@ -13,7 +13,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/unix/unix_names.h"
-#include "sentry/vfs/inode.h"
+#include "sentry/vfs/mount.h"
 
 namespace amber {
 
@@ -45,9 +45,9 @@ UnixSocket::~UnixSocket() {
 
 void UnixSocket::Unbind() {
   if (!owns_name_) return;
-  if (bound_inode_) {
-    SetBoundSocket(*bound_inode_, nullptr);
-    bound_inode_.reset();
+  if (bound_path_) {
+    SetBoundSocket(*bound_path_, nullptr);
+    bound_path_.reset();
   } else {
     UnixNames::Abstract().erase(address_);
   }
@@ -100,8 +100,8 @@ ErrnoOr<void> UnixSocket::Bind(Task& task, std::string_view address) {
   if (name.kind == UnixName::kAbstract) {
     if (!UnixNames::Abstract().try_emplace(bytes, this).second) return Errno(EADDRINUSE);
   } else {
-    bound_inode_ = TRY(MakeSocketInode(task, name.name));
-    SetBoundSocket(*bound_inode_, this);
+    bound_path_ = TRY(MakeSocketInode(task, name.name));
+    SetBoundSocket(*bound_path_, this);
   }
   address_ = std::move(bytes);
   owns_name_ = true;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <set>
 #include <string>
 
@@ -18,6 +19,7 @@ namespace amber {
 
 class Inode;
 class UnixSocket;
+struct VfsPath;
 
 // How much of a socket's send buffer is in other sockets' queues. Messages hold references, since they may outlive the sender.
 struct UnixSendBudget : public RefCounted<UnixSendBudget> {
@@ -107,7 +109,7 @@ class UnixSocket final : public Socket {
   State state_ = State::kUnconnected;
   std::string address_;       // sockaddr_un bytes; empty if not bound
   bool owns_name_ = false;    // false for accepted sockets, which show their listener's
-  RefPtr<Inode> bound_inode_; // of a name in the file system
+  std::unique_ptr<VfsPath> bound_path_;  // of a name in the file system
   UnixSocket* peer_ = nullptr;
   std::string peer_address_;  // as it was when the connection was made
   std::set<UnixSocket*> watched_by_;  // sockets whose peer_ is this one
@@ -145,10 +147,10 @@ class UnixGarbage {
 
 // Names in the file system; unix_path.cc.
 // Makes a socket inode at `path`: EADDRINUSE if it exists.
-ErrnoOr<RefPtr<Inode>> MakeSocketInode(Task& task, const std::string& path);
+ErrnoOr<std::unique_ptr<VfsPath>> MakeSocketInode(Task& task, const std::string& path);
 // Resolves `path` and checks write permission: ECONNREFUSED if it is no socket or nobody is bound to it.
 ErrnoOr<UnixSocket*> FindSocketAt(Task& task, const std::string& path);
-// Says who is bound to `inode`; null for nobody any more.
-void SetBoundSocket(Inode& inode, UnixSocket* socket);
+// Says who is bound at `place`; null for nobody any more.
+void SetBoundSocket(const VfsPath& place, UnixSocket* socket);
 
 }  // namespace amber

@@ -4,7 +4,7 @@
 #include "sentry/net/unix/unix.pb.h"
 #include "sentry/net/unix/unix_names.h"
 #include "sentry/net/unix/unix_socket.h"
-#include "sentry/vfs/inode.h"
+#include "sentry/vfs/mount.h"
 
 namespace amber {
 namespace {
@@ -27,7 +27,10 @@ std::string UnixSocket::Save(state::Saver& saver) const {
   m.set_state(static_cast<uint32_t>(state_));
   m.set_address(address_);
   m.set_owns_name(owns_name_);
-  m.set_bound_inode(saver.Ref(bound_inode_));
+  if (bound_path_) {
+    m.set_bound_mount(saver.Ref(bound_path_->mount));
+    m.set_bound_dentry(saver.Ref(bound_path_->dentry));
+  }
   m.set_peer(saver.Ref(peer_));
   m.set_peer_address(peer_address_);
   for (const UnixMessage& message : messages_) {
@@ -69,7 +72,12 @@ bool UnixSocket::Load(state::Loader& loader, std::string_view bytes) {
   address_ = m.address();
   owns_name_ = m.owns_name();
   if (owns_name_ && !UnixName::Parse(address_).ok()) return false;
-  bound_inode_ = loader.GetRef<Inode>(m.bound_inode());
+  if (m.bound_dentry() != 0) {
+    bound_path_ = std::make_unique<VfsPath>();
+    bound_path_->mount = loader.GetRef<Mount>(m.bound_mount());
+    bound_path_->dentry = loader.GetRef<Dentry>(m.bound_dentry());
+    if (!bound_path_->mount || !bound_path_->dentry) return false;
+  }
   SetPeer(loader.Get<UnixSocket>(m.peer()));
   peer_address_ = m.peer_address();
   for (const auto& in : m.message()) {
@@ -112,8 +120,9 @@ bool UnixSocket::Load(state::Loader& loader, std::string_view bytes) {
 
 bool UnixSocket::AfterLoad(state::Loader&) {
   if (!owns_name_) return true;
-  if (bound_inode_) {
-    SetBoundSocket(*bound_inode_, this);
+  if (bound_path_) {
+    if (bound_path_->dentry->negative()) return false;
+    SetBoundSocket(*bound_path_, this);
     return true;
   }
   return UnixNames::Abstract().try_emplace(address_, this).second;

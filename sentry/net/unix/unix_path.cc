@@ -1,0 +1,49 @@
+// Unix socket names in the file system.
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/net/unix/unix_socket.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/ops.h"
+#include "sentry/vfs/path.h"
+
+namespace amber {
+namespace {
+
+// Attached to the inode while a socket is bound to it. The socket takes itself out when it goes; it saves and restores this.
+class BoundSocket final : public SpecialState {
+ public:
+  explicit BoundSocket(UnixSocket* socket) : socket_(socket) {}
+  UnixSocket* socket() const { return socket_; }
+
+ private:
+  UnixSocket* socket_;
+};
+
+}  // namespace
+
+ErrnoOr<std::unique_ptr<VfsPath>> MakeSocketInode(Task& task, const std::string& path) {
+  VfsContext ctx = ContextOf(task);
+  NewNode node;
+  node.mode = S_IFSOCK | (0777 & ~task.fs().umask());
+  auto made = MakeAt(ctx, task.fs().cwd(), path, node);
+  if (made.Is(EEXIST)) return Errno(EADDRINUSE);
+  if (!made.ok()) return made.error();
+  return std::make_unique<VfsPath>(TRY(ResolvePlace(ctx, task.fs().cwd(), path, 0)));
+}
+
+ErrnoOr<UnixSocket*> FindSocketAt(Task& task, const std::string& path) {
+  VfsContext ctx = ContextOf(task);
+  VfsPath place = TRY(ResolvePlace(ctx, task.fs().cwd(), path, kFollowLast));
+  TRY(CheckPermission(task.creds(), place, kMayWrite));
+  if (place.inode()->type() != S_IFSOCK) return Errno(ECONNREFUSED);
+  auto* bound = dynamic_cast<BoundSocket*>(place.inode()->special());
+  if (bound == nullptr) return Errno(ECONNREFUSED);
+  return bound->socket();
+}
+
+void SetBoundSocket(const VfsPath& place, UnixSocket* socket) {
+  if (place.dentry->negative()) return;
+  place.inode()->set_special(socket != nullptr ? RefPtr<SpecialState>(MakeRef<BoundSocket>(socket)) : nullptr);
+}
+
+}  // namespace amber
