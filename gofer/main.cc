@@ -106,6 +106,8 @@ absl::Status ServeUntilClosed(Server& server, GoferConfig& config, int null) {
 
 absl::Status Run(GoferConfig& config) {
   if (config.die_with_parent) prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // A terminal's ^C is for the command line in the foreground, which tells the guest.
+  setsid();
   prctl(PR_SET_NAME, "gofer");
   // Nothing of the sandbox's files may end up in a core file, nor may others of its user look into the process.
   prctl(PR_SET_DUMPABLE, 0);

@@ -92,14 +92,14 @@ void ForgetRseq() {
   int null = open("/dev/null", O_RDWR);
   for (int fd = 0; fd < 3; ++fd) dup2(null, fd);
   // The descriptors that stay move to 3 and up, through numbers that none of them has.
-  int* kept[4] = {&block.data->stream, &block.data->owner, &block.data->sentry, &block.data->signals};
-  int sources[4] = {options.stream, options.owner, options.sentry, signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK)};
-  for (int i = 0; i < 4; ++i) *kept[i] = sources[i] < 0 ? -1 : fcntl(sources[i], F_DUPFD, 900);
-  for (int i = 0; i < 4; ++i) {
+  int* kept[3] = {&block.data->stream, &block.data->owner, &block.data->signals};
+  int sources[3] = {options.stream, options.owner, signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK)};
+  for (int i = 0; i < 3; ++i) *kept[i] = sources[i] < 0 ? -1 : fcntl(sources[i], F_DUPFD, 900);
+  for (int i = 0; i < 3; ++i) {
     if (*kept[i] >= 0) *kept[i] = dup2(*kept[i], 3 + i);
   }
-  close_range(7, ~0u, 0);
-  for (int i = 0; i < 4; ++i) {
+  close_range(6, ~0u, 0);
+  for (int i = 0; i < 3; ++i) {
     if (*kept[i] < 0) close(3 + i);
   }
   ForgetRseq();

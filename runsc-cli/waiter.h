@@ -10,8 +10,8 @@
 // that it costs next to nothing (some 30 KiB with page tables) although the command line was large. The code it runs
 // (waiter_body.cc) is copied, and uses no library, no globals and no thread-local storage.
 //
-// With an `owner` the sandbox runs in the foreground: if the owner dies, the waiter ends the sandbox and removes what
-// the owner would have removed.
+// With an `owner` it also watches that process: if the owner dies, the waiter ends the sandbox and removes what the owner
+// would have removed. That holds for good in the foreground, and until the sentry says kWaiterDetach otherwise.
 #pragma once
 
 #include <sys/types.h>
@@ -38,7 +38,6 @@ struct CleanupStep {
 struct WaiterOptions {
   int stream = -1;    // connected to the sentry
   int console = -1;   // host terminal that becomes the waiter's controlling terminal; -1 for none
-  int sentry = -1;    // pidfd, waited for before the clean-up; -1 without `owner`
   int owner = -1;     // pidfd; -1 for none
   std::vector<CleanupStep> cleanup;
 };

@@ -15,7 +15,8 @@ namespace {
 
 #define AMBER_INLINE inline __attribute__((always_inline))
 
-constexpr int32_t kResize = 1001;  // control::kWaiterResize
+constexpr int32_t kResize = 1001;     // control::kWaiterResize
+constexpr int32_t kDetach = 0x10000;  // control::kWaiterDetach
 
 AMBER_INLINE long Call(long number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
   long result;
@@ -52,12 +53,8 @@ AMBER_INLINE void Unmap(const WaiterData* data) {
 }
 
 AMBER_INLINE void CleanUp(const WaiterData* data) {
-  pollfd sentry;
-  sentry.fd = data->sentry;
-  sentry.events = POLLIN;
-  sentry.revents = 0;
-  Call(SYS_poll, Address(&sentry), 1, 10000);
-  for (int round = 0; round < 100; ++round) {
+  // Processes that are dying keep their cgroup for a moment.
+  for (int round = 0; round < 500; ++round) {
     bool busy = false;
     const char* step = data->cleanup;
     while (*step != 0) {
@@ -106,6 +103,11 @@ extern "C" __attribute__((section("waiter_text"), noinline, used)) void AmberWai
       int32_t message;
       long n = Call(SYS_read, data->stream, Address(&message), sizeof(message));
       if (n == -4 /* EINTR */) continue;
+      if (n == sizeof(message) && message == kDetach) {
+        Call(SYS_close, data->owner);
+        data->owner = -1;
+        continue;
+      }
       if (n == sizeof(message)) status = message;
       break;
     }

@@ -17,7 +17,6 @@ struct WaiterData {
   int32_t stream;
   int32_t signals;  // signalfd
   int32_t owner;
-  int32_t sentry;
   // Clean-up steps: a kind, the path, a NUL; the end is a NUL in place of a kind.
   char cleanup[kWaiterDataBytes - 64];
 };

@@ -119,7 +119,6 @@ TEST(Waiter, CleansUpAfterItsOwner) {
   UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, owner, 0)));
   WaiterOptions options;
   options.owner = pidfd.get();
-  options.sentry = pidfd.get();
   options.cleanup = {{CleanupStep::Kind::kUnlink, file}, {CleanupStep::Kind::kRemoveDirectory, directory}};
   Started waiter = Start(options);
   kill(owner, SIGKILL);

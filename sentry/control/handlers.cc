@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/socket.h>
 
 #include <functional>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "sentry/control/server.h"
 #include "sentry/control/server_internal.h"
 #include "sentry/control/spec_codec.h"
+#include "sentry/control/wire.h"
 
 namespace amber::control {
 namespace {
@@ -112,6 +114,8 @@ void Server::Handle(std::shared_ptr<Call> call) {
     }
     case Request::kDestroy:
       return HandleDestroy(std::move(call));
+    case Request::kDetach:
+      return HandleDetach(*call);
     case Request::VERB_NOT_SET:
       return Finish(*call, absl::UnimplementedError("the sandbox is older than this command line and does not know "
                                                     "the request"));
@@ -126,7 +130,7 @@ void Server::HandleCreate(Call& call) {
   absl::StatusOr<ProcessId> init = runtime_->CreateContainer(spec, std::move(fds->container));
   timings_->End();
   if (!init.ok()) return Finish(call, init.status());
-  Track(spec.id, init->pid, /*init=*/true, std::move(fds->waiter), std::move(fds->console));
+  Track(call, spec.id, init->pid, /*init=*/true, std::move(fds->waiter), std::move(fds->console));
   Reply reply;
   reply.set_pid(init->pid);
   for (const StepTimings::Step& step : timings_->steps()) {
@@ -149,7 +153,7 @@ void Server::HandleRestore(Call& call) {
   absl::StatusOr<RestoreResult> result = runtime_->Restore(std::move(options), spec, std::move(fds->container));
   timings_->End();
   if (!result.ok()) return Finish(call, result.status());
-  Track(spec.id, result->init.pid, /*init=*/true, std::move(fds->waiter), std::move(fds->console));
+  Track(call, spec.id, result->init.pid, /*init=*/true, std::move(fds->waiter), std::move(fds->console));
   Reply reply;
   reply.set_pid(result->init.pid);
   for (const std::string& id : result->containers) reply.mutable_restore()->add_containers(id);
@@ -169,7 +173,7 @@ void Server::HandleExec(Call& call) {
   absl::StatusOr<ProcessId> process =
       runtime_->Exec(container, Decode(call.request.exec().process()), std::move(fds->container.process));
   if (!process.ok()) return Finish(call, process.status());
-  Track(container, process->pid, /*init=*/false, std::move(fds->waiter), std::move(fds->console));
+  Track(call, container, process->pid, /*init=*/false, std::move(fds->waiter), std::move(fds->console));
   Reply reply;
   reply.set_pid(process->pid);
   SendReply(call, reply);
@@ -236,6 +240,18 @@ void Server::HandleCheckpoint(std::shared_ptr<Call> call) {
   runtime_->Checkpoint(std::move(options), progress, [this, finished](CheckpointResult result) {
     Post([finished, result = std::move(result)] { finished(result); });
   });
+}
+
+void Server::HandleDetach(Call& call) {
+  auto it = connections_.find(call.connection);
+  if (it == connections_.end()) return;
+  it->second->primary = false;
+  for (const Key& key : it->second->made) {
+    auto record = records_.find(key);
+    if (record == records_.end() || !record->second->waiter.valid()) continue;
+    (void)send(record->second->waiter.get(), &kWaiterDetach, sizeof(kWaiterDetach), MSG_NOSIGNAL | MSG_DONTWAIT);
+  }
+  Finish(call, absl::OkStatus());
 }
 
 void Server::HandleProcesses(Call& call) {

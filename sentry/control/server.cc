@@ -29,7 +29,6 @@ constexpr size_t kMaxConnections = 256;
 Server::Server(Runtime* runtime, ServerOptions options, StepTimings* timings)
     : runtime_(runtime),
       timings_(timings),
-      end_with_primary_(options.end_with_primary),
       listener_(std::move(options.listener)),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       wakeup_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
@@ -127,8 +126,7 @@ void Server::DropConnection(uint64_t token) {
   if (it == connections_.end()) return;
   bool primary = it->second->primary;
   connections_.erase(it);
-  // Nobody has made a container yet, and who could is gone: an orphan would stay for ever.
-  if (primary && (end_with_primary_ || !had_container_)) EndAll(SIGKILL);
+  if (primary) EndAll(SIGKILL);
 }
 
 void Server::ReadWaiter(uint64_t token) {
@@ -153,8 +151,10 @@ void Server::ReadWaiter(uint64_t token) {
   if (!record.status) runtime_->Signal(key.first, {key.second}, SIGKILL).IgnoreError();
 }
 
-void Server::Track(const std::string& container, int32_t pid, bool init, UniqueFd waiter, UniqueFd console) {
+void Server::Track(const Call& call, const std::string& container, int32_t pid, bool init, UniqueFd waiter,
+                   UniqueFd console) {
   Key key(container, pid);
+  if (auto it = connections_.find(call.connection); it != connections_.end()) it->second->made.push_back(key);
   auto record = std::make_unique<Record>();
   record->init = init;
   record->waiter = std::move(waiter);
@@ -164,10 +164,7 @@ void Server::Track(const std::string& container, int32_t pid, bool init, UniqueF
     if (Watch(record->waiter.get(), record->token)) waiters_[record->token] = key;
   }
   records_[key] = std::move(record);
-  if (init) {
-    ++live_containers_;
-    had_container_ = true;
-  }
+  if (init) ++live_containers_;
   runtime_->Wait(container, {pid}, [this, key](absl::StatusOr<int> status) {
     Post([this, key, wait_status = status.value_or(SIGKILL)] { ProcessEnded(key, wait_status); });
   });

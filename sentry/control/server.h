@@ -30,9 +30,9 @@ class Reply;
 
 struct ServerOptions {
   UniqueFd listener;  // listening SOCK_SEQPACKET socket, non-blocking
-  UniqueFd primary;   // the connection of the CLI that makes the sandbox
-  // The sandbox ends when `primary` closes (run and do in the foreground).
-  bool end_with_primary = false;
+  // The connection of the CLI that makes the sandbox, non-blocking. The sandbox ends when it closes, unless a
+  // DetachRequest came over it before: nothing stays behind of a command line that dies half-way.
+  UniqueFd primary;
 };
 
 class Server {
@@ -71,8 +71,9 @@ class Server {
   void HandleProcesses(Call& call);
   void HandleStats(Call& call);
   void HandleDestroy(std::shared_ptr<Call> call);
+  void HandleDetach(Call& call);
 
-  void Track(const std::string& container, int32_t pid, bool init, UniqueFd waiter, UniqueFd console);
+  void Track(const Call& call, const std::string& container, int32_t pid, bool init, UniqueFd waiter, UniqueFd console);
   void ProcessEnded(const Key& key, int wait_status);
   void EndAll(int wait_status);
 
@@ -81,7 +82,6 @@ class Server {
 
   Runtime* const runtime_;
   StepTimings* const timings_;
-  const bool end_with_primary_;
   UniqueFd listener_;
   UniqueFd epoll_;
   UniqueFd wakeup_;
@@ -90,7 +90,6 @@ class Server {
   std::map<Key, std::unique_ptr<Record>> records_;
   std::map<uint64_t, Key> waiters_;
   int live_containers_ = 0;
-  bool had_container_ = false;
   bool ending_ = false;
 
   absl::Mutex mutex_;

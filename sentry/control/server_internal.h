@@ -14,7 +14,8 @@ namespace amber::control {
 
 struct Server::Connection {
   UniqueFd socket;
-  bool primary = false;
+  bool primary = false;  // and not detached
+  std::vector<Key> made;
 };
 
 // A request until its final reply. Descriptors that the handler did not take are closed with it.

@@ -15,6 +15,8 @@ namespace amber::control {
 enum WaiterMessage : int32_t {
   kWaiterResize = 1001,  // the console's size has changed
 };
+// What a waiter is sent besides a wait status (0 to 0xffff): it no longer ends with its owner.
+inline constexpr int32_t kWaiterDetach = 0x10000;
 
 inline uint64_t MonotonicNs() {
   timespec t;

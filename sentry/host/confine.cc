@@ -49,16 +49,24 @@ absl::Status DetachFromCaller(const char* name) {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   umask(0);
+  // Standard input and output are the guest's (it has descriptors of its own); messages of ours go to stderr.
+  UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (!null.valid() || dup2(null.get(), 0) < 0 || dup2(null.get(), 1) < 0) return Failed("opening /dev/null");
   return absl::OkStatus();
 }
 
-absl::Status BecomeNamespaceRoot(int maps_written) {
+absl::Status WaitForCaller(int gate) {
   char go = 0;
   ssize_t n;
   do {
-    n = read(maps_written, &go, 1);
+    n = read(gate, &go, 1);
   } while (n < 0 && errno == EINTR);
   if (n != 1) return absl::CancelledError("setting up the sandbox: the command line ended");
+  return absl::OkStatus();
+}
+
+absl::Status BecomeNamespaceRoot(int gate) {
+  if (absl::Status status = WaitForCaller(gate); !status.ok()) return status;
   if (setgroups(0, nullptr) != 0) return Failed("setgroups");
   if (setresgid(0, 0, 0) != 0) return Failed("setresgid");
   if (setresuid(0, 0, 0) != 0) return Failed("setresuid");

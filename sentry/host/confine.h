@@ -12,8 +12,10 @@ namespace amber {
 
 // A session of its own (so that no terminal's ^C or hang-up reaches it), default signal handlers, SIGPIPE ignored.
 absl::Status DetachFromCaller(const char* name);
+// Waits for the parent's next word on a pipe. CANCELLED if it is gone.
+absl::Status WaitForCaller(int gate);
 // Waits until the parent has written the id maps, then becomes root of the user namespace.
-absl::Status BecomeNamespaceRoot(int maps_written);
+absl::Status BecomeNamespaceRoot(int gate);
 // An empty read-only root with nothing but a /proc that shows processes only. Returns a descriptor of that /proc.
 absl::StatusOr<UniqueFd> EnterEmptyRoot();
 // No capability in any set, none can come back.

@@ -28,16 +28,15 @@ namespace {
 using control::StepTimings;
 
 // Sets up, serves, and returns when the sandbox has ended.
-absl::Status Run(const SentryLaunch& launch, int maps_written, StepTimings& timings) {
+absl::Status Run(const SentryLaunch& launch, int gate, StepTimings& timings) {
   timings.Begin("sentry: detach");
   if (absl::Status s = DetachFromCaller("sandbox-sentry"); !s.ok()) return s;
-  if (absl::Status s = CloseOtherDescriptors({maps_written, launch.primary, launch.listener, launch.log, launch.cgroup});
+  if (absl::Status s = CloseOtherDescriptors({gate, launch.primary, launch.listener, launch.log, launch.cgroup});
       !s.ok()) {
     return s;
   }
   timings.Begin("sentry: become an unprivileged user");
-  if (absl::Status s = BecomeNamespaceRoot(maps_written); !s.ok()) return s;
-  close(maps_written);
+  if (absl::Status s = BecomeNamespaceRoot(gate); !s.ok()) return s;
   timings.Begin("sentry: enter an empty root");
   absl::StatusOr<UniqueFd> proc = EnterEmptyRoot();
   if (!proc.ok()) return proc.status();
@@ -45,13 +44,15 @@ absl::Status Run(const SentryLaunch& launch, int maps_written, StepTimings& timi
   if (absl::Status s = SetResourceLimits(); !s.ok()) return s;
   if (absl::Status s = DropCapabilities(); !s.ok()) return s;
 
+  timings.Begin("sentry: wait for the command line");
+  if (absl::Status s = WaitForCaller(gate); !s.ok()) return s;
+  close(gate);
   timings.Begin("sentry: make the kernel and the seed");
   SandboxFds fds = {.log = UniqueFd(launch.log), .proc = *std::move(proc), .cgroup = UniqueFd(launch.cgroup)};
   absl::StatusOr<std::unique_ptr<Runtime>> runtime = Runtime::Create(launch.options, std::move(fds));
   if (!runtime.ok()) return runtime.status();
   control::ServerOptions server_options = {.listener = UniqueFd(launch.listener),
-                                           .primary = UniqueFd(launch.primary),
-                                           .end_with_primary = launch.end_with_primary};
+                                           .primary = UniqueFd(launch.primary)};
   control::Server server(runtime->get(), std::move(server_options), &timings);
   timings.Begin("sentry: install the list of host calls");
   if (absl::Status s = InstallHostCallFilter(launch.options.network == NetworkKind::kHost); !s.ok()) return s;
@@ -63,9 +64,9 @@ absl::Status Run(const SentryLaunch& launch, int maps_written, StepTimings& timi
   _exit(0);
 }
 
-[[noreturn]] void SentryMain(const SentryLaunch& launch, int maps_written) {
+[[noreturn]] void SentryMain(const SentryLaunch& launch, int gate) {
   StepTimings timings;
-  absl::Status status = Run(launch, maps_written, timings);
+  absl::Status status = Run(launch, gate, timings);
   // Nobody could connect yet but the command line, and its first request is the one that fails.
   control::Reply reply;
   reply.set_id(1);
@@ -92,6 +93,20 @@ uint64_t TidAddress() {
 
 }  // namespace
 
+absl::Status LaunchedSentry::Release() {
+  // A sentry that died has closed the other end: not a reason to die of SIGPIPE.
+  sigset_t pipe, before;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  sigprocmask(SIG_BLOCK, &pipe, &before);
+  ssize_t n = write(gate.get(), "1", 1);
+  timespec now = {0, 0};
+  if (n < 0) sigtimedwait(&pipe, nullptr, &now);
+  sigprocmask(SIG_SETMASK, &before, nullptr);
+  if (n != 1) return absl::UnavailableError("the sandbox ended while it was set up");
+  return absl::OkStatus();
+}
+
 absl::StatusOr<LaunchedSentry> LaunchSentry(const SentryLaunch& launch) {
   if (geteuid() != 0) {
     return absl::PermissionDeniedError(
@@ -100,8 +115,8 @@ absl::StatusOr<LaunchedSentry> LaunchSentry(const SentryLaunch& launch) {
   if (launch.host_id == 0) return absl::InvalidArgumentError("a sentry must not run as the host's root");
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return absl::InternalError(absl::StrCat("pipe: ", strerrordesc_np(errno)));
-  UniqueFd maps_written(ends[0]);
-  UniqueFd write_end(ends[1]);
+  UniqueFd read_end(ends[0]);
+  UniqueFd gate(ends[1]);
 
   int pidfd = -1;
   clone_args args = {};
@@ -117,14 +132,14 @@ absl::StatusOr<LaunchedSentry> LaunchSentry(const SentryLaunch& launch) {
     const char* hint = errno == ENOSPC || errno == EUSERS ? " (raise /proc/sys/user/max_*_namespaces)" : "";
     return absl::InternalError(absl::StrCat("cannot make the sandbox's namespaces: ", strerrordesc_np(errno), hint));
   }
-  if (pid == 0) SentryMain(launch, maps_written.get());
+  if (pid == 0) SentryMain(launch, read_end.get());
 
-  LaunchedSentry launched = {static_cast<pid_t>(pid), UniqueFd(pidfd)};
+  LaunchedSentry launched = {static_cast<pid_t>(pid), UniqueFd(pidfd), std::move(gate)};
   std::string proc = absl::StrCat("/proc/", pid, "/");
   std::string map = absl::StrCat("0 ", launch.host_id, " 1");
   absl::Status status = WriteFile(proc + "uid_map", map);
   if (status.ok()) status = WriteFile(proc + "gid_map", map);
-  if (status.ok() && write(write_end.get(), "1", 1) != 1) status = absl::InternalError("the sandbox ended at once");
+  if (status.ok()) status = launched.Release();
   if (!status.ok()) {
     kill(launched.pid, SIGKILL);
     waitpid(launched.pid, nullptr, 0);

@@ -28,12 +28,16 @@ struct SentryLaunch {
   int listener = -1;  // control socket; -1 for none
   int log = -1;       // -1 for none
   int cgroup = -1;    // -1 for none
-  bool end_with_primary = false;
 };
 
+// The child sets itself up at once, but makes no process of its own before Release(): so that all are born in the
+// cgroup that the caller moves it to meanwhile.
 struct LaunchedSentry {
   pid_t pid = 0;
   UniqueFd pidfd;
+  UniqueFd gate;
+
+  absl::Status Release();
 };
 
 // The caller has one thread, is root, and is in the network namespace that the sandbox is to use. What goes wrong in the

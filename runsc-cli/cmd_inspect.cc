@@ -1,0 +1,234 @@
+// state, list, ps, events, wait, debug.
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "nlohmann/json.hpp"
+#include "runsc-cli/cgroup.h"
+#include "runsc-cli/command.h"
+#include "runsc-cli/files.h"
+
+namespace amber::cli {
+namespace {
+
+void Print(std::string_view text) { fwrite(text.data(), 1, text.size(), stdout); }
+
+std::string Dump(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+absl::StatusOr<State> ReadState(Context& context) {
+  absl::StatusOr<std::string> id = context.ContainerId();
+  if (!id.ok()) return id.status();
+  return StateDir::Read(context.options.root, *id);
+}
+
+// Asks the container's sandbox.
+absl::StatusOr<control::Reply> Ask(Context& context, const State& state, control::Request request) {
+  if (state.Status() == "stopped") return absl::FailedPreconditionError("container not running");
+  absl::StatusOr<control::Client> client = ConnectTo(context.options, state);
+  if (!client.ok()) return client.status();
+  return client->Call(request);
+}
+
+absl::StatusOr<int> ShowState(Context& context) {
+  absl::StatusOr<State> state = ReadState(context);
+  if (!state.ok()) return state.status();
+  Print(OciState(*state));
+  return 0;
+}
+
+// What a foreground command line left that was killed together with its waiter.
+bool RemoveIfAbandoned(const GlobalOptions& options, const State& state) {
+  if (state.owner.pid == 0 || state.owner.Alive() || state.Status() != "stopped") return false;
+  absl::StatusOr<StateDir> dir = StateDir::OpenLocked(options.root, state.id);
+  return dir.ok() && Destroy(options, *dir, state).ok();
+}
+
+absl::StatusOr<int> List(Context& context) {
+  std::string format = context.flags.StringOr("format", "table");
+  if (format != "table" && format != "json") return absl::InvalidArgumentError("--format must be table or json");
+  absl::StatusOr<std::vector<std::string>> ids = StateDir::List(context.options.root);
+  if (!ids.ok()) return ids.status();
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  std::string table = absl::StrFormat("%-28s %-8s %-8s %-32s %s\n", "ID", "PID", "STATUS", "CREATED", "BUNDLE");
+  for (const std::string& id : *ids) {
+    absl::StatusOr<State> state = StateDir::Read(context.options.root, id);
+    if (!state.ok() || RemoveIfAbandoned(context.options, *state)) continue;
+    if (context.flags.Bool("quiet")) {
+      Print(id + "\n");
+      continue;
+    }
+    std::string status = state->Status();
+    pid_t pid = status == "stopped" ? 0 : state->waiter.pid;
+    absl::StrAppend(&table, absl::StrFormat("%-28s %-8d %-8s %-32s %s\n", id, pid, status, state->created, state->bundle));
+    json.push_back({{"ociVersion", "1.1.0"}, {"id", id}, {"pid", pid}, {"status", status}, {"bundle", state->bundle},
+                    {"rootfs", state->rootfs}, {"created", state->created}, {"annotations", state->annotations}, {"owner", "root"}});
+  }
+  if (!context.flags.Bool("quiet")) Print(format == "json" ? Dump(json) : table);
+  return 0;
+}
+
+absl::StatusOr<int> Ps(Context& context) {
+  absl::StatusOr<State> state = ReadState(context);
+  if (!state.ok()) return state.status();
+  std::string format = context.flags.StringOr("format", "table");
+  if (format != "table" && format != "json") return absl::InvalidArgumentError("--format must be table or json");
+  if (format == "json") {
+    // Host pids, as engines want them: those that stand for the container's processes.
+    nlohmann::ordered_json pids = nlohmann::ordered_json::array();
+    if (state->Status() != "stopped") pids.push_back(state->waiter.pid);
+    Print(Dump(pids));
+    return 0;
+  }
+  control::Request request = MakeRequest(state->id);
+  request.mutable_processes();
+  absl::StatusOr<control::Reply> reply = Ask(context, *state, std::move(request));
+  if (!reply.ok()) return reply.status();
+  Print(absl::StrFormat("%7s %7s %7s %3s %8s %9s %10s %s\n", "PID", "PPID", "UID", "S", "THREADS", "RSS KiB", "CPU ms", "COMMAND"));
+  for (const control::ProcessEntry& p : reply->processes().processes()) {
+    Print(absl::StrFormat("%7d %7d %7d %3s %8d %9d %10d %s\n", p.pid(), p.parent(), p.uid(), p.state(), p.threads(),
+                          p.resident_bytes() >> 10, p.cpu_ns() / 1'000'000, p.command()));
+  }
+  return 0;
+}
+
+// A number from a cgroup file: alone, or behind `key` and a blank.
+uint64_t CgroupNumber(const std::string& directory, const char* file, std::string_view key = "") {
+  absl::StatusOr<std::string> text = ReadSmallFile(absl::StrCat(directory, "/", file));
+  if (!text.ok()) return 0;
+  for (std::string_view line : absl::StrSplit(*text, '\n', absl::SkipEmpty())) {
+    uint64_t value = 0;
+    if (key.empty()) return absl::SimpleAtoi(line, &value) ? value : 0;
+    std::pair<std::string_view, std::string_view> parts = absl::StrSplit(line, absl::MaxSplits(' ', 1));
+    if (parts.first == key && absl::SimpleAtoi(parts.second, &value)) return value;
+  }
+  return 0;
+}
+
+std::string CgroupDirectory(const State& state, std::string_view controller, bool* v2) {
+  absl::StatusOr<std::string> mountinfo = ReadSmallFile("/proc/self/mountinfo");
+  if (!mountinfo.ok()) return "";
+  std::vector<CgroupHierarchy> hierarchies = ParseCgroupMounts(*mountinfo);
+  std::string directory = Cgroup::Existing(hierarchies, state.cgroups).Directory(controller);
+  *v2 = access((directory + "/cgroup.controllers").c_str(), F_OK) == 0;
+  return directory;
+}
+
+absl::StatusOr<std::string> StatsJson(Context& context, const State& state) {
+  control::Request request = MakeRequest(state.id);
+  request.mutable_stats();
+  absl::StatusOr<control::Reply> reply = Ask(context, state, std::move(request));
+  if (!reply.ok()) return reply.status();
+  const control::StatsReply& s = reply->stats();
+  uint64_t memory = s.memory_bytes();
+  uint64_t cpu = s.cpu_ns();
+  bool v2 = false;
+  // The cgroup knows better: it sees page cache, the sentry and what children used that are gone.
+  if (std::string directory = CgroupDirectory(state, "memory", &v2); !directory.empty()) {
+    memory = std::max(memory, CgroupNumber(directory, v2 ? "memory.current" : "memory.usage_in_bytes"));
+  }
+  if (std::string directory = CgroupDirectory(state, "cpuacct", &v2); !directory.empty()) {
+    cpu = std::max(cpu, v2 ? CgroupNumber(directory, "cpu.stat", "usage_usec") * 1000 : CgroupNumber(directory, "cpuacct.usage"));
+  }
+  return Dump({{"type", "stats"},
+               {"id", state.id},
+               {"data",
+                {{"cpu", {{"usage", {{"total", cpu}, {"user", s.cpu_user_ns()}, {"kernel", s.cpu_system_ns()}}}}},
+                 {"memory", {{"usage", {{"usage", memory}}}}},
+                 {"pids", {{"current", s.processes()}, {"threads", s.threads()}}}}}});
+}
+
+absl::StatusOr<int> Events(Context& context) {
+  absl::StatusOr<State> state = ReadState(context);
+  if (!state.ok()) return state.status();
+  std::string interval = context.flags.StringOr("interval", "5s");
+  int seconds;
+  if (!interval.empty() && interval.back() == 's') interval.pop_back();
+  if (!absl::SimpleAtoi(interval, &seconds) || seconds < 1) return absl::InvalidArgumentError("--interval must be whole seconds, like 5s");
+  for (;;) {
+    absl::StatusOr<std::string> line = StatsJson(context, *state);
+    if (!line.ok()) {
+      if (!context.flags.Bool("stats") && state->Status() == "stopped") return 0;
+      return line.status();
+    }
+    Print(*line);
+    fflush(stdout);
+    if (context.flags.Bool("stats")) return 0;
+    sleep(static_cast<unsigned>(seconds));
+  }
+}
+
+absl::StatusOr<int> Wait(Context& context) {
+  absl::StatusOr<State> state = ReadState(context);
+  if (!state.ok()) return state.status();
+  control::Request request = MakeRequest(state->id);
+  request.mutable_wait()->set_pid(context.flags.Has("pid") ? static_cast<int32_t>(context.flags.NumberOr("pid", 0)) : state->guest_pid);
+  absl::StatusOr<control::Reply> reply = Ask(context, *state, std::move(request));
+  if (!reply.ok()) return reply.status();
+  int status = reply->wait_status();
+  int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+  Print(Dump({{"id", state->id}, {"exitStatus", code}}));
+  return 0;
+}
+
+absl::StatusOr<int> Debug(Context& context) {
+  absl::StatusOr<State> state = ReadState(context);
+  if (!state.ok()) return state.status();
+  const Flags& flags = context.flags;
+  if (flags.Has("strace")) {
+    control::Request request = MakeRequest(state->id);
+    request.mutable_strace()->set_on(flags.Bool("strace"));
+    if (absl::StatusOr<control::Reply> reply = Ask(context, *state, std::move(request)); !reply.ok()) return reply.status();
+  }
+  std::vector<std::string> queries;
+  if (flags.Bool("stats")) queries.push_back("stats");
+  if (flags.Bool("unknown-syscalls")) queries.push_back("unknown-syscalls");
+  if (flags.Bool("stacks")) queries.push_back("stacks");
+  if (flags.Has("maps")) queries.push_back("maps " + flags.String("maps"));
+  if (queries.empty() && !flags.Has("strace")) queries = {"stats", "unknown-syscalls"};
+  for (const std::string& query : queries) {
+    control::Request request = MakeRequest(state->id);
+    request.mutable_debug()->set_query(query);
+    absl::StatusOr<control::Reply> reply = Ask(context, *state, std::move(request));
+    if (!reply.ok()) return reply.status();
+    if (queries.size() > 1) Print(absl::StrCat("== ", query, "\n"));
+    Print(reply->text());
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::vector<Command> InspectCommands() {
+  return {
+      {"state", "ID", "prints the state of a container as JSON", "", {}, ShowState},
+      {"list", "[FLAGS]", "lists the containers", "",
+       {{"format", 'f', FlagKind::kString, "FORMAT", "table or json"}, {"quiet", 'q', FlagKind::kBool, nullptr, "ids only"}},
+       List},
+      {"ps", "[FLAGS] ID", "lists the processes of a container",
+       "The table shows the container's own process ids; JSON has the host's pids, as engines want them.",
+       {{"format", 'f', FlagKind::kString, "FORMAT", "table or json"}}, Ps},
+      {"wait", "[FLAGS] ID", "waits for a container's end and prints its exit status as JSON", "",
+       {{"pid", 'p', FlagKind::kNumber, "PID", "waits for this process of the container"}}, Wait},
+      {"events", "[FLAGS] ID", "prints statistics of a container as JSON lines", "",
+       {{"stats", 0, FlagKind::kBool, nullptr, "once"}, {"interval", 0, FlagKind::kString, "SECONDS", "how often (default 5s)"}},
+       Events},
+      {"debug", "[FLAGS] ID", "looks into a running sandbox", "",
+       {{"stats", 0, FlagKind::kBool, nullptr, "counters: notifications, stub operations, gofer calls, ..."},
+        {"unknown-syscalls", 0, FlagKind::kBool, nullptr, "calls that the guest made and we do not know"},
+        {"stacks", 0, FlagKind::kBool, nullptr, "what each task is doing"},
+        {"maps", 0, FlagKind::kString, "PID", "memory mappings of a process"},
+        {"strace", 0, FlagKind::kBool, nullptr, "turns the log of system calls on (--strace=false: off)"}},
+       Debug},
+  };
+}
+
+}  // namespace amber::cli

@@ -1,0 +1,119 @@
+#include "runsc-cli/command.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace amber::cli {
+
+std::span<const Command> Commands() {
+  static const std::vector<Command>* commands = [] {
+    auto* all = new std::vector<Command>;
+    for (auto group : {ForegroundCommands, LifecycleCommands, ExecCommands, InspectCommands, CheckpointCommands, InfoCommands}) {
+      for (Command& command : group()) all->push_back(std::move(command));
+    }
+    return all;
+  }();
+  return *commands;
+}
+
+const Command* FindCommand(std::string_view name) {
+  for (const Command& command : Commands()) {
+    if (name == command.name) return &command;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<std::string> Context::ContainerId() const {
+  if (flags.arguments.empty()) return absl::InvalidArgumentError("which container? Its id is missing (`sandbox list` shows them)");
+  if (absl::Status status = CheckId(flags.arguments[0]); !status.ok()) return status;
+  return flags.arguments[0];
+}
+
+std::vector<FlagSpec> Join(std::vector<FlagSpec> a, std::vector<FlagSpec> b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+std::vector<FlagSpec> SandboxFlags() {
+  return {{"network", 0, FlagKind::kString, "KIND", "none (loopback only), or host: sockets of the container's network namespace"},
+          {"overlay", 0, FlagKind::kString, "KIND", "where writes to the root go: none (the root itself), memory, file"},
+          {"strace", 0, FlagKind::kBool, nullptr, "logs the guest's system calls"},
+          {"timings", 0, FlagKind::kBool, nullptr, "prints how long each step of the start took"},
+          {"debug", 0, FlagKind::kBool, nullptr, "logs more"}};
+}
+
+absl::Status ReadSandboxFlags(const Flags& flags, GlobalOptions* options) {
+  options->debug |= flags.Bool("debug");
+  options->strace |= flags.Bool("strace");
+  options->timings |= flags.Bool("timings");
+  options->network = flags.StringOr("network", options->network);
+  options->overlay = flags.StringOr("overlay", options->overlay);
+  auto one_of = [](std::string_view value, std::initializer_list<std::string_view> words) {
+    return std::find(words.begin(), words.end(), value) != words.end();
+  };
+  if (!one_of(options->network, {"", "none", "host"})) return absl::InvalidArgumentError("--network must be none or host");
+  if (!one_of(options->overlay, {"", "none", "memory", "file"})) {
+    return absl::InvalidArgumentError("--overlay must be none, memory or file");
+  }
+  return absl::OkStatus();
+}
+
+std::string GeneralHelp() {
+  std::string out =
+      "sandbox runs programs in a kernel of their own, and freezes and thaws them.\n"
+      "\n"
+      "  sandbox do bash                   a shell that sees this machine's files and cannot change them\n"
+      "  sandbox do python3 job.py         the same for one program in the current directory\n"
+      "  sandbox run --bundle DIR web      an OCI bundle, in the foreground\n"
+      "  sandbox checkpoint --image-path DIR web\n"
+      "  sandbox restore --image-path DIR --bundle DIR web\n"
+      "\n"
+      "Usage: sandbox [FLAGS] VERB [FLAGS] [ARGUMENTS]\n"
+      "\n"
+      "Verbs (each has --help):\n";
+  for (const Command& command : Commands()) {
+    if (command.summary != nullptr) absl::StrAppend(&out, absl::StrFormat("  %-12s %s\n", command.name, command.summary));
+  }
+  absl::StrAppend(&out, "\nFlags:\n");
+  return out;
+}
+
+std::string CommandHelp(const Command& command) {
+  std::string out = absl::StrCat("sandbox ", command.name, ": ", command.summary == nullptr ? "" : command.summary, "\n\nUsage: sandbox [GLOBAL FLAGS] ",
+                                 command.name, " ", command.arguments, "\n");
+  if (command.details[0] != '\0') absl::StrAppend(&out, "\n", command.details, "\n");
+  std::string flags = DescribeFlags(command.flags);
+  if (!flags.empty()) absl::StrAppend(&out, "\nFlags:\n", flags);
+  return out;
+}
+
+int AwaitInForeground(pid_t waiter) {
+  sigset_t forwarded;
+  sigfillset(&forwarded);
+  // These stop us, not the guest, as a shell's job control expects.
+  for (int signal : {SIGTSTP, SIGTTIN, SIGTTOU, SIGCONT}) sigdelset(&forwarded, signal);
+  sigprocmask(SIG_BLOCK, &forwarded, nullptr);
+  for (;;) {
+    int status;
+    pid_t ended = waitpid(waiter, &status, WNOHANG);
+    if (ended == waiter) return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    if (ended < 0 && errno != EINTR) return 1;
+    siginfo_t info;
+    int signal = sigwaitinfo(&forwarded, &info);
+    if (signal > 0 && signal != SIGCHLD) kill(waiter, signal);
+  }
+}
+
+int ExitStatusOf(const absl::Status& status) {
+  if (!status.GetPayload(kStartFailed)) return 1;
+  if (absl::IsNotFound(status)) return 127;
+  return absl::IsPermissionDenied(status) ? 126 : 1;
+}
+
+}  // namespace amber::cli
