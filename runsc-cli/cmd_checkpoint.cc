@@ -202,6 +202,7 @@ absl::StatusOr<int> Restore(Context& context) {
   if (absl::Status destroyed = Destroy(context.options, launched->dir, launched->state); !destroyed.ok()) {
     context.options.report->Warning(std::string(destroyed.message()));
   }
+  ReapChildren();
   return status;
 }
 

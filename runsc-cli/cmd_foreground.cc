@@ -39,6 +39,7 @@ absl::StatusOr<int> RunInForeground(Context& context, LaunchRequest request) {
   if (absl::Status destroyed = Destroy(context.options, launched->dir, launched->state); !destroyed.ok()) {
     context.options.report->Warning(std::string(destroyed.message()));
   }
+  ReapChildren();
   if (!hooks.ok()) return hooks;
   return status;
 }

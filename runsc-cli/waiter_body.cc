@@ -102,7 +102,8 @@ extern "C" __attribute__((section("waiter_text"), noinline, used)) void AmberWai
     if (fds[0].revents != 0) {
       int32_t message;
       long n = Call(SYS_read, data->stream, Address(&message), sizeof(message));
-      if (n == -4 /* EINTR */) continue;
+      // A sentry that ended with signals of ours unread gives the reset before the status that it sent.
+      if (n == -4 /* EINTR */ || n == -104 /* ECONNRESET */) continue;
       if (n == sizeof(message) && message == kDetach) {
         Call(SYS_close, data->owner);
         data->owner = -1;

@@ -98,9 +98,12 @@ absl::StatusOr<Packet> ReceivePacket(int socket) {
   message.msg_control = control;
   message.msg_controllen = sizeof(control);
   ssize_t n;
+  // A side that ended with messages unread gives ECONNRESET once, before what it sent itself (unix(7), Linux's
+  // unix_release_sock).
+  int resets = 0;
   do {
     n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  } while (n < 0 && errno == EINTR);
+  } while (n < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
   if (n < 0 && errno == EAGAIN) return absl::ResourceExhaustedError("control socket: nothing to read");
   if (n < 0 && errno != ECONNRESET) return ErrnoStatus("recvmsg");
   if (n <= 0) return absl::UnavailableError("control socket: closed by the other side");
