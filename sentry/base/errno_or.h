@@ -90,9 +90,13 @@ inline ErrnoOr<void> Ok() { return {}; }
 
 // Evaluates to the value of an ErrnoOr, or returns its error from the enclosing function:
 //   int fd = TRY(task.files().Allocate(file));
-#define TRY(expression)                              \
-  ({                                                 \
-    auto try_result_ = (expression);                 \
-    if (!try_result_.ok()) return try_result_.error(); \
-    std::move(try_result_).value();                  \
+// May be nested: each use has a variable of its own.
+#define AMBER_TRY_CAT2(a, b) a##b
+#define AMBER_TRY_CAT(a, b) AMBER_TRY_CAT2(a, b)
+#define AMBER_TRY(expression, result)      \
+  ({                                       \
+    auto result = (expression);            \
+    if (!result.ok()) return result.error(); \
+    std::move(result).value();             \
   })
+#define TRY(expression) AMBER_TRY(expression, AMBER_TRY_CAT(try_result_, __COUNTER__))

@@ -168,4 +168,14 @@ ErrnoOr<size_t> UserSource::Take(void* data, size_t size) {
   });
 }
 
+ErrnoOr<void> UserSource::Skip(size_t size) {
+  auto r = MoveRanges(ranges_, index_, left_, size,
+                      [](uint64_t, size_t, size_t length) { return ErrnoOr<size_t>(length); });
+  return r.ok() ? Ok() : r.error();
+}
+
+void Task::UnshareFiles() { files_ = files_->Clone(); }
+void Task::set_fs(RefPtr<FsContext> fs) { fs_ = std::move(fs); }
+void Task::set_mounts(RefPtr<MountNamespace> mounts) { mounts_ = std::move(mounts); }
+
 }  // namespace amber

@@ -78,6 +78,11 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   int pid() const;  // thread group id
   MemoryManager& mm() const { return *mm_; }
   FdTable& files() const { return *files_; }
+  // unshare(CLONE_FILES), close_range(CLOSE_RANGE_UNSHARE).
+  void UnshareFiles();
+  // unshare(CLONE_FS, CLONE_NEWNS).
+  void set_fs(RefPtr<FsContext> fs);
+  void set_mounts(RefPtr<MountNamespace> mounts);
   FsContext& fs() const { return *fs_; }
   const Credentials& creds() const { return *creds_; }
   RefPtr<const Credentials> creds_ref() const { return creds_; }
@@ -345,6 +350,7 @@ class UserSource final : public Source {
   UserSource(Task& task, std::vector<iovec> ranges);
   size_t remaining() const override { return left_; }
   ErrnoOr<size_t> Take(void* data, size_t size) override;
+  ErrnoOr<void> Skip(size_t size) override;
 
  private:
   Task& task_;

@@ -20,5 +20,15 @@ void RegisterEpollCalls(SyscallTable& table);    // epoll_calls.cc
 void RegisterPollCalls(SyscallTable& table);     // poll_calls.cc: poll, select
 void RegisterSocketCalls(SyscallTable& table);   // socket_calls.cc
 void RegisterMessageCalls(SyscallTable& table);  // message_calls.cc: sendmsg, recvmsg
+void RegisterReadWriteCalls(SyscallTable& table);  // rw_calls.cc: read, write, lseek
+void RegisterOpenCalls(SyscallTable& table);     // open_calls.cc: open, close, dup
+void RegisterFcntlCalls(SyscallTable& table);    // fcntl_calls.cc: fcntl, flock, ioctl
+void RegisterStatCalls(SyscallTable& table);     // stat_calls.cc: stat, statfs, access, readlink
+void RegisterNameCalls(SyscallTable& table);     // name_calls.cc: mkdir, link, unlink, rename
+void RegisterAttrCalls(SyscallTable& table);     // attr_calls.cc: chmod, chown, utimes, truncate
+void RegisterDirCalls(SyscallTable& table);      // dir_calls.cc: chdir, getdents, fsync
+void RegisterCopyCalls(SyscallTable& table);     // copy_calls.cc: sendfile, copy_file_range
+void RegisterXattrCalls(SyscallTable& table);    // xattr_calls.cc
+void RegisterMountCalls(SyscallTable& table);    // mount_calls.cc: mount, umount2, pivot_root
 
 }  // namespace amber

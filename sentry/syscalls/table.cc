@@ -29,6 +29,16 @@ SyscallTable::SyscallTable() {
   RegisterPollCalls(*this);
   RegisterSocketCalls(*this);
   RegisterMessageCalls(*this);
+  RegisterReadWriteCalls(*this);
+  RegisterOpenCalls(*this);
+  RegisterFcntlCalls(*this);
+  RegisterStatCalls(*this);
+  RegisterNameCalls(*this);
+  RegisterAttrCalls(*this);
+  RegisterDirCalls(*this);
+  RegisterCopyCalls(*this);
+  RegisterXattrCalls(*this);
+  RegisterMountCalls(*this);
 }
 
 const SyscallTable& SyscallTable::Get() {

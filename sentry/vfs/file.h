@@ -64,6 +64,8 @@ class File : public RefCounted<File>, public state::Saveable {
   // read(2) and write(2) at the file position, which they move. The caller has checked readable() and writable().
   virtual ErrnoOr<size_t> Read(Task& /*task*/, Sink& /*sink*/) { return Errno(EINVAL); }
   virtual ErrnoOr<size_t> Write(Task& /*task*/, Source& /*source*/) { return Errno(EINVAL); }
+  // True for byte streams (pipes, stream sockets, terminals): a short Write() of a blocking file is gone on with.
+  virtual bool writes_whole() const { return false; }
   // pread(2) and pwrite(2). ESPIPE where there is no position.
   virtual ErrnoOr<size_t> PRead(Task& /*task*/, Sink& /*sink*/, uint64_t /*offset*/) { return Errno(ESPIPE); }
   virtual ErrnoOr<size_t> PWrite(Task& /*task*/, Source& /*source*/, uint64_t /*offset*/) { return Errno(ESPIPE); }

@@ -4,6 +4,7 @@
 // EFAULT only if nothing at all was moved (Linux's partial semantics).
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -28,6 +29,17 @@ class Source {
   virtual size_t remaining() const = 0;
   // Fetches up to `size` bytes; returns how many, or EFAULT if none could be.
   virtual ErrnoOr<size_t> Take(void* data, size_t size) = 0;
+  // Moves past `size` bytes, which an earlier round of the same call has taken.
+  virtual ErrnoOr<void> Skip(size_t size) {
+    char scratch[512];
+    while (size > 0) {
+      auto r = Take(scratch, std::min(size, sizeof(scratch)));
+      if (!r.ok()) return r.error();
+      if (*r == 0) return Errno(EFAULT);
+      size -= *r;
+    }
+    return Ok();
+  }
 };
 
 class BufferSink final : public Sink {

@@ -81,12 +81,12 @@ void MountNamespace::Remove(Mount& mount) {
   mounts_.erase(it);
 }
 
-ErrnoOr<void> MountNamespace::Detach(Mount& mount, bool lazy) {
+ErrnoOr<void> MountNamespace::Detach(Mount& mount, bool lazy, int held) {
   if (mount.ns_ != this || root_ == &mount) return Errno(EINVAL);
   std::vector<Mount*> doomed = Below(mount);
   if (!lazy) {
     // One reference is ours.
-    if (doomed.size() > 1 || mount.ref_count() > 1) return Errno(EBUSY);
+    if (doomed.size() > 1 || mount.ref_count() > 1 + held) return Errno(EBUSY);
   }
   for (auto it = doomed.rbegin(); it != doomed.rend(); ++it) Remove(**it);
   return Ok();

@@ -90,8 +90,9 @@ class MountNamespace final : public RefCounted<MountNamespace>, public state::Sa
   void CrossDown(VfsPath* path) const;
   // Puts `mount`, which is new, on top of `where` (after CrossDown).
   ErrnoOr<void> Attach(RefPtr<Mount> mount, VfsPath where);
-  // umount2(2): EBUSY if it has children or users, unless `lazy`. EINVAL for the root of the namespace.
-  ErrnoOr<void> Detach(Mount& mount, bool lazy);
+  // umount2(2): EBUSY if it has children or users, unless `lazy`. EINVAL for the root of the namespace. The caller holds
+  // `held` references.
+  ErrnoOr<void> Detach(Mount& mount, bool lazy, int held);
   // mount --move.
   ErrnoOr<void> Move(Mount& mount, VfsPath where);
   // Bind mount of `source` at `where`, with the mounts below if `recursive`.

@@ -31,6 +31,7 @@ class HostFile final : public File {
   ErrnoOr<void> Truncate(Task& task, uint64_t size) override;
   ErrnoOr<void> Stat(Task& task, struct stat* out) override;
   uint32_t Poll(Task& task) override;
+  bool writes_whole() const override { return true; }
   WaitQueue* wait_queue() override { return poll_source_.registered() ? &queue_ : nullptr; }
   bool pollable() const override { return poll_source_.registered(); }
   std::string LinkName() const override;

@@ -107,6 +107,7 @@ class PipeEnd final : public File {
   ErrnoOr<void> Stat(Task& task, struct stat* out) override;
   ErrnoOr<void> OnSetFlags(Task&, int) override { return Ok(); }
   uint32_t Poll(Task& task) override;
+  bool writes_whole() const override { return true; }
   WaitQueue* wait_queue() override { return &pipe_->queue(); }
   bool pollable() const override { return true; }
   std::string LinkName() const override;

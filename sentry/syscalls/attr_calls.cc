@@ -1,0 +1,198 @@
+// Changing attributes: chmod(2), chown(2), utimensat(2), truncate(2), umask(2).
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <unistd.h>
+#include <utime.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/signal.h"
+#include "sentry/kernel/task.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/rw_util.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/at.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/ops.h"
+
+namespace amber {
+namespace {
+
+ErrnoOr<VfsPath> Place(Task& task, int dirfd, UserPtr<const char> path, int flags) {
+  std::string name = TRY(task.CopyInString(path, 4096));
+  return ResolvePlaceAt(task, dirfd, name, (flags & AT_SYMLINK_NOFOLLOW) != 0 ? 0 : kFollowLast, (flags & AT_EMPTY_PATH) != 0);
+}
+
+ErrnoOr<uint64_t> FChmodAt2(Task& task, int dirfd, UserPtr<const char> path, uint32_t mode, int flags) {
+  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Errno(EINVAL);
+  VfsContext ctx = ContextOf(task);
+  TRY(ChmodPlace(ctx, TRY(Place(task, dirfd, path, flags)), mode));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> FChmodAt(Task& task, int dirfd, UserPtr<const char> path, uint32_t mode) {
+  return FChmodAt2(task, dirfd, path, mode, 0);
+}
+
+ErrnoOr<uint64_t> Chmod(Task& task, UserPtr<const char> path, uint32_t mode) {
+  return FChmodAt2(task, AT_FDCWD, path, mode, 0);
+}
+
+ErrnoOr<uint64_t> FChmod(Task& task, int fd, uint32_t mode) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  // Pipes, sockets and the like have attributes that nobody sees changed.
+  if (file->path() == nullptr) return uint64_t{0};
+  VfsContext ctx = ContextOf(task);
+  TRY(ChmodPlace(ctx, *file->path(), mode));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> FChownAt(Task& task, int dirfd, UserPtr<const char> path, uint32_t uid, uint32_t gid, int flags) {
+  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Errno(EINVAL);
+  VfsContext ctx = ContextOf(task);
+  TRY(ChownPlace(ctx, TRY(Place(task, dirfd, path, flags)), uid, gid));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> Chown(Task& task, UserPtr<const char> path, uint32_t uid, uint32_t gid) {
+  return FChownAt(task, AT_FDCWD, path, uid, gid, 0);
+}
+
+ErrnoOr<uint64_t> LChown(Task& task, UserPtr<const char> path, uint32_t uid, uint32_t gid) {
+  return FChownAt(task, AT_FDCWD, path, uid, gid, AT_SYMLINK_NOFOLLOW);
+}
+
+ErrnoOr<uint64_t> FChown(Task& task, int fd, uint32_t uid, uint32_t gid) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  if (file->path() == nullptr) return uint64_t{0};
+  VfsContext ctx = ContextOf(task);
+  TRY(ChownPlace(ctx, *file->path(), uid, gid));
+  return uint64_t{0};
+}
+
+ErrnoOr<std::optional<AttrChange::Time>> ToTime(const timespec& t) {
+  if (t.tv_nsec == UTIME_OMIT) return std::optional<AttrChange::Time>();
+  if (t.tv_nsec == UTIME_NOW) return std::optional<AttrChange::Time>({.now = true});
+  if (t.tv_nsec < 0 || t.tv_nsec >= 1'000'000'000) return Errno(EINVAL);
+  return std::optional<AttrChange::Time>({.time = t});
+}
+
+// `times` null: both now.
+ErrnoOr<uint64_t> SetTimes(Task& task, int dirfd, UserPtr<const char> path, const timespec* times, int flags) {
+  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Errno(EINVAL);
+  AttrChange change{.atime = AttrChange::Time{.now = true}, .mtime = AttrChange::Time{.now = true}};
+  if (times != nullptr) {
+    change.atime = TRY(ToTime(times[0]));
+    change.mtime = TRY(ToTime(times[1]));
+    if (!change.atime && !change.mtime) return uint64_t{0};
+  }
+  VfsPath place;
+  if (path.is_null() && dirfd != AT_FDCWD) {
+    if (flags != 0) return Errno(EINVAL);
+    RefPtr<File> file = TRY(task.files().Get(dirfd));
+    if (file->path() == nullptr) return uint64_t{0};
+    place = *file->path();
+  } else {
+    place = TRY(Place(task, dirfd, path, flags));
+  }
+  VfsContext ctx = ContextOf(task);
+  TRY(SetTimesPlace(ctx, place, change));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> UtimensAt(Task& task, int dirfd, UserPtr<const char> path, UserPtr<const timespec> p, int flags) {
+  if (p.is_null()) return SetTimes(task, dirfd, path, nullptr, flags);
+  auto times = TRY(task.CopyInArray(p, 2));
+  return SetTimes(task, dirfd, path, times.data(), flags);
+}
+
+ErrnoOr<uint64_t> FUtimesAt(Task& task, int dirfd, UserPtr<const char> path, UserPtr<const timeval> p) {
+  if (p.is_null()) return SetTimes(task, dirfd, path, nullptr, 0);
+  auto values = TRY(task.CopyInArray(p, 2));
+  timespec times[2];
+  for (int i = 0; i < 2; ++i) {
+    if (values[i].tv_usec < 0 || values[i].tv_usec >= 1'000'000) return Errno(EINVAL);
+    times[i] = {values[i].tv_sec, values[i].tv_usec * 1000};
+  }
+  return SetTimes(task, dirfd, path, times, 0);
+}
+
+ErrnoOr<uint64_t> UTimes(Task& task, UserPtr<const char> path, UserPtr<const timeval> p) {
+  return FUtimesAt(task, AT_FDCWD, path, p);
+}
+
+ErrnoOr<uint64_t> UTime(Task& task, UserPtr<const char> path, UserPtr<const utimbuf> p) {
+  if (p.is_null()) return SetTimes(task, AT_FDCWD, path, nullptr, 0);
+  utimbuf t = TRY(task.CopyIn(p));
+  timespec times[2] = {{t.actime, 0}, {t.modtime, 0}};
+  return SetTimes(task, AT_FDCWD, path, times, 0);
+}
+
+ErrnoOr<void> CheckSizeLimit(Task& task, int64_t size) {
+  if (size < 0) return Errno(EINVAL);
+  if (static_cast<uint64_t>(size) <= task.limit(RLIMIT_FSIZE)) return Ok();
+  task.SendSignal(SigInfo::Kernel(SIGXFSZ));
+  return Errno(EFBIG);
+}
+
+ErrnoOr<uint64_t> Truncate(Task& task, UserPtr<const char> path, int64_t size) {
+  if (size < 0) return Errno(EINVAL);
+  VfsPath place = TRY(Place(task, AT_FDCWD, path, 0));
+  TRY(CheckSizeLimit(task, size));
+  VfsContext ctx = ContextOf(task);
+  TRY(TruncatePlace(ctx, place, static_cast<uint64_t>(size)));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> FTruncate(Task& task, int fd, int64_t size) {
+  if (size < 0) return Errno(EINVAL);
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  if (!file->writable()) return Errno(EINVAL);
+  TRY(CheckSizeLimit(task, size));
+  TRY(file->Truncate(task, static_cast<uint64_t>(size)));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> FAllocate(Task& task, int fd, int mode, int64_t offset, int64_t size) {
+  if (offset < 0 || size <= 0) return Errno(EINVAL);
+  RefPtr<File> file = TRY(WritableFile(task, fd));
+  int64_t end;
+  if (__builtin_add_overflow(offset, size, &end)) return Errno(EFBIG);
+  struct stat st;
+  TRY(file->Stat(task, &st));
+  if (S_ISFIFO(st.st_mode)) return Errno(ESPIPE);
+  if (!S_ISREG(st.st_mode)) return Errno(ENODEV);
+  TRY(file->Fallocate(task, mode, static_cast<uint64_t>(offset), static_cast<uint64_t>(size)));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> Umask(Task& task, uint32_t mask) {
+  uint32_t old = task.fs().umask();
+  task.fs().set_umask(mask);
+  return uint64_t{old};
+}
+
+}  // namespace
+
+void RegisterAttrCalls(SyscallTable& table) {
+  table.Set(SYS_chmod, Full<&Chmod>());
+  table.Set(SYS_fchmod, Full<&FChmod>());
+  table.Set(SYS_fchmodat, Full<&FChmodAt>());
+  table.Set(452 /* SYS_fchmodat2 */, Full<&FChmodAt2>());
+  table.Set(SYS_chown, Full<&Chown>());
+  table.Set(SYS_lchown, Full<&LChown>());
+  table.Set(SYS_fchown, Full<&FChown>());
+  table.Set(SYS_fchownat, Full<&FChownAt>());
+  table.Set(SYS_utimensat, Full<&UtimensAt>());
+  table.Set(SYS_futimesat, Full<&FUtimesAt>());
+  table.Set(SYS_utimes, Full<&UTimes>());
+  table.Set(SYS_utime, Full<&UTime>());
+  table.Set(SYS_truncate, Full<&Truncate>());
+  table.Set(SYS_ftruncate, Full<&FTruncate>());
+  table.Set(SYS_fallocate, Partial<&FAllocate>("only what the file's own system can do; no collapse or insert in tmpfs"));
+  table.Set(SYS_umask, Full<&Umask>());
+}
+
+}  // namespace amber

@@ -1,0 +1,195 @@
+// fcntl(2), flock(2) and the ioctls that concern descriptors.
+#include <poll.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/file_lock.h"
+#include "sentry/vfs/mount.h"
+#include "sentry/vfs/path.h"
+
+namespace amber {
+namespace {
+
+constexpr int kSettableFlags = O_APPEND | O_NONBLOCK | O_ASYNC | O_DIRECT | O_NOATIME;
+
+ErrnoOr<uint64_t> SetStatusFlags(Task& task, File& file, int flags) {
+  if ((flags & O_NOATIME) != 0 && (file.flags() & O_NOATIME) == 0 && file.path() != nullptr) {
+    TRY(CheckOwner(task.creds(), *file.path()->inode()));
+  }
+  int next = (file.flags() & ~kSettableFlags) | (flags & kSettableFlags);
+  TRY(file.OnSetFlags(task, next));
+  file.set_flags(next);
+  return uint64_t{0};
+}
+
+Inode* LockedInode(File& file) { return file.path() != nullptr ? file.path()->inode() : nullptr; }
+
+// The range and type of a struct flock, as fs/locks.c reads it.
+ErrnoOr<FileLock> ToLock(Task& task, File& file, const struct flock& l, bool ofd) {
+  int64_t start = l.l_start;
+  if (l.l_whence == SEEK_CUR) {
+    start += static_cast<int64_t>(file.position());
+  } else if (l.l_whence == SEEK_END) {
+    struct stat st;
+    TRY(file.Stat(task, &st));
+    if (__builtin_add_overflow(start, st.st_size, &start)) return Errno(EOVERFLOW);
+  } else if (l.l_whence != SEEK_SET) {
+    return Errno(EINVAL);
+  }
+  if (start < 0) return Errno(EINVAL);
+  FileLock lock{.kind = ofd ? LockKind::kOfd : LockKind::kPosix, .exclusive = l.l_type == F_WRLCK};
+  if (l.l_len >= 0) {
+    lock.start = static_cast<uint64_t>(start);
+    int64_t end;
+    if (l.l_len > 0) {
+      if (__builtin_add_overflow(start, l.l_len - 1, &end)) return Errno(EOVERFLOW);
+      lock.end = static_cast<uint64_t>(end);
+    }
+  } else {
+    if (start + l.l_len < 0) return Errno(EINVAL);
+    lock.start = static_cast<uint64_t>(start + l.l_len);
+    lock.end = static_cast<uint64_t>(start - 1);
+  }
+  lock.owner = ofd ? static_cast<const state::Saveable*>(&file) : &task.files();
+  lock.pid = ofd ? -1 : task.pid();
+  return lock;
+}
+
+ErrnoOr<uint64_t> GetLock(Task& task, File& file, UserPtr<struct flock> p, bool ofd) {
+  struct flock l = TRY(task.CopyIn(p));
+  if (l.l_type != F_RDLCK && l.l_type != F_WRLCK) return Errno(EINVAL);
+  if (ofd && l.l_pid != 0) return Errno(EINVAL);
+  Inode* inode = LockedInode(file);
+  FileLock wanted = TRY(ToLock(task, file, l, ofd));
+  const FileLock* held = inode != nullptr && inode->locks_if_any() != nullptr ? inode->locks().Conflict(wanted) : nullptr;
+  if (held == nullptr) {
+    l.l_type = F_UNLCK;
+  } else {
+    l.l_type = held->exclusive ? F_WRLCK : F_RDLCK;
+    l.l_whence = SEEK_SET;
+    l.l_start = static_cast<off_t>(held->start);
+    l.l_len = held->end == UINT64_MAX ? 0 : static_cast<off_t>(held->end - held->start + 1);
+    l.l_pid = held->pid;
+  }
+  TRY(task.CopyOut(p, l));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> SetLock(Task& task, File& file, UserPtr<const struct flock> p, bool ofd, bool wait) {
+  struct flock l = TRY(task.CopyIn(p));
+  if (ofd && l.l_pid != 0) return Errno(EINVAL);
+  FileLock lock = TRY(ToLock(task, file, l, ofd));
+  Inode* inode = LockedInode(file);
+  if (inode == nullptr) return Errno(EINVAL);
+  switch (l.l_type) {
+    case F_UNLCK:
+      if (inode->locks_if_any() != nullptr) inode->locks().Release(lock);
+      return uint64_t{0};
+    case F_RDLCK:
+      if (!file.readable()) return Errno(EBADF);
+      break;
+    case F_WRLCK:
+      if (!file.writable()) return Errno(EBADF);
+      break;
+    default:
+      return Errno(EINVAL);
+  }
+  auto r = inode->locks().Take(lock);
+  if (r.ok()) return uint64_t{0};
+  if (r.Is(EAGAIN) && wait) return task.Block(inode->locks().queue(), POLLIN);
+  return r.error();
+}
+
+ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
+  RefPtr<File> file = TRY(task.files().GetAny(fd));
+  bool path_only = (file->flags() & O_PATH) != 0;
+  switch (command) {
+    case F_DUPFD:
+    case F_DUPFD_CLOEXEC:
+      if (argument >= task.limit(RLIMIT_NOFILE) || argument >= FdTable::kMaxFds) return Errno(EINVAL);
+      return uint64_t(TRY(task.files().Allocate(std::move(file), command == F_DUPFD_CLOEXEC, task.limit(RLIMIT_NOFILE),
+                                                static_cast<int>(argument))));
+    case F_GETFD:
+      return uint64_t{TRY(task.files().close_on_exec(fd)) ? 1u : 0u};
+    case F_SETFD:
+      TRY(task.files().set_close_on_exec(fd, (argument & FD_CLOEXEC) != 0));
+      return uint64_t{0};
+    case F_GETFL:
+      return static_cast<uint64_t>(file->flags());
+    default:
+      break;
+  }
+  if (path_only) return Errno(EBADF);
+  switch (command) {
+    case F_SETFL:
+      return SetStatusFlags(task, *file, static_cast<int>(argument));
+    case F_GETLK:
+    case F_OFD_GETLK:
+      return GetLock(task, *file, UserPtr<struct flock>(argument), command == F_OFD_GETLK);
+    case F_SETLK:
+    case F_SETLKW:
+    case F_OFD_SETLK:
+    case F_OFD_SETLKW:
+      return SetLock(task, *file, UserPtr<const struct flock>(argument), command == F_OFD_SETLK || command == F_OFD_SETLKW,
+                     command == F_SETLKW || command == F_OFD_SETLKW);
+    case F_GETLEASE:
+      return uint64_t{F_UNLCK};
+    default:
+      return file->Fcntl(task, command, argument);
+  }
+}
+
+ErrnoOr<uint64_t> Flock(Task& task, int fd, int operation) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  bool wait = (operation & LOCK_NB) == 0;
+  operation &= ~LOCK_NB;
+  if (operation != LOCK_SH && operation != LOCK_EX && operation != LOCK_UN) return Errno(EINVAL);
+  Inode* inode = LockedInode(*file);
+  if (inode == nullptr) return Errno(EINVAL);
+  FileLock lock{.kind = LockKind::kFlock, .exclusive = operation == LOCK_EX, .owner = file.get(), .pid = task.pid()};
+  if (operation == LOCK_UN) {
+    inode->locks().Release(lock);
+    return uint64_t{0};
+  }
+  auto r = inode->locks().Take(lock);
+  if (r.ok()) return uint64_t{0};
+  // flock(2): converting a lock gives up the old one first.
+  inode->locks().Release(lock);
+  if (wait) return task.Block(inode->locks().queue(), POLLIN);
+  return Errno(EWOULDBLOCK);
+}
+
+ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  switch (command) {
+    case FIOCLEX:
+    case FIONCLEX:
+      TRY(task.files().set_close_on_exec(fd, command == FIOCLEX));
+      return uint64_t{0};
+    case FIONBIO:
+    case FIOASYNC: {
+      int on = TRY(task.CopyIn(UserPtr<const int>(argument)));
+      int flag = command == FIONBIO ? O_NONBLOCK : O_ASYNC;
+      return SetStatusFlags(task, *file, on != 0 ? file->flags() | flag : file->flags() & ~flag);
+    }
+    default:
+      return file->Ioctl(task, command, argument);
+  }
+}
+
+}  // namespace
+
+void RegisterFcntlCalls(SyscallTable& table) {
+  table.Set(SYS_fcntl, Partial<&Fcntl>("no leases, no directory notification; deadlocks among locks are not detected"));
+  table.Set(SYS_flock, Full<&Flock>());
+  table.Set(SYS_ioctl, Full<&Ioctl>());
+}
+
+}  // namespace amber

@@ -1,0 +1,157 @@
+// Mounts: mount(2), umount2(2), pivot_root(2); file handles, which this kernel does not give out.
+#include <linux/capability.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/at.h"
+#include "sentry/vfs/fs_context.h"
+
+namespace amber {
+namespace {
+
+constexpr uint64_t kPropagation = MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE;
+
+ErrnoOr<VfsPath> PlaceOf(Task& task, UserPtr<const char> path, uint32_t walk = kFollowLast) {
+  return ResolvePlaceAt(task, AT_FDCWD, TRY(task.CopyInString(path, 4096)), walk);
+}
+
+ErrnoOr<MountNamespace*> NamespaceOf(const VfsPath& where) {
+  if (where.mount->ns() == nullptr) return Errno(EINVAL);
+  return where.mount->ns();
+}
+
+// The option string of mount(2): a page at most, up to its NUL.
+ErrnoOr<std::vector<std::string>> CopyInOptions(Task& task, UserPtr<const char> data) {
+  std::vector<std::string> options;
+  if (data.is_null()) return options;
+  std::string all = TRY(task.CopyInString(data, 4096));
+  for (size_t at = 0; at < all.size();) {
+    size_t comma = std::min(all.find(',', at), all.size());
+    if (comma > at) options.push_back(all.substr(at, comma - at));
+    at = comma + 1;
+  }
+  return options;
+}
+
+ErrnoOr<uint64_t> Remount(const VfsPath& where, uint64_t flags) {
+  if (!where.is_mount_root()) return Errno(EINVAL);
+  where.mount->set_flags(static_cast<uint32_t>(flags) & kMountFlags);
+  // Without MS_BIND the file system itself becomes read-only or writable.
+  if ((flags & MS_BIND) == 0) where.mount->fs().set_read_only((flags & MS_RDONLY) != 0);
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> BindMount(Task& task, UserPtr<const char> source, const VfsPath& where, uint64_t flags) {
+  VfsPath from = TRY(PlaceOf(task, source));
+  if (from.mount->ns() == nullptr) return Errno(EINVAL);
+  MountNamespace* ns = TRY(NamespaceOf(where));
+  TRY(ns->Bind(from, where, (flags & MS_REC) != 0, from.mount->flags()));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> MoveMount(Task& task, UserPtr<const char> source, const VfsPath& where) {
+  VfsPath from = TRY(PlaceOf(task, source));
+  if (!from.is_mount_root()) return Errno(EINVAL);
+  TRY(TRY(NamespaceOf(where))->Move(*from.mount, where));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> NewMount(Task& task, UserPtr<const char> source, UserPtr<const char> type, const VfsPath& where,
+                           uint64_t flags, UserPtr<const char> data) {
+  if (type.is_null()) return Errno(EINVAL);
+  std::string type_name = TRY(task.CopyInString(type, 4096));
+  MountArguments arguments{.kernel = &task.kernel(), .task = &task, .source = "none"};
+  if (!source.is_null()) arguments.source = TRY(task.CopyInString(source, 4096));
+  arguments.options = TRY(CopyInOptions(task, data));
+  MountNamespace* ns = TRY(NamespaceOf(where));
+  RefPtr<FileSystem> fs = TRY(MakeFileSystem(type_name, arguments));
+  RefPtr<Dentry> root = fs->root();
+  auto mount = MakeRef<Mount>(std::move(fs), std::move(root), static_cast<uint32_t>(flags), arguments.source);
+  TRY(ns->Attach(std::move(mount), where));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> MountCall(Task& task, UserPtr<const char> source, UserPtr<const char> target, UserPtr<const char> type,
+                            uint64_t flags, UserPtr<const char> data) {
+  if ((flags & MS_MGC_MSK) == MS_MGC_VAL) flags &= ~static_cast<uint64_t>(MS_MGC_MSK);
+  VfsPath where = TRY(PlaceOf(task, target));
+  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  if ((flags & MS_REMOUNT) != 0) return Remount(where, flags);
+  if ((flags & MS_BIND) != 0) return BindMount(task, source, where, flags);
+  if ((flags & kPropagation) != 0) {
+    if (!where.is_mount_root()) return Errno(EINVAL);
+    return uint64_t{0};
+  }
+  if ((flags & MS_MOVE) != 0) return MoveMount(task, source, where);
+  return NewMount(task, source, type, where, flags, data);
+}
+
+ErrnoOr<uint64_t> Umount2(Task& task, UserPtr<const char> target, int flags) {
+  constexpr int kNoFollow = 8;
+  if ((flags & ~(MNT_FORCE | MNT_DETACH | MNT_EXPIRE | kNoFollow)) != 0) return Errno(EINVAL);
+  if ((flags & MNT_EXPIRE) != 0 && (flags & (MNT_FORCE | MNT_DETACH)) != 0) return Errno(EINVAL);
+  VfsPath place = TRY(PlaceOf(task, target, (flags & kNoFollow) != 0 ? 0 : kFollowLast));
+  if (!place.is_mount_root()) return Errno(EINVAL);
+  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  MountNamespace* ns = TRY(NamespaceOf(place));
+  if (place.mount->parent() == nullptr) return Errno(EBUSY);
+  TRY(ns->Detach(*place.mount, (flags & MNT_DETACH) != 0, 1));
+  return uint64_t{0};
+}
+
+// Everybody in the namespace who is at the old root moves to the new one (chroot_fs_refs()).
+void MoveRoots(Kernel& kernel, const VfsPath& from, const VfsPath& to) {
+  for (const RefPtr<ThreadGroup>& group : kernel.groups()) {
+    for (const RefPtr<Task>& t : group->tasks()) {
+      if (t->exiting()) continue;
+      if (t->fs().root() == from) t->fs().set_root(to);
+      if (t->fs().cwd() == from) t->fs().set_cwd(to);
+    }
+  }
+}
+
+ErrnoOr<uint64_t> PivotRoot(Task& task, UserPtr<const char> new_root, UserPtr<const char> put_old) {
+  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  VfsPath fresh = TRY(PlaceOf(task, new_root, kFollowLast | kMustBeDir));
+  VfsPath old_place = TRY(PlaceOf(task, put_old, kFollowLast | kMustBeDir));
+  VfsPath root = task.fs().root();
+  MountNamespace* ns = TRY(NamespaceOf(fresh));
+  if (fresh.mount == root.mount || old_place.mount == root.mount) return Errno(EBUSY);
+  if (!root.is_mount_root() || !fresh.is_mount_root() || !(root == ns->root())) return Errno(EINVAL);
+  // put_old must be reachable from new_root.
+  if (old_place.mount == fresh.mount && !old_place.dentry->IsBelow(*fresh.dentry)) return Errno(EINVAL);
+  bool below = false;
+  for (const Mount* m = old_place.mount.get(); m != nullptr; m = m->parent()) below |= m == fresh.mount.get();
+  if (!below) return Errno(EINVAL);
+  TRY(ns->Pivot(fresh, old_place));
+  MoveRoots(task.kernel(), root, fresh);
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> NameToHandleAt(Task&, int, UserPtr<const char>, UserPtr<void>, UserPtr<int>, int) {
+  return Errno(EOPNOTSUPP);
+}
+
+ErrnoOr<uint64_t> OpenByHandleAt(Task& task, int, UserPtr<void>, int) {
+  return Errno(task.Has(CAP_DAC_READ_SEARCH) ? EOPNOTSUPP : EPERM);
+}
+
+}  // namespace
+
+void RegisterMountCalls(SyscallTable& table) {
+  table.Set(SYS_mount, Partial<&MountCall>("propagation between namespaces is accepted and has no effect"));
+  table.Set(SYS_umount2, Partial<&Umount2>("MNT_EXPIRE unmounts at once"));
+  table.Set(SYS_pivot_root, Full<&PivotRoot>());
+  table.Set(SYS_name_to_handle_at, Refused<&NameToHandleAt>("file systems give out no handles"));
+  table.Set(SYS_open_by_handle_at, Refused<&OpenByHandleAt>("file systems give out no handles"));
+}
+
+}  // namespace amber

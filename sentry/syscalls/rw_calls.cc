@@ -1,0 +1,167 @@
+// Reading and writing: read(2), write(2), pread(2), readv(2), preadv2(2), lseek(2).
+#include <poll.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/task.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/rw_util.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/fd_table.h"
+
+namespace amber {
+
+ErrnoOr<RefPtr<File>> ReadableFile(Task& task, int fd) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  if (!file->readable()) return Errno(EBADF);
+  return file;
+}
+
+ErrnoOr<RefPtr<File>> WritableFile(Task& task, int fd) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  if (!file->writable()) return Errno(EBADF);
+  return file;
+}
+
+ErrnoOr<uint64_t> ReadFile(Task& task, File& file, Sink& sink, bool nowait) {
+  auto r = file.Read(task, sink);
+  if (r.ok()) return static_cast<uint64_t>(*r);
+  if (r.Is(EAGAIN) && !file.nonblocking() && !nowait) return task.BlockOn(file, POLLIN | POLLRDNORM);
+  return r.error();
+}
+
+ErrnoOr<uint64_t> WriteFile(Task& task, File& file, Source& source, bool nowait) {
+  uint64_t done = task.syscall().done;
+  if (done > 0) TRY(source.Skip(done));
+  while (true) {
+    auto r = file.Write(task, source);
+    if (r.ok()) {
+      done += *r;
+      if (source.remaining() == 0 || *r == 0 || !file.writes_whole()) return done;
+      continue;
+    }
+    if (!r.Is(EAGAIN)) {
+      if (done > 0) return done;
+      return r.error();
+    }
+    if (file.nonblocking() || nowait) return done > 0 ? ErrnoOr<uint64_t>(done) : r.error();
+    task.syscall().done = done;
+    return task.BlockOn(file, POLLOUT | POLLWRNORM);
+  }
+}
+
+namespace {
+
+ErrnoOr<uint64_t> Read(Task& task, int fd, UserPtr<void> p, uint64_t size) {
+  RefPtr<File> file = TRY(ReadableFile(task, fd));
+  if (static_cast<int64_t>(size) < 0) return Errno(EINVAL);
+  UserSink sink(task, p, std::min(size, kMaxRwCount));
+  return ReadFile(task, *file, sink);
+}
+
+ErrnoOr<uint64_t> Write(Task& task, int fd, UserPtr<const void> p, uint64_t size) {
+  RefPtr<File> file = TRY(WritableFile(task, fd));
+  if (static_cast<int64_t>(size) < 0) return Errno(EINVAL);
+  UserSource source(task, p, std::min(size, kMaxRwCount));
+  return WriteFile(task, *file, source);
+}
+
+ErrnoOr<uint64_t> PRead64(Task& task, int fd, UserPtr<void> p, uint64_t size, int64_t offset) {
+  if (offset < 0) return Errno(EINVAL);
+  RefPtr<File> file = TRY(ReadableFile(task, fd));
+  UserSink sink(task, p, std::min(size, kMaxRwCount));
+  return uint64_t{TRY(file->PRead(task, sink, static_cast<uint64_t>(offset)))};
+}
+
+ErrnoOr<uint64_t> PWrite64(Task& task, int fd, UserPtr<const void> p, uint64_t size, int64_t offset) {
+  if (offset < 0) return Errno(EINVAL);
+  RefPtr<File> file = TRY(WritableFile(task, fd));
+  UserSource source(task, p, std::min(size, kMaxRwCount));
+  return uint64_t{TRY(file->PWrite(task, source, static_cast<uint64_t>(offset)))};
+}
+
+ErrnoOr<uint64_t> ReadV(Task& task, int fd, UserPtr<const iovec> p, uint64_t count) {
+  RefPtr<File> file = TRY(ReadableFile(task, fd));
+  UserSink sink(task, TRY(task.CopyInIovecs(p, count)));
+  return ReadFile(task, *file, sink);
+}
+
+ErrnoOr<uint64_t> WriteV(Task& task, int fd, UserPtr<const iovec> p, uint64_t count) {
+  RefPtr<File> file = TRY(WritableFile(task, fd));
+  UserSource source(task, TRY(task.CopyInIovecs(p, count)));
+  return WriteFile(task, *file, source);
+}
+
+// RWF_DSYNC and RWF_SYNC.
+ErrnoOr<void> SyncAfter(Task& task, File& file, int flags) {
+  if ((flags & (RWF_DSYNC | RWF_SYNC)) == 0) return Ok();
+  return file.Fsync(task, (flags & RWF_SYNC) == 0);
+}
+
+constexpr int kReadFlags = RWF_HIPRI | RWF_NOWAIT;
+constexpr int kWriteFlags = RWF_HIPRI | RWF_NOWAIT | RWF_DSYNC | RWF_SYNC | RWF_APPEND;
+
+// The offset comes in two registers, of which x86-64 only uses the first.
+ErrnoOr<uint64_t> PReadV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t count, int64_t offset, uint64_t, int flags) {
+  RefPtr<File> file = TRY(ReadableFile(task, fd));
+  if ((flags & ~kReadFlags) != 0) return Errno(EOPNOTSUPP);
+  if (offset < -1) return Errno(EINVAL);
+  UserSink sink(task, TRY(task.CopyInIovecs(p, count)));
+  if (offset == -1) return ReadFile(task, *file, sink, (flags & RWF_NOWAIT) != 0);
+  return uint64_t{TRY(file->PRead(task, sink, static_cast<uint64_t>(offset)))};
+}
+
+ErrnoOr<uint64_t> PWriteV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t count, int64_t offset, uint64_t, int flags) {
+  RefPtr<File> file = TRY(WritableFile(task, fd));
+  if ((flags & ~kWriteFlags) != 0) return Errno(EOPNOTSUPP);
+  if (offset < -1) return Errno(EINVAL);
+  UserSource source(task, TRY(task.CopyInIovecs(p, count)));
+  int old_flags = file->flags();
+  if ((flags & RWF_APPEND) != 0) file->set_flags(old_flags | O_APPEND);
+  ErrnoOr<uint64_t> r = uint64_t{0};
+  if (offset == -1) {
+    r = WriteFile(task, *file, source, (flags & RWF_NOWAIT) != 0);
+  } else {
+    auto n = file->PWrite(task, source, static_cast<uint64_t>(offset));
+    r = n.ok() ? ErrnoOr<uint64_t>(uint64_t{*n}) : n.error();
+  }
+  file->set_flags(old_flags);
+  if (r.ok()) TRY(SyncAfter(task, *file, flags));
+  return r;
+}
+
+ErrnoOr<uint64_t> PReadV(Task& task, int fd, UserPtr<const iovec> p, uint64_t count, int64_t offset) {
+  if (offset < 0) return Errno(EINVAL);
+  return PReadV2(task, fd, p, count, offset, 0, 0);
+}
+
+ErrnoOr<uint64_t> PWriteV(Task& task, int fd, UserPtr<const iovec> p, uint64_t count, int64_t offset) {
+  if (offset < 0) return Errno(EINVAL);
+  return PWriteV2(task, fd, p, count, offset, 0, 0);
+}
+
+ErrnoOr<uint64_t> LSeek(Task& task, int fd, int64_t offset, int whence) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  return file->Seek(task, offset, whence);
+}
+
+}  // namespace
+
+void RegisterReadWriteCalls(SyscallTable& table) {
+  table.Set(SYS_read, Full<&Read>());
+  table.Set(SYS_write, Full<&Write>());
+  table.Set(SYS_pread64, Full<&PRead64>());
+  table.Set(SYS_pwrite64, Full<&PWrite64>());
+  table.Set(SYS_readv, Full<&ReadV>());
+  table.Set(SYS_writev, Full<&WriteV>());
+  table.Set(SYS_preadv, Full<&PReadV>());
+  table.Set(SYS_pwritev, Full<&PWriteV>());
+  table.Set(SYS_preadv2, Full<&PReadV2>());
+  table.Set(SYS_pwritev2, Full<&PWriteV2>());
+  table.Set(SYS_lseek, Full<&LSeek>());
+}
+
+}  // namespace amber

@@ -1,0 +1,151 @@
+// Extended attributes: xattr(7).
+#include <linux/capability.h>
+#include <linux/xattr.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "sentry/kernel/task.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/at.h"
+#include "sentry/vfs/fd_table.h"
+
+namespace amber {
+namespace {
+
+constexpr size_t kNameMax = 255;
+constexpr uint64_t kSizeMax = 65536;
+
+ErrnoOr<VfsPath> PlaceOf(Task& task, UserPtr<const char> path, bool follow) {
+  return ResolvePlaceAt(task, AT_FDCWD, TRY(task.CopyInString(path, 4096)), follow ? kFollowLast : 0);
+}
+
+ErrnoOr<VfsPath> PlaceOf(Task& task, int fd) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  if (file->path() == nullptr) return Errno(EOPNOTSUPP);
+  return *file->path();
+}
+
+ErrnoOr<std::string> CopyInName(Task& task, UserPtr<const char> p) {
+  auto name = task.CopyInString(p, kNameMax + 1);
+  if (name.Is(ENAMETOOLONG) || (name.ok() && name->empty())) return Errno(ERANGE);
+  return name;
+}
+
+// xattr_permission(): who may touch which class of names.
+ErrnoOr<void> CheckName(Task& task, const VfsPath& place, std::string_view name, bool write) {
+  if (write && place.mount->read_only()) return Errno(EROFS);
+  const Inode& inode = *place.inode();
+  if (name.starts_with("security.")) {
+    if (!write) return Ok();
+    int capability = name == "security.capability" ? CAP_SETFCAP : CAP_SYS_ADMIN;
+    return task.Has(capability) ? Ok() : Errno(EPERM);
+  }
+  if (name.starts_with("system.")) return Errno(EOPNOTSUPP);
+  if (name.starts_with("trusted.")) return task.Has(CAP_SYS_ADMIN) ? Ok() : Errno(write ? EPERM : ENODATA);
+  if (!name.starts_with("user.")) return Errno(EOPNOTSUPP);
+  if (!inode.IsRegular() && !inode.IsDir()) return Errno(write ? EPERM : ENODATA);
+  if (write && inode.IsDir() && (inode.attr().mode & S_ISVTX) != 0) TRY(CheckOwner(task.creds(), inode));
+  return CheckPermission(task.creds(), inode, write ? kMayWrite : kMayRead);
+}
+
+ErrnoOr<uint64_t> CopyOutSized(Task& task, uint64_t address, uint64_t size, const std::string& bytes) {
+  if (size == 0) return uint64_t{bytes.size()};
+  if (bytes.size() > size) return Errno(ERANGE);
+  TRY(task.CopyOutBytes(address, bytes.data(), bytes.size()));
+  return uint64_t{bytes.size()};
+}
+
+ErrnoOr<uint64_t> Get(Task& task, const VfsPath& place, UserPtr<const char> name_p, UserPtr<void> value, uint64_t size) {
+  std::string name = TRY(CopyInName(task, name_p));
+  TRY(CheckName(task, place, name, false));
+  return CopyOutSized(task, value.address(), size, TRY(place.inode()->GetXattr(name)));
+}
+
+ErrnoOr<uint64_t> Set(Task& task, const VfsPath& place, UserPtr<const char> name_p, UserPtr<const void> value, uint64_t size,
+                      int flags) {
+  if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) != 0) return Errno(EINVAL);
+  std::string name = TRY(CopyInName(task, name_p));
+  if (size > kSizeMax) return Errno(E2BIG);
+  std::string bytes(size, '\0');
+  TRY(task.CopyInBytes(value.address(), bytes.data(), size));
+  TRY(CheckName(task, place, name, true));
+  TRY(place.inode()->SetXattr(name, bytes, flags));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> List(Task& task, const VfsPath& place, UserPtr<char> out, uint64_t size) {
+  std::string all;
+  for (const std::string& name : TRY(place.inode()->ListXattr())) {
+    if (name.starts_with("trusted.") && !task.Has(CAP_SYS_ADMIN)) continue;
+    all += name;
+    all += '\0';
+  }
+  return CopyOutSized(task, out.address(), size, all);
+}
+
+ErrnoOr<uint64_t> Remove(Task& task, const VfsPath& place, UserPtr<const char> name_p) {
+  std::string name = TRY(CopyInName(task, name_p));
+  TRY(CheckName(task, place, name, true));
+  TRY(place.inode()->RemoveXattr(name));
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> GetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<void> value, uint64_t size) {
+  return Get(task, TRY(PlaceOf(task, path, true)), name, value, size);
+}
+ErrnoOr<uint64_t> LGetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<void> value, uint64_t size) {
+  return Get(task, TRY(PlaceOf(task, path, false)), name, value, size);
+}
+ErrnoOr<uint64_t> FGetXattr(Task& task, int fd, UserPtr<const char> name, UserPtr<void> value, uint64_t size) {
+  return Get(task, TRY(PlaceOf(task, fd)), name, value, size);
+}
+ErrnoOr<uint64_t> SetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<const void> value,
+                           uint64_t size, int flags) {
+  return Set(task, TRY(PlaceOf(task, path, true)), name, value, size, flags);
+}
+ErrnoOr<uint64_t> LSetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<const void> value,
+                            uint64_t size, int flags) {
+  return Set(task, TRY(PlaceOf(task, path, false)), name, value, size, flags);
+}
+ErrnoOr<uint64_t> FSetXattr(Task& task, int fd, UserPtr<const char> name, UserPtr<const void> value, uint64_t size, int flags) {
+  return Set(task, TRY(PlaceOf(task, fd)), name, value, size, flags);
+}
+ErrnoOr<uint64_t> ListXattr(Task& task, UserPtr<const char> path, UserPtr<char> out, uint64_t size) {
+  return List(task, TRY(PlaceOf(task, path, true)), out, size);
+}
+ErrnoOr<uint64_t> LListXattr(Task& task, UserPtr<const char> path, UserPtr<char> out, uint64_t size) {
+  return List(task, TRY(PlaceOf(task, path, false)), out, size);
+}
+ErrnoOr<uint64_t> FListXattr(Task& task, int fd, UserPtr<char> out, uint64_t size) {
+  return List(task, TRY(PlaceOf(task, fd)), out, size);
+}
+ErrnoOr<uint64_t> RemoveXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name) {
+  return Remove(task, TRY(PlaceOf(task, path, true)), name);
+}
+ErrnoOr<uint64_t> LRemoveXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name) {
+  return Remove(task, TRY(PlaceOf(task, path, false)), name);
+}
+ErrnoOr<uint64_t> FRemoveXattr(Task& task, int fd, UserPtr<const char> name) {
+  return Remove(task, TRY(PlaceOf(task, fd)), name);
+}
+
+}  // namespace
+
+void RegisterXattrCalls(SyscallTable& table) {
+  constexpr const char* kNote = "no POSIX access control lists";
+  table.Set(SYS_getxattr, Partial<&GetXattr>(kNote));
+  table.Set(SYS_lgetxattr, Partial<&LGetXattr>(kNote));
+  table.Set(SYS_fgetxattr, Partial<&FGetXattr>(kNote));
+  table.Set(SYS_setxattr, Partial<&SetXattr>(kNote));
+  table.Set(SYS_lsetxattr, Partial<&LSetXattr>(kNote));
+  table.Set(SYS_fsetxattr, Partial<&FSetXattr>(kNote));
+  table.Set(SYS_listxattr, Full<&ListXattr>());
+  table.Set(SYS_llistxattr, Full<&LListXattr>());
+  table.Set(SYS_flistxattr, Full<&FListXattr>());
+  table.Set(SYS_removexattr, Full<&RemoveXattr>());
+  table.Set(SYS_lremovexattr, Full<&LRemoveXattr>());
+  table.Set(SYS_fremovexattr, Full<&FRemoveXattr>());
+}
+
+}  // namespace amber
