@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "sentry/platform/platform_impl.h"
@@ -28,13 +29,6 @@ Listener::Listener(PlatformImpl& platform, UniqueFd fd) : platform_(platform), f
 }
 
 Listener::~Listener() = default;
-
-bool Listener::Start() {
-  receivers_.fetch_add(1);
-  if (platform_.workers().Run([self = shared_from_this()] { self->Receive(); })) return true;
-  receivers_.fetch_sub(1);
-  return false;
-}
 
 void Listener::Add(pid_t tid, RefPtr<ThreadImpl> thread) {
   absl::MutexLock lock(&mu_);
@@ -89,41 +83,92 @@ int Listener::AddFd(uint64_t id, int fd) {
   }
 }
 
+struct Listener::Receiver {
+  Listener* listener;
+  int surplus = 0;
+  bool blocked = false;
+};
+
+thread_local Listener::Receiver* Listener::current_ = nullptr;
+
+bool Listener::Behind() const {
+  pollfd poll_fd = {fd_.get(), POLLIN, 0};
+  return poll(&poll_fd, 1, 0) > 0 && (poll_fd.revents & POLLIN) != 0;
+}
+
+bool Listener::AddReceiver(int at_most) {
+  int receivers = receivers_.load(std::memory_order_relaxed);
+  if (receivers >= at_most || !receivers_.compare_exchange_strong(receivers, receivers + 1)) return false;
+  if (platform_.workers().Run([self = shared_from_this()] { self->Receive(); })) return true;
+  receivers_.fetch_sub(1);
+  return false;
+}
+
+bool Listener::Start() { return AddReceiver(1); }
+
 // Too few receivers make guest threads wait for each other; too many cost wake-ups (a surplus one is dear even if idle).
 void Listener::Balance() {
-  int receivers = receivers_.load(std::memory_order_relaxed);
-  if (receivers >= platform_.max_receivers() || running_.load(std::memory_order_relaxed) <= receivers) return;
-  if (!receivers_.compare_exchange_strong(receivers, receivers + 1)) return;
-  if (!platform_.workers().Run([self = shared_from_this()] { self->Receive(); })) receivers_.fetch_sub(1);
+  int running = running_.load(std::memory_order_relaxed);
+  if (running <= 0) return;
+  int free = receivers_.load(std::memory_order_relaxed) - busy_.load(std::memory_order_relaxed);
+  if (running > free) AddReceiver(platform_.max_receivers());
+}
+
+void Listener::AboutToBlock() {
+  Receiver* receiver = current_;
+  if (receiver == nullptr || receiver->blocked) return;
+  receiver->blocked = true;
+  Listener& listener = *receiver->listener;
+  listener.busy_.fetch_sub(1);
+  if (listener.receivers_.fetch_sub(1) == 1) listener.AddReceiver(1);
+}
+
+// Receives and handles one notification. False if there will be no more.
+bool Listener::Handle(Receiver& receiver) {
+  seccomp_notif notification;
+  memset(&notification, 0, sizeof(notification));  // the kernel wants zeros
+  if (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_RECV, &notification) != 0) {
+    if (errno == EINTR) return true;
+    // ENOENT: withdrawn (its thread was kicked or killed), or nobody is left to notify.
+    pollfd poll_fd = {fd_.get(), POLLIN, 0};
+    return errno == ENOENT && poll(&poll_fd, 1, 0) >= 0 && (poll_fd.revents & (POLLHUP | POLLERR)) == 0;
+  }
+  platform_.counters().notifications.fetch_add(1, std::memory_order_relaxed);
+  RefPtr<ThreadImpl> thread = Find(static_cast<pid_t>(notification.pid));
+  busy_.fetch_add(1, std::memory_order_relaxed);
+  if (thread) {
+    thread->OnNotification(notification);
+  } else {
+    platform_.OnStranger(*this, notification);
+  }
+  if (receiver.blocked) {
+    // Somebody else may have taken over: then this one is surplus, and retires soon.
+    receiver.blocked = false;
+    receivers_.fetch_add(1);
+    receiver.surplus = kPatience;
+  } else {
+    busy_.fetch_sub(1, std::memory_order_relaxed);
+  }
+  return true;
 }
 
 void Listener::Receive() {
-  int surplus = 0;
-  seccomp_notif notification;
-  for (;;) {
-    memset(&notification, 0, sizeof(notification));  // the kernel wants zeros
-    if (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_RECV, &notification) != 0) {
-      if (errno == EINTR) continue;
-      // ENOENT: withdrawn (its thread was kicked or killed), or nobody is left to notify.
-      pollfd poll_fd = {fd_.get(), POLLIN, 0};
-      if (errno == ENOENT && poll(&poll_fd, 1, 0) >= 0 && (poll_fd.revents & (POLLHUP | POLLERR)) == 0) continue;
-      break;
-    }
-    platform_.counters().notifications.fetch_add(1, std::memory_order_relaxed);
-    Balance();
-    if (RefPtr<ThreadImpl> thread = Find(static_cast<pid_t>(notification.pid)); thread) {
-      thread->OnNotification(notification);
-    } else {
-      platform_.OnStranger(*this, notification);
-    }
+  Receiver receiver = {this};
+  current_ = &receiver;
+  while (Handle(receiver)) {
     int receivers = receivers_.load(std::memory_order_relaxed);
-    if (receivers <= 1 || running_.load(std::memory_order_relaxed) >= receivers) {
-      surplus = 0;
-    } else if (++surplus > kPatience && receivers_.compare_exchange_strong(receivers, receivers - 1)) {
+    int wanted = std::min(running_.load(std::memory_order_relaxed), platform_.max_receivers());
+    if (receivers <= 1 || wanted >= receivers) {
+      receiver.surplus = 0;
+    } else if (++receiver.surplus > kPatience && receivers_.compare_exchange_strong(receivers, receivers - 1)) {
+      current_ = nullptr;
       return;
     }
   }
+  current_ = nullptr;
   receivers_.fetch_sub(1);
 }
+
+void AboutToBlock() { Listener::AboutToBlock(); }
 
 }  // namespace amber::platform

@@ -41,17 +41,31 @@ class Listener : public std::enable_shared_from_this<Listener> {
   // Puts `fd` into the stub's table; its number there, or -errno.
   int AddFd(uint64_t id, int fd);
 
-  // Guest threads that are executing: receivers are added while there are fewer of them.
+  // Guest threads that are executing: receivers are added while there are fewer free ones.
   void CountRunning(int change) { running_.fetch_add(change, std::memory_order_relaxed); }
 
- private:
-  void Receive();
+  // Adds a receiver if guest threads run for which none is free. Called by a receiver before it calls the client.
   void Balance();
+
+  // True if notifications wait for a receiver.
+  bool Behind() const;
+
+  // Of the calling thread's listener; see platform.h.
+  static void AboutToBlock();
+
+ private:
+  struct Receiver;
+  void Receive();
+  bool Handle(Receiver& receiver);
+  bool AddReceiver(int at_most);
+
+  static thread_local Receiver* current_;
 
   PlatformImpl& platform_;
   const UniqueFd fd_;
   std::atomic<int> running_{0};
-  std::atomic<int> receivers_{0};
+  std::atomic<int> receivers_{0};  // without those that said they would block
+  std::atomic<int> busy_{0};       // of them, how many are handling a notification
   absl::Mutex mu_;
   absl::flat_hash_map<pid_t, RefPtr<ThreadImpl>> threads_ ABSL_GUARDED_BY(mu_);
 };

@@ -21,11 +21,12 @@ namespace amber::platform {
 namespace {
 
 constexpr int64_t kMillisecond = 1000000;
-constexpr int64_t kStages[] = {10 * kMillisecond, 100 * kMillisecond, 1000 * kMillisecond};
-constexpr int64_t kKickLimit = 2000 * kMillisecond;
+// Waiting times after the kick and after each resend. Counted from the last step, so that a sentry that was itself
+// frozen or starved gives everybody the full time.
+constexpr int64_t kStages[] = {10 * kMillisecond, 90 * kMillisecond, 900 * kMillisecond, 1000 * kMillisecond};
 constexpr int64_t kOrderPeriod = 2000 * kMillisecond;
 constexpr int64_t kOrderLimit = 30000 * kMillisecond;
-// A process that got less CPU time than this since it was kicked was not scheduled (throttled, frozen): it waits.
+// A thread that could run but got less CPU time than this was not scheduled (throttled, overloaded).
 constexpr int64_t kStarved = 2 * kMillisecond;
 
 constexpr uint64_t kTimerTag = 1ull << 40;
@@ -116,7 +117,7 @@ void Monitor::WatchKick(ThreadImpl& thread, uint64_t kick) {
   for (const KickWatch& watch : kicks_) {
     if (watch.kick == kick) return;
   }
-  kicks_.push_back({RefPtr<ThreadImpl>(&thread), kick, Now(), 0, thread.process().CpuTime()});
+  kicks_.push_back({RefPtr<ThreadImpl>(&thread), kick, Now(), 0, 0});
   Arm(kStages[0]);
 }
 
@@ -204,6 +205,15 @@ void Monitor::OnTimer() {
   CheckOrders(now);
 }
 
+// True if the thread should have come to us: it sleeps though a signal or an order is there for it, or it had time
+// to run and did not. Not so if it is frozen, in the host kernel (state D), or waits for a receiver of ours.
+bool Monitor::Stuck(ThreadImpl& thread, int64_t cpu_before) {
+  PlatformImpl::HostThread now = platform_.LookAt(thread.host_tid());
+  if (thread.process().listener().Behind()) return false;
+  if (now.state == 'S') return true;
+  return now.state == 'R' && now.cpu_time - cpu_before >= kStarved;
+}
+
 void Monitor::CheckKicks(int64_t now) {
   std::vector<KickWatch> kicks;
   {
@@ -212,28 +222,23 @@ void Monitor::CheckKicks(int64_t now) {
   }
   std::vector<KickWatch> open;
   for (KickWatch& watch : kicks) {
-    if (watch.thread->KickDue() != watch.kick) continue;  // delivered, or the thread is not running: its next answer
-                                                          // or resume watches it again
-    int64_t age = now - watch.since;
-    if (watch.stage < 3 && age >= kStages[watch.stage]) {
-      watch.stage++;
-      watch.thread->ResendKick();
-    } else if (watch.stage == 3 && age >= kKickLimit) {
-      Process& process = watch.thread->process();
-      int64_t cpu = process.CpuTime();
-      if (cpu - watch.cpu_time >= kStarved) {
-        process.Kill();
+    // Delivered, or the thread is not running: its next answer or resume watches it again.
+    if (watch.thread->KickDue() != watch.kick) continue;
+    if (now - watch.since >= kStages[watch.stage]) {
+      if (watch.stage == 3 && Stuck(*watch.thread, watch.cpu_time)) {
+        watch.thread->process().Kill();
         continue;
       }
+      if (watch.stage < 3) watch.stage++;
       watch.since = now;
-      watch.stage = 0;
+      watch.cpu_time = platform_.LookAt(watch.thread->host_tid()).cpu_time;
+      watch.thread->ResendKick();
     }
     open.push_back(std::move(watch));
   }
   absl::MutexLock lock(&mu_);
   for (KickWatch& watch : open) {
-    int64_t next = watch.since + (watch.stage < 3 ? kStages[watch.stage] : kKickLimit);
-    Arm(std::max(next - now, kMillisecond));
+    Arm(std::max(watch.since + kStages[watch.stage] - now, kMillisecond));
     kicks_.push_back(std::move(watch));
   }
 }
@@ -251,15 +256,13 @@ void Monitor::CheckOrders(int64_t now) {
     for (RefPtr<ThreadImpl>& thread : process->threads()) {
       uint64_t order = thread->OrderInFlight();
       if (order == 0) continue;
-      OrderWatch watch = {thread, order, now, process->CpuTime()};
+      OrderWatch watch = {thread, order, now, platform_.LookAt(thread->host_tid()).cpu_time};
       for (const OrderWatch& old : orders_) {
         if (old.thread == thread && old.order == order) watch = old;
       }
       if (now - watch.since > kOrderLimit) {
-        int64_t cpu = process->CpuTime();
-        if (cpu - watch.cpu_time >= kStarved) process->Kill();
+        if (Stuck(*thread, watch.cpu_time)) process->Kill();
         watch.since = now;
-        watch.cpu_time = cpu;
       }
       open.push_back(std::move(watch));
     }

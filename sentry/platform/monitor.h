@@ -62,6 +62,7 @@ class Monitor {
   void OnExit(pid_t pid);
   void TakeApart(const std::shared_ptr<Process>& process);
   void OnTimer();
+  bool Stuck(ThreadImpl& thread, int64_t cpu_before);
   void CheckKicks(int64_t now);
   void CheckOrders(int64_t now);
   void Arm(int64_t delay) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

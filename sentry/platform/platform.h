@@ -203,6 +203,10 @@ struct ExecPlan {
   std::vector<uint8_t> xstate;  // empty: the initial state of a new process
 };
 
+// Call on a platform worker, inside a callback, before host I/O that may take long: makes sure that another worker
+// receives meanwhile, so that other guest threads are not kept waiting. Does nothing on other threads.
+void AboutToBlock();
+
 struct Options {
   int ready_stubs = 3;    // size of the pool
   int max_receivers = 0;  // per listener; 0: the number of CPUs
@@ -214,6 +218,8 @@ struct Stats {
 
 class Platform {
  public:
+  // Kills and reaps every stub. No callback begins any more; waits for those that run (so hold no lock of the client's).
+  // Threads that were not released are deleted; references to address spaces must have been dropped before.
   virtual ~Platform() = default;
   // Names what this host lacks ("" if nothing): found by trying, not read from a version number.
   static std::string Probe();

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -52,8 +53,14 @@ PlatformImpl::~PlatformImpl() {
     pool.swap(pool_);
   }
   for (ReadyStub& stub : pool) seed_.Discard(std::move(stub));
-  absl::MutexLock lock(&mu_);
-  births_.clear();
+  decltype(births_) births;
+  std::vector<RefPtr<ThreadImpl>> orphans;
+  {
+    absl::MutexLock lock(&mu_);
+    births.swap(births_);
+    orphans.swap(orphans_);
+  }
+  for (const RefPtr<ThreadImpl>& thread : orphans) thread->Release();
 }
 
 bool PlatformImpl::Start(std::string* error) {
@@ -81,6 +88,25 @@ Stats PlatformImpl::stats() const {
   return {get(c.notifications), get(c.stops),    get(c.faults), get(c.kicks), get(c.kick_resends),
           get(c.stub_ops),      get(c.forks),    get(c.execs),  get(c.clones), get(c.answers_continue),
           get(c.parks)};
+}
+
+PlatformImpl::HostThread PlatformImpl::LookAt(pid_t tid) const {
+  HostThread thread;
+  auto read_file = [&](const char* name, char* buffer, size_t size) {
+    char path[32];
+    snprintf(path, sizeof(path), "%d/%s", tid, name);
+    UniqueFd fd(openat(proc_.get(), path, O_RDONLY | O_CLOEXEC));
+    ssize_t n = fd.valid() ? read(fd.get(), buffer, size - 1) : 0;
+    buffer[n > 0 ? n : 0] = 0;
+  };
+  char buffer[512];
+  read_file("stat", buffer, sizeof(buffer));
+  // pid (comm) state: the name may hold anything, so look for the last parenthesis.
+  const char* end = strrchr(buffer, ')');
+  if (end != nullptr && end[1] == ' ') thread.state = end[2];
+  read_file("schedstat", buffer, sizeof(buffer));
+  thread.cpu_time = strtoll(buffer, nullptr, 10);
+  return thread;
 }
 
 int PlatformImpl::HostThreads(pid_t pid) const {
@@ -176,7 +202,12 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
 }
 
 void PlatformImpl::OnDeath(Process& process, std::span<const RefPtr<ThreadImpl>> threads, int status) {
-  if (stopping()) return;
+  if (stopping()) {
+    // The client hears of nothing any more; what it has not released goes when its callbacks are over.
+    absl::MutexLock lock(&mu_);
+    orphans_.insert(orphans_.end(), threads.begin(), threads.end());
+    return;
+  }
   std::vector<Thread*> ended;
   for (const RefPtr<ThreadImpl>& thread : threads) {
     if (!thread->released()) ended.push_back(thread.get());

@@ -61,6 +61,12 @@ class PlatformImpl final : public Platform {
   // A process that ended has been taken apart by the monitor: tells the client.
   void OnDeath(Process& process, std::span<const RefPtr<ThreadImpl>> threads, int status);
 
+  // How the host sees a thread: its state letter (0: unknown) and the CPU time it has used, ns.
+  struct HostThread {
+    char state = 0;
+    int64_t cpu_time = 0;
+  };
+  HostThread LookAt(pid_t tid) const;
   // Threads of host process `pid` as its host sees them; -1 if unknown.
   int HostThreads(pid_t pid) const;
 
@@ -83,6 +89,7 @@ class PlatformImpl final : public Platform {
   Seed seed_;
   absl::Mutex mu_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Birth>> births_ ABSL_GUARDED_BY(mu_);
+  std::vector<RefPtr<ThreadImpl>> orphans_ ABSL_GUARDED_BY(mu_);
   absl::Mutex pool_mu_;
   std::vector<ReadyStub> pool_ ABSL_GUARDED_BY(pool_mu_);
   bool refilling_ ABSL_GUARDED_BY(pool_mu_) = false;

@@ -1,9 +1,7 @@
 #include "sentry/platform/process.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,14 +18,6 @@ Process::Process(std::shared_ptr<SpaceCore> space, std::shared_ptr<Listener> lis
 Process::~Process() = default;
 
 void Process::Kill() { syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0); }
-
-int64_t Process::CpuTime() const {
-  // The clock of any process may be read; its number is ours until it is reaped.
-  clockid_t clock = static_cast<clockid_t>((~static_cast<unsigned>(pid_) << 3) | 2);
-  timespec time = {};
-  if (clock_gettime(clock, &time) != 0) return 0;
-  return time.tv_sec * 1000000000ll + time.tv_nsec;
-}
 
 bool Process::AddThread(RefPtr<ThreadImpl> thread) {
   absl::MutexLock lock(&mu_);

@@ -109,8 +109,6 @@ class Process {
   const std::shared_ptr<Listener>& shared_listener() { return listener_; }
 
   void Kill();
-  // CPU time used so far, ns.
-  int64_t CpuTime() const;
 
   // False if the process is dead; the thread is then gone, too.
   bool AddThread(RefPtr<ThreadImpl> thread);

@@ -265,12 +265,61 @@ GUEST_TEXT void GuestWaker(uint64_t word, uint64_t) {
   for (;;) Sys(kSysExit);
 }
 
-GUEST_TEXT void GuestScribble(uint64_t, uint64_t) {
-  for (uint64_t round = 0;; round++) {
-    for (uint64_t p = kWindowAddress; p < kWindowAddress + kWindowSize; p += 8) {
-      *reinterpret_cast<volatile uint64_t*>(p) = round * 0x9e3779b97f4a7c15 ^ p;
+GUEST_TEXT void GuestScribble(uint64_t index, uint64_t) {
+  uint64_t random = index + 1;
+  for (uint64_t round = 0; round < 40; round++) {
+    for (uint64_t i = 0; i < 4000; i++) {
+      random = random * 6364136223846793005 + 1442695040888963407;
+      uint64_t offset = (random >> 20) % (64 * sizeof(Mailbox));
+      uint64_t address = kWindowAddress + kHeaderSize + (offset & ~7ull);
+      if (i % 4 == 0) address = kStacksAddress + ((random >> 20) % (64 * kStackSize) & ~7ull);
+      *reinterpret_cast<volatile uint64_t*>(address) = i % 3 == 0 ? 1 : random;
     }
     Sys(kGuestEcho, round);
-    if (round % 3 == 0) Sys(9);
+    if (round % 3 == 0) Sys(kSysMmap, 0x40000000, 0x1000, 3, 0x32, ~0ull, 0);
+    if (round % 7 == 0 && Sys(57) == 0) Leave();
+  }
+  Leave();
+}
+
+// Makes every kind of stub call by hand, through the stub's own `syscall` instruction at `ip`.
+GUEST_TEXT void GuestStubCall(uint64_t ip, uint64_t kind) {
+  asm volatile("jmp *%0" : : "r"(ip), "a"(kStubCall), "D"(kind), "S"(kStacksAddress + 64), "d"(0ull) : "memory");
+}
+
+// Breaks what the handler needs, then traps.
+GUEST_TEXT void GuestBreak(uint64_t what, uint64_t) {
+  if (what == 0) asm volatile("wrfsbase %0" : : "r"(0x7fffffffffffull));
+  if (what == 1) asm volatile("pushfq; orl $0x40000, (%%rsp); popfq" : : : "memory", "cc");  // AC
+  if (what == 2) asm volatile("std");
+  if (what == 3) asm volatile("mov %0, %%rsp" : : "r"(0xdead0000dead0000));
+  if (what == 4) asm volatile("mov %0, %%rsp" : : "r"(kStacksAddress + 0x2000));
+  if (what == 5) asm volatile("mov $0, %%eax; mov %%eax, %%ds; mov %%eax, %%es; mov %%eax, %%fs" : : : "rax");
+  asm volatile(
+      "mov $9, %%eax\n"
+      "syscall\n"
+      "mov $2001, %%eax\n"
+      "mov $66, %%edi\n"
+      "syscall\n"
+      "mov $2003, %%eax\n"
+      "syscall\n"
+      :
+      :
+      : "memory");
+}
+
+// Threads, mappings, forks and calls without end: to be killed at any moment.
+GUEST_TEXT void GuestChurn(uint64_t, uint64_t) {
+  for (uint64_t i = 0;; i++) {
+    Sys(kGuestEcho, i);
+    Sys(kSysMmap, 0x40000000, 0x3000, 3, 0x32, ~0ull, 0);
+    if (i % 2 == 0) Sys(kSysClone, 0x10100, kGuestData + 0x10000 + (i % 200) * 4096 + 1000,
+                        reinterpret_cast<uint64_t>(&GuestThreadEcho), i);
+    if (i % 5 == 0 && Sys(57) == 0) {
+      Sys(kGuestEcho, i);
+      Leave();
+    }
+    if (i % 7 == 0) Sys(58, 0, kGuestData + 0x8000);
+    Sys(kSysMunmap, 0x40000000, 0x3000);
   }
 }

@@ -54,5 +54,8 @@ GUEST(GuestTimedWait);    // a trapped futex wait with a time-out; logs the resu
 GUEST(GuestWaker);        // wakes a timed waiter natively; a: the word's address
 GUEST(GuestMmapLoop);     // a: rounds of mmap and munmap through the trap
 GUEST(GuestForkExitLoop);
-GUEST(GuestScribble);     // fills window and alternate stacks with junk while making calls
+GUEST(GuestScribble);     // fills window and alternate stacks with junk while making calls; a: a seed
+GUEST(GuestStubCall);     // a: address of a `syscall` in the stub text, b: kind
+GUEST(GuestBreak);        // a: what to break before a trap; logs 66 if it comes back
+GUEST(GuestChurn);        // threads, mappings, forks, without end
 GUEST(GuestMunmapLoop);   // a: rounds of a notified munmap

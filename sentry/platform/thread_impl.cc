@@ -163,6 +163,7 @@ void ThreadImpl::OnGuestCall(uint64_t id, const seccomp_data& data) {
   call.number = static_cast<uint32_t>(data.nr);
   memcpy(call.args, data.args, sizeof(call.args));
   call.ip = data.instruction_pointer;
+  process_->listener().Balance();
   Callback callback(*this);
   if (callback.ok()) platform_.client().OnSyscall(*this, call);
 }
@@ -221,6 +222,7 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
 }
 
 void ThreadImpl::Deliver(Stop stop, const Fault* fault) {
+  process_->listener().Balance();
   {
     Callback callback(*this);
     if (callback.ok()) platform_.client().OnFrame(*this, stop, fault);
