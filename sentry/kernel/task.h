@@ -77,6 +77,8 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   int tid() const { return tid_; }
   int pid() const;  // thread group id
   MemoryManager& mm() const { return *mm_; }
+  // False before the first exec and once it has exited.
+  bool has_mm() const { return static_cast<bool>(mm_); }
   FdTable& files() const { return *files_; }
   // unshare(CLONE_FILES), close_range(CLOSE_RANGE_UNSHARE).
   void UnshareFiles();
@@ -181,6 +183,7 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   // A signal is pending that would interrupt a blocked call.
   bool HasDeliverableSignal() const;
   SignalSet pending() const;
+  SignalSet own_pending() const { return pending_.set(); }
   // Takes one of the pending signals in `wanted` (signalfd, sigtimedwait), this thread's own first; false if there is none.
   bool TakeSignal(SignalSet wanted, SigInfo* out);
 

@@ -1,0 +1,207 @@
+// Files of /proc that describe the machine (fs/proc/*.c).
+#include <stdarg.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "sentry/fs/proc/entry.h"
+#include "sentry/fs/proc/machine.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/uts_namespace.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/vfs/file_system.h"
+
+namespace amber {
+
+void AppendFormat(std::string* out, const char* format, ...) {
+  char line[2048];
+  va_list args;
+  va_start(args, format);
+  int n = vsnprintf(line, sizeof(line), format, args);
+  va_end(args);
+  out->append(line, std::min<size_t>(static_cast<size_t>(std::max(n, 0)), sizeof(line) - 1));
+}
+
+namespace {
+
+constexpr int64_t kTick = kNsPerSecond / 100;  // USER_HZ
+
+// Processor time of all processes of the reader's container that have not been reaped, in ticks.
+uint64_t UsedTicks(Task& reader) {
+  int64_t ns = 0;
+  for (const RefPtr<ThreadGroup>& g : reader.group().pids().Groups()) {
+    const rusage& dead = g->child_usage();
+    ns += g->CpuTime() + (dead.ru_utime.tv_sec + dead.ru_stime.tv_sec) * kNsPerSecond;
+  }
+  return static_cast<uint64_t>(ns / kTick);
+}
+
+struct Counts {
+  unsigned running = 0, tasks = 0;
+  int last = 0;
+};
+
+Counts CountTasks(Task& reader) {
+  Counts c;
+  for (const RefPtr<ThreadGroup>& g : reader.group().pids().Groups()) {
+    for (const RefPtr<Task>& t : g->tasks()) {
+      ++c.tasks;
+      if (t->state_letter() == 'R') ++c.running;
+      c.last = std::max(c.last, t->tid());
+    }
+  }
+  return c;
+}
+
+ErrnoOr<std::string> CpuInfo(Task&, Task*) { return CpuInfoText(); }
+
+ErrnoOr<std::string> MemInfo(Task& reader, Task*) {
+  uint64_t total = Machine::Get().memory_bytes / 1024;
+  uint64_t used = 0, anonymous = 0;
+  for (const RefPtr<ThreadGroup>& g : reader.group().pids().Groups()) {
+    for (const RefPtr<Task>& t : g->tasks()) {
+      if (t->exiting() || !t->has_mm()) continue;
+      MemoryManager::Usage usage = t->mm().GetUsage();
+      used += usage.resident / 1024;
+      anonymous += (usage.resident - std::min(usage.resident, usage.resident_file)) / 1024;
+      break;
+    }
+  }
+  uint64_t free = total - std::min(total, used);
+  std::string out;
+  auto line = [&](const char* name, uint64_t kb) { AppendFormat(&out, "%-15s %8llu kB\n", name, static_cast<unsigned long long>(kb)); };
+  line("MemTotal:", total);
+  line("MemFree:", free);
+  line("MemAvailable:", free);
+  for (const char* name : {"Buffers:", "Cached:", "SwapCached:", "Active:", "Inactive:"}) line(name, 0);
+  line("Active(anon):", anonymous);
+  for (const char* name : {"Inactive(anon):", "Active(file):", "Inactive(file):", "Unevictable:", "Mlocked:", "SwapTotal:",
+                           "SwapFree:", "Dirty:", "Writeback:"}) {
+    line(name, 0);
+  }
+  line("AnonPages:", anonymous);
+  line("Mapped:", used - std::min(used, anonymous));
+  for (const char* name : {"Shmem:", "KReclaimable:", "Slab:", "SReclaimable:", "SUnreclaim:", "KernelStack:", "PageTables:",
+                           "NFS_Unstable:", "Bounce:", "WritebackTmp:"}) {
+    line(name, 0);
+  }
+  line("CommitLimit:", total / 2);
+  line("Committed_AS:", anonymous);
+  line("VmallocTotal:", 34359738367);
+  for (const char* name : {"VmallocUsed:", "VmallocChunk:", "Percpu:", "AnonHugePages:", "ShmemHugePages:", "ShmemPmdMapped:"}) {
+    line(name, 0);
+  }
+  out += "HugePages_Total:       0\nHugePages_Free:        0\nHugePages_Rsvd:        0\nHugePages_Surp:        0\n";
+  line("Hugepagesize:", 2048);
+  line("Hugetlb:", 0);
+  return out;
+}
+
+ErrnoOr<std::string> Stat(Task& reader, Task*) {
+  Kernel& kernel = reader.kernel();
+  uint64_t cpus = Machine::Get().cpus;
+  uint64_t all = static_cast<uint64_t>(kernel.clocks().Boottime() / kTick) * cpus;
+  uint64_t used = std::min(UsedTicks(reader), all);
+  std::string out;
+  auto line = [&](const std::string& name, uint64_t user, uint64_t idle) {
+    AppendFormat(&out, "%s %llu 0 0 %llu 0 0 0 0 0 0\n", name.c_str(), static_cast<unsigned long long>(user),
+                 static_cast<unsigned long long>(idle));
+  };
+  line("cpu ", used, all - used);
+  for (uint64_t i = 0; i < cpus; ++i) line("cpu" + std::to_string(i), used / cpus, (all - used) / cpus);
+  Counts counts = CountTasks(reader);
+  int64_t boot = (kernel.clocks().Realtime() - kernel.clocks().Boottime()) / kNsPerSecond;
+  AppendFormat(&out, "intr 0\nctxt %llu\nbtime %lld\nprocesses %llu\nprocs_running %u\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n",
+               static_cast<unsigned long long>(kernel.stats().syscalls.load()), static_cast<long long>(boot),
+               static_cast<unsigned long long>(kernel.stats().forks.load() + 1), std::max(counts.running, 1u));
+  return out;
+}
+
+ErrnoOr<std::string> Uptime(Task& reader, Task*) {
+  int64_t up = reader.kernel().clocks().Boottime() / (kNsPerSecond / 100);
+  int64_t idle = std::max<int64_t>(up * Machine::Get().cpus - static_cast<int64_t>(UsedTicks(reader)), 0);
+  std::string out;
+  AppendFormat(&out, "%lld.%02lld %lld.%02lld\n", static_cast<long long>(up / 100), static_cast<long long>(up % 100),
+               static_cast<long long>(idle / 100), static_cast<long long>(idle % 100));
+  return out;
+}
+
+ErrnoOr<std::string> LoadAverage(Task& reader, Task*) {
+  Counts c = CountTasks(reader);
+  std::string out;
+  AppendFormat(&out, "0.00 0.00 0.00 %u/%u %d\n", std::max(c.running, 1u), c.tasks, c.last);
+  return out;
+}
+
+ErrnoOr<std::string> Version(Task&, Task*) {
+  return std::string("Linux version ") + kKernelRelease + " (amber@amber) (clang version 19) " + kKernelVersion + "\n";
+}
+
+ErrnoOr<std::string> FileSystems(Task&, Task*) {
+  std::string out;
+  for (const std::string& type : FileSystemTypes()) out += "nodev\t" + type + "\n";
+  return out;
+}
+
+ErrnoOr<std::string> Devices(Task&, Task*) {
+  return std::string(
+      "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n 10 misc\n136 pts\n\nBlock devices:\n");
+}
+
+ErrnoOr<std::string> VmStat(Task&, Task*) {
+  return std::string(
+      "nr_free_pages 0\nnr_mapped 0\nnr_dirty 0\nnr_writeback 0\npgpgin 0\npgpgout 0\npswpin 0\npswpout 0\n"
+      "pgfault 0\npgmajfault 0\noom_kill 0\n");
+}
+
+// One text for files that say nothing.
+template <const char* Text>
+ErrnoOr<std::string> Fixed(Task&, Task*) {
+  return std::string(Text);
+}
+constexpr char kEmpty[] = "";
+constexpr char kCommandLine[] = "console=none\n";
+constexpr char kPartitions[] = "major minor  #blocks  name\n\n";
+constexpr char kSwaps[] = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
+constexpr char kInterrupts[] = "           CPU0\n";
+constexpr char kCgroups[] = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n";
+constexpr char kMountsLink[] = "self/mounts";
+constexpr char kNetLink[] = "self/net";
+
+ErrnoOr<std::string> Self(Task& reader, Task*) { return std::to_string(reader.pid()); }
+ErrnoOr<std::string> ThreadSelf(Task& reader, Task*) {
+  return std::to_string(reader.pid()) + "/task/" + std::to_string(reader.tid());
+}
+
+constexpr ProcEntry kEntries[] = {
+    {"cgroups", kProcFile, &Fixed<kCgroups>},
+    {"cmdline", kProcFile, &Fixed<kCommandLine>},
+    {"cpuinfo", kProcFile, &CpuInfo},
+    {"crypto", kProcFile, &Fixed<kEmpty>},
+    {"devices", kProcFile, &Devices},
+    {"diskstats", kProcFile, &Fixed<kEmpty>},
+    {"filesystems", kProcFile, &FileSystems},
+    {"interrupts", kProcFile, &Fixed<kInterrupts>},
+    {"loadavg", kProcFile, &LoadAverage},
+    {"locks", kProcFile, &Fixed<kEmpty>},
+    {"meminfo", kProcFile, &MemInfo},
+    {"modules", kProcFile, &Fixed<kEmpty>},
+    {"mounts", kProcLink, &Fixed<kMountsLink>},
+    {"net", kProcLink, &Fixed<kNetLink>},
+    {"partitions", kProcFile, &Fixed<kPartitions>},
+    {"self", kProcLink, &Self},
+    {"stat", kProcFile, &Stat},
+    {"swaps", kProcFile, &Fixed<kSwaps>},
+    {"thread-self", kProcLink, &ThreadSelf},
+    {"uptime", kProcFile, &Uptime},
+    {"version", kProcFile, &Version},
+    {"vmstat", kProcFile, &VmStat},
+};
+
+}  // namespace
+
+std::span<const ProcEntry> MachineEntries() { return kEntries; }
+
+}  // namespace amber

@@ -1,0 +1,255 @@
+// Files of /proc/PID (fs/proc/base.c).
+#include <linux/capability.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+
+#include "sentry/fs/proc/entry.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/mm/proc_text.h"
+#include "sentry/net/unix/unix_socket.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/mount.h"
+#include "sentry/vfs/path.h"
+
+namespace amber {
+
+bool MayInspect(Task& caller, Task& target) {
+  if (&caller.group() == &target.group()) return true;
+  const Credentials& c = caller.creds();
+  const Credentials& t = target.creds();
+  if (caller.Has(CAP_SYS_PTRACE)) return true;
+  bool same = c.fsuid == t.uid && c.fsuid == t.euid && c.fsuid == t.suid && c.fsgid == t.gid && c.fsgid == t.egid &&
+              c.fsgid == t.sgid;
+  return same && target.group().dumpable() && (t.permitted & ~c.effective) == 0;
+}
+
+namespace {
+
+constexpr size_t kMaxText = 4 << 20;
+
+bool HasMemory(Task* target) { return !target->exiting() && target->has_mm(); }
+
+// --- memory ---
+
+std::string PathFor(Task& reader, const File& file) {
+  const VfsPath* path = file.path();
+  return path != nullptr ? PathName(*path, reader.fs().root()) : file.LinkName();
+}
+
+MapsContext ContextFor(Task& reader) {
+  return {reader, [&reader](const File& file) { return PathFor(reader, file); }};
+}
+
+ErrnoOr<std::string> Maps(Task& reader, Task* target) {
+  if (!HasMemory(target)) return std::string();
+  return MapsText(target->mm(), ContextFor(reader));
+}
+ErrnoOr<std::string> Smaps(Task& reader, Task* target) {
+  if (!HasMemory(target)) return std::string();
+  return SmapsText(target->mm(), ContextFor(reader));
+}
+ErrnoOr<std::string> SmapsRollup(Task&, Task* target) {
+  if (!HasMemory(target)) return Errno(ESRCH);
+  return SmapsRollupText(target->mm());
+}
+ErrnoOr<std::string> Statm(Task&, Task* target) {
+  if (!HasMemory(target)) return std::string("0 0 0 0 0 0 0\n");
+  return StatmText(target->mm());
+}
+
+ErrnoOr<std::string> CommandLine(Task&, Task* target) {
+  if (!HasMemory(target)) return std::string();
+  const MemoryLayout& l = target->mm().layout();
+  std::string text = ReadRange(target->mm(), l.arg_start, l.arg_end, kMaxText);
+  // setproctitle(): a last byte that is not NUL means that the title goes on in the environment.
+  if (!text.empty() && text.back() != '\0') {
+    std::string more = ReadRange(target->mm(), l.arg_end, l.env_end, kMaxText);
+    text.resize(std::min(text.size(), text.find('\0')));
+    if (text.size() == l.arg_end - l.arg_start) text += more.substr(0, more.find('\0'));
+  }
+  return text;
+}
+
+ErrnoOr<std::string> Environment(Task&, Task* target) {
+  if (!HasMemory(target)) return std::string();
+  const MemoryLayout& l = target->mm().layout();
+  return ReadRange(target->mm(), l.env_start, l.env_end, kMaxText);
+}
+
+ErrnoOr<std::string> Auxv(Task&, Task* target) {
+  if (!HasMemory(target)) return std::string();
+  const std::vector<uint64_t>& auxv = target->mm().auxv();
+  return std::string(reinterpret_cast<const char*>(auxv.data()), auxv.size() * sizeof(uint64_t));
+}
+
+// --- names and small values ---
+
+ErrnoOr<std::string> Name(Task&, Task* target) { return target->name() + "\n"; }
+ErrnoOr<void> SetTaskName(Task& writer, Task* target, std::string_view text) {
+  if (&writer.group() != &target->group()) return Errno(EINVAL);
+  target->set_name(std::string(text.substr(0, 15)));
+  return Ok();
+}
+
+ErrnoOr<std::string> Cgroup(Task&, Task*) { return std::string("0::/\n"); }
+
+ErrnoOr<int> ParseInt(std::string_view text, int low, int high) {
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\n')) text.remove_suffix(1);
+  int value = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < low || value > high) return Errno(EINVAL);
+  return value;
+}
+
+ErrnoOr<void> ChangeOomScore(Task& writer, Task* target, int value) {
+  if (value < target->group().oom_score_adj() && !writer.Has(CAP_SYS_RESOURCE)) return Errno(EACCES);
+  target->group().set_oom_score_adj(value);
+  return Ok();
+}
+ErrnoOr<std::string> OomScoreAdj(Task&, Task* target) { return std::to_string(target->group().oom_score_adj()) + "\n"; }
+ErrnoOr<void> SetOomScoreAdj(Task& writer, Task* target, std::string_view text) {
+  return ChangeOomScore(writer, target, TRY(ParseInt(text, -1000, 1000)));
+}
+ErrnoOr<std::string> OomAdj(Task&, Task* target) {
+  return std::to_string(target->group().oom_score_adj() * 17 / 1000) + "\n";
+}
+ErrnoOr<void> SetOomAdj(Task& writer, Task* target, std::string_view text) {
+  return ChangeOomScore(writer, target, TRY(ParseInt(text, -17, 15)) * 1000 / 17);
+}
+ErrnoOr<std::string> OomScore(Task&, Task* target) {
+  return std::to_string(std::max(0, 666 + target->group().oom_score_adj() * 2 / 3)) + "\n";
+}
+
+ErrnoOr<std::string> LoginUid(Task&, Task*) { return std::string("4294967295"); }
+ErrnoOr<std::string> IdMap(Task&, Task*) { return std::string("         0          0 4294967295\n"); }
+ErrnoOr<std::string> SetGroups(Task&, Task*) { return std::string("allow\n"); }
+ErrnoOr<std::string> ZeroNoNewline(Task&, Task*) { return std::string("0"); }
+ErrnoOr<std::string> Empty(Task&, Task*) { return std::string(); }
+ErrnoOr<std::string> Personality(Task&, Task*) { return std::string("00000000\n"); }
+ErrnoOr<std::string> TimerSlack(Task&, Task*) { return std::string("50000\n"); }
+ErrnoOr<std::string> CoreDumpFilter(Task&, Task*) { return std::string("00000033\n"); }
+ErrnoOr<void> Accept(Task&, Task*, std::string_view) { return Ok(); }
+ErrnoOr<void> RefuseWrite(Task&, Task*, std::string_view) { return Errno(EPERM); }
+
+ErrnoOr<std::string> SchedStat(Task&, Task* target) {
+  return std::to_string(target->group().CpuTime()) + " 0 0\n";
+}
+
+ErrnoOr<std::string> Io(Task&, Task*) {
+  return std::string("rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n");
+}
+
+ErrnoOr<std::string> SyscallText(Task& reader, Task* target) {
+  if (target->exiting()) return Errno(ESRCH);
+  if (&reader == target || target->state_letter() == 'R') return std::string("running\n");
+  const SyscallState& call = target->syscall();
+  std::string out = std::to_string(call.number);
+  for (uint64_t a : call.args) AppendFormat(&out, " 0x%llx", static_cast<unsigned long long>(a));
+  AppendFormat(&out, " 0x0 0x%llx\n", static_cast<unsigned long long>(call.ip));
+  return out;
+}
+
+// --- mounts ---
+
+ErrnoOr<std::string> Mounts(Task&, Task* target) {
+  if (target->exiting()) return Errno(EINVAL);
+  return target->mounts().FormatMounts(target->fs().root());
+}
+ErrnoOr<std::string> MountInfo(Task&, Task* target) {
+  if (target->exiting()) return Errno(EINVAL);
+  return target->mounts().FormatMountInfo(target->fs().root());
+}
+ErrnoOr<std::string> MountStats(Task&, Task* target) {
+  if (target->exiting()) return Errno(EINVAL);
+  std::string out;
+  for (Mount* m : target->mounts().All()) {
+    out += "device " + (m->source().empty() ? std::string("none") : m->source()) + " mounted on ";
+    out += PathName({RefPtr<Mount>(m), m->root()}, target->fs().root()) + " with fstype " + m->fs().type_name() + "\n";
+  }
+  return out;
+}
+
+// --- network: loopback alone ---
+
+ErrnoOr<std::string> NetUnix(Task&, Task*) {
+  std::string out = "Num       RefCount Protocol Flags    Type St Inode Path\n";
+  UnixSocket::ForEach([&](const UnixSocket& s) { out += s.Describe(); });
+  return out;
+}
+ErrnoOr<std::string> NetDev(Task&, Task*) {
+  return std::string(
+      "Inter-|   Receive                                                |  Transmit\n"
+      " face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n"
+      "    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n");
+}
+ErrnoOr<std::string> NetTcp(Task&, Task*) {
+  return std::string(
+      "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n");
+}
+ErrnoOr<std::string> NetRoute(Task&, Task*) {
+  return std::string("Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n");
+}
+ErrnoOr<std::string> NetArp(Task&, Task*) {
+  return std::string("IP address       HW type     Flags       HW address            Mask     Device\n");
+}
+ErrnoOr<std::string> NetIfInet6(Task&, Task*) {
+  return std::string("00000000000000000000000000000001 01 80 10 80       lo\n");
+}
+
+constexpr ProcEntry kEntries[] = {
+    {"auxv", kProcPrivate, &Auxv, nullptr, true},
+    {"cgroup", kProcFile, &Cgroup},
+    {"clear_refs", S_IFREG | 0200, &Empty, &Accept},
+    {"cmdline", kProcFile, &CommandLine},
+    {"comm", kProcWritable, &Name, &SetTaskName},
+    {"coredump_filter", kProcWritable, &CoreDumpFilter, &Accept},
+    {"environ", kProcPrivate, &Environment, nullptr, true},
+    {"gid_map", kProcWritable, &IdMap, &RefuseWrite},
+    {"io", kProcPrivate, &Io, nullptr, true},
+    {"limits", kProcFile, &ProcLimitsText},
+    {"loginuid", kProcWritable, &LoginUid, &RefuseWrite},
+    {"maps", kProcFile, &Maps, nullptr, true},
+    {"mountinfo", kProcFile, &MountInfo},
+    {"mounts", kProcFile, &Mounts},
+    {"mountstats", kProcPrivate, &MountStats},
+    {"net/arp", kProcFile, &NetArp},
+    {"net/dev", kProcFile, &NetDev},
+    {"net/if_inet6", kProcFile, &NetIfInet6},
+    {"net/route", kProcFile, &NetRoute},
+    {"net/tcp", kProcFile, &NetTcp},
+    {"net/tcp6", kProcFile, &NetTcp},
+    {"net/udp", kProcFile, &NetTcp},
+    {"net/udp6", kProcFile, &NetTcp},
+    {"net/unix", kProcFile, &NetUnix},
+    {"oom_adj", kProcWritable, &OomAdj, &SetOomAdj},
+    {"oom_score", kProcFile, &OomScore},
+    {"oom_score_adj", kProcWritable, &OomScoreAdj, &SetOomScoreAdj},
+    {"personality", kProcPrivate, &Personality, nullptr, true},
+    {"projid_map", kProcWritable, &IdMap, &RefuseWrite},
+    {"schedstat", kProcFile, &SchedStat},
+    {"sessionid", kProcFile, &LoginUid},
+    {"setgroups", kProcWritable, &SetGroups, &RefuseWrite},
+    {"smaps", kProcFile, &Smaps, nullptr, true},
+    {"smaps_rollup", kProcFile, &SmapsRollup, nullptr, true},
+    {"stack", kProcPrivate, &Empty, nullptr, true},
+    {"stat", kProcFile, &ProcStatText},
+    {"statm", kProcFile, &Statm},
+    {"status", kProcFile, &ProcStatusText},
+    {"syscall", kProcPrivate, &SyscallText, nullptr, true},
+    {"timerslack_ns", S_IFREG | 0666, &TimerSlack, &Accept},
+    {"uid_map", kProcWritable, &IdMap, &RefuseWrite},
+    {"wchan", kProcFile, &ZeroNoNewline},
+};
+
+}  // namespace
+
+std::span<const ProcEntry> ProcessEntries() { return kEntries; }
+
+}  // namespace amber

@@ -1,0 +1,171 @@
+// /proc/PID/stat, status and limits (fs/proc/array.c).
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "sentry/fs/proc/entry.h"
+#include "sentry/fs/proc/machine.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/mm/proc_text.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/fs_context.h"
+
+namespace amber {
+namespace {
+
+using Ull = unsigned long long;
+using Ll = long long;
+constexpr int64_t kTick = kNsPerSecond / 100;
+
+bool HasMemory(Task& t) { return !t.exiting() && t.has_mm(); }
+
+// The name as these files show it: control characters and backslashes escaped in status, as they are in stat.
+std::string EscapedName(const std::string& name) {
+  std::string out;
+  for (char c : name) {
+    if (c == '\n') {
+      out += "\\n";
+    } else if (c == '\\') {
+      out += "\\\\";
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+struct SignalSets {
+  SignalSet ignored = 0, caught = 0;
+};
+SignalSets Dispositions(const ThreadGroup& group) {
+  SignalSets s;
+  for (int signo = 1; signo <= kNumSignals; ++signo) {
+    uint64_t handler = group.handlers()[signo].handler;
+    if (handler == 1) {
+      s.ignored |= SignalBit(signo);
+    } else if (handler != 0) {
+      s.caught |= SignalBit(signo);
+    }
+  }
+  return s;
+}
+
+int64_t Ticks(const timeval& t) { return (t.tv_sec * kNsPerSecond + t.tv_usec * 1000) / kTick; }
+
+const char* StateName(char letter) {
+  switch (letter) {
+    case 'R': return "R (running)";
+    case 'T': return "T (stopped)";
+    case 'Z': return "Z (zombie)";
+    case 'X': return "X (dead)";
+    case 'D': return "D (disk sleep)";
+    default: return "S (sleeping)";
+  }
+}
+
+std::string CpuList(uint32_t cpus) { return cpus <= 1 ? "0" : "0-" + std::to_string(cpus - 1); }
+
+// The controlling terminal and its foreground process group, as tty_nr and tpgid of stat(5).
+uint32_t TerminalDevice(Session&) { return 0; }
+int TerminalForeground(Session&) { return -1; }
+
+}  // namespace
+
+ErrnoOr<std::string> ProcStatText(Task& reader, Task* target) {
+  Task& t = *target;
+  ThreadGroup& g = t.group();
+  MemoryManager::Usage usage;
+  MemoryLayout layout;
+  if (HasMemory(t)) {
+    usage = t.mm().GetUsage();
+    if (MayInspect(reader, t)) layout = t.mm().layout();
+  }
+  SignalSets sets = Dispositions(g);
+  const rusage& children = g.child_usage();
+  std::string out = std::to_string(t.tid()) + " (" + t.name() + ") ";
+  out += t.state_letter();
+  AppendFormat(&out, " %d %d %d %d %d 4194304 0 0 0 0 %lld 0 %lld %lld 20 0 %zu 0 %llu", g.parent_pid(), g.process_group().id(),
+               g.session().id(), static_cast<int>(TerminalDevice(g.session())), TerminalForeground(g.session()),
+               static_cast<Ll>((t.is_leader() ? g.CpuTime() : t.CpuTime()) / kTick), static_cast<Ll>(Ticks(children.ru_utime)),
+               static_cast<Ll>(Ticks(children.ru_stime)), g.live_tasks(), static_cast<Ull>(g.start_time() / kTick));
+  AppendFormat(&out, " %llu %llu %llu %llu %llu %llu 0 0 %llu %llu %llu %llu 0 0 0 17 0 0 0 0 0 0", static_cast<Ull>(usage.total),
+               static_cast<Ull>(usage.resident / 4096), static_cast<Ull>(g.rlim(RLIMIT_RSS).rlim_cur),
+               static_cast<Ull>(layout.start_code), static_cast<Ull>(layout.end_code), static_cast<Ull>(layout.start_stack),
+               static_cast<Ull>(t.pending() & 0x7fffffff), static_cast<Ull>(t.blocked() & 0x7fffffff),
+               static_cast<Ull>(sets.ignored & 0x7fffffff), static_cast<Ull>(sets.caught & 0x7fffffff));
+  AppendFormat(&out, " %llu %llu %llu %llu %llu %llu %llu %d\n", static_cast<Ull>(layout.start_data),
+               static_cast<Ull>(layout.end_data), static_cast<Ull>(layout.start_brk), static_cast<Ull>(layout.arg_start),
+               static_cast<Ull>(layout.arg_end), static_cast<Ull>(layout.env_start), static_cast<Ull>(layout.env_end),
+               g.zombie() ? g.exit_status() : 0);
+  return out;
+}
+
+ErrnoOr<std::string> ProcStatusText(Task&, Task* target) {
+  Task& t = *target;
+  ThreadGroup& g = t.group();
+  const Credentials& c = t.creds();
+  std::string out = "Name:\t" + EscapedName(t.name()) + "\n";
+  if (!t.exiting()) AppendFormat(&out, "Umask:\t%04o\n", t.fs().umask());
+  AppendFormat(&out, "State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t0\n", StateName(t.state_letter()), g.pid(),
+               t.tid(), g.parent_pid());
+  AppendFormat(&out, "Uid:\t%u\t%u\t%u\t%u\nGid:\t%u\t%u\t%u\t%u\n", c.uid, c.euid, c.suid, c.fsuid, c.gid, c.egid, c.sgid, c.fsgid);
+  AppendFormat(&out, "FDSize:\t%d\nGroups:\t", t.exiting() ? 0 : std::max(64, (t.files().size() + 63) / 64 * 64));
+  for (gid_t group : c.groups) AppendFormat(&out, "%u ", group);
+  AppendFormat(&out, "\nNStgid:\t%d\nNSpid:\t%d\nNSpgid:\t%d\nNSsid:\t%d\nKthread:\t0\n", g.pid(), t.tid(), g.process_group().id(),
+               g.session().id());
+  if (HasMemory(t)) out += StatusMemoryText(t.mm()) + "CoreDumping:\t0\nTHP_enabled:\t1\n";
+  SignalSets sets = Dispositions(g);
+  AppendFormat(&out, "Threads:\t%zu\nSigQ:\t0/%llu\n", std::max<size_t>(g.live_tasks(), 1),
+               static_cast<Ull>(g.rlim(RLIMIT_SIGPENDING).rlim_cur));
+  AppendFormat(&out, "SigPnd:\t%016llx\nShdPnd:\t%016llx\nSigBlk:\t%016llx\nSigIgn:\t%016llx\nSigCgt:\t%016llx\n",
+               static_cast<Ull>(t.own_pending()), static_cast<Ull>(t.pending() & ~t.own_pending()), static_cast<Ull>(t.blocked()),
+               static_cast<Ull>(sets.ignored), static_cast<Ull>(sets.caught));
+  AppendFormat(&out, "CapInh:\t%016llx\nCapPrm:\t%016llx\nCapEff:\t%016llx\nCapBnd:\t%016llx\nCapAmb:\t%016llx\n",
+               static_cast<Ull>(c.inheritable), static_cast<Ull>(c.permitted), static_cast<Ull>(c.effective),
+               static_cast<Ull>(c.bounding), static_cast<Ull>(c.ambient));
+  uint32_t cpus = Machine::Get().cpus;
+  AppendFormat(&out, "NoNewPrivs:\t%d\nSeccomp:\t0\nSeccomp_filters:\t0\nSpeculation_Store_Bypass:\tvulnerable\n",
+               t.no_new_privs() ? 1 : 0);
+  AppendFormat(&out, "SpeculationIndirectBranch:\tconditional enabled\nCpus_allowed:\t%llx\nCpus_allowed_list:\t%s\n",
+               cpus >= 64 ? ~Ull{0} : (Ull{1} << cpus) - 1, CpuList(cpus).c_str());
+  out += "Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n";
+  return out;
+}
+
+ErrnoOr<std::string> ProcLimitsText(Task&, Task* target) {
+  struct Row {
+    int resource;
+    const char* name;
+    const char* unit;
+  };
+  static constexpr Row kRows[] = {
+      {RLIMIT_CPU, "Max cpu time", "seconds"},
+      {RLIMIT_FSIZE, "Max file size", "bytes"},
+      {RLIMIT_DATA, "Max data size", "bytes"},
+      {RLIMIT_STACK, "Max stack size", "bytes"},
+      {RLIMIT_CORE, "Max core file size", "bytes"},
+      {RLIMIT_RSS, "Max resident set", "bytes"},
+      {RLIMIT_NPROC, "Max processes", "processes"},
+      {RLIMIT_NOFILE, "Max open files", "files"},
+      {RLIMIT_MEMLOCK, "Max locked memory", "bytes"},
+      {RLIMIT_AS, "Max address space", "bytes"},
+      {RLIMIT_LOCKS, "Max file locks", "locks"},
+      {RLIMIT_SIGPENDING, "Max pending signals", "signals"},
+      {RLIMIT_MSGQUEUE, "Max msgqueue size", "bytes"},
+      {RLIMIT_NICE, "Max nice priority", ""},
+      {RLIMIT_RTPRIO, "Max realtime priority", ""},
+      {RLIMIT_RTTIME, "Max realtime timeout", "us"},
+  };
+  auto text = [](rlim_t value) { return value == RLIM_INFINITY ? std::string("unlimited") : std::to_string(value); };
+  std::string out = "Limit                     Soft Limit           Hard Limit           Units     \n";
+  for (const Row& row : kRows) {
+    const rlimit& l = target->group().rlim(row.resource);
+    AppendFormat(&out, "%-25s %-20s %-20s %-10s\n", row.name, text(l.rlim_cur).c_str(), text(l.rlim_max).c_str(), row.unit);
+  }
+  return out;
+}
+
+}  // namespace amber

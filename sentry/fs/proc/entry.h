@@ -1,0 +1,55 @@
+// The tables of /proc: one line per file, with its name, mode and the function that writes its text.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "sentry/base/errno_or.h"
+
+namespace amber {
+
+class Task;
+
+// Text of a file, or the target of a symbolic link. `reader` asks; `target` is the process or thread of a file under /proc/PID, which may
+// have exited (then it has no memory, files or working directory), else null.
+using ProcText = ErrnoOr<std::string> (*)(Task& reader, Task* target);
+// What was written to the file, at most a page, without its newline.
+using ProcWrite = ErrnoOr<void> (*)(Task& writer, Task* target, std::string_view text);
+
+struct ProcEntry {
+  const char* path;  // below /proc or below /proc/PID
+  uint32_t mode;     // with the type: S_IFREG or S_IFLNK
+  ProcText text;
+  ProcWrite write = nullptr;
+  // Reading needs ptrace_may_access() to the target.
+  bool ptrace = false;
+};
+
+inline constexpr uint32_t kProcFile = S_IFREG | 0444;
+inline constexpr uint32_t kProcPrivate = S_IFREG | 0400;
+inline constexpr uint32_t kProcWritable = S_IFREG | 0644;
+inline constexpr uint32_t kProcLink = S_IFLNK | 0777;
+
+// Files of the machine (entries_machine.cc) and of /proc/sys (entries_sys.cc).
+std::span<const ProcEntry> MachineEntries();
+std::span<const ProcEntry> SysctlEntries();
+// Files of a process (entries_process.cc, entries_status.cc). Threads have the same but for `task`.
+std::span<const ProcEntry> ProcessEntries();
+
+// Texts that are long enough for files of their own.
+ErrnoOr<std::string> ProcStatText(Task& reader, Task* target);     // /proc/PID/stat
+ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target);   // /proc/PID/status
+ErrnoOr<std::string> ProcLimitsText(Task& reader, Task* target);   // /proc/PID/limits
+std::string CpuInfoText();                                         // /proc/cpuinfo
+
+// True if `caller` may look into `target` (ptrace_may_access with PTRACE_MODE_READ_FSCREDS).
+bool MayInspect(Task& caller, Task& target);
+
+// Appends as printf does.
+[[gnu::format(printf, 2, 3)]] void AppendFormat(std::string* out, const char* format, ...);
+
+}  // namespace amber

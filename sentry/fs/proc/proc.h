@@ -1,0 +1,105 @@
+// proc(5). One instance serves every mount of it that shares a file system object; what it shows depends on who looks: processes are those of
+// the reader's pid namespace.
+//
+// An inode is a path in the tables of entry.h plus, under /proc/PID, the task that it is about. Nothing is kept but that; texts are made when a
+// file is read. Kernel lock.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "sentry/fs/proc/entry.h"
+#include "sentry/kernel/task.h"
+#include "sentry/vfs/file_system.h"
+#include "sentry/vfs/inode.h"
+#include "sentry/vfs/vfs_file.h"
+
+namespace amber {
+
+class ProcFileSystem final : public FileSystem {
+ public:
+  ProcFileSystem() = default;  // for Loader
+  ~ProcFileSystem() override { DropDentries(); }
+  // For containers and mount(2).
+  static ErrnoOr<RefPtr<FileSystem>> Make(const MountArguments& arguments);
+
+  const char* type_name() const override { return "proc"; }
+  ErrnoOr<void> StatFs(struct statfs* out) override;
+  bool revalidates() const override { return true; }
+
+  state::Kind kind() const override { return state::Kind::kProcFileSystem; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+};
+
+class ProcInode final : public Inode {
+ public:
+  enum class Scope : uint8_t { kMachine, kProcess, kThread };
+
+  ProcInode() = default;  // for Loader
+  // `path` exists (see Find()). `target` is null exactly for kMachine.
+  ProcInode(FileSystem* fs, Scope scope, std::string path, RefPtr<Task> target);
+  ~ProcInode() override;
+
+  const ProcEntry* entry() const { return entry_; }
+  Task* target() const { return target_.get(); }
+  // The target has not been reaped.
+  bool Alive() const;
+  // Text of fdinfo/N.
+  ErrnoOr<std::string> DescriptorText() const;
+
+  ErrnoOr<void> Refresh() override;
+  ErrnoOr<void> SetAttr(const VfsContext& ctx, const AttrChange& change) override;
+  ErrnoOr<RefPtr<Inode>> Lookup(const VfsContext& ctx, std::string_view name) override;
+  ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
+  ErrnoOr<std::string> ReadLink(const VfsContext& ctx) override;
+  bool IsMagicLink() const override;
+  ErrnoOr<LinkTarget> MagicLink(const VfsContext& ctx) override;
+  ErrnoOr<RefPtr<File>> Open(const VfsContext& ctx, const VfsPath& path, int flags) override;
+
+  state::Kind kind() const override { return state::Kind::kProcInode; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+
+ private:
+  void Init();
+  // Descriptor number of fd/N and fdinfo/N, -1 for others.
+  int Descriptor() const;
+  RefPtr<Inode> Child(std::string_view name) const;
+  void ListDescriptors(std::vector<DirEnt>* out) const;
+  std::string ChildPath(std::string_view name) const { return path_.empty() ? std::string(name) : path_ + "/" + std::string(name); }
+
+  Scope scope_ = Scope::kMachine;
+  std::string path_;  // below /proc or /proc/PID; empty for those
+  RefPtr<Task> target_;
+  const ProcEntry* entry_ = nullptr;  // null for directories, fd/N, fdinfo/N, magic links
+};
+
+// An open file of /proc: a text that is made when reading begins at 0.
+class ProcTextFile final : public VfsFile {
+ public:
+  ProcTextFile() = default;  // for Loader
+  ProcTextFile(VfsPath path, int flags) : VfsFile(std::move(path), flags) {}
+
+  ErrnoOr<size_t> Read(Task& task, Sink& sink) override;
+  ErrnoOr<size_t> PRead(Task& task, Sink& sink, uint64_t offset) override;
+  ErrnoOr<size_t> Write(Task& task, Source& source) override;
+  ErrnoOr<size_t> PWrite(Task& task, Source& source, uint64_t offset) override;
+  ErrnoOr<uint64_t> Seek(Task& task, int64_t offset, int whence) override;
+  ErrnoOr<void> Truncate(Task&, uint64_t) override { return Ok(); }
+  uint64_t position() const override { return position_; }
+
+  state::Kind kind() const override { return state::Kind::kProcFile; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+
+ private:
+  std::string text_;
+  bool made_ = false;
+  uint64_t position_ = 0;
+};
+
+// Text of /proc/PID/fdinfo/N.
+ErrnoOr<std::string> FdInfoText(Task& target, int fd);
+
+}  // namespace amber

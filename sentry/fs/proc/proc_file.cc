@@ -1,0 +1,111 @@
+#include <algorithm>
+
+#include "sentry/fs/proc/proc.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/state_util.h"
+
+namespace amber {
+namespace {
+
+constexpr size_t kMaxWrite = 4096;
+
+ErrnoOr<std::string> MakeText(Task& reader, ProcInode& inode) {
+  if (!inode.Alive()) return Errno(ESRCH);
+  if (const ProcEntry* entry = inode.entry(); entry != nullptr) {
+    // Checked at each reading, since the target may have changed its ids since open.
+    if (entry->ptrace && !MayInspect(reader, *inode.target())) return Errno(EACCES);
+    return entry->text(reader, inode.target());
+  }
+  return inode.DescriptorText();
+}
+
+}  // namespace
+
+ErrnoOr<std::string> FdInfoText(Task& target, int fd) {
+  if (target.exiting()) return Errno(ENOENT);
+  auto file = target.files().GetAny(fd);
+  if (!file.ok()) return Errno(ENOENT);
+  auto cloexec = target.files().close_on_exec(fd);
+  int flags = (*file)->flags() | (cloexec.ok() && *cloexec ? O_CLOEXEC : 0);
+  struct stat st {};
+  (void)(*file)->Stat(target, &st);
+  std::string out;
+  AppendFormat(&out, "pos:\t%llu\nflags:\t0%o\nmnt_id:\t%d\nino:\t%llu\n", static_cast<unsigned long long>((*file)->position()),
+               static_cast<unsigned>(flags), (*file)->path() != nullptr ? (*file)->path()->mount->id() : 15,
+               static_cast<unsigned long long>(st.st_ino));
+  return out + (*file)->FdInfo();
+}
+
+ErrnoOr<std::string> ProcInode::DescriptorText() const {
+  int fd = Descriptor();
+  if (fd < 0) return Errno(EINVAL);
+  return FdInfoText(*target_, fd);
+}
+
+ErrnoOr<size_t> ProcTextFile::PRead(Task& task, Sink& sink, uint64_t offset) {
+  if (offset == 0 || !made_) {
+    text_ = TRY(MakeText(task, static_cast<ProcInode&>(inode())));
+    made_ = true;
+  }
+  if (offset >= text_.size() || sink.remaining() == 0) return size_t{0};
+  return sink.Put(text_.data() + offset, std::min<size_t>(text_.size() - offset, sink.remaining()));
+}
+
+ErrnoOr<size_t> ProcTextFile::Read(Task& task, Sink& sink) {
+  size_t n = TRY(PRead(task, sink, position_));
+  position_ += n;
+  return n;
+}
+
+ErrnoOr<size_t> ProcTextFile::PWrite(Task& task, Source& source, uint64_t) {
+  auto& inode = static_cast<ProcInode&>(this->inode());
+  if (inode.entry() == nullptr || inode.entry()->write == nullptr) return Errno(EIO);
+  if (!inode.Alive()) return Errno(ESRCH);
+  size_t size = source.remaining();
+  if (size > kMaxWrite) return Errno(EINVAL);
+  std::string text(size, '\0');
+  if (size > 0) text.resize(TRY(source.Take(text.data(), size)));
+  std::string_view line = text;
+  while (!line.empty() && (line.back() == '\n' || line.back() == '\0')) line.remove_suffix(1);
+  TRY(inode.entry()->write(task, inode.target(), line));
+  return text.size();
+}
+
+ErrnoOr<size_t> ProcTextFile::Write(Task& task, Source& source) {
+  size_t n = TRY(PWrite(task, source, position_));
+  position_ += n;
+  made_ = false;
+  return n;
+}
+
+ErrnoOr<uint64_t> ProcTextFile::Seek(Task&, int64_t offset, int whence) {
+  int64_t base = 0;
+  if (whence == SEEK_CUR) {
+    base = static_cast<int64_t>(position_);
+  } else if (whence == SEEK_END) {
+    base = 0;  // sizes are 0 in /proc
+  } else if (whence != SEEK_SET) {
+    return Errno(EINVAL);
+  }
+  int64_t to = 0;
+  if (__builtin_add_overflow(base, offset, &to) || to < 0) return Errno(EINVAL);
+  position_ = static_cast<uint64_t>(to);
+  return position_;
+}
+
+std::string ProcTextFile::Save(state::Saver& saver) const {
+  // A reader in the middle of a file goes on in the text that it began with.
+  return SaveOpenFile(saver, position_, made_ ? 1 : 0, text_);
+}
+
+bool ProcTextFile::Load(state::Loader& loader, std::string_view bytes) {
+  vfs_state::OpenFile m;
+  if (!LoadOpenFile(loader, bytes, &m)) return false;
+  position_ = m.position();
+  made_ = m.data_inode() == 1;
+  text_ = m.extra();
+  return true;
+}
+
+}  // namespace amber

@@ -1,0 +1,307 @@
+#include "sentry/fs/proc/proc.h"
+
+#include <dirent.h>
+#include <linux/magic.h>
+
+#include <algorithm>
+#include <charconv>
+#include <set>
+
+#include "sentry/fs/proc/machine.h"
+#include "sentry/fs/proc/proc.pb.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/vfs/directory_file.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/path.h"
+
+namespace amber {
+namespace {
+
+// Links of a process that lead to objects.
+constexpr const char* kMagicLinks[] = {"cwd", "exe", "root"};
+constexpr const char* kNamespaces[] = {"cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"};
+
+bool IsMagicName(std::string_view path) { return std::ranges::find(kMagicLinks, path) != std::end(kMagicLinks); }
+
+int ParseNumber(std::string_view text) {
+  int value = -1;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || text.empty() || value < 0) return -1;
+  if (text.size() > 1 && text[0] == '0') return -1;
+  return value;
+}
+
+template <typename F>
+void ForEachEntry(bool machine, F visit) {
+  if (machine) {
+    for (const ProcEntry& e : MachineEntries()) visit(e);
+    for (const ProcEntry& e : SysctlEntries()) visit(e);
+  } else {
+    for (const ProcEntry& e : ProcessEntries()) visit(e);
+  }
+}
+
+const ProcEntry* FindEntry(bool machine, std::string_view path) {
+  const ProcEntry* found = nullptr;
+  ForEachEntry(machine, [&](const ProcEntry& e) {
+    if (e.path == path) found = &e;
+  });
+  return found;
+}
+
+// True if some entry lies below `path`.
+bool IsTableDirectory(bool machine, std::string_view path) {
+  bool found = path.empty();
+  ForEachEntry(machine, [&](const ProcEntry& e) {
+    std::string_view p = e.path;
+    if (p.size() > path.size() && p.starts_with(path) && p[path.size()] == '/') found = true;
+  });
+  return found;
+}
+
+bool IsNamespaceLink(std::string_view path) {
+  return path.starts_with("ns/") && std::ranges::find(kNamespaces, path.substr(3)) != std::end(kNamespaces);
+}
+
+uint64_t Mix(uint64_t h, uint64_t v) {
+  h ^= v + 0x9e3779b97f4a7c15 + (h << 6) + (h >> 2);
+  return h * 0xff51afd7ed558ccd;
+}
+
+}  // namespace
+
+ProcInode::ProcInode(FileSystem* fs, Scope scope, std::string path, RefPtr<Task> target)
+    : Inode(fs), scope_(scope), path_(std::move(path)), target_(std::move(target)) {
+  Init();
+}
+ProcInode::~ProcInode() = default;
+
+bool ProcInode::Alive() const {
+  return !target_ || target_->group().pids().FindTask(target_->tid()) == target_.get();
+}
+
+int ProcInode::Descriptor() const {
+  std::string_view p = path_;
+  if (!target_) return -1;
+  if (p.starts_with("fd/")) return ParseNumber(p.substr(3));
+  if (p.starts_with("fdinfo/")) return ParseNumber(p.substr(7));
+  return -1;
+}
+
+void ProcInode::Init() {
+  bool machine = scope_ == Scope::kMachine;
+  entry_ = FindEntry(machine, path_);
+  uint32_t mode = S_IFDIR | 0555;
+  if (entry_ != nullptr) {
+    mode = entry_->mode;
+  } else if (Descriptor() >= 0) {
+    mode = path_.starts_with("fd/") ? S_IFLNK | 0700 : S_IFREG | 0444;
+  } else if (!machine && (IsMagicName(path_) || IsNamespaceLink(path_))) {
+    mode = S_IFLNK | 0777;
+  } else if (path_ == "fd" || path_ == "fdinfo") {
+    mode = S_IFDIR | 0500;
+  } else if (path_ == "ns") {
+    mode = S_IFDIR | 0511;
+  }
+  attr_.mode = mode;
+  attr_.nlink = S_ISDIR(mode) ? 2 : 1;
+  attr_.blksize = 1024;
+  attr_.atime = attr_.mtime = attr_.ctime = attr_.btime = FileTimeNow();
+  uint64_t h = Mix(std::hash<std::string>()(path_), static_cast<uint64_t>(scope_));
+  if (target_) h = Mix(Mix(h, static_cast<uint64_t>(target_->tid())), reinterpret_cast<uint64_t>(target_.get()));
+  attr_.ino = path_.empty() && machine ? 1 : (h >> 16) + 2;
+  (void)Refresh();
+}
+
+ErrnoOr<void> ProcInode::Refresh() {
+  if (!target_) return Ok();
+  // task_dump_owner() of Linux: what must not be looked into belongs to root. Directories of a process always show its owner.
+  bool show = target_->group().dumpable() || attr_.mode == (S_IFDIR | 0555);
+  attr_.uid = show ? target_->creds().euid : 0;
+  attr_.gid = show ? target_->creds().egid : 0;
+  return Ok();
+}
+
+ErrnoOr<void> ProcInode::SetAttr(const VfsContext&, const AttrChange& change) {
+  // O_TRUNC and utime do nothing; modes and owners are fixed (proc_setattr).
+  return change.mode || change.uid || change.gid ? Errno(EPERM) : ErrnoOr<void>();
+}
+
+RefPtr<Inode> ProcInode::Child(std::string_view name) const {
+  return MakeRef<ProcInode>(&fs(), scope_, ChildPath(name), target_);
+}
+
+ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view name) {
+  if (!Alive()) return Errno(ENOENT);
+  std::string path = ChildPath(name);
+  int number = ParseNumber(name);
+  if (scope_ == Scope::kMachine) {
+    if (path_.empty() && number > 0) {
+      Task* task = ctx.task != nullptr ? ctx.task->group().pids().FindTask(number) : nullptr;
+      if (task == nullptr) return Errno(ENOENT);
+      return RefPtr<Inode>(MakeRef<ProcInode>(&fs(), Scope::kProcess, "", RefPtr<Task>(task)));
+    }
+    if (FindEntry(true, path) == nullptr && !IsTableDirectory(true, path)) return Errno(ENOENT);
+    return Child(name);
+  }
+  if (path_ == "task") {
+    Task* task = number > 0 ? target_->group().pids().FindTask(number) : nullptr;
+    if (task == nullptr || &task->group() != &target_->group()) return Errno(ENOENT);
+    return RefPtr<Inode>(MakeRef<ProcInode>(&fs(), Scope::kThread, "", RefPtr<Task>(task)));
+  }
+  if (path_ == "fd" || path_ == "fdinfo") {
+    if (ctx.task != nullptr && !MayInspect(*ctx.task, *target_)) return Errno(EACCES);
+    if (number < 0 || target_->exiting() || !target_->files().GetAny(number).ok()) return Errno(ENOENT);
+    return Child(name);
+  }
+  bool known = FindEntry(false, path) != nullptr || IsTableDirectory(false, path) || IsNamespaceLink(path);
+  if (path_.empty()) {
+    known = known || IsMagicName(name) || name == "fd" || name == "fdinfo" || name == "ns" ||
+            (name == "task" && scope_ == Scope::kProcess);
+  }
+  if (!known) return Errno(ENOENT);
+  return Child(name);
+}
+
+void ProcInode::ListDescriptors(std::vector<DirEnt>* out) const {
+  if (target_->exiting()) return;
+  uint8_t type = path_ == "fd" ? DT_LNK : DT_REG;
+  target_->files().ForEach([&](int fd, const RefPtr<File>&, bool) {
+    RefPtr<Inode> child = Child(std::to_string(fd));
+    out->push_back({std::to_string(fd), child->ino(), type});
+  });
+}
+
+ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
+  if (!Alive()) return Errno(ENOENT);
+  std::vector<DirEnt> out;
+  bool machine = scope_ == Scope::kMachine;
+  std::set<std::string> names;
+  std::string prefix = path_.empty() ? "" : path_ + "/";
+  ForEachEntry(machine, [&](const ProcEntry& e) {
+    std::string_view p = e.path;
+    if (p.starts_with(prefix)) names.emplace(p.substr(prefix.size(), p.find('/', prefix.size()) - prefix.size()));
+  });
+  if (!machine && path_.empty()) {
+    for (const char* n : {"cwd", "exe", "fd", "fdinfo", "ns", "root"}) names.insert(n);
+    if (scope_ == Scope::kProcess) names.insert("task");
+  }
+  if (path_ == "ns" && !machine) names.insert(std::begin(kNamespaces), std::end(kNamespaces));
+  for (const std::string& name : names) {
+    RefPtr<Inode> child = Child(name);
+    out.push_back({name, child->ino(), static_cast<uint8_t>(IFTODT(child->attr().mode))});
+  }
+  if (machine && path_.empty() && ctx.task != nullptr) {
+    for (const RefPtr<ThreadGroup>& g : ctx.task->group().pids().Groups()) {
+      if (g->leader() == nullptr) continue;
+      RefPtr<Inode> child = MakeRef<ProcInode>(&fs(), Scope::kProcess, "", RefPtr<Task>(g->leader()));
+      out.push_back({std::to_string(g->pid()), child->ino(), DT_DIR});
+    }
+  } else if (!machine && path_ == "task") {
+    for (const RefPtr<Task>& t : target_->group().tasks()) {
+      RefPtr<Inode> child = MakeRef<ProcInode>(&fs(), Scope::kThread, "", t);
+      out.push_back({std::to_string(t->tid()), child->ino(), DT_DIR});
+    }
+  } else if (!machine && (path_ == "fd" || path_ == "fdinfo")) {
+    if (ctx.task != nullptr && !MayInspect(*ctx.task, *target_)) return Errno(EACCES);
+    ListDescriptors(&out);
+  }
+  return out;
+}
+
+bool ProcInode::IsMagicLink() const {
+  return scope_ != Scope::kMachine && IsSymlink() && (IsMagicName(path_) || Descriptor() >= 0);
+}
+
+ErrnoOr<std::string> ProcInode::ReadLink(const VfsContext& ctx) {
+  if (!IsSymlink()) return Errno(EINVAL);
+  if (ctx.task == nullptr || !Alive()) return Errno(ENOENT);
+  if (entry_ != nullptr) return entry_->text(*ctx.task, target_.get());
+  if (IsNamespaceLink(path_)) {
+    // One namespace of each kind for all that is in a container; numbers as the initial ones of Linux.
+    std::string_view name = std::string_view(path_).substr(3);
+    name = name.substr(0, name.find("_for_"));
+    size_t index = static_cast<size_t>(std::ranges::find(kNamespaces, name) - std::begin(kNamespaces));
+    return std::string(name) + ":[" + std::to_string(4026531834 + index) + "]";
+  }
+  if (!MayInspect(*ctx.task, *target_)) return Errno(EACCES);
+  LinkTarget to = TRY(MagicLink(ctx));
+  if (to.path) return PathName(*to.path, ctx.task->fs().root());
+  return to.file->LinkName();
+}
+
+ErrnoOr<LinkTarget> ProcInode::MagicLink(const VfsContext& ctx) {
+  if (!Alive() || target_->exiting()) return Errno(ENOENT);
+  if (ctx.task != nullptr && !MayInspect(*ctx.task, *target_)) return Errno(EACCES);
+  LinkTarget to;
+  if (path_ == "cwd") {
+    to.path = std::make_unique<VfsPath>(target_->fs().cwd());
+  } else if (path_ == "root") {
+    to.path = std::make_unique<VfsPath>(target_->fs().root());
+  } else if (path_ == "exe") {
+    if (!target_->has_mm() || !target_->mm().exe()) return Errno(ENOENT);
+    to.file = target_->mm().exe();
+  } else {
+    to.file = TRY(target_->files().GetAny(Descriptor()));
+  }
+  if (to.file && to.file->path() != nullptr) {
+    to.path = std::make_unique<VfsPath>(*to.file->path());
+    to.file.reset();
+  }
+  return to;
+}
+
+ErrnoOr<RefPtr<File>> ProcInode::Open(const VfsContext& ctx, const VfsPath& path, int flags) {
+  if (!Alive()) return Errno(ENOENT);
+  if (IsDir()) return RefPtr<File>(MakeRef<DirectoryFile>(path, flags));
+  if (!IsRegular()) return Errno(ENXIO);
+  if (entry_ != nullptr && entry_->ptrace && ctx.task != nullptr && !MayInspect(*ctx.task, *target_)) return Errno(EACCES);
+  return RefPtr<File>(MakeRef<ProcTextFile>(path, flags));
+}
+
+std::string ProcInode::Save(state::Saver& saver) const {
+  proto::ProcInode m;
+  m.set_base(SaveBase(saver));
+  m.set_scope(static_cast<uint32_t>(scope_));
+  m.set_path(path_);
+  m.set_task(saver.Ref(target_));
+  return m.SerializeAsString();
+}
+
+bool ProcInode::Load(state::Loader& loader, std::string_view bytes) {
+  proto::ProcInode m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadBase(loader, m.base())) return false;
+  if (m.scope() > static_cast<uint32_t>(Scope::kThread)) return false;
+  scope_ = static_cast<Scope>(m.scope());
+  path_ = m.path();
+  target_ = loader.GetRef<Task>(m.task());
+  if ((scope_ == Scope::kMachine) == static_cast<bool>(target_)) return false;
+  entry_ = FindEntry(scope_ == Scope::kMachine, path_);
+  return true;
+}
+
+ErrnoOr<RefPtr<FileSystem>> ProcFileSystem::Make(const MountArguments&) {
+  Machine::Get();
+  auto fs = MakeRef<ProcFileSystem>();
+  fs->SetRoot(MakeRef<ProcInode>(fs.get(), ProcInode::Scope::kMachine, "", nullptr));
+  return RefPtr<FileSystem>(std::move(fs));
+}
+
+ErrnoOr<void> ProcFileSystem::StatFs(struct statfs* out) {
+  *out = {};
+  out->f_type = PROC_SUPER_MAGIC;
+  out->f_bsize = out->f_frsize = 4096;
+  out->f_namelen = 255;
+  return Ok();
+}
+
+std::string ProcFileSystem::Save(state::Saver& saver) const { return SaveBase(saver, ""); }
+
+bool ProcFileSystem::Load(state::Loader& loader, std::string_view bytes) {
+  std::string specific;
+  return LoadBase(loader, bytes, &specific);
+}
+
+}  // namespace amber
