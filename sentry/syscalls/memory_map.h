@@ -1,6 +1,8 @@
 // The memory calls, for the table (memory_calls.cc) and for tests.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstdint>
 
 #include "sentry/base/errno_or.h"
@@ -27,5 +29,10 @@ ErrnoOr<uint64_t> Mlock2(Task& task, uint64_t address, uint64_t length, int flag
 ErrnoOr<uint64_t> Munlock(Task& task, uint64_t address, uint64_t length);
 ErrnoOr<uint64_t> Mlockall(Task& task, int flags);
 ErrnoOr<uint64_t> Munlockall(Task& task);
+// memory_process_vm.cc
+ErrnoOr<uint64_t> ProcessVmReadv(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count, UserPtr<const iovec> remote,
+                                 uint64_t remote_count, uint64_t flags);
+ErrnoOr<uint64_t> ProcessVmWritev(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count,
+                                  UserPtr<const iovec> remote, uint64_t remote_count, uint64_t flags);
 
 }  // namespace amber

@@ -151,6 +151,8 @@ void RegisterMemoryCalls(SyscallTable& table) {
   table.Set(SYS_get_mempolicy, Partial<&GetMempolicy>(kOneNode));
   table.Set(SYS_mbind, Partial<&Mbind>(kOneNode));
   table.Set(SYS_membarrier, Partial<&Membarrier>("no global expedited and no rseq commands"));
+  table.Set(SYS_process_vm_readv, Full<&ProcessVmReadv>());
+  table.Set(SYS_process_vm_writev, Full<&ProcessVmWritev>());
   constexpr const char* kNotConfigured = "ENOSYS, as on a kernel built without it";
   for (uint64_t number : {SYS_remap_file_pages, SYS_migrate_pages, SYS_move_pages, SYS_process_madvise, SYS_process_mrelease,
                           SYS_set_mempolicy_home_node}) {

@@ -1,0 +1,111 @@
+// process_vm_readv and process_vm_writev.
+#include <linux/capability.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <vector>
+
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/syscalls/memory_map.h"
+
+namespace amber {
+
+namespace {
+
+constexpr size_t kChunk = 128 << 10;
+
+// __ptrace_may_access() with PTRACE_MODE_ATTACH_REALCREDS.
+bool MayAccess(const Task& task, const Task& target) {
+  if (&task.group() == &target.group()) return true;
+  if (task.Has(CAP_SYS_PTRACE)) return true;
+  const Credentials& me = task.creds();
+  const Credentials& it = target.creds();
+  bool same = me.uid == it.euid && me.uid == it.suid && me.uid == it.uid && me.gid == it.egid && me.gid == it.sgid && me.gid == it.gid;
+  return same && target.group().dumpable() && (it.permitted & ~me.permitted) == 0;
+}
+
+// A thread of the process or thread `pid` that still has memory.
+ErrnoOr<RefPtr<MemoryManager>> FindMemory(Task& task, int pid) {
+  Task* target = task.FindTask(pid);
+  if (target == nullptr) return Errno(ESRCH);
+  if (target->thread() == nullptr) {
+    // The leader may be gone while others run.
+    for (const RefPtr<Task>& other : target->group().tasks()) {
+      if (other->thread() != nullptr) target = other.get();
+    }
+  }
+  if (target->thread() == nullptr) return Errno(ESRCH);
+  if (!MayAccess(task, *target)) return Errno(EPERM);
+  return RefPtr<MemoryManager>(&target->mm());
+}
+
+// A position in a list of ranges.
+class Cursor {
+ public:
+  explicit Cursor(std::vector<iovec> ranges) : ranges_(std::move(ranges)) { Skip(); }
+  bool done() const { return index_ == ranges_.size(); }
+  uint64_t address() const { return reinterpret_cast<uint64_t>(ranges_[index_].iov_base); }
+  size_t left() const { return ranges_[index_].iov_len; }
+  void Advance(size_t n) {
+    ranges_[index_].iov_base = static_cast<char*>(ranges_[index_].iov_base) + n;
+    ranges_[index_].iov_len -= n;
+    Skip();
+  }
+
+ private:
+  void Skip() {
+    while (index_ < ranges_.size() && ranges_[index_].iov_len == 0) ++index_;
+  }
+  std::vector<iovec> ranges_;
+  size_t index_ = 0;
+};
+
+// Copies until one side ends or fails; what was copied counts, EFAULT only if that is nothing.
+ErrnoOr<uint64_t> CopyAcross(platform::AddressSpace& from, Cursor source, platform::AddressSpace& to, Cursor sink) {
+  std::vector<char> buffer(kChunk);
+  uint64_t total = 0;
+  while (!source.done() && !sink.done()) {
+    size_t want = std::min({source.left(), sink.left(), buffer.size()});
+    auto got = from.Read(source.address(), buffer.data(), want);
+    size_t have = got.ok() ? *got : 0;
+    size_t put = 0;
+    if (have > 0) {
+      auto written = to.Write(sink.address(), buffer.data(), have);
+      put = written.ok() ? *written : 0;
+    }
+    total += put;
+    if (put < want) break;
+    source.Advance(put);
+    sink.Advance(put);
+  }
+  if (total == 0 && !source.done() && !sink.done()) return Errno(EFAULT);
+  return total;
+}
+
+ErrnoOr<uint64_t> ProcessVm(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count, UserPtr<const iovec> remote,
+                            uint64_t remote_count, uint64_t flags, bool write) {
+  if (flags != 0) return Errno(EINVAL);
+  Cursor mine(TRY(task.CopyInIovecs(local, local_count)));
+  Cursor theirs(TRY(task.CopyInIovecs(remote, remote_count)));
+  if (mine.done() || theirs.done()) return uint64_t{0};
+  RefPtr<MemoryManager> memory = TRY(FindMemory(task, pid));
+  if (write) return CopyAcross(task.mm().space(), std::move(mine), memory->space(), std::move(theirs));
+  return CopyAcross(memory->space(), std::move(theirs), task.mm().space(), std::move(mine));
+}
+
+}  // namespace
+
+ErrnoOr<uint64_t> ProcessVmReadv(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count, UserPtr<const iovec> remote,
+                                 uint64_t remote_count, uint64_t flags) {
+  return ProcessVm(task, pid, local, local_count, remote, remote_count, flags, false);
+}
+
+ErrnoOr<uint64_t> ProcessVmWritev(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count,
+                                  UserPtr<const iovec> remote, uint64_t remote_count, uint64_t flags) {
+  return ProcessVm(task, pid, local, local_count, remote, remote_count, flags, true);
+}
+
+}  // namespace amber
