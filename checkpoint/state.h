@@ -85,6 +85,7 @@ enum class Kind : uint32_t {
   kMemFd = 97,
   kFileLocks = 98,
   kHostSocket = 99,
+  kFifoFile = 100,
 };
 
 class Saver;

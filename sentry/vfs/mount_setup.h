@@ -4,8 +4,10 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "sentry/base/ref_ptr.h"
 #include "sentry/vfs/mount.h"
@@ -25,14 +27,25 @@ struct MountPlan {
   // A directory or a file of the host: the gofer's client and the name of its attach point.
   std::shared_ptr<gofer::Client> client;
   std::string attach;
+  std::string container;    // whose gofer it is: with `attach`, how a restore finds the client (SetGoferFinder)
   bool read_only = false;
   bool exclusive = false;   // nobody else changes what is there: cache without revalidation
   // Writes stay in the sandbox's memory: the mount is an overlay of a tmpfs over the host's directory.
   bool overlay = false;
 };
 
+// Enters the file systems and devices of sentry/fs that need no more than the VFS (tmpfs, overlay, the memory devices, fifos) into their
+// tables. Once is enough; BuildMounts() does it, a restore must before it loads.
+void RegisterFileSystems();
+
 // Makes a mount namespace; missing mount points are created (in the upper layer, or through the gofer where the root
-// is written through). The status says which mount failed and why. Kernel lock held.
+// is written through), and a tmpfs on /dev is filled. The status says which mount failed and why. Kernel lock held.
 absl::StatusOr<RefPtr<MountNamespace>> BuildMounts(Kernel& kernel, std::span<const MountPlan> plans);
+
+// linux.maskedPaths: covers `path`, if it is there, with nothing; linux.readonlyPaths: makes it read-only. Kernel lock held.
+absl::Status MaskPath(MountNamespace& ns, std::string_view path);
+absl::Status MakePathReadOnly(MountNamespace& ns, std::string_view path);
+// linux.devices: a node at `path`, with directories above it as needed. `mode` has the type. What is there already stays.
+absl::Status MakeDevice(MountNamespace& ns, std::string_view path, uint32_t mode, uint64_t rdev, uint32_t uid, uint32_t gid);
 
 }  // namespace amber
