@@ -179,6 +179,7 @@ void Monitor::TakeApart(const std::shared_ptr<Process>& process) {
   // The last use of the number is over.
   int status = 0;
   wait4(process->pid(), &status, __WALL, nullptr);
+  for (const RefPtr<ThreadImpl>& thread : threads) thread->FreeSlot();
   auto finish = [this, process, threads = std::move(threads), status] {
     for (const RefPtr<ThreadImpl>& thread : threads) {
       thread->AwaitCallbacks();

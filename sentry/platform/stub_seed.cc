@@ -192,6 +192,8 @@ extern "C" STUB_TEXT void StubSeed(uint64_t memfd, uint64_t temporary, uint64_t 
   Sys(kSysSetrlimit, 4, reinterpret_cast<uint64_t>(core));
   Sys(kSysPrctl, 38, 1);  // PR_SET_NO_NEW_PRIVS
   Sys(kSysPrctl, 4, 1);   // PR_SET_DUMPABLE
+  uint64_t name = 0x62757473;                               // "stub"
+  Sys(kSysPrctl, 15, reinterpret_cast<uint64_t>(&name));  // PR_SET_NAME
   SetSignals();
   Control* control = reinterpret_cast<Control*>(kControlAddress);
   uint32_t last = 0;

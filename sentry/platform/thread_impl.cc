@@ -418,6 +418,14 @@ void ThreadImpl::AwaitCallbacks() {
   mu_.Await(absl::Condition(+[](int* callbacks) { return *callbacks == 0; }, &callbacks_));
 }
 
+void ThreadImpl::FreeSlot() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (std::exchange(slot_freed_, true)) return;
+  }
+  process_->space().FreeSlot(slot_);
+}
+
 bool ThreadImpl::released() {
   absl::MutexLock lock(&mu_);
   return released_;
@@ -439,7 +447,10 @@ void ThreadImpl::DropOrders() {
   clone_callback_ = nullptr;
   futex_callback_ = nullptr;
   if (continued && !platform_.stopping()) continued();
-  if (nonce != 0) platform_.TakeBirth(nonce);
+  if (nonce != 0) {
+    std::unique_ptr<Birth> unborn = platform_.TakeBirth(nonce);
+    if (unborn != nullptr && unborn->shares_memory) unborn->core->FreeSlot(unborn->slot);
+  }
   if (birth != nullptr) birth->parent->FinishBirth(birth->nonce, Errno(EAGAIN));
 }
 

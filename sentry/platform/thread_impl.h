@@ -72,7 +72,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
 
   // --- platform ---
   Process& process() { return *process_; }
-  uint32_t slot() const { return slot_; }
+  // Gives the slot back; once.
+  void FreeSlot();
 
   // A notification of this thread arrived.
   void OnNotification(const seccomp_notif& notification);
@@ -165,6 +166,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   State state_ ABSL_GUARDED_BY(mu_) = State::kStopped;
   Order order_ ABSL_GUARDED_BY(mu_) = Order::kNone;
   bool released_ ABSL_GUARDED_BY(mu_) = false;
+  bool slot_freed_ ABSL_GUARDED_BY(mu_) = false;
   int callbacks_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t notification_ ABSL_GUARDED_BY(mu_) = 0;  // of a notified call, or of a hand-over while held_
   bool held_ ABSL_GUARDED_BY(mu_) = false;          // a stopped thread's hand-over is not answered yet

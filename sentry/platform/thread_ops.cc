@@ -345,7 +345,7 @@ void ThreadImpl::OnExitCall(uint64_t id) {
   listener.Remove(tid_);
   listener.Continue(id);
   // The host thread never runs user code again: its slot is free.
-  process_->space().FreeSlot(slot_);
+  FreeSlot();
   process_->RemoveThread(this);
 }
 

@@ -126,6 +126,41 @@ TEST_F(ThreadsTest, VforkSharesMemory) {
   EXPECT_EQ(log, (Log{10, 20}));
 }
 
+TEST_F(ThreadsTest, SlotsComeBack) {
+  // More vforks and threads, one after the other, than an address space has slots.
+  std::atomic<int> left = 2500;
+  client_.on_syscall = [&](Thread& thread, const Syscall& call) {
+    if (call.number != kGuestEcho) return false;
+    thread.AnswerAndStop(static_cast<int64_t>(call.args[0] + 1));
+    return true;
+  };
+  client_.on_frame = [&](Thread& thread, Stop stop, const Fault*) {
+    if (stop != Stop::kKick) return false;
+    if (left-- <= 0) {
+      thread.space().Kill();
+      return true;
+    }
+    Thread::CloneOptions options;
+    options.new_process = left % 2 == 0;
+    options.frame = thread.frame();
+    thread.Clone(options, [&](ErrnoOr<Thread*> child) {
+      EXPECT_TRUE(child.ok());
+      if (child.ok()) {
+        if ((*child)->host_pid() != thread.host_pid()) {
+          thread.space().KillProcess(**child);
+        } else {
+          (*child)->Exit();
+          (*child)->Release();
+        }
+      }
+      thread.Resume();
+    });
+    return true;
+  };
+  client_.Start(GuestEchoForever)->Resume();
+  EXPECT_TRUE(client_.AwaitDeaths(1251));
+}
+
 TEST_F(ThreadsTest, FutexesStayNative) {
   Thread* thread = client_.Start(GuestThreadMaker, 2, TestClient::Address(GuestFutexPair));
   RefPtr<AddressSpace> space(&thread->space());
