@@ -49,6 +49,10 @@ Saveable* Loader::Find(uint64_t id) {
 
 bool Loader::Run(const std::vector<Saver::Record>& records) {
   for (const Saver::Record& r : records) {
+    if (r.id != 0 && r.id == provided_) {
+      if (r.kind != Find(r.id)->kind()) return Fail("the first object is not the kernel");
+      continue;
+    }
     Factory factory = FactoryOf(r.kind);
     if (factory == nullptr) {
       return Fail("the image holds objects of kind " + std::to_string(static_cast<uint32_t>(r.kind)) +

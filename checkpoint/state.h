@@ -153,6 +153,8 @@ class Loader {
   explicit Loader(OpenFileFn open_file) : open_file_(std::move(open_file)) {}
   ~Loader();
 
+  // The object with `id` exists already (the kernel): it is loaded, but not created.
+  void Provide(uint64_t id, Saveable* object) { objects_[id] = {object, [] {}}; provided_ = id; }
   // Creates and loads all of `records`; false if one is malformed (see error()).
   bool Run(const std::vector<Saver::Record>& records);
   // The object with `id` as a T: null for id 0. A wrong id or kind Fail()s and gives null.
@@ -190,6 +192,7 @@ class Loader {
 
   OpenFileFn open_file_;
   std::unordered_map<uint64_t, Created> objects_;
+  uint64_t provided_ = 0;
   std::string error_;
 };
 

@@ -67,6 +67,7 @@ class Kernel final : public platform::Client, public state::Saveable {
   std::vector<RefPtr<Task>> LiveTasks() const;
   // Limit on tasks of the whole sandbox (the pids cgroup's, less a reserve); clone gives EAGAIN beyond it.
   void set_max_tasks(size_t max) { max_tasks_ = max; }
+  size_t max_tasks() const { return max_tasks_; }
 
   // Stops every task with its frame in our hands (pause, checkpoint). `done` runs once with the lock held, when all stand still.
   void Freeze(std::function<void()> done);
@@ -88,6 +89,9 @@ class Kernel final : public platform::Client, public state::Saveable {
   void MakeRunnable(Task& task);
   // Runs what MakeRunnable() collected. Called by KernelLock.
   void Drain();
+  // Calls `action` once the lock has been released: for callbacks to those who call the kernel. Lock held.
+  void AfterUnlock(std::function<void()> action) { after_unlock_.push_back(std::move(action)); }
+  std::vector<std::function<void()>> TakeAfterUnlock() { return std::exchange(after_unlock_, {}); }
 
   // Random bytes for the guest (getrandom, AT_RANDOM, /dev/urandom): the host's.
   void Random(void* out, size_t size);
@@ -124,6 +128,7 @@ class Kernel final : public platform::Client, public state::Saveable {
   std::function<void()> when_frozen_;
   std::deque<RefPtr<Task>> runnable_;
   bool draining_ = false;
+  std::vector<std::function<void()>> after_unlock_;
 };
 
 // Holds the kernel lock; on release runs the tasks that became runnable.
@@ -134,7 +139,9 @@ class ABSL_SCOPED_LOCKABLE KernelLock {
   }
   ~KernelLock() ABSL_UNLOCK_FUNCTION() {
     kernel_.Drain();
+    std::vector<std::function<void()>> actions = kernel_.TakeAfterUnlock();
     kernel_.mu().Unlock();
+    for (const std::function<void()>& action : actions) action();
   }
   KernelLock(const KernelLock&) = delete;
   KernelLock& operator=(const KernelLock&) = delete;

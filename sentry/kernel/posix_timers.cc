@@ -9,9 +9,23 @@ namespace amber {
 
 PosixTimer& PosixTimers::Create() {
   while (timers_.contains(next_id_)) next_id_ = next_id_ == INT32_MAX ? 0 : next_id_ + 1;
+  return Add(next_id_++);
+}
+
+PosixTimer* PosixTimers::Restore(int id) {
+  if (id < 0 || timers_.contains(id)) return nullptr;
+  next_id_ = std::max(next_id_, id);
+  return &Add(id);
+}
+
+void PosixTimers::ArmAll() {
+  for (auto& [id, timer] : timers_) timer->timer->Arm(group_.kernel().timers(), timer->deadline);
+}
+
+PosixTimer& PosixTimers::Add(int id) {
   auto timer = std::make_unique<PosixTimer>();
   PosixTimer& result = *timer;
-  result.id = next_id_++;
+  result.id = id;
   result.timer = std::make_unique<Timer>([this, &result] { Expire(result); });
   timers_[result.id] = std::move(timer);
   return result;

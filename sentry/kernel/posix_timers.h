@@ -32,6 +32,9 @@ class PosixTimers {
  public:
   explicit PosixTimers(ThreadGroup& group) : group_(group) {}
   PosixTimer& Create();
+  // From an image: a timer with this id, not armed yet; null if it is taken.
+  PosixTimer* Restore(int id);
+  void ArmAll();
   PosixTimer* Find(int id);
   void Delete(int id) { timers_.erase(id); }
   void CancelAll();
@@ -42,6 +45,7 @@ class PosixTimers {
 
  private:
   void Expire(PosixTimer& timer);
+  PosixTimer& Add(int id);
 
   ThreadGroup& group_;
   std::map<int, std::unique_ptr<PosixTimer>> timers_;

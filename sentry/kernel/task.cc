@@ -59,6 +59,20 @@ int64_t Task::CpuTime() const {
 Task* Task::FindTask(int tid) const { return group_->pids().FindTask(tid); }
 ThreadGroup* Task::FindGroup(int pid) const { return group_->pids().FindGroup(pid); }
 
+const char* Task::Describe() const {
+  if (held_) return "stopped ";
+  switch (call_) {
+    case Call::kBlocked:
+      return "blocked in ";
+    case Call::kRunning:
+    case Call::kContinuation:
+      return "in ";
+    case Call::kNone:
+      return "runs, last call ";
+  }
+  return "";
+}
+
 ErrnoOr<void> Task::CopyInBytes(uint64_t address, void* data, size_t size) {
   if (size == 0) return Ok();
   auto n = mm_->space().Read(address, data, size);

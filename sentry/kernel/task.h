@@ -197,6 +197,8 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   bool exiting() const { return exiting_; }
   // 'R', 'S', 'T', 'Z' as /proc/PID/stat shows it.
   char state_letter() const;
+  // Where it is, for people: "guest", "in call", "blocked in", "stopped".
+  const char* Describe() const;
   bool no_new_privs() const { return no_new_privs_; }
   void set_no_new_privs() { no_new_privs_ = true; }
   bool keep_caps() const { return keep_caps_; }
@@ -226,6 +228,7 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   friend class ThreadGroup;
   friend class TaskLifecycle;
   friend class Strace;
+  friend class TaskRestore;
   friend class TestTask;
 
   // Where the platform thread is, as this kernel knows it.
@@ -281,6 +284,13 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   // SIGKILL is pending or the group is going down.
   bool HasFatalSignal() const;
 
+  // Registers from an image, until the thread that gets them exists.
+  struct SavedFrame {
+    platform::Frame frame;
+    std::vector<uint8_t> xstate;
+  };
+  std::unique_ptr<SavedFrame> saved_frame_;
+
   Kernel* kernel_ = nullptr;
   RefPtr<ThreadGroup> group_;
   int tid_ = 0;
@@ -323,7 +333,6 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   bool clear_child_tid_native_ = false;  // the host clears and wakes it
   uint32_t personality_ = 0;
   uint64_t robust_list_ = 0;
-  uint64_t robust_list_size_ = 0;
   bool no_new_privs_ = false;
   bool keep_caps_ = false;
   int parent_death_signal_ = 0;

@@ -141,7 +141,7 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   group.exe_path_ = args.path;
   // execve(2): what is not kept.
   task.altstack_ = AltStack{};
-  task.robust_list_ = task.robust_list_size_ = 0;
+  task.robust_list_ = 0;
   task.clear_child_tid_ = 0;
   task.clear_child_tid_native_ = false;
   task.last_fault_ = {};

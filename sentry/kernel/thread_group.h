@@ -243,6 +243,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   WaitQueue signal_queue_;
   std::unique_ptr<Timer> real_timer_;  // ITIMER_REAL
   int64_t real_interval_ = 0;
+  int64_t saved_real_deadline_ = kNever;  // from an image, until AfterLoad
   std::unique_ptr<PosixTimers> posix_timers_;
   std::function<void(int)> exit_watcher_;
   rusage usage_{};        // complete once a zombie

@@ -1,0 +1,200 @@
+// Saving and loading processes, process groups, sessions, pid namespaces and the kernel itself.
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/kernel.pb.h"
+#include "sentry/kernel/posix_timers.h"
+#include "sentry/kernel/state_util.h"
+#include "sentry/kernel/thread_group.h"
+
+namespace amber {
+namespace {
+
+template <typename Message>
+bool Parse(state::Loader& loader, std::string_view bytes, Message* in, const char* what) {
+  if (in->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return true;
+  return loader.Fail(std::string(what) + " is malformed");
+}
+
+void SavePosixTimers(const PosixTimers& timers, proto::ThreadGroup* out) {
+  for (const auto& [id, timer] : timers.all()) {
+    proto::PosixTimer* m = out->add_posix_timer();
+    m->set_id(id);
+    m->set_clock(timer->clock);
+    m->set_notify(timer->notify);
+    m->set_signo(timer->signo);
+    m->set_value(timer->value);
+    m->set_thread_id(timer->thread_id);
+    m->set_deadline(timer->deadline);
+    m->set_interval(timer->interval);
+    m->set_overrun(timer->overrun);
+  }
+}
+
+}  // namespace
+
+std::string ThreadGroup::Save(state::Saver& saver) const {
+  proto::ThreadGroup out;
+  out.set_pid(pid_);
+  out.set_leader(saver.Ref(leader_));
+  for (const RefPtr<Task>& t : tasks_) out.add_tasks(saver.Ref(t));
+  out.set_parent(saver.Ref(parent_));
+  out.set_pids(saver.Ref(pids_));
+  out.set_process_group(saver.Ref(process_group_));
+  out.set_handlers(saver.Ref(handlers_));
+  SaveSignals(pending_, out.mutable_pending());
+  for (const rlimit& r : rlimits_) {
+    proto::Limit* m = out.add_limits();
+    m->set_soft(r.rlim_cur);
+    m->set_hard(r.rlim_max);
+  }
+  out.set_zombie(zombie_);
+  out.set_group_exit(group_exit_);
+  out.set_exit_status(exit_status_);
+  out.set_stopped(stopped_);
+  out.set_stop_signal(stop_signal_);
+  out.set_stop_reported(stop_reported_);
+  out.set_continued(continued_);
+  out.set_child_subreaper(child_subreaper_);
+  out.set_did_exec(did_exec_);
+  out.set_dumpable(dumpable_);
+  out.set_oom_score_adj(oom_score_adj_);
+  out.set_nice(nice_);
+  out.set_start_time(start_time_);
+  out.set_exe_path(exe_path_);
+  out.set_real_timer_deadline(real_deadline());
+  out.set_real_interval(real_interval_);
+  if (posix_timers_ != nullptr) SavePosixTimers(*posix_timers_, &out);
+  return out.SerializeAsString();
+}
+
+bool ThreadGroup::Load(state::Loader& loader, std::string_view bytes) {
+  proto::ThreadGroup in;
+  if (!Parse(loader, bytes, &in, "a process")) return false;
+  kernel_ = loader.Get<Kernel>(1);
+  pid_ = in.pid();
+  leader_ = loader.Get<Task>(in.leader());
+  pids_ = loader.GetRef<PidNamespace>(in.pids());
+  handlers_ = loader.GetRef<SignalHandlers>(in.handlers());
+  if (kernel_ == nullptr || leader_ == nullptr || !pids_ || !handlers_ || in.limits_size() != RLIM_NLIMITS) {
+    return loader.Fail("a process lacks its leader, namespace, handlers or limits");
+  }
+  for (uint64_t id : in.tasks()) {
+    tasks_.push_back(loader.GetRef<Task>(id));
+    if (!tasks_.back()) return false;
+  }
+  parent_ = loader.Get<ThreadGroup>(in.parent());
+  process_group_ = loader.GetRef<ProcessGroup>(in.process_group());
+  if (!LoadSignals(in.pending(), &pending_)) return loader.Fail("a process's signals are malformed");
+  for (int i = 0; i < RLIM_NLIMITS; ++i) rlimits_[i] = {in.limits(i).soft(), in.limits(i).hard()};
+  zombie_ = in.zombie();
+  group_exit_ = in.group_exit();
+  exit_status_ = in.exit_status();
+  stopped_ = in.stopped();
+  stop_signal_ = in.stop_signal();
+  stop_reported_ = in.stop_reported();
+  continued_ = in.continued();
+  child_subreaper_ = in.child_subreaper();
+  did_exec_ = in.did_exec();
+  dumpable_ = in.dumpable();
+  oom_score_adj_ = in.oom_score_adj();
+  nice_ = in.nice();
+  start_time_ = in.start_time();
+  exe_path_ = in.exe_path();
+  real_interval_ = in.real_interval();
+  saved_real_deadline_ = in.real_timer_deadline();
+  for (const proto::PosixTimer& m : in.posix_timer()) {
+    PosixTimer* timer = posix_timers().Restore(m.id());
+    if (timer == nullptr) return loader.Fail("a POSIX timer appears twice");
+    timer->clock = m.clock();
+    timer->notify = m.notify();
+    timer->signo = m.signo();
+    timer->value = m.value();
+    timer->thread_id = m.thread_id();
+    timer->deadline = m.deadline();
+    timer->interval = m.interval();
+    timer->overrun = m.overrun();
+  }
+  return true;
+}
+
+bool ThreadGroup::AfterLoad(state::Loader& loader) {
+  if (parent_ != nullptr) parent_->children_.insert(this);
+  if (process_group_) process_group_->members_.insert(this);
+  for (const RefPtr<Task>& t : tasks_) {
+    if (!t->exiting()) ++live_;
+    if (&t->group() != this || pids_->tasks_.contains(t->tid())) return loader.Fail("two tasks have one id");
+    pids_->tasks_[t->tid()] = t.get();
+  }
+  if ((live_ == 0) != zombie_) return loader.Fail("a process without threads is no zombie");
+  kernel_->groups_.insert(RefPtr<ThreadGroup>(this));
+  if (saved_real_deadline_ != kNever) ArmRealTimer(saved_real_deadline_, real_interval_);
+  if (posix_timers_ != nullptr) posix_timers_->ArmAll();
+  return true;
+}
+
+std::string ProcessGroup::Save(state::Saver& saver) const {
+  proto::ProcessGroup out;
+  out.set_id(id_);
+  out.set_session(saver.Ref(session_));
+  out.set_pids(saver.Ref(pids_));
+  return out.SerializeAsString();
+}
+
+bool ProcessGroup::Load(state::Loader& loader, std::string_view bytes) {
+  proto::ProcessGroup in;
+  if (!Parse(loader, bytes, &in, "a process group")) return false;
+  id_ = in.id();
+  session_ = loader.GetRef<amber::Session>(in.session());
+  pids_ = loader.GetRef<PidNamespace>(in.pids());
+  if (!session_ || !pids_) return loader.Fail("a process group lacks its session");
+  pids_->process_groups_[id_] = this;
+  return true;
+}
+
+std::string Session::Save(state::Saver&) const {
+  // The terminal knows its session and binds itself again.
+  proto::Session out;
+  out.set_id(id_);
+  return out.SerializeAsString();
+}
+
+bool Session::Load(state::Loader& loader, std::string_view bytes) {
+  proto::Session in;
+  if (!Parse(loader, bytes, &in, "a session")) return false;
+  id_ = in.id();
+  return true;
+}
+
+std::string PidNamespace::Save(state::Saver&) const {
+  proto::PidNamespace out;
+  out.set_last(last_);
+  return out.SerializeAsString();
+}
+
+bool PidNamespace::Load(state::Loader& loader, std::string_view bytes) {
+  proto::PidNamespace in;
+  if (!Parse(loader, bytes, &in, "a pid namespace")) return false;
+  last_ = in.last();
+  return last_ >= 0 && last_ <= kPidMax;
+}
+
+std::string Kernel::Save(state::Saver& saver) const {
+  proto::Kernel out;
+  out.set_monotonic(clocks_.Monotonic());
+  out.set_boottime(clocks_.Boottime());
+  for (const RefPtr<ThreadGroup>& g : groups_) out.add_groups(saver.Ref(g));
+  for (const RefPtr<PidNamespace>& p : pid_namespaces_) out.add_pids(saver.Ref(p));
+  return out.SerializeAsString();
+}
+
+bool Kernel::Load(state::Loader& loader, std::string_view bytes) {
+  proto::Kernel in;
+  if (!Parse(loader, bytes, &in, "the kernel")) return false;
+  clocks_.Continue(in.monotonic(), in.boottime());
+  for (uint64_t id : in.pids()) {
+    pid_namespaces_.push_back(loader.GetRef<PidNamespace>(id));
+    if (!pid_namespaces_.back()) return false;
+  }
+  return true;
+}
+
+}  // namespace amber

@@ -1,0 +1,16 @@
+// Conversions between kernel values and their messages.
+#pragma once
+
+#include "sentry/kernel/credentials.h"
+#include "sentry/kernel/kernel.pb.h"
+#include "sentry/kernel/signal.h"
+
+namespace amber {
+
+void SaveCredentials(const Credentials& creds, proto::Credentials* out);
+RefPtr<const Credentials> LoadCredentials(const proto::Credentials& in);
+void SaveSignals(const SignalQueue& queue, proto::SignalQueue* out);
+// False if an entry is malformed.
+bool LoadSignals(const proto::SignalQueue& in, SignalQueue* queue);
+
+}  // namespace amber

@@ -1,0 +1,146 @@
+#include "sentry/runtime/container.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+
+#include "absl/strings/str_cat.h"
+#include "sentry/fs/host/host_file.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task_lifecycle.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/mount_setup.h"
+#include "sentry/vfs/path.h"
+
+namespace amber {
+namespace {
+
+MountPlan RootPlan(const ContainerSpec& spec, const std::shared_ptr<gofer::Client>& client) {
+  MountPlan root;
+  root.destination = "/";
+  root.type = spec.overlay == OverlayKind::kNone ? "gofer" : "overlay";
+  root.source = "root";
+  root.client = client;
+  root.attach = spec.root_attach;
+  root.read_only = spec.root_read_only;
+  root.exclusive = true;
+  root.overlay = spec.overlay != OverlayKind::kNone;
+  return root;
+}
+
+MountPlan PlanOf(const MountSpec& mount, const std::shared_ptr<gofer::Client>& client) {
+  MountPlan plan;
+  plan.destination = mount.destination;
+  plan.type = mount.type;
+  plan.source = mount.source;
+  plan.options = mount.options;
+  if (!mount.attach.empty()) {
+    plan.client = client;
+    plan.attach = mount.attach;
+  }
+  plan.read_only = mount.read_only;
+  plan.exclusive = mount.exclusive;
+  return plan;
+}
+
+RefPtr<const Credentials> CredentialsOf(const ProcessSpec& spec) {
+  auto creds = MakeRef<Credentials>();
+  creds->uid = creds->euid = creds->suid = creds->fsuid = spec.uid;
+  creds->gid = creds->egid = creds->sgid = creds->fsgid = spec.gid;
+  creds->groups.assign(spec.groups.begin(), spec.groups.end());
+  creds->bounding = spec.capabilities.bounding & kAllCapabilities;
+  creds->effective = spec.capabilities.effective & kAllCapabilities;
+  creds->permitted = spec.capabilities.permitted & kAllCapabilities;
+  creds->inheritable = spec.capabilities.inheritable & kAllCapabilities;
+  creds->ambient = spec.capabilities.ambient & creds->permitted & creds->inheritable;
+  return creds;
+}
+
+}  // namespace
+
+absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels) {
+  if (gofer_channels.empty()) return absl::InvalidArgumentError("a container needs a gofer");
+  gofer_ = std::make_shared<gofer::Client>(std::move(gofer_channels));
+  pids_ = MakeRef<PidNamespace>();
+  kernel_->AddPidNamespace(pids_);
+  uts_ = MakeRef<UtsNamespace>();
+  if (!spec_.hostname.empty()) uts_->hostname = spec_.hostname;
+  if (!spec_.domainname.empty()) uts_->domainname = spec_.domainname;
+  std::vector<MountPlan> plans{RootPlan(spec_, gofer_)};
+  for (const MountSpec& m : spec_.mounts) plans.push_back(PlanOf(m, gofer_));
+  absl::StatusOr<RefPtr<MountNamespace>> mounts = BuildMounts(*kernel_, plans);
+  if (!mounts.ok()) return mounts.status();
+  mounts_ = *std::move(mounts);
+  return absl::OkStatus();
+}
+
+absl::Status Container::AddStdio(FdTable& files, ProcessFds fds) {
+  int index = 0;
+  auto add = [&](UniqueFd fd) {
+    int number = index++;
+    if (!fd.valid()) return true;
+    return files
+        .Replace(number, MakeRef<HostFile>(kernel_->host_poll(), std::move(fd), number), false, FdTable::kMaxFds)
+        .ok();
+  };
+  for (UniqueFd& fd : fds.stdio) {
+    if (!add(std::move(fd))) return absl::InternalError("cannot install a standard stream");
+  }
+  for (UniqueFd& fd : fds.extra) {
+    if (!add(std::move(fd))) return absl::ResourceExhaustedError("too many descriptors were passed");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RefPtr<Task>> Container::NewProcess(const ProcessSpec& spec, ProcessFds fds) {
+  if (spec.argv.empty()) return absl::InvalidArgumentError("the process has no arguments: process.args must name a program");
+  struct NewProcess what;
+  what.pids = pids_;
+  what.uts = uts_;
+  what.mounts = mounts_;
+  what.files = MakeRef<FdTable>();
+  what.fs = MakeRef<FsContext>(mounts_->root(), mounts_->root(), spec.umask.value_or(022));
+  what.creds = CredentialsOf(spec);
+  what.container = this;
+  what.no_new_privs = spec.no_new_privs;
+  if (absl::Status s = AddStdio(*what.files, std::move(fds)); !s.ok()) return s;
+  ErrnoOr<RefPtr<Task>> made = kernel_->lifecycle().NewProcessTask(std::move(what));
+  if (!made.ok()) return absl::ResourceExhaustedError("cannot start a process: the limit on tasks is reached");
+  RefPtr<Task> task = *std::move(made);
+  for (const RlimitSpec& limit : spec.rlimits) {
+    if (limit.resource < 0 || limit.resource >= RLIM_NLIMITS || limit.soft > limit.hard) {
+      return absl::InvalidArgumentError(absl::StrCat("rlimit ", limit.resource, " is not one that Linux takes"));
+    }
+    task->group().rlim(limit.resource) = {limit.soft, limit.hard};
+  }
+  if (spec.oom_score_adj) task->group().set_oom_score_adj(*spec.oom_score_adj);
+  int pid = task->pid();
+  started_[pid].task = task;
+  RefPtr<Container> self(this);
+  task->group().set_exit_watcher([self, pid](int status) { self->OnExit(pid, status); });
+  return task;
+}
+
+void Container::OnExit(int pid, int wait_status) {
+  Started& entry = started_[pid];
+  entry.task.reset();
+  entry.wait_status = wait_status;
+  for (Runtime::WaitCallback& w : entry.waiters) {
+    // On the heap: AfterUnlock takes what can be copied.
+    auto callback = std::make_shared<Runtime::WaitCallback>(std::move(w));
+    kernel_->AfterUnlock([callback, wait_status] { (*callback)(wait_status); });
+  }
+  entry.waiters.clear();
+}
+
+std::string Container::Save(state::Saver&) const { return ""; }
+bool Container::Load(state::Loader& loader, std::string_view) { return loader.Fail("containers cannot be restored yet"); }
+
+void Container::KillAll() {
+  for (const RefPtr<ThreadGroup>& g : pids_->Groups()) {
+    if (!g->zombie()) kernel_->lifecycle().KillGroup(*g, SIGKILL);
+  }
+}
+
+}  // namespace amber

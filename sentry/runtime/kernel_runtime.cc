@@ -1,0 +1,197 @@
+#include "sentry/runtime/kernel_runtime.h"
+
+#include <signal.h>
+
+#include "absl/strings/str_cat.h"
+#include "sentry/kernel/strace.h"
+#include "sentry/kernel/task_lifecycle.h"
+
+namespace amber {
+
+absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const SandboxOptions& options, SandboxFds fds) {
+  return KernelRuntime::Make(options, std::move(fds));
+}
+
+absl::StatusOr<std::unique_ptr<KernelRuntime>> KernelRuntime::Make(const SandboxOptions& options, SandboxFds fds) {
+  std::unique_ptr<KernelRuntime> runtime(new KernelRuntime(options, std::move(fds)));
+  std::string error = runtime->kernel_.CreatePlatform({});
+  if (!error.empty()) return absl::FailedPreconditionError(error);
+  if (options.strace) {
+    if (absl::Status s = runtime->SetStrace(true); !s.ok()) return s;
+  }
+  return runtime;
+}
+
+absl::Status KernelRuntime::Boot() {
+  kernel_.Boot();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Container*> KernelRuntime::Find(std::string_view id) {
+  auto it = containers_.find(id);
+  if (it == containers_.end()) return absl::NotFoundError(absl::StrCat("container \"", id, "\" does not exist"));
+  return it->second.get();
+}
+
+absl::StatusOr<RefPtr<ThreadGroup>> KernelRuntime::FindProcess(std::string_view container, ProcessId process) {
+  absl::StatusOr<Container*> found = Find(container);
+  if (!found.ok()) return found.status();
+  ThreadGroup* group = (*found)->pids().FindGroup(process.pid);
+  if (group == nullptr || group->zombie()) {
+    return absl::NotFoundError(absl::StrCat("process ", process.pid, ": no such process"));
+  }
+  return RefPtr<ThreadGroup>(group);
+}
+
+absl::StatusOr<ProcessId> KernelRuntime::CreateContainer(const ContainerSpec& spec, ContainerFds fds) {
+  KernelLock lock(kernel_);
+  if (containers_.contains(spec.id)) return absl::AlreadyExistsError(absl::StrCat("container \"", spec.id, "\" exists already"));
+  if (spec.pids_limit != 0) kernel_.set_max_tasks(std::min<size_t>(spec.pids_limit, kernel_.max_tasks()));
+  auto container = MakeRef<Container>(kernel_, spec);
+  if (absl::Status s = container->SetUp(std::move(fds.gofer)); !s.ok()) return s;
+  absl::StatusOr<RefPtr<Task>> init = container->NewProcess(spec.process, std::move(fds.process));
+  if (!init.ok()) return init.status();
+  containers_[spec.id] = container;
+  return ProcessId{(*init)->pid()};
+}
+
+absl::Status KernelRuntime::StartContainer(std::string_view id) {
+  KernelLock lock(kernel_);
+  absl::StatusOr<Container*> found = Find(id);
+  if (!found.ok()) return found.status();
+  RefPtr<Container> container(*found);
+  auto entry = container->started().find(1);
+  if (entry == container->started().end() || entry->second.task == nullptr) {
+    return absl::FailedPreconditionError("the container's process has ended: it cannot be started again");
+  }
+  if (entry->second.running) return absl::FailedPreconditionError("the container is running already");
+  RefPtr<Task> init = entry->second.task;
+  if (absl::Status s = container->LoadProgram(*init, container->spec().process); !s.ok()) {
+    kernel_.lifecycle().ExitGroup(init->group(), 127 << 8);
+    return s;
+  }
+  entry->second.running = true;
+  kernel_.lifecycle().Start(*init);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ProcessId> KernelRuntime::Exec(std::string_view id, const ProcessSpec& process, ProcessFds fds) {
+  KernelLock lock(kernel_);
+  absl::StatusOr<Container*> found = Find(id);
+  if (!found.ok()) return found.status();
+  RefPtr<Container> container(*found);
+  auto init = container->started().find(1);
+  if (init == container->started().end() || !init->second.running || init->second.wait_status) {
+    return absl::FailedPreconditionError("cannot exec in a container that is not running");
+  }
+  absl::StatusOr<RefPtr<Task>> task = container->NewProcess(process, std::move(fds));
+  if (!task.ok()) return task.status();
+  if (absl::Status s = container->LoadProgram(**task, process); !s.ok()) {
+    kernel_.lifecycle().ExitGroup((*task)->group(), 127 << 8);
+    return s;
+  }
+  int pid = (*task)->pid();
+  container->started()[pid].running = true;
+  kernel_.lifecycle().Start(**task);
+  return ProcessId{pid};
+}
+
+absl::Status KernelRuntime::Signal(std::string_view container, ProcessId process, int signal) {
+  if (signal < 0 || signal > kNumSignals) return absl::InvalidArgumentError(absl::StrCat("there is no signal ", signal));
+  KernelLock lock(kernel_);
+  absl::StatusOr<RefPtr<ThreadGroup>> group = FindProcess(container, process);
+  if (!group.ok()) return group.status();
+  // A sender outside of the namespace has pid 0 (pid_namespaces(7)).
+  if (signal != 0) (*group)->SendSignal(SigInfo::User(signal, SI_USER, 0, 0));
+  return absl::OkStatus();
+}
+
+absl::Status KernelRuntime::SignalAll(std::string_view container, int signal) {
+  if (signal < 0 || signal > kNumSignals) return absl::InvalidArgumentError(absl::StrCat("there is no signal ", signal));
+  KernelLock lock(kernel_);
+  absl::StatusOr<Container*> found = Find(container);
+  if (!found.ok()) return found.status();
+  for (const RefPtr<ThreadGroup>& g : (*found)->pids().Groups()) {
+    if (signal != 0) g->SendSignal(SigInfo::User(signal, SI_USER, 0, 0));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status KernelRuntime::SignalForeground(std::string_view container, ProcessId process, int signal) {
+  // Without a terminal of its own the process's group is what the user means.
+  KernelLock lock(kernel_);
+  absl::StatusOr<RefPtr<ThreadGroup>> group = FindProcess(container, process);
+  if (!group.ok()) return group.status();
+  (*group)->process_group().SendSignal(SigInfo::User(signal, SI_USER, 0, 0));
+  return absl::OkStatus();
+}
+
+void KernelRuntime::Wait(std::string_view container, ProcessId process, WaitCallback done) {
+  absl::StatusOr<int> answer = absl::NotFoundError("");
+  {
+    KernelLock lock(kernel_);
+    absl::StatusOr<Container*> found = Find(container);
+    if (!found.ok()) {
+      answer = found.status();
+    } else {
+      auto it = (*found)->started().find(process.pid);
+      if (it == (*found)->started().end()) {
+        answer = absl::NotFoundError(absl::StrCat("process ", process.pid, " was not started from outside: no such process"));
+      } else if (it->second.wait_status) {
+        answer = *it->second.wait_status;
+      } else {
+        it->second.waiters.push_back(std::move(done));
+        return;
+      }
+    }
+  }
+  done(std::move(answer));
+}
+
+void KernelRuntime::Pause(DoneCallback done) {
+  KernelLock lock(kernel_);
+  auto callback = std::make_shared<DoneCallback>(std::move(done));
+  if (paused_) {
+    kernel_.AfterUnlock([callback] { (*callback)(absl::OkStatus()); });
+    return;
+  }
+  paused_ = true;
+  kernel_.Freeze([this, callback] { kernel_.AfterUnlock([callback] { (*callback)(absl::OkStatus()); }); });
+}
+
+absl::Status KernelRuntime::Resume() {
+  KernelLock lock(kernel_);
+  if (!paused_) return absl::FailedPreconditionError("the container is not paused");
+  paused_ = false;
+  kernel_.Thaw();
+  return absl::OkStatus();
+}
+
+absl::Status KernelRuntime::ResizeTerminal(std::string_view, ProcessId, WindowSize) {
+  return absl::FailedPreconditionError("the process has no terminal");
+}
+
+absl::Status KernelRuntime::SetStrace(bool on) {
+  if (on && !fds_.log.valid()) return absl::FailedPreconditionError("--strace needs a log: give --debug-log FILE");
+  KernelLock lock(kernel_);
+  kernel_.set_strace(on ? std::make_unique<Strace>(fds_.log.get()) : nullptr);
+  return absl::OkStatus();
+}
+
+void KernelRuntime::DestroyContainer(std::string_view id, DoneCallback done) {
+  absl::Status status;
+  {
+    KernelLock lock(kernel_);
+    absl::StatusOr<Container*> found = Find(id);
+    if (found.ok()) {
+      RefPtr<Container> container(*found);
+      container->KillAll();
+      containers_.erase(containers_.find(id));
+    } else {
+      status = found.status();
+    }
+  }
+  done(status);
+}
+
+}  // namespace amber
