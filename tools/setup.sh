@@ -16,7 +16,7 @@ test='
     debootstrap git sqlite3 busybox-static bash perl python3-numpy gcc g++ make
     xz-utils procps file bsdextrautils psmisc bc
 '
-bench='runc'
+bench='runc linux-perf'
 
 [ $# -gt 0 ] || set -- build
 wanted=

@@ -22,6 +22,7 @@ import tempfile
 import time
 
 import bench_setup
+import hot_spots
 import lifecycle
 import picture
 import rows
@@ -200,6 +201,23 @@ def save(folder, shown, names, samples, facts, lines):
         file.write(picture.draw(shown, medians, title))
 
 
+def profile_missed(folder, chosen, samples):
+    """One profile of each micro row that missed its gate, while the surroundings still stand."""
+    ours = next((target for target in chosen if target.name == "sandbox"), None)
+    missed = [row for row in rows.MICRO if verdict(row, samples) == "MISSED"]
+    if not ours or not missed:
+        return
+    if not hot_spots.perf():
+        print("perf is not installed: no profiles of the missed rows")
+        return
+    os.makedirs(folder, exist_ok=True)
+    for row in missed:
+        path = os.path.join(folder, f"profile-{row.key}.txt")
+        command, clean = ours.command(["/srv/micro", *row_arguments([row])])
+        hot = hot_spots.profile(command, clean, path)
+        print(f"   {row.title}: {hot[0].strip() if hot else 'no profile'}", flush=True)
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -207,6 +225,8 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--groups", default=",".join(rows.GROUPS))
     parser.add_argument("--targets", help="names, of those found")
+    parser.add_argument("--no-profile", action="store_true",
+                        help="no perf profiles of micro rows that miss their gate")
     parser.add_argument("--out", default=os.path.join(ROOT, "out", "bench"))
     options = parser.parse_args()
     unknown = set(options.groups.split(",")) - set(rows.GROUPS)
@@ -232,13 +252,17 @@ def prepare(work):
     return rootfs, programs, data
 
 
+def result_folder(options, facts):
+    return os.path.join(options.out, facts["date"].replace(":", ""))
+
+
 def conclude(options, groups, names, samples, facts):
     """Prints and saves; returns the exit status."""
     shown = [row for group in groups for row in rows.GROUPS[group]
              if row.key in samples.figures or row.key in samples.errors]
     facts["load_after"] = os.getloadavg()[0]
     lines = table(shown, names, samples)
-    folder = os.path.join(options.out, facts["date"].replace(":", ""))
+    folder = result_folder(options, facts)
     save(folder, shown, names, samples, facts, lines)
     print("\n" + lines + "\n")
     for row in shown:
@@ -279,6 +303,8 @@ def main():
             print("The sandbox is not among the targets; no gate is judged.")
         print(f"== {options.rounds} rounds of {', '.join(names)}", flush=True)
         run_rounds(options, chosen, groups, samples)
+        if not options.no_profile:
+            profile_missed(result_folder(options, facts), chosen, samples)
     return conclude(options, groups, names, samples, facts)
 
 
