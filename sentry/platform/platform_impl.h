@@ -36,7 +36,7 @@ class PlatformImpl final : public Platform {
 
   ErrnoOr<Thread*> Exec(const ExecPlan& plan) override;
   Stats stats() const override;
-  uint64_t host_vdso_base() const override { return seed_.vdso_size() == 0 ? 0 : kVdsoAddress; }
+  uint64_t host_vdso_base() const override { return seed_.vdso_address(); }
   uint64_t host_vdso_size() const override { return seed_.vdso_size(); }
 
   Client& client() { return client_; }

@@ -118,7 +118,11 @@ bool Seed::Start(std::string* error) {
   params.socket = stub_socket_;
   params.parent = getpid();
   FindVdso(&params);
-  if (params.vdso_count > 0) vdso_size_ = params.vdso[params.vdso_count - 1].end - params.vdso[0].start;
+  if (params.vdso_count > 0) {
+    const auto& image = params.vdso[params.vdso_count - 1];
+    vdso_address_ = kVdsoAddress + (image.start - params.vdso[0].start);
+    vdso_size_ = image.end - image.start;
+  }
   windows_.control()->order = 1;  // the seed waits for it to change
   // No signal handler of ours may run in the copy.
   sigset_t all, before;

@@ -39,6 +39,8 @@ class Seed {
   // Kills and reaps a stub that never became a guest, and frees its window.
   void Discard(ReadyStub stub);
 
+  // The host's vDSO image (its data pages lie below it); 0 if there is none.
+  uint64_t vdso_address() const { return vdso_address_; }
   uint64_t vdso_size() const { return vdso_size_; }
 
  private:
@@ -53,6 +55,7 @@ class Seed {
   UniqueFd pidfd_;
   UniqueFd socket_, theirs_;
   int stub_socket_ = -1;  // the number of the other end in stubs
+  uint64_t vdso_address_ = 0;
   uint64_t vdso_size_ = 0;
   absl::Mutex mu_;
   uint32_t order_ ABSL_GUARDED_BY(mu_) = 1;
