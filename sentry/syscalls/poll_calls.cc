@@ -28,12 +28,6 @@ ErrnoOr<int64_t> CopyInTimeout(Task& task, UserPtr<const timespec> p) {
   return t.tv_sec * kNsPerSecond + t.tv_nsec;
 }
 
-int64_t DeadlineAfter(Task& task, int64_t timeout_ns) {
-  if (timeout_ns == kNever) return kNever;
-  int64_t sum = 0;
-  return __builtin_add_overflow(task.kernel().clocks().Monotonic(), timeout_ns, &sum) ? kNever : sum;
-}
-
 int64_t RemainingTime(Task& task) {
   int64_t deadline = task.syscall().deadline;
   if (deadline == kNever) return kNever;

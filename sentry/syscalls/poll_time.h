@@ -7,6 +7,7 @@
 #include "sentry/base/user_ptr.h"
 #include "sentry/kernel/clock.h"
 #include "sentry/kernel/signal.h"
+#include "sentry/syscalls/time_util.h"
 
 namespace amber {
 
@@ -14,8 +15,6 @@ class Task;
 
 // A relative time-out in ns; kNever for a null pointer. EINVAL for a malformed one.
 ErrnoOr<int64_t> CopyInTimeout(Task& task, UserPtr<const timespec> p);
-// Guest monotonic time `timeout_ns` from now; kNever stays.
-int64_t DeadlineAfter(Task& task, int64_t timeout_ns);
 // What is left until the call's deadline, at least 0.
 int64_t RemainingTime(Task& task);
 // Installs the mask at `p`, if any, until the call ends. EINVAL for a size that is not the kernel's.

@@ -1,4 +1,5 @@
 // fork, clone, execve, exit, and ids of processes: clone(2), execve(2), exit(2), setpgid(2), setsid(2).
+#include <asm/prctl.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/sched.h>
@@ -144,6 +145,31 @@ ErrnoOr<uint64_t> SetTidAddress(Task& task, uint64_t address) {
   return kNoAnswer;
 }
 
+// arch_prctl(2). Comes with its frame, where the bases are.
+ErrnoOr<uint64_t> ArchPrctl(Task& task, int code, uint64_t address) {
+  if (!task.framed()) return Errno(EINVAL);
+  platform::Frame& frame = task.frame();
+  switch (code) {
+    case ARCH_SET_FS:
+    case ARCH_SET_GS:
+      if (address >= platform::kGuestTop) return Errno(EPERM);
+      (code == ARCH_SET_FS ? frame.fs_base : frame.gs_base) = address;
+      return 0;
+    case ARCH_GET_FS:
+      TRY(task.CopyOut(UserPtr<uint64_t>(address), frame.fs_base));
+      return 0;
+    case ARCH_GET_GS:
+      TRY(task.CopyOut(UserPtr<uint64_t>(address), frame.gs_base));
+      return 0;
+    case ARCH_GET_CPUID:
+      return 1;
+    case ARCH_SET_CPUID:
+      return address != 0 ? ErrnoOr<uint64_t>(0) : Errno(ENODEV);
+    default:
+      return Errno(EINVAL);
+  }
+}
+
 ErrnoOr<ThreadGroup*> GroupOrSelf(Task& task, int pid) {
   if (pid == 0) return &task.group();
   ThreadGroup* group = task.FindGroup(pid);
@@ -201,6 +227,7 @@ void RegisterProcessCalls(SyscallTable& table) {
   table.Set(SYS_gettid, Full<&Gettid>());
   table.Set(SYS_getppid, Full<&Getppid>());
   table.Set(SYS_set_tid_address, Full<&SetTidAddress>());
+  table.Set(SYS_arch_prctl, Partial<&ArchPrctl>("bases of fs and gs; no CPUID faulting, no shadow stacks"));
   table.Set(SYS_setpgid, Full<&Setpgid>());
   table.Set(SYS_getpgid, Full<&Getpgid>());
   table.Set(SYS_getpgrp, Full<&Getpgrp>());
