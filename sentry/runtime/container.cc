@@ -22,6 +22,7 @@ MountPlan RootPlan(const ContainerSpec& spec, const std::shared_ptr<gofer::Clien
   root.type = spec.overlay == OverlayKind::kNone ? "gofer" : "overlay";
   root.source = "root";
   root.client = client;
+  root.container = spec.id;
   root.attach = spec.root_attach;
   root.read_only = spec.root_read_only;
   root.exclusive = true;
@@ -29,8 +30,9 @@ MountPlan RootPlan(const ContainerSpec& spec, const std::shared_ptr<gofer::Clien
   return root;
 }
 
-MountPlan PlanOf(const MountSpec& mount, const std::shared_ptr<gofer::Client>& client) {
+MountPlan PlanOf(const std::string& container, const MountSpec& mount, const std::shared_ptr<gofer::Client>& client) {
   MountPlan plan;
+  plan.container = container;
   plan.destination = mount.destination;
   plan.type = mount.type;
   plan.source = mount.source;
@@ -68,7 +70,7 @@ absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels) {
   if (!spec_.hostname.empty()) uts_->hostname = spec_.hostname;
   if (!spec_.domainname.empty()) uts_->domainname = spec_.domainname;
   std::vector<MountPlan> plans{RootPlan(spec_, gofer_)};
-  for (const MountSpec& m : spec_.mounts) plans.push_back(PlanOf(m, gofer_));
+  for (const MountSpec& m : spec_.mounts) plans.push_back(PlanOf(spec_.id, m, gofer_));
   absl::StatusOr<RefPtr<MountNamespace>> mounts = BuildMounts(*kernel_, plans);
   if (!mounts.ok()) return mounts.status();
   mounts_ = *std::move(mounts);

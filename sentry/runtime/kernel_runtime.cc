@@ -3,8 +3,10 @@
 #include <signal.h>
 
 #include "absl/strings/str_cat.h"
+#include "sentry/fs/proc/proc.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
+#include "sentry/vfs/mount_setup.h"
 
 namespace amber {
 
@@ -14,6 +16,8 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const SandboxOptions& o
 
 absl::StatusOr<std::unique_ptr<KernelRuntime>> KernelRuntime::Make(const SandboxOptions& options, SandboxFds fds) {
   std::unique_ptr<KernelRuntime> runtime(new KernelRuntime(options, std::move(fds)));
+  RegisterFileSystems();
+  RegisterFileSystemType("proc", ProcFileSystem::Make);
   std::string error = runtime->kernel_.CreatePlatform({});
   if (!error.empty()) return absl::FailedPreconditionError(error);
   if (options.strace) {
