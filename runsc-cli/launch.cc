@@ -244,6 +244,13 @@ absl::Status Launcher::StartTheSentry() {
   UniqueFd primary(ends[1]);
   fcntl(primary.get(), F_SETFL, O_NONBLOCK);
   state_.host_id = RandomHostId();
+  // Without --log the guest's calls go where the user looks.
+  UniqueFd standard_error;
+  int log = options_.report->fd();
+  if (log < 0 && options_.strace) {
+    standard_error.reset(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
+    log = standard_error.get();
+  }
   SentryLaunch launch = {.options = {.id = request_.id,
                                      .network = network_kind_,
                                      .strace = options_.strace,
@@ -252,7 +259,7 @@ absl::Status Launcher::StartTheSentry() {
                          .host_id = state_.host_id,
                          .primary = primary.get(),
                          .listener = listener->get(),
-                         .log = options_.report->fd()};
+                         .log = log};
   absl::StatusOr<LaunchedSentry> sentry = LaunchSentry(launch);
   if (!sentry.ok()) return sentry.status();
   sentry_.emplace(*std::move(sentry));

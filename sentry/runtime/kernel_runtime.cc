@@ -176,7 +176,7 @@ absl::Status KernelRuntime::ResizeTerminal(std::string_view, ProcessId, WindowSi
 }
 
 absl::Status KernelRuntime::SetStrace(bool on) {
-  if (on && !fds_.log.valid()) return absl::FailedPreconditionError("--strace needs a log: give --debug-log FILE");
+  if (on && !fds_.log.valid()) return absl::FailedPreconditionError("--strace needs a log: give --log FILE");
   KernelLock lock(kernel_);
   kernel_.set_strace(on ? std::make_unique<Strace>(fds_.log.get()) : nullptr);
   return absl::OkStatus();
