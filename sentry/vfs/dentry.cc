@@ -38,7 +38,7 @@ RefPtr<Dentry> Dentry::AddChild(std::string_view name, RefPtr<Inode> inode) {
   AMBER_CHECK(is_new);
   child->cached_ = true;
   child->lru_ = fs_->lru_.insert(fs_->lru_.end(), child.get());
-  if (fs_->lru_.size() > FileSystem::kMaxCached) fs_->Shrink(FileSystem::kMaxCached / 8 * 7);
+  fs_->ShrinkIfFull();
   return child;
 }
 

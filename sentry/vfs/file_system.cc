@@ -62,6 +62,13 @@ void FileSystem::Shrink(size_t keep) {
   }
 }
 
+void FileSystem::ShrinkIfFull() {
+  if (lru_.size() <= shrink_at_) return;
+  Shrink(kMaxCached / 8 * 7);
+  // What is in use cannot go: look again when the cache has grown by a good part, so that the work stays linear.
+  shrink_at_ = std::max(kMaxCached, lru_.size() / 4 * 5);
+}
+
 std::string FileSystem::SaveBase(state::Saver& saver, std::string specific) const {
   vfs_state::FileSystem m;
   m.set_dev(dev_);

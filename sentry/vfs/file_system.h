@@ -58,6 +58,9 @@ class FileSystem : public RefCounted<FileSystem>, public state::Saveable {
 
  private:
   friend class Dentry;
+  void ShrinkIfFull();
+
+  size_t shrink_at_ = kMaxCached;
   uint64_t dev_;
   bool read_only_ = false;
   RefPtr<Dentry> root_;
