@@ -152,7 +152,7 @@ class Thread {
   virtual void Fork(std::function<void(ErrnoOr<Thread*>)> done) = 0;
   struct CloneOptions {
     bool new_process = false;      // vfork: a host process of its own that shares the address space
-    Frame frame;                   // where the new thread starts; its extended state is this thread's
+    Frame frame = {};              // where the new thread starts; its extended state is this thread's
     uint64_t clear_child_tid = 0;  // CLONE_CHILD_CLEARTID: cleared and woken by the host at the thread's end
   };
   // A further thread in this address space: `done` gets it, stopped.
@@ -199,7 +199,7 @@ struct ExecPlan {
     std::string data;
   };
   std::vector<Bytes> writes;
-  Frame frame;
+  Frame frame = {};
   std::vector<uint8_t> xstate;  // empty: the initial state of a new process
 };
 

@@ -25,6 +25,7 @@ bool Failed(int64_t result) { return result < 0 && result >= -4095; }
 }  // namespace
 
 void ThreadImpl::Fork(std::function<void(ErrnoOr<Thread*>)> done) {
+  RefPtr<ThreadImpl> self(this);
   mu_.Lock();
   if (state_ != State::kStopped) return mu_.Unlock();
   if (close_listener_) {
@@ -36,7 +37,7 @@ void ThreadImpl::Fork(std::function<void(ErrnoOr<Thread*>)> done) {
   clone_callback_ = std::move(done);
   mu_.Unlock();
   platform_.counters().forks.fetch_add(1, std::memory_order_relaxed);
-  process_->WhenNoDescriptor([self = RefPtr<ThreadImpl>(this)] { self->StartFork(); });
+  process_->WhenNoDescriptor([self] { self->StartFork(); });
 }
 
 void ThreadImpl::StartFork() {
@@ -55,6 +56,7 @@ void ThreadImpl::StartFork() {
 }
 
 void ThreadImpl::Clone(const CloneOptions& options, std::function<void(ErrnoOr<Thread*>)> done) {
+  RefPtr<ThreadImpl> self(this);
   mu_.Lock();
   if (state_ != State::kStopped) return mu_.Unlock();
   if (close_listener_) {
@@ -69,7 +71,7 @@ void ThreadImpl::Clone(const CloneOptions& options, std::function<void(ErrnoOr<T
   mu_.Unlock();
   platform_.counters().clones.fetch_add(1, std::memory_order_relaxed);
   if (!options.new_process) return StartClone();
-  process_->WhenNoDescriptor([self = RefPtr<ThreadImpl>(this)] { self->StartClone(); });
+  process_->WhenNoDescriptor([self] { self->StartClone(); });
 }
 
 void ThreadImpl::StartClone() {
@@ -258,6 +260,7 @@ void ThreadImpl::CompleteBirth() {
 }
 
 void ThreadImpl::FinishBirth(uint64_t nonce, ErrnoOr<ThreadImpl*> result) {
+  RefPtr<ThreadImpl> self(this);
   bool wanted;
   {
     absl::MutexLock lock(&mu_);

@@ -102,6 +102,8 @@ void ThreadImpl::Post(Command command) {
   order_count_++;
   bool held = std::exchange(held_, false);
   uint64_t id = notification_;
+  // As soon as it is posted the thread may run, end, and be released.
+  RefPtr<ThreadImpl> self(this);
   __atomic_store_n(&box_->order, (sequence_ << 8) | command, __ATOMIC_RELEASE);
   mu_.Unlock();
   if (command != kCommandResume) platform_.monitor().NoteOrder();
@@ -246,6 +248,7 @@ void ThreadImpl::ParkIfStopped() {
 // --- notified ---
 
 void ThreadImpl::Answer(int64_t value) {
+  RefPtr<ThreadImpl> self(this);
   uint64_t id, kick;
   {
     absl::MutexLock lock(&mu_);
@@ -259,6 +262,7 @@ void ThreadImpl::Answer(int64_t value) {
 }
 
 void ThreadImpl::AnswerContinue(std::function<void()> done) {
+  RefPtr<ThreadImpl> self(this);
   uint64_t id, kick;
   bool refused;
   {
@@ -283,6 +287,7 @@ void ThreadImpl::AnswerContinue(std::function<void()> done) {
 void ThreadImpl::AnswerStop() { AnswerAndStop(kRestartNointr); }
 
 void ThreadImpl::AnswerAndStop(int64_t value) {
+  RefPtr<ThreadImpl> self(this);
   uint64_t id, kick;
   {
     absl::MutexLock lock(&mu_);
@@ -306,6 +311,7 @@ void ThreadImpl::SendKick() {
 }
 
 void ThreadImpl::Kick() {
+  RefPtr<ThreadImpl> self(this);
   uint64_t kick = 0;
   {
     absl::MutexLock lock(&mu_);
@@ -363,6 +369,7 @@ ErrnoOr<void> ThreadImpl::set_xstate(std::span<const uint8_t> bytes) {
 }
 
 void ThreadImpl::Resume() {
+  RefPtr<ThreadImpl> self(this);
   mu_.Lock();
   if (state_ != State::kStopped) return mu_.Unlock();
   SetState(State::kRunning);

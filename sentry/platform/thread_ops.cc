@@ -42,6 +42,7 @@ void ThreadImpl::StartAfterClose(std::function<void()> work) {
 }
 
 void ThreadImpl::RunOps(std::vector<StubOp> ops, std::function<void(std::span<const int64_t>)> done) {
+  RefPtr<ThreadImpl> self(this);
   mu_.Lock();
   if (state_ != State::kStopped) return mu_.Unlock();
   if (close_listener_) {
@@ -61,7 +62,7 @@ void ThreadImpl::RunOps(std::vector<StubOp> ops, std::function<void(std::span<co
   platform_.counters().stub_ops.fetch_add(ops_.size(), std::memory_order_relaxed);
   if (!uses_descriptors_) return StartRound();
   mu_.Unlock();
-  process_->WhenNoFork([self = RefPtr<ThreadImpl>(this)] {
+  process_->WhenNoFork([self] {
     self->mu_.Lock();
     if (self->state_ != State::kOrdered) return self->mu_.Unlock();
     self->StartRound();
@@ -225,6 +226,7 @@ void ThreadImpl::FinishOps() {
 
 void ThreadImpl::FutexWait(uint64_t address, uint32_t value, uint32_t bitset, bool shared, bool realtime,
                            int64_t deadline_ns, std::function<void(int64_t)> done) {
+  RefPtr<ThreadImpl> self(this);
   mu_.Lock();
   if (state_ != State::kStopped) return mu_.Unlock();
   if (close_listener_) {
@@ -314,11 +316,11 @@ void ThreadImpl::OnFutexStop(uint64_t) {
 // --- exit ---
 
 void ThreadImpl::Exit() {
+  RefPtr<ThreadImpl> self(this);
   mu_.Lock();
   if (state_ == State::kNotified && call_.nr == SYS_exit) {
     uint64_t id = notification_;
     mu_.Unlock();
-    RefPtr<ThreadImpl> self(this);
     return OnExitCall(id);
   }
   if (state_ != State::kStopped) return mu_.Unlock();
