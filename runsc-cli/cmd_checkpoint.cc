@@ -188,6 +188,7 @@ absl::StatusOr<int> Restore(Context& context) {
     absl::StatusOr<UniqueFd> own = ReopenTerminal(STDIN_FILENO);
     if (!own.ok()) return own.status();
     request.terminal = *std::move(own);
+    if (absl::Status status = raw.Enter(STDIN_FILENO); !status.ok()) return status;
   }
   request.foreground = !detach;
   absl::StatusOr<Launched> launched = Launch(context.options, std::move(request));
@@ -196,13 +197,9 @@ absl::StatusOr<int> Restore(Context& context) {
     return launched.status();
   }
   if (detach) return 0;
-  if (terminal) raw.Enter(STDIN_FILENO).IgnoreError();
   int status = AwaitInForeground(launched->state.waiter.pid);
   raw.Restore();
-  if (absl::Status destroyed = Destroy(context.options, launched->dir, launched->state); !destroyed.ok()) {
-    context.options.report->Warning(std::string(destroyed.message()));
-  }
-  ReapChildren();
+  DestroyAfterForeground(context.options, launched->state);
   return status;
 }
 

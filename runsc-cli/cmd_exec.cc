@@ -136,6 +136,9 @@ absl::StatusOr<int> Exec(Context& context) {
   d->set_extra(preserve);
   for (const UniqueFd& fd : *extra) fds.push_back(fd.get());
   RawMode raw;
+  if (side->console.valid() && !flags.Has("console-socket")) {
+    if (absl::Status status = raw.Enter(STDIN_FILENO); !status.ok()) return status;
+  }
   absl::StatusOr<control::Reply> reply = client->Call(request, fds);
   side->stream.reset();  // the waiter of a process that was not made ends by this
   if (!reply.ok()) {
@@ -148,9 +151,6 @@ absl::StatusOr<int> Exec(Context& context) {
     if (absl::Status status = WritePidFile(flags.String("pid-file"), side->waiter); !status.ok()) return status;
   }
   if (detach) return 0;
-  if (side->console.valid() && !flags.Has("console-socket")) {
-    if (absl::Status status = raw.Enter(STDIN_FILENO); !status.ok()) context.options.report->Warning(std::string(status.message()));
-  }
   return AwaitInForeground(side->waiter);
 }
 

@@ -25,21 +25,17 @@ absl::StatusOr<int> RunInForeground(Context& context, LaunchRequest request) {
     absl::StatusOr<UniqueFd> own = ReopenTerminal(STDIN_FILENO);
     if (!own.ok()) return own.status();
     request.terminal = *std::move(own);
+    // Before the guest's first read, so that nothing typed meanwhile is taken for the host's line discipline.
+    if (absl::Status status = raw.Enter(STDIN_FILENO); !status.ok()) return status;
   }
   request.start = true;
   request.foreground = true;
   absl::StatusOr<Launched> launched = Launch(context.options, std::move(request));
   if (!launched.ok()) return launched.status();
-  if (terminal) {
-    if (absl::Status status = raw.Enter(STDIN_FILENO); !status.ok()) context.options.report->Warning(std::string(status.message()));
-  }
   absl::Status hooks = RunPoststartHooks(context.options, launched->state);
   int status = AwaitInForeground(launched->state.waiter.pid);
   raw.Restore();
-  if (absl::Status destroyed = Destroy(context.options, launched->dir, launched->state); !destroyed.ok()) {
-    context.options.report->Warning(std::string(destroyed.message()));
-  }
-  ReapChildren();
+  DestroyAfterForeground(context.options, launched->state);
   if (!hooks.ok()) return hooks;
   return status;
 }

@@ -110,11 +110,6 @@ int AwaitInForeground(pid_t waiter) {
   }
 }
 
-void ReapChildren() {
-  while (waitpid(-1, nullptr, WNOHANG) > 0) {
-  }
-}
-
 int ExitStatusOf(const absl::Status& status) {
   if (!status.GetPayload(kStartFailed)) return 1;
   if (absl::IsNotFound(status)) return 127;

@@ -53,9 +53,6 @@ std::string VersionText();
 // a shell shows it: the code, or 128 plus the signal.
 int AwaitInForeground(pid_t waiter);
 
-// Takes the exit statuses of sentry and gofer, which have ended by now, from the process table.
-void ReapChildren();
-
 // A status that tells a program that could not be executed (exit status 126 or 127) from our own failures (1).
 int ExitStatusOf(const absl::Status& status);
 

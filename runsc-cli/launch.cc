@@ -135,13 +135,14 @@ absl::StatusOr<Launched> Launcher::Run() {
   }
   timings_.End();
   done_ = true;
+  dir_->Unlock();
   if (options_.timings) {
     for (const auto& step : timings_.steps()) {
       fprintf(stderr, "%10.3f ms  %8.3f ms  %s\n", static_cast<double>(step.start_ns - timings_.steps()[0].start_ns) / 1e6,
               static_cast<double>(step.duration_ns) / 1e6, step.name.c_str());
     }
   }
-  return Launched{std::move(*dir_), std::move(state_), std::move(*client_)};
+  return Launched{std::move(state_), std::move(*client_)};
 }
 
 absl::Status Launcher::PrepareState() {
@@ -259,7 +260,8 @@ absl::Status Launcher::StartTheSentry() {
                          .host_id = state_.host_id,
                          .primary = primary.get(),
                          .listener = listener->get(),
-                         .log = log};
+                         .log = log,
+                         .messages = request_.foreground ? STDERR_FILENO : options_.report->fd()};
   absl::StatusOr<LaunchedSentry> sentry = LaunchSentry(launch);
   if (!sentry.ok()) return sentry.status();
   sentry_.emplace(*std::move(sentry));
@@ -522,6 +524,17 @@ absl::Status Destroy(const GlobalOptions& options, StateDir& dir, const State& s
   if (absl::Status status = RemoveCgroups(state.made_cgroups); !status.ok()) return status;
   if (absl::Status status = dir.Remove(); !status.ok()) return status;
   return RunHooks(state.poststop, "poststop", OciState(state));
+}
+
+void DestroyAfterForeground(const GlobalOptions& options, const State& state) {
+  absl::StatusOr<StateDir> dir = StateDir::OpenLocked(options.root, state.id);
+  absl::Status status = absl::IsNotFound(dir.status()) ? absl::OkStatus()
+                        : dir.ok()                     ? Destroy(options, *dir, state)
+                                                       : dir.status();
+  if (!status.ok()) options.report->Warning(std::string(status.message()));
+  // Sentry and gofer have ended: takes their exit statuses from the process table.
+  while (waitpid(-1, nullptr, WNOHANG) > 0) {
+  }
 }
 
 }  // namespace amber::cli

@@ -49,8 +49,8 @@ struct LaunchRequest {
   UniqueFd image;
 };
 
+// Nobody holds the container's lock any more.
 struct Launched {
-  StateDir dir;
   State state;
   control::Client client;
 };
@@ -63,6 +63,9 @@ absl::StatusOr<Launched> Launch(const GlobalOptions& options, LaunchRequest requ
 
 // Ends what is left of a container and removes every trace: processes, cgroups, state.
 absl::Status Destroy(const GlobalOptions& options, StateDir& dir, const State& state);
+
+// For the command line that ran it in the foreground: removes what it made, if nobody else did.
+void DestroyAfterForeground(const GlobalOptions& options, const State& state);
 
 // The hooks of the bundle that the state names, which is read anew. A missing bundle has none.
 absl::Status RunPoststartHooks(const GlobalOptions& options, const State& state);

@@ -75,6 +75,8 @@ class StateDir {
   absl::Status Save(const State& state) const;
   // Everything in it, then itself.
   absl::Status Remove();
+  // Lets others change the container.
+  void Unlock() { lock_.reset(); }
 
   const std::string& path() const { return path_; }
   std::string socket_path() const { return path_ + "/control.sock"; }

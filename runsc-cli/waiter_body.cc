@@ -17,6 +17,7 @@ namespace {
 
 constexpr int32_t kResize = 1001;     // control::kWaiterResize
 constexpr int32_t kDetach = 0x10000;  // control::kWaiterDetach
+constexpr int32_t kAbandoned = 0x20009;  // control::kWaiterAbandoned
 
 AMBER_INLINE long Call(long number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
   long result;
@@ -88,6 +89,8 @@ AMBER_INLINE void CleanUp(const WaiterData* data) {
 extern "C" __attribute__((section("waiter_text"), noinline, used)) void AmberWaiterBody(WaiterData* data) {
   Unmap(data);
   int32_t status = SIGKILL;
+  // Descriptors of a dying process close before its pidfd says so: who hears of the one waits for the other.
+  int patience_ms = 100;
   bool owner_died = false;
   for (;;) {
     pollfd fds[3];
@@ -109,7 +112,10 @@ extern "C" __attribute__((section("waiter_text"), noinline, used)) void AmberWai
         data->owner = -1;
         continue;
       }
-      if (n == sizeof(message)) status = message;
+      if (n == sizeof(message)) {
+        status = message & 0xffff;
+        patience_ms = message == kAbandoned ? 5000 : 0;
+      }
       break;
     }
     if (fds[2].revents != 0) {
@@ -131,7 +137,7 @@ extern "C" __attribute__((section("waiter_text"), noinline, used)) void AmberWai
     owner.fd = data->owner;
     owner.events = POLLIN;
     owner.revents = 0;
-    owner_died = Call(SYS_poll, Address(&owner), 1, 0) == 1;
+    owner_died = Call(SYS_poll, Address(&owner), 1, patience_ms) == 1;
   }
   if (owner_died) CleanUp(data);
   EndLike(status);

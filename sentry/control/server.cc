@@ -14,7 +14,6 @@
 #include "sentry/control/channel.h"
 #include "sentry/control/control.pb.h"
 #include "sentry/control/server_internal.h"
-#include "sentry/control/spec_codec.h"
 
 namespace amber::control {
 namespace {
@@ -126,7 +125,9 @@ void Server::DropConnection(uint64_t token) {
   if (it == connections_.end()) return;
   bool primary = it->second->primary;
   connections_.erase(it);
-  if (primary) EndAll(SIGKILL);
+  if (!primary) return;
+  abandoned_ = true;
+  EndAll(SIGKILL);
 }
 
 void Server::ReadWaiter(uint64_t token) {
@@ -176,7 +177,7 @@ void Server::ProcessEnded(const Key& key, int wait_status) {
   Record& record = *it->second;
   record.status = wait_status;
   if (record.waiter.valid()) {
-    int32_t message = wait_status;
+    int32_t message = abandoned_ ? kWaiterAbandoned : wait_status;
     (void)send(record.waiter.get(), &message, sizeof(message), MSG_NOSIGNAL | MSG_DONTWAIT);
     waiters_.erase(record.token);
     record.waiter.reset();

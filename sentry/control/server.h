@@ -91,6 +91,7 @@ class Server {
   std::map<uint64_t, Key> waiters_;
   int live_containers_ = 0;
   bool ending_ = false;
+  bool abandoned_ = false;  // because the command line died
 
   absl::Mutex mutex_;
   std::vector<std::move_only_function<void()>> posted_ ABSL_GUARDED_BY(mutex_);

@@ -17,6 +17,8 @@ enum WaiterMessage : int32_t {
 };
 // What a waiter is sent besides a wait status (0 to 0xffff): it no longer ends with its owner.
 inline constexpr int32_t kWaiterDetach = 0x10000;
+// As SIGKILL's status, because the owner is gone (or going): the waiter cleans up.
+inline constexpr int32_t kWaiterAbandoned = 0x20009;
 
 inline uint64_t MonotonicNs() {
   timespec t;

@@ -41,7 +41,7 @@ int DetachedMount(const char* type, std::initializer_list<std::pair<const char*,
 
 }  // namespace
 
-absl::Status DetachFromCaller(const char* name) {
+absl::Status DetachFromCaller(const char* name, int messages) {
   setsid();  // EPERM: we lead one already
   prctl(PR_SET_NAME, name);
   for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, signal == SIGPIPE ? SIG_IGN : SIG_DFL);
@@ -49,9 +49,10 @@ absl::Status DetachFromCaller(const char* name) {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   umask(0);
-  // Standard input and output are the guest's (it has descriptors of its own); messages of ours go to stderr.
+  // Standard input and output are the guest's, which has descriptors of its own.
   UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!null.valid() || dup2(null.get(), 0) < 0 || dup2(null.get(), 1) < 0) return Failed("opening /dev/null");
+  if (messages != 2 && dup2(messages < 0 ? null.get() : messages, 2) < 0) return Failed("redirecting messages");
   return absl::OkStatus();
 }
 

@@ -10,8 +10,9 @@
 
 namespace amber {
 
-// A session of its own (so that no terminal's ^C or hang-up reaches it), default signal handlers, SIGPIPE ignored.
-absl::Status DetachFromCaller(const char* name);
+// A session of its own (so that no terminal's ^C or hang-up reaches it), default signal handlers, SIGPIPE ignored,
+// standard descriptors that nobody waits for. `messages` becomes standard error; -1 for none.
+absl::Status DetachFromCaller(const char* name, int messages);
 // Waits for the parent's next word on a pipe. CANCELLED if it is gone.
 absl::Status WaitForCaller(int gate);
 // Waits until the parent has written the id maps, then becomes root of the user namespace.

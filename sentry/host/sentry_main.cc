@@ -30,7 +30,7 @@ using control::StepTimings;
 // Sets up, serves, and returns when the sandbox has ended.
 absl::Status Run(const SentryLaunch& launch, int gate, StepTimings& timings) {
   timings.Begin("sentry: detach");
-  if (absl::Status s = DetachFromCaller("sandbox-sentry"); !s.ok()) return s;
+  if (absl::Status s = DetachFromCaller("sandbox-sentry", launch.messages); !s.ok()) return s;
   if (absl::Status s = CloseOtherDescriptors({gate, launch.primary, launch.listener, launch.log, launch.cgroup});
       !s.ok()) {
     return s;

@@ -27,6 +27,9 @@ struct SentryLaunch {
   int primary = -1;   // the sentry's end of the CLI's connection, non-blocking
   int listener = -1;  // control socket; -1 for none
   int log = -1;       // -1 for none
+  // Where the sentry's last words go: 2 in the foreground; otherwise the log or nowhere, since who waits for the end of
+  // a pipe on the command line's stderr should not wait for the sandbox.
+  int messages = -1;
   int cgroup = -1;    // -1 for none
 };
 

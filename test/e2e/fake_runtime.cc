@@ -182,8 +182,8 @@ class FakeRuntime final : public Runtime {
     for (;;) {
       if (int signal = Sleep(process, 1)) return signal;
       pollfd p = {in, POLLIN, 0};
-      timespec patience = {0, 20'000'000};
-      if (ppoll(&p, 1, &patience, nullptr) <= 0) continue;
+      
+      if (poll(&p, 1, 20) <= 0) continue;
       char buffer[4096];
       ssize_t n = read(in, buffer, sizeof(buffer));
       if (n <= 0 || buffer[0] == 4) return 0;
