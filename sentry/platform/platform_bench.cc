@@ -99,6 +99,63 @@ void Kicks() {
   Report("kick of a spinning thread until stopped", start, kRounds);
 }
 
+void Threads() {
+  constexpr int kRounds = 500;
+  TestClient client;
+  Thread* thread = client.Start(GuestThreadMaker, kRounds, TestClient::Address(GuestThreadEcho));
+  RefPtr<AddressSpace> space(&thread->space());
+  double start = Now();
+  thread->Resume();
+  client.AwaitLog(kRounds + 1);
+  Report("thread: create, 50 calls, log, exit", start, kRounds);
+}
+
+// Two threads of one process that call at the same time; per call of one.
+void TwoThreads() {
+  TestClient client;
+  std::atomic<int> calls = 0;
+  client.on_syscall = [&](Thread& thread, const Syscall& call) {
+    if (call.number != kGuestEcho) return false;
+    calls.fetch_add(1, std::memory_order_relaxed);
+    thread.Answer(static_cast<int64_t>(call.args[0] + 1));
+    return true;
+  };
+  Thread* thread = client.Start(GuestThreadMaker, 2, TestClient::Address(GuestEchoForever));
+  RefPtr<AddressSpace> space(&thread->space());
+  thread->Resume();
+  client.AwaitLog(1);
+  usleep(20000);
+  int before = calls;
+  double start = Now();
+  usleep(300000);
+  Report("call and answer, two threads at once", start, (calls - before) / 2);
+}
+
+// One thread calls while others of its process wait natively.
+void IdleThreads() {
+  TestClient client;
+  client.on_child = [&](Thread& child) { child.frame().regs.rbx = 0; };
+  Thread* thread = client.Start(GuestThreadMaker, 4, TestClient::Address(GuestThreadFutex));
+  RefPtr<AddressSpace> space(&thread->space());
+  thread->Resume();
+  client.AwaitLog(1);
+  std::vector<Thread*> blocked;
+  while (blocked.empty()) blocked = client.blocked();
+  // The maker now becomes the caller.
+  client.on_frame = [&](Thread& t, Stop, const Fault*) {
+    t.frame().regs.rip = TestClient::Address(GuestEchoLoop);
+    t.frame().regs.rdi = 50000;
+    t.frame().regs.rsp = kGuestStackTop - 8;
+    t.Resume();
+    return true;
+  };
+  size_t logged = client.log().size();
+  double start = Now();
+  blocked[0]->AnswerStop();
+  client.AwaitLog(logged + 1);
+  Report("call and answer, four others in futex waits", start, 50000);
+}
+
 void Probes() {
   double start = Now();
   std::string missing = Platform::Probe();
@@ -133,6 +190,9 @@ void Run() {
   Guest("fork (child exits, killed by the kernel)", GuestForkExitLoop, 300);
   Execs();
   Kicks();
+  Threads();
+  TwoThreads();
+  IdleThreads();
   Busy();
 }
 
