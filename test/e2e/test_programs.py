@@ -1,0 +1,95 @@
+"""Real programs through the real command line."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+from support import TOP, SandboxTest, eventually, signal_of
+
+
+class Programs(SandboxTest):
+    binary = os.environ.get("AMBER_SANDBOX", os.path.join(TOP, "bazel-bin/sandbox"))
+
+    def test_exit_status_and_output(self):
+        self.assertEqual(self.must("do", "echo", "hello world"), "hello world\n")
+        self.assertEqual(self.run_cli("do", "sh", "-c", "exit 42").returncode, 42)
+        self.assertEqual(self.run_cli("do", "sh", "-c", "sh -c 'kill -TERM $$'; exit $?").returncode, 128 + signal.SIGTERM)
+        self.assertEqual(self.run_cli("do", "no-such-program").returncode, 127)
+        self.assertEqual(self.run_cli("do", "/etc/passwd").returncode, 126)
+
+    def test_same_output_as_natively(self):
+        for command in (["id"], ["pwd"], ["uname", "-m"], ["cat", "/etc/debian_version"], ["sh", "-c", "ls /usr | sort"],
+                        ["sh", "-c", "seq 1 20000 | sha256sum"], ["env"]):
+            native = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+            self.assertEqual(self.must("do", *command), native, command)
+
+    def test_standard_input(self):
+        data = "".join(f"line {n}\n" for n in range(20000))
+        self.assertEqual(self.must("do", "cat", stdin=None, input=data), data)
+        self.assertEqual(self.must("do", "wc", "-l", stdin=None, input=data).strip(), "20000")
+
+    def test_host_files_do_not_change(self):
+        path = os.path.join(self.folder, "file")
+        with open(path, "w") as file:
+            file.write("before")
+        self.assertEqual(self.must("do", "sh", "-c", f"echo after > {path}; cat {path}"), "after\n")
+        with open(path) as file:
+            self.assertEqual(file.read(), "before")
+
+    def test_signals_reach_the_program(self):
+        process = subprocess.Popen(self.command("do", "--id", "s", "sh", "-c", "trap 'echo got it; exit 5' USR1; echo ready; while :; do sleep 0.1; done"),
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        process.send_signal(signal.SIGUSR1)
+        out, _ = process.communicate(timeout=20)
+        self.assertEqual((out, process.returncode), ("got it\n", 5))
+
+    def host_bundle(self, *program, **changes):
+        return self.bundle(*program, root={"path": "/", "readonly": True}, **changes)
+
+    def test_container_life(self):
+        bundle = self.host_bundle("/bin/sh", "-c", "echo started; sleep 100")
+        out = os.path.join(self.folder, "out")
+        pid_file = os.path.join(self.folder, "pid")
+        with open(out, "w") as file:
+            subprocess.run(self.command("create", "--bundle", bundle, "--pid-file", pid_file, "c"), stdin=subprocess.DEVNULL,
+                           stdout=file, stderr=file, check=True, timeout=30)
+        self.assertEqual(self.state("c")["status"], "created")
+        with open(pid_file) as file:
+            pid = int(file.read())
+        self.must("start", "c")
+        self.assertTrue(eventually(lambda: os.path.getsize(out) > 0))
+        self.assertEqual(self.must("exec", "c", "/bin/echo", "inside"), "inside\n")
+        self.assertEqual(self.run_cli("exec", "c", "/bin/sh", "-c", "exit 6").returncode, 6)
+        self.assertIn("sleep", self.must("ps", "c"))
+        details = self.details("c")
+        self.must("kill", "c", "KILL")
+        self.assertEqual(signal_of(self.wait_pid(pid)), signal.SIGKILL)
+        self.must("delete", "c")
+        self.reap()
+        self.assert_no_trace("c", details)
+
+    def test_killed_at_any_moment(self):
+        for victim in ("cli", "sentry", "gofer", "waiter"):
+            with self.subTest(victim=victim):
+                process = subprocess.Popen(self.command("do", "--id", "v", "--memory", "256", "sh", "-c", "echo up; while :; do ls / >/dev/null || exit 1; done"),
+                                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                process.stdout.readline()
+                self.assertTrue(eventually(lambda: os.path.exists(os.path.join(self.root, "v/state.json"))))
+                details = self.details("v")
+                os.kill(process.pid if victim == "cli" else details[victim]["pid"], signal.SIGKILL)
+                process.communicate(timeout=30)
+                self.reap()
+                self.assert_no_trace("v", details)
+
+    def test_debug(self):
+        process = subprocess.Popen(self.command("do", "--id", "d", "sleep", "30"), stdin=subprocess.DEVNULL)
+        self.assertTrue(eventually(lambda: os.path.exists(os.path.join(self.root, "d/state.json"))))
+        time.sleep(0.2)
+        self.assertTrue(self.must("debug", "--stats", "d"))
+        self.must("debug", "--stacks", "d")
+        self.assertEqual(json.loads(self.must("events", "--stats", "d"))["id"], "d")
+        self.must("kill", "d", "KILL")
+        self.assertEqual(process.wait(20), 137)
