@@ -77,4 +77,9 @@ void Strace::Exit(Task& task, int64_t result) {
   WriteLine(fd_, line);
 }
 
+void Strace::Fault(Task& task, int signo, uint64_t address, uint64_t ip) {
+  WriteLine(fd_, absl::StrFormat("[%d:%d] %s --- SIG%s at %#x, ip %#x ---\n", task.pid(), task.tid(), task.name(),
+                                 sigabbrev_np(signo), address, ip));
+}
+
 }  // namespace amber

@@ -18,6 +18,8 @@ class Strace {
   void Enter(Task& task);
   // `result` as the guest gets it; -512 and the like mean that the call will be restarted.
   void Exit(Task& task, int64_t result);
+  // The guest faulted.
+  void Fault(Task& task, int signo, uint64_t address, uint64_t ip);
 
  private:
   std::string Arguments(Task& task) const;

@@ -233,6 +233,7 @@ void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
       return;
     case platform::Stop::kFault:
       last_fault_ = *fault;
+      if (kernel_->strace() != nullptr) kernel_->strace()->Fault(*this, fault->signo, fault->address, regs.rip);
       ForceSignal(SigInfo::Fault(fault->signo, fault->code, fault->address));
       break;
     case platform::Stop::kForeign:
