@@ -8,6 +8,7 @@
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/pipe/pipe.pb.h"
 #include "sentry/kernel/task.h"
+#include "sentry/vfs/mount.h"
 
 namespace amber {
 

@@ -16,6 +16,8 @@
 namespace amber {
 
 class PipeEnd;
+struct VfsContext;
+struct VfsPath;
 
 class Pipe final : public RefCounted<Pipe>, public state::Saveable {
  public:
@@ -95,7 +97,7 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
 
 class PipeEnd final : public File {
  public:
-  PipeEnd() = default;  // for Load()
+  PipeEnd();  // for Load()
   PipeEnd(RefPtr<Pipe> pipe, int flags, uint64_t writer_opens_seen);
   ~PipeEnd() override;
 
@@ -105,22 +107,30 @@ class PipeEnd final : public File {
   ErrnoOr<size_t> Write(Task& task, Source& source) override;
   ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;
   ErrnoOr<void> Stat(Task& task, struct stat* out) override;
-  ErrnoOr<void> OnSetFlags(Task&, int) override { return Ok(); }
+  // F_GETPIPE_SZ and F_SETPIPE_SZ.
+  ErrnoOr<uint64_t> Fcntl(Task& task, int command, uint64_t argument) override;
+  ErrnoOr<RefPtr<File>> Reopen(Task& task, int flags) override { return pipe_->Open(task, flags); }
   uint32_t Poll(Task& task) override;
   bool writes_whole() const override { return true; }
   WaitQueue* wait_queue() override { return &pipe_->queue(); }
   bool pollable() const override { return true; }
   std::string LinkName() const override;
+  Dentry* dentry() const override;
+  const VfsPath* path() const override { return path_.get(); }
 
   state::Kind kind() const override { return state::Kind::kPipeEnd; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
+  // This end is of the FIFO at `path`.
+  void AttachTo(const VfsPath& path);
 
  private:
   friend class Pipe;
   // For a FIFO reader that came before any writer: no POLLHUP until one has been and gone.
   uint64_t writer_opens_seen_ = 0;
   RefPtr<Pipe> pipe_;
+  std::unique_ptr<VfsPath> path_;  // of a FIFO
 };
 
 struct PipePair {
@@ -129,8 +139,7 @@ struct PipePair {
 // pipe2(2) without the descriptors; `flags` may have O_NONBLOCK and O_DIRECT.
 PipePair NewPipe(Task& task, int flags);
 
-// fcntl F_GETPIPE_SZ and F_SETPIPE_SZ; EBADF if `file` is no pipe.
-ErrnoOr<uint64_t> GetPipeSize(File& file);
-ErrnoOr<uint64_t> SetPipeSize(Task& task, File& file, uint64_t bytes);
+// Opens the FIFO at `path` (see special.h): its pipe is made on the first open and kept in the inode.
+ErrnoOr<RefPtr<File>> OpenFifo(const VfsContext& ctx, const VfsPath& path, int flags);
 
 }  // namespace amber
