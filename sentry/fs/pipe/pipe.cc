@@ -8,7 +8,6 @@
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/pipe/pipe.pb.h"
 #include "sentry/kernel/task.h"
-#include "sentry/vfs/mount.h"
 
 namespace amber {
 

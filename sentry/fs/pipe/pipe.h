@@ -16,8 +16,6 @@
 namespace amber {
 
 class PipeEnd;
-struct VfsContext;
-struct VfsPath;
 
 class Pipe final : public RefCounted<Pipe>, public state::Saveable {
  public:
@@ -97,7 +95,7 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
 
 class PipeEnd final : public File {
  public:
-  PipeEnd();  // for Load()
+  PipeEnd() = default;  // for Load()
   PipeEnd(RefPtr<Pipe> pipe, int flags, uint64_t writer_opens_seen);
   ~PipeEnd() override;
 
@@ -115,22 +113,16 @@ class PipeEnd final : public File {
   WaitQueue* wait_queue() override { return &pipe_->queue(); }
   bool pollable() const override { return true; }
   std::string LinkName() const override;
-  Dentry* dentry() const override;
-  const VfsPath* path() const override { return path_.get(); }
 
   state::Kind kind() const override { return state::Kind::kPipeEnd; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
-  bool AfterLoad(state::Loader& loader) override;
-  // This end is of the FIFO at `path`.
-  void AttachTo(const VfsPath& path);
 
  private:
   friend class Pipe;
   // For a FIFO reader that came before any writer: no POLLHUP until one has been and gone.
   uint64_t writer_opens_seen_ = 0;
   RefPtr<Pipe> pipe_;
-  std::unique_ptr<VfsPath> path_;  // of a FIFO
 };
 
 struct PipePair {
@@ -138,8 +130,5 @@ struct PipePair {
 };
 // pipe2(2) without the descriptors; `flags` may have O_NONBLOCK and O_DIRECT.
 PipePair NewPipe(Task& task, int flags);
-
-// Opens the FIFO at `path` (see special.h): its pipe is made on the first open and kept in the inode.
-ErrnoOr<RefPtr<File>> OpenFifo(const VfsContext& ctx, const VfsPath& path, int flags);
 
 }  // namespace amber

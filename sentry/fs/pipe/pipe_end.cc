@@ -6,13 +6,8 @@
 #include "sentry/fs/pipe/pipe.h"
 #include "sentry/fs/pipe/pipe.pb.h"
 #include "sentry/kernel/task.h"
-#include "sentry/vfs/inode.h"
-#include "sentry/vfs/mount.h"
-#include "sentry/vfs/vfs_file.h"
 
 namespace amber {
-
-PipeEnd::PipeEnd() = default;
 
 PipeEnd::PipeEnd(RefPtr<Pipe> pipe, int flags, uint64_t writer_opens_seen)
     : writer_opens_seen_(writer_opens_seen), pipe_(std::move(pipe)) {
@@ -44,7 +39,6 @@ ErrnoOr<uint64_t> PipeEnd::Ioctl(Task& task, uint32_t command, uint64_t argument
 }
 
 ErrnoOr<void> PipeEnd::Stat(Task&, struct stat* out) {
-  if (path_) return StatInode(*path_->inode(), out);
   FillAnonStat(out, kPipefsMinor, pipe_->ino(), S_IFIFO | 0600, pipe_->uid(), pipe_->gid());
   return Ok();
 }
@@ -63,10 +57,6 @@ std::string PipeEnd::Save(state::Saver& saver) const {
   m.set_pipe(saver.Ref(pipe_));
   m.set_flags(static_cast<uint32_t>(flags()));
   m.set_writer_opens_seen(writer_opens_seen_);
-  if (path_) {
-    m.set_mount(saver.Ref(path_->mount));
-    m.set_dentry(saver.Ref(path_->dentry));
-  }
   return m.SerializeAsString();
 }
 
@@ -78,12 +68,6 @@ bool PipeEnd::Load(state::Loader& loader, std::string_view bytes) {
   set_flags(static_cast<int>(m.flags()));
   pipe_ = std::move(pipe);
   writer_opens_seen_ = m.writer_opens_seen();
-  if (m.dentry() != 0) {
-    path_ = std::make_unique<VfsPath>();
-    path_->mount = loader.GetRef<Mount>(m.mount());
-    path_->dentry = loader.GetRef<Dentry>(m.dentry());
-    if (!path_->mount || !path_->dentry) return false;
-  }
   if (readable()) ++pipe_->readers_;
   if (writable()) ++pipe_->writers_;
   return true;
@@ -105,45 +89,6 @@ ErrnoOr<uint64_t> PipeEnd::Fcntl(Task& task, int command, uint64_t argument) {
     default:
       return Errno(EINVAL);
   }
-}
-
-namespace {
-
-// The pipe of a FIFO, in its inode.
-class FifoState final : public SpecialState {
- public:
-  explicit FifoState(RefPtr<Pipe> pipe) : pipe_(std::move(pipe)) {}
-  Pipe& pipe() const { return *pipe_; }
-
- private:
-  RefPtr<Pipe> pipe_;
-};
-
-}  // namespace
-
-void PipeEnd::AttachTo(const VfsPath& path) { path_ = std::make_unique<VfsPath>(path); }
-
-Dentry* PipeEnd::dentry() const { return path_ ? path_->dentry.get() : nullptr; }
-
-ErrnoOr<RefPtr<File>> OpenFifo(const VfsContext& ctx, const VfsPath& path, int flags) {
-  Inode& inode = *path.inode();
-  auto* state = dynamic_cast<FifoState*>(inode.special());
-  if (state == nullptr) {
-    auto fresh = MakeRef<FifoState>(MakeRef<Pipe>());
-    state = fresh.get();
-    inode.set_special(std::move(fresh));
-  }
-  RefPtr<File> end = TRY(state->pipe().Open(*ctx.task, flags));
-  static_cast<PipeEnd*>(end.get())->AttachTo(path);
-  return end;
-}
-
-bool PipeEnd::AfterLoad(state::Loader& loader) {
-  if (!path_) return true;
-  if (path_->dentry->negative()) return loader.Fail("an open FIFO has no inode");
-  // The ends that are open keep a FIFO's pipe; whoever comes first puts it back into the inode.
-  if (path_->inode()->special() == nullptr) path_->inode()->set_special(MakeRef<FifoState>(pipe_));
-  return true;
 }
 
 }  // namespace amber
