@@ -73,6 +73,7 @@ class Socket : public File {
   ErrnoOr<void> Stat(Task& task, struct stat* out) override;
   ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;
   bool pollable() const override { return true; }
+  bool writes_whole() const override { return is_stream(); }
   std::string LinkName() const override;
   uint64_t ino() const { return ino_; }
 

@@ -5,9 +5,11 @@
 #include "absl/strings/str_cat.h"
 #include "sentry/fs/dev/devices.h"
 #include "sentry/fs/dev/populate.h"
+#include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/fifo/fifo.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/overlay/overlay.h"
+#include "sentry/fs/proc/proc.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/kernel/credentials.h"
 #include "sentry/vfs/fs_context.h"
@@ -154,8 +156,10 @@ void RegisterFileSystems() {
     RegisterFileSystemType("tmpfs", MakeTmpfs);
     RegisterFileSystemType("ramfs", MakeTmpfs);
     RegisterFileSystemType("overlay", MakeOverlay);
+    RegisterFileSystemType("proc", ProcFileSystem::Make);
     RegisterMemoryDevices();
     RegisterFifos();
+    RegisterTerminals();
     return true;
   }();
   (void)done;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "sentry/fs/devpts/tty.h"
 #include "sentry/fs/proc/entry.h"
 #include "sentry/fs/proc/machine.h"
 #include "sentry/kernel/kernel.h"
@@ -69,8 +70,12 @@ const char* StateName(char letter) {
 std::string CpuList(uint32_t cpus) { return cpus <= 1 ? "0" : "0-" + std::to_string(cpus - 1); }
 
 // The controlling terminal and its foreground process group, as tty_nr and tpgid of stat(5).
-uint32_t TerminalDevice(Session&) { return 0; }
-int TerminalForeground(Session&) { return -1; }
+uint32_t TerminalDevice(Session& session) { return session.tty() != nullptr ? session.tty()->device() : 0; }
+int TerminalForeground(Session& session) {
+  if (session.tty() == nullptr) return -1;
+  ProcessGroup* group = session.tty()->foreground();
+  return group != nullptr ? group->id() : 0;
+}
 
 }  // namespace
 

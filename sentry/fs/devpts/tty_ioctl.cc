@@ -1,0 +1,229 @@
+// ioctl_tty(2).
+#include <asm/ioctls.h>
+#include <poll.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "sentry/fs/devpts/devpts.h"
+#include "sentry/fs/devpts/tty_file.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/open.h"
+#include "sentry/vfs/ops.h"
+#include "sentry/vfs/path.h"
+
+namespace amber {
+namespace {
+
+// Commands with a structure in their number, which the headers spell with types that clash with glibc's.
+constexpr uint32_t kTcGetS2 = 0x802c542a, kTcSetS2 = 0x402c542b, kTcSetSW2 = 0x402c542c, kTcSetSF2 = 0x402c542d;
+constexpr size_t kOldTermiosSize = 36;  // struct termios without speeds
+
+// What termios2 adds, from c_cflag's coded speed (BOTHER keeps what was given).
+uint32_t SpeedOf(uint32_t code, uint32_t given) {
+  static constexpr uint32_t kSpeeds[] = {0, 50, 75, 110, 134, 150, 200, 300, 600, 1200, 1800, 2400, 4800, 9600, 19200, 38400};
+  static constexpr uint32_t kHigh[] = {57600, 115200, 230400, 460800, 500000, 576000, 921600, 1000000,
+                                       1152000, 1500000, 2000000, 2500000, 3000000, 3500000, 4000000};
+  if (code == 0010000) return given;  // BOTHER
+  if ((code & 0010000) == 0) return kSpeeds[code & 017];
+  size_t index = (code & 017) - 1;
+  return index < std::size(kHigh) ? kHigh[index] : given;
+}
+
+ErrnoOr<uint64_t> Answer(Task& task, uint64_t argument, int value) {
+  TRY(task.CopyOut(UserPtr<int>(argument), value));
+  return uint64_t{0};
+}
+
+}  // namespace
+
+ErrnoOr<uint64_t> TtyFile::Ioctl(Task& task, uint32_t command, uint64_t argument) {
+  // A slave whose master went has only this to say (hung_up_tty_ioctl).
+  if (!master_ && (tty_->PollSlave() & POLLHUP) != 0) return Errno(command == TIOCSPGRP ? ENOTTY : EIO);
+  switch (command) {
+    case TCGETS:
+    case TCSETS:
+    case TCSETSW:
+    case TCSETSF:
+    case kTcGetS2:
+    case kTcSetS2:
+    case kTcSetSW2:
+    case kTcSetSF2:
+    case TIOCGWINSZ:
+    case TIOCSWINSZ:
+      return TermiosIoctl(task, command, argument);
+    case TIOCSCTTY:
+    case TIOCNOTTY:
+    case TIOCGPGRP:
+    case TIOCSPGRP:
+    case TIOCGSID:
+      return JobIoctl(task, command, argument);
+    case TIOCGPTN:
+    case TIOCSPTLCK:
+    case TIOCGPTLCK:
+    case TIOCPKT:
+    case TIOCGPKT:
+    case TIOCGPTPEER:
+    case TIOCSIG:
+      return master_ ? MasterIoctl(task, command, argument) : Errno(ENOTTY);
+    default:
+      return FlowIoctl(task, command, argument);
+  }
+}
+
+ErrnoOr<uint64_t> TtyFile::TermiosIoctl(Task& task, uint32_t command, uint64_t argument) {
+  Termios t = tty_->discipline().termios();
+  switch (command) {
+    case TCGETS:
+      TRY(task.CopyOutBytes(argument, &t, kOldTermiosSize));
+      return uint64_t{0};
+    case kTcGetS2:
+      TRY(task.CopyOutBytes(argument, &t, sizeof(t)));
+      return uint64_t{0};
+    case TIOCGWINSZ:
+      TRY(task.CopyOut(UserPtr<winsize>(argument), tty_->window()));
+      return uint64_t{0};
+    case TIOCSWINSZ:
+      tty_->SetWindow(TRY(task.CopyIn(UserPtr<winsize>(argument))));
+      return uint64_t{0};
+    default:
+      break;
+  }
+  if (!master_) TRY(tty_->CheckBackground(task, SIGTTOU));
+  bool modern = command == kTcSetS2 || command == kTcSetSW2 || command == kTcSetSF2;
+  TRY(task.CopyInBytes(argument, &t, modern ? sizeof(t) : kOldTermiosSize));
+  t.ospeed = SpeedOf(t.cflag & 0010017, t.ospeed);
+  uint32_t input = t.cflag >> 16 & 0010017;
+  t.ispeed = input == 0 ? t.ospeed : SpeedOf(input, t.ispeed);
+  // Output of a pty is drained when it is in the buffer, so waiting for it takes no time.
+  if (command == TCSETSF || command == kTcSetSF2) tty_->Flush(true, false);
+  tty_->SetTermios(t);
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> TtyFile::JobIoctl(Task& task, uint32_t command, uint64_t argument) {
+  ThreadGroup& group = task.group();
+  Session& session = group.session();
+  bool own = session.tty() == tty_.get();
+  switch (command) {
+    case TIOCSCTTY:
+      if (own && group.pid() == session.id()) return uint64_t{0};
+      if (group.pid() != session.id() || session.tty() != nullptr) return Errno(EPERM);
+      if (tty_->session() != nullptr && (argument != 1 || !task.Has(CAP_SYS_ADMIN))) return Errno(EPERM);
+      tty_->SetControlling(task);
+      return uint64_t{0};
+    case TIOCNOTTY:
+      if (!own) return Errno(ENOTTY);
+      // Of others than the leader only the calling process loses it; they cannot, since the session has one for all.
+      if (group.pid() == session.id()) tty_->Disassociate(false);
+      return uint64_t{0};
+    case TIOCGPGRP:
+      if (!own && !master_) return Errno(ENOTTY);
+      return Answer(task, argument, tty_->foreground() != nullptr ? tty_->foreground()->id() : 0);
+    case TIOCSPGRP: {
+      TRY(tty_->CheckBackground(task, SIGTTOU));
+      if (!own || tty_->session() != &session) return Errno(ENOTTY);
+      int id = TRY(task.CopyIn(UserPtr<int>(argument)));
+      if (id < 0) return Errno(EINVAL);
+      ProcessGroup* target = group.pids().FindProcessGroup(id);
+      if (target == nullptr) return Errno(ESRCH);
+      if (&target->session() != &session) return Errno(EPERM);
+      tty_->SetForeground(RefPtr<ProcessGroup>(target));
+      return uint64_t{0};
+    }
+    default:  // TIOCGSID
+      if ((!own && !master_) || tty_->session() == nullptr) return Errno(ENOTTY);
+      return Answer(task, argument, tty_->session()->id());
+  }
+}
+
+ErrnoOr<uint64_t> TtyFile::MasterIoctl(Task& task, uint32_t command, uint64_t argument) {
+  switch (command) {
+    case TIOCGPTN:
+      return Answer(task, argument, tty_->index());
+    case TIOCSPTLCK:
+      tty_->locked = TRY(task.CopyIn(UserPtr<int>(argument))) != 0;
+      return uint64_t{0};
+    case TIOCGPTLCK:
+      return Answer(task, argument, tty_->locked ? 1 : 0);
+    case TIOCPKT:
+      tty_->packet = TRY(task.CopyIn(UserPtr<int>(argument))) != 0;
+      tty_->packet_status = 0;
+      return uint64_t{0};
+    case TIOCGPKT:
+      return Answer(task, argument, tty_->packet ? 1 : 0);
+    case TIOCSIG: {
+      int signo = static_cast<int>(argument);
+      if (signo != SIGINT && signo != SIGQUIT && signo != SIGTSTP) return Errno(EINVAL);
+      if (ProcessGroup* group = tty_->foreground(); group != nullptr) group->SendSignal(SigInfo::Kernel(signo));
+      return uint64_t{0};
+    }
+    default:
+      return OpenPeer(task, static_cast<int>(argument));
+  }
+}
+
+ErrnoOr<uint64_t> TtyFile::OpenPeer(Task& task, int flags) {
+  if ((flags & ~(O_ACCMODE | O_NOCTTY | O_CLOEXEC | O_NONBLOCK)) != 0) return Errno(EINVAL);
+  if (&path()->mount->fs() != static_cast<FileSystem*>(&tty_->fs())) return Errno(EIO);
+  VfsContext ctx = ContextOf(task);
+  VfsPath root{path()->mount, tty_->fs().root()};
+  RefPtr<Dentry> name = TRY(LookupChild(ctx, root, std::to_string(tty_->index())));
+  if (name->negative()) return Errno(EIO);
+  RefPtr<File> slave = TRY(name->inode()->Open(ctx, {root.mount, name}, flags & ~O_CLOEXEC));
+  int fd = TRY(task.files().Allocate(std::move(slave), (flags & O_CLOEXEC) != 0, task.limit(RLIMIT_NOFILE)));
+  return static_cast<uint64_t>(fd);
+}
+
+ErrnoOr<uint64_t> TtyFile::FlowIoctl(Task& task, uint32_t command, uint64_t argument) {
+  LineDiscipline& d = tty_->discipline();
+  switch (command) {
+    case FIONREAD: {
+      size_t bytes = master_ ? d.output().size() : d.InputAvailable();
+      return Answer(task, argument, static_cast<int>(std::min<size_t>(bytes, INT32_MAX)));
+    }
+    case TIOCOUTQ:
+      return Answer(task, argument, master_ ? 0 : static_cast<int>(d.output().size()));
+    case TCFLSH:
+      if (argument > 2) return Errno(EINVAL);
+      if (!master_) TRY(tty_->CheckBackground(task, SIGTTOU));
+      tty_->Flush(argument != 1, argument != 0);
+      return uint64_t{0};
+    case TCXONC:
+      if (!master_) TRY(tty_->CheckBackground(task, SIGTTOU));
+      if (argument > 3) return Errno(EINVAL);
+      if (argument < 2) tty_->StopOutput(argument == 0);
+      return uint64_t{0};
+    case TCSBRK:
+    case TCSBRKP:
+    case TIOCSBRK:
+    case TIOCCBRK:
+      if (!master_) TRY(tty_->CheckBackground(task, SIGTTOU));
+      return uint64_t{0};
+    case TIOCEXCL:
+      tty_->exclusive = true;
+      return uint64_t{0};
+    case TIOCNXCL:
+      tty_->exclusive = false;
+      return uint64_t{0};
+    case TIOCGEXCL:
+      return Answer(task, argument, tty_->exclusive ? 1 : 0);
+    case TIOCGETD:
+      return Answer(task, argument, 0);  // N_TTY
+    case TIOCSETD:
+      return TRY(task.CopyIn(UserPtr<int>(argument))) == 0 ? ErrnoOr<uint64_t>(uint64_t{0}) : Errno(EINVAL);
+    case TIOCGDEV:
+      return Answer(task, argument, static_cast<int>(tty_->device()));
+    case TIOCSTI:
+      // Faking input is how programs break out of su and the like; Linux refuses it too (dev.tty.legacy_tiocsti = 0).
+      return Errno(EIO);
+    default:
+      return Errno(ENOTTY);
+  }
+}
+
+}  // namespace amber
