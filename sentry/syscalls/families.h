@@ -30,5 +30,6 @@ void RegisterDirCalls(SyscallTable& table);      // dir_calls.cc: chdir, getdent
 void RegisterCopyCalls(SyscallTable& table);     // copy_calls.cc: sendfile, copy_file_range
 void RegisterXattrCalls(SyscallTable& table);    // xattr_calls.cc
 void RegisterMountCalls(SyscallTable& table);    // mount_calls.cc: mount, umount2, pivot_root
+void RegisterPidfdCalls(SyscallTable& table);    // pidfd_calls.cc
 
 }  // namespace amber

@@ -157,6 +157,9 @@ void RegisterFileSystems() {
     RegisterFileSystemType("ramfs", MakeTmpfs);
     RegisterFileSystemType("overlay", MakeOverlay);
     RegisterFileSystemType("proc", ProcFileSystem::Make);
+    RegisterFileSystemType("sysfs", SysFileSystem::Make);
+    RegisterFileSystemType("cgroup", SysFileSystem::MakeCgroup);
+    RegisterFileSystemType("cgroup2", SysFileSystem::MakeCgroup);
     RegisterMemoryDevices();
     RegisterFifos();
     RegisterTerminals();

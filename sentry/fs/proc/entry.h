@@ -40,6 +40,10 @@ std::span<const ProcEntry> SysctlEntries();
 // Files of a process (entries_process.cc, entries_status.cc). Threads have the same but for `task`.
 std::span<const ProcEntry> ProcessEntries();
 
+// sysfs (entries_sysfs.cc): directories and fixed texts, without functions.
+std::span<const ProcEntry> SysfsEntries();
+const std::string* SysfsText(std::string_view path);
+
 // Texts that are long enough for files of their own.
 ErrnoOr<std::string> ProcStatText(Task& reader, Task* target);     // /proc/PID/stat
 ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target);   // /proc/PID/status

@@ -32,12 +32,32 @@ class ProcFileSystem final : public FileSystem {
   bool Load(state::Loader& loader, std::string_view bytes) override;
 };
 
+// sysfs(5) is served by the same inodes from a table of its own.
+class SysFileSystem final : public FileSystem {
+ public:
+  SysFileSystem() = default;  // for Loader
+  ~SysFileSystem() override { DropDentries(); }
+  static ErrnoOr<RefPtr<FileSystem>> Make(const MountArguments& arguments);
+  // A cgroup hierarchy without controllers: what is below /sys/fs/cgroup in the table.
+  static ErrnoOr<RefPtr<FileSystem>> MakeCgroup(const MountArguments& arguments);
+
+  const char* type_name() const override { return cgroup_ ? "cgroup2" : "sysfs"; }
+  ErrnoOr<void> StatFs(struct statfs* out) override;
+
+  state::Kind kind() const override { return state::Kind::kSysFileSystem; }
+  std::string Save(state::Saver& saver) const override { return SaveBase(saver, cgroup_ ? "cgroup" : ""); }
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+
+ private:
+  bool cgroup_ = false;
+};
+
 class ProcInode final : public Inode {
  public:
-  enum class Scope : uint8_t { kMachine, kProcess, kThread };
+  enum class Scope : uint8_t { kMachine, kProcess, kThread, kSysfs };
 
   ProcInode() = default;  // for Loader
-  // `path` exists (see Find()). `target` is null exactly for kMachine.
+  // `path` exists (see Find()). `target` is null exactly for kMachine and kSysfs.
   ProcInode(FileSystem* fs, Scope scope, std::string path, RefPtr<Task> target);
   ~ProcInode() override;
 
@@ -45,8 +65,8 @@ class ProcInode final : public Inode {
   Task* target() const { return target_.get(); }
   // The target has not been reaped.
   bool Alive() const;
-  // Text of fdinfo/N.
-  ErrnoOr<std::string> DescriptorText() const;
+  // The text of a file, as `reader` may see it.
+  ErrnoOr<std::string> Text(Task& reader) const;
 
   ErrnoOr<void> Refresh() override;
   ErrnoOr<void> SetAttr(const VfsContext& ctx, const AttrChange& change) override;
@@ -68,6 +88,8 @@ class ProcInode final : public Inode {
   RefPtr<Inode> Child(std::string_view name) const;
   void ListDescriptors(std::vector<DirEnt>* out) const;
   std::string ChildPath(std::string_view name) const { return path_.empty() ? std::string(name) : path_ + "/" + std::string(name); }
+
+  bool global() const { return scope_ == Scope::kMachine || scope_ == Scope::kSysfs; }
 
   Scope scope_ = Scope::kMachine;
   std::string path_;  // below /proc or /proc/PID; empty for those

@@ -10,16 +10,6 @@ namespace {
 
 constexpr size_t kMaxWrite = 4096;
 
-ErrnoOr<std::string> MakeText(Task& reader, ProcInode& inode) {
-  if (!inode.Alive()) return Errno(ESRCH);
-  if (const ProcEntry* entry = inode.entry(); entry != nullptr) {
-    // Checked at each reading, since the target may have changed its ids since open.
-    if (entry->ptrace && !MayInspect(reader, *inode.target())) return Errno(EACCES);
-    return entry->text(reader, inode.target());
-  }
-  return inode.DescriptorText();
-}
-
 }  // namespace
 
 ErrnoOr<std::string> FdInfoText(Task& target, int fd) {
@@ -37,7 +27,17 @@ ErrnoOr<std::string> FdInfoText(Task& target, int fd) {
   return out + (*file)->FdInfo();
 }
 
-ErrnoOr<std::string> ProcInode::DescriptorText() const {
+ErrnoOr<std::string> ProcInode::Text(Task& reader) const {
+  if (!Alive()) return Errno(ESRCH);
+  if (scope_ == Scope::kSysfs) {
+    const std::string* text = SysfsText(path_);
+    return text != nullptr ? *text : std::string();
+  }
+  if (entry_ != nullptr) {
+    // Checked at each reading, since the target may have changed its ids since open.
+    if (entry_->ptrace && !MayInspect(reader, *target_)) return Errno(EACCES);
+    return entry_->text(reader, target_.get());
+  }
   int fd = Descriptor();
   if (fd < 0) return Errno(EINVAL);
   return FdInfoText(*target_, fd);
@@ -45,7 +45,7 @@ ErrnoOr<std::string> ProcInode::DescriptorText() const {
 
 ErrnoOr<size_t> ProcTextFile::PRead(Task& task, Sink& sink, uint64_t offset) {
   if (offset == 0 || !made_) {
-    text_ = TRY(MakeText(task, static_cast<ProcInode&>(inode())));
+    text_ = TRY(static_cast<ProcInode&>(inode()).Text(task));
     made_ = true;
   }
   if (offset >= text_.size() || sink.remaining() == 0) return size_t{0};

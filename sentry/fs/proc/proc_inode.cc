@@ -33,28 +33,30 @@ int ParseNumber(std::string_view text) {
   return value;
 }
 
+using Scope = ProcInode::Scope;
+
 template <typename F>
-void ForEachEntry(bool machine, F visit) {
-  if (machine) {
+void ForEachEntry(Scope scope, F visit) {
+  if (scope == Scope::kMachine) {
     for (const ProcEntry& e : MachineEntries()) visit(e);
     for (const ProcEntry& e : SysctlEntries()) visit(e);
   } else {
-    for (const ProcEntry& e : ProcessEntries()) visit(e);
+    for (const ProcEntry& e : scope == Scope::kSysfs ? SysfsEntries() : ProcessEntries()) visit(e);
   }
 }
 
-const ProcEntry* FindEntry(bool machine, std::string_view path) {
+const ProcEntry* FindEntry(Scope scope, std::string_view path) {
   const ProcEntry* found = nullptr;
-  ForEachEntry(machine, [&](const ProcEntry& e) {
+  ForEachEntry(scope, [&](const ProcEntry& e) {
     if (e.path == path) found = &e;
   });
   return found;
 }
 
 // True if some entry lies below `path`.
-bool IsTableDirectory(bool machine, std::string_view path) {
+bool IsTableDirectory(Scope scope, std::string_view path) {
   bool found = path.empty();
-  ForEachEntry(machine, [&](const ProcEntry& e) {
+  ForEachEntry(scope, [&](const ProcEntry& e) {
     std::string_view p = e.path;
     if (p.size() > path.size() && p.starts_with(path) && p[path.size()] == '/') found = true;
   });
@@ -91,8 +93,8 @@ int ProcInode::Descriptor() const {
 }
 
 void ProcInode::Init() {
-  bool machine = scope_ == Scope::kMachine;
-  entry_ = FindEntry(machine, path_);
+  bool machine = global();
+  entry_ = FindEntry(scope_, path_);
   uint32_t mode = S_IFDIR | 0555;
   if (entry_ != nullptr) {
     mode = entry_->mode;
@@ -111,7 +113,7 @@ void ProcInode::Init() {
   attr_.atime = attr_.mtime = attr_.ctime = attr_.btime = FileTimeNow();
   uint64_t h = Mix(std::hash<std::string>()(path_), static_cast<uint64_t>(scope_));
   if (target_) h = Mix(Mix(h, static_cast<uint64_t>(target_->tid())), reinterpret_cast<uint64_t>(target_.get()));
-  attr_.ino = path_.empty() && machine ? 1 : (h >> 16) + 2;
+  attr_.ino = path_.empty() && global() ? 1 : (h >> 16) + 2;
   (void)Refresh();
 }
 
@@ -143,7 +145,9 @@ ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view
       if (task == nullptr) return Errno(ENOENT);
       return RefPtr<Inode>(MakeRef<ProcInode>(&fs(), Scope::kProcess, "", RefPtr<Task>(task)));
     }
-    if (FindEntry(true, path) == nullptr && !IsTableDirectory(true, path)) return Errno(ENOENT);
+  }
+  if (global()) {
+    if (FindEntry(scope_, path) == nullptr && !IsTableDirectory(scope_, path)) return Errno(ENOENT);
     return Child(name);
   }
   if (path_ == "task") {
@@ -156,7 +160,7 @@ ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view
     if (number < 0 || target_->exiting() || !target_->files().GetAny(number).ok()) return Errno(ENOENT);
     return Child(name);
   }
-  bool known = FindEntry(false, path) != nullptr || IsTableDirectory(false, path) || IsNamespaceLink(path);
+  bool known = FindEntry(scope_, path) != nullptr || IsTableDirectory(scope_, path) || IsNamespaceLink(path);
   if (path_.empty()) {
     known = known || IsMagicName(name) || name == "fd" || name == "fdinfo" || name == "ns" ||
             (name == "task" && scope_ == Scope::kProcess);
@@ -177,10 +181,10 @@ void ProcInode::ListDescriptors(std::vector<DirEnt>* out) const {
 ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
   if (!Alive()) return Errno(ENOENT);
   std::vector<DirEnt> out;
-  bool machine = scope_ == Scope::kMachine;
+  bool machine = global();
   std::set<std::string> names;
   std::string prefix = path_.empty() ? "" : path_ + "/";
-  ForEachEntry(machine, [&](const ProcEntry& e) {
+  ForEachEntry(scope_, [&](const ProcEntry& e) {
     std::string_view p = e.path;
     if (p.starts_with(prefix)) names.emplace(p.substr(prefix.size(), p.find('/', prefix.size()) - prefix.size()));
   });
@@ -193,7 +197,7 @@ ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
     RefPtr<Inode> child = Child(name);
     out.push_back({name, child->ino(), static_cast<uint8_t>(IFTODT(child->attr().mode))});
   }
-  if (machine && path_.empty() && ctx.task != nullptr) {
+  if (scope_ == Scope::kMachine && path_.empty() && ctx.task != nullptr) {
     for (const RefPtr<ThreadGroup>& g : ctx.task->group().pids().Groups()) {
       if (g->leader() == nullptr) continue;
       RefPtr<Inode> child = MakeRef<ProcInode>(&fs(), Scope::kProcess, "", RefPtr<Task>(g->leader()));
@@ -212,7 +216,7 @@ ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
 }
 
 bool ProcInode::IsMagicLink() const {
-  return scope_ != Scope::kMachine && IsSymlink() && (IsMagicName(path_) || Descriptor() >= 0);
+  return !global() && IsSymlink() && (IsMagicName(path_) || Descriptor() >= 0);
 }
 
 ErrnoOr<std::string> ProcInode::ReadLink(const VfsContext& ctx) {
@@ -273,12 +277,12 @@ std::string ProcInode::Save(state::Saver& saver) const {
 bool ProcInode::Load(state::Loader& loader, std::string_view bytes) {
   proto::ProcInode m;
   if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadBase(loader, m.base())) return false;
-  if (m.scope() > static_cast<uint32_t>(Scope::kThread)) return false;
+  if (m.scope() > static_cast<uint32_t>(Scope::kSysfs)) return false;
   scope_ = static_cast<Scope>(m.scope());
   path_ = m.path();
   target_ = loader.GetRef<Task>(m.task());
-  if ((scope_ == Scope::kMachine) == static_cast<bool>(target_)) return false;
-  entry_ = FindEntry(scope_ == Scope::kMachine, path_);
+  if (global() == static_cast<bool>(target_)) return false;
+  entry_ = FindEntry(scope_, path_);
   return true;
 }
 
@@ -302,6 +306,36 @@ std::string ProcFileSystem::Save(state::Saver& saver) const { return SaveBase(sa
 bool ProcFileSystem::Load(state::Loader& loader, std::string_view bytes) {
   std::string specific;
   return LoadBase(loader, bytes, &specific);
+}
+
+ErrnoOr<RefPtr<FileSystem>> SysFileSystem::Make(const MountArguments&) {
+  Machine::Get();
+  auto fs = MakeRef<SysFileSystem>();
+  fs->SetRoot(MakeRef<ProcInode>(fs.get(), ProcInode::Scope::kSysfs, "", nullptr));
+  return RefPtr<FileSystem>(std::move(fs));
+}
+
+ErrnoOr<RefPtr<FileSystem>> SysFileSystem::MakeCgroup(const MountArguments&) {
+  Machine::Get();
+  auto fs = MakeRef<SysFileSystem>();
+  fs->cgroup_ = true;
+  fs->SetRoot(MakeRef<ProcInode>(fs.get(), ProcInode::Scope::kSysfs, "fs/cgroup", nullptr));
+  return RefPtr<FileSystem>(std::move(fs));
+}
+
+ErrnoOr<void> SysFileSystem::StatFs(struct statfs* out) {
+  *out = {};
+  out->f_type = cgroup_ ? CGROUP2_SUPER_MAGIC : SYSFS_MAGIC;
+  out->f_bsize = out->f_frsize = 4096;
+  out->f_namelen = 255;
+  return Ok();
+}
+
+bool SysFileSystem::Load(state::Loader& loader, std::string_view bytes) {
+  std::string specific;
+  if (!LoadBase(loader, bytes, &specific)) return false;
+  cgroup_ = specific == "cgroup";
+  return true;
 }
 
 }  // namespace amber

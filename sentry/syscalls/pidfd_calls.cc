@@ -1,0 +1,99 @@
+// pidfd_open, pidfd_send_signal, pidfd_getfd.
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sys/resource.h>
+
+#include "sentry/fs/pidfd/pidfd.h"
+#include "sentry/fs/proc/entry.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/fd_table.h"
+
+namespace amber {
+namespace {
+
+// Numbers and flags that the C library's headers here do not know yet.
+constexpr uint64_t kPidfdSendSignal = 424, kPidfdOpen = 434, kPidfdGetfd = 438;
+constexpr uint32_t kPidfdThread = O_EXCL;
+constexpr uint32_t kSignalThread = 1, kSignalThreadGroup = 2, kSignalProcessGroup = 4;
+
+ErrnoOr<uint64_t> PidfdOpen(Task& task, int pid, uint32_t flags) {
+  if ((flags & ~(static_cast<uint32_t>(O_NONBLOCK) | kPidfdThread)) != 0 || pid <= 0) return Errno(EINVAL);
+  Task* target = task.group().pids().FindTask(pid);
+  if (target == nullptr) return Errno(ESRCH);
+  bool thread = (flags & kPidfdThread) != 0;
+  if (!thread && target->group().pid() != pid) return Errno(EINVAL);
+  auto file = MakeRef<PidFd>(RefPtr<ThreadGroup>(&target->group()), thread ? RefPtr<Task>(target) : nullptr,
+                             static_cast<int>(flags & O_NONBLOCK));
+  return static_cast<uint64_t>(TRY(task.files().Allocate(std::move(file), true, task.limit(RLIMIT_NOFILE))));
+}
+
+ErrnoOr<RefPtr<File>> GetPidFd(Task& task, int fd) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  if (PidFd::From(*file) == nullptr) return Errno(EBADF);
+  return file;
+}
+
+// kill_ok_by_cred() of Linux, and SIGCONT within a session.
+bool MaySend(Task& task, Task& target, int signo) {
+  const Credentials& c = task.creds();
+  const Credentials& t = target.creds();
+  if (&task.group() == &target.group() || task.Has(CAP_KILL)) return true;
+  if (c.euid == t.suid || c.euid == t.uid || c.uid == t.suid || c.uid == t.uid) return true;
+  return signo == SIGCONT && &task.group().session() == &target.group().session();
+}
+
+ErrnoOr<uint64_t> PidfdSendSignal(Task& task, int fd, int signo, UserPtr<const siginfo_t> p, uint32_t flags) {
+  if ((flags & ~(kSignalThread | kSignalThreadGroup | kSignalProcessGroup)) != 0 || (flags & (flags - 1)) != 0) {
+    return Errno(EINVAL);
+  }
+  RefPtr<File> file = TRY(GetPidFd(task, fd));
+  PidFd& pidfd = *PidFd::From(*file);
+  if (signo < 0 || signo > kNumSignals) return Errno(EINVAL);
+  if (!pidfd.alive()) return Errno(ESRCH);
+  ThreadGroup& group = pidfd.group();
+  RefPtr<Task> target(pidfd.task() != nullptr ? pidfd.task() : group.leader());
+  if (!target) return Errno(ESRCH);
+  bool thread = flags == kSignalThread || (flags == 0 && pidfd.task() != nullptr);
+  SigInfo info = SigInfo::User(signo, thread ? SI_TKILL : SI_USER, task.pid(), task.creds().uid);
+  if (p) {
+    info.raw = TRY(task.CopyIn(p));
+    if (info.raw.si_signo != signo) return Errno(EINVAL);
+    // Nobody may pretend to be the kernel or kill(2).
+    if ((info.raw.si_code >= 0 || info.raw.si_code == SI_TKILL) && &group != &task.group()) return Errno(EPERM);
+  }
+  if (!MaySend(task, *target, signo)) return Errno(EPERM);
+  if (signo == 0) return uint64_t{0};
+  if (flags == kSignalProcessGroup) {
+    RefPtr<ProcessGroup> all(&group.process_group());
+    all->SendSignal(info);
+  } else if (thread) {
+    target->SendSignal(info);
+  } else {
+    group.SendSignal(info);
+  }
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> PidfdGetfd(Task& task, int fd, int target_fd, uint32_t flags) {
+  if (flags != 0) return Errno(EINVAL);
+  RefPtr<File> file = TRY(GetPidFd(task, fd));
+  PidFd& pidfd = *PidFd::From(*file);
+  Task* target = pidfd.task() != nullptr ? pidfd.task() : pidfd.group().leader();
+  if (!pidfd.alive() || target == nullptr || target->exiting()) return Errno(ESRCH);
+  if (!MayInspect(task, *target)) return Errno(EPERM);
+  RefPtr<File> other = TRY(target->files().GetAny(target_fd));
+  return static_cast<uint64_t>(TRY(task.files().Allocate(std::move(other), true, task.limit(RLIMIT_NOFILE))));
+}
+
+}  // namespace
+
+void RegisterPidfdCalls(SyscallTable& table) {
+  table.Set(kPidfdOpen, Full<&PidfdOpen>());
+  table.Set(kPidfdSendSignal, Full<&PidfdSendSignal>());
+  table.Set(kPidfdGetfd, Full<&PidfdGetfd>());
+}
+
+}  // namespace amber
