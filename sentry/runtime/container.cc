@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "absl/strings/str_cat.h"
+#include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/host/host_file.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -106,10 +107,21 @@ absl::StatusOr<RefPtr<Task>> Container::NewProcess(const ProcessSpec& spec, Proc
   what.creds = CredentialsOf(spec);
   what.container = this;
   what.no_new_privs = spec.no_new_privs;
+  RefPtr<File> terminal;
+  if (spec.terminal && fds.console.valid()) {
+    winsize window{spec.window.rows, spec.window.columns, 0, 0};
+    auto opened = OpenConsole(*kernel_, *mounts_, std::move(fds.console), 0, window, spec.uid);
+    if (!opened.ok()) return absl::InternalError(absl::StrCat("cannot make a terminal: ", strerror(opened.error().number())));
+    terminal = *std::move(opened);
+  }
   if (absl::Status s = AddStdio(*what.files, std::move(fds)); !s.ok()) return s;
+  for (int fd = 0; terminal && fd < 3; ++fd) {
+    if (!what.files->Replace(fd, terminal, false, FdTable::kMaxFds).ok()) return absl::InternalError("cannot install the terminal");
+  }
   ErrnoOr<RefPtr<Task>> made = kernel_->lifecycle().NewProcessTask(std::move(what));
   if (!made.ok()) return absl::ResourceExhaustedError("cannot start a process: the limit on tasks is reached");
   RefPtr<Task> task = *std::move(made);
+  if (terminal) MakeControllingTerminal(*task, *terminal);
   for (const RlimitSpec& limit : spec.rlimits) {
     if (limit.resource < 0 || limit.resource >= RLIM_NLIMITS || limit.soft > limit.hard) {
       return absl::InvalidArgumentError(absl::StrCat("rlimit ", limit.resource, " is not one that Linux takes"));

@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include "absl/strings/str_cat.h"
+#include "sentry/fs/devpts/tty.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -126,7 +127,9 @@ absl::Status KernelRuntime::SignalForeground(std::string_view container, Process
   KernelLock lock(kernel_);
   absl::StatusOr<RefPtr<ThreadGroup>> group = FindProcess(container, process);
   if (!group.ok()) return group.status();
-  (*group)->process_group().SendSignal(SigInfo::User(signal, SI_USER, 0, 0));
+  Tty* tty = (*group)->session().tty();
+  RefPtr<ProcessGroup> target(tty != nullptr && tty->foreground() != nullptr ? tty->foreground() : &(*group)->process_group());
+  target->SendSignal(SigInfo::User(signal, SI_USER, 0, 0));
   return absl::OkStatus();
 }
 
@@ -171,8 +174,14 @@ absl::Status KernelRuntime::Resume() {
   return absl::OkStatus();
 }
 
-absl::Status KernelRuntime::ResizeTerminal(std::string_view, ProcessId, WindowSize) {
-  return absl::FailedPreconditionError("the process has no terminal");
+absl::Status KernelRuntime::ResizeTerminal(std::string_view container, ProcessId process, WindowSize size) {
+  KernelLock lock(kernel_);
+  absl::StatusOr<RefPtr<ThreadGroup>> group = FindProcess(container, process);
+  if (!group.ok()) return group.status();
+  Tty* tty = (*group)->session().tty();
+  if (tty == nullptr) return absl::FailedPreconditionError("the process has no terminal");
+  tty->SetWindow({size.rows, size.columns, 0, 0});
+  return absl::OkStatus();
 }
 
 absl::Status KernelRuntime::SetStrace(bool on) {

@@ -9,6 +9,7 @@
 #include "sentry/fs/fifo/fifo.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/overlay/overlay.h"
+#include "sentry/fs/proc/machine.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/kernel/credentials.h"
@@ -157,6 +158,7 @@ void RegisterFileSystems() {
     RegisterFileSystemType("ramfs", MakeTmpfs);
     RegisterFileSystemType("overlay", MakeOverlay);
     RegisterFileSystemType("proc", ProcFileSystem::Make);
+    Machine::Get();  // asks the host, which a confined sentry may not do
     RegisterFileSystemType("sysfs", SysFileSystem::Make);
     RegisterFileSystemType("cgroup", SysFileSystem::MakeCgroup);
     RegisterFileSystemType("cgroup2", SysFileSystem::MakeCgroup);
