@@ -89,8 +89,9 @@ void Kernel::Drain() {
     RefPtr<Task> task = std::move(runnable_.front());
     runnable_.pop_front();
     task->runnable_ = false;
-    // It may have been interrupted, killed or held since.
+    // It may have been interrupted, killed or held since. While it stops, its call waits for the frame: ReturnToGuest() goes on with it.
     if (task->exiting_ || task->call_ != Task::Call::kBlocked || task->held_ || task->native_wait_) continue;
+    if (task->where_ == Task::Where::kStopping) continue;
     task->EndBlock();
     task->syscall_.restarted = true;
     task->RunHandler();
