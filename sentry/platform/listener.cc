@@ -71,14 +71,14 @@ void Listener::Continue(uint64_t id) {
   }
 }
 
-int Listener::AddFd(uint64_t id, int fd) {
+int Listener::AddFd(uint64_t id, int fd, int number, bool answer) {
   seccomp_notif_addfd add = {};
   add.id = id;
+  add.flags = SECCOMP_ADDFD_FLAG_SETFD | (answer ? SECCOMP_ADDFD_FLAG_SEND : 0);
   add.srcfd = static_cast<uint32_t>(fd);
-  add.newfd_flags = 0;
+  add.newfd = static_cast<uint32_t>(number);
   for (;;) {
-    int number = ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
-    if (number >= 0) return number;
+    if (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) >= 0) return 0;
     if (errno != EINTR) return -errno;
   }
 }

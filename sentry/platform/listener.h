@@ -38,8 +38,9 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void Answer(uint64_t id, int64_t value);
   // Lets the call run in the host kernel. Only for calls that were checked.
   void Continue(uint64_t id);
-  // Puts `fd` into the stub's table; its number there, or -errno.
-  int AddFd(uint64_t id, int fd);
+  // Puts `fd` into the stub's table as `number`, which must be free; with `answer` that is the call's answer, too.
+  // 0, or -errno.
+  int AddFd(uint64_t id, int fd, int number, bool answer);
 
   // Guest threads that are executing: receivers are added while there are fewer free ones.
   void CountRunning(int change) { running_.fetch_add(change, std::memory_order_relaxed); }

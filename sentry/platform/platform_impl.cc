@@ -164,8 +164,7 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
       std::make_shared<Process>(birth->core, listener.shared_from_this(), pid, std::move(pidfd));
   RefPtr<SpaceImpl> space =
       birth->shares_memory ? birth->core->handle() : MakeRef<SpaceImpl>(birth->core);
-  int fd = birth->shares_memory ? 0 : listener.AddFd(id, windows_.fd());
-  if (!space || fd < 0 || !monitor_.Watch(process)) {
+  if (!space || !monitor_.Watch(process)) {
     birth->parent->FinishBirth(birth->nonce, Errno(EAGAIN));
     return false;
   }
@@ -176,8 +175,8 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
   uint64_t window = birth->core->lease().index;
   MailboxOp map = {kSysMmap,
                    {kWindowAddress, kWindowSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                    static_cast<uint64_t>(fd), window * kWindowSize}};
-  child->ExpectBirth(std::move(birth), map, fd);
+                    0, window * kWindowSize}};
+  child->ExpectBirth(std::move(birth), map);
   process->space().AddProcess(process);
   process->space().AddTid(pid);
   listener.Add(pid, child);
@@ -196,7 +195,8 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
     listener.Answer(id, 0);
     child->CompleteBirth();
   } else {
-    listener.Answer(id, static_cast<int64_t>(window << 20 | static_cast<uint64_t>(fd)));
+    // No fork happens while a descriptor is in a stub, so the child's table is empty: 0 is free.
+    if (listener.AddFd(id, windows_.fd(), 0, true) != 0) process->Kill();
   }
   return true;
 }

@@ -87,6 +87,19 @@ void Process::DescriptorDone() {
   RunWaiting();
 }
 
+int Process::AllocateFd() {
+  absl::MutexLock lock(&mu_);
+  if (fds_ == ~0ull) return -1;
+  int number = __builtin_ctzll(~fds_);
+  fds_ |= 1ull << number;
+  return number;
+}
+
+void Process::FreeFds(uint64_t mask) {
+  absl::MutexLock lock(&mu_);
+  fds_ &= ~mask;
+}
+
 void Process::ForkDone() {
   mu_.Lock();
   forks_--;

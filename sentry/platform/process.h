@@ -123,6 +123,9 @@ class Process {
   void WhenNoFork(std::function<void()> work);
   void WhenNoDescriptor(std::function<void()> work);
   void DescriptorDone();
+  // Numbers in the stub's descriptor table, which nobody else uses. -1: none is free.
+  int AllocateFd();
+  void FreeFds(uint64_t mask);
   void ForkDone();
 
  private:
@@ -135,6 +138,7 @@ class Process {
   absl::Mutex mu_;
   bool dead_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<RefPtr<ThreadImpl>> threads_ ABSL_GUARDED_BY(mu_);
+  uint64_t fds_ ABSL_GUARDED_BY(mu_) = 0;
   int descriptor_users_ ABSL_GUARDED_BY(mu_) = 0;
   int forks_ ABSL_GUARDED_BY(mu_) = 0;
   struct Waiting {

@@ -71,6 +71,11 @@ enum ResumeFlags : uint32_t {
   kResumeClose = 4,      // close descriptor 0 first (the listener, right after exec)
 };
 
+// Mailbox::flags of a run.
+enum RunFlags : uint32_t {
+  kRunQuiet = 1,  // no report: the notification of the last operation stands for it
+};
+
 // One per thread. The thread waits natively on `order` while it has nothing to do.
 struct Mailbox {
   uint32_t order;
@@ -78,7 +83,7 @@ struct Mailbox {
   uint32_t op_count;
   uint32_t always_from;  // operations from this index on are run even if an earlier one failed
   uint64_t nonce;
-  uint32_t child_slot;
+  uint32_t child_slot;  // of a clone; of a fork: the number of the child's window
   uint32_t done_count;  // out: operations below always_from that were run
   uint64_t regs[18];    // as platform::Registers; out at a hand-over, in at a resume
   uint64_t fs_base, gs_base;

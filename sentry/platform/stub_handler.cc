@@ -128,30 +128,29 @@ STUB_INLINE void FinishFrame(StubContext* context, uint32_t slot, volatile Mailb
 STUB_INLINE void RunOps(volatile Mailbox* box) {
   uint32_t count = box->op_count;
   uint32_t always_from = box->always_from;
-  uint32_t done = 0;
   if (count > kMailboxOps) count = kMailboxOps;
+  box->done_count = 0;
   for (uint32_t i = 0; i < count; i++) {
     volatile MailboxOp* op = &box->ops[i];
     int64_t result =
         Sys(op->number, op->args[0], op->args[1], op->args[2], op->args[3], op->args[4], op->args[5]);
     box->results[i] = result;
     if (i < always_from) {
-      done = i + 1;
+      box->done_count = i + 1;
       if (result < 0 && result >= -4095) {
         if (always_from > count) break;
         i = always_from - 1;
       }
     }
   }
-  box->done_count = done;
 }
 
-// A fork's child still sees its parent's mailbox and must not touch it. What it needs is in `nonce` and in answers.
-STUB_INLINE void ForkChild(StubContext* context, uint64_t nonce) {
+// A fork's child still sees its parent's mailbox and must not touch it. The parent read `nonce` and `window` before;
+// the answer is the number of a descriptor of the mailboxes.
+STUB_INLINE void ForkChild(StubContext* context, uint64_t nonce, uint64_t window) {
   int64_t answer = Call(kContactChild, nonce, reinterpret_cast<uint64_t>(context));
   if (answer < 0) Sys(kSysExitGroup, 1);
-  uint64_t fd = answer & 0xfffff;
-  uint64_t window = static_cast<uint64_t>(answer) >> 20;
+  uint64_t fd = static_cast<uint64_t>(answer);
   int64_t at = Sys(kSysMmap, kWindowAddress, kWindowSize, kProtRead | kProtWrite, kMapShared | kMapFixed, fd,
                    window * kWindowSize);
   if (at < 0 && at >= -4095) Sys(kSysExitGroup, 1);
@@ -191,12 +190,15 @@ extern "C" STUB_TEXT void StubObey(StubContext* context, uint32_t last) {
       return;
     }
     if (command == kCommandRun) {
+      bool quiet = box->flags & kRunQuiet;
       RunOps(box);
+      if (quiet) continue;
     } else if (command == kCommandFork) {
       uint64_t nonce = box->nonce;
+      uint64_t window = box->child_slot;
       result = Sys(kSysClone, box->ops[0].args[0], 0, 0, 0, 0);
       if (result == 0) {
-        ForkChild(context, nonce);
+        ForkChild(context, nonce, window);
         last = 0;
       }
       if (result >= 0) continue;

@@ -51,6 +51,7 @@ void ThreadImpl::StartFork() {
   birth->frame = frame_;
   birth->load_bases = load_bases_ || frame_.fs_base != handed_over_.fs_base || frame_.gs_base != handed_over_.gs_base;
   birth->context = context_;
+  box_->child_slot = lease.index;
   MailboxOp op = {SYS_clone, {CLONE_PARENT | SIGCHLD, 0, 0, 0, 0, 0}};
   PostClone(kCommandFork, op, std::move(birth));
 }
@@ -224,14 +225,14 @@ void ThreadImpl::FinishClone(ErrnoOr<Thread*> result) {
   ParkIfStopped();
 }
 
-void ThreadImpl::ExpectBirth(std::unique_ptr<Birth> birth, const MailboxOp& map, int fd) {
+void ThreadImpl::ExpectBirth(std::unique_ptr<Birth> birth, const MailboxOp& map) {
   absl::MutexLock lock(&mu_);
   birth_ = std::move(birth);
   SetState(State::kOrdered);
   order_ = Order::kBirth;
   order_count_++;
   expected_[0] = map;
-  expected_[1] = {SYS_close, {static_cast<uint64_t>(fd)}};
+  expected_[1] = {SYS_close, {0}};
   expected_count_ = 2;
   always_from_ = 2;
   made_ = 0;

@@ -102,12 +102,16 @@ void ThreadImpl::Post(Command command) {
   order_count_++;
   bool held = std::exchange(held_, false);
   uint64_t id = notification_;
+  int fd = std::exchange(last_fd_, -1), number = last_number_;
   // As soon as it is posted the thread may run, end, and be released.
   RefPtr<ThreadImpl> self(this);
   __atomic_store_n(&box_->order, (sequence_ << 8) | command, __ATOMIC_RELEASE);
   mu_.Unlock();
   if (command != kCommandResume) platform_.monitor().NoteOrder();
-  if (held) {
+  if (fd >= 0) {
+    // A failure shows itself as EBADF in the operation that uses the descriptor.
+    if (process_->listener().AddFd(id, fd, number, true) != 0) process_->listener().Answer(id, 0);
+  } else if (held) {
     process_->listener().Answer(id, 0);
   } else {
     syscall(SYS_futex, &box_->order, FUTEX_WAKE, 1);

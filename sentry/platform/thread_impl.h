@@ -88,8 +88,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   void SetFirstFrame(const Frame& frame, uint64_t context, bool load_bases);
   // Descriptor 0 of the stub is still the listener: to be closed before anything else.
   void SetListenerOpen();
-  // A forked child, after its first call: it will map its window and close `fd`; then the birth is complete.
-  void ExpectBirth(std::unique_ptr<Birth> birth, const MailboxOp& map, int fd);
+  // A forked child, after its first call: it will map its window and close descriptor 0; then the birth is complete.
+  void ExpectBirth(std::unique_ptr<Birth> birth, const MailboxOp& map);
   // The child is complete: stopped, waiting on its mailbox.
   void CompleteBirth();
   // The child of the order `nonce` is there, stopped, or failed: this thread is stopped again and its callback runs.
@@ -196,6 +196,10 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   std::function<void(std::span<const int64_t>)> ops_callback_;
   bool uses_descriptors_ = false;
   bool wants_contact_ = false;  // a round waits for a notification to attach descriptors to
+  bool quiet_ = false;          // the round's last operation ends it, without a report
+  int last_fd_ = -1;            // to be added with the answer that starts the round
+  int last_number_ = -1;
+  uint64_t round_fds_ = 0;
   std::array<MailboxOp, kMailboxOps> expected_ ABSL_GUARDED_BY(mu_) = {};
   uint32_t expected_count_ ABSL_GUARDED_BY(mu_) = 0;
   uint32_t always_from_ ABSL_GUARDED_BY(mu_) = 0;

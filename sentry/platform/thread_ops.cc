@@ -72,6 +72,7 @@ void ThreadImpl::RunOps(std::vector<StubOp> ops, std::function<void(std::span<co
 // Posts as many operations as fit in a mailbox, and behind them the closing of the descriptors that they use.
 void ThreadImpl::StartRound() {
   made_ = 0;
+  quiet_ = false;
   expected_count_ = 0;
   std::array<std::pair<int, int>, kMailboxOps> fds;  // ours, the stub's
   size_t fd_count = 0;
@@ -88,9 +89,9 @@ void ThreadImpl::StartRound() {
     if (n + 1 + fd_count + (new_fd ? 1 : 0) > kMailboxOps) break;
     if (round_error_ == 0 && new_fd) {
       if (!held_) break;
-      int number = process_->listener().AddFd(notification_, op.fd);
+      int number = process_->AllocateFd();
       if (number < 0) {
-        round_error_ = number == -ENOENT ? -EAGAIN : number;
+        round_error_ = -EMFILE;
       } else {
         fds[fd_count++] = {op.fd, number};
       }
@@ -116,6 +117,20 @@ void ThreadImpl::StartRound() {
   }
   expected_count_ = static_cast<uint32_t>(n + fd_count);
   always_from_ = static_cast<uint32_t>(n);
+  round_fds_ = 0;
+  for (size_t i = 0; i < fd_count; i++) {
+    round_fds_ |= 1ull << fds[i].second;
+    if (i + 1 < fd_count) {
+      process_->listener().AddFd(notification_, fds[i].first, fds[i].second, false);
+    } else {
+      last_fd_ = fds[i].first;  // goes with the answer
+      last_number_ = fds[i].second;
+    }
+  }
+  // With the last close the results are there. (It is let through, not done, when that is known: with other threads a
+  // fork could still copy the descriptor.)
+  quiet_ = fd_count > 0 && process_->thread_count() == 1;
+  box_->flags = quiet_ ? kRunQuiet : 0;
   for (uint32_t i = 0; i < expected_count_; i++) box_->ops[i] = expected_[i];
   box_->op_count = expected_count_;
   box_->always_from = always_from_;
@@ -152,6 +167,7 @@ void ThreadImpl::OnOrderedCall(uint64_t id, const seccomp_data& data) {
   bool clone = order == Order::kFork || order == Order::kClone;
   bool again = clone && made_ != 0;
   bool ok = Expected(data);
+  bool last = order == Order::kOps && quiet_ && (made_ & (1u << (expected_count_ - 1))) != 0;
   mu_.Unlock();
   if (!ok) return Hostile();
   if (order == Order::kExit) return OnExitCall(id);
@@ -164,13 +180,14 @@ void ThreadImpl::OnOrderedCall(uint64_t id, const seccomp_data& data) {
   }
   process_->listener().Continue(id);
   if (order == Order::kBirth) OnBirthCall(id, data);
+  if (last) OnOpsReport();
 }
 
 void ThreadImpl::OnReport(uint64_t id) {
   Order order;
   {
     absl::MutexLock lock(&mu_);
-    if (state_ != State::kOrdered || held_) return Hostile();
+    if (state_ != State::kOrdered || held_ || quiet_) return Hostile();
     notification_ = id;
     held_ = true;
     order = order_;
@@ -182,6 +199,8 @@ void ThreadImpl::OnReport(uint64_t id) {
 
 void ThreadImpl::OnOpsReport() {
   mu_.Lock();
+  if (state_ != State::kOrdered) return mu_.Unlock();
+  process_->FreeFds(std::exchange(round_fds_, 0));
   if (wants_contact_) {
     wants_contact_ = false;
     return StartRound();
