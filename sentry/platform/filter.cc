@@ -138,11 +138,22 @@ std::vector<sock_filter> BuildFilter(uint64_t sigreturn_ip) {
   return b.Finish();
 }
 
-bool IsTrapped(uint64_t number) {
-  for (uint32_t trapped : kTrapSet) {
-    if (trapped == number) return true;
+bool IsNative(uint64_t number, const uint64_t* args) {
+  if (number == SYS_sched_yield) return true;
+  if (number != SYS_futex) return false;
+  switch (args[1] & 127) {
+    case FUTEX_WAKE:
+    case FUTEX_WAKE_BITSET:
+    case FUTEX_REQUEUE:
+    case FUTEX_CMP_REQUEUE:
+    case FUTEX_WAKE_OP:
+      return true;
+    case FUTEX_WAIT:
+    case FUTEX_WAIT_BITSET:
+      return args[3] == 0;
+    default:
+      return false;
   }
-  return false;
 }
 
 }  // namespace amber::platform

@@ -15,7 +15,7 @@ inline constexpr uint16_t kTrapForeign = 2;  // by another architecture's entry
 // The program for stub text at kTextAddress whose rt_sigreturn ends at `sigreturn_ip`.
 std::vector<sock_filter> BuildFilter(uint64_t sigreturn_ip);
 
-// True if a guest's own call of `number` traps (a stub's ordered one is notified).
-bool IsTrapped(uint64_t number);
+// True if the filter lets this call run without a notification, wherever it comes from.
+bool IsNative(uint64_t number, const uint64_t* args);
 
 }  // namespace amber::platform

@@ -125,6 +125,7 @@ void ThreadImpl::PostClone(Command command, const MailboxOp& op, std::unique_ptr
   }
   nonce_ = nonce;
   made_ = 0;
+  native_ = 0;
   clone_restarts_ = 0;
   round_error_ = 0;
   expected_[0] = op;
@@ -236,6 +237,7 @@ void ThreadImpl::ExpectBirth(std::unique_ptr<Birth> birth, const MailboxOp& map)
   expected_count_ = 2;
   always_from_ = 2;
   made_ = 0;
+  native_ = 0;
 }
 
 // A forked child has its own window now (after the close): it is stopped, waiting on its mailbox.

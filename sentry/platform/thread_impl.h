@@ -203,7 +203,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   std::array<MailboxOp, kMailboxOps> expected_ ABSL_GUARDED_BY(mu_) = {};
   uint32_t expected_count_ ABSL_GUARDED_BY(mu_) = 0;
   uint32_t always_from_ ABSL_GUARDED_BY(mu_) = 0;
-  uint32_t made_ ABSL_GUARDED_BY(mu_) = 0;  // bit i: expected_[i] was let through
+  uint32_t made_ ABSL_GUARDED_BY(mu_) = 0;    // bit i: expected_[i] was let through
+  uint32_t native_ ABSL_GUARDED_BY(mu_) = 0;  // bit i: expected_[i] runs without a notification (a futex wake)
   uint64_t nonce_ ABSL_GUARDED_BY(mu_) = 0;
   std::function<void(ErrnoOr<Thread*>)> clone_callback_;
   int clone_slot_ = -1;

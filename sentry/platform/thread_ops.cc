@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "sentry/platform/filter.h"
 #include "sentry/platform/listener.h"
 #include "sentry/platform/platform_impl.h"
 #include "sentry/platform/ranges.h"
@@ -72,6 +73,7 @@ void ThreadImpl::RunOps(std::vector<StubOp> ops, std::function<void(std::span<co
 // Posts as many operations as fit in a mailbox, and behind them the closing of the descriptors that they use.
 void ThreadImpl::StartRound() {
   made_ = 0;
+  native_ = 0;
   quiet_ = false;
   expected_count_ = 0;
   std::array<std::pair<int, int>, kMailboxOps> fds;  // ours, the stub's
@@ -103,6 +105,7 @@ void ThreadImpl::StartRound() {
       auto entry = new_fd ? fds.begin() + fd_count - 1 : known;
       out.args[op.fd_arg] = static_cast<uint64_t>(entry->second);
     }
+    if (IsNative(out.number, out.args)) native_ |= 1u << n;
     n++;
   }
   round_ops_ = n;
@@ -144,7 +147,9 @@ bool ThreadImpl::Expected(const seccomp_data& data) {
   for (uint32_t i = 0; i < expected_count_; i++) {
     if (made_ & (1u << i)) next = i + 1;
   }
-  for (uint32_t i : {next - 1, next, std::max(next, always_from_)}) {
+  uint32_t last = next - 1;
+  while (next < expected_count_ && (native_ & (1u << next)) != 0) next++;
+  for (uint32_t i : {last, next, std::max(next, always_from_)}) {
     if (i >= expected_count_ || !Same(expected_[i], data)) continue;
     made_ |= 1u << i;
     return true;
@@ -210,6 +215,7 @@ void ThreadImpl::OnOpsReport() {
   uint32_t done = __atomic_load_n(&box_->done_count, __ATOMIC_RELAXED);
   uint32_t needed = ((1u << expected_count_) - 1) & ~((1u << always_from_) - 1);
   if (done > 0 && done <= round_ops_) needed |= (1u << done) - 1;
+  needed &= ~native_;
   if (done == 0 || done > round_ops_ || (made_ & needed) != needed) {
     mu_.Unlock();
     return Hostile();  // says that it did what it did not do
@@ -349,6 +355,7 @@ void ThreadImpl::Exit() {
   expected_count_ = 1;
   always_from_ = 1;
   made_ = 0;
+  native_ = 0;
   box_->ops[0] = expected_[0];
   box_->op_count = 1;
   box_->always_from = 1;

@@ -283,6 +283,24 @@ TEST_F(ThreadsTest, DescriptorsAreMappedAndClosed) {
   close(fd);
 }
 
+TEST_F(ThreadsTest, OperationsMayBeNativeCalls) {
+  client_.on_frame = [&](Thread& thread, Stop stop, const Fault*) {
+    if (stop != Stop::kSyscall) return false;
+    StubOp wake = {.number = SYS_futex, .args = {kGuestData, 1, 1, 0, 0, 0}};
+    StubOp map = {.number = SYS_mmap, .args = {0x40000000, 4096, 3, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, ~0ull, 0}};
+    StubOp bad = {.number = SYS_munmap, .args = {1, 1}};
+    thread.RunOps({wake, map, wake, wake, map, wake, bad, map}, [&](std::span<const int64_t> results) {
+      EXPECT_EQ(Log(results.begin(), results.end()), (Log{0, 0x40000000, 0, 0, 0x40000000, 0, -EINVAL}));
+      thread.frame().regs.rax = 1;
+      thread.Resume();
+    });
+    return true;
+  };
+  client_.Start(GuestSyscall, SYS_mmap, 0)->Resume();
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+  EXPECT_EQ(client_.log(), (Log{1}));
+}
+
 TEST_F(ThreadsTest, ForkManyTimes) {
   constexpr int kChildren = 200;
   client_.Start(GuestForkMany, kChildren)->Resume();
