@@ -53,6 +53,8 @@ struct Fds {
 };
 
 ErrnoOr<uint64_t> SocketPair(Task& task, int family, int type, int protocol, UserPtr<Fds> out) {
+  // Families that Linux has, but that do not come in pairs.
+  if (family == AF_INET || family == AF_INET6 || family == AF_NETLINK) return Errno(EOPNOTSUPP);
   int kind = TRY(UnixType(family, type, protocol));
   auto [a, b] = UnixSocket::Pair(task, kind);
   a->set_flags(StatusFlags(type));

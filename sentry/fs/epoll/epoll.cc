@@ -13,6 +13,8 @@ namespace {
 
 constexpr uint32_t kPrivateBits = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE;
 constexpr uint32_t kExclusiveOk = EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
+// Reported whether asked for or not. Without them an item is a spent EPOLLONESHOT.
+constexpr uint32_t kAlways = EPOLLERR | EPOLLHUP;
 constexpr int kMaxNests = 4;  // EP_MAX_NESTS
 
 }  // namespace
@@ -20,7 +22,7 @@ constexpr int kMaxNests = 4;  // EP_MAX_NESTS
 class Epoll::Item final : public Waiter, public File::ReleaseObserver {
  public:
   Item(Epoll& owner, int fd, File& file, const epoll_event& e)
-      : epoll(owner), file(&file), fd(fd), events(e.events), data(e.data.u64) {
+      : epoll(owner), file(&file), fd(fd), events(e.events | kAlways), data(e.data.u64) {
     file.AddReleaseObserver(this);
     nested = dynamic_cast<Epoll*>(&file);
     if (nested != nullptr) nested->watchers_.push_back(&owner);
@@ -55,7 +57,7 @@ Epoll::~Epoll() { items_.clear(); }
 uint32_t Epoll::Current(Task& task, Item& item) {
   uint32_t wanted = item.events & ~kPrivateBits;
   if (wanted == 0) return 0;
-  return item.file->Poll(task) & (wanted | EPOLLERR | EPOLLHUP);
+  return item.file->Poll(task) & wanted;
 }
 
 void Epoll::Watch(Item& item) {
@@ -124,7 +126,7 @@ ErrnoOr<void> Epoll::Modify(Task& task, int fd, File& file, const epoll_event& e
   if (it == items_.end()) return Errno(ENOENT);
   Item& item = *it->second;
   if (((event.events | item.events) & EPOLLEXCLUSIVE) != 0) return Errno(EINVAL);
-  item.events = event.events;
+  item.events = event.events | kAlways;
   item.data = event.data.u64;
   Watch(item);
   if (Current(task, item) != 0) MakeReady(item);
@@ -214,9 +216,9 @@ bool Epoll::Load(state::Loader& loader, std::string_view bytes) {
     File* file = loader.Get<File>(i.file());
     if (file == nullptr || file == this || items_.contains({file, i.fd()})) return false;
     epoll_event e{};
-    e.events = i.events();
     e.data.u64 = i.data();
     auto& item = items_[{file, i.fd()}] = std::make_unique<Item>(*this, i.fd(), *file, e);
+    item->events = i.events();
     if (i.ready()) {
       item->ready = true;
       item->position = ready_.insert(ready_.end(), item.get());

@@ -71,6 +71,8 @@ class ProcInode final : public Inode {
   ErrnoOr<void> Refresh() override;
   ErrnoOr<void> SetAttr(const VfsContext& ctx, const AttrChange& change) override;
   ErrnoOr<RefPtr<Inode>> Lookup(const VfsContext& ctx, std::string_view name) override;
+  // Nothing can be made here, as on Linux by that errno.
+  ErrnoOr<RefPtr<Inode>> Make(const VfsContext& ctx, std::string_view name, const NewNode& node) override;
   ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
   ErrnoOr<std::string> ReadLink(const VfsContext& ctx) override;
   bool IsMagicLink() const override;

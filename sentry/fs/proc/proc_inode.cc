@@ -123,6 +123,13 @@ ErrnoOr<void> ProcInode::Refresh() {
   bool show = target_->group().dumpable() || attr_.mode == (S_IFDIR | 0555);
   attr_.uid = show ? target_->creds().euid : 0;
   attr_.gid = show ? target_->creds().egid : 0;
+  // The mode of fd/N tells how the file is open (tid_fd_update_inode).
+  if (IsSymlink() && Descriptor() >= 0 && !target_->exiting()) {
+    auto file = target_->files().GetAny(Descriptor());
+    if (file.ok()) {
+      attr_.mode = S_IFLNK | ((*file)->readable() ? 0500u : 0) | ((*file)->writable() ? 0300u : 0);
+    }
+  }
   return Ok();
 }
 
@@ -131,12 +138,14 @@ ErrnoOr<void> ProcInode::SetAttr(const VfsContext&, const AttrChange& change) {
   return change.mode || change.uid || change.gid ? Errno(EPERM) : ErrnoOr<void>();
 }
 
+ErrnoOr<RefPtr<Inode>> ProcInode::Make(const VfsContext&, std::string_view, const NewNode&) { return Errno(ENOENT); }
+
 RefPtr<Inode> ProcInode::Child(std::string_view name) const {
   return MakeRef<ProcInode>(&fs(), scope_, ChildPath(name), target_);
 }
 
 ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view name) {
-  if (!Alive()) return Errno(ENOENT);
+  if (!Alive()) return Errno(ESRCH);
   std::string path = ChildPath(name);
   int number = ParseNumber(name);
   if (scope_ == Scope::kMachine) {

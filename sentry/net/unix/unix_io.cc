@@ -172,8 +172,8 @@ ErrnoOr<size_t> UnixSocket::ReceiveStream(ReceiveRequest& request) {
   size_t index = 0;
   while (index < messages_.size() && request.sink.remaining() > 0) {
     UnixMessage& m = messages_[index];
-    // Bytes of different senders are not mixed if somebody wants to know them, and descriptors end a read.
-    if (done > 0 && ((pass_credentials_ && !SameSender(m.credentials, *request.credentials)) || !m.rights.empty())) break;
+    // Bytes of different senders are not mixed if somebody wants to know them.
+    if (done > 0 && pass_credentials_ && !SameSender(m.credentials, *request.credentials)) break;
     if (done == 0) request.address = m.address;
     size_t wanted = std::min(m.data.size() - m.offset, request.sink.remaining());
     auto put = request.sink.Put(m.data.data() + m.offset, wanted);
@@ -192,6 +192,7 @@ ErrnoOr<size_t> UnixSocket::ReceiveStream(ReceiveRequest& request) {
       Release(m, *put, whole);
       if (whole) messages_.pop_front();
     }
+    // A read ends behind descriptors, not before them (unix_stream_read_generic).
     if (had_rights || !whole || *put < wanted) break;
   }
   return done;

@@ -142,9 +142,9 @@ TEST_F(UnixSocketTest, DescriptorsTravel) {
   Send(*a, "plain").value();
   Send(*a, "with", {pipe.reader}).value();
   Send(*a, "after").value();
-  EXPECT_EQ(Receive(*b, 100).value(), "plain");
+  EXPECT_EQ(Receive(*b, 2).value(), "pl");
   EXPECT_TRUE(rights_.empty());
-  EXPECT_EQ(Receive(*b, 100).value(), "with");
+  EXPECT_EQ(Receive(*b, 100).value(), "ainwith");
   ASSERT_EQ(rights_.size(), 1u);
   EXPECT_EQ(rights_[0].get(), pipe.reader.get());
   EXPECT_EQ(Receive(*b, 100).value(), "after");
