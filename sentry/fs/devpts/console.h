@@ -18,6 +18,8 @@ class TtyConsole final {
   ~TtyConsole();
   TtyConsole(const TtyConsole&) = delete;
   TtyConsole& operator=(const TtyConsole&) = delete;
+  // The pump is at work further up on this stack.
+  bool running() const { return running_; }
 
  private:
   // Wakes the pump when the host or the pty has something to say.

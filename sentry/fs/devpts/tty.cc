@@ -15,7 +15,9 @@ namespace amber {
 
 Tty::Tty() = default;
 Tty::Tty(RefPtr<DevptsFileSystem> fs, int index) : index_(index), fs_(std::move(fs)) {}
-Tty::~Tty() = default;
+Tty::~Tty() {
+  if (session_ && session_->tty() == this) session_->set_tty(nullptr, nullptr);
+}
 
 void Tty::NotifyOutput() {
   if (!discipline_.output().empty()) master_queue_.Notify(POLLIN | POLLRDNORM);
@@ -154,7 +156,15 @@ ErrnoOr<void> Tty::SlaveOpened(Task* task) {
 void Tty::SlaveClosed() {
   if (--slaves_ > 0) return;
   exclusive = false;
+  if (EndOfConsole()) return;
   master_queue_.Notify(POLLIN | POLLRDNORM | POLLHUP);
+}
+
+bool Tty::EndOfConsole() {
+  // The session that the terminal was made for is gone. (Not from inside the pump, as when a typed signal killed it.)
+  if (!console_ || console_->running() || slaves_ > 0 || session_ || !discipline_.output().empty()) return false;
+  MasterClosed();
+  return true;
 }
 
 void Tty::SignalForeground(int signo) {
@@ -181,9 +191,11 @@ void Tty::Disassociate(bool on_exit) {
   RefPtr<ProcessGroup> group = std::exchange(foreground_, nullptr);
   RefPtr<Session> session = std::exchange(session_, nullptr);
   session->set_tty(nullptr, nullptr);
-  if (!group) return;
-  group->SendSignal(SigInfo::Kernel(SIGHUP));
-  if (!on_exit) group->SendSignal(SigInfo::Kernel(SIGCONT));
+  if (group) {
+    group->SendSignal(SigInfo::Kernel(SIGHUP));
+    if (!on_exit) group->SendSignal(SigInfo::Kernel(SIGCONT));
+  }
+  if (on_exit) EndOfConsole();
 }
 
 ErrnoOr<void> Tty::CheckBackground(Task& task, int signo) {

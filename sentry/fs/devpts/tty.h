@@ -95,6 +95,8 @@ class Tty final : public RefCounted<Tty>, public state::Saveable {
 
  private:
   friend class TtyFile;
+  // Hangs up a terminal with a console once nobody is left who would use it; false if somebody is.
+  bool EndOfConsole();
   void NotifyOutput();
   void SignalForeground(int signo);
   void NotePacket(uint8_t bits);
