@@ -106,8 +106,9 @@ class Inode : public RefCounted<Inode>, public state::Saveable {
   virtual const Attr& attr() const { return attr_; }
   // Brings attr() up to date.
   virtual ErrnoOr<void> Refresh() { return Ok(); }
-  // The number that the guest sees.
+  // The numbers that the guest sees.
   virtual uint64_t ino() const { return attr().ino; }
+  virtual uint32_t links() const { return attr().nlink; }
   uint32_t type() const { return attr().mode & S_IFMT; }
   bool IsDir() const { return type() == S_IFDIR; }
   bool IsRegular() const { return type() == S_IFREG; }

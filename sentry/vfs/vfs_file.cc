@@ -28,7 +28,7 @@ ErrnoOr<void> StatInode(Inode& inode, struct stat* out) {
   out->st_dev = inode.fs().dev();
   out->st_ino = inode.ino();
   out->st_mode = a.mode;
-  out->st_nlink = a.nlink;
+  out->st_nlink = inode.links();
   out->st_uid = a.uid;
   out->st_gid = a.gid;
   out->st_rdev = a.rdev;

@@ -41,6 +41,13 @@ uint32_t HostFile::HostReady(uint32_t events) const {
   return static_cast<uint32_t>(p.revents) & 0xffff;
 }
 
+// /dev/stdout and its kin: the descriptor is all that there is of the object, so the same description serves again.
+ErrnoOr<RefPtr<File>> HostFile::Reopen(Task&, int open_flags) {
+  int mode = open_flags & O_ACCMODE;
+  if ((mode != O_WRONLY && !readable()) || (mode != O_RDONLY && !writable())) return Errno(EACCES);
+  return RefPtr<File>(this);
+}
+
 ErrnoOr<size_t> HostFile::Read(Task&, Sink& sink) {
   size_t size = std::min(sink.remaining(), kChunk);
   if (size == 0) return size_t{0};

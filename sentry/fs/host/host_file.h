@@ -35,6 +35,7 @@ class HostFile final : public File {
   WaitQueue* wait_queue() override { return poll_source_.registered() ? &queue_ : nullptr; }
   bool pollable() const override { return poll_source_.registered(); }
   std::string LinkName() const override;
+  ErrnoOr<RefPtr<File>> Reopen(Task& task, int flags) override;
   int index() const { return index_; }
 
   state::Kind kind() const override { return state::Kind::kHostFile; }

@@ -30,6 +30,8 @@ class OverlayInode final : public Inode {
 
   const Attr& attr() const override { return real().attr(); }
   uint64_t ino() const override { return ino_; }
+  // A merged directory's subdirectories are not counted: 1 says so, as on Linux, to those who would conclude from the count.
+  uint32_t links() const override { return upper_ && IsDir() && !lowers_.empty() ? 1 : attr().nlink; }
   ErrnoOr<void> Refresh() override { return real().Refresh(); }
   ErrnoOr<void> SetAttr(const VfsContext& ctx, const AttrChange& change) override;
   ErrnoOr<RefPtr<Inode>> Lookup(const VfsContext& ctx, std::string_view name) override;

@@ -1,0 +1,182 @@
+// Trees through an image: saved, loaded, and looked at.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "sentry/fs/overlay/overlay.h"
+#include "sentry/vfs/directory_file.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/file_lock.h"
+#include "sentry/vfs/regular_file.h"
+#include "sentry/vfs/test_tree.h"
+
+namespace amber {
+namespace {
+
+using state::Kind;
+using state::Loader;
+
+// The kinds that these trees consist of.
+Loader::Factory FactoryFor(Kind kind) {
+  switch (kind) {
+    case Kind::kFsContext:
+      return &Loader::Make<FsContext>;
+    case Kind::kMountNamespace:
+      return &Loader::Make<MountNamespace>;
+    case Kind::kMount:
+      return &Loader::Make<Mount>;
+    case Kind::kDentry:
+      return &Loader::Make<Dentry>;
+    case Kind::kTmpfsFileSystem:
+      return &Loader::Make<TmpfsFileSystem>;
+    case Kind::kTmpfsInode:
+      return &Loader::Make<TmpfsInode>;
+    case Kind::kOverlayFileSystem:
+      return &Loader::Make<OverlayFileSystem>;
+    case Kind::kOverlayInode:
+      return &Loader::Make<OverlayInode>;
+    case Kind::kRegularFile:
+      return &Loader::Make<RegularFile>;
+    case Kind::kDirectoryFile:
+      return &Loader::Make<DirectoryFile>;
+    case Kind::kFdTable:
+      return &Loader::Make<FdTable>;
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace
+namespace state {
+Loader::Factory FactoryOf(Kind kind) { return FactoryFor(kind); }
+}  // namespace state
+namespace {
+
+// Everything that a test process holds.
+class Root final : public RefCounted<Root>, public state::Saveable {
+ public:
+  Kind kind() const override { return Kind::kKernel; }
+  std::string Save(state::Saver& saver) const override {
+    saver.Ref(fs);
+    saver.Ref(files);
+    return "";
+  }
+  bool Load(Loader&, std::string_view) override { return true; }
+  ~Root() override = default;
+  RefPtr<FsContext> fs;
+  RefPtr<FdTable> files;
+};
+
+// Saves `tree` and `files` and loads them again into `tree` and `files`.
+void ThroughAnImage(TestTree& tree, RefPtr<FdTable>& files) {
+  Root root;
+  root.fs = tree.context;
+  root.files = files;
+  state::Saver saver;
+  saver.Run(&root);
+  auto open_file = [&](uint64_t id) {
+    for (const auto& f : saver.files()) {
+      if (f.id != id) continue;
+      int fd = memfd_create("restored", MFD_CLOEXEC);
+      EXPECT_EQ(ftruncate(fd, static_cast<off_t>(f.size)), 0);
+      EXPECT_TRUE(CopyContents(f.fd, fd, f.size).ok());
+      return fd;
+    }
+    return -1;
+  };
+  // The root itself has no factory.
+  std::vector<state::Saver::Record> records(saver.records().begin() + 1, saver.records().end());
+  Loader loader(open_file);
+  ASSERT_TRUE(loader.Run(records)) << loader.error();
+  tree.context = loader.GetRef<FsContext>(2);
+  files = loader.GetRef<FdTable>(3);
+  tree.ns = RefPtr<MountNamespace>(tree.context->root().mount->ns());
+}
+
+std::string ReadFd(FdTable& files, int fd) {
+  return TestTree::ReadInode(static_cast<RegularFile&>(**files.Get(fd)).data());
+}
+
+TEST(State, TmpfsComesBack) {
+  TestTree t;
+  t.MkDir("/d", 01777);
+  t.Write("/d/f", "contents");
+  t.Write("/d/large", std::string(300'000, 'L'));
+  t.Link("/d/f", "/hard");
+  t.Symlink("d/f", "/soft");
+  EXPECT_TRUE(t.Find("/d")->inode()->SetXattr("user.x", "y", 0).ok());
+  uint64_t ino = t.Ino("/d/f");
+  auto files = MakeRef<FdTable>();
+  EXPECT_EQ(*files->Allocate(*t.Open("/d/f", O_RDWR), true, 100), 0);
+  t.Write("/gone", "deleted bytes");
+  EXPECT_EQ(*files->Allocate(*t.Open("/gone", O_RDONLY), false, 100, 7), 7);
+  t.Unlink("/gone");
+  t.context->set_cwd(*t.Find("/d"));
+  ThroughAnImage(t, files);
+  EXPECT_EQ(t.Read("f"), "contents");
+  EXPECT_EQ(t.Read("/soft"), "contents");
+  EXPECT_EQ(t.Read("/d/large"), std::string(300'000, 'L'));
+  EXPECT_EQ(t.Ino("/hard"), ino);
+  EXPECT_EQ(t.Find("/d")->inode()->attr().mode & 07777, 01777u);
+  EXPECT_EQ(*t.Find("/d")->inode()->GetXattr("user.x"), "y");
+  EXPECT_TRUE(*files->close_on_exec(0));
+  EXPECT_EQ(ReadFd(*files, 7), "deleted bytes");
+  EXPECT_EQ(PathName(*(*files->Get(7))->path(), t.ns->root()), "/gone (deleted)");
+  EXPECT_EQ((*files->Get(0))->dentry(), t.Find("/d/f")->dentry.get());
+  EXPECT_EQ(t.Lookup("/gone"), ENOENT);
+}
+
+TEST(State, MountsComeBack) {
+  TestTree t;
+  t.MkDir("/mnt");
+  auto fs = MakeRef<TmpfsFileSystem>(TmpfsFileSystem::Options{.size = 1 << 20});
+  ASSERT_TRUE(t.ns->Attach(MakeRef<Mount>(fs, fs->root(), MS_NOSUID, "src"), *t.Find("/mnt")).ok());
+  fs.reset();
+  t.MkDir("/mnt/in");
+  std::string before = t.ns->FormatMountInfo(t.ns->root());
+  auto files = MakeRef<FdTable>();
+  ThroughAnImage(t, files);
+  EXPECT_EQ(t.ns->FormatMountInfo(t.ns->root()), before);
+  EXPECT_EQ(t.Lookup("/mnt/in"), 0);
+  EXPECT_EQ(t.Find("/mnt/in/../..")->dentry, t.ns->root().dentry);
+}
+
+TEST(State, OverlayComesBack) {
+  auto lower = MakeRef<TmpfsFileSystem>(TmpfsFileSystem::Options{.mode = 0755});
+  {
+    TestTree l(lower);
+    l.MkDir("/etc");
+    l.Write("/etc/passwd", "root");
+    l.Write("/etc/hosts", "localhost");
+  }
+  TestTree t(MakeOverlayOnTmpfs(lower));
+  lower.reset();
+  auto files = MakeRef<FdTable>();
+  EXPECT_EQ(*files->Allocate(*t.Open("/etc/passwd", O_RDONLY), false, 100), 0);
+  uint64_t ino = t.Ino("/etc/passwd");
+  t.Write("/etc/passwd", "R");
+  t.Unlink("/etc/hosts");
+  ThroughAnImage(t, files);
+  EXPECT_EQ(t.Read("/etc/passwd"), "Root");
+  EXPECT_EQ(ReadFd(*files, 0), "root");
+  EXPECT_EQ(t.Ino("/etc/passwd"), ino);
+  EXPECT_EQ(t.Lookup("/etc/hosts"), ENOENT);
+  EXPECT_EQ(t.Write("/etc/hosts", "again"), 0);
+}
+
+TEST(State, LocksComeBack) {
+  TestTree t;
+  t.Write("/f", "x");
+  auto files = MakeRef<FdTable>();
+  EXPECT_TRUE(files->Allocate(*t.Open("/f", O_RDWR), false, 100).ok());
+  FileLock lock{.exclusive = true, .start = 5, .end = 9, .owner = files.get(), .pid = 3};
+  EXPECT_TRUE(t.Find("/f")->inode()->locks().Take(lock).ok());
+  ThroughAnImage(t, files);
+  FileLocks& locks = t.Find("/f")->inode()->locks();
+  ASSERT_EQ(locks.all().size(), 1u);
+  EXPECT_EQ(locks.all()[0].owner, files.get());
+  EXPECT_EQ(locks.all()[0].end, 9u);
+}
+
+}  // namespace
+}  // namespace amber
