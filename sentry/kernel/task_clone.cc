@@ -16,12 +16,12 @@
 namespace amber {
 namespace {
 
-constexpr uint64_t kNamespaceFlags = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
+constexpr uint64_t kNamespaceFlags = CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
                                      CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWTIME;
 constexpr uint64_t kKnownFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_PIDFD | CLONE_PTRACE |
                                  CLONE_VFORK | CLONE_PARENT | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
                                  CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_DETACHED | CLONE_UNTRACED |
-                                 CLONE_CHILD_SETTID | CLONE_IO | CLONE_CLEAR_SIGHAND;
+                                 CLONE_CHILD_SETTID | CLONE_IO | CLONE_CLEAR_SIGHAND | CLONE_NEWNS;
 
 }  // namespace
 
@@ -61,6 +61,7 @@ RefPtr<Task> TaskLifecycle::NewTask(ThreadGroup& group, int tid, const Task& lik
 
 ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
   TRY(CheckCloneFlags(args));
+  if ((args.flags & CLONE_NEWNS) != 0 && !parent.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
   if (parent.syscall().scratch[0] != 0) {
     // Executed again: a vfork parent waits for its child to exec or exit. Only a fatal signal ends that.
     Task* child = parent.FindTask(static_cast<int>(parent.syscall().scratch[0]));
@@ -137,6 +138,7 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& ar
   child->exit_signal_ = args.exit_signal;
   child->altstack_ = (args.flags & CLONE_VM) != 0 && (args.flags & CLONE_VFORK) == 0 ? AltStack{} : parent.altstack_;
   child->fs_ = (args.flags & CLONE_FS) != 0 ? parent.fs_ : parent.fs_->Clone();
+  if ((args.flags & CLONE_NEWNS) != 0) child->mounts_ = parent.mounts_->Clone(child->fs_.get());
   child->files_ = (args.flags & CLONE_FILES) != 0 ? parent.files_ : parent.files_->Clone();
   if ((args.flags & CLONE_VM) != 0) {
     child->mm_ = parent.mm_;

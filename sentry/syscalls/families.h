@@ -31,5 +31,6 @@ void RegisterCopyCalls(SyscallTable& table);     // copy_calls.cc: sendfile, cop
 void RegisterXattrCalls(SyscallTable& table);    // xattr_calls.cc
 void RegisterMountCalls(SyscallTable& table);    // mount_calls.cc: mount, umount2, pivot_root
 void RegisterPidfdCalls(SyscallTable& table);    // pidfd_calls.cc
+void RegisterUnshareCalls(SyscallTable& table);  // unshare_calls.cc
 
 }  // namespace amber

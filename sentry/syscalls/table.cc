@@ -40,6 +40,7 @@ SyscallTable::SyscallTable() {
   RegisterCopyCalls(*this);
   RegisterXattrCalls(*this);
   RegisterMountCalls(*this);
+  RegisterUnshareCalls(*this);
 }
 
 const SyscallTable& SyscallTable::Get() {
