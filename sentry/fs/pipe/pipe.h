@@ -113,7 +113,6 @@ class PipeEnd final : public File {
   WaitQueue* wait_queue() override { return &pipe_->queue(); }
   bool pollable() const override { return true; }
   std::string LinkName() const override;
-  ErrnoOr<RefPtr<File>> Reopen(Task& task, int flags) override;
 
   state::Kind kind() const override { return state::Kind::kPipeEnd; }
   std::string Save(state::Saver& saver) const override;

@@ -52,10 +52,6 @@ uint32_t PipeEnd::Poll(Task&) {
 
 std::string PipeEnd::LinkName() const { return "pipe:[" + std::to_string(pipe_->ino()) + "]"; }
 
-ErrnoOr<RefPtr<File>> PipeEnd::Reopen(Task&, int open_flags) {
-  return pipe_->NewEnd(open_flags & (O_ACCMODE | O_NONBLOCK | O_DIRECT));
-}
-
 std::string PipeEnd::Save(state::Saver& saver) const {
   proto::PipeEnd m;
   m.set_pipe(saver.Ref(pipe_));
