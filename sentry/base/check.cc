@@ -8,9 +8,16 @@
 namespace amber {
 namespace {
 
-void Put(const char* text) { (void)!write(STDERR_FILENO, text, strlen(text)); }
+int g_log = -1;
+
+void Put(const char* text) {
+  (void)!write(STDERR_FILENO, text, strlen(text));
+  if (g_log >= 0) (void)!write(g_log, text, strlen(text));
+}
 
 }  // namespace
+
+void SetCheckLog(int fd) { g_log = fd; }
 
 void CheckFailed(const char* file, int line, const char* text) {
   char digits[12];

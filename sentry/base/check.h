@@ -6,7 +6,10 @@
 
 namespace amber {
 
-// Writes "FILE:LINE: check failed: TEXT" to stderr and aborts. Async-signal-safe.
+// From now on CheckFailed() also writes to `fd` (the sandbox's log; the sentry's standard error goes nowhere). -1: no longer.
+void SetCheckLog(int fd);
+
+// Writes "FILE:LINE: check failed: TEXT" to stderr and the log, and aborts. Async-signal-safe.
 [[noreturn]] void CheckFailed(const char* file, int line, const char* text);
 
 }  // namespace amber

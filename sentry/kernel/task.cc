@@ -30,6 +30,19 @@ int64_t ThreadCpuTime(int pid, int tid) {
   return strtoll(text, nullptr, 10);
 }
 
+// 'S' if the host's thread sleeps, else 'R': the letter behind the name in /proc/PID/task/TID/stat.
+char HostState(int pid, int tid) {
+  char path[64], text[128];
+  snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
+  UniqueFd fd(open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return 'R';
+  ssize_t n = read(fd.get(), text, sizeof(text) - 1);
+  if (n <= 0) return 'R';
+  text[n] = 0;
+  const char* end = strrchr(text, ')');
+  return end != nullptr && end[1] == ' ' && end[2] == 'S' ? 'S' : 'R';
+}
+
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kMaxRwCount = 0x7ffff000;  // MAX_RW_COUNT
 constexpr uint64_t kMaxIovecs = 1024;         // UIO_MAXIOV
@@ -43,10 +56,18 @@ bool Task::is_leader() const { return group_->leader() == this; }
 int Task::pid() const { return group_->pid(); }
 uint64_t Task::limit(int resource) const { return group_->rlim(resource).rlim_cur; }
 
+void Task::Unshare(bool files, bool fs) {
+  if (files && files_->ref_count() > 1) files_ = files_->Clone();
+  if (fs && fs_->ref_count() > 1) fs_ = fs_->Clone();
+}
+
 char Task::state_letter() const {
   if (exiting_) return 'Z';
   if (group_->stopped()) return 'T';
-  return call_ == Call::kBlocked ? 'S' : 'R';
+  if (call_ == Call::kBlocked) return 'S';
+  // In guest code, as far as the kernel knows: it may sleep in a lock of its own, which the host executes.
+  if (where_ == Where::kGuest && thread_ != nullptr) return HostState(thread_->host_pid(), thread_->host_tid());
+  return 'R';
 }
 
 int64_t Task::CpuTime() const {

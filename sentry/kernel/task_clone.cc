@@ -53,6 +53,7 @@ RefPtr<Task> TaskLifecycle::NewTask(ThreadGroup& group, int tid, const Task& lik
   task->no_new_privs_ = like.no_new_privs_;
   task->keep_caps_ = like.keep_caps_;
   task->timer_slack_ = like.timer_slack_;
+  task->personality_ = like.personality_;
   group.tasks_.push_back(task);
   ++group.live_;
   ++kernel_.task_count_;
@@ -172,6 +173,7 @@ RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, int pid, const Clo
   if ((args.flags & CLONE_CLEAR_SIGHAND) != 0) group->handlers_->ResetForExec();
   group->dumpable_ = old.dumpable_;
   group->oom_score_adj_ = old.oom_score_adj_;
+  group->nice_ = old.nice_;
   group->exe_path_ = old.exe_path_;
   group->process_group_ = old.process_group_;
   if (group->process_group_) group->process_group_->members_.insert(group.get());

@@ -17,9 +17,10 @@ namespace {
 constexpr uint32_t kClone3 = 435;
 
 // Calls whose answer is more than a value: they need the frame, or another address, flag or descriptor than passed.
-constexpr std::array<uint32_t, 11> kTrapSet = {SYS_mmap,  SYS_brk,    SYS_clone,    kClone3,
+constexpr std::array<uint32_t, 12> kTrapSet = {SYS_mmap,  SYS_brk,    SYS_clone,    kClone3,
                                                SYS_mremap, SYS_execve, SYS_fork,     SYS_vfork,
-                                               SYS_arch_prctl, SYS_set_tid_address, SYS_execveat};
+                                               SYS_arch_prctl, SYS_set_tid_address, SYS_execveat,
+                                               SYS_sigaltstack};
 
 constexpr uint32_t kNumber = offsetof(seccomp_data, nr);
 constexpr uint32_t kArch = offsetof(seccomp_data, arch);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "sentry/fs/devpts/tty.h"
+#include "sentry/base/check.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -21,6 +22,7 @@ absl::StatusOr<std::unique_ptr<KernelRuntime>> KernelRuntime::Make(const Sandbox
   RegisterFileSystemType("proc", ProcFileSystem::Make);
   std::string error = runtime->kernel_.CreatePlatform({});
   if (!error.empty()) return absl::FailedPreconditionError(error);
+  SetCheckLog(runtime->fds_.log.valid() ? runtime->fds_.log.get() : -1);
   if (options.strace) {
     if (absl::Status s = runtime->SetStrace(true); !s.ok()) return s;
   }

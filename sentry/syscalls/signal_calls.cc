@@ -207,7 +207,7 @@ ErrnoOr<uint64_t> RtTgsigqueueinfo(Task& task, int tgid, int tid, int signo, Use
 
 ErrnoOr<uint64_t> Sigaltstack(Task& task, UserPtr<const SignalStack> in, UserPtr<SignalStack> out) {
   AltStack before = task.altstack();
-  // Base path calls do not show the stack pointer; being on the alternate stack is known when the call came with its frame.
+  // The call comes with its frame, because whether the thread is on the stack shows in its stack pointer only.
   bool on_stack = task.framed() && before.Contains(task.frame().regs.rsp);
   if (in) {
     SignalStack next = TRY(task.CopyIn(in));

@@ -105,9 +105,10 @@ ErrnoOr<Task*> TaskOrSelf(Task& task, int tid) {
 ErrnoOr<uint64_t> SchedYield(Task&) { return 0; }
 
 ErrnoOr<uint64_t> SchedGetaffinity(Task& task, int tid, uint64_t size, UserPtr<void> out) {
-  TRY(TaskOrSelf(task, tid));
+  Task* target = TRY(TaskOrSelf(task, tid));
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return Errno(errno);
+  int host = target->thread() != nullptr ? target->thread()->host_tid() : 0;
+  if (sched_getaffinity(host, sizeof(set), &set) != 0) return Errno(errno);
   size_t cpus = static_cast<size_t>(sysconf(_SC_NPROCESSORS_CONF));
   size_t needed = (cpus + 63) / 64 * 8;
   if (size < needed || size % 8 != 0) return Errno(EINVAL);

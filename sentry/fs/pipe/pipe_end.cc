@@ -28,7 +28,7 @@ ErrnoOr<size_t> PipeEnd::Read(Task&, Sink& sink) { return pipe_->Read(sink); }
 
 ErrnoOr<size_t> PipeEnd::Write(Task& task, Source& source) {
   auto r = pipe_->Write(source, (flags() & O_DIRECT) != 0);
-  if (r.Is(EPIPE)) task.SendSignal(SigInfo::Kernel(SIGPIPE));
+  if (r.Is(EPIPE)) task.SendSignal(SigInfo::User(SIGPIPE, SI_USER, task.pid(), task.creds().uid));
   return r;
 }
 

@@ -50,7 +50,7 @@ ErrnoOr<size_t> UnixSocket::Send(Task& task, SendRequest& request) {
   message.credentials = request.credentials.value_or(ucred{task.pid(), task.creds().uid, task.creds().gid});
   auto result = type_ == SOCK_STREAM ? SendStream(task, request, std::move(message)) : SendPacket(task, request, std::move(message));
   if (result.Is(EPIPE) && type_ == SOCK_STREAM && (request.flags & MSG_NOSIGNAL) == 0) {
-    task.SendSignal(SigInfo::Kernel(SIGPIPE));
+    task.SendSignal(SigInfo::User(SIGPIPE, SI_USER, task.pid(), task.creds().uid));
   }
   return result;
 }
