@@ -17,7 +17,10 @@ constexpr int kLargeFile = 0100000;
 int KeptFlags(int flags) { return (flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC)) | kLargeFile; }
 
 ErrnoOr<RefPtr<File>> OpenInode(const VfsContext& ctx, const VfsPath& path, int flags) {
-  return path.inode()->Open(ctx, path, KeptFlags(flags));
+  // Terminals want to know O_NOCTTY; no open file shows it.
+  RefPtr<File> file = TRY(path.inode()->Open(ctx, path, KeptFlags(flags) | (flags & O_NOCTTY)));
+  file->set_flags(file->flags() & ~O_NOCTTY);
+  return file;
 }
 
 ErrnoOr<RefPtr<File>> OpenResolved(const VfsContext& ctx, const Resolved& r, int flags) {
