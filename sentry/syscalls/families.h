@@ -32,5 +32,6 @@ void RegisterXattrCalls(SyscallTable& table);    // xattr_calls.cc
 void RegisterMountCalls(SyscallTable& table);    // mount_calls.cc: mount, umount2, pivot_root
 void RegisterPidfdCalls(SyscallTable& table);    // pidfd_calls.cc
 void RegisterUnshareCalls(SyscallTable& table);  // unshare_calls.cc
+void RegisterSpliceCalls(SyscallTable& table);   // splice_calls.cc: splice, tee, vmsplice
 
 }  // namespace amber

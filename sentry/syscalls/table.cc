@@ -29,6 +29,7 @@ SyscallTable::SyscallTable() {
   RegisterPollCalls(*this);
   RegisterSocketCalls(*this);
   RegisterMessageCalls(*this);
+  RegisterSpliceCalls(*this);
   RegisterPidfdCalls(*this);
   RegisterReadWriteCalls(*this);
   RegisterOpenCalls(*this);

@@ -149,6 +149,15 @@ ErrnoOr<size_t> Pipe::Write(Source& source, bool packet) {
   return done;
 }
 
+size_t Pipe::Peek(void* data, size_t size) const {
+  if (segments_.empty()) return 0;
+  size = std::min(size, segments_.front().size);
+  size_t first = std::min(size, ring_size_ - start_);
+  memcpy(data, ring_.get() + start_, first);
+  memcpy(static_cast<uint8_t*>(data) + first, ring_.get(), size - first);
+  return size;
+}
+
 uint32_t Pipe::PollReader(uint64_t writer_opens_seen) const {
   uint32_t events = size_ > 0 ? POLLIN | POLLRDNORM : 0;
   if (writers_ == 0 && writer_opens_ != writer_opens_seen) events |= POLLHUP;

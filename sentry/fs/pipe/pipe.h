@@ -38,6 +38,12 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
   // `packet` keeps each kAtomic bytes apart from what follows (O_DIRECT).
   ErrnoOr<size_t> Write(Source& source, bool packet);
 
+  // Copies the first bytes, of one packet at most, without taking them (tee, splice). How many.
+  size_t Peek(void* data, size_t size) const;
+  size_t room() const { return capacity_ - size_; }
+  bool has_readers() const { return readers_ > 0; }
+  bool has_writers() const { return writers_ > 0; }
+
   // open(2) of a FIFO: `flags` has the access mode and O_NONBLOCK. May Block() and is then executed again by the
   // handler; ENXIO for a nonblocking writer without readers. Uses syscall().scratch[3].
   ErrnoOr<RefPtr<File>> Open(Task& task, int flags);
@@ -71,7 +77,6 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
   void Discard(size_t size);
   void Append(size_t size, bool packet);
   RefPtr<File> NewEnd(int flags);
-  size_t room() const { return capacity_ - size_; }
 
   std::unique_ptr<uint8_t[]> ring_;
   size_t ring_size_ = 0;  // allocated: a power of two, 0 before the first write
