@@ -56,11 +56,6 @@ bool Task::is_leader() const { return group_->leader() == this; }
 int Task::pid() const { return group_->pid(); }
 uint64_t Task::limit(int resource) const { return group_->rlim(resource).rlim_cur; }
 
-void Task::Unshare(bool files, bool fs) {
-  if (files && files_->ref_count() > 1) files_ = files_->Clone();
-  if (fs && fs_->ref_count() > 1) fs_ = fs_->Clone();
-}
-
 char Task::state_letter() const {
   if (exiting_) return 'Z';
   if (group_->stopped()) return 'T';

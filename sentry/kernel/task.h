@@ -92,8 +92,6 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   Container* container() const { return container_; }
   MountNamespace& mounts() const { return *mounts_; }
   UtsNamespace& uts() const { return *uts_; }
-  // Gets a descriptor table, or root and working directory, of its own.
-  void Unshare(bool files, bool fs);
   const std::string& name() const { return name_; }
   void set_name(std::string name) { name_ = std::move(name); }
   // The soft limit RLIMIT_`resource`.

@@ -170,16 +170,6 @@ ErrnoOr<uint64_t> ArchPrctl(Task& task, int code, uint64_t address) {
   }
 }
 
-// unshare(2) of what clone can share; namespaces as a kernel without them answers.
-ErrnoOr<uint64_t> Unshare(Task& task, uint64_t flags) {
-  constexpr uint64_t kKnown = CLONE_FILES | CLONE_FS | CLONE_SYSVSEM | CLONE_THREAD | CLONE_SIGHAND | CLONE_VM;
-  if ((flags & ~kKnown) != 0) return Errno(EINVAL);
-  // Only a process with one thread may say that it shares these with nobody.
-  if ((flags & (CLONE_THREAD | CLONE_SIGHAND | CLONE_VM)) != 0 && task.group().live_tasks() > 1) return Errno(EINVAL);
-  task.Unshare((flags & CLONE_FILES) != 0, (flags & CLONE_FS) != 0);
-  return 0;
-}
-
 ErrnoOr<ThreadGroup*> GroupOrSelf(Task& task, int pid) {
   if (pid == 0) return &task.group();
   ThreadGroup* group = task.FindGroup(pid);
@@ -238,7 +228,6 @@ void RegisterProcessCalls(SyscallTable& table) {
   table.Set(SYS_getppid, Full<&Getppid>());
   table.Set(SYS_set_tid_address, Full<&SetTidAddress>());
   table.Set(SYS_arch_prctl, Partial<&ArchPrctl>("bases of fs and gs; no CPUID faulting, no shadow stacks"));
-  table.Set(SYS_unshare, Partial<&Unshare>("no namespaces"));
   table.Set(SYS_setpgid, Full<&Setpgid>());
   table.Set(SYS_getpgid, Full<&Getpgid>());
   table.Set(SYS_getpgrp, Full<&Getpgrp>());
