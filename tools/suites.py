@@ -39,9 +39,10 @@ class Outcome:
 class Suite:
     """A command, how to read its result, and when it has a place in this tree."""
 
-    def __init__(self, name, what, command, read, minutes, needs=(), binary=False):
+    def __init__(self, name, what, command, read, minutes, needs=(), binary=False, on_request=False):
         self.name, self.what, self.command, self.read = name, what, command, read
         self.minutes, self.needs, self.binary = minutes, needs, binary
+        self.on_request = on_request  # runs only when it is named
 
     def present(self):
         return all(os.path.exists(os.path.join(ROOT, path)) for path in self.needs)
@@ -145,16 +146,16 @@ def all_suites():
         Suite(
             "asan", "unit tests under AddressSanitizer and UBSan",
             bazel_test("asan", "--config=fuzz", "--test_tag_filters=-nosan,-noasan"),
-            read_bazel, 20,
+            read_bazel, 20, on_request=True,
         ),
         Suite(
             "fuzz", f"fuzz targets, {fuzz_seconds} s each",
-            python("tools/fuzz.py", "--seconds", fuzz_seconds), read_counts, 15,
+            python("tools/fuzz.py", "--seconds", fuzz_seconds), read_counts, 15, on_request=True,
         ),
         Suite(
             "tsan", "unit tests under ThreadSanitizer",
             bazel_test("tsan", "--config=tsan", "--test_tag_filters=-nosan,-notsan"),
-            read_bazel, 20,
+            read_bazel, 20, on_request=True,
         ),
     ]
 
@@ -346,7 +347,7 @@ def main():
     suites = [suite for suite in all_suites() if suite.present()]
     if arguments.list:
         for suite in suites:
-            print(f"{suite.name:<18}{suite.what}")
+            print(f"{suite.name:<18}{suite.what}{' (only when named)' if suite.on_request else ''}")
         return 0
     known = {suite.name for suite in suites}
     unknown = [name for name in arguments.suites if name not in known]
@@ -356,9 +357,13 @@ def main():
         return 2
     if arguments.suites:
         suites = [suite for suite in suites if suite.name in arguments.suites]
+    else:
+        later = [suite.name for suite in suites if suite.on_request]
+        suites = [suite for suite in suites if not suite.on_request]
+        print(f"Not run unless named: {', '.join(later)} (./dev test {later[0]})" if later else "")
     shutil.rmtree(OUT, ignore_errors=True)
     os.makedirs(OUT)
-    budget = float(os.environ.get("AMBER_TEST_BUDGET", "44" if os.environ.get("AMBER_CI") else
+    budget = float(os.environ.get("AMBER_TEST_BUDGET", "70" if os.environ.get("AMBER_CI") else
                                   "120")) * 60
     return 1 if run_all(suites, budget) else 0
 
