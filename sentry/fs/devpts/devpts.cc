@@ -6,6 +6,7 @@
 
 #include <charconv>
 
+#include "sentry/fs/anon/anon.h"
 #include "sentry/fs/devpts/tty_file.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
@@ -21,7 +22,8 @@ namespace {
 
 constexpr int kMaxTerminals = 4096;
 constexpr uint32_t kTtyMajor = 5;
-constexpr uint64_t kFirstSlaveIno = 3;
+// Inode numbers: never the same for two terminals, so that a cached name of one that went does not lead to it again.
+uint64_t SlaveIno(int index) { return NextAnonIno() << 13 | (static_cast<uint64_t>(index) + 3); }
 
 ErrnoOr<RefPtr<File>> OpenSlave(Task* task, const VfsPath& path, int flags, Tty& tty) {
   TRY(tty.SlaveOpened(task));
@@ -155,7 +157,7 @@ ErrnoOr<RefPtr<Tty>> DevptsFileSystem::NewTty(uint32_t uid, uint32_t gid) {
   while (terminals_.contains(index)) ++index;
   if (index >= kMaxTerminals) return Errno(ENOSPC);
   auto tty = MakeRef<Tty>(RefPtr<DevptsFileSystem>(this), index);
-  auto inode = MakeRef<DevptsInode>(this, kFirstSlaveIno + static_cast<uint64_t>(index), S_IFCHR | mode_, tty);
+  auto inode = MakeRef<DevptsInode>(this, SlaveIno(index), S_IFCHR | mode_, tty);
   AttrChange owner;
   owner.uid = uid_.value_or(uid);
   owner.gid = gid_.value_or(gid);

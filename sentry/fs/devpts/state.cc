@@ -1,6 +1,7 @@
 // Saving and loading terminals.
 #include <string.h>
 
+#include "sentry/fs/anon/anon.h"
 #include "sentry/fs/devpts/console.h"
 #include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/devpts/devpts.pb.h"
@@ -20,6 +21,7 @@ bool DevptsInode::Load(state::Loader& loader, std::string_view bytes) {
   proto::DevptsInode m;
   if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadBase(loader, m.base())) return false;
   tty_ = loader.GetRef<Tty>(m.tty());
+  NoteAnonIno(attr_.ino >> 13);
   return dynamic_cast<DevptsFileSystem*>(&fs()) != nullptr;
 }
 

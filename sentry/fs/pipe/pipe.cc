@@ -124,9 +124,9 @@ ErrnoOr<size_t> Pipe::Read(Sink& sink) {
 }
 
 ErrnoOr<size_t> Pipe::Write(Source& source, bool packet) {
-  if (readers_ == 0) return Errno(EPIPE);
   size_t total = source.remaining();
-  if (total == 0) return size_t{0};
+  if (total == 0) return size_t{0};  // even without readers
+  if (readers_ == 0) return Errno(EPIPE);
   size_t done = 0;
   Errno error{EAGAIN};
   while (done < total) {
