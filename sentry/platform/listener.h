@@ -48,6 +48,11 @@ class Listener : public std::enable_shared_from_this<Listener> {
   // Adds a receiver if guest threads run for which none is free. Called by a receiver before it calls the client.
   void Balance();
 
+  // Notifications that were received and not answered. The kernel walks a list of all of them at every call: 3 us a
+  // call with none, 7.5 with 256, 23 with 1000.
+  void CountOutstanding(int change) { outstanding_.fetch_add(change, std::memory_order_relaxed); }
+  bool Crowded() const { return outstanding_.load(std::memory_order_relaxed) > 32; }
+
   // True if notifications wait for a receiver.
   bool Behind() const;
 
@@ -65,6 +70,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   PlatformImpl& platform_;
   const UniqueFd fd_;
   std::atomic<int> running_{0};
+  std::atomic<int> outstanding_{0};
   std::atomic<int> receivers_{0};  // without those that said they would block
   std::atomic<int> busy_{0};       // of them, how many are handling a notification
   absl::Mutex mu_;

@@ -45,6 +45,7 @@ class PlatformImpl final : public Platform {
   Monitor& monitor() { return monitor_; }
   const XstateLayout& xstate_layout() const { return xstate_layout_; }
   Counters& counters() { return counters_; }
+  uint64_t NextKick() { return next_kick_.fetch_add(1, std::memory_order_relaxed); }
   int max_receivers() const { return max_receivers_; }
   // Whether the host can hand the CPU over with a notification.
   bool sync_wake_up() const { return sync_wake_up_.load(std::memory_order_relaxed); }
@@ -81,6 +82,7 @@ class PlatformImpl final : public Platform {
   const Options options_;
   const int max_receivers_;
   Counters counters_;
+  std::atomic<uint64_t> next_kick_{1};
   std::atomic<bool> stopping_{false};
   std::atomic<bool> sync_wake_up_{true};
   UniqueFd proc_;

@@ -229,6 +229,11 @@ GUEST_TEXT void GuestThreadBlock(uint64_t index, uint64_t) {
   for (;;) Sys(kSysExit);
 }
 
+GUEST_TEXT void GuestThreadWait(uint64_t index, uint64_t) {
+  Log(static_cast<uint64_t>(Sys(kGuestBlock, index)));
+  for (;;) Sys(kSysExit);
+}
+
 GUEST_TEXT void GuestThreadSpin(uint64_t index, uint64_t) {
   volatile uint64_t* counter = reinterpret_cast<volatile uint64_t*>(kGuestData + index * 8);
   for (;;) *counter = *counter + 1;

@@ -47,6 +47,7 @@ GUEST(GuestForge);        // blocks all signals by a forged rt_sigreturn, then s
 GUEST(GuestThreadMaker);  // a: how many threads to make, b: what each does (its index is its argument)
 GUEST(GuestThreadEcho);   // echoes 50 times, logs its argument, exits as a thread
 GUEST(GuestThreadBlock);  // blocks, then exits as a thread
+GUEST(GuestThreadWait);   // blocks, logs the result, then exits as a thread
 GUEST(GuestThreadSpin);   // counts in a word of its own for ever
 GUEST(GuestThreadFutex);  // waits natively on a word for ever
 GUEST(GuestVfork);        // a process that shares memory: child stores and logs, parent sees it

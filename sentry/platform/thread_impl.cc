@@ -22,8 +22,6 @@ namespace {
 
 constexpr int64_t kRestartNointr = -513;  // the kernel rewinds the call, if a signal is pending
 
-std::atomic<uint64_t> next_kick{1};
-
 bool Canonical(uint64_t address) {
   uint64_t top = address >> 47;
   return top == 0 || top == 0x1ffff;
@@ -56,6 +54,11 @@ ThreadImpl::~ThreadImpl() = default;
 
 void ThreadImpl::SetState(State state) {
   state_ = state;
+  bool outstanding = state == State::kNotified;
+  if (outstanding != outstanding_) {
+    outstanding_ = outstanding;
+    process_->listener().CountOutstanding(outstanding ? 1 : -1);
+  }
   bool counts = state == State::kRunning || state == State::kOrdered;
   if (counts == counted_) return;
   counted_ = counts;
@@ -170,8 +173,11 @@ void ThreadImpl::OnGuestCall(uint64_t id, const seccomp_data& data) {
   memcpy(call.args, data.args, sizeof(call.args));
   call.ip = data.instruction_pointer;
   process_->listener().Balance();
-  Callback callback(*this);
-  if (callback.ok()) platform_.client().OnSyscall(*this, call);
+  {
+    Callback callback(*this);
+    if (callback.ok()) platform_.client().OnSyscall(*this, call);
+  }
+  ShelveIfCrowded();
 }
 
 void ThreadImpl::OnStubCall(uint64_t id, const seccomp_data& data) {
@@ -187,7 +193,12 @@ void ThreadImpl::OnStubCall(uint64_t id, const seccomp_data& data) {
 void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
   Fault fault = {};
   Stop stop = Stop::kFault;
-  bool foreign;
+  bool foreign, shelved;
+  {
+    absl::MutexLock lock(&mu_);
+    shelved = state_ == State::kNotified && OnShelfContact(id, context);
+  }
+  if (shelved) return DoDeed();
   {
     absl::MutexLock lock(&mu_);
     bool futex = state_ == State::kOrdered && order_ == Order::kFutex;
@@ -253,6 +264,7 @@ void ThreadImpl::ParkIfStopped() {
 
 void ThreadImpl::Answer(int64_t value) {
   RefPtr<ThreadImpl> self(this);
+  if (ShelvedDeed(Deed::kAnswer, value, nullptr)) return;
   uint64_t id, kick;
   {
     absl::MutexLock lock(&mu_);
@@ -267,6 +279,7 @@ void ThreadImpl::Answer(int64_t value) {
 
 void ThreadImpl::AnswerContinue(std::function<void()> done) {
   RefPtr<ThreadImpl> self(this);
+  if (ShelvedDeed(Deed::kContinue, 0, done)) return;
   uint64_t id, kick;
   bool refused;
   {
@@ -292,13 +305,14 @@ void ThreadImpl::AnswerStop() { AnswerAndStop(kRestartNointr); }
 
 void ThreadImpl::AnswerAndStop(int64_t value) {
   RefPtr<ThreadImpl> self(this);
+  if (ShelvedDeed(value == kRestartNointr ? Deed::kStop : Deed::kAnswerAndStop, value, nullptr)) return;
   uint64_t id, kick;
   {
     absl::MutexLock lock(&mu_);
     if (state_ != State::kNotified) return;
     SetState(State::kRunning);
     id = notification_;
-    if (kick_ == 0) kick_ = next_kick.fetch_add(1);
+    if (kick_ == 0) kick_ = platform_.NextKick();
     kick = kick_;
   }
   // First the signal, then the answer: so the kernel finds it pending when the call returns.
@@ -320,7 +334,7 @@ void ThreadImpl::Kick() {
   {
     absl::MutexLock lock(&mu_);
     if (state_ == State::kGone || kick_ != 0) return;
-    kick_ = next_kick.fetch_add(1);
+    kick_ = platform_.NextKick();
     if (state_ == State::kRunning || order_ == Order::kFutex) kick = kick_;
   }
   SendKick();
@@ -329,6 +343,7 @@ void ThreadImpl::Kick() {
 
 uint64_t ThreadImpl::KickDue() {
   absl::MutexLock lock(&mu_);
+  if (shelf_ == Shelf::kGoing) return shelf_kick_;
   bool runs = state_ == State::kRunning || (state_ == State::kOrdered && order_ == Order::kFutex);
   return runs ? kick_ : 0;
 }

@@ -118,6 +118,15 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
     bool ok_;
   };
 
+  // A notified call on a crowded listener is shelved: undone by a kick, its frame handed over, the thread parked. The
+  // client does not notice; what it answers is done to the frame (thread_shelf.cc).
+  enum class Shelf { kNo, kGoing, kThere };
+  enum class Deed { kNone, kAnswer, kStop, kAnswerAndStop, kContinue, kExit };
+  void ShelveIfCrowded();
+  bool ShelvedDeed(Deed deed, int64_t value, std::function<void()> done);
+  void DoDeed();
+  bool OnShelfContact(uint64_t id, uint64_t context) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   void OnStubCall(uint64_t id, const seccomp_data& data);
   void OnFrameContact(uint64_t id, uint64_t context);
   void OnReport(uint64_t id);
@@ -170,6 +179,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   int callbacks_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t notification_ ABSL_GUARDED_BY(mu_) = 0;  // of a notified call, or of a hand-over while held_
   bool held_ ABSL_GUARDED_BY(mu_) = false;          // a stopped thread's hand-over is not answered yet
+  bool outstanding_ ABSL_GUARDED_BY(mu_) = false;   // in the listener's count of unanswered calls
   bool counted_ ABSL_GUARDED_BY(mu_) = false;       // in the listener's count of running threads
   uint64_t kick_ ABSL_GUARDED_BY(mu_) = 0;          // number of the kick that is to be delivered
   uint32_t sequence_ ABSL_GUARDED_BY(mu_) = 0;
@@ -179,6 +189,12 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   seccomp_data call_ ABSL_GUARDED_BY(mu_) = {};
   std::function<void()> continued_ ABSL_GUARDED_BY(mu_);
   bool continue_pending_ ABSL_GUARDED_BY(mu_) = false;
+
+  Shelf shelf_ ABSL_GUARDED_BY(mu_) = Shelf::kNo;
+  uint64_t shelf_kick_ ABSL_GUARDED_BY(mu_) = 0;
+  Deed deed_ ABSL_GUARDED_BY(mu_) = Deed::kNone;  // what the client answered
+  int64_t deed_value_ ABSL_GUARDED_BY(mu_) = 0;
+  std::function<void()> deed_done_ ABSL_GUARDED_BY(mu_);
 
   // Belongs to the client while the thread is stopped, to the platform else.
   Frame frame_ = {};

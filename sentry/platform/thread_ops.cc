@@ -342,6 +342,7 @@ void ThreadImpl::OnFutexStop(uint64_t) {
 
 void ThreadImpl::Exit() {
   RefPtr<ThreadImpl> self(this);
+  if (ShelvedDeed(Deed::kExit, 0, nullptr)) return;
   mu_.Lock();
   if (state_ == State::kNotified && call_.nr == SYS_exit) {
     uint64_t id = notification_;

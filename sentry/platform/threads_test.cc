@@ -80,6 +80,90 @@ TEST_F(ThreadsTest, FiveHundredBlockedThreads) {
   EXPECT_TRUE(client_.AwaitDeaths(1));
 }
 
+// On a crowded listener calls are shelved; whatever they are answered with must come out the same.
+TEST_F(ThreadsTest, CrowdedCallsAreAnswered) {
+  constexpr size_t kThreads = 300;
+  std::atomic<size_t> stops = 0, continued = 0;
+  client_.on_frame = [&](Thread& thread, Stop stop, const Fault*) {
+    if (stop != Stop::kKick) return false;
+    stops++;
+    Registers& regs = thread.frame().regs;
+    if (regs.rax == kGuestBlock) {  // undone: completed through the frame
+      regs.rip += 2;
+      regs.rax = 7;
+    }
+    thread.Resume();
+    return true;
+  };
+  Thread* maker = client_.Start(GuestThreadMaker, kThreads, TestClient::Address(GuestThreadWait));
+  RefPtr<AddressSpace> space(&maker->space());
+  maker->Resume();
+  std::vector<Thread*> blocked;
+  for (int i = 0; i < 3000 && blocked.size() < kThreads + 1; i++) {
+    usleep(10000);
+    blocked = client_.blocked();
+  }
+  ASSERT_EQ(blocked.size(), kThreads + 1);
+  EXPECT_GT(client_.platform().stats().parks, 200u);
+  size_t i = 0, answered = 0;
+  for (Thread* t : blocked) {
+    if (t == maker) continue;
+    switch (i++ % 4) {
+      case 0:
+        t->Answer(7);
+        break;
+      case 1:
+        t->AnswerStop();
+        break;
+      case 2:
+        t->AnswerAndStop(7);
+        break;
+      case 3:
+        t->Kick();
+        t->Answer(7);
+        break;
+    }
+    answered++;
+  }
+  ASSERT_TRUE(client_.AwaitLog(answered + 1));
+  for (int64_t value : client_.log()) EXPECT_TRUE(value == 7 || value == 9000) << value;
+  EXPECT_GE(stops, kThreads * 3 / 4);
+  EXPECT_EQ(continued, 0u);
+  space->Kill();
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+}
+
+TEST_F(ThreadsTest, CrowdedCallsContinueAndDie) {
+  constexpr size_t kThreads = 200;
+  std::mutex mutex;
+  std::vector<Thread*> waiting;
+  std::atomic<size_t> continued = 0;
+  client_.on_syscall = [&](Thread& thread, const Syscall& call) {
+    if (call.number != kGuestBlock || call.args[0] == 9000) return false;
+    std::lock_guard lock(mutex);
+    waiting.push_back(&thread);
+    return true;
+  };
+  Thread* maker = client_.Start(GuestThreadMaker, kThreads, TestClient::Address(GuestThreadWait));
+  RefPtr<AddressSpace> space(&maker->space());
+  maker->Resume();
+  for (int i = 0; i < 3000; i++) {
+    usleep(10000);
+    std::lock_guard lock(mutex);
+    if (waiting.size() == kThreads) break;
+  }
+  ASSERT_EQ(waiting.size(), kThreads);
+  for (size_t i = 0; i < kThreads / 2; i++) waiting[i]->AnswerContinue([&] { continued++; });
+  ASSERT_TRUE(client_.AwaitLog(kThreads / 2 + 1));
+  for (int64_t value : client_.log()) EXPECT_TRUE(value == -ENOSYS || value == 9000) << value;
+  EXPECT_EQ(continued, kThreads / 2);
+  for (size_t i = kThreads / 2; i < kThreads; i++) {
+    if (i == kThreads * 3 / 4) space->Kill();
+    waiting[i]->Answer(1);
+  }
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+}
+
 TEST_F(ThreadsTest, KickStorm) {
   constexpr int kThreads = 8;
   std::atomic<uint64_t> stops = 0;
