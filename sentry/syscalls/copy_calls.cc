@@ -54,7 +54,10 @@ ErrnoOr<uint64_t> SendFile(Task& task, int out_fd, int in_fd, UserPtr<int64_t> p
   RefPtr<File> in = TRY(ReadableFile(task, in_fd));
   RefPtr<File> out = TRY(WritableFile(task, out_fd));
   if ((out->flags() & O_APPEND) != 0 && out->path() != nullptr) return Errno(EINVAL);
-  Offset offset = TRY(Offset::Of(task, *in, p));
+  auto where = Offset::Of(task, *in, p);
+  // Pipes and the like cannot be sent from: they have no position.
+  if (where.Is(ESPIPE)) return Errno(EINVAL);
+  Offset offset = TRY(std::move(where));
   // The offset was stored at each stop: a repeated call goes on from there.
   uint64_t done = task.syscall().done;
   count = std::min(count, kMaxRwCount);

@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <map>
+
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
@@ -82,6 +84,39 @@ ErrnoOr<uint64_t> GetLock(Task& task, File& file, UserPtr<struct flock> p, bool 
   return uint64_t{0};
 }
 
+// What tasks in F_SETLKW wait for, by the owner of their POSIX locks. An entry may be stale (a signal ended the wait): it is
+// checked when it is used. Guarded by the kernel lock.
+struct LockWait {
+  int tid;
+  FileLock wanted;
+};
+std::map<const state::Saveable*, LockWait>& LockWaits() {
+  static auto* waits = new std::map<const state::Saveable*, LockWait>();
+  return *waits;
+}
+
+// The lock that keeps the waiter from going on; null if it does not wait (any more).
+const FileLock* WaitsFor(Task& task, const state::Saveable* owner, const LockWait& wait) {
+  Task* t = task.FindTask(wait.tid);
+  if (t == nullptr || t->exiting() || &t->files() != owner) return nullptr;
+  if (t->syscall().number != SYS_fcntl || static_cast<int>(t->syscall().args[1]) != F_SETLKW) return nullptr;
+  auto file = t->files().Get(static_cast<int>(t->syscall().args[0]));
+  Inode* inode = file.ok() ? LockedInode(**file) : nullptr;
+  return inode != nullptr && inode->locks_if_any() != nullptr ? inode->locks().Conflict(wait.wanted) : nullptr;
+}
+
+// fs/locks.c, posix_locks_deadlock(): whoever holds what we want waits, over at most ten others, for what we hold.
+bool WouldDeadlock(Task& task, const FileLock& wanted, const FileLock* held) {
+  for (int i = 0; i < 10 && held != nullptr && held->kind == LockKind::kPosix; ++i) {
+    if (held->owner == wanted.owner) return true;
+    auto it = LockWaits().find(held->owner);
+    if (it == LockWaits().end()) return false;
+    held = WaitsFor(task, it->first, it->second);
+    if (held == nullptr) LockWaits().erase(it);
+  }
+  return false;
+}
+
 ErrnoOr<uint64_t> SetLock(Task& task, File& file, UserPtr<const struct flock> p, bool ofd, bool wait) {
   struct flock l = TRY(task.CopyIn(p));
   if (ofd && l.l_pid != 0) return Errno(EINVAL);
@@ -101,10 +136,15 @@ ErrnoOr<uint64_t> SetLock(Task& task, File& file, UserPtr<const struct flock> p,
     default:
       return Errno(EINVAL);
   }
+  LockWaits().erase(lock.owner);
   auto r = inode->locks().Take(lock);
   if (r.ok()) return uint64_t{0};
-  if (r.Is(EAGAIN) && wait) return task.Block(inode->locks().queue(), POLLIN);
-  return r.error();
+  if (!r.Is(EAGAIN) || !wait) return r.error();
+  if (!ofd) {
+    if (WouldDeadlock(task, lock, inode->locks().Conflict(lock))) return Errno(EDEADLK);
+    LockWaits().insert_or_assign(lock.owner, LockWait{task.tid(), lock});
+  }
+  return task.Block(inode->locks().queue(), POLLIN);
 }
 
 ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
@@ -187,7 +227,7 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
 }  // namespace
 
 void RegisterFcntlCalls(SyscallTable& table) {
-  table.Set(SYS_fcntl, Partial<&Fcntl>("no leases, no directory notification; deadlocks among locks are not detected"));
+  table.Set(SYS_fcntl, Partial<&Fcntl>("no leases, no directory notification, no signals of readiness"));
   table.Set(SYS_flock, Full<&Flock>());
   table.Set(SYS_ioctl, Full<&Ioctl>());
 }

@@ -2,7 +2,7 @@
 //
 // An Inode owns its FileLocks. Guarded by the kernel lock. POSIX locks belong to a descriptor table, the others to an open file; the two
 // kinds of record locks see each other, flock stands apart. Nothing blocks: a conflict is EAGAIN, and queue() is notified when a
-// lock goes. Deadlocks among POSIX locks are not looked for (EDEADLK).
+// lock goes. Deadlocks among POSIX locks are found by fcntl (EDEADLK).
 #pragma once
 
 #include <cstdint>
