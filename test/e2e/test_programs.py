@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import time
@@ -83,6 +85,33 @@ class Programs(SandboxTest):
                 process.communicate(timeout=30)
                 self.reap()
                 self.assert_no_trace("v", details)
+
+    def test_terminal(self):
+        pid, master = pty.fork()
+        if pid == 0:
+            os.execv("/bin/sh", ["sh", "-c", f"stty rows 30 cols 90; {self.binary} --root {self.root} do --id t sh; echo status $?; stty -a | grep -c -- ' icanon'"])
+        seen = b""
+        sent = 0
+        script = [b"tty; stty size\n", b"sleep 100\n", b"echo $((40+2))\n", b"exit 3\n"]
+        deadline = time.monotonic() + 40
+        while time.monotonic() < deadline:
+            if select.select([master], [], [], 0.3)[0]:
+                try:
+                    seen += os.read(master, 4096)
+                except OSError:
+                    break
+            elif sent == 2:
+                os.write(master, b"\x03")  # the guest's terminal interrupts its foreground
+            if sent < len(script) and seen.count(b"# ") > sent:
+                os.write(master, script[sent])
+                sent += 1
+        os.close(master)
+        os.waitpid(pid, 0)
+        text = seen.decode(errors="replace").replace("\r", "")
+        self.assertIn("/dev/pts/0", text)
+        self.assertIn("30 90", text)
+        self.assertIn("\n42\n", text)
+        self.assertIn("status 3\n1\n", text, "the terminal is not in raw mode any more")
 
     def test_debug(self):
         process = subprocess.Popen(self.command("do", "--id", "d", "sleep", "30"), stdin=subprocess.DEVNULL)
