@@ -67,8 +67,7 @@ bool LoadSignals(const proto::SignalQueue& in, SignalQueue* queue) {
 
 namespace {
 
-void SaveFrame(platform::Thread& thread, proto::Frame* out) {
-  const platform::Frame& frame = thread.frame();
+void SaveFrame(const platform::Frame& frame, platform::Thread& thread, proto::Frame* out) {
   out->set_registers(&frame.regs, sizeof(frame.regs));
   out->set_fs_base(frame.fs_base);
   out->set_gs_base(frame.gs_base);
@@ -132,7 +131,12 @@ std::string Task::Save(state::Saver& saver) const {
   out.set_personality(personality_);
   out.set_vfork_pending(vfork_pending_);
   if (call_ == Call::kBlocked) SaveCall(syscall_, out.mutable_call());
-  if (thread_ != nullptr) SaveFrame(*thread_, out.mutable_frame());
+  if (thread_ != nullptr) {
+    platform::Frame frame = thread_->frame();
+    // The call was given back to stop the thread; restored, it is executed again from the frame.
+    if (undone_) frame.regs.rip = syscall_.ip;
+    SaveFrame(frame, *thread_, out.mutable_frame());
+  }
   return out.SerializeAsString();
 }
 

@@ -148,9 +148,6 @@ void Container::OnExit(int pid, int wait_status) {
   entry.waiters.clear();
 }
 
-std::string Container::Save(state::Saver&) const { return ""; }
-bool Container::Load(state::Loader& loader, std::string_view) { return loader.Fail("containers cannot be restored yet"); }
-
 void Container::KillAll() {
   for (const RefPtr<ThreadGroup>& g : pids_->Groups()) {
     if (!g->zombie()) kernel_->lifecycle().KillGroup(*g, SIGKILL);

@@ -54,6 +54,10 @@ class Container final : public RefCounted<Container>, public state::Saveable {
   state::Kind kind() const override { return state::Kind::kContainer; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
+  std::string CannotSave() const override;
+  // After a restore: what the new bundle says replaces what the image remembers.
+  void Rebind(const ContainerSpec& spec, std::shared_ptr<gofer::Client> gofer);
 
  private:
   void OnExit(int pid, int wait_status);

@@ -172,7 +172,8 @@ absl::Status KernelRuntime::Resume() {
   KernelLock lock(kernel_);
   if (!paused_) return absl::FailedPreconditionError("the container is not paused");
   paused_ = false;
-  kernel_.Thaw();
+  // A checkpoint in progress lets them go when it is done.
+  if (!checkpointing_) kernel_.Thaw();
   return absl::OkStatus();
 }
 

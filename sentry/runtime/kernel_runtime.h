@@ -11,6 +11,10 @@
 
 namespace amber {
 
+namespace checkpoint {
+class ImageReader;
+}
+
 class KernelRuntime final : public Runtime {
  public:
   static absl::StatusOr<std::unique_ptr<KernelRuntime>> Make(const SandboxOptions& options, SandboxFds fds);
@@ -41,6 +45,16 @@ class KernelRuntime final : public Runtime {
   absl::StatusOr<Container*> Find(std::string_view id);
   // The process started from outside or, failing that, any process of the container.
   absl::StatusOr<RefPtr<ThreadGroup>> FindProcess(std::string_view container, ProcessId process);
+  // checkpoint.cc: one checkpoint on a thread of its own.
+  struct CheckpointJob;
+  void RunCheckpoint(CheckpointJob& job);
+  absl::Status FreezeFor(CheckpointJob& job);
+  absl::Status Collect(CheckpointJob& job);
+  absl::Status Write(CheckpointJob& job);
+  void ThawAfter(CheckpointJob& job);
+  // restore.cc
+  absl::StatusOr<RestoreResult> Adopt(checkpoint::ImageReader& reader, state::Loader& loader, const ContainerSpec& spec,
+                                      std::shared_ptr<gofer::Client> gofer);
   std::string StatsText();
   std::string UnknownText();
   std::string StacksText();
@@ -50,6 +64,8 @@ class KernelRuntime final : public Runtime {
   Kernel kernel_;
   std::map<std::string, RefPtr<Container>, std::less<>> containers_;  // kernel lock
   bool paused_ = false;
+  bool checkpointing_ = false;  // kernel lock: the tasks stand still for a checkpoint, whatever paused_ says
+  UniqueFd image_;              // what restored memory is mapped from
 };
 
 }  // namespace amber

@@ -1,0 +1,87 @@
+// Every kind of object that an image of this version may hold.
+#include "checkpoint/state.h"
+#include "sentry/fs/dev/devices.h"
+#include "sentry/fs/devpts/devpts.h"
+#include "sentry/fs/devpts/tty.h"
+#include "sentry/fs/devpts/tty_file.h"
+#include "sentry/fs/epoll/epoll.h"
+#include "sentry/fs/eventfd/eventfd.h"
+#include "sentry/fs/fifo/fifo.h"
+#include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/fs/host/host_file.h"
+#include "sentry/fs/memfd/memfd.h"
+#include "sentry/fs/overlay/overlay.h"
+#include "sentry/fs/pidfd/pidfd.h"
+#include "sentry/fs/pipe/pipe.h"
+#include "sentry/fs/proc/proc.h"
+#include "sentry/fs/signalfd/signalfd.h"
+#include "sentry/fs/timerfd/timerfd.h"
+#include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/kernel/signal.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/uts_namespace.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/net/unix/unix_socket.h"
+#include "sentry/runtime/container.h"
+#include "sentry/vfs/dentry.h"
+#include "sentry/vfs/directory_file.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/mount.h"
+#include "sentry/vfs/regular_file.h"
+#include "sentry/vfs/vfs_file.h"
+
+namespace amber::state {
+
+Loader::Factory FactoryOf(Kind kind) {
+  switch (kind) {
+    case Kind::kTask: return &Loader::Make<Task>;
+    case Kind::kThreadGroup: return &Loader::Make<ThreadGroup>;
+    case Kind::kProcessGroup: return &Loader::Make<ProcessGroup>;
+    case Kind::kSession: return &Loader::Make<Session>;
+    case Kind::kPidNamespace: return &Loader::Make<PidNamespace>;
+    case Kind::kUtsNamespace: return &Loader::Make<UtsNamespace>;
+    case Kind::kSignalHandlers: return &Loader::Make<SignalHandlers>;
+    case Kind::kContainer: return &Loader::Make<Container>;
+    case Kind::kMemoryManager: return &Loader::Make<MemoryManager>;
+    case Kind::kFdTable: return &Loader::Make<FdTable>;
+    case Kind::kFsContext: return &Loader::Make<FsContext>;
+    case Kind::kMountNamespace: return &Loader::Make<MountNamespace>;
+    case Kind::kMount: return &Loader::Make<Mount>;
+    case Kind::kDentry: return &Loader::Make<Dentry>;
+    case Kind::kGoferFileSystem: return &Loader::Make<GoferFileSystem>;
+    case Kind::kTmpfsFileSystem: return &Loader::Make<TmpfsFileSystem>;
+    case Kind::kOverlayFileSystem: return &Loader::Make<OverlayFileSystem>;
+    case Kind::kProcFileSystem: return &Loader::Make<ProcFileSystem>;
+    case Kind::kDevptsFileSystem: return &Loader::Make<DevptsFileSystem>;
+    case Kind::kSysFileSystem: return &Loader::Make<SysFileSystem>;
+    case Kind::kGoferInode: return &Loader::Make<GoferInode>;
+    case Kind::kTmpfsInode: return &Loader::Make<TmpfsInode>;
+    case Kind::kOverlayInode: return &Loader::Make<OverlayInode>;
+    case Kind::kProcInode: return &Loader::Make<ProcInode>;
+    case Kind::kDevptsInode: return &Loader::Make<DevptsInode>;
+    case Kind::kPipeInode: return &Loader::Make<FifoState>;
+    case Kind::kRegularFile: return &Loader::Make<RegularFile>;
+    case Kind::kDirectoryFile: return &Loader::Make<DirectoryFile>;
+    case Kind::kPipe: return &Loader::Make<Pipe>;
+    case Kind::kPipeEnd: return &Loader::Make<PipeEnd>;
+    case Kind::kEventFd: return &Loader::Make<EventFd>;
+    case Kind::kEpoll: return &Loader::Make<Epoll>;
+    case Kind::kTimerFd: return &Loader::Make<TimerFd>;
+    case Kind::kSignalFd: return &Loader::Make<SignalFd>;
+    case Kind::kUnixSocket: return &Loader::Make<UnixSocket>;
+    case Kind::kPidFd: return &Loader::Make<PidFd>;
+    case Kind::kTty: return &Loader::Make<Tty>;
+    case Kind::kTtyFile: return &Loader::Make<TtyFile>;
+    case Kind::kDeviceFile: return &Loader::Make<DeviceFile>;
+    case Kind::kProcFile: return &Loader::Make<ProcTextFile>;
+    case Kind::kHostFile: return &Loader::Make<HostFile>;
+    case Kind::kPathFile: return &Loader::Make<PathFile>;
+    case Kind::kMemFd: return &Loader::Make<MemFd>;
+    case Kind::kFifoFile: return &Loader::Make<FifoFile>;
+    default: return nullptr;  // the kernel itself is provided, not made
+  }
+}
+
+}  // namespace amber::state

@@ -1,0 +1,181 @@
+#include "sentry/kernel/task_restore.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/loader/loader.h"
+#include "sentry/loader/vdso/vdso.h"
+#include "sentry/mm/memory_manager.h"
+
+namespace amber {
+namespace {
+
+std::string Describe(const Task& task, std::string_view what, Errno error) {
+  return absl::StrCat("process ", task.pid(), " (", task.name(), "): ", what, ": ", strerrordesc_np(error.number()));
+}
+
+}  // namespace
+
+std::vector<TaskRestore::Tasks> TaskRestore::BySpace() {
+  std::map<MemoryManager*, std::vector<RefPtr<ThreadGroup>>> users;
+  for (const RefPtr<ThreadGroup>& group : kernel_.groups()) {
+    for (const RefPtr<Task>& t : group->tasks()) {
+      if (t->exiting_) continue;
+      users[t->mm_.get()].push_back(group);
+      break;
+    }
+  }
+  std::vector<Tasks> spaces;
+  for (auto& [mm, groups] : users) {
+    Tasks tasks;
+    // A vfork child runs on its parent's memory: the parent makes it.
+    for (bool vforked : {false, true}) {
+      for (const RefPtr<ThreadGroup>& g : groups) {
+        if (g->leader()->vfork_pending_ != vforked) continue;
+        for (const RefPtr<Task>& t : g->tasks()) {
+          if (!t->exiting_) tasks.push_back(t);
+        }
+      }
+    }
+    spaces.push_back(std::move(tasks));
+  }
+  return spaces;
+}
+
+std::string TaskRestore::Build() {
+  loader::Vdso* vdso = loader::SharedVdso(kernel_.platform().host_vdso_base());
+  if (vdso == nullptr) return "cannot make the sandbox's vDSO";
+  vdso->SetOffsets(kernel_.clocks().monotonic_offset(), kernel_.clocks().boottime_offset());
+  for (const RefPtr<Task>& t : kernel_.LiveTasks()) {
+    if (t->saved_frame_ == nullptr || !t->mm_) return absl::StrCat("task ", t->tid(), " has no registers or memory");
+    // From here on as Freeze() leaves a task: whatever wakes it makes it run after Thaw().
+    t->held_ = true;
+  }
+  for (const Tasks& tasks : BySpace()) {
+    std::string error = BuildSpace(tasks);
+    if (error.empty()) continue;
+    KillAll();
+    return error;
+  }
+  return "";
+}
+
+std::string TaskRestore::ReadCopies(const std::vector<ImageRun>& copies, platform::ExecPlan* plan) {
+  for (const ImageRun& run : copies) {
+    std::string bytes(run.end - run.start, 0);
+    if (pread(options_.image_fd, bytes.data(), bytes.size(), static_cast<off_t>(run.image_offset)) !=
+        static_cast<ssize_t>(bytes.size())) {
+      return "cannot read the image";
+    }
+    plan->writes.push_back({run.start, std::move(bytes)});
+  }
+  return "";
+}
+
+std::string TaskRestore::MakePlan(Task& task, platform::ExecPlan* plan) {
+  MemoryManager& mm = *task.mm_;
+  loader::Vdso* vdso = loader::SharedVdso(0);
+  RestoreSources sources;
+  sources.image_fd = options_.image_fd;
+  sources.vdso_fd = vdso->image_fd();
+  sources.vdso_params_fd = vdso->params_fd();
+  sources.vdso_size = loader::Vdso::ImageSize();
+  sources.map_file = [&task](const Vma& vma) {
+    return vma.file->Map(task, vma.offset, vma.size(), vma.prot, vma.shared);
+  };
+  std::vector<ImageRun> copies;
+  auto ops = RestoreOps(mm, options_.runs(mm), sources, &copies);
+  if (!ops.ok()) return Describe(task, "its memory cannot be mapped", ops.error());
+  plan->ops = *std::move(ops);
+  plan->frame = task.saved_frame_->frame;
+  plan->xstate = task.saved_frame_->xstate;
+  return ReadCopies(copies, plan);
+}
+
+std::string TaskRestore::BuildSpace(const Tasks& tasks) {
+  Task& first = *tasks.front();
+  platform::ExecPlan plan;
+  if (std::string error = MakePlan(first, &plan); !error.empty()) return error;
+  ErrnoOr<platform::Thread*> thread = Errno(EAGAIN);
+  {
+    KernelUnlock unlock(kernel_);
+    thread = kernel_.platform().Exec(plan);
+  }
+  if (!thread.ok()) return Describe(first, "its memory cannot be built", thread.error());
+  // The host clears no word for this thread: ExitThread() does it.
+  Adopt(first, **thread, false);
+  first.mm_->Attach(RefPtr<platform::AddressSpace>(&(*thread)->space()));
+  Task* maker = &first;
+  for (size_t i = 1; i < tasks.size(); ++i) {
+    Task& task = *tasks[i];
+    bool new_process = &task.group() != &maker->group();
+    if (std::string error = AddThread(*maker, task, new_process); !error.empty()) return error;
+    if (new_process) maker = &task;
+  }
+  return "";
+}
+
+std::string TaskRestore::AddThread(Task& maker, Task& task, bool new_process) {
+  platform::Thread::CloneOptions options;
+  options.new_process = new_process;
+  options.frame = task.saved_frame_->frame;
+  options.clear_child_tid = task.clear_child_tid_;
+  // Shared with the callback, which may come late if the process dies meanwhile.
+  struct Made {
+    absl::Notification done;
+    ErrnoOr<platform::Thread*> thread = Errno(EAGAIN);
+  };
+  auto made = std::make_shared<Made>();
+  {
+    KernelUnlock unlock(kernel_);
+    maker.thread_->Clone(options, [made](ErrnoOr<platform::Thread*> thread) {
+      made->thread = thread;
+      made->done.Notify();
+    });
+    if (!made->done.WaitForNotificationWithTimeout(absl::Seconds(10))) return absl::StrCat("thread ", task.tid(), " did not start");
+  }
+  if (!made->thread.ok()) return Describe(task, "a thread cannot be made", made->thread.error());
+  platform::Thread& thread = **made->thread;
+  std::vector<uint8_t> xstate = task.saved_frame_->xstate;
+  Adopt(task, thread, task.clear_child_tid_ != 0);
+  if (!xstate.empty()) {
+    ErrnoOr<void> set = thread.set_xstate(xstate);
+    if (!set.ok()) return Describe(task, "its registers do not fit this machine", set.error());
+  }
+  return "";
+}
+
+void TaskRestore::Adopt(Task& task, platform::Thread& thread, bool clears_tid) {
+  task.thread_ = &thread;
+  thread.cookie = &task;
+  task.where_ = Task::Where::kStopped;
+  task.clear_child_tid_native_ = clears_tid;
+  task.saved_frame_.reset();
+}
+
+void TaskRestore::SetContainer(Task& task, Container* container) { task.container_ = container; }
+
+Task* TaskRestore::NotHeld(const Kernel& kernel) {
+  for (const RefPtr<Task>& t : kernel.LiveTasks()) {
+    if (!t->held_ && t->thread_ != nullptr) return t.get();
+  }
+  return nullptr;
+}
+
+void TaskRestore::KillAll() {
+  for (const RefPtr<Task>& t : kernel_.LiveTasks()) {
+    if (t->thread_ == nullptr) continue;
+    t->thread_->cookie = nullptr;
+    t->thread_->space().KillProcess(*t->thread_);
+    t->thread_->Release();
+    t->thread_ = nullptr;
+    t->where_ = Task::Where::kNone;
+  }
+}
+
+}  // namespace amber

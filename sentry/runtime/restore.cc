@@ -1,0 +1,101 @@
+// Restore: read and check the image, make objects, bind them to the new surroundings, build the processes.
+#include <string.h>
+
+#include "absl/strings/str_cat.h"
+#include "checkpoint/cpu_features.h"
+#include "checkpoint/image.h"
+#include "checkpoint/image.pb.h"
+#include "checkpoint/state.h"
+#include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/kernel/task_restore.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/runtime/kernel_runtime.h"
+
+namespace amber {
+namespace {
+
+absl::Status CheckMachine(const checkpoint::ImageReader& reader) {
+  checkpoint::CpuFeatures needed = checkpoint::CpuFeatures::Load(reader.manifest().cpu());
+  std::string missing = checkpoint::CpuFeatures::Here().Missing(needed);
+  if (missing.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the image was made on a processor with features that this one lacks: ", missing, "; restore it on such a machine"));
+}
+
+std::map<int, UniqueFd> ByIndex(ProcessFds fds) {
+  std::map<int, UniqueFd> out;
+  int index = 0;
+  for (UniqueFd& fd : fds.stdio) out[index++] = std::move(fd);
+  for (UniqueFd& fd : fds.extra) out[index++] = std::move(fd);
+  std::erase_if(out, [](const auto& entry) { return !entry.second.valid(); });
+  return out;
+}
+
+}  // namespace
+
+absl::StatusOr<RestoreResult> KernelRuntime::Restore(RestoreOptions options, const ContainerSpec& spec, ContainerFds fds) {
+  absl::StatusOr<std::unique_ptr<checkpoint::ImageReader>> reader = checkpoint::ImageReader::Open(options.image.get());
+  if (!reader.ok()) return reader.status();
+  if (absl::Status s = CheckMachine(**reader); !s.ok()) return s;
+  if (fds.gofer.empty()) return absl::InvalidArgumentError("a container needs a gofer");
+  auto gofer = std::make_shared<gofer::Client>(std::move(fds.gofer));
+
+  KernelLock lock(kernel_);
+  if (!containers_.empty() || kernel_.task_count() != 0) return absl::FailedPreconditionError("the sandbox is in use already");
+  if (spec.pids_limit != 0) kernel_.set_max_tasks(std::min<size_t>(spec.pids_limit, kernel_.max_tasks()));
+  image_ = std::move(options.image);
+  kernel_.SetHostFdsForRestore(ByIndex(std::move(fds.process)));
+  SetGoferFinder([gofer](const std::string&, const std::string&) { return gofer; });
+  // What is loaded must not move before all of it is there.
+  kernel_.Freeze([] {});
+  state::Loader loader([&](uint64_t id) {
+    absl::StatusOr<UniqueFd> file = (*reader)->OpenFile(id);
+    return file.ok() ? file->release() : -1;
+  });
+  loader.Provide(1, &kernel_);
+  absl::StatusOr<RestoreResult> result = Adopt(**reader, loader, spec, gofer);
+  SetGoferFinder(nullptr);
+  kernel_.SetHostFdsForRestore({});
+  if (!result.ok()) return result.status();
+  paused_ = options.paused || (*reader)->manifest().paused();
+  if (!paused_) kernel_.Thaw();
+  return result;
+}
+
+absl::StatusOr<RestoreResult> KernelRuntime::Adopt(checkpoint::ImageReader& reader, state::Loader& loader, const ContainerSpec& spec,
+                                                   std::shared_ptr<gofer::Client> gofer) {
+  if (!loader.Run(reader.objects())) return absl::FailedPreconditionError(absl::StrCat("the image cannot be restored: ", loader.error()));
+  RestoreResult result;
+  for (const state::Saver::Record& r : reader.objects()) {
+    if (r.kind != state::Kind::kContainer) continue;
+    RefPtr<Container> container = loader.GetRef<Container>(r.id);
+    if (!containers_.empty()) return absl::UnimplementedError("images with several containers cannot be restored yet");
+    container->Rebind(spec, gofer);
+    containers_[container->id()] = container;
+    result.containers.push_back(container->id());
+  }
+  if (containers_.empty()) return absl::InvalidArgumentError("the image holds no container");
+  result.init = {1};
+
+  std::map<const MemoryManager*, const checkpoint::SpaceIndex*> spaces;
+  for (const checkpoint::SpaceIndex& s : reader.index().spaces) {
+    MemoryManager* mm = loader.Get<MemoryManager>(s.object);
+    if (mm == nullptr) return absl::DataLossError("the image is damaged: its memory index names no address space");
+    spaces[mm] = &s;
+  }
+  TaskRestore::Options options;
+  options.image_fd = image_.get();
+  options.runs = [&](const MemoryManager& mm) {
+    std::vector<ImageRun> runs;
+    auto it = spaces.find(&mm);
+    if (it == spaces.end()) return runs;
+    runs.reserve(it->second->extents.size());
+    for (const checkpoint::ImageExtent& e : it->second->extents) runs.push_back({e.start, e.start + e.size, e.offset});
+    return runs;
+  };
+  std::string error = TaskRestore(kernel_, std::move(options)).Build();
+  if (!error.empty()) return absl::FailedPreconditionError(absl::StrCat("the image cannot be restored: ", error));
+  return result;
+}
+
+}  // namespace amber
