@@ -118,8 +118,9 @@ bool GoferFileSystem::Load(state::Loader& loader, std::string_view bytes) {
 }
 
 bool GoferInode::HostPath(std::vector<std::string>* names) const {
-  for (const GoferInode* i = this; i->parent_; i = i->parent_.get()) {
-    if (i->removed_) return false;
+  for (const GoferInode* i = this;; i = i->parent_.get()) {
+    if (i->removed_) return false;  // files that never had a name (O_TMPFILE) have no parent either
+    if (!i->parent_) break;
     names->push_back(i->name_);
   }
   std::reverse(names->begin(), names->end());
