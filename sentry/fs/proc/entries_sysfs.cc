@@ -1,6 +1,7 @@
 // The little of sysfs(5) that programs ask for: processors and their caches, huge pages, the loopback interface.
 #include <cpuid.h>
 
+#include <cstdio>
 #include <deque>
 #include <vector>
 
@@ -104,6 +105,11 @@ class Table {
     }
     Add("devices/system/node/node0/cpulist", all);
     Add("devices/system/node/node0/distance", "10\n");
+    char map[24];
+    snprintf(map, sizeof(map), "%08x\n", cpus >= 32 ? ~0u : (1u << cpus) - 1);
+    Add("devices/system/node/node0/cpumap", map);
+    std::string kb = std::to_string(Machine::Get().memory_bytes / 1024) + " kB\n";
+    Add("devices/system/node/node0/meminfo", "Node 0 MemTotal: " + kb + "Node 0 MemFree: " + kb);
   }
 
   void AddLoopback() {
