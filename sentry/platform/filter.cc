@@ -16,11 +16,12 @@ namespace {
 
 constexpr uint32_t kClone3 = 435;
 
-// Calls whose answer is more than a value: they need the frame, or another address, flag or descriptor than passed.
-constexpr std::array<uint32_t, 12> kTrapSet = {SYS_mmap,  SYS_brk,    SYS_clone,    kClone3,
-                                               SYS_mremap, SYS_execve, SYS_fork,     SYS_vfork,
-                                               SYS_arch_prctl, SYS_set_tid_address, SYS_execveat,
-                                               SYS_sigaltstack};
+// Calls whose answer is more than a value: they need the frame, or another address, flag or
+// descriptor than passed.
+constexpr std::array<uint32_t, 12> kTrapSet = {
+    SYS_mmap,     SYS_brk,        SYS_clone, kClone3,        SYS_mremap,
+    SYS_execve,   SYS_fork,       SYS_vfork, SYS_arch_prctl, SYS_set_tid_address,
+    SYS_execveat, SYS_sigaltstack};
 
 constexpr uint32_t kNumber = offsetof(seccomp_data, nr);
 constexpr uint32_t kArch = offsetof(seccomp_data, arch);
@@ -79,8 +80,9 @@ class Builder {
   std::array<size_t, kLabels> place_ = {};
 };
 
-// Locks and condition variables run natively. Not so waits with a time-out (absolute ones are in the host's time, and
-// a kicked one could not be restarted) and priority inheritance (it writes host thread ids).
+// Locks and condition variables run natively. Not so waits with a time-out (absolute ones are in
+// the host's time, and a kicked one could not be restarted) and priority inheritance (it writes
+// host thread ids).
 void AddFutex(Builder& b) {
   b.Place(kFutex);
   b.Load(ArgLow(1));

@@ -1,4 +1,5 @@
-// The stubs' seccomp filter. Every stub has it, unchanged, from before its first guest instruction to its end.
+// The stubs' seccomp filter. Every stub has it, unchanged, from before its first guest instruction
+// to its end.
 #pragma once
 
 #include <linux/filter.h>

@@ -1,4 +1,5 @@
-// Guests that attack their stub, and deaths at every moment. Nothing may hang, leak or crash the sentry.
+// Guests that attack their stub, and deaths at every moment. Nothing may hang, leak or crash the
+// sentry.
 #include <dirent.h>
 #include <errno.h>
 #include <signal.h>
@@ -93,7 +94,8 @@ TEST_F(HostileTest, StubTextIsReadOnly) {
 
 TEST_F(HostileTest, StubRegionCannotBeRemapped) {
   const uint64_t numbers[] = {SYS_munmap, SYS_mprotect, SYS_madvise};
-  const uint64_t addresses[] = {kTextAddress, kWindowAddress, kStacksAddress, kVdsoAddress, kGuestTop - 4096};
+  const uint64_t addresses[] = {kTextAddress, kWindowAddress, kStacksAddress, kVdsoAddress,
+                                kGuestTop - 4096};
   size_t logged = 0;
   for (uint64_t number : numbers) {
     for (uint64_t address : addresses) {
@@ -105,7 +107,8 @@ TEST_F(HostileTest, StubRegionCannotBeRemapped) {
       ASSERT_TRUE(client_->AwaitLog(++logged));
     }
   }
-  for (int64_t value : client_->log()) EXPECT_TRUE(value == -EINVAL || value == 0 || value == -ENOMEM) << value;
+  for (int64_t value : client_->log())
+    EXPECT_TRUE(value == -EINVAL || value == 0 || value == -ENOMEM) << value;
   // What lies wholly in the region was refused.
   for (size_t i = 0; i < client_->log().size(); i++) {
     if (i % 5 != 4) {
@@ -152,7 +155,8 @@ TEST_F(HostileTest, ForgedStubCalls) {
 }
 
 TEST_F(HostileTest, JumpsAnywhereIntoStubText) {
-  const uint64_t numbers[] = {SYS_getpid, SYS_mmap, SYS_clone, SYS_rt_sigreturn, SYS_exit_group, SYS_seccomp};
+  const uint64_t numbers[] = {SYS_getpid,       SYS_mmap,       SYS_clone,
+                              SYS_rt_sigreturn, SYS_exit_group, SYS_seccomp};
   uint64_t size = static_cast<uint64_t>(__stop_stub_text - __start_stub_text);
   int started = 0;
   std::vector<RefPtr<AddressSpace>> spaces;

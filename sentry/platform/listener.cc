@@ -25,7 +25,8 @@ constexpr int kPatience = 2000;
 
 Listener::Listener(PlatformImpl& platform, UniqueFd fd) : platform_(platform), fd_(std::move(fd)) {
   // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP: hand the CPU over to whom is woken.
-  if (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, uint64_t{1}) != 0) platform_.SetNoSyncWakeUp();
+  if (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, uint64_t{1}) != 0)
+    platform_.SetNoSyncWakeUp();
 }
 
 Listener::~Listener() = default;
@@ -98,7 +99,8 @@ bool Listener::Behind() const {
 
 bool Listener::AddReceiver(int at_most) {
   int receivers = receivers_.load(std::memory_order_relaxed);
-  if (receivers >= at_most || !receivers_.compare_exchange_strong(receivers, receivers + 1)) return false;
+  if (receivers >= at_most || !receivers_.compare_exchange_strong(receivers, receivers + 1))
+    return false;
   if (platform_.workers().Run([self = shared_from_this()] { self->Receive(); })) return true;
   receivers_.fetch_sub(1);
   return false;
@@ -106,7 +108,8 @@ bool Listener::AddReceiver(int at_most) {
 
 bool Listener::Start() { return AddReceiver(1); }
 
-// Too few receivers make guest threads wait for each other; too many cost wake-ups (a surplus one is dear even if idle).
+// Too few receivers make guest threads wait for each other; too many cost wake-ups (a surplus one
+// is dear even if idle).
 void Listener::Balance() {
   int running = running_.load(std::memory_order_relaxed);
   if (running <= 0) return;
@@ -131,7 +134,8 @@ bool Listener::Handle(Receiver& receiver) {
     if (errno == EINTR) return true;
     // ENOENT: withdrawn (its thread was kicked or killed), or nobody is left to notify.
     pollfd poll_fd = {fd_.get(), POLLIN, 0};
-    return errno == ENOENT && poll(&poll_fd, 1, 0) >= 0 && (poll_fd.revents & (POLLHUP | POLLERR)) == 0;
+    return errno == ENOENT && poll(&poll_fd, 1, 0) >= 0 &&
+           (poll_fd.revents & (POLLHUP | POLLERR)) == 0;
   }
   platform_.counters().notifications.fetch_add(1, std::memory_order_relaxed);
   RefPtr<ThreadImpl> thread = Find(static_cast<pid_t>(notification.pid));
@@ -160,7 +164,8 @@ void Listener::Receive() {
     int wanted = std::min(running_.load(std::memory_order_relaxed), platform_.max_receivers());
     if (receivers <= 1 || wanted >= receivers) {
       receiver.surplus = 0;
-    } else if (++receiver.surplus > kPatience && receivers_.compare_exchange_strong(receivers, receivers - 1)) {
+    } else if (++receiver.surplus > kPatience &&
+               receivers_.compare_exchange_strong(receivers, receivers - 1)) {
       current_ = nullptr;
       return;
     }

@@ -1,5 +1,6 @@
-// A seccomp listener: the notifications of one exec'd stub and of all processes forked from it. Shared by the
-// Processes that it listens to; its receivers are worker threads that run Receive() until the last process is gone.
+// A seccomp listener: the notifications of one exec'd stub and of all processes forked from it.
+// Shared by the Processes that it listens to; its receivers are worker threads that run Receive()
+// until the last process is gone.
 //
 // Threads: all methods from any thread. Lock: mu_, a leaf.
 #pragma once
@@ -34,22 +35,24 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void Remove(pid_t tid);
   RefPtr<ThreadImpl> Find(pid_t tid);
 
-  // Answer a notification. A notification that is no longer there (its process was killed) is no error.
+  // Answer a notification. A notification that is no longer there (its process was killed) is no
+  // error.
   void Answer(uint64_t id, int64_t value);
   // Lets the call run in the host kernel. Only for calls that were checked.
   void Continue(uint64_t id);
-  // Puts `fd` into the stub's table as `number`, which must be free; with `answer` that is the call's answer, too.
-  // 0, or -errno.
+  // Puts `fd` into the stub's table as `number`, which must be free; with `answer` that is the
+  // call's answer, too. 0, or -errno.
   int AddFd(uint64_t id, int fd, int number, bool answer);
 
   // Guest threads that are executing: receivers are added while there are fewer free ones.
   void CountRunning(int change) { running_.fetch_add(change, std::memory_order_relaxed); }
 
-  // Adds a receiver if guest threads run for which none is free. Called by a receiver before it calls the client.
+  // Adds a receiver if guest threads run for which none is free. Called by a receiver before it
+  // calls the client.
   void Balance();
 
-  // Notifications that were received and not answered. The kernel walks a list of all of them at every call: 3 us a
-  // call with none, 7.5 with 256, 23 with 1000.
+  // Notifications that were received and not answered. The kernel walks a list of all of them at
+  // every call: 3 us a call with none, 7.5 with 256, 23 with 1000.
   void CountOutstanding(int change) { outstanding_.fetch_add(change, std::memory_order_relaxed); }
   bool Crowded() const { return outstanding_.load(std::memory_order_relaxed) > 32; }
 

@@ -1,6 +1,6 @@
-// One thread that watches host processes and overdue kicks: takes processes apart when they end (reaping them only
-// after the last use of their numbers), resends kicks, and kills processes that no kick reaches or that leave an
-// order unfinished.
+// One thread that watches host processes and overdue kicks: takes processes apart when they end
+// (reaping them only after the last use of their numbers), resends kicks, and kills processes that
+// no kick reaches or that leave an order unfinished.
 //
 // Lock: mu_, a leaf.
 #pragma once

@@ -1,5 +1,5 @@
-// Runs the tests as a sentry runs: as pid 1 of a pid namespace of its own, in a user namespace without capabilities
-// outside, with a proc of its own.
+// Runs the tests as a sentry runs: as pid 1 of a pid namespace of its own, in a user namespace
+// without capabilities outside, with a proc of its own.
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>

@@ -174,8 +174,8 @@ void IdleThreads() {
   double wall = Now() - start;
   space->Kill();
   client.AwaitDeaths(1);
-  printf("%-44s %9.2f us, %.2f us of CPU\n", "call and answer, four others in futex waits", wall / 50000,
-         (CpuNow() - cpu) / 50000);
+  printf("%-44s %9.2f us, %.2f us of CPU\n", "call and answer, four others in futex waits",
+         wall / 50000, (CpuNow() - cpu) / 50000);
 }
 
 void Probes() {

@@ -44,7 +44,8 @@ PlatformImpl::PlatformImpl(Client& client, const Options& options)
 PlatformImpl::~PlatformImpl() {
   stopping_ = true;
   monitor_.KillAll();
-  // Receivers end when the last process of their listener has; late children are killed and reaped meanwhile.
+  // Receivers end when the last process of their listener has; late children are killed and reaped
+  // meanwhile.
   workers_.Drain();
   monitor_.Stop();
   std::vector<ReadyStub> pool;
@@ -83,10 +84,12 @@ bool PlatformImpl::Start(std::string* error) {
 }
 
 Stats PlatformImpl::stats() const {
-  auto get = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+  auto get = [](const std::atomic<uint64_t>& counter) {
+    return counter.load(std::memory_order_relaxed);
+  };
   const Counters& c = counters_;
-  return {get(c.notifications), get(c.stops),    get(c.faults), get(c.kicks), get(c.kick_resends),
-          get(c.stub_ops),      get(c.forks),    get(c.execs),  get(c.clones), get(c.answers_continue),
+  return {get(c.notifications), get(c.stops), get(c.faults), get(c.kicks),  get(c.kick_resends),
+          get(c.stub_ops),      get(c.forks), get(c.execs),  get(c.clones), get(c.answers_continue),
           get(c.parks)};
 }
 
@@ -147,7 +150,8 @@ void PlatformImpl::OnStranger(Listener& listener, const seccomp_notif& notificat
               data.args[0] == kContactChild;
   if (pidfd.valid() && call && !stopping()) {
     std::unique_ptr<Birth> birth = TakeBirth(data.args[1]);
-    if (birth != nullptr && birth->context == data.args[2] && &birth->parent->process().listener() == &listener) {
+    if (birth != nullptr && birth->context == data.args[2] &&
+        &birth->parent->process().listener() == &listener) {
       if (Born(listener, notification.id, tid, std::move(pidfd), std::move(birth))) return;
       pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, tid, 0)));
     } else if (birth != nullptr) {
@@ -159,7 +163,8 @@ void PlatformImpl::OnStranger(Listener& listener, const seccomp_notif& notificat
   if (pidfd.valid()) monitor_.WatchStray(tid, std::move(pidfd));
 }
 
-bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pidfd, std::unique_ptr<Birth> birth) {
+bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pidfd,
+                        std::unique_ptr<Birth> birth) {
   auto process =
       std::make_shared<Process>(birth->core, listener.shared_from_this(), pid, std::move(pidfd));
   RefPtr<SpaceImpl> space =
@@ -174,8 +179,8 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
   bool shares_memory = birth->shares_memory;
   uint64_t window = birth->core->lease().index;
   MailboxOp map = {kSysMmap,
-                   {kWindowAddress, kWindowSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                    0, window * kWindowSize}};
+                   {kWindowAddress, kWindowSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, 0,
+                    window * kWindowSize}};
   child->ExpectBirth(std::move(birth), map);
   process->space().AddProcess(process);
   process->space().AddTid(pid);
@@ -201,9 +206,11 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
   return true;
 }
 
-void PlatformImpl::OnDeath(Process& process, std::span<const RefPtr<ThreadImpl>> threads, int status) {
+void PlatformImpl::OnDeath(Process& process, std::span<const RefPtr<ThreadImpl>> threads,
+                           int status) {
   if (stopping()) {
-    // The client hears of nothing any more; what it has not released goes when its callbacks are over.
+    // The client hears of nothing any more; what it has not released goes when its callbacks are
+    // over.
     absl::MutexLock lock(&mu_);
     orphans_.insert(orphans_.end(), threads.begin(), threads.end());
     return;
@@ -284,7 +291,8 @@ ErrnoOr<Thread*> PlatformImpl::Exec(const ExecPlan& plan) {
 ErrnoOr<Thread*> PlatformImpl::Enter(ReadyStub stub, const ExecPlan& plan) {
   const WindowHeader& header = stub.lease.window->header;
   uint64_t context = header.context;
-  UniqueFd listener_fd(static_cast<int>(syscall(SYS_pidfd_getfd, stub.pidfd.get(), header.listener, 0)));
+  UniqueFd listener_fd(
+      static_cast<int>(syscall(SYS_pidfd_getfd, stub.pidfd.get(), header.listener, 0)));
   if (!listener_fd.valid()) {
     int failure = errno;
     seed_.Discard(std::move(stub));
@@ -312,7 +320,8 @@ ErrnoOr<Thread*> PlatformImpl::Enter(ReadyStub stub, const ExecPlan& plan) {
     wait4(pid, &status, __WALL, nullptr);
     return Errno(EAGAIN);
   }
-  ErrnoOr<void> filled = listener->Start() ? Fill(*thread, *core, plan) : ErrnoOr<void>(Errno(EAGAIN));
+  ErrnoOr<void> filled =
+      listener->Start() ? Fill(*thread, *core, plan) : ErrnoOr<void>(Errno(EAGAIN));
   if (!filled.ok()) {
     process->Kill();  // the monitor takes it apart; nobody hears of it, since no reference is left
     thread->Ref();
@@ -336,7 +345,8 @@ ErrnoOr<void> PlatformImpl::Fill(ThreadImpl& thread, SpaceCore& core, const Exec
   return thread.set_xstate(plan.xstate);
 }
 
-std::unique_ptr<Platform> Platform::Create(Client& client, const Options& options, std::string* error) {
+std::unique_ptr<Platform> Platform::Create(Client& client, const Options& options,
+                                           std::string* error) {
   auto platform = std::make_unique<PlatformImpl>(client, options);
   if (!platform->Start(error)) return nullptr;
   return platform;

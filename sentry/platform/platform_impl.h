@@ -1,4 +1,5 @@
-// The platform's root object: owns the seed, the pool of ready stubs, the windows, the workers and the monitor.
+// The platform's root object: owns the seed, the pool of ready stubs, the windows, the workers and
+// the monitor.
 //
 // Lock order: Thread::mu_, then Process::mu_, then the rest (leaves).
 #pragma once
@@ -24,8 +25,8 @@
 namespace amber::platform {
 
 struct Counters {
-  std::atomic<uint64_t> notifications{0}, stops{0}, faults{0}, kicks{0}, kick_resends{0}, stub_ops{0}, forks{0},
-      execs{0}, clones{0}, answers_continue{0}, parks{0};
+  std::atomic<uint64_t> notifications{0}, stops{0}, faults{0}, kicks{0}, kick_resends{0},
+      stub_ops{0}, forks{0}, execs{0}, clones{0}, answers_continue{0}, parks{0};
 };
 
 class PlatformImpl final : public Platform {
@@ -72,7 +73,8 @@ class PlatformImpl final : public Platform {
   int HostThreads(pid_t pid) const;
 
  private:
-  bool Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pidfd, std::unique_ptr<Birth> birth);
+  bool Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pidfd,
+            std::unique_ptr<Birth> birth);
   ErrnoOr<ReadyStub> TakeStub();
   void Refill();
   ErrnoOr<Thread*> Enter(ReadyStub stub, const ExecPlan& plan);

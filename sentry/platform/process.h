@@ -1,11 +1,11 @@
 // A host process of a stub, and the memory image that it shares with others (vfork) or has alone.
 //
-// Process: owned by the monitor until its death is handled, and by its threads. SpaceCore: owned by its Processes and
-// by the client's SpaceImpl; it gives its window back when both are gone.
+// Process: owned by the monitor until its death is handled, and by its threads. SpaceCore: owned by
+// its Processes and by the client's SpaceImpl; it gives its window back when both are gone.
 //
-// Locks, all leaves but for SpaceCore::pid_mu, which is held (shared) while a process number is in use: a process is
-// reaped only after taking it exclusively, since process_vm_* takes numbers and a number that came back is another
-// guest's memory.
+// Locks, all leaves but for SpaceCore::pid_mu, which is held (shared) while a process number is in
+// use: a process is reaped only after taking it exclusively, since process_vm_* takes numbers and a
+// number that came back is another guest's memory.
 #pragma once
 
 #include <sys/types.h>
@@ -65,7 +65,8 @@ class SpaceCore {
   bool CopyRaw(uint64_t address, void* buffer, size_t size, bool write);
 
  private:
-  ssize_t CopyOnce(const iovec* guest, size_t guest_count, const iovec* local, size_t local_count, bool write);
+  ssize_t CopyOnce(const iovec* guest, size_t guest_count, const iovec* local, size_t local_count,
+                   bool write);
 
   PlatformImpl& platform_;
   const Windows::Lease lease_;
@@ -98,7 +99,8 @@ class SpaceImpl final : public AddressSpace {
 
 class Process {
  public:
-  Process(std::shared_ptr<SpaceCore> space, std::shared_ptr<Listener> listener, pid_t pid, UniqueFd pidfd);
+  Process(std::shared_ptr<SpaceCore> space, std::shared_ptr<Listener> listener, pid_t pid,
+          UniqueFd pidfd);
   ~Process();
 
   pid_t pid() const { return pid_; }
@@ -118,8 +120,9 @@ class Process {
   // For the monitor: no thread will be added afterwards.
   std::vector<RefPtr<ThreadImpl>> TakeThreads();
 
-  // The descriptor table is copied by fork: while a descriptor is in it no fork may happen, and the other way round.
-  // Runs `work` at once or when that has become possible; each is followed by Done of its kind.
+  // The descriptor table is copied by fork: while a descriptor is in it no fork may happen, and the
+  // other way round. Runs `work` at once or when that has become possible; each is followed by Done
+  // of its kind.
   void WhenNoFork(std::function<void()> work);
   void WhenNoDescriptor(std::function<void()> work);
   void DescriptorDone();

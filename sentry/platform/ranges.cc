@@ -8,7 +8,9 @@
 namespace amber::platform {
 namespace {
 
-bool Above(uint64_t address, uint64_t size) { return address >= kGuestTop || size > kGuestTop - address; }
+bool Above(uint64_t address, uint64_t size) {
+  return address >= kGuestTop || size > kGuestTop - address;
+}
 
 template <typename T>
 bool Touches(uint64_t number, const T* args) {
@@ -44,7 +46,9 @@ bool Touches(uint64_t number, const T* args) {
 
 }  // namespace
 
-bool TouchesStubRegion(uint64_t number, const unsigned long long* args) { return Touches(number, args); }
+bool TouchesStubRegion(uint64_t number, const unsigned long long* args) {
+  return Touches(number, args);
+}
 bool TouchesStubRegion(uint64_t number, const unsigned long* args) { return Touches(number, args); }
 
 }  // namespace amber::platform

@@ -34,8 +34,9 @@ std::vector<uint8_t> BuildText() {
   AMBER_CHECK(code <= kFilterOffset);
   memcpy(text.data(), __start_stub_text, code);
   std::vector<sock_filter> filter = BuildFilter(StubAddress(stub_sigreturn_end));
-  sock_fprog program = {static_cast<unsigned short>(filter.size()),
-                        reinterpret_cast<sock_filter*>(kTextAddress + kFilterOffset + sizeof(sock_fprog))};
+  sock_fprog program = {
+      static_cast<unsigned short>(filter.size()),
+      reinterpret_cast<sock_filter*>(kTextAddress + kFilterOffset + sizeof(sock_fprog))};
   size_t bytes = filter.size() * sizeof(sock_filter);
   AMBER_CHECK(kFilterOffset + sizeof(program) + bytes <= kTextSize);
   memcpy(text.data() + kFilterOffset, &program, sizeof(program));
@@ -83,7 +84,9 @@ void Post(uint32_t* word, uint32_t value) {
   syscall(SYS_futex, word, FUTEX_WAKE, 1);
 }
 
-UniqueFd PidfdOpen(pid_t pid) { return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))); }
+UniqueFd PidfdOpen(pid_t pid) {
+  return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+}
 
 void KillAndReap(pid_t pid, int pidfd) {
   syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0);
@@ -111,7 +114,8 @@ bool Seed::Start(std::string* error) {
   params.text = text.data();
   params.text_size = text.size();
   if (__rseq_size != 0) {
-    params.rseq_address = reinterpret_cast<uint64_t>(__builtin_thread_pointer()) + static_cast<uint64_t>(__rseq_offset);
+    params.rseq_address = reinterpret_cast<uint64_t>(__builtin_thread_pointer()) +
+                          static_cast<uint64_t>(__rseq_offset);
     params.rseq_size = 32;  // as glibc registered it, whatever part it uses
   }
   params.memfd = windows_.fd();

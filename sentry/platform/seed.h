@@ -1,5 +1,6 @@
-// The seed: a process of ours without any of the sentry's memory, which clones itself into ready stubs on order.
-// A ready stub runs only trusted code until it is built (Build), gets its filter, and becomes a guest.
+// The seed: a process of ours without any of the sentry's memory, which clones itself into ready
+// stubs on order. A ready stub runs only trusted code until it is built (Build), gets its filter,
+// and becomes a guest.
 //
 // Thread-safe: one order at a time, under mu_.
 #pragma once
@@ -33,8 +34,8 @@ class Seed {
   bool Start(std::string* error);
   // Clones a stub. Blocks for its making.
   ErrnoOr<ReadyStub> Clone();
-  // Runs `ops` in the stub; with `last` it then gets its filter and waits to be resumed. After an error the stub is
-  // on its way to its end.
+  // Runs `ops` in the stub; with `last` it then gets its filter and waits to be resumed. After an
+  // error the stub is on its way to its end.
   ErrnoOr<void> RunBatch(ReadyStub& stub, std::span<const StubOp> ops, bool last);
   // Kills and reaps a stub that never became a guest, and frees its window.
   void Discard(ReadyStub stub);

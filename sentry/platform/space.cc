@@ -79,7 +79,8 @@ void SpaceCore::KillAll() {
 
 RefPtr<SpaceImpl> SpaceCore::handle() {
   absl::MutexLock lock(&mu_);
-  // The destructor of the handle takes the lock to clear the pointer, so it is alive here, if perhaps at its end.
+  // The destructor of the handle takes the lock to clear the pointer, so it is alive here, if
+  // perhaps at its end.
   if (handle_ == nullptr || !handle_->TryRef()) return nullptr;
   return RefPtr<SpaceImpl>::Adopt(handle_);
 }
@@ -89,10 +90,11 @@ void SpaceCore::set_handle(SpaceImpl* handle) {
   handle_ = handle;
 }
 
-ssize_t SpaceCore::CopyOnce(const iovec* guest, size_t guest_count, const iovec* local, size_t local_count,
-                            bool write) {
+ssize_t SpaceCore::CopyOnce(const iovec* guest, size_t guest_count, const iovec* local,
+                            size_t local_count, bool write) {
   absl::ReaderMutexLock lock(&pid_mu_);
-  // A thread that was killed but not yet reaped has no memory any more (ESRCH); another process may share it.
+  // A thread that was killed but not yet reaped has no memory any more (ESRCH); another process may
+  // share it.
   size_t tries = std::min<size_t>(tids_.size(), 16);
   for (size_t i = 0; i < tries; i++) {
     pid_t tid = tids_[i];
@@ -104,7 +106,8 @@ ssize_t SpaceCore::CopyOnce(const iovec* guest, size_t guest_count, const iovec*
   return -1;
 }
 
-ErrnoOr<size_t> SpaceCore::Copy(std::span<const iovec> guest, std::span<const iovec> local, bool write) {
+ErrnoOr<size_t> SpaceCore::Copy(std::span<const iovec> guest, std::span<const iovec> local,
+                                bool write) {
   size_t total = 0;
   for (const iovec& range : guest) {
     uint64_t address = reinterpret_cast<uint64_t>(range.iov_base);
@@ -128,7 +131,9 @@ bool SpaceCore::CopyRaw(uint64_t address, void* buffer, size_t size, bool write)
   return CopyOnce(&guest, 1, &local, 1, write) == static_cast<ssize_t>(size);
 }
 
-SpaceImpl::SpaceImpl(std::shared_ptr<SpaceCore> core) : core_(std::move(core)) { core_->set_handle(this); }
+SpaceImpl::SpaceImpl(std::shared_ptr<SpaceCore> core) : core_(std::move(core)) {
+  core_->set_handle(this);
+}
 
 SpaceImpl::~SpaceImpl() {
   core_->set_handle(nullptr);

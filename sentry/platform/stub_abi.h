@@ -1,15 +1,17 @@
-// What the sentry and the code inside stubs agree on: addresses of the stub region, mailboxes, orders.
+// What the sentry and the code inside stubs agree on: addresses of the stub region, mailboxes,
+// orders.
 //
 // Freestanding: included by the stub text, which has no libc, no data and no relocations.
 //
 // The stub region lies above kGuestTop at the same addresses in every stub:
 //   text      the stub's code and the filter program, read and execute only; never changes
-//   window    the address space's part of the sentry's memfd, shared: one mailbox per thread, scalars only
-//   stacks    private anonymous memory, one alternate signal stack per thread (in shared memory fork would make
+//   window    the address space's part of the sentry's memfd, shared: one mailbox per thread,
+//   scalars only stacks    private anonymous memory, one alternate signal stack per thread (in
+//   shared memory fork would make
 //             parent and child trample each other's frames)
-// A guest can write to its window and stacks and can jump into the text. All that it reaches so is its own process:
-// every host call made here is either one of the few that the filter allows to all, or is notified and compared with
-// what the sentry ordered.
+// A guest can write to its window and stacks and can jump into the text. All that it reaches so is
+// its own process: every host call made here is either one of the few that the filter allows to
+// all, or is notified and compared with what the sentry ordered.
 #pragma once
 
 #include <cstddef>
@@ -22,13 +24,15 @@ inline constexpr uint64_t kUserEnd = 0x7ffffffff000;
 
 inline constexpr uint64_t kTextAddress = 0x7ffff0010000;
 inline constexpr uint64_t kTextSize = 0x10000;
-inline constexpr uint64_t kFilterOffset = 0x8000;  // inside the text: a sock_fprog, then its instructions
+inline constexpr uint64_t kFilterOffset =
+    0x8000;  // inside the text: a sock_fprog, then its instructions
 inline constexpr uint64_t kControlAddress = 0x7ffff0100000;  // only in the seed
 inline constexpr uint64_t kControlSize = 0x1000;
 inline constexpr uint64_t kWindowAddress = 0x7ffff0200000;
 inline constexpr uint64_t kVdsoAddress = 0x7ffff0400000;
 inline constexpr uint64_t kVdsoLimit = 0x100000;
-inline constexpr uint64_t kSeedStackAddress = 0x7ffff0600000;  // only until a stub enters its first guest
+inline constexpr uint64_t kSeedStackAddress =
+    0x7ffff0600000;  // only until a stub enters its first guest
 inline constexpr uint64_t kSeedStackSize = 0x8000;
 inline constexpr uint64_t kStacksAddress = 0x7ffff1000000;
 inline constexpr uint64_t kStackSize = 0x4000;
@@ -43,8 +47,9 @@ inline constexpr uint64_t kStubTrap = 0x5ab1;
 enum StubCallKind : uint64_t {
   kContactFrame = 1,   // a signal's frame is handed over; arg 1: address of its ucontext
   kContactReport = 2,  // ordered operations are done; arg 1 as above
-  kContactChild = 3,   // first call of a forked process; arg 1: its nonce, arg 2: address of the ucontext
-  kContactLost = 4,    // a signal's frame is not on an alternate stack of ours
+  kContactChild =
+      3,  // first call of a forked process; arg 1: its nonce, arg 2: address of the ucontext
+  kContactLost = 4,  // a signal's frame is not on an alternate stack of ours
 };
 
 struct MailboxOp {
@@ -54,14 +59,15 @@ struct MailboxOp {
 
 inline constexpr uint32_t kMailboxOps = 4;
 
-// Commands: the low byte of Mailbox::order; the rest counts, so that every order differs from the one before.
+// Commands: the low byte of Mailbox::order; the rest counts, so that every order differs from the
+// one before.
 enum Command : uint32_t {
   kCommandResume = 1,   // flags below; return to the guest
   kCommandRun = 2,      // run ops[0..op_count), report
   kCommandContact = 3,  // report at once (the sentry wants a notification to attach descriptors to)
   kCommandFork = 4,     // ops[0] is a clone without CLONE_VM; report only failure
-  kCommandClone = 5,    // ops[0] is a clone with CLONE_VM onto the stack of `child_slot`; a process (nonce set) as
-                        // for fork, a thread is reported
+  kCommandClone = 5,    // ops[0] is a clone with CLONE_VM onto the stack of `child_slot`; a process
+                      // (nonce set) as for fork, a thread is reported
 };
 
 // Mailbox::flags of a resume.
@@ -113,7 +119,8 @@ enum BatchFlags : uint32_t {
   kBatchQuit = 2,  // end the process
 };
 
-// The head of a window: conversation with a stub before it has its filter, and so before any guest code runs in it.
+// The head of a window: conversation with a stub before it has its filter, and so before any guest
+// code runs in it.
 struct WindowHeader {
   uint32_t order;  // counts up: one more batch
   uint32_t ack;    // follows it

@@ -1,13 +1,14 @@
-// The part of the stub text that guests' threads run: signal handlers, the loop that obeys orders, clone children.
-// No data, no relocations, no vector registers, no stack protector; see stub_abi.h.
+// The part of the stub text that guests' threads run: signal handlers, the loop that obeys orders,
+// clone children. No data, no relocations, no vector registers, no stack protector; see stub_abi.h.
 #include "sentry/platform/stub_abi.h"
 #include "sentry/platform/stub_sys.h"
 
 namespace amber::platform {
 namespace {
 
-// Signal entry. The kernel clears the direction flag but not AC; with it an unaligned access would be a fault. The
-// frame is given back by the one rt_sigreturn that the filter knows. (frame = stack pointer - 8 there.)
+// Signal entry. The kernel clears the direction flag but not AC; with it an unaligned access would
+// be a fault. The frame is given back by the one rt_sigreturn that the filter knows. (frame = stack
+// pointer - 8 there.)
 asm(R"(
   .pushsection stub_text, "ax", @progbits
   .globl stub_signal_entry
@@ -90,8 +91,9 @@ stub_clone_vm:
   .popsection
 )");
 
-extern "C" int64_t stub_clone_vm(uint64_t flags, uint64_t stack, uint64_t parent_tid, uint64_t child_tid, uint64_t tls,
-                                 StubContext* child, uint64_t nonce) __attribute__((visibility("hidden")));
+extern "C" int64_t stub_clone_vm(uint64_t flags, uint64_t stack, uint64_t parent_tid,
+                                 uint64_t child_tid, uint64_t tls, StubContext* child,
+                                 uint64_t nonce) __attribute__((visibility("hidden")));
 
 STUB_INLINE uint32_t SlotOf(const void* address) {
   return static_cast<uint32_t>((reinterpret_cast<uint64_t>(address) - kStacksAddress) / kStackSize);
@@ -132,8 +134,8 @@ STUB_INLINE void RunOps(volatile Mailbox* box) {
   box->done_count = 0;
   for (uint32_t i = 0; i < count; i++) {
     volatile MailboxOp* op = &box->ops[i];
-    int64_t result =
-        Sys(op->number, op->args[0], op->args[1], op->args[2], op->args[3], op->args[4], op->args[5]);
+    int64_t result = Sys(op->number, op->args[0], op->args[1], op->args[2], op->args[3],
+                         op->args[4], op->args[5]);
     box->results[i] = result;
     if (i < always_from) {
       box->done_count = i + 1;
@@ -145,14 +147,14 @@ STUB_INLINE void RunOps(volatile Mailbox* box) {
   }
 }
 
-// A fork's child still sees its parent's mailbox and must not touch it. The parent read `nonce` and `window` before;
-// the answer is the number of a descriptor of the mailboxes.
+// A fork's child still sees its parent's mailbox and must not touch it. The parent read `nonce` and
+// `window` before; the answer is the number of a descriptor of the mailboxes.
 STUB_INLINE void ForkChild(StubContext* context, uint64_t nonce, uint64_t window) {
   int64_t answer = Call(kContactChild, nonce, reinterpret_cast<uint64_t>(context));
   if (answer < 0) Sys(kSysExitGroup, 1);
   uint64_t fd = static_cast<uint64_t>(answer);
-  int64_t at = Sys(kSysMmap, kWindowAddress, kWindowSize, kProtRead | kProtWrite, kMapShared | kMapFixed, fd,
-                   window * kWindowSize);
+  int64_t at = Sys(kSysMmap, kWindowAddress, kWindowSize, kProtRead | kProtWrite,
+                   kMapShared | kMapFixed, fd, window * kWindowSize);
   if (at < 0 && at >= -4095) Sys(kSysExitGroup, 1);
   Sys(kSysClose, fd);
 }
@@ -168,7 +170,8 @@ STUB_INLINE int64_t CloneThread(StubContext* context, uint32_t slot, volatile Ma
   child->fpstate += delta;
   uint64_t stack = (from + delta - 256) & ~15ull;
   volatile MailboxOp* op = &box->ops[0];
-  return stub_clone_vm(op->args[0], stack, op->args[2], op->args[3], op->args[4], child, box->nonce);
+  return stub_clone_vm(op->args[0], stack, op->args[2], op->args[3], op->args[4], child,
+                       box->nonce);
 }
 
 // Obeys orders until one is to return to the guest. `last` is the order that was seen last.

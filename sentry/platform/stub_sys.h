@@ -10,8 +10,8 @@
 
 namespace amber::platform {
 
-STUB_INLINE int64_t Sys(uint64_t number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0,
-                        uint64_t e = 0, uint64_t f = 0) {
+STUB_INLINE int64_t Sys(uint64_t number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0,
+                        uint64_t d = 0, uint64_t e = 0, uint64_t f = 0) {
   register uint64_t r10 asm("r10") = d;
   register uint64_t r8 asm("r8") = e;
   register uint64_t r9 asm("r9") = f;
@@ -23,7 +23,9 @@ STUB_INLINE int64_t Sys(uint64_t number, uint64_t a = 0, uint64_t b = 0, uint64_
   return result;
 }
 
-STUB_INLINE int64_t Call(uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) { return Sys(kStubCall, a, b, c); }
+STUB_INLINE int64_t Call(uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) {
+  return Sys(kStubCall, a, b, c);
+}
 
 // Not a loop: the compiler would turn it into a call of memcpy.
 STUB_INLINE void CopyBytes(void* to, const void* from, uint64_t size) {

@@ -1,5 +1,6 @@
-// Symbols of the stub text, for the sentry. The text is linked into the sentry's binary but runs only in stubs, at
-// kTextAddress; StubAddress() turns the address of one of its labels into the address it has there.
+// Symbols of the stub text, for the sentry. The text is linked into the sentry's binary but runs
+// only in stubs, at kTextAddress; StubAddress() turns the address of one of its labels into the
+// address it has there.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +15,10 @@ extern const char stub_futex_start[] __attribute__((visibility("hidden")));
 extern const char stub_futex_syscall[] __attribute__((visibility("hidden")));
 extern const char stub_futex_end[] __attribute__((visibility("hidden")));
 
-// Turns the calling process, a fresh copy of the sentry, into the seed. Runs on the caller's stack for its first
-// steps and makes only raw system calls. Never returns.
-[[noreturn]] void StubBoot(const amber::platform::BootParams* params) __attribute__((visibility("hidden")));
+// Turns the calling process, a fresh copy of the sentry, into the seed. Runs on the caller's stack
+// for its first steps and makes only raw system calls. Never returns.
+[[noreturn]] void StubBoot(const amber::platform::BootParams* params)
+    __attribute__((visibility("hidden")));
 }
 
 namespace amber::platform {

@@ -18,14 +18,16 @@ TestClient::TestClient() {
 TestClient::~TestClient() = default;
 
 uint64_t TestClient::Address(void (*entry)(uint64_t, uint64_t)) {
-  return kGuestCode + static_cast<uint64_t>(reinterpret_cast<const char*>(entry) - __start_guest_text);
+  return kGuestCode +
+         static_cast<uint64_t>(reinterpret_cast<const char*>(entry) - __start_guest_text);
 }
 
 ExecPlan TestClient::Plan(void (*entry)(uint64_t, uint64_t), uint64_t a, uint64_t b) {
   ExecPlan plan;
   auto map = [&](uint64_t at, uint64_t size, uint64_t protection) {
-    plan.ops.push_back({.number = SYS_mmap,
-                        .args = {at, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}});
+    plan.ops.push_back(
+        {.number = SYS_mmap,
+         .args = {at, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}});
   };
   map(kGuestCode, 0x10000, PROT_READ | PROT_WRITE | PROT_EXEC);
   map(kGuestData, kGuestDataSize, PROT_READ | PROT_WRITE);
@@ -101,7 +103,8 @@ void TestClient::Trapped(Thread& thread) {
   Registers& regs = thread.frame().regs;
   switch (regs.rax) {
     case SYS_mmap: {
-      StubOp op = {.number = SYS_mmap, .args = {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9}};
+      StubOp op = {.number = SYS_mmap,
+                   .args = {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9}};
       return thread.RunOps({op}, [&thread](std::span<const int64_t> results) {
         thread.frame().regs.rax = static_cast<uint64_t>(results[0]);
         thread.Resume();

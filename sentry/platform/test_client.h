@@ -1,4 +1,5 @@
-// A kernel for tests: answers the test calls of test_guest.h, does what trapped calls ask for, records the rest.
+// A kernel for tests: answers the test calls of test_guest.h, does what trapped calls ask for,
+// records the rest.
 #pragma once
 
 #include <condition_variable>
@@ -20,7 +21,8 @@ class TestClient : public Client {
 
   void OnSyscall(Thread& thread, const Syscall& call) override;
   void OnFrame(Thread& thread, Stop stop, const Fault* fault) override;
-  void OnProcessDeath(AddressSpace& space, std::span<Thread* const> threads, int wait_status) override;
+  void OnProcessDeath(AddressSpace& space, std::span<Thread* const> threads,
+                      int wait_status) override;
 
   // Ends the platform.
   void Shutdown() { platform_.reset(); }

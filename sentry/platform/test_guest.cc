@@ -3,7 +3,8 @@
 #include "sentry/platform/stub_abi.h"
 #include "sentry/platform/stub_sys.h"
 
-#define GUEST_TEXT extern "C" __attribute__((section("guest_text"), used, visibility("hidden"), noinline))
+#define GUEST_TEXT \
+  extern "C" __attribute__((section("guest_text"), used, visibility("hidden"), noinline))
 
 namespace amber::platform {
 namespace {
@@ -46,8 +47,8 @@ GUEST_TEXT void GuestSpin(uint64_t, uint64_t) {
 }
 
 GUEST_TEXT void GuestMmap(uint64_t, uint64_t) {
-  int64_t at = Sys(kSysMmap, 0x40000000, 0x10000, kProtRead | kProtWrite, kMapPrivate | kMapAnonymous | kMapFixed,
-                   ~0ull, 0);
+  int64_t at = Sys(kSysMmap, 0x40000000, 0x10000, kProtRead | kProtWrite,
+                   kMapPrivate | kMapAnonymous | kMapFixed, ~0ull, 0);
   Log(static_cast<uint64_t>(at));
   if (at > 0) {
     *reinterpret_cast<volatile uint64_t*>(at) = 42;
@@ -85,7 +86,8 @@ GUEST_TEXT void GuestFault(uint64_t which, uint64_t) {
   if (which == 0) *reinterpret_cast<volatile uint64_t*>(0x1230) = 1;
   if (which == 1) asm volatile("ud2");
   if (which == 2) asm volatile("int3");
-  if (which == 3) asm volatile("xor %%edx, %%edx; xor %%ecx, %%ecx; div %%ecx" : : : "rax", "rdx", "rcx");
+  if (which == 3)
+    asm volatile("xor %%edx, %%edx; xor %%ecx, %%ecx; div %%ecx" : : : "rax", "rdx", "rcx");
   if (which == 4) asm volatile("hlt");
   Log(77);
   Leave();
@@ -193,9 +195,9 @@ GUEST_TEXT void GuestForge(uint64_t sigreturn, uint64_t) {
   context->fpstate = 0;
   context->sigmask = ~0ull;
   for (int i = 0; i < 18; i++) context->gregs[i] = 0;
-  context->gregs[15] = kGuestStackTop - 0x1000;                        // rsp
-  context->gregs[16] = reinterpret_cast<uint64_t>(&GuestSpin);         // rip
-  context->gregs[17] = 0x202;                                          // flags
+  context->gregs[15] = kGuestStackTop - 0x1000;                 // rsp
+  context->gregs[16] = reinterpret_cast<uint64_t>(&GuestSpin);  // rip
+  context->gregs[17] = 0x202;                                   // flags
   context->segments = 0x33 | (0x2bull << 48);
   asm volatile(
       "mov %0, %%rsp\n"
@@ -209,7 +211,8 @@ GUEST_TEXT void GuestForge(uint64_t sigreturn, uint64_t) {
 // clone as the tests' kernel takes it: flags, stack, entry, argument.
 GUEST_TEXT void GuestThreadMaker(uint64_t count, uint64_t entry) {
   for (uint64_t i = 0; i < count; i++) {
-    if (Sys(kSysClone, 0x10100, kGuestData + 0x10000 + (i % 900) * 1024 + 1000, entry, i) <= 0) Log(9999);
+    if (Sys(kSysClone, 0x10100, kGuestData + 0x10000 + (i % 900) * 1024 + 1000, entry, i) <= 0)
+      Log(9999);
   }
   Log(9000);
   Sys(kGuestBlock, 9000);
@@ -289,7 +292,10 @@ GUEST_TEXT void GuestScribble(uint64_t index, uint64_t) {
 
 // Makes every kind of stub call by hand, through the stub's own `syscall` instruction at `ip`.
 GUEST_TEXT void GuestStubCall(uint64_t ip, uint64_t kind) {
-  asm volatile("jmp *%0" : : "r"(ip), "a"(kStubCall), "D"(kind), "S"(kStacksAddress + 64), "d"(0ull) : "memory");
+  asm volatile("jmp *%0"
+               :
+               : "r"(ip), "a"(kStubCall), "D"(kind), "S"(kStacksAddress + 64), "d"(0ull)
+               : "memory");
 }
 
 // Breaks what the handler needs, then traps.
@@ -299,7 +305,8 @@ GUEST_TEXT void GuestBreak(uint64_t what, uint64_t) {
   if (what == 2) asm volatile("std");
   if (what == 3) asm volatile("mov %0, %%rsp" : : "r"(0xdead0000dead0000));
   if (what == 4) asm volatile("mov %0, %%rsp" : : "r"(kStacksAddress + 0x2000));
-  if (what == 5) asm volatile("mov $0, %%eax; mov %%eax, %%ds; mov %%eax, %%es; mov %%eax, %%fs" : : : "rax");
+  if (what == 5)
+    asm volatile("mov $0, %%eax; mov %%eax, %%ds; mov %%eax, %%es; mov %%eax, %%fs" : : : "rax");
   asm volatile(
       "mov $9, %%eax\n"
       "syscall\n"
@@ -318,8 +325,9 @@ GUEST_TEXT void GuestChurn(uint64_t, uint64_t) {
   for (uint64_t i = 0;; i++) {
     Sys(kGuestEcho, i);
     Sys(kSysMmap, 0x40000000, 0x3000, 3, 0x32, ~0ull, 0);
-    if (i % 2 == 0) Sys(kSysClone, 0x10100, kGuestData + 0x10000 + (i % 200) * 4096 + 1000,
-                        reinterpret_cast<uint64_t>(&GuestThreadEcho), i);
+    if (i % 2 == 0)
+      Sys(kSysClone, 0x10100, kGuestData + 0x10000 + (i % 200) * 4096 + 1000,
+          reinterpret_cast<uint64_t>(&GuestThreadEcho), i);
     if (i % 5 == 0 && Sys(57) == 0) {
       Sys(kGuestEcho, i);
       Leave();

@@ -1,5 +1,5 @@
-// Guest programs for the platform's tests: raw functions, no libc, copied into a guest at kGuestCode. A guest talks to
-// its test by call numbers that no kernel has.
+// Guest programs for the platform's tests: raw functions, no libc, copied into a guest at
+// kGuestCode. A guest talks to its test by call numbers that no kernel has.
 #pragma once
 
 #include <cstdint>
@@ -26,25 +26,27 @@ extern const char __start_guest_text[] __attribute__((visibility("hidden")));
 extern const char __stop_guest_text[] __attribute__((visibility("hidden")));
 }
 
-#define GUEST(name) extern "C" void name(uint64_t a, uint64_t b) __attribute__((visibility("hidden")))
+#define GUEST(name) \
+  extern "C" void name(uint64_t a, uint64_t b) __attribute__((visibility("hidden")))
 
-GUEST(GuestHello);        // logs 1, 2, 3; exits
-GUEST(GuestEchoLoop);     // a: rounds; logs the number of wrong answers; exits
-GUEST(GuestSpin);         // counts in memory for ever
-GUEST(GuestMmap);         // maps memory by a trapped call, uses it, logs; exits
-GUEST(GuestBlocked);      // makes a kGuestBlock call, logs its result; exits
-GUEST(GuestFault);        // a: which fault
-GUEST(GuestFork);         // forks; parent logs 100 + (result > 0), child 200; each exits
-GUEST(GuestForkMany);     // a: number of children, one after the other
-GUEST(GuestVector);       // loads vector registers, traps, checks them; logs 1 if they are unchanged
-GUEST(GuestForeign);      // int 0x80, then an x32 call; logs their results
-GUEST(GuestTouch);        // a: address to write to; then echoes for ever
-GUEST(GuestCallAt);       // jumps to address a with rax = b
-GUEST(GuestSyscall);      // a: number, b: first argument; logs the result; exits
-GUEST(GuestFutexPair);    // two threads hand a word back and forth natively; a: 0 or 1
+GUEST(GuestHello);      // logs 1, 2, 3; exits
+GUEST(GuestEchoLoop);   // a: rounds; logs the number of wrong answers; exits
+GUEST(GuestSpin);       // counts in memory for ever
+GUEST(GuestMmap);       // maps memory by a trapped call, uses it, logs; exits
+GUEST(GuestBlocked);    // makes a kGuestBlock call, logs its result; exits
+GUEST(GuestFault);      // a: which fault
+GUEST(GuestFork);       // forks; parent logs 100 + (result > 0), child 200; each exits
+GUEST(GuestForkMany);   // a: number of children, one after the other
+GUEST(GuestVector);     // loads vector registers, traps, checks them; logs 1 if they are unchanged
+GUEST(GuestForeign);    // int 0x80, then an x32 call; logs their results
+GUEST(GuestTouch);      // a: address to write to; then echoes for ever
+GUEST(GuestCallAt);     // jumps to address a with rax = b
+GUEST(GuestSyscall);    // a: number, b: first argument; logs the result; exits
+GUEST(GuestFutexPair);  // two threads hand a word back and forth natively; a: 0 or 1
 GUEST(GuestEchoForever);
 GUEST(GuestForge);        // blocks all signals by a forged rt_sigreturn, then spins
-GUEST(GuestThreadMaker);  // a: how many threads to make, b: what each does (its index is its argument)
+GUEST(GuestThreadMaker);  // a: how many threads to make, b: what each does (its index is its
+                          // argument)
 GUEST(GuestThreadEcho);   // echoes 50 times, logs its argument, exits as a thread
 GUEST(GuestThreadBlock);  // blocks, then exits as a thread
 GUEST(GuestThreadWait);   // blocks, logs the result, then exits as a thread
@@ -55,8 +57,8 @@ GUEST(GuestTimedWait);    // a trapped futex wait with a time-out; logs the resu
 GUEST(GuestWaker);        // wakes a timed waiter natively; a: the word's address
 GUEST(GuestMmapLoop);     // a: rounds of mmap and munmap through the trap
 GUEST(GuestForkExitLoop);
-GUEST(GuestScribble);     // fills window and alternate stacks with junk while making calls; a: a seed
-GUEST(GuestStubCall);     // a: address of a `syscall` in the stub text, b: kind
-GUEST(GuestBreak);        // a: what to break before a trap; logs 66 if it comes back
-GUEST(GuestChurn);        // threads, mappings, forks, without end
-GUEST(GuestMunmapLoop);   // a: rounds of a notified munmap
+GUEST(GuestScribble);  // fills window and alternate stacks with junk while making calls; a: a seed
+GUEST(GuestStubCall);  // a: address of a `syscall` in the stub text, b: kind
+GUEST(GuestBreak);     // a: what to break before a trap; logs 66 if it comes back
+GUEST(GuestChurn);     // threads, mappings, forks, without end
+GUEST(GuestMunmapLoop);  // a: rounds of a notified munmap

@@ -41,8 +41,8 @@ ThreadImpl::Callback::~Callback() {
   thread_.callbacks_--;
 }
 
-ThreadImpl::ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process, RefPtr<SpaceImpl> space, pid_t tid,
-                       uint32_t slot)
+ThreadImpl::ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process,
+                       RefPtr<SpaceImpl> space, pid_t tid, uint32_t slot)
     : platform_(platform),
       process_(std::move(process)),
       tid_(tid),
@@ -305,7 +305,8 @@ void ThreadImpl::AnswerStop() { AnswerAndStop(kRestartNointr); }
 
 void ThreadImpl::AnswerAndStop(int64_t value) {
   RefPtr<ThreadImpl> self(this);
-  if (ShelvedDeed(value == kRestartNointr ? Deed::kStop : Deed::kAnswerAndStop, value, nullptr)) return;
+  if (ShelvedDeed(value == kRestartNointr ? Deed::kStop : Deed::kAnswerAndStop, value, nullptr))
+    return;
   uint64_t id, kick;
   {
     absl::MutexLock lock(&mu_);
@@ -357,7 +358,8 @@ void ThreadImpl::ResendKick() {
 
 uint64_t ThreadImpl::XstateAddress() {
   uint64_t address = 0;
-  if (!process_->space().CopyRaw(context_ + offsetof(StubContext, fpstate), &address, 8, false)) return 0;
+  if (!process_->space().CopyRaw(context_ + offsetof(StubContext, fpstate), &address, 8, false))
+    return 0;
   uint64_t top = kStacksAddress + (slot_ + 1ull) * kStackSize;
   uint64_t size = platform_.xstate_layout().frame_size();
   if (address % 64 != 0 || address < context_ || address > top - size) return 0;
@@ -368,7 +370,8 @@ ErrnoOr<std::span<const uint8_t>> ThreadImpl::xstate() {
   if (!xstate_valid_) {
     std::vector<uint8_t> bytes(platform_.xstate_layout().frame_size());
     uint64_t address = XstateAddress();
-    if (address == 0 || !process_->space().CopyRaw(address, bytes.data(), bytes.size(), false)) return Errno(EFAULT);
+    if (address == 0 || !process_->space().CopyRaw(address, bytes.data(), bytes.size(), false))
+      return Errno(EFAULT);
     if (!platform_.xstate_layout().Loadable(bytes)) return Errno(EFAULT);
     xstate_ = std::move(bytes);
     xstate_valid_ = true;
@@ -381,7 +384,8 @@ ErrnoOr<void> ThreadImpl::set_xstate(std::span<const uint8_t> bytes) {
   if (!layout.Loadable(bytes)) return Errno(EINVAL);
   std::vector<uint8_t> state = layout.Convert(bytes);
   uint64_t address = XstateAddress();
-  if (address == 0 || !process_->space().CopyRaw(address, state.data(), state.size(), true)) return Errno(EFAULT);
+  if (address == 0 || !process_->space().CopyRaw(address, state.data(), state.size(), true))
+    return Errno(EFAULT);
   xstate_ = std::move(state);
   xstate_valid_ = true;
   return Ok();

@@ -1,11 +1,13 @@
 // One stub thread: the state machine between its notifications and the client's calls.
 //
-// Owned by its Process until it is gone, by the client until Release(), and by whoever is handling a notification of
-// it (intrusive references). Lock: mu_; a leaf but for the Process's and the Listener's. No callback runs under it.
+// Owned by its Process until it is gone, by the client until Release(), and by whoever is handling
+// a notification of it (intrusive references). Lock: mu_; a leaf but for the Process's and the
+// Listener's. No callback runs under it.
 //
-// An order (operations, fork, clone, timed wait, exit) is written to the mailbox, which guest threads can overwrite;
-// so every host call that the stub makes on the order is notified and compared with `expected_`, the sentry's own
-// copy. Anything else than what was ordered kills the guest process.
+// An order (operations, fork, clone, timed wait, exit) is written to the mailbox, which guest
+// threads can overwrite; so every host call that the stub makes on the order is notified and
+// compared with `expected_`, the sentry's own copy. Anything else than what was ordered kills the
+// guest process.
 #pragma once
 
 #include <linux/seccomp.h>
@@ -29,8 +31,9 @@ namespace amber::platform {
 class PlatformImpl;
 class ThreadImpl;
 
-// A child process that was ordered and has not made itself known. Found by its nonce, which only the parent's process
-// has seen: what the parent says about its child is not believed, the number in the child's notification is.
+// A child process that was ordered and has not made itself known. Found by its nonce, which only
+// the parent's process has seen: what the parent says about its child is not believed, the number
+// in the child's notification is.
 struct Birth {
   RefPtr<ThreadImpl> parent;
   uint64_t nonce = 0;
@@ -45,8 +48,8 @@ struct Birth {
 class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
  public:
   // Starts stopped and waiting on its mailbox.
-  ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process, RefPtr<SpaceImpl> space, pid_t tid,
-             uint32_t slot);
+  ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process, RefPtr<SpaceImpl> space,
+             pid_t tid, uint32_t slot);
   ~ThreadImpl() override;
 
   // --- Thread ---
@@ -63,8 +66,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   ErrnoOr<void> set_xstate(std::span<const uint8_t> bytes) override;
   void Resume() override;
   void RunOps(std::vector<StubOp> ops, std::function<void(std::span<const int64_t>)> done) override;
-  void FutexWait(uint64_t address, uint32_t value, uint32_t bitset, bool shared, bool realtime, int64_t deadline_ns,
-                 std::function<void(int64_t)> done) override;
+  void FutexWait(uint64_t address, uint32_t value, uint32_t bitset, bool shared, bool realtime,
+                 int64_t deadline_ns, std::function<void(int64_t)> done) override;
   void Fork(std::function<void(ErrnoOr<Thread*>)> done) override;
   void Clone(const CloneOptions& options, std::function<void(ErrnoOr<Thread*>)> done) override;
   void Exit() override;
@@ -80,7 +83,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   // The thread's process is dead. Returns false if a callback of this thread is still running.
   bool SetGone();
   void AwaitCallbacks();
-  // Drops what a gone thread was still to do: AnswerContinue's `done` runs, a pending birth is forgotten.
+  // Drops what a gone thread was still to do: AnswerContinue's `done` runs, a pending birth is
+  // forgotten.
   void DropOrders();
   bool released();
 
@@ -88,12 +92,13 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   void SetFirstFrame(const Frame& frame, uint64_t context, bool load_bases);
   // Descriptor 0 of the stub is still the listener: to be closed before anything else.
   void SetListenerOpen();
-  // A forked child, after its first call: it will map its window and close descriptor 0; then the birth is complete.
+  // A forked child, after its first call: it will map its window and close descriptor 0; then the
+  // birth is complete.
   void ExpectBirth(std::unique_ptr<Birth> birth, const MailboxOp& map);
   // The child is complete: stopped, waiting on its mailbox.
   void CompleteBirth();
-  // The child of the order `nonce` is there, stopped, or failed: this thread is stopped again and its callback runs.
-  // A child that nobody waits for any more is killed.
+  // The child of the order `nonce` is there, stopped, or failed: this thread is stopped again and
+  // its callback runs. A child that nobody waits for any more is killed.
   void FinishBirth(uint64_t nonce, ErrnoOr<ThreadImpl*> result);
 
   // The monitor's view of a kick: its number (0: none is due) while the thread runs guest code.
@@ -106,7 +111,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   enum class State { kRunning, kNotified, kStopped, kOrdered, kGone };
   enum class Order { kNone, kOps, kFork, kClone, kFutex, kExit, kBirth };
 
-  // While one that is ok() exists, a callback of the client runs, and the thread's death is not reported.
+  // While one that is ok() exists, a callback of the client runs, and the thread's death is not
+  // reported.
   class Callback {
    public:
     explicit Callback(ThreadImpl& thread);
@@ -118,8 +124,9 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
     bool ok_;
   };
 
-  // A notified call on a crowded listener is shelved: undone by a kick, its frame handed over, the thread parked. The
-  // client does not notice; what it answers is done to the frame (thread_shelf.cc).
+  // A notified call on a crowded listener is shelved: undone by a kick, its frame handed over, the
+  // thread parked. The client does not notice; what it answers is done to the frame
+  // (thread_shelf.cc).
   enum class Shelf { kNo, kGoing, kThere };
   enum class Deed { kNone, kAnswer, kStop, kAnswerAndStop, kContinue, kExit };
   void ShelveIfCrowded();
@@ -177,11 +184,12 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   bool released_ ABSL_GUARDED_BY(mu_) = false;
   bool slot_freed_ ABSL_GUARDED_BY(mu_) = false;
   int callbacks_ ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t notification_ ABSL_GUARDED_BY(mu_) = 0;  // of a notified call, or of a hand-over while held_
-  bool held_ ABSL_GUARDED_BY(mu_) = false;          // a stopped thread's hand-over is not answered yet
-  bool outstanding_ ABSL_GUARDED_BY(mu_) = false;   // in the listener's count of unanswered calls
-  bool counted_ ABSL_GUARDED_BY(mu_) = false;       // in the listener's count of running threads
-  uint64_t kick_ ABSL_GUARDED_BY(mu_) = 0;          // number of the kick that is to be delivered
+  uint64_t notification_ ABSL_GUARDED_BY(mu_) =
+      0;                                    // of a notified call, or of a hand-over while held_
+  bool held_ ABSL_GUARDED_BY(mu_) = false;  // a stopped thread's hand-over is not answered yet
+  bool outstanding_ ABSL_GUARDED_BY(mu_) = false;  // in the listener's count of unanswered calls
+  bool counted_ ABSL_GUARDED_BY(mu_) = false;      // in the listener's count of running threads
+  uint64_t kick_ ABSL_GUARDED_BY(mu_) = 0;         // number of the kick that is to be delivered
   uint32_t sequence_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t order_count_ ABSL_GUARDED_BY(mu_) = 0;
   bool close_listener_ ABSL_GUARDED_BY(mu_) = false;  // descriptor 0 is the listener still: exec
@@ -200,7 +208,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   Frame frame_ = {};
   Frame handed_over_ = {};
   bool load_bases_ = false;
-  uint64_t context_ = 0;  // address of the ucontext in the stub, inside this thread's alternate stack
+  uint64_t context_ =
+      0;  // address of the ucontext in the stub, inside this thread's alternate stack
   std::vector<uint8_t> xstate_;
   bool xstate_valid_ = false;
 
@@ -219,8 +228,9 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   std::array<MailboxOp, kMailboxOps> expected_ ABSL_GUARDED_BY(mu_) = {};
   uint32_t expected_count_ ABSL_GUARDED_BY(mu_) = 0;
   uint32_t always_from_ ABSL_GUARDED_BY(mu_) = 0;
-  uint32_t made_ ABSL_GUARDED_BY(mu_) = 0;    // bit i: expected_[i] was let through
-  uint32_t native_ ABSL_GUARDED_BY(mu_) = 0;  // bit i: expected_[i] runs without a notification (a futex wake)
+  uint32_t made_ ABSL_GUARDED_BY(mu_) = 0;  // bit i: expected_[i] was let through
+  uint32_t native_ ABSL_GUARDED_BY(mu_) =
+      0;  // bit i: expected_[i] runs without a notification (a futex wake)
   uint64_t nonce_ ABSL_GUARDED_BY(mu_) = 0;
   std::function<void(ErrnoOr<Thread*>)> clone_callback_;
   int clone_slot_ = -1;

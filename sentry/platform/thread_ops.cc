@@ -42,14 +42,16 @@ void ThreadImpl::StartAfterClose(std::function<void()> work) {
   RunOps(std::move(ops), [work = std::move(work)](std::span<const int64_t>) { work(); });
 }
 
-void ThreadImpl::RunOps(std::vector<StubOp> ops, std::function<void(std::span<const int64_t>)> done) {
+void ThreadImpl::RunOps(std::vector<StubOp> ops,
+                        std::function<void(std::span<const int64_t>)> done) {
   RefPtr<ThreadImpl> self(this);
   mu_.Lock();
   if (state_ != State::kStopped) return mu_.Unlock();
   if (close_listener_) {
     mu_.Unlock();
-    return StartAfterClose(
-        [this, ops = std::move(ops), done = std::move(done)]() mutable { RunOps(std::move(ops), std::move(done)); });
+    return StartAfterClose([this, ops = std::move(ops), done = std::move(done)]() mutable {
+      RunOps(std::move(ops), std::move(done));
+    });
   }
   SetState(State::kOrdered);
   order_ = Order::kOps;
@@ -59,7 +61,8 @@ void ThreadImpl::RunOps(std::vector<StubOp> ops, std::function<void(std::span<co
   results_.clear();
   round_error_ = 0;
   wants_contact_ = false;
-  uses_descriptors_ = std::any_of(ops_.begin(), ops_.end(), [](const StubOp& op) { return op.fd >= 0; });
+  uses_descriptors_ =
+      std::any_of(ops_.begin(), ops_.end(), [](const StubOp& op) { return op.fd >= 0; });
   platform_.counters().stub_ops.fetch_add(ops_.size(), std::memory_order_relaxed);
   if (!uses_descriptors_) return StartRound();
   mu_.Unlock();
@@ -70,7 +73,8 @@ void ThreadImpl::RunOps(std::vector<StubOp> ops, std::function<void(std::span<co
   });
 }
 
-// Posts as many operations as fit in a mailbox, and behind them the closing of the descriptors that they use.
+// Posts as many operations as fit in a mailbox, and behind them the closing of the descriptors that
+// they use.
 void ThreadImpl::StartRound() {
   made_ = 0;
   native_ = 0;
@@ -86,7 +90,8 @@ void ThreadImpl::StartRound() {
     std::copy(std::begin(op.args), std::end(op.args), args);
     if (TouchesStubRegion(op.number, args)) round_error_ = -EINVAL;
     MailboxOp& out = expected_[n];
-    auto known = std::find_if(fds.begin(), fds.begin() + fd_count, [&](auto& fd) { return fd.first == op.fd; });
+    auto known = std::find_if(fds.begin(), fds.begin() + fd_count,
+                              [&](auto& fd) { return fd.first == op.fd; });
     bool new_fd = op.fd >= 0 && known == fds.begin() + fd_count;
     if (n + 1 + fd_count + (new_fd ? 1 : 0) > kMailboxOps) break;
     if (round_error_ == 0 && new_fd) {
@@ -130,8 +135,8 @@ void ThreadImpl::StartRound() {
       last_number_ = fds[i].second;
     }
   }
-  // With the last close the results are there. (It is let through, not done, when that is known: with other threads a
-  // fork could still copy the descriptor.)
+  // With the last close the results are there. (It is let through, not done, when that is known:
+  // with other threads a fork could still copy the descriptor.)
   quiet_ = fd_count > 0 && process_->thread_count() == 1;
   box_->flags = quiet_ ? kRunQuiet : 0;
   for (uint32_t i = 0; i < expected_count_; i++) box_->ops[i] = expected_[i];
@@ -140,8 +145,8 @@ void ThreadImpl::StartRound() {
   Post(kCommandRun);
 }
 
-// Operations come in order. One may come twice (a pending signal restarts it); after a failure the rest up to
-// always_from_ is left out.
+// Operations come in order. One may come twice (a pending signal restarts it); after a failure the
+// rest up to always_from_ is left out.
 bool ThreadImpl::Expected(const seccomp_data& data) {
   uint32_t next = 0;
   for (uint32_t i = 0; i < expected_count_; i++) {
@@ -177,8 +182,8 @@ void ThreadImpl::OnOrderedCall(uint64_t id, const seccomp_data& data) {
   if (!ok) return Hostile();
   if (order == Order::kExit) return OnExitCall(id);
   if (again) {
-    // Interrupted (a freezer, say) before it did anything, or a guest that wants a second child for one order. It
-    // fails, and is ordered anew.
+    // Interrupted (a freezer, say) before it did anything, or a guest that wants a second child for
+    // one order. It fails, and is ordered anew.
     absl::MutexLock lock(&mu_);
     clone_restarts_++;
     return process_->listener().Answer(id, -EAGAIN);
@@ -220,7 +225,8 @@ void ThreadImpl::OnOpsReport() {
     mu_.Unlock();
     return Hostile();  // says that it did what it did not do
   }
-  for (uint32_t i = 0; i < done; i++) results_.push_back(__atomic_load_n(&box_->results[i], __ATOMIC_RELAXED));
+  for (uint32_t i = 0; i < done; i++)
+    results_.push_back(__atomic_load_n(&box_->results[i], __ATOMIC_RELAXED));
   ops_done_ += done;
   bool failed = Failed(results_.back());
   if (!failed && done < round_ops_) {
@@ -249,22 +255,24 @@ void ThreadImpl::FinishOps() {
 
 // --- timed waits ---
 
-void ThreadImpl::FutexWait(uint64_t address, uint32_t value, uint32_t bitset, bool shared, bool realtime,
-                           int64_t deadline_ns, std::function<void(int64_t)> done) {
+void ThreadImpl::FutexWait(uint64_t address, uint32_t value, uint32_t bitset, bool shared,
+                           bool realtime, int64_t deadline_ns, std::function<void(int64_t)> done) {
   RefPtr<ThreadImpl> self(this);
   mu_.Lock();
   if (state_ != State::kStopped) return mu_.Unlock();
   if (close_listener_) {
     mu_.Unlock();
-    return StartAfterClose([=, this] { FutexWait(address, value, bitset, shared, realtime, deadline_ns, done); });
+    return StartAfterClose(
+        [=, this] { FutexWait(address, value, bitset, shared, realtime, deadline_ns, done); });
   }
   SetState(State::kOrdered);
   order_ = Order::kFutex;
   futex_callback_ = std::move(done);
   saved_frame_ = frame_;
-  uint64_t operation = FUTEX_WAIT_BITSET | (shared ? 0 : FUTEX_PRIVATE_FLAG) | (realtime ? FUTEX_CLOCK_REALTIME : 0);
-  uint64_t deadline_address = kWindowAddress + offsetof(Window, mailboxes) + slot_ * sizeof(Mailbox) +
-                              offsetof(Mailbox, deadline);
+  uint64_t operation =
+      FUTEX_WAIT_BITSET | (shared ? 0 : FUTEX_PRIVATE_FLAG) | (realtime ? FUTEX_CLOCK_REALTIME : 0);
+  uint64_t deadline_address = kWindowAddress + offsetof(Window, mailboxes) +
+                              slot_ * sizeof(Mailbox) + offsetof(Mailbox, deadline);
   deadline_ns = std::max<int64_t>(deadline_ns, 0);
   box_->deadline[0] = deadline_ns / 1000000000;
   box_->deadline[1] = deadline_ns % 1000000000;

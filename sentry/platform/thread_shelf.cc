@@ -17,14 +17,17 @@ constexpr int64_t kRestartNointr = -513;
 
 }  // namespace
 
-// Called when the client left a call unanswered. Costs a kick and a hand-over, so only where many calls wait.
+// Called when the client left a call unanswered. Costs a kick and a hand-over, so only where many
+// calls wait.
 void ThreadImpl::ShelveIfCrowded() {
   Listener& listener = process_->listener();
   if (!listener.Crowded()) return;
   uint64_t id, kick;
   {
     absl::MutexLock lock(&mu_);
-    if (state_ != State::kNotified || shelf_ != Shelf::kNo || call_.instruction_pointer >= kGuestTop) return;
+    if (state_ != State::kNotified || shelf_ != Shelf::kNo ||
+        call_.instruction_pointer >= kGuestTop)
+      return;
     shelf_ = Shelf::kGoing;
     deed_ = Deed::kNone;
     shelf_kick_ = kick = platform_.NextKick();
@@ -41,7 +44,8 @@ void ThreadImpl::ShelveIfCrowded() {
 
 // The frame of a call that is being shelved; false if it is anything else.
 bool ThreadImpl::OnShelfContact(uint64_t id, uint64_t context) {
-  if (shelf_ != Shelf::kGoing || released_ || !ContextOk(context) || box_->signo != SIGURG) return false;
+  if (shelf_ != Shelf::kGoing || released_ || !ContextOk(context) || box_->signo != SIGURG)
+    return false;
   context_ = context;
   notification_ = id;
   held_ = true;
@@ -50,7 +54,8 @@ bool ThreadImpl::OnShelfContact(uint64_t id, uint64_t context) {
   return true;
 }
 
-// If the call is shelved: notes what the client wants done with it, and does it if the frame is there. False if not.
+// If the call is shelved: notes what the client wants done with it, and does it if the frame is
+// there. False if not.
 bool ThreadImpl::ShelvedDeed(Deed deed, int64_t value, std::function<void()> done) {
   bool there;
   {
@@ -89,7 +94,8 @@ void ThreadImpl::DoDeed() {
     call.number = static_cast<uint32_t>(call_.nr);
     std::copy(std::begin(call_.args), std::end(call_.args), call.args);
     if (deed == Deed::kStop || deed == Deed::kAnswerAndStop) kick_ = 0;
-    if (deed == Deed::kContinue) continued_ = std::move(done);  // runs, too, if the thread ends before
+    if (deed == Deed::kContinue)
+      continued_ = std::move(done);  // runs, too, if the thread ends before
   }
   if (deed == Deed::kAnswer) return Resume();
   if (deed == Deed::kExit) return Exit();
@@ -106,7 +112,8 @@ void ThreadImpl::DoDeed() {
     });
   }
   // Not inside the client's call.
-  if (!platform_.workers().Run([self = RefPtr<ThreadImpl>(this)] { self->Deliver(Stop::kKick, nullptr); })) {
+  if (!platform_.workers().Run(
+          [self = RefPtr<ThreadImpl>(this)] { self->Deliver(Stop::kKick, nullptr); })) {
     process_->Kill();
   }
 }

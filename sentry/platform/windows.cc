@@ -60,15 +60,15 @@ Windows::Lease Windows::Allocate() {
 
 // Nothing of one guest may be seen by the next.
 void Windows::Clear(const Lease& lease) {
-  // A guest can touch any page of its window, so the sentry cannot tell which are in use: drop them all but the first
-  // ones that nearly every address space uses.
+  // A guest can touch any page of its window, so the sentry cannot tell which are in use: drop them
+  // all but the first ones that nearly every address space uses.
   constexpr uint64_t kBox = offsetof(Window, mailboxes);
   off_t base = static_cast<off_t>(lease.index * kWindowSize);
   memset(static_cast<void*>(lease.window), 0, 4096);
   memset(reinterpret_cast<char*>(lease.window) + kBox, 0, 4096);
   fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, base + 4096, kBox - 4096);
-  fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, base + static_cast<off_t>(kBox) + 4096,
-            static_cast<off_t>(kWindowSize - kBox) - 4096);
+  fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+            base + static_cast<off_t>(kBox) + 4096, static_cast<off_t>(kWindowSize - kBox) - 4096);
 }
 
 void Windows::Free(const Lease& lease) {
@@ -78,8 +78,8 @@ void Windows::Free(const Lease& lease) {
     free_.push_back(lease);
     return;
   }
-  fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(lease.index * kWindowSize),
-            kWindowSize);
+  fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+            static_cast<off_t>(lease.index * kWindowSize), kWindowSize);
   munmap(lease.window, kWindowSize);
   unmapped_.push_back(lease.index);
 }

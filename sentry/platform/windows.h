@@ -1,5 +1,6 @@
-// The sentry's mailboxes: one big sparse memfd, one window of it per address space. Window 0 holds the seed's page.
-// Thread-safe; memory of a window belongs to whoever allocated it, and its content is the guest's to forge.
+// The sentry's mailboxes: one big sparse memfd, one window of it per address space. Window 0 holds
+// the seed's page. Thread-safe; memory of a window belongs to whoever allocated it, and its content
+// is the guest's to forge.
 #pragma once
 
 #include <atomic>

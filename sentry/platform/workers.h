@@ -1,5 +1,5 @@
-// Host threads, pooled: receivers and other short jobs run on them. The one that went idle last is used first.
-// Their stacks are small and are touched as needed. Thread-safe.
+// Host threads, pooled: receivers and other short jobs run on them. The one that went idle last is
+// used first. Their stacks are small and are touched as needed. Thread-safe.
 #pragma once
 
 #include <functional>
@@ -20,7 +20,8 @@ class Workers {
   // Waits for all jobs to end; no further ones are taken.
   void Drain();
 
-  // Runs `job` on a thread of the pool. False if the host has no thread left; then `job` will not run.
+  // Runs `job` on a thread of the pool. False if the host has no thread left; then `job` will not
+  // run.
   bool Run(std::function<void()> job);
 
  private:
