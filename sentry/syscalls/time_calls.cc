@@ -103,8 +103,26 @@ ErrnoOr<int64_t> ReadClock(Task& task, clockid_t clock) {
 
 namespace {
 
+// What the guest's vDSO will add: if the host's vDSO, which it calls, cannot read the clock itself, it makes the call and
+// expects the host's time.
+int64_t VdsoOffset(Task& task, clockid_t clock) {
+  const platform::Platform& platform = task.kernel().platform();
+  if (task.syscall().ip - platform.host_vdso_base() >= platform.host_vdso_size()) return 0;
+  const Clocks& clocks = task.kernel().clocks();
+  switch (clock) {
+    case CLOCK_MONOTONIC:
+    case CLOCK_MONOTONIC_RAW:
+    case CLOCK_MONOTONIC_COARSE:
+      return clocks.monotonic_offset();
+    case CLOCK_BOOTTIME:
+      return clocks.boottime_offset();
+    default:
+      return 0;
+  }
+}
+
 ErrnoOr<uint64_t> ClockGettime(Task& task, int clock, UserPtr<timespec> out) {
-  int64_t now = TRY(ReadClock(task, clock));
+  int64_t now = TRY(ReadClock(task, clock)) - VdsoOffset(task, clock);
   TRY(task.CopyOut(out, ToTimespec(now)));
   return 0;
 }
