@@ -96,6 +96,7 @@ class Launcher {
   absl::Status Commit();
 
   void Undo();
+  void ReleaseSentry();
   bool JoinsSandbox() const { return bundle_.shares_sandbox; }
 
   const GlobalOptions& options_;
@@ -330,16 +331,6 @@ absl::Status Launcher::SendRequests() {
 }
 
 absl::Status Launcher::JoinCgroup() {
-  if (!cgroup_path_.empty()) {
-    absl::StatusOr<Cgroup> cgroup = Cgroup::Create(hierarchies_, cgroup_path_);
-    if (!cgroup.ok()) return cgroup.status();
-    state_.cgroups = cgroup->directories();
-    state_.made_cgroups = cgroup->made_directories();
-    if (absl::Status status = cgroup->Apply(bundle_.resources); !status.ok()) return status;
-    std::vector<pid_t> processes = {state_.waiter.pid, state_.gofer.pid};
-    if (sentry_) processes.push_back(sentry_->pid);
-    if (absl::Status status = cgroup->Join(processes); !status.ok()) return status;
-  }
   if (spec_.process.oom_score_adj) {
     // Lowering it needs CAP_SYS_RESOURCE, which hosts in a VM or container may lack.
     for (pid_t pid : {state_.waiter.pid, sentry_ ? sentry_->pid : 0}) {
@@ -348,7 +339,28 @@ absl::Status Launcher::JoinCgroup() {
       if (!status.ok()) options_.report->Warning(std::string(status.message()));
     }
   }
+  if (!cgroup_path_.empty()) {
+    absl::StatusOr<Cgroup> cgroup = Cgroup::Create(hierarchies_, cgroup_path_);
+    if (!cgroup.ok()) return cgroup.status();
+    state_.cgroups = cgroup->directories();
+    state_.made_cgroups = cgroup->made_directories();
+    if (absl::Status status = cgroup->Apply(bundle_.resources); !status.ok()) return status;
+    // The sentry waits for this: it first, and the others while it goes on.
+    if (sentry_) {
+      if (absl::Status status = cgroup->Join({sentry_->pid}); !status.ok()) return status;
+      const Hooks& hooks = bundle_.hooks;
+      if (hooks.prestart.empty() && hooks.create_runtime.empty() && hooks.create_container.empty()) ReleaseSentry();
+    }
+    if (absl::Status status = cgroup->Join({state_.waiter.pid, state_.gofer.pid}); !status.ok()) return status;
+  }
   return absl::OkStatus();
+}
+
+void Launcher::ReleaseSentry() {
+  if (!sentry_ || !sentry_->gate.valid()) return;
+  // If it is gone already, its answer says why.
+  sentry_->Release().IgnoreError();
+  sentry_->gate.reset();
 }
 
 absl::Status Launcher::RunCreationHooks() {
@@ -361,11 +373,7 @@ absl::Status Launcher::RunCreationHooks() {
     if (absl::Status s = RunHooks(hooks.create_runtime, "createRuntime", json); !s.ok()) return s;
     if (absl::Status s = RunHooks(hooks.create_container, "createContainer", json); !s.ok()) return s;
   }
-  if (sentry_) {
-    // If it is gone already, its answer says why.
-    sentry_->Release().IgnoreError();
-    sentry_->gate.reset();
-  }
+  ReleaseSentry();
   if (!request_.start) return absl::OkStatus();
   control::Request start = MakeRequest(request_.id);
   start.mutable_start();
