@@ -15,6 +15,10 @@ import time
 import uuid
 
 MARK = b"@checkpoint "
+# What `sandbox do` gives root.
+CAPABILITIES = [f"CAP_{name}" for name in (
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_ADMIN NET_RAW "
+    "IPC_LOCK IPC_OWNER SYS_CHROOT SYS_PTRACE SYS_ADMIN SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE SETFCAP").split()]
 
 
 class StepFailed(Exception):
@@ -93,10 +97,14 @@ class Session:
                 "args": arguments,
                 "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"],
                 "cwd": "/",
+                "capabilities": {kind: CAPABILITIES for kind in ("bounding", "effective", "permitted")},
             },
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+                {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                 "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]},
+                {"destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs"},
                 {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
             ],
             "linux": {"namespaces": namespaces},
