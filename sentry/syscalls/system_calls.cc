@@ -117,7 +117,7 @@ ErrnoOr<uint64_t> SchedGetaffinity(Task& task, int tid, uint64_t size, UserPtr<v
 }
 
 ErrnoOr<uint64_t> SchedSetaffinity(Task& task, int tid, uint64_t size, UserPtr<const void> in) {
-  Task* target = TRY(TaskOrSelf(task, tid));
+  TRY(TaskOrSelf(task, tid));
   cpu_set_t wanted{};
   size_t length = std::min<size_t>(size, sizeof(wanted));
   TRY(task.CopyInBytes(in.address(), &wanted, length));
@@ -125,10 +125,6 @@ ErrnoOr<uint64_t> SchedSetaffinity(Task& task, int tid, uint64_t size, UserPtr<c
   if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return Errno(errno);
   CPU_AND(&wanted, &wanted, &allowed);
   if (CPU_COUNT(&wanted) == 0) return Errno(EINVAL);
-  // The guest's choice is a hint that its stub thread may follow.
-  if (target->thread() != nullptr) {
-    (void)sched_setaffinity(target->thread()->host_tid(), sizeof(wanted), &wanted);
-  }
   return 0;
 }
 
@@ -244,7 +240,7 @@ void RegisterSystemCalls(SyscallTable& table) {
   table.Set(SYS_getrandom, Full<&Getrandom>());
   table.Set(SYS_sched_yield, Full<&SchedYield>());
   table.Set(SYS_sched_getaffinity, Full<&SchedGetaffinity>());
-  table.Set(SYS_sched_setaffinity, Partial<&SchedSetaffinity>("a hint"));
+  table.Set(SYS_sched_setaffinity, Partial<&SchedSetaffinity>("checked, without effect"));
   table.Set(SYS_getcpu, Partial<&Getcpu>("always CPU 0; the vDSO tells the truth"));
   table.Set(SYS_sched_getscheduler, Full<&SchedGetscheduler>());
   table.Set(SYS_sched_setscheduler, Partial<&SchedSetscheduler>("real-time policies: EPERM"));
