@@ -82,7 +82,6 @@ std::vector<HostCall> MakeHostCalls() {
       CALL(rt_sigreturn, "return from the SIGSYS and interrupt handlers"),
       CALL(rt_sigaction, "interrupt handlers of workers"),
       CALL(restart_syscall, "the kernel's own restart of a sleep"),
-      CALL(sysinfo, "memory of the machine for /proc/meminfo and sysinfo"),
       CALL(getrandom, "guest's random bytes, address layout"),
       // Time.
       CALL(clock_gettime, "clocks the vDSO cannot answer"),
