@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "sentry/base/sandbox_log.h"
 #include "sentry/base/unique_fd.h"
 #include "sentry/host/host_calls.h"
 
@@ -22,12 +23,14 @@ namespace {
 // A call that is not in the table is a bug of ours, or somebody took the sentry over. Either way it was not
 // executed; say which one it was and end the sandbox.
 void OnForbiddenCall(int, siginfo_t* info, void*) {
-  char text[] = "sentry: host call 00000 is not in the table of host calls (sentry/host/host_calls.cc)\n";
+  char text[] = "sentry: host call 00000 is not in the table of host calls (sentry/host/host_calls.cc)";
   char* digit = strchr(text, '0') + 4;
   for (unsigned n = static_cast<unsigned>(info->si_syscall) % 100000; n != 0; n /= 10) {
     *digit-- = static_cast<char>('0' + n % 10);
   }
   (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+  (void)!write(STDERR_FILENO, "\n", 1);
+  LogNote(text);
   _exit(70);
 }
 

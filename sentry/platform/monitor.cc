@@ -12,6 +12,7 @@
 
 #include <utility>
 
+#include "sentry/base/sandbox_log.h"
 #include "sentry/platform/listener.h"
 #include "sentry/platform/platform_impl.h"
 #include "sentry/platform/process.h"
@@ -232,6 +233,7 @@ void Monitor::CheckKicks(int64_t now) {
     if (watch.thread->KickDue() != watch.kick) continue;
     if (now - watch.since >= kStages[watch.stage]) {
       if (watch.stage == 3 && Stuck(*watch.thread, watch.cpu_time)) {
+        LogNote("a guest process is killed: one of its threads does not stop");
         watch.thread->process().Kill();
         continue;
       }
@@ -267,7 +269,10 @@ void Monitor::CheckOrders(int64_t now) {
         if (old.thread == thread && old.order == order) watch = old;
       }
       if (now - watch.since > kOrderLimit) {
-        if (Stuck(*thread, watch.cpu_time)) process->Kill();
+        if (Stuck(*thread, watch.cpu_time)) {
+          LogNote("a guest process is killed: it does not do what it was ordered to");
+          process->Kill();
+        }
         watch.since = now;
       }
       open.push_back(std::move(watch));

@@ -10,6 +10,7 @@
 
 #include <utility>
 
+#include "sentry/base/sandbox_log.h"
 #include "sentry/platform/filter.h"
 #include "sentry/platform/listener.h"
 #include "sentry/platform/platform_impl.h"
@@ -65,8 +66,11 @@ void ThreadImpl::SetState(State state) {
   process_->listener().CountRunning(counts ? 1 : -1);
 }
 
-// The guest did what only a forger does.
-void ThreadImpl::Hostile() { process_->Kill(); }
+// The guest did what only a forger does (or the platform has a bug, which the log then shows).
+void ThreadImpl::Hostile(std::source_location where) {
+  LogNote("a guest process is killed: its stub did what nobody ordered", where);
+  process_->Kill();
+}
 
 bool ThreadImpl::ContextOk(uint64_t context) const {
   uint64_t base = kStacksAddress + slot_ * kStackSize;

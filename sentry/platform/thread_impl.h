@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <source_location>
 #include <span>
 #include <vector>
 
@@ -147,7 +148,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   void OnFutexCall(uint64_t id, const seccomp_data& data);
   void Deliver(Stop stop, const Fault* fault);
   void FinishOps() ABSL_UNLOCK_FUNCTION(mu_);
-  void Hostile();
+  void Hostile(std::source_location where = std::source_location::current());
 
   void SetState(State state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool ContextOk(uint64_t context) const;

@@ -241,6 +241,7 @@ void ThreadImpl::FinishOps() {
   SetState(State::kStopped);
   order_ = Order::kNone;
   expected_count_ = 0;
+  quiet_ = false;  // an order of another kind reports
   auto callback = std::exchange(ops_callback_, nullptr);
   std::vector<int64_t> results = std::move(results_);
   results_.clear();

@@ -370,6 +370,35 @@ TEST_F(ThreadsTest, DescriptorsAreMappedAndClosed) {
   close(fd);
 }
 
+TEST_F(ThreadsTest, ThreadsAndProcessesRightAfterAMapping) {
+  // The mapping of a file by a process of one thread ends without a report; what follows must not be taken for one.
+  int fd = memfd_create("file", MFD_CLOEXEC);
+  ASSERT_EQ(ftruncate(fd, 4096), 0);
+  StubOp map = {.number = SYS_mmap, .args = {0x40000000, 4096, PROT_READ, MAP_PRIVATE | MAP_FIXED}, .fd = fd};
+  bool forked = false, cloned = false;
+  client_.on_frame = [&](Thread& thread, Stop stop, const Fault*) {
+    if (stop != Stop::kSyscall) return false;
+    thread.RunOps({map}, [&](std::span<const int64_t>) {
+      thread.Fork([&](ErrnoOr<Thread*> child) {
+        forked = child.ok();
+        if (forked) (*child)->space().Kill();
+        thread.RunOps({map}, [&](std::span<const int64_t>) {
+          thread.Clone({.frame = thread.frame()}, [&](ErrnoOr<Thread*> sibling) {
+            cloned = sibling.ok();
+            thread.space().Kill();
+          });
+        });
+      });
+    });
+    return true;
+  };
+  client_.Start(GuestMmap)->Resume();
+  EXPECT_TRUE(client_.AwaitDeaths(2));
+  EXPECT_TRUE(forked);
+  EXPECT_TRUE(cloned);
+  close(fd);
+}
+
 TEST_F(ThreadsTest, OperationsMayBeNativeCalls) {
   client_.on_frame = [&](Thread& thread, Stop stop, const Fault*) {
     if (stop != Stop::kSyscall) return false;
