@@ -17,6 +17,7 @@
 #include "sentry/fs/signalfd/signalfd.h"
 #include "sentry/fs/timerfd/timerfd.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/signal.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -42,6 +43,7 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kSession: return &Loader::Make<Session>;
     case Kind::kPidNamespace: return &Loader::Make<PidNamespace>;
     case Kind::kUtsNamespace: return &Loader::Make<UtsNamespace>;
+    case Kind::kIpcNamespace: return &Loader::Make<IpcNamespace>;
     case Kind::kSignalHandlers: return &Loader::Make<SignalHandlers>;
     case Kind::kContainer: return &Loader::Make<Container>;
     case Kind::kMemoryManager: return &Loader::Make<MemoryManager>;
@@ -80,6 +82,9 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kPathFile: return &Loader::Make<PathFile>;
     case Kind::kMemFd: return &Loader::Make<MemFd>;
     case Kind::kFifoFile: return &Loader::Make<FifoFile>;
+    case Kind::kShmSegment: return &Loader::Make<ShmSegment>;
+    case Kind::kShmFile: return &Loader::Make<ShmFile>;
+    case Kind::kSemUndo: return &Loader::Make<SemUndo>;
     default: return nullptr;  // the kernel itself is provided, not made
   }
 }

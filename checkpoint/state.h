@@ -86,6 +86,27 @@ enum class Kind : uint32_t {
   kFileLocks = 98,
   kHostSocket = 99,
   kFifoFile = 100,
+  // Inter-process communication.
+  kShmSegment = 140,
+  kShmFile = 141,
+  kSemUndo = 142,
+  kMqueueInode = 143,
+  kMqueueFile = 144,
+  // Objects behind descriptors that few programs use.
+  kMountFile = 150,  // fsmount, open_tree
+  kFsConfigFile = 151,
+  kNamespaceFile = 152,
+  kAioContext = 153,
+  kIoUring = 154,
+  kFanotify = 155,
+  kSeccompFilter = 156,
+  kSeccompListener = 157,
+  kLandlockRuleset = 158,
+  kProcMemFile = 159,
+  kKeyring = 160,
+  kTimeNamespace = 161,
+  kCgroupNamespace = 162,
+  kNetNamespace = 163,
 };
 
 class Saver;

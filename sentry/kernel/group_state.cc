@@ -1,4 +1,5 @@
 // Saving and loading processes, process groups, sessions, pid namespaces and the kernel itself.
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/posix_timers.h"
@@ -63,6 +64,7 @@ std::string ThreadGroup::Save(state::Saver& saver) const {
   out.set_real_timer_deadline(real_deadline());
   out.set_real_interval(real_interval_);
   if (posix_timers_ != nullptr) SavePosixTimers(*posix_timers_, &out);
+  out.set_extras(extras_->Save(saver));
   return out.SerializeAsString();
 }
 
@@ -99,6 +101,7 @@ bool ThreadGroup::Load(state::Loader& loader, std::string_view bytes) {
   nice_ = in.nice();
   start_time_ = in.start_time();
   exe_path_ = in.exe_path();
+  if (!extras_->Load(loader, in.extras())) return false;
   real_interval_ = in.real_interval();
   saved_real_deadline_ = in.real_timer_deadline();
   for (const proto::PosixTimer& m : in.posix_timer()) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
@@ -49,7 +50,7 @@ constexpr uint64_t kMaxIovecs = 1024;         // UIO_MAXIOV
 
 }  // namespace
 
-Task::Task() = default;
+Task::Task() : extras_(std::make_unique<TaskExtras>()) {}
 Task::~Task() { AMBER_CHECK(thread_ == nullptr); }
 
 bool Task::is_leader() const { return group_->leader() == this; }
@@ -206,6 +207,7 @@ ErrnoOr<void> UserSource::Skip(size_t size) {
 
 void Task::UnshareFiles() { files_ = files_->Clone(); }
 void Task::set_fs(RefPtr<FsContext> fs) { fs_ = std::move(fs); }
+void Task::set_uts(RefPtr<UtsNamespace> uts) { uts_ = std::move(uts); }
 void Task::set_mounts(RefPtr<MountNamespace> mounts) { mounts_ = std::move(mounts); }
 
 }  // namespace amber

@@ -42,6 +42,7 @@ class Kernel;
 class MemoryManager;
 class ThreadGroup;
 class MountNamespace;
+class TaskExtras;  // sentry/kernel/extras.h
 class UtsNamespace;
 
 // The system call that a task is in.
@@ -92,6 +93,9 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   Container* container() const { return container_; }
   MountNamespace& mounts() const { return *mounts_; }
   UtsNamespace& uts() const { return *uts_; }
+  void set_uts(RefPtr<UtsNamespace> uts);
+  // State of features that few tasks use (extras.h).
+  TaskExtras& extras() const { return *extras_; }
   const std::string& name() const { return name_; }
   void set_name(std::string name) { name_ = std::move(name); }
   // The soft limit RLIMIT_`resource`.
@@ -193,6 +197,8 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   }
   // What the parent gets at the end: SIGCHLD for a fork.
   int exit_signal() const { return exit_signal_; }
+  // It waits in a call for queues or a deadline.
+  bool blocked_in_call() const { return call_ == Call::kBlocked; }
   // The task has exited or its group is going down.
   bool exiting() const { return exiting_; }
   // 'R', 'S', 'T', 'Z' as /proc/PID/stat shows it.
@@ -320,6 +326,7 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   RefPtr<MountNamespace> mounts_;
   RefPtr<UtsNamespace> uts_;
   Container* container_ = nullptr;
+  std::unique_ptr<TaskExtras> extras_;
 
   SignalSet blocked_ = 0;
   SignalSet saved_mask_ = 0;     // sigsuspend, ppoll, pselect, epoll_pwait: the mask to go back to

@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include "sentry/fs/pidfd/pidfd.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -137,6 +138,7 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& ar
   pids.Rebind(tid, child.get());
   if (new_group) group->leader_ = child.get();
   child->exit_signal_ = args.exit_signal;
+  child->extras_->Inherit(parent, args.flags);
   child->altstack_ = (args.flags & CLONE_VM) != 0 && (args.flags & CLONE_VFORK) == 0 ? AltStack{} : parent.altstack_;
   child->fs_ = (args.flags & CLONE_FS) != 0 ? parent.fs_ : parent.fs_->Clone();
   if ((args.flags & CLONE_NEWNS) != 0) child->mounts_ = parent.mounts_->Clone(child->fs_.get());

@@ -2,7 +2,9 @@
 #include <fcntl.h>
 #include <sys/personality.h>
 
+#include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/exec_credentials.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/strace.h"
@@ -172,6 +174,10 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
   task->fs_ = what.fs;
   task->files_ = what.files;
   task->container_ = what.container;
+  // What joins a container shares the objects of its first process.
+  ThreadGroup* first = what.pids->init();
+  bool joins = first != nullptr && first->leader() != nullptr && first->leader()->extras().ipc;
+  task->extras_->ipc = joins ? first->leader()->extras().ipc : MakeRef<IpcNamespace>();
   task->no_new_privs_ = what.no_new_privs;
   group->tasks_.push_back(task);
   group->leader_ = task.get();

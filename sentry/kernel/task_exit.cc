@@ -2,6 +2,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/task.h"
@@ -91,6 +92,7 @@ void TaskLifecycle::Release(Task& task) {
   RefPtr<Task> self(&task);
   RefPtr<ThreadGroup> group(&task.group());
   if (task.mm_) task.mm_->TaskGone(task);
+  task.extras_->OnExit(task);
   if (task.files_ && task.files_->ref_count() == 1) {
     task.files_->RemoveIf(task, [](int, bool) { return true; });
   }

@@ -1,4 +1,5 @@
 // Saving and loading tasks. See checkpoint/state.h for the passes.
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/state_util.h"
@@ -130,6 +131,7 @@ std::string Task::Save(state::Saver& saver) const {
   out.set_exiting(exiting_);
   out.set_personality(personality_);
   out.set_vfork_pending(vfork_pending_);
+  if (!exiting_) out.set_extras(extras_->Save(saver));
   if (call_ == Call::kBlocked) SaveCall(syscall_, out.mutable_call());
   if (thread_ != nullptr) {
     platform::Frame frame = thread_->frame();
@@ -171,6 +173,7 @@ bool Task::Load(state::Loader& loader, std::string_view bytes) {
   personality_ = in.personality();
   vfork_pending_ = in.vfork_pending();
   if (exiting_) return true;
+  if (!extras_->Load(loader, in.extras())) return false;
   if (!in.has_frame() || !mm_ || !files_ || !fs_ || !mounts_ || !uts_) return loader.Fail("a task lacks its memory, files or registers");
   const proto::Frame& frame = in.frame();
   if (frame.registers().size() != sizeof(platform::Registers)) return loader.Fail("a task's registers are malformed");

@@ -2,12 +2,13 @@
 
 #include <sys/wait.h>
 
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
 
 namespace amber {
 
-ThreadGroup::ThreadGroup() = default;
+ThreadGroup::ThreadGroup() : extras_(std::make_unique<GroupExtras>()) {}
 ThreadGroup::~ThreadGroup() = default;
 
 void ThreadGroup::SetDefaultLimits() {

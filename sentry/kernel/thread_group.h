@@ -21,6 +21,7 @@
 
 namespace amber {
 
+class GroupExtras;  // sentry/kernel/extras.h
 class Kernel;
 class PosixTimers;
 class ProcessGroup;
@@ -170,6 +171,8 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   int64_t real_interval() const { return real_interval_; }
   void ArmRealTimer(int64_t deadline, int64_t interval);
   PosixTimers& posix_timers();
+  // State of features that few processes use (extras.h).
+  GroupExtras& extras() const { return *extras_; }
   // Calls `watcher` with the wait status when this becomes a zombie (the runtime's wait). At most one.
   void set_exit_watcher(std::function<void(int)> watcher) { exit_watcher_ = std::move(watcher); }
   // User and system time of the living host process and of what was collected before, in ns.
@@ -245,6 +248,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   int64_t real_interval_ = 0;
   int64_t saved_real_deadline_ = kNever;  // from an image, until AfterLoad
   std::unique_ptr<PosixTimers> posix_timers_;
+  std::unique_ptr<GroupExtras> extras_;
   std::function<void(int)> exit_watcher_;
   rusage usage_{};        // complete once a zombie
   rusage child_usage_{};  // of reaped children and theirs

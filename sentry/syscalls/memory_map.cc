@@ -125,6 +125,10 @@ ErrnoOr<uint64_t> Mmap(Task& task, uint64_t address, uint64_t length, int prot, 
   if ((flags & MAP_ANONYMOUS) == 0) file = TRY(task.files().Get(fd));
   if ((flags & MAP_HUGETLB) != 0) return Errno(EINVAL);  // as without CONFIG_HUGETLBFS
   if (length == 0) return Errno(EINVAL);
+  return MapFile(task, address, length, prot, flags, std::move(file), offset);
+}
+
+ErrnoOr<uint64_t> MapFile(Task& task, uint64_t address, uint64_t length, int prot, int flags, RefPtr<File> file, uint64_t offset) {
   uint64_t size = PageUp(length);
   if (size == 0 || size > kGuestTop) return Errno(ENOMEM);
   if (file && offset + size < offset) return Errno(EOVERFLOW);

@@ -6,13 +6,17 @@
 #include <cstdint>
 
 #include "sentry/base/errno_or.h"
+#include "sentry/base/ref_ptr.h"
 #include "sentry/base/user_ptr.h"
 
 namespace amber {
 
+class File;
 class Task;
 
 // memory_map.cc
+// What mmap(2) does once the descriptor is a file (null: anonymous); `length` is not 0.
+ErrnoOr<uint64_t> MapFile(Task& task, uint64_t address, uint64_t length, int prot, int flags, RefPtr<File> file, uint64_t offset);
 ErrnoOr<uint64_t> Mmap(Task& task, uint64_t address, uint64_t length, int prot, int flags, int fd, uint64_t offset);
 ErrnoOr<uint64_t> Munmap(Task& task, uint64_t address, uint64_t length);
 ErrnoOr<uint64_t> Mprotect(Task& task, uint64_t address, uint64_t length, uint64_t prot);

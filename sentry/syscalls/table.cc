@@ -42,6 +42,9 @@ SyscallTable::SyscallTable() {
   RegisterXattrCalls(*this);
   RegisterMountCalls(*this);
   RegisterUnshareCalls(*this);
+  RegisterSemCalls(*this);
+  RegisterMsgCalls(*this);
+  RegisterShmCalls(*this);
 }
 
 const SyscallTable& SyscallTable::Get() {

@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +27,7 @@
 
 namespace amber {
 
+class FileOwner;    // sentry/vfs/file_owner.h
 class Task;
 class Dentry;     // sentry/vfs/dentry.h
 struct VfsPath;   // sentry/vfs/mount.h
@@ -110,11 +112,16 @@ class File : public RefCounted<File>, public state::Saveable {
   virtual uint64_t position() const { return 0; }
   virtual std::string FdInfo() const { return ""; }
 
+  // Who gets SIGIO (F_SETOWN, F_SETSIG, O_ASYNC); null until somebody asked.
+  FileOwner* owner() const { return owner_.get(); }
+  void set_owner(std::unique_ptr<FileOwner> owner);
+
  protected:
-  File() = default;
+  File();
 
  private:
   int flags_ = 0;
+  std::unique_ptr<FileOwner> owner_;
   std::vector<ReleaseObserver*> observers_;
 };
 

@@ -2,12 +2,18 @@
 
 #include "sentry/vfs/file_lock.h"
 #include "sentry/vfs/mount.h"
+#include "sentry/vfs/notify.h"
 
 namespace amber {
 
 Inode::Inode() = default;
 Inode::Inode(FileSystem* fs) : fs_(fs) {}
 Inode::~Inode() = default;
+
+WatchList& Inode::MakeWatches() {
+  if (watches_ == nullptr) watches_ = std::make_unique<WatchList>();
+  return *watches_;
+}
 
 ErrnoOr<void> Inode::SetAttr(const VfsContext&, const AttrChange&) { return Errno(EPERM); }
 ErrnoOr<RefPtr<Inode>> Inode::Lookup(const VfsContext&, std::string_view) { return Errno(ENOTDIR); }

@@ -31,6 +31,7 @@ class FileLocks;   // sentry/vfs/file_lock.h
 class FileSystem;  // sentry/vfs/file_system.h
 class FsContext;
 class Inode;
+class WatchList;   // sentry/vfs/notify.h
 class Task;
 struct Credentials;
 struct VfsPath;    // sentry/vfs/mount.h
@@ -185,9 +186,15 @@ class Inode : public RefCounted<Inode>, public state::Saveable {
   SpecialState* special() const { return special_.get(); }
   void set_special(RefPtr<SpecialState> state) { special_ = std::move(state); }
 
+  // Who watches this for changes (inotify, fanotify, leases); null if nobody ever did.
+  WatchList* watches() const { return watches_.get(); }
+  WatchList& MakeWatches();
+
   // How many open files may write (for ETXTBSY) and how many executions forbid it.
   int writers = 0;
   int deny_write = 0;
+  // How many open files there are, O_PATH ones not counted.
+  int open_files = 0;
 
  protected:
   Inode();
@@ -203,6 +210,7 @@ class Inode : public RefCounted<Inode>, public state::Saveable {
   FileSystem* fs_ = nullptr;
   std::unique_ptr<FileLocks> locks_;
   RefPtr<SpecialState> special_;
+  std::unique_ptr<WatchList> watches_;
 };
 
 // Now, as file times have it.

@@ -9,6 +9,7 @@ namespace amber {
 
 VfsFile::VfsFile(VfsPath path, int flags) : path_(std::move(path)) {
   set_flags(flags);
+  if ((flags & O_PATH) == 0) ++inode().open_files;
   if (writable() && inode().IsRegular()) {
     counted_as_writer_ = true;
     ++inode().writers;
@@ -18,6 +19,7 @@ VfsFile::VfsFile(VfsPath path, int flags) : path_(std::move(path)) {
 VfsFile::~VfsFile() {
   if (!path_.dentry || path_.dentry->negative()) return;
   if (counted_as_writer_) --inode().writers;
+  if ((flags() & O_PATH) == 0) --inode().open_files;
   if (FileLocks* locks = inode().locks_if_any()) locks->ReleaseAll(this);
 }
 
@@ -74,6 +76,7 @@ bool VfsFile::Load(state::Loader& loader, std::string_view bytes) {
 
 bool VfsFile::AfterLoad(state::Loader& loader) {
   if (path_.dentry->negative()) return loader.Fail("an open file has no inode");
+  if ((flags() & O_PATH) == 0) ++inode().open_files;
   if (writable() && inode().IsRegular()) {
     counted_as_writer_ = true;
     ++inode().writers;

@@ -6,6 +6,8 @@
 
 #include "sentry/fs/proc/entry.h"
 #include "sentry/fs/proc/machine.h"
+#include "sentry/ipc/ipc_namespace.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -54,6 +56,10 @@ Counts CountTasks(Task& reader) {
   }
   return c;
 }
+
+ErrnoOr<std::string> SysvSem(Task& reader, Task*) { return reader.extras().ipc->SemText(); }
+ErrnoOr<std::string> SysvMsg(Task& reader, Task*) { return reader.extras().ipc->MsgText(); }
+ErrnoOr<std::string> SysvShm(Task& reader, Task*) { return reader.extras().ipc->ShmText(reader.kernel()); }
 
 ErrnoOr<std::string> CpuInfo(Task&, Task*) { return CpuInfoText(); }
 
@@ -195,6 +201,9 @@ constexpr ProcEntry kEntries[] = {
     {"stat", kProcFile, &Stat},
     {"swaps", kProcFile, &Fixed<kSwaps>},
     {"thread-self", kProcLink, &ThreadSelf},
+    {"sysvipc/msg", kProcFile, &SysvMsg},
+    {"sysvipc/sem", kProcFile, &SysvSem},
+    {"sysvipc/shm", kProcFile, &SysvShm},
     {"uptime", kProcFile, &Uptime},
     {"version", kProcFile, &Version},
     {"vmstat", kProcFile, &VmStat},

@@ -1,0 +1,60 @@
+// State of features that few tasks and processes use, behind one pointer each, so that such a feature changes neither task.h nor
+// thread_group.h.
+//
+// Owned by the Task and the ThreadGroup. Guarded by the kernel lock.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "checkpoint/state.h"
+#include "sentry/base/ref_ptr.h"
+
+namespace amber {
+
+class CpuTimers;
+class IpcNamespace;
+class Kernel;
+class SemUndo;
+class Task;
+class ThreadGroup;
+
+// sched_setattr(2): kept and told, the host decides how its threads run.
+struct SchedAttributes {
+  int policy = 0;  // SCHED_*
+  int priority = 0;
+  bool reset_on_fork = false;
+};
+
+class TaskExtras {
+ public:
+  TaskExtras();
+  ~TaskExtras();
+
+  RefPtr<IpcNamespace> ipc;
+  RefPtr<SemUndo> sem_undo;  // null until SEM_UNDO is used; shared under CLONE_SYSVSEM
+  SchedAttributes sched;
+  int ioprio = 0;
+
+  // A child of `parent` made with CLONE_* `flags`.
+  void Inherit(Task& parent, uint64_t flags);
+  // The task exits and will not come back.
+  void OnExit(Task& task);
+  // unshare(CLONE_SYSVSEM), and before another ipc namespace is entered.
+  void LeaveSemUndo(Task& task);
+
+  std::string Save(state::Saver& saver) const;
+  bool Load(state::Loader& loader, const std::string& bytes);
+};
+
+class GroupExtras {
+ public:
+  GroupExtras();
+  ~GroupExtras();
+
+  std::string Save(state::Saver& saver) const;
+  bool Load(state::Loader& loader, const std::string& bytes);
+};
+
+}  // namespace amber
