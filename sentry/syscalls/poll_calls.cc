@@ -2,17 +2,21 @@
 //
 // A call looks at its files, and if none is ready waits on all their queues; what wakes it makes it look again. The deadline is
 // that of the first round.
+#include <limits.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <cstddef>
+#include <vector>
 
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/poll_time.h"
 #include "sentry/syscalls/table.h"
@@ -69,23 +73,49 @@ class Round {
   std::vector<WaitOn> waits_;
 };
 
+// What poll() has to tell. Only revents is the kernel's to write: a thread may be changing the rest. Those that hold their value already
+// are left alone, which is most of them in a loop that polls the same array.
+class Results {
+ public:
+  explicit Results(uint64_t array) : array_(array) {}
+  void Add(uint32_t index, short revents) {
+    places_.push_back(array_ + uint64_t{index} * sizeof(pollfd) + offsetof(pollfd, revents));
+    values_.push_back(revents);
+  }
+  ErrnoOr<void> CopyOut(Task& task) {
+    for (size_t done = 0; done < places_.size();) {
+      size_t n = std::min<size_t>(places_.size() - done, IOV_MAX);
+      std::vector<iovec> guest(n);
+      for (size_t i = 0; i < n; ++i) guest[i] = {reinterpret_cast<void*>(places_[done + i]), sizeof(short)};
+      iovec local = {&values_[done], n * sizeof(short)};
+      auto copied = task.mm().space().WriteV(guest, {&local, 1});
+      if (!copied.ok() || *copied != local.iov_len) return Errno(EFAULT);
+      done += n;
+    }
+    return Ok();
+  }
+
+ private:
+  uint64_t array_;
+  std::vector<uint64_t> places_;
+  std::vector<short> values_;
+};
+
 ErrnoOr<uint64_t> DoPoll(Task& task, UserPtr<pollfd> p, uint32_t count, int64_t timeout_ns, Errno on_signal) {
   if (count > task.limit(RLIMIT_NOFILE)) return Errno(EINVAL);
   std::vector<pollfd> fds = TRY(task.CopyInArray(p, count));
   Round round(task);
+  Results results(p.address());
   uint64_t ready = 0;
-  for (pollfd& f : fds) {
-    f.revents = 0;
-    if (f.fd < 0) continue;
-    f.revents = static_cast<short>(round.Look(f.fd, static_cast<uint16_t>(f.events)));
-    if (f.revents != 0) ++ready;
+  for (uint32_t i = 0; i < count; ++i) {
+    pollfd& f = fds[i];
+    short found = f.fd < 0 ? short{0} : static_cast<short>(round.Look(f.fd, static_cast<uint16_t>(f.events)));
+    if (found != 0) ++ready;
+    if (found != f.revents) results.Add(i, found);
   }
   bool over = timeout_ns == 0 || task.syscall().timed_out;
   if (ready == 0 && !over) return round.Wait(DeadlineAfter(task, timeout_ns), on_signal);
-  // Only revents is the kernel's to write; a thread may be changing the rest.
-  for (uint32_t i = 0; i < count; ++i) {
-    TRY(task.CopyOut(UserPtr<short>((p + i).address() + offsetof(pollfd, revents)), fds[i].revents));
-  }
+  TRY(results.CopyOut(task));
   return ready;
 }
 
