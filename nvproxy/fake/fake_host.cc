@@ -1,0 +1,335 @@
+#include "nvproxy/fake/fake_host.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <cstdlib>
+
+#include "nvproxy/fake/fake_internal.h"
+
+namespace amber::nvproxy {
+namespace {
+
+std::string Pci(const FakeGpu& gpu) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%04x:%02x:%02x.0", gpu.domain, gpu.bus, gpu.slot);
+  return text;
+}
+
+bool ParseSize(std::string_view text, uint64_t* out) {
+  if (text.empty()) return false;
+  int shift = 0;
+  switch (text.back()) {
+    case 'K': shift = 10; break;
+    case 'M': shift = 20; break;
+    case 'G': shift = 30; break;
+    default: break;
+  }
+  if (shift != 0) text.remove_suffix(1);
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *out);
+  if (error != std::errc() || end != text.data() + text.size() || *out > uint64_t{1} << 40) return false;
+  *out <<= shift;
+  return true;
+}
+
+bool ParseGpu(std::string_view line, FakeGpu* gpu) {
+  while (!line.empty()) {
+    std::string word(line.substr(0, line.find(' ')));
+    line.remove_prefix(std::min(line.size(), word.size() + 1));
+    if (word.empty()) continue;
+    size_t equals = word.find('=');
+    if (equals == std::string::npos) return false;
+    std::string key = word.substr(0, equals), value = word.substr(equals + 1);
+    if (key == "minor") {
+      gpu->minor = static_cast<uint32_t>(std::strtoul(value.c_str(), nullptr, 0));
+    } else if (key == "uuid") {
+      gpu->uuid = value;
+    } else if (key == "name") {
+      gpu->name = value;
+    } else if (key == "pci") {
+      if (std::sscanf(value.c_str(), "%x:%x:%x", &gpu->domain, &gpu->bus, &gpu->slot) != 3) return false;
+    } else if (key != "memory" || !ParseSize(value, &gpu->memory)) {
+      return false;
+    }
+  }
+  return gpu->uuid.size() == 40;
+}
+
+}  // namespace
+
+bool ParseFakeConfig(std::string_view text, FakeConfig* out, std::string* error) {
+  int number = 0;
+  while (!text.empty()) {
+    std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(text.size(), line.size() + 1));
+    ++number;
+    if (line.empty() || line.front() == '#') continue;
+    std::string_view key = line.substr(0, line.find(' '));
+    std::string_view rest = line.substr(std::min(line.size(), key.size() + 1));
+    bool good = true;
+    if (key == "version") {
+      out->version = rest;
+    } else if (key == "context") {
+      good = ParseSize(rest, &out->context_bytes);
+    } else if (key == "gpu") {
+      FakeGpu gpu;
+      good = ParseGpu(rest, &gpu);
+      // Not the formula of any real driver: nobody may rely on it.
+      gpu.gpu_id = 0x4100 + 0x100 * gpu.minor + gpu.slot;
+      out->gpus.push_back(gpu);
+    } else {
+      good = false;
+    }
+    if (!good) {
+      *error = "line " + std::to_string(number) + " makes no sense";
+      return false;
+    }
+  }
+  return true;
+}
+
+FakeConfig DefaultFakeConfig() {
+  FakeConfig config;
+  std::string error;
+  ParseFakeConfig("gpu minor=0 uuid=GPU-6f2d1c00-1111-2222-3333-444455556666 pci=0000:41:00.0\n", &config, &error);
+  return config;
+}
+
+FakeHost::FakeHost(FakeConfig config) : config_(std::move(config)), device_bytes_(config_.gpus.size()) {
+  std::string_view error;
+  branch_ = BranchForVersion(config_.version, true, &error);
+}
+
+FakeHost::~FakeHost() {
+  absl::MutexLock lock(&mu_);
+  clients_.clear();
+  files_.clear();
+}
+
+std::vector<std::string> FakeHost::violations() {
+  absl::MutexLock lock(&mu_);
+  return violations_;
+}
+uint64_t FakeHost::device_bytes(uint32_t gpu) {
+  absl::MutexLock lock(&mu_);
+  return device_bytes_[gpu];
+}
+uint64_t FakeHost::system_bytes() {
+  absl::MutexLock lock(&mu_);
+  return system_bytes_;
+}
+size_t FakeHost::client_count() {
+  absl::MutexLock lock(&mu_);
+  return clients_.size();
+}
+size_t FakeHost::file_count() {
+  absl::MutexLock lock(&mu_);
+  return files_.size();
+}
+uint64_t FakeHost::calls() {
+  absl::MutexLock lock(&mu_);
+  return calls_;
+}
+void FakeHost::Inject(Fault fault) {
+  absl::MutexLock lock(&mu_);
+  faults_.push_back(fault);
+}
+void FakeHost::SetHook(std::function<void(HostFile, uint32_t)> hook) {
+  absl::MutexLock lock(&mu_);
+  hook_ = std::move(hook);
+}
+void FakeHost::RemoveGpu(uint32_t minor) {
+  absl::MutexLock lock(&mu_);
+  removed_.insert(minor);
+}
+
+std::vector<std::string> FakeHost::Graph(uint64_t process) {
+  absl::MutexLock lock(&mu_);
+  std::vector<std::string> out;
+  for (const auto& [handle, client] : clients_) {
+    if (client->process != process) continue;
+    for (const auto& [h, object] : client->objects) {
+      char text[80];
+      std::snprintf(text, sizeof(text), "%x: %x %x under %x", handle, object.number, h, object.parent);
+      out.emplace_back(text);
+    }
+  }
+  return out;
+}
+
+void FakeHost::FireEvent(HostFile file) {
+  std::function<void()> ready;
+  {
+    absl::MutexLock lock(&mu_);
+    File* f = Find(file);
+    if (f == nullptr) return;
+    f->events = POLLIN | POLLPRI;
+    ready = f->on_ready;
+  }
+  if (ready) ready();
+}
+
+FakeHost::File* FakeHost::Find(HostFile file) {
+  auto it = files_.find(file);
+  return it == files_.end() ? nullptr : it->second.get();
+}
+
+void FakeHost::Violation(const std::string& what) {
+  if (violations_.size() < 100) violations_.push_back(what);
+}
+
+std::string FakeHost::ReadInfo(const std::string& path) {
+  if (path == "params") return "ModifyDeviceFiles: 1\nDeviceFileUID: 0\nInitializeSystemMemoryAllocations: 1\nRegistryDwords: \"SecretKey=1\"\n";
+  if (path == "version") return "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  " + config_.version + "\n";
+  for (const FakeGpu& gpu : config_.gpus) {
+    if (path != "gpus/" + Pci(gpu) + "/information") continue;
+    return "Model: \t\t " + gpu.name + "\nIRQ:   \t\t 16\nGPU UUID: \t " + gpu.uuid + "\nVideo BIOS: \t 96.00.00.00.01\nBus Type: \t PCIe\n" +
+           "DMA Size: \t 52 bits\nDMA Mask: \t 0xfffffffffffff\nBus Location: \t " + Pci(gpu) + "\nDevice Minor: \t " + std::to_string(gpu.minor) +
+           "\nGPU Excluded:\t No\n";
+  }
+  return "";
+}
+
+ErrnoOr<HostFile> FakeHost::Open(uint64_t process, const Node& node, int access) {
+  absl::MutexLock lock(&mu_);
+  if ((access & ~O_ACCMODE) != 0) Violation("open with flags beyond the access mode");
+  if (node.kind == NodeKind::kGpu) {
+    bool there = std::ranges::any_of(config_.gpus, [&](const FakeGpu& g) { return g.minor == node.minor; });
+    if (!there) return Errno(ENXIO);
+    if (removed_.contains(node.minor)) return Errno(EIO);
+  }
+  HostFile handle = next_file_++;
+  auto file = std::make_unique<File>();
+  file->node = node;
+  file->process = process;
+  files_[handle] = std::move(file);
+  return handle;
+}
+
+void FakeHost::Close(HostFile file) {
+  absl::MutexLock lock(&mu_);
+  if (Find(file) == nullptr) {
+    Violation("close of a file that is not open");
+    return;
+  }
+  std::vector<uint32_t> mine;
+  for (const auto& [handle, client] : clients_) {
+    if (client->file == file) mine.push_back(handle);
+  }
+  for (uint32_t handle : mine) FreeClient(handle);
+  files_.erase(file);
+}
+
+uint32_t FakeHost::Poll(HostFile file) {
+  absl::MutexLock lock(&mu_);
+  File* f = Find(file);
+  return f == nullptr ? 0 : std::exchange(f->events, 0);
+}
+
+void FakeHost::SetReadyCallback(HostFile file, std::function<void()> on_ready) {
+  absl::MutexLock lock(&mu_);
+  if (File* f = Find(file); f != nullptr) f->on_ready = std::move(on_ready);
+}
+
+ErrnoOr<HostMapping> FakeHost::Map(HostFile file, uint64_t offset, uint64_t length, int prot) {
+  absl::MutexLock lock(&mu_);
+  File* f = Find(file);
+  if (f == nullptr) return Errno(EBADF);
+  if ((prot & PROT_EXEC) != 0) Violation("an executable mapping");
+  if (f->node.kind == NodeKind::kUvm) {
+    if (!f->initialized || (f->flags & 2) == 0) return Errno(EOPNOTSUPP);
+    if (!f->memory.valid()) {
+      f->memory = UniqueFd(memfd_create("fake-uvm", MFD_CLOEXEC));
+      if (ftruncate(f->memory.get(), off_t{1} << 47) != 0) return Errno(ENOMEM);
+    }
+    return HostMapping{f->memory.get(), 0};
+  }
+  if (!f->pending || offset != 0) return Errno(EINVAL);
+  if (f->pending->whole ? length != f->pending->length : length > f->pending->length) {
+    Violation("a mapping of a part");
+    return Errno(EINVAL);
+  }
+  Bytes& bytes = *f->pending->bytes;
+  if (!bytes.memory.valid()) {
+    bytes.memory = UniqueFd(memfd_create("fake-gpu", MFD_CLOEXEC));
+    if (ftruncate(bytes.memory.get(), static_cast<off_t>(std::max<uint64_t>(bytes.size, 1 << 16))) != 0) return Errno(ENOMEM);
+  }
+  HostMapping mapping{bytes.memory.get(), f->pending->offset};
+  f->pending.reset();
+  return mapping;
+}
+
+bool FakeHost::Injected(uint32_t number, uint32_t command, uint32_t* status, int* error) {
+  for (Fault& fault : faults_) {
+    if (fault.times == 0 || fault.number != number || (fault.command != 0 && fault.command != command)) continue;
+    fault.times--;
+    *status = fault.status;
+    *error = fault.error;
+    return true;
+  }
+  return false;
+}
+
+int FakeHost::Ioctl(uint64_t process, HostFile handle, uint32_t command, std::span<std::byte> block, std::span<const HostBuffer> nested) {
+  std::function<void(HostFile, uint32_t)> hook;
+  {
+    absl::MutexLock lock(&mu_);
+    hook = hook_;
+  }
+  if (hook) hook(handle, command);
+  absl::MutexLock lock(&mu_);
+  calls_++;
+  File* file = Find(handle);
+  if (file == nullptr) {
+    Violation("ioctl of a file that is not open");
+    return EBADF;
+  }
+  bool uvm = file->node.kind == NodeKind::kUvm;
+  Args args{process, handle, *file, uvm ? command : command & 0xff, block, nested};
+  const Entry* entry = FindEntry(uvm ? branch_->uvm : branch_->frontend, args.number);
+  if (entry == nullptr) {
+    Violation("ioctl " + std::to_string(args.number) + " is not in the list");
+    return EINVAL;
+  }
+  if (!uvm && (command >> 16 & 0x3fff) != block.size()) Violation("the size in the command is not the block's");
+  uint32_t status = 0;
+  int error = 0;
+  uint32_t control = args.number == 0x2a ? args.Word(8) : 0;
+  if (Injected(args.number, control, &status, &error)) {
+    if (error == 0 && entry->status != kNoStatus) std::memcpy(block.data() + entry->status, &status, 4);
+    return error;
+  }
+  return uvm ? Uvm(args) : Frontend(args);
+}
+
+ErrnoOr<std::string> FakeDriver::ReadInfo(const std::string& path) {
+  std::string text = host_.ReadInfo(path);
+  if (text.empty()) return Errno(ENOENT);
+  return text;
+}
+
+ErrnoOr<uint64_t> FakeDriver::Alias(std::span<const MemoryPiece> pieces) {
+  uint64_t size = 0;
+  for (const MemoryPiece& piece : pieces) size += piece.size;
+  void* base = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) return Errno(ENOMEM);
+  uint64_t at = reinterpret_cast<uint64_t>(base);
+  for (const MemoryPiece& piece : pieces) {
+    void* want = reinterpret_cast<void*>(at);
+    if (mmap(want, piece.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, piece.fd, static_cast<off_t>(piece.offset)) != want) {
+      munmap(base, size);
+      return Errno(ENOMEM);
+    }
+    at += piece.size;
+  }
+  return reinterpret_cast<uint64_t>(base);
+}
+
+void FakeDriver::DropAlias(uint64_t address, uint64_t size) { munmap(reinterpret_cast<void*>(address), size); }
+
+}  // namespace amber::nvproxy

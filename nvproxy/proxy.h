@@ -1,0 +1,128 @@
+// The proxy of one sandbox: opens device files for guest processes, checks every call that they make on them, and forwards what is allowed.
+//
+// One per sandbox; owns the table of RM clients and the ledger, not the HostDriver. Outlives its open files. All methods may be called from any thread
+// without locks of the kernel's, and may block in the host's driver. Locks: a client's (graph.h), then an open file's, then mu_; the ledger's last.
+// No lock but that of the clients named by the call is held across a host call.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "nvproxy/graph.h"
+#include "nvproxy/guest.h"
+#include "nvproxy/host.h"
+#include "nvproxy/quota.h"
+#include "nvproxy/tables.h"
+#include "sentry/base/errno_or.h"
+
+namespace amber::nvproxy {
+
+using Uuid = std::array<uint8_t, 16>;
+
+struct Gpu {
+  uint32_t minor = 0, gpu_id = 0, instance = 0;
+  uint32_t domain = 0, bus = 0, slot = 0;
+  uint16_t vendor = 0, device = 0;
+  Uuid uuid{};
+  std::string pci() const;  // "0000:41:00.0"
+};
+
+struct Options {
+  uint8_t capabilities = kCompute | kUtility;
+  std::vector<uint32_t> minors;  // of the GPUs that the sandbox has; empty means all
+  uint64_t memory_limit = 0;     // bytes of each GPU; 0 means no limit
+  uint64_t host_limit = 0;       // bytes of host memory that drivers allocate or pin for the sandbox; 0 means no limit
+  uint64_t context_bytes = 400 << 20;  // what a process's first context on a GPU costs
+  bool allow_other_driver = false;     // point releases that are not known to work
+  bool permissive = false;             // lets through, and logs, commands of unknown meaning
+  uint32_t max_clients = 64;           // of one process
+  uint32_t max_objects = 65536;        // of one client
+};
+
+class Proxy {
+ public:
+  // Asks the driver for its version and its GPUs. Null, and why in `error`.
+  static std::unique_ptr<Proxy> Create(HostDriver& host, const Options& options, std::function<void(const std::string&)> log,
+                                       std::string* error);
+  ~Proxy();
+
+  // open(2) of a device node by `session`. ENXIO for a GPU that the sandbox has not.
+  ErrnoOr<std::shared_ptr<OpenFile>> Open(const Node& node, int access, const Session& session);
+  // ioctl(2), with the result as the driver gives it: an errno for what is malformed, else 0 and a status in the block.
+  ErrnoOr<uint64_t> Ioctl(const std::shared_ptr<OpenFile>& file, Caller& caller, uint32_t command, uint64_t argument);
+  // mmap(2): what to map in the guest's process.
+  ErrnoOr<HostMapping> Map(OpenFile& file, Caller& caller, uint64_t offset, uint64_t length, int prot, bool shared);
+  // poll(2). Gives an event to whoever asks first.
+  uint32_t Poll(OpenFile& file);
+  // A process has ended: nobody can use its clients any more, even if others hold the files.
+  void OnExit(uint64_t process);
+
+  HostDriver& host() { return host_; }
+  const Branch& branch() const { return *branch_; }
+  const std::string& version() const { return version_; }
+  const Options& options() const { return options_; }
+  std::span<const Gpu> gpus() const { return gpus_; }
+  Ledger& ledger() { return *ledger_; }
+  // A file below /proc/driver/nvidia as the guest is to see it; ENOENT.
+  ErrnoOr<std::string> InfoFile(const std::string& path);
+
+  // Why the state of a file or its clients cannot go into an image, a line each; empty if it can.
+  std::vector<std::string> CannotSave();
+  struct Counts {
+    uint64_t calls = 0, refused = 0, host_calls = 0;
+    size_t clients = 0, objects = 0;
+  };
+  Counts counts();
+
+  // --- for the handlers ---
+  void Log(const std::string& line) {
+    if (log_) log_(line);
+  }
+  void LogOnce(const std::string& line);
+  std::shared_ptr<Client> FindClient(uint32_t handle);
+  // The client, if `file` and `session` may use it.
+  std::shared_ptr<Client> OwnClient(uint32_t handle, OpenFile& file, const Session& session);
+  // False if the process has too many.
+  bool AddClient(std::shared_ptr<Client> client);
+  void RemoveClient(uint32_t handle);
+  std::vector<std::shared_ptr<Client>> ClientsOf(const std::function<bool(const Client&)>& wanted);
+  const Gpu* GpuById(uint32_t gpu_id) const;
+  const Gpu* GpuByInstance(uint32_t instance) const;
+  const Gpu* GpuByUuid(const void* uuid) const;
+  int IndexOf(const Gpu& gpu) const { return static_cast<int>(&gpu - gpus_.data()); }
+  bool Allows(const Entry& entry) const { return (entry.caps & options_.capabilities) != 0; }
+  int HostIoctl(HostFile file, uint32_t command, std::span<std::byte> block, std::span<const HostBuffer> nested = {});
+  uint64_t sys_params() const { return sys_params_; }
+
+ private:
+  friend class OpenFile;
+  Proxy(HostDriver& host, const Options& options, std::function<void(const std::string&)> log);
+  std::string FindGpus();
+  void OnFileGone(OpenFile& file);
+
+  HostDriver& host_;
+  const Options options_;
+  const std::function<void(const std::string&)> log_;
+  const Branch* branch_ = nullptr;
+  std::string version_;
+  std::vector<Gpu> gpus_;
+  std::shared_ptr<Ledger> ledger_;
+  uint64_t sys_params_ = ~uint64_t{0};
+  std::atomic<uint64_t> calls_{0}, refused_{0}, host_calls_{0};
+
+  absl::Mutex mu_;
+  std::map<uint32_t, std::shared_ptr<Client>> clients_ ABSL_GUARDED_BY(mu_);
+  std::set<std::string> logged_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace amber::nvproxy
