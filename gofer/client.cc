@@ -135,6 +135,8 @@ ErrnoOr<UniqueFd> Client::Open(NodeId node, int flags) {
   });
 }
 
+ErrnoOr<UniqueFd> Client::OpenDirectory(NodeId directory) { return Open(directory, kDirectoryForLooking); }
+
 ErrnoOr<std::vector<DirEntry>> Client::ReadDir(NodeId directory, bool plus) {
   return Call(*impl_, [&](Transaction& t) -> ErrnoOr<std::vector<DirEntry>> {
     std::vector<DirEntry> entries;

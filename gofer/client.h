@@ -161,6 +161,8 @@ class Client {
   // A host descriptor (close-on-exec) of a regular file. EISDIR, ELOOP (symbolic link), ENXIO (socket); EACCES for
   // fifos and devices unless the attach point allows them.
   ErrnoOr<UniqueFd> Open(NodeId node, int flags);
+  // An O_PATH descriptor of a directory, to look at its names with newfstatat. EACCES if the gofer does not give any.
+  ErrnoOr<UniqueFd> OpenDirectory(NodeId directory);
   // All entries of a directory, in the host's order.
   ErrnoOr<std::vector<DirEntry>> ReadDir(NodeId directory, bool plus = false);
   ErrnoOr<Attributes> GetAttr(NodeId node);

@@ -205,6 +205,23 @@ TEST_F(ClientTest, OpenGivesRegularFilesOnly) {
   EXPECT_EQ(ReadAll(fd.get()), "");
 }
 
+TEST_F(ClientTest, DirectoriesLeaveOnlyWhereAllowed) {
+  ASSERT_EQ(mkdir(gofer_.Path("dir").c_str(), 0755), 0);
+  EXPECT_TRUE(client().OpenDirectory(Find("dir")).Is(EACCES));
+}
+
+TEST(ClientOptions, DirectoriesForLooking) {
+  TestGofer gofer({.allow_directories = true});
+  WriteFile(gofer.Path("file"), "content");
+  UniqueFd fd = gofer.client().OpenDirectory(gofer.root()).value();
+  EXPECT_NE(fcntl(fd.get(), F_GETFL) & O_PATH, 0);
+  struct stat st;
+  ASSERT_EQ(fstatat(fd.get(), "file", &st, AT_SYMLINK_NOFOLLOW), 0);
+  EXPECT_EQ(st.st_size, 7);
+  auto walked = gofer.client().Walk(gofer.root(), {{"file"}}).value();
+  EXPECT_TRUE(gofer.client().OpenDirectory(walked.found[0].id).Is(ENOTDIR));
+}
+
 TEST_F(ClientTest, OpenFollowsTheInodeNotTheName) {
   WriteFile(gofer_.Path("file"), "old");
   NodeId node = Find("file");

@@ -39,6 +39,7 @@ absl::StatusOr<std::unique_ptr<Server>> MakeServer(GoferConfig& config) {
   if (!proc.ok()) return ErrnoStatus(proc.error().number(), "gofer: /proc/self/fd");
   auto points = config.new_mount_namespace ? EnterOwnRoot(config) : OpenAttachPoints(config);
   if (!points.ok()) return points.status();
+  for (AttachPoint& point : *points) point.allow_directories = config.allow_directories;
   return std::make_unique<Server>(std::move(points).value(), std::move(proc).value(), max_nodes);
 }
 

@@ -40,6 +40,9 @@ struct GoferConfig {
   bool drop_capabilities = true;
   bool seccomp = true;
   bool die_with_parent = false;  // SIGKILL when the thread that forked it dies
+  // Directories of the attach points may be given to the peer as O_PATH descriptors, for looking at names and attributes. Only for a
+  // peer that cannot open anything with them.
+  bool allow_directories = false;
   // CAP_SETFCAP, so that package managers in the sandbox may set file capabilities. Adds nothing that a set-user-id
   // file, which the sandbox may make in any case, would not give.
   bool allow_file_capabilities = false;

@@ -24,6 +24,7 @@ struct AttachPoint {
   bool read_only = false;
   bool allow_devices = false;
   bool allow_fifos = false;
+  bool allow_directories = false;  // O_PATH descriptors of directories may leave
 };
 
 // One inode. Immutable. An inode's type never changes, so `type` holds for as long as the descriptor is open.

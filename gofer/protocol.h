@@ -20,6 +20,9 @@ inline constexpr size_t kTargetMax = 4095;    // bytes, PATH_MAX less the NUL
 inline constexpr size_t kXattrValueMax = 65536;  // XATTR_SIZE_MAX
 inline constexpr size_t kXattrListMax = 65536;   // XATTR_LIST_MAX
 
+// Request.open.flags that ask for a directory's O_PATH descriptor.
+inline constexpr uint32_t kDirectoryForLooking = 010000000 | 0200000;  // O_PATH | O_DIRECTORY
+
 // Request.setAttr.mask.
 enum SetAttrMask : uint32_t {
   kSetSize = 1u << 0,

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "gofer/protocol.h"
 #include "gofer/session.h"
 
 namespace amber::gofer {
@@ -58,6 +59,14 @@ ErrnoOr<UniqueFd> OpenForPeer(const HostNode& node, int flags) {
 
 ErrnoOr<void> Session::Open(uint64_t id, uint32_t flags, wire::Response::Builder response) {
   RefPtr<HostNode> node = TRY(NodeOf(id));
+  if (flags == kDirectoryForLooking) {
+    if (node->type() != S_IFDIR) return Errno(ENOTDIR);
+    if (!node->attach().allow_directories) return Errno(EACCES);
+    reply_file_.reset(fcntl(node->fd(), F_DUPFD_CLOEXEC, 0));
+    if (!reply_file_.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
+    response.setOpened();
+    return {};
+  }
   reply_file_ = TRY(OpenForPeer(*node, static_cast<int>(flags)));
   response.setOpened();
   return {};

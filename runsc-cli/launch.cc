@@ -23,6 +23,7 @@
 #include "runsc-cli/hooks.h"
 #include "runsc-cli/waiter.h"
 #include "sentry/control/spec_codec.h"
+#include "sentry/host/confine.h"
 #include "sentry/host/sentry_main.h"
 
 namespace amber::cli {
@@ -274,6 +275,8 @@ absl::Status Launcher::StartTheSentry() {
 absl::Status Launcher::StartTheGofer() {
   gofer::GoferConfig config;
   config.allow_file_capabilities = true;
+  // The sentry of this sandbox has taken the possibility from itself, see ForbidFileOpens().
+  config.allow_directories = CanForbidFileOpens();
   config.mounts.push_back({.name = spec_.root_attach,
                            .path = bundle_.root,
                            .fd = UniqueFd(),

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/landlock.h>
 #include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
@@ -112,6 +113,28 @@ absl::Status DropCapabilities() {
   __user_cap_data_struct none[2] = {};
   if (syscall(SYS_capset, &header, none) != 0) return Failed("capset");
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return Failed("no_new_privs");
+  return absl::OkStatus();
+}
+
+bool CanForbidFileOpens() {
+  return syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0;
+}
+
+absl::Status ForbidFileOpens() {
+  if (!CanForbidFileOpens()) return absl::OkStatus();
+  // Every right of the first version: later ones are about renaming, truncating and devices, for which there is no host call.
+  landlock_ruleset_attr ruleset = {};
+  ruleset.handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1;
+  UniqueFd rules(static_cast<int>(syscall(SYS_landlock_create_ruleset, &ruleset, sizeof(ruleset), 0)));
+  if (!rules.valid()) return Failed("making rules for opening files");
+  UniqueFd proc(open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  landlock_path_beneath_attr beneath = {};
+  beneath.allowed_access = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
+  beneath.parent_fd = proc.get();
+  if (syscall(SYS_landlock_add_rule, rules.get(), LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) != 0) {
+    return Failed("allowing to open what is in proc");
+  }
+  if (syscall(SYS_landlock_restrict_self, rules.get(), 0) != 0) return Failed("forbidding to open files");
   return absl::OkStatus();
 }
 

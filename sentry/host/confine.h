@@ -21,6 +21,11 @@ absl::Status BecomeNamespaceRoot(int gate);
 absl::StatusOr<UniqueFd> EnterEmptyRoot();
 // No capability in any set, none can come back.
 absl::Status DropCapabilities();
+// Whether this kernel can keep a process from opening files by paths (Landlock).
+bool CanForbidFileOpens();
+// From here on, and for the stubs too, only what lies in /proc can be opened, for reading; nothing below a directory descriptor that the
+// gofer gives can, however it is reached. Does nothing where CanForbidFileOpens() is false: such a sentry gets no directories.
+absl::Status ForbidFileOpens();
 // As many descriptors as allowed; dumps of 1 byte at most (0 would not stop a dump into a pipe, core(5)).
 absl::Status SetResourceLimits();
 // Closes every descriptor but 0, 1, 2 and those named. Moves nothing.

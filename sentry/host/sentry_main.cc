@@ -43,6 +43,7 @@ absl::Status Run(const SentryLaunch& launch, int gate, StepTimings& timings) {
   timings.Begin("sentry: drop privileges");
   if (absl::Status s = SetResourceLimits(); !s.ok()) return s;
   if (absl::Status s = DropCapabilities(); !s.ok()) return s;
+  if (absl::Status s = ForbidFileOpens(); !s.ok()) return s;
 
   timings.Begin("sentry: wait for the command line");
   if (absl::Status s = WaitForCaller(gate); !s.ok()) return s;

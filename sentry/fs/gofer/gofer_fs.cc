@@ -5,12 +5,6 @@
 namespace amber {
 namespace {
 
-int64_t NowNs() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1'000'000'000 + t.tv_nsec;
-}
-
 // How long the answer of a walk serves as the answer to the stat that follows it.
 constexpr int64_t kFreshNs = 100'000;
 
@@ -33,6 +27,7 @@ GoferInode::~GoferInode() {
   if (attr_.mode == 0) return;  // never loaded
   GoferFileSystem& g = gofer();
   if (idle_) g.idle_.erase(idle_position_);
+  if (dir_fd_.valid()) g.with_dir_fd_.erase(dir_position_);
   auto it = g.inodes_.find(key_);
   if (it != g.inodes_.end() && it->second == this) g.inodes_.erase(it);
   if (node_ != gofer::kNoNode) client().Forget(node_);
@@ -62,7 +57,8 @@ void GoferInode::Take(const gofer::Attributes& a) {
   attr_.ctime = ToTimespec(a.ctime);
   attr_.btime = a.has_btime ? ToTimespec(a.btime) : timespec{};
   stale_ = false;
-  fresh_at_ = NowNs();
+  fresh_at_ = HostNow();
+  settled_ = IsSettled(attr_.ctime);
 }
 
 void GoferInode::TakeStat(const struct stat& st) {
@@ -85,7 +81,9 @@ ErrnoOr<void> GoferInode::Refresh() {
     return Ok();
   }
   if (exclusive && !stale_) return Ok();
-  if (!exclusive && !stale_ && NowNs() - fresh_at_ < kFreshNs) return Ok();
+  if (!exclusive && !stale_ && HostNow() - fresh_at_ < kFreshNs) return Ok();
+  struct stat st;
+  if (has_fd() && fstat(rw_fd_.valid() ? rw_fd_.get() : read_fd_.get(), &st) == 0 && Confirm(st)) return Ok();
   TRY(NeedNode());
   Take(TRY(client().GetAttr(node_)));
   return Ok();
@@ -119,9 +117,30 @@ ErrnoOr<RefPtr<Inode>> GoferInode::Lookup(const VfsContext& ctx, std::string_vie
 }
 
 ErrnoOr<void> GoferInode::LookupAhead(const VfsContext&, std::span<const std::string_view> names,
-                                      std::span<Inode* const>, bool open_read, std::vector<RefPtr<Inode>>* found) {
+                                      std::span<Inode* const> known, bool open_read,
+                                      std::vector<RefPtr<Inode>>* found) {
   if (!IsDir()) return Errno(ENOTDIR);
   if (removed_ || detached_) return Errno(ENOENT);
+  if (gofer().options_.exclusive) return AskAhead(names, open_read, found);
+  GoferInode* dir = this;
+  for (size_t i = 0; i < names.size(); ++i) {
+    switch (dir->LookAt(names[i], known[i], open_read && i + 1 == names.size())) {
+      case Look::kMissing:
+        return Errno(ENOENT);
+      case Look::kAsk:
+        return dir->AskAhead(names.subspan(i), open_read, found);
+      case Look::kSame:
+        break;
+    }
+    found->emplace_back(known[i]);
+    if (!known[i]->IsDir()) break;  // a symbolic link, or the end in any case
+    dir = static_cast<GoferInode*>(known[i]);
+  }
+  return Ok();
+}
+
+ErrnoOr<void> GoferInode::AskAhead(std::span<const std::string_view> names, bool open_read,
+                                   std::vector<RefPtr<Inode>>* found) {
   TRY(NeedNode());
   gofer::WalkOptions options;
   if (open_read) options.open_flags = O_RDONLY | O_NONBLOCK;
@@ -137,12 +156,13 @@ ErrnoOr<void> GoferInode::LookupAhead(const VfsContext&, std::span<const std::st
   }
   if (!walked.ok()) return walked.error();
   RefPtr<GoferInode> at(this);
+  bool complete = walked->found.size() == names.size();
   for (size_t i = 0; i < walked->found.size(); ++i) {
     RefPtr<GoferInode> inode = gofer().InodeFor(at, names[i], std::move(walked->found[i]));
     found->push_back(inode);
     at = std::move(inode);
   }
-  if (walked->file.valid() && found->size() == names.size() && !at->has_fd()) {
+  if (walked->file.valid() && complete && !at->has_fd()) {
     at->read_fd_ = std::move(walked->file);
     at->open_ = 1;
     at->EndIo(false);  // nobody has it open yet: the descriptor is kept as an idle one
@@ -282,11 +302,12 @@ ErrnoOr<void> GoferInode::Rename(const VfsContext&, std::string_view old_name, I
 ErrnoOr<std::vector<DirEnt>> GoferInode::List(const VfsContext&) {
   if (!IsDir()) return Errno(ENOTDIR);
   if (removed_ || detached_) return std::vector<DirEnt>();
-  if (list_ != nullptr) return *list_;
+  if (list_ != nullptr && ListIsCurrent()) return *list_;
   TRY(NeedNode());
+  bool keep = BeginList();
   std::vector<DirEnt> entries;
   for (gofer::DirEntry& e : TRY(client().ReadDir(node_))) entries.push_back({std::move(e.name), e.ino, e.type});
-  if (gofer().options_.exclusive) list_ = std::make_unique<std::vector<DirEnt>>(entries);
+  if (keep) list_ = std::make_unique<std::vector<DirEnt>>(entries);
   return entries;
 }
 

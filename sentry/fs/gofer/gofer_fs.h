@@ -1,7 +1,8 @@
 // A directory tree (or one file) of the host, served by the gofer: gofer/client.h.
 //
 // Exclusive trees (a container's root) are cached without asking again: nobody else changes them while the sandbox runs. Shared ones (bind
-// mounts) are compared with the host on every walk, all names of the path in one call. Data never crosses the protocol: the
+// mounts) are compared with the host on every walk: by newfstatat below O_PATH descriptors of their directories if the gofer gives
+// any (look.cc), else all names of the path in one call. Data never crosses the protocol: the
 // gofer hands out host descriptors, which the inode keeps while the file is open and, for the last kMaxIdleFds files, longer.
 // Kernel lock; gofer calls are made with it held.
 #pragma once
@@ -72,6 +73,19 @@ class GoferInode final : public Inode {
   ErrnoOr<void> NeedNode();
   ErrnoOr<void> NeedFd(bool write);
   void DirChanged();
+  // --- look.cc ---
+  // What newfstatat says about a name of this directory.
+  enum class Look { kSame, kMissing, kAsk };
+  Look LookAt(std::string_view name, Inode* known, bool will_open);
+  // Takes over what the host says of this inode, unless that hides a change of its owner.
+  bool Confirm(const struct stat& st);
+  bool NeedDirFd();
+  // False if the listing that is about to be read cannot be kept.
+  bool BeginList();
+  // The listing is still that of the host's directory.
+  bool ListIsCurrent();
+  // The walk that asks the gofer.
+  ErrnoOr<void> AskAhead(std::span<const std::string_view> names, bool open_read, std::vector<RefPtr<Inode>>* found);
   // One of the names is gone.
   void NameGone(const GoferInode& dir, std::string_view name);
   void CloseFds();
@@ -88,17 +102,24 @@ class GoferInode final : public Inode {
   bool detached_ = false;   // was removed before a restore: the contents are ours
   bool stale_ = false;      // attributes must be asked for
   int64_t fresh_at_ = 0;    // host time of the last answer
+  bool settled_ = false;    // any change after the last answer gives another ctime
   bool no_capabilities_ = false;  // known to have no security.capability
   UniqueFd read_fd_, rw_fd_;
   int open_ = 0;
   bool idle_ = false;
   std::list<GoferInode*>::iterator idle_position_;
-  std::unique_ptr<std::vector<DirEnt>> list_;  // of an exclusive directory
+  std::unique_ptr<std::vector<DirEnt>> list_;
+  timespec list_mtime_{}, list_ctime_{};  // the directory's, of before it was read
+  UniqueFd dir_fd_;  // O_PATH
+  bool no_dir_fd_ = false;
+  bool was_searched_ = false;
+  std::list<GoferInode*>::iterator dir_position_;
 };
 
 class GoferFileSystem final : public FileSystem {
  public:
   static constexpr size_t kMaxIdleFds = 512;
+  static constexpr size_t kMaxDirFds = 512;
 
   struct Options {
     std::string container;  // whose gofer: with `attach`, how a restore finds the client again
@@ -134,7 +155,14 @@ class GoferFileSystem final : public FileSystem {
   std::map<uint64_t, uint64_t> other_devs_;  // host device to a number of ours
   std::map<std::pair<uint64_t, uint64_t>, GoferInode*> inodes_;
   std::list<GoferInode*> idle_;
+  std::list<GoferInode*> with_dir_fd_;  // least recently used first
+  bool no_dir_fds_ = false;             // the gofer gives none
 };
+
+// Host time, monotonic, in nanoseconds.
+int64_t HostNow();
+// True if a file with this ctime, looked at now, gets another one by any later change.
+bool IsSettled(const timespec& ctime);
 
 // For a restore: finds the client of a container's attach point; null if the bundle has none. Set before Loader::Run().
 using GoferFinder = std::function<std::shared_ptr<gofer::Client>(const std::string& container, const std::string& attach)>;

@@ -1,0 +1,113 @@
+// Comparing what is cached of a shared tree with the host without asking the gofer.
+//
+// The sentry holds O_PATH descriptors of directories. newfstatat is the only thing that it can do with them: its list of host calls has no
+// other that takes a path but openat, and Landlock lets that open nothing outside /proc (sentry/host/confine.h). A name that leads to the
+// inode that is cached for it (device and number are those of a node that the gofer holds, so the number cannot have been used again) is
+// current; its owner is not told, since the sentry's user namespace hides it, but nobody changes an owner without the ctime changing.
+#include <fcntl.h>
+#include <string.h>
+
+#include "sentry/fs/gofer/gofer_fs.h"
+
+namespace amber {
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
+
+bool SameTime(const timespec& a, const timespec& b) { return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec; }
+
+}  // namespace
+
+int64_t HostNow() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * kSecond + t.tv_nsec;
+}
+
+bool IsSettled(const timespec& ctime) {
+  // Since Linux 6.13 a time that somebody has looked at is not given twice; before, the clock of file times moved every 1 to 10 ms, and
+  // some file systems keep whole seconds, or two.
+  timespec now;
+  clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  int64_t age = (now.tv_sec - ctime.tv_sec) * kSecond + now.tv_nsec - ctime.tv_nsec;
+  return age > (ctime.tv_nsec == 0 ? 3 * kSecond : kSecond / 20);
+}
+
+bool GoferInode::Confirm(const struct stat& st) {
+  if (stale_ || !settled_ || !SameTime(st.st_ctim, attr_.ctime) || st.st_mode != attr_.mode) return false;
+  TakeStat(st);
+  fresh_at_ = HostNow();
+  return true;
+}
+
+bool GoferInode::NeedDirFd() {
+  GoferFileSystem& g = gofer();
+  if (dir_fd_.valid()) {
+    g.with_dir_fd_.splice(g.with_dir_fd_.end(), g.with_dir_fd_, dir_position_);
+    return true;
+  }
+  if (no_dir_fd_ || g.no_dir_fds_ || !NeedNode().ok()) return false;
+  // A directory that is searched once is not worth a call of its own.
+  if (!was_searched_) {
+    was_searched_ = true;
+    return false;
+  }
+  auto fd = client().OpenDirectory(node_);
+  if (!fd.ok()) {
+    (fd.Is(EACCES) ? g.no_dir_fds_ : no_dir_fd_) = true;
+    return false;
+  }
+  dir_fd_ = std::move(*fd);
+  dir_position_ = g.with_dir_fd_.insert(g.with_dir_fd_.end(), this);
+  if (g.with_dir_fd_.size() > GoferFileSystem::kMaxDirFds) {
+    g.with_dir_fd_.front()->dir_fd_.reset();
+    g.with_dir_fd_.pop_front();
+  }
+  return true;
+}
+
+GoferInode::Look GoferInode::LookAt(std::string_view name, Inode* known, bool will_open) {
+  char text[NAME_MAX + 1];
+  if (name.size() > NAME_MAX || !NeedDirFd()) return Look::kAsk;
+  memcpy(text, name.data(), name.size());
+  text[name.size()] = 0;
+  struct stat st;
+  if (fstatat(dir_fd_.get(), text, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0) {
+    if (errno == ENOENT) return Look::kMissing;
+    // A directory that the sentry's user on the host may not search: the gofer may.
+    no_dir_fd_ = true;
+    dir_fd_.reset();
+    gofer().with_dir_fd_.erase(dir_position_);
+    return Look::kAsk;
+  }
+  if (known == nullptr) return Look::kAsk;
+  auto& inode = static_cast<GoferInode&>(*known);
+  bool same = inode.node_ != gofer::kNoNode && !inode.removed_ && !inode.detached_ &&
+              inode.key_ == std::pair<uint64_t, uint64_t>(st.st_dev, st.st_ino) && inode.type() == (st.st_mode & S_IFMT);
+  if (!same || (will_open && inode.IsRegular() && !inode.has_fd())) return Look::kAsk;
+  if (!inode.Confirm(st)) {
+    auto attributes = client().GetAttr(inode.node_);
+    if (!attributes.ok()) return Look::kAsk;
+    inode.Take(*attributes);
+  }
+  return Look::kSame;
+}
+
+bool GoferInode::BeginList() {
+  if (gofer().options_.exclusive) return true;
+  list_.reset();
+  struct stat st;
+  if (!NeedDirFd() || fstatat(dir_fd_.get(), "", &st, AT_EMPTY_PATH) != 0) return false;
+  list_mtime_ = st.st_mtim;
+  list_ctime_ = st.st_ctim;
+  return IsSettled(st.st_ctim) && IsSettled(st.st_mtim);
+}
+
+bool GoferInode::ListIsCurrent() {
+  if (gofer().options_.exclusive) return true;
+  struct stat st;
+  return NeedDirFd() && fstatat(dir_fd_.get(), "", &st, AT_EMPTY_PATH) == 0 && SameTime(st.st_mtim, list_mtime_) &&
+         SameTime(st.st_ctim, list_ctime_);
+}
+
+}  // namespace amber
