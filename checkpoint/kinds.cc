@@ -10,6 +10,7 @@
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/host/host_file.h"
 #include "sentry/fs/memfd/memfd.h"
+#include "sentry/fs/mqueue/mqueue.h"
 #include "sentry/fs/overlay/overlay.h"
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/fs/pipe/pipe.h"
@@ -85,6 +86,9 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kShmSegment: return &Loader::Make<ShmSegment>;
     case Kind::kShmFile: return &Loader::Make<ShmFile>;
     case Kind::kSemUndo: return &Loader::Make<SemUndo>;
+    case Kind::kMqueueFileSystem: return &Loader::Make<MqueueFileSystem>;
+    case Kind::kMqueueInode: return &Loader::Make<MqueueInode>;
+    case Kind::kMqueueFile: return &Loader::Make<MqueueFile>;
     default: return nullptr;  // the kernel itself is provided, not made
   }
 }

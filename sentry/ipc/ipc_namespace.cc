@@ -187,6 +187,7 @@ std::string IpcNamespace::Save(state::Saver& saver) const {
   for (const auto& [index, set] : sems_.all()) SaveSem(*set, m.add_sem());
   for (const auto& [index, queue] : msgs_.all()) SaveMsg(*queue, m.add_msg());
   for (const auto& [index, segment] : shms_.all()) m.add_shm(saver.Ref(segment));
+  m.set_mqueue(saver.Ref(mqueue_));
   return m.SerializeAsString();
 }
 
@@ -204,6 +205,7 @@ bool IpcNamespace::Load(state::Loader& loader, std::string_view bytes) {
     auto queue = MakeRef<MsgQueue>();
     if (!LoadMsg(in, queue.get()) || !msgs_.RestoreObject(std::move(queue))) return loader.Fail("a message queue is malformed");
   }
+  mqueue_ = loader.GetRef<Mount>(m.mqueue());
   for (uint64_t id : m.shm()) {
     loading_.push_back(loader.GetRef<ShmSegment>(id));
     if (!loading_.back()) return false;

@@ -10,6 +10,7 @@
 #include "sentry/ipc/msg.h"
 #include "sentry/ipc/sem.h"
 #include "sentry/ipc/shm.h"
+#include "sentry/vfs/mount.h"
 
 namespace amber {
 
@@ -25,6 +26,10 @@ class IpcNamespace final : public RefCounted<IpcNamespace>, public state::Saveab
   IpcTable<SemSet>& sems() { return sems_; }
   IpcTable<MsgQueue>& msgs() { return msgs_; }
   IpcTable<ShmSegment>& shms() { return shms_; }
+
+  // The file system of POSIX message queues, mounted nowhere; null until it is used (sentry/fs/mqueue).
+  const RefPtr<Mount>& mqueue() const { return mqueue_; }
+  void set_mqueue(RefPtr<Mount> mount) { mqueue_ = std::move(mount); }
 
   // Undo lists enter and leave by themselves.
   void AddUndo(SemUndo* undo) { undos_.insert(undo); }
@@ -46,6 +51,7 @@ class IpcNamespace final : public RefCounted<IpcNamespace>, public state::Saveab
   IpcTable<MsgQueue> msgs_;
   IpcTable<ShmSegment> shms_;
   std::set<SemUndo*> undos_;
+  RefPtr<Mount> mqueue_;
   std::vector<RefPtr<ShmSegment>> loading_;  // between Load() and AfterLoad()
 };
 

@@ -177,7 +177,16 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
   // What joins a container shares the objects of its first process.
   ThreadGroup* first = what.pids->init();
   bool joins = first != nullptr && first->leader() != nullptr && first->leader()->extras().ipc;
-  task->extras_->ipc = joins ? first->leader()->extras().ipc : MakeRef<IpcNamespace>();
+  if (joins) {
+    task->extras_->ipc = first->leader()->extras().ipc;
+  } else {
+    task->extras_->ipc = MakeRef<IpcNamespace>();
+    // /dev/mqueue of the container shows the queues of its namespace.
+    for (Mount* mount : what.mounts->All()) {
+      if (std::string_view(mount->fs().type_name()) != "mqueue" || task->extras_->ipc->mqueue()) continue;
+      task->extras_->ipc->set_mqueue(MakeRef<Mount>(mount->fs_ref(), mount->fs().root(), 0, "mqueue"));
+    }
+  }
   task->no_new_privs_ = what.no_new_privs;
   group->tasks_.push_back(task);
   group->leader_ = task.get();

@@ -79,6 +79,13 @@ const Vma* VmaSet::Find(uint64_t address) const {
   return it != vmas_.end() && it->second.start <= address ? &it->second : nullptr;
 }
 
+bool VmaSet::AnySealed(uint64_t start, uint64_t end) const {
+  for (auto it = FindFrom(start); it != vmas_.end() && it->first < end; ++it) {
+    if (it->second.sealed()) return true;
+  }
+  return false;
+}
+
 bool VmaSet::IsFree(uint64_t start, uint64_t end) const {
   auto it = FindFrom(start);
   return it == vmas_.end() || it->second.start >= end;

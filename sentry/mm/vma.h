@@ -40,6 +40,7 @@ struct Vma {
   static constexpr uint32_t kNoHuge = 64;      // MADV_NOHUGEPAGE
   static constexpr uint32_t kSequential = 128; // MADV_SEQUENTIAL
   static constexpr uint32_t kRandom = 256;     // MADV_RANDOM
+  static constexpr uint32_t kSealed = 512;     // mseal
   uint32_t flags = 0;
   // The mapped file and its offset at `start`; null for anonymous memory. Shared anonymous memory is a file, too: a
   // sentry-owned memfd (see fs/memfd).
@@ -53,6 +54,7 @@ struct Vma {
   uint64_t size() const { return end - start; }
   bool anonymous() const { return !file; }
   bool locked() const { return (flags & kLocked) != 0; }
+  bool sealed() const { return (flags & kSealed) != 0; }
   // Counts for RLIMIT_DATA (Linux: is_data_mapping).
   bool data() const { return !shared && (prot & PROT_WRITE) != 0 && name != VmaName::kStack; }
   // True if [start, end) of `next` may be joined to this.
@@ -86,6 +88,8 @@ class VmaSet {
   Map::const_iterator end() const { return vmas_.end(); }
   // True if nothing is mapped in [start, end).
   bool IsFree(uint64_t start, uint64_t end) const;
+  // True if a mapping in [start, end) may not be changed (mseal).
+  bool AnySealed(uint64_t start, uint64_t end) const;
   // Where the first hole in [start, end) begins; `end` if there is none.
   uint64_t FirstHole(uint64_t start, uint64_t end) const;
   // The mappings in [start, end), cut at its borders.

@@ -12,7 +12,7 @@ void RegisterTimeCalls(SyscallTable& table);     // time_calls.cc: clocks and sl
 void RegisterTimerCalls(SyscallTable& table);    // timer_calls.cc: itimers and POSIX timers
 void RegisterCredentialCalls(SyscallTable& table);  // cred_calls.cc
 void RegisterPrctlCalls(SyscallTable& table);    // prctl_calls.cc, and rlimits
-void RegisterSystemCalls(SyscallTable& table);   // system_calls.cc: uname, sysinfo, scheduling
+void RegisterSystemCalls(SyscallTable& table);   // system_calls.cc: uname, sysinfo, personality
 void RegisterFutexCalls(SyscallTable& table);    // futex_calls.cc
 void RegisterMemoryCalls(SyscallTable& table);   // memory_misc.cc and beside it
 void RegisterEventCalls(SyscallTable& table);    // event_calls.cc: pipe, eventfd, timerfd, signalfd
@@ -35,6 +35,10 @@ void RegisterUnshareCalls(SyscallTable& table);  // unshare_calls.cc
 void RegisterSemCalls(SyscallTable& table);      // sem_calls.cc: System V semaphores
 void RegisterMsgCalls(SyscallTable& table);      // msg_calls.cc: System V messages
 void RegisterShmCalls(SyscallTable& table);      // shm_calls.cc: System V shared memory
+void RegisterMqueueCalls(SyscallTable& table);   // mqueue_calls.cc: POSIX message queues
+void RegisterSchedCalls(SyscallTable& table);    // sched_calls.cc: scheduling, nice, I/O priorities
+void RegisterCompareCalls(SyscallTable& table);  // compare_calls.cc: kcmp
+void RegisterAbsentCalls(SyscallTable& table);   // absent_calls.cc: what this kernel is built without
 void RegisterSpliceCalls(SyscallTable& table);   // splice_calls.cc: splice, tee, vmsplice
 
 }  // namespace amber

@@ -42,6 +42,10 @@ FlagChange ChangeOf(int advice) {
 
 // 0, or what Linux says to `advice` on this mapping (madvise_vma_behavior of mm/madvise.c).
 int Refusal(const Vma& vma, int advice) {
+  // can_madv_modify() of mm/mseal.c: sealed memory that one may not write must not be emptied either.
+  bool discards = advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE || advice == MADV_DONTFORK ||
+                  advice == MADV_WIPEONFORK;
+  if (discards && vma.sealed() && !vma.file && (vma.prot & PROT_WRITE) == 0) return EPERM;
   switch (advice) {
     case MADV_DONTNEED:
     case MADV_COLD:

@@ -142,6 +142,7 @@ ErrnoOr<uint64_t> MapFile(Task& task, uint64_t address, uint64_t length, int pro
   vma.start = start;
   vma.end = start + size;
   vma.flags |= task.mm().default_flags();
+  if (task.mm().vmas().AnySealed(vma.start, vma.end)) return Errno(EPERM);
   TRY(CheckNewMapping(task, vma));
   MapSource source = TRY(FindSource(task, &vma));
 
@@ -165,6 +166,7 @@ ErrnoOr<uint64_t> Munmap(Task& task, uint64_t address, uint64_t length) {
   MemoryManager& mm = task.mm();
   std::vector<Vma> parts = mm.vmas().Slice(address, end);
   if (parts.empty()) return uint64_t{0};
+  if (mm.vmas().AnySealed(address, end)) return Errno(EPERM);
   if (mm.vmas().count() + 1 + MemoryManager::kHostReserve > MemoryManager::kMaxMappings) {
     const Vma* whole = mm.vmas().Find(address);
     if (whole != nullptr && whole->start < address && end < whole->end) return Errno(ENOMEM);
@@ -200,6 +202,11 @@ ErrnoOr<uint64_t> Mprotect(Task& task, uint64_t address, uint64_t length, uint64
   bool changes = false;
   uint64_t more_data = 0;
   for (const Vma& part : mm.vmas().Slice(address, good)) {
+    if (part.sealed()) {
+      good = part.start;
+      error = EPERM;
+      break;
+    }
     if ((prot & ~part.max_prot) != 0) {
       good = part.start;
       error = EACCES;
@@ -234,6 +241,7 @@ ErrnoOr<uint64_t> Brk(Task& task, uint64_t address) {
   if (!lock.held()) return WaitForMm(task);
   RefPtr<MemoryManager> ref(&mm);
   if (new_end < old_end) {
+    if (mm.vmas().AnySealed(new_end, old_end)) return l.brk;
     return RunMemoryOps(task, lock, {MemoryManager::Op(SYS_munmap, new_end, old_end - new_end)},
                         [ref, address, new_end, old_end](std::span<const int64_t>) {
                           ref->vmas().Remove(new_end, old_end);

@@ -1,14 +1,20 @@
 // memfd_create, protection keys, memory policies, membarrier; and the table's entries for the whole family.
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/mempolicy.h>
+#include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <string>
 
 #include "sentry/fs/memfd/memfd.h"
+#include "sentry/fs/pidfd/pidfd.h"
+#include "sentry/fs/proc/entry.h"
+#include "sentry/kernel/thread_group.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/memory_map.h"
@@ -123,6 +129,52 @@ ErrnoOr<uint64_t> Membarrier(Task& task, int command, unsigned flags, int cpu) {
   }
 }
 
+// mseal(2): what is mapped there stays as it is.
+ErrnoOr<uint64_t> Mseal(Task& task, uint64_t address, uint64_t length, uint64_t flags) {
+  if (flags != 0 || address % kPageSize != 0) return Errno(EINVAL);
+  uint64_t size = PageUp(length);
+  if (size < length || address + size < address) return Errno(EINVAL);
+  if (size == 0) return uint64_t{0};
+  MmLock lock(task, address, address + size);
+  if (!lock.held()) return WaitForMm(task);
+  if (!task.mm().IsMapped(address, address + size)) return Errno(ENOMEM);
+  task.mm().vmas().Update(address, address + size, [](Vma& v) { v.flags |= Vma::kSealed; });
+  return uint64_t{0};
+}
+
+// process_mrelease(2): a process that dies here gives its memory back at once, so there is nothing left to reap.
+ErrnoOr<uint64_t> ProcessMrelease(Task& task, int pidfd, unsigned flags) {
+  if (flags != 0) return Errno(EINVAL);
+  RefPtr<File> file = TRY(task.files().Get(pidfd));
+  PidFd* target = PidFd::From(*file);
+  if (target == nullptr) return Errno(EBADF);
+  if (!target->alive()) return Errno(ESRCH);
+  return target->group().exiting() || target->group().zombie() ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
+}
+
+// process_madvise(2). Cold, paged out and wanted soon are hints, which the host gets for the caller's own memory by madvise(2) alone.
+ErrnoOr<uint64_t> ProcessMadvise(Task& task, int pidfd, UserPtr<const iovec> ranges_p, uint64_t count, int advice, unsigned flags) {
+  if (flags != 0) return Errno(EINVAL);
+  RefPtr<File> file = TRY(task.files().Get(pidfd));
+  PidFd* target = PidFd::From(*file);
+  if (target == nullptr) return Errno(EBADF);
+  std::vector<iovec> ranges = TRY(task.CopyInIovecs(ranges_p, count));
+  if (!target->alive()) return Errno(ESRCH);
+  if (advice != MADV_COLD && advice != MADV_PAGEOUT && advice != MADV_WILLNEED && advice != MADV_COLLAPSE) return Errno(EINVAL);
+  Task* leader = target->group().leader();
+  if (leader == nullptr || !leader->has_mm()) return Errno(ESRCH);
+  if (!MayInspect(task, *leader)) return Errno(EACCES);
+  if (&target->group() != &task.group() && !task.Has(CAP_SYS_NICE)) return Errno(EPERM);
+  uint64_t done = 0;
+  for (const iovec& range : ranges) {
+    uint64_t start = reinterpret_cast<uint64_t>(range.iov_base), end = start + PageUp(range.iov_len);
+    int error = start % kPageSize != 0 || end < start ? EINVAL : !leader->mm().IsMapped(start, end) ? ENOMEM : 0;
+    if (error != 0) return done > 0 ? ErrnoOr<uint64_t>(done) : Errno(error);
+    done += range.iov_len;
+  }
+  return done;
+}
+
 ErrnoOr<uint64_t> NotImplemented(Task&) { return Errno(ENOSYS); }
 
 }  // namespace
@@ -153,8 +205,11 @@ void RegisterMemoryCalls(SyscallTable& table) {
   table.Set(SYS_membarrier, Partial<&Membarrier>("no global expedited and no rseq commands"));
   table.Set(SYS_process_vm_readv, Full<&ProcessVmReadv>());
   table.Set(SYS_process_vm_writev, Full<&ProcessVmWritev>());
+  table.Set(462 /* mseal */, Full<&Mseal>());
+  table.Set(SYS_process_mrelease, Full<&ProcessMrelease>());
+  table.Set(SYS_process_madvise, Partial<&ProcessMadvise>("hints, checked and not passed on"));
   constexpr const char* kNotConfigured = "ENOSYS, as on a kernel built without it";
-  for (uint64_t number : {SYS_remap_file_pages, SYS_migrate_pages, SYS_move_pages, SYS_process_madvise, SYS_process_mrelease,
+  for (uint64_t number : {SYS_remap_file_pages, SYS_migrate_pages, SYS_move_pages,
                           SYS_set_mempolicy_home_node}) {
     table.Set(number, Refused<&NotImplemented>(kNotConfigured));
   }

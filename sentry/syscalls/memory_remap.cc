@@ -149,6 +149,8 @@ ErrnoOr<uint64_t> Mremap(Task& task, uint64_t old_address, uint64_t old_length, 
     if (old_address < new_address + new_size && new_address < old_address + old_size) return Errno(EINVAL);
     if (!mm->IsGuestRange(new_address, new_address + new_size)) return Errno(EINVAL);
   }
+  if (mm->vmas().AnySealed(old_address, old_address + std::max(old_size, kPageSize))) return Errno(EPERM);
+  if (fixed && mm->vmas().AnySealed(new_address, new_address + new_size)) return Errno(EPERM);
   uint64_t guest_end = GuestEnd(mm->vmas(), *vma);
   std::vector<StubOp> ops;
   uint64_t cut = 0;  // what lies behind the new size goes first

@@ -45,6 +45,10 @@ SyscallTable::SyscallTable() {
   RegisterSemCalls(*this);
   RegisterMsgCalls(*this);
   RegisterShmCalls(*this);
+  RegisterMqueueCalls(*this);
+  RegisterSchedCalls(*this);
+  RegisterCompareCalls(*this);
+  RegisterAbsentCalls(*this);
 }
 
 const SyscallTable& SyscallTable::Get() {

@@ -130,6 +130,60 @@ ErrnoOr<uint64_t> FRemoveXattr(Task& task, int fd, UserPtr<const char> name) {
   return Remove(task, TRY(PlaceOf(task, fd)), name);
 }
 
+// The calls of Linux 6.13: a descriptor, flags, and value, size and flags in a structure.
+struct XattrArgs {
+  uint64_t value;
+  uint32_t size;
+  uint32_t flags;
+};
+
+ErrnoOr<VfsPath> PlaceOf(Task& task, int dirfd, UserPtr<const char> path_p, unsigned at_flags) {
+  if ((at_flags & ~unsigned{AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH}) != 0) return Errno(EINVAL);
+  bool empty = (at_flags & AT_EMPTY_PATH) != 0;
+  std::string path;
+  if (!(empty && path_p.is_null())) path = TRY(task.CopyInString(path_p, 4096));
+  uint32_t walk = (at_flags & AT_SYMLINK_NOFOLLOW) != 0 ? 0 : kFollowLast;
+  Resolved r = TRY(ResolveAt(task, dirfd, path, walk, empty));
+  if (!r.path) return Errno(EOPNOTSUPP);
+  if (r.file && (r.file->flags() & O_PATH) != 0) return Errno(EBADF);
+  return r.path;
+}
+
+// copy_struct_from_user().
+ErrnoOr<XattrArgs> CopyInArgs(Task& task, UserPtr<const XattrArgs> p, uint64_t size) {
+  if (size < sizeof(XattrArgs)) return Errno(EINVAL);
+  if (size > 4096) return Errno(E2BIG);
+  std::vector<uint8_t> bytes(size);
+  TRY(task.CopyInBytes(p.address(), bytes.data(), size));
+  for (size_t i = sizeof(XattrArgs); i < size; ++i) {
+    if (bytes[i] != 0) return Errno(E2BIG);
+  }
+  XattrArgs args;
+  memcpy(&args, bytes.data(), sizeof(args));
+  return args;
+}
+
+ErrnoOr<uint64_t> SetXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<const char> name,
+                             UserPtr<const XattrArgs> p, uint64_t size) {
+  XattrArgs args = TRY(CopyInArgs(task, p, size));
+  return Set(task, TRY(PlaceOf(task, dirfd, path, at_flags)), name, UserPtr<const void>(args.value), args.size,
+             static_cast<int>(args.flags));
+}
+ErrnoOr<uint64_t> GetXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<const char> name,
+                             UserPtr<const XattrArgs> p, uint64_t size) {
+  XattrArgs args = TRY(CopyInArgs(task, p, size));
+  if (args.flags != 0) return Errno(EINVAL);
+  return Get(task, TRY(PlaceOf(task, dirfd, path, at_flags)), name, UserPtr<void>(args.value), args.size);
+}
+ErrnoOr<uint64_t> ListXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<char> out, uint64_t size) {
+  return List(task, TRY(PlaceOf(task, dirfd, path, at_flags)), out, size);
+}
+ErrnoOr<uint64_t> RemoveXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<const char> name) {
+  return Remove(task, TRY(PlaceOf(task, dirfd, path, at_flags)), name);
+}
+
+constexpr uint64_t kSetXattrAt = 463, kGetXattrAt = 464, kListXattrAt = 465, kRemoveXattrAt = 466;
+
 }  // namespace
 
 void RegisterXattrCalls(SyscallTable& table) {
@@ -146,6 +200,10 @@ void RegisterXattrCalls(SyscallTable& table) {
   table.Set(SYS_removexattr, Full<&RemoveXattr>());
   table.Set(SYS_lremovexattr, Full<&LRemoveXattr>());
   table.Set(SYS_fremovexattr, Full<&FRemoveXattr>());
+  table.Set(kSetXattrAt, Partial<&SetXattrAt>(kNote));
+  table.Set(kGetXattrAt, Partial<&GetXattrAt>(kNote));
+  table.Set(kListXattrAt, Full<&ListXattrAt>());
+  table.Set(kRemoveXattrAt, Full<&RemoveXattrAt>());
 }
 
 }  // namespace amber

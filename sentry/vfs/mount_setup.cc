@@ -8,6 +8,7 @@
 #include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/fifo/fifo.h"
 #include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/fs/mqueue/mqueue.h"
 #include "sentry/fs/overlay/overlay.h"
 #include "sentry/fs/proc/machine.h"
 #include "sentry/fs/proc/proc.h"
@@ -162,6 +163,7 @@ void RegisterFileSystems() {
     RegisterFileSystemType("sysfs", SysFileSystem::Make);
     RegisterFileSystemType("cgroup", SysFileSystem::MakeCgroup);
     RegisterFileSystemType("cgroup2", SysFileSystem::MakeCgroup);
+    RegisterFileSystemType("mqueue", MqueueFileSystem::Make);
     RegisterMemoryDevices();
     RegisterFifos();
     RegisterTerminals();

@@ -165,6 +165,13 @@ std::vector<epoll_event> Epoll::Harvest(Task& task, size_t max) {
   return out;
 }
 
+const File* Epoll::Target(int fd, uint32_t index) const {
+  for (const auto& [key, item] : items_) {
+    if (key.second == fd && index-- == 0) return key.first;
+  }
+  return nullptr;
+}
+
 ErrnoOr<void> Epoll::Stat(Task&, struct stat* out) {
   FillAnonStat(out, kAnonMinor, 1, 0600);
   return Ok();

@@ -24,6 +24,9 @@ class Epoll final : public File {
   ErrnoOr<void> Modify(Task& task, int fd, File& file, const epoll_event& event);
   ErrnoOr<void> Remove(int fd, File& file);
 
+  // What is watched under descriptor `fd`, the `index`th of several; null if there is none.
+  const File* Target(int fd, uint32_t index) const;
+
   // Moves up to `max` events that hold now out of the ready list; empty if there are none.
   std::vector<epoll_event> Harvest(Task& task, size_t max);
   // Where epoll_wait waits, exclusively.
