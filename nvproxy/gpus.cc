@@ -61,7 +61,7 @@ struct AttachIds {
   uint32_t failed;
 };
 
-bool Describe(Probe& probe, const CardInfo& card, Gpu* gpu) {
+bool DescribeCard(Probe& probe, const CardInfo& card, Gpu* gpu) {
   *gpu = {.minor = card.minor, .gpu_id = card.gpu_id, .domain = card.domain, .bus = card.bus, .slot = card.slot, .vendor = card.vendor,
           .device = card.device};
   AttachIds attach;
@@ -104,7 +104,7 @@ std::string Proxy::FindGpus() {
     if (card.valid == 0) continue;
     if (!options_.minors.empty() && std::ranges::find(options_.minors, card.minor) == options_.minors.end()) continue;
     Gpu gpu;
-    if (!Describe(probe, card, &gpu)) return "the NVIDIA driver does not describe GPU " + std::to_string(card.minor);
+    if (!DescribeCard(probe, card, &gpu)) return "the NVIDIA driver does not describe GPU " + std::to_string(card.minor);
     gpus_.push_back(gpu);
   }
   for (uint32_t minor : options_.minors) {

@@ -176,6 +176,20 @@ Proxy::Counts Proxy::counts() {
   return out;
 }
 
+std::vector<std::string> Proxy::Describe() {
+  std::vector<std::string> out;
+  for (const auto& client : ClientsOf([](const Client&) { return true; })) {
+    ClientLock lock(client);
+    for (const auto& [handle, object] : client->objects()) {
+      char text[80];
+      uint32_t parent = object->parent != nullptr ? object->parent->handle : 0;
+      std::snprintf(text, sizeof(text), "%x: %x %x under %x", client->handle(), object->number, handle, parent);
+      out.emplace_back(text);
+    }
+  }
+  return out;
+}
+
 ErrnoOr<uint64_t> Call::Done() {
   if (block.size() > 0 && !caller.Write(argument, block.data(), block.size())) return Errno(EFAULT);
   return uint64_t{0};

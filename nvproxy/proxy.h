@@ -83,6 +83,8 @@ class Proxy {
     size_t clients = 0, objects = 0;
   };
   Counts counts();
+  // Every object, a line each: "CLIENT: CLASS HANDLE under PARENT".
+  std::vector<std::string> Describe();
 
   // --- for the handlers ---
   void Log(const std::string& line) {

@@ -71,9 +71,9 @@ NvStatus RecordShare(SharePolicy& policy, ShareList& list) {
   if (policy.sharePolicy_type == kShareFabric) return kNvNotSupported;
   ApplyShare(list, {.target = policy.sharePolicy_target, .mask = policy.sharePolicy_accessMask, .type = policy.sharePolicy_type,
                     .action = policy.sharePolicy_action});
-  // To the host "everybody" and "same user" would mean other sandboxes too. All guest processes are one process to it, so that is
-  // enough; between them the recorded policy decides.
-  if (policy.sharePolicy_type == kShareAll || policy.sharePolicy_type == kShareToken || policy.sharePolicy_type == kShareClient) {
+  // To the host "everybody", "same user" and "same GPU" would mean other sandboxes too. All guest processes are one process to it, so
+  // that is enough; between them the recorded policy decides.
+  if (policy.sharePolicy_type != kShareNone && policy.sharePolicy_type != kSharePid) {
     policy.sharePolicy_type = kSharePid;
     policy.sharePolicy_target = 0;
   }
