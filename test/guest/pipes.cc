@@ -222,6 +222,23 @@ GUEST_TEST(Pipe, StatIsFifo) {
   EXPECT_EQ(first.st_uid, geteuid());
 }
 
+// fifo_open() never waits for the other side of a pipe that has no name.
+GUEST_TEST(Pipe, ReopenWithoutTheOtherSide) {
+  Pipe p;
+  MUST(write(p.w, "left", 4));
+  const int writer = MUST(open(Str("/proc/self/fd/%d", p.w), O_WRONLY));
+  close(writer);
+  p.CloseWrite();
+  const int reader = MUST(open(Str("/proc/self/fd/%d", p.r), O_RDONLY));
+  pollfd poll_fd = {reader, POLLIN, 0};
+  EXPECT_EQ(poll(&poll_fd, 1, 0), 1);
+  EXPECT_EQ(poll_fd.revents, POLLIN | POLLHUP);
+  char text[8];
+  EXPECT_EQ(read(reader, text, sizeof(text)), 4);
+  EXPECT_EQ(read(reader, text, sizeof(text)), 0);
+  close(reader);
+}
+
 GUEST_TEST(Pipe, ReopenThroughProc) {
   Pipe p;
   const int again = MUST(open(Str("/proc/self/fd/%d", p.w), O_WRONLY));

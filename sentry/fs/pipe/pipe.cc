@@ -210,6 +210,13 @@ ErrnoOr<RefPtr<File>> Pipe::Open(Task& task, int flags) {
   return task.Block(opening_writers_, POLLIN);
 }
 
+// fifo_open() with is_pipe. Poll tells of a hang-up at once if no writer is left.
+RefPtr<File> Pipe::OpenAnonymous(int flags) {
+  RefPtr<File> end = NewEnd(flags & (O_ACCMODE | O_NONBLOCK | O_DIRECT | O_APPEND));
+  static_cast<PipeEnd*>(end.get())->writer_opens_seen_ = writer_opens_ - 1;
+  return end;
+}
+
 std::string Pipe::Save(state::Saver&) const {
   proto::Pipe m;
   m.set_ino(ino_);

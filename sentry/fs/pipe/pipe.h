@@ -48,6 +48,9 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
   // handler; ENXIO for a nonblocking writer without readers. Uses syscall().scratch[3].
   ErrnoOr<RefPtr<File>> Open(Task& task, int flags);
 
+  // open(2) of a pipe(2)'s end by /proc/PID/fd: never waits for the other side.
+  RefPtr<File> OpenAnonymous(int flags);
+
   uint32_t PollReader(uint64_t writer_opens_seen) const;
   uint32_t PollWriter() const;
   // Readers and writers wait here: POLLIN and POLLOUT.
@@ -112,7 +115,7 @@ class PipeEnd final : public File {
   ErrnoOr<void> Stat(Task& task, struct stat* out) override;
   // F_GETPIPE_SZ and F_SETPIPE_SZ.
   ErrnoOr<uint64_t> Fcntl(Task& task, int command, uint64_t argument) override;
-  ErrnoOr<RefPtr<File>> Reopen(Task& task, int flags) override { return pipe_->Open(task, flags); }
+  ErrnoOr<RefPtr<File>> Reopen(Task&, int flags) override { return pipe_->OpenAnonymous(flags); }
   uint32_t Poll(Task& task) override;
   bool writes_whole() const override { return true; }
   WaitQueue* wait_queue() override { return &pipe_->queue(); }
