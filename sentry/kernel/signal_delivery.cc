@@ -1,4 +1,5 @@
 // Delivering signals to a stopped thread: dispositions, and the frame of a handler (arch/x86/kernel/signal_64.c).
+#include <linux/futex.h>
 #include <sys/syscall.h>
 #include <sys/ucontext.h>
 
@@ -33,6 +34,16 @@ DefaultAction DefaultActionOf(int signo) {
 }
 
 constexpr uint64_t kHandlerIgnore = 1;
+
+// A futex wait without a time-out runs in the host, which rewinds it for a kick: the frame stands before the call, with its number in
+// rax. (It may also be one that has not begun yet.)
+bool BeforeNativeFutexWait(Task& task, const platform::Registers& regs) {
+  if (regs.rax != SYS_futex || regs.r10 != 0) return false;
+  uint64_t command = regs.rsi & FUTEX_CMD_MASK;
+  if (command != FUTEX_WAIT && command != FUTEX_WAIT_BITSET) return false;
+  uint8_t code[2];
+  return task.CopyInBytes(regs.rip, code, sizeof(code)).ok() && code[0] == 0x0f && code[1] == 0x05;
+}
 
 }  // namespace
 
@@ -94,9 +105,15 @@ void Task::ForceSignal(const SigInfo& info) {
 }
 
 void Task::ApplyRestart(const SigAction& action) {
-  if (call_ != Call::kBlocked) return;
-  call_ = Call::kNone;
   platform::Registers& regs = thread_->frame().regs;
+  if (call_ != Call::kBlocked) {
+    if ((action.flags & SA_RESTART) == 0 && BeforeNativeFutexWait(*this, regs)) {
+      regs.rax = static_cast<uint64_t>(-EINTR);
+      regs.rip += 2;
+    }
+    return;
+  }
+  call_ = Call::kNone;
   int64_t result;
   bool restart = syscall_.on_signal == kErestartnointr.number() ||
                  (syscall_.on_signal == kErestartsys.number() && (action.flags & SA_RESTART) != 0);

@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -33,7 +35,7 @@ int64_t ThreadCpuTime(int pid, int tid) {
 
 // 'S' if the host's thread sleeps, else 'R': the letter behind the name in /proc/PID/task/TID/stat.
 char HostState(int pid, int tid) {
-  char path[64], text[128];
+  char path[64], text[256];
   snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
   UniqueFd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return 'R';
@@ -41,7 +43,19 @@ char HostState(int pid, int tid) {
   if (n <= 0) return 'R';
   text[n] = 0;
   const char* end = strrchr(text, ')');
-  return end != nullptr && end[1] == ' ' && end[2] == 'S' ? 'S' : 'R';
+  if (end == nullptr || end[1] != ' ' || end[2] != 'S') return 'R';
+  // Also asleep on its way to us, and in the stub: only a wait of its own counts.
+  snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", pid, tid);
+  fd = UniqueFd(open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return 'S';
+  n = read(fd.get(), text, sizeof(text) - 1);
+  if (n <= 0) return 'S';
+  text[n] = 0;
+  // "NUMBER ARG1 ... ARG6 SP PC", or "running".
+  char* rest;
+  if (strtol(text, &rest, 10) != SYS_futex || rest == text) return 'R';
+  const char* pc = strrchr(rest, ' ');
+  return pc != nullptr && strtoull(pc, nullptr, 16) < platform::kGuestTop ? 'S' : 'R';
 }
 
 constexpr uint64_t kPage = 4096;

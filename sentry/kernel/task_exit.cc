@@ -2,6 +2,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
@@ -25,6 +27,20 @@ struct RobustListHead {
   int64_t futex_offset;
   uint64_t pending;
 };
+
+// `member`, whose parent is `parent`, keeps its process group from being orphaned.
+bool Anchors(const ThreadGroup& member, const ThreadGroup* parent) {
+  return parent != nullptr && &parent->process_group() != &member.process_group() && &parent->session() == &member.session();
+}
+
+// kill_orphaned_pgrp(): nobody is left who could continue its stopped jobs.
+void ReleaseIfOrphaned(ProcessGroup& group) {
+  const auto& members = group.members();
+  bool stopped = std::any_of(members.begin(), members.end(), [](const ThreadGroup* g) { return g->stopped(); });
+  if (!stopped || !group.IsOrphaned()) return;
+  group.SendSignal(SigInfo::Kernel(SIGHUP));
+  group.SendSignal(SigInfo::Kernel(SIGCONT));
+}
 
 }  // namespace
 
@@ -127,7 +143,13 @@ void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
   if (group.real_timer_ != nullptr) group.real_timer_->Cancel();
   if (group.posix_timers_ != nullptr) group.posix_timers_->CancelAll();
   group.pending_.Discard(~SignalSet{0});
+  std::vector<RefPtr<ProcessGroup>> orphaned;
+  if (Anchors(group, group.parent_)) orphaned.emplace_back(&group.process_group());
+  for (ThreadGroup* child : group.children_) {
+    if (Anchors(*child, &group)) orphaned.emplace_back(&child->process_group());
+  }
   ReparentChildren(group);
+  for (const RefPtr<ProcessGroup>& g : orphaned) ReleaseIfOrphaned(*g);
   group.LeaveSessionIfLeader();
   group.exit_queue_.Notify(POLLIN | POLLHUP);
   if (group.exit_watcher_) std::exchange(group.exit_watcher_, nullptr)(group.exit_status_);

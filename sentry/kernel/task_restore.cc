@@ -86,7 +86,7 @@ std::string TaskRestore::MakePlan(Task& task, platform::ExecPlan* plan) {
   sources.vdso_params_fd = vdso->params_fd();
   sources.vdso_size = loader::Vdso::ImageSize();
   sources.map_file = [&task](const Vma& vma) {
-    return vma.file->Map(task, vma.offset, vma.size(), vma.prot, vma.shared);
+    return vma.file->Map(task, vma.offset, vma.size(), vma.shared ? vma.max_prot : vma.prot, vma.shared);
   };
   std::vector<ImageRun> copies;
   auto ops = RestoreOps(mm, options_.runs(mm), sources, &copies);

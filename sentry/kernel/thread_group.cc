@@ -51,9 +51,11 @@ void ThreadGroup::Stop(int signo) {
   stop_signal_ = signo;
   stop_reported_ = false;
   continued_ = false;
-  // Those in the kernel stay there: they stop on their way out (Task::MustHold).
+  // Those in the kernel stay there: they stop on their way out (Task::MustHold). But for calls that a stop ends
+  // with EINTR (signal(7), "Interruption of system calls and library functions by stop signals").
   for (const RefPtr<Task>& t : tasks_) {
-    if (t->where_ == Task::Where::kGuest) t->Interrupt();
+    bool ends = t->where_ == Task::Where::kNotified && t->call_ == Task::Call::kBlocked && t->syscall_.on_signal < 512;
+    if (t->where_ == Task::Where::kGuest || ends) t->Interrupt();
   }
   NotifyParent(CLD_STOPPED, signo);
 }
@@ -65,7 +67,13 @@ void ThreadGroup::Continue() {
   continued_ = true;
   std::vector<RefPtr<Task>> tasks(tasks_);
   for (const RefPtr<Task>& t : tasks) {
-    if (t->held_ && !t->exiting_) t->ReturnToGuest();
+    if (!t->held_ || t->exiting_) continue;
+    if (t->call_ == Task::Call::kBlocked && t->syscall_.on_signal < 512) {
+      if (t->undone_) t->AdoptCallIntoFrame();
+      t->CompleteCall(t->syscall_.done != 0 ? static_cast<int64_t>(t->syscall_.done) : -t->syscall_.on_signal);
+    } else {
+      t->ReturnToGuest();
+    }
   }
   NotifyParent(CLD_CONTINUED, SIGCONT);
 }

@@ -3,6 +3,8 @@
 #include <linux/securebits.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -200,6 +202,7 @@ ErrnoOr<uint64_t> Setgroups(Task& task, int count, UserPtr<const uint32_t> list)
   if (count < 0 || static_cast<size_t>(count) > kMaxGroups) return Errno(EINVAL);
   auto next = MakeRef<Credentials>(task.creds());
   next->groups = TRY(task.CopyInArray(list, static_cast<size_t>(count)));
+  std::sort(next->groups.begin(), next->groups.end());  // groups_sort()
   task.set_creds(std::move(next));
   return 0;
 }

@@ -12,6 +12,7 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/poll_time.h"
+#include "sentry/syscalls/rw_util.h"
 #include "sentry/syscalls/socket_util.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fd_table.h"
@@ -77,7 +78,7 @@ ErrnoOr<uint64_t> SendAll(Task& task, Socket& socket, std::vector<iovec> ranges,
     }
     if (sent.error().number() != EAGAIN) return progress > 0 ? ErrnoOr<uint64_t>(progress) : sent.error();
     if (DontWait(socket, flags) || task.syscall().timed_out) return progress > 0 ? ErrnoOr<uint64_t>(progress) : Errno(EAGAIN);
-    return task.BlockOn(socket, POLLOUT, DeadlineAfter(task, socket.send_timeout()));
+    return BlockForIo(task, socket, POLLOUT);
   }
 }
 
@@ -130,7 +131,7 @@ ErrnoOr<uint64_t> SendMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t 
 }
 
 // Receives into `ranges`. With MSG_WAITALL a stream fills them, `progress` keeping what came in earlier rounds.
-ErrnoOr<uint64_t> ReceiveAll(Task& task, Socket& socket, std::vector<iovec> ranges, ReceiveRequest* out, int64_t deadline,
+ErrnoOr<uint64_t> ReceiveAll(Task& task, Socket& socket, std::vector<iovec> ranges, ReceiveRequest* out,
                              uint64_t& progress) {
   bool wait_all = (out->flags & MSG_WAITALL) != 0 && (out->flags & MSG_PEEK) == 0 && socket.is_stream();
   SkipBytes(&ranges, progress);
@@ -155,7 +156,7 @@ ErrnoOr<uint64_t> ReceiveAll(Task& task, Socket& socket, std::vector<iovec> rang
     if (DontWait(socket, out->flags) || task.syscall().timed_out) {
       return progress > 0 ? ErrnoOr<uint64_t>(progress) : Errno(EAGAIN);
     }
-    return task.BlockOn(socket, POLLIN, deadline);
+    return BlockForIo(task, socket, POLLIN);
   }
 }
 
@@ -171,14 +172,13 @@ ErrnoOr<uint64_t> RecvFrom(Task& task, int fd, UserPtr<void> data, uint64_t size
   BufferSink none(nullptr, 0);
   ReceiveRequest out{none};
   out.flags = flags;
-  int64_t deadline = DeadlineAfter(task, socket->receive_timeout());
-  uint64_t received = TRY(ReceiveAll(task, *socket, std::move(ranges), &out, deadline, task.syscall().done));
+  uint64_t received = TRY(ReceiveAll(task, *socket, std::move(ranges), &out, task.syscall().done));
   if (address) TRY(CopyOutAddress(task, out.address, address, address_size));
   return ResultSize(out, received, *socket);
 }
 
 // One message into the msghdr at `p`.
-ErrnoOr<uint64_t> ReceiveMessage(Task& task, Socket& socket, UserPtr<MessageHeader> p, int flags, int64_t deadline,
+ErrnoOr<uint64_t> ReceiveMessage(Task& task, Socket& socket, UserPtr<MessageHeader> p, int flags,
                                  uint64_t& progress) {
   MessageHeader header = TRY(task.CopyIn(p));
   if (header.name_size < 0) return Errno(EINVAL);
@@ -186,7 +186,7 @@ ErrnoOr<uint64_t> ReceiveMessage(Task& task, Socket& socket, UserPtr<MessageHead
   ReceiveRequest out{none};
   out.flags = flags;
   std::vector<iovec> ranges = TRY(RangesOf(task, header));
-  uint64_t received = TRY(ReceiveAll(task, socket, std::move(ranges), &out, deadline, progress));
+  uint64_t received = TRY(ReceiveAll(task, socket, std::move(ranges), &out, progress));
   int result_flags = out.out_flags | (flags & MSG_CMSG_CLOEXEC);
   uint64_t control = TRY(DeliverControl(task, out, UserPtr<void>(header.control), header.control_size,
                                         (flags & MSG_CMSG_CLOEXEC) != 0, &result_flags));
@@ -203,7 +203,7 @@ ErrnoOr<uint64_t> ReceiveMessage(Task& task, Socket& socket, UserPtr<MessageHead
 ErrnoOr<uint64_t> RecvMsg(Task& task, int fd, UserPtr<MessageHeader> p, int flags) {
   if ((flags & kCmsgCompat) != 0) return Errno(EINVAL);
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));
-  return ReceiveMessage(task, *socket, p, flags, DeadlineAfter(task, socket->receive_timeout()), task.syscall().done);
+  return ReceiveMessage(task, *socket, p, flags, task.syscall().done);
 }
 
 ErrnoOr<uint64_t> RecvMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t count, int flags,
@@ -220,8 +220,7 @@ ErrnoOr<uint64_t> RecvMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t 
     int now_flags = flags & ~MSG_WAITFORONE;
     if ((flags & MSG_WAITFORONE) != 0 && call.done > 0) now_flags |= MSG_DONTWAIT;
     UserPtr<MultiHeader> at = p + call.done;
-    auto got = ReceiveMessage(task, *socket, at.Cast<MessageHeader>(), now_flags,
-                              DeadlineAfter(task, socket->receive_timeout()), call.scratch[1]);
+    auto got = ReceiveMessage(task, *socket, at.Cast<MessageHeader>(), now_flags, call.scratch[1]);
     if (!got.ok()) {
       if (got.error() == kBlocked || call.done == 0) return got.error();
       break;

@@ -7,8 +7,10 @@
 #include <algorithm>
 
 #include "sentry/kernel/task.h"
+#include "sentry/net/socket.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/rw_util.h"
+#include "sentry/syscalls/time_util.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fd_table.h"
 
@@ -26,10 +28,19 @@ ErrnoOr<RefPtr<File>> WritableFile(Task& task, int fd) {
   return file;
 }
 
+Errno BlockForIo(Task& task, File& file, uint32_t events) {
+  if (task.syscall().timed_out) return Errno(EAGAIN);
+  auto* socket = dynamic_cast<Socket*>(&file);
+  if (socket == nullptr) return task.BlockOn(file, events);
+  int64_t timeout = (events & POLLIN) != 0 ? socket->receive_timeout() : socket->send_timeout();
+  if (timeout == kNever) return task.BlockOn(file, events);
+  return task.BlockOn(file, events, DeadlineAfter(task, timeout), Errno(EINTR));
+}
+
 ErrnoOr<uint64_t> ReadFile(Task& task, File& file, Sink& sink, bool nowait) {
   auto r = file.Read(task, sink);
   if (r.ok()) return static_cast<uint64_t>(*r);
-  if (r.Is(EAGAIN) && !file.nonblocking() && !nowait) return task.BlockOn(file, POLLIN | POLLRDNORM);
+  if (r.Is(EAGAIN) && !file.nonblocking() && !nowait) return BlockForIo(task, file, POLLIN | POLLRDNORM);
   return r.error();
 }
 
@@ -47,9 +58,9 @@ ErrnoOr<uint64_t> WriteFile(Task& task, File& file, Source& source, bool nowait)
       if (done > 0) return done;
       return r.error();
     }
-    if (file.nonblocking() || nowait) return done > 0 ? ErrnoOr<uint64_t>(done) : r.error();
+    if (file.nonblocking() || nowait || task.syscall().timed_out) return done > 0 ? ErrnoOr<uint64_t>(done) : r.error();
     task.syscall().done = done;
-    return task.BlockOn(file, POLLOUT | POLLWRNORM);
+    return BlockForIo(task, file, POLLOUT | POLLWRNORM);
   }
 }
 

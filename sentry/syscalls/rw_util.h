@@ -22,4 +22,8 @@ ErrnoOr<uint64_t> ReadFile(Task& task, File& file, Sink& sink, bool nowait = fal
 // write(2): a blocking stream takes everything, over as many rounds as it needs. `source` starts at the call's first byte in each round.
 ErrnoOr<uint64_t> WriteFile(Task& task, File& file, Source& source, bool nowait = false);
 
+// Task::BlockOn() for reading or writing calls. On a socket with SO_RCVTIMEO or SO_SNDTIMEO it ends when that time is over (the
+// handler then sees syscall().timed_out), and a signal's handler ends it whether it has SA_RESTART or not (sock_intr_errno()).
+Errno BlockForIo(Task& task, File& file, uint32_t events);
+
 }  // namespace amber

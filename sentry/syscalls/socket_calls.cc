@@ -11,6 +11,7 @@
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/poll_time.h"
+#include "sentry/syscalls/rw_util.h"
 #include "sentry/syscalls/socket_util.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fd_table.h"
@@ -102,7 +103,7 @@ ErrnoOr<uint64_t> Accept4(Task& task, int fd, UserPtr<void> address, UserPtr<int
   auto accepted = socket->Accept(task);
   if (accepted.Is(EAGAIN)) {
     if (socket->nonblocking() || task.syscall().timed_out) return Errno(EAGAIN);
-    return task.BlockOn(*socket, POLLIN, DeadlineAfter(task, socket->receive_timeout()));
+    return BlockForIo(task, *socket, POLLIN);
   }
   RefPtr<Socket> connection = TRY(std::move(accepted));
   connection->set_flags(StatusFlags(flags));
