@@ -168,20 +168,14 @@ absl::StatusOr<UniqueFd> OpenImage(const Flags& flags) {
 
 absl::StatusOr<int> Restore(Context& context) {
   const Flags& flags = context.flags;
-  absl::StatusOr<std::string> id = context.ContainerId();
-  if (!id.ok()) return id.status();
+  if (absl::Status status = context.ContainerId().status(); !status.ok()) return status;
   absl::StatusOr<UniqueFd> image = OpenImage(flags);
   if (!image.ok()) return image.status();
-  absl::StatusOr<Bundle> bundle = LoadBundle(flags.StringOr("bundle", "."));
-  if (!bundle.ok()) return bundle.status();
+  absl::StatusOr<LaunchRequest> made = context.BundleRequest();
+  if (!made.ok()) return made.status();
+  LaunchRequest request = *std::move(made);
+  request.image = *std::move(image);
   bool detach = flags.Bool("detach");
-  LaunchRequest request = {.id = *id,
-                           .bundle = *std::move(bundle),
-                           .pid_file = flags.String("pid-file"),
-                           .console_socket = flags.String("console-socket"),
-                           .terminal = UniqueFd(),
-                           .preserve_fds = static_cast<uint32_t>(flags.NumberOr("preserve-fds", 0)),
-                           .image = *std::move(image)};
   RawMode raw;
   bool terminal = request.bundle.container.process.terminal && !flags.Has("console-socket") && !detach;
   if (terminal) {

@@ -5,11 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <map>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
 #include "runsc-cli/cgroup.h"
 #include "runsc-cli/command.h"
@@ -76,16 +79,53 @@ absl::StatusOr<int> List(Context& context) {
   return 0;
 }
 
+// This process's numbers of the sentry's children, by their number in the sentry's pid namespace.
+std::map<int, pid_t> StubsOf(pid_t sentry) {
+  std::map<int, pid_t> stubs;
+  std::error_code error;
+  for (const auto& thread : std::filesystem::directory_iterator(absl::StrCat("/proc/", sentry, "/task"), error)) {
+    absl::StatusOr<std::string> children = ReadSmallFile(thread.path().string() + "/children");
+    if (!children.ok()) continue;
+    for (std::string_view child : absl::StrSplit(*children, ' ', absl::SkipWhitespace())) {
+      absl::StatusOr<std::string> status = ReadSmallFile(absl::StrCat("/proc/", child, "/status"));
+      if (!status.ok()) continue;
+      for (std::string_view line : absl::StrSplit(*status, '\n')) {
+        if (!absl::ConsumePrefix(&line, "NSpid:")) continue;
+        std::vector<std::string_view> numbers = absl::StrSplit(line, absl::ByAnyChar("\t "), absl::SkipEmpty());
+        int inner, outer;
+        if (numbers.size() > 1 && absl::SimpleAtoi(numbers.back(), &inner) && absl::SimpleAtoi(numbers.front(), &outer)) stubs[inner] = outer;
+      }
+    }
+  }
+  return stubs;
+}
+
+// Host pids, as engines want them: the one that stands for the container, and those that its processes run in.
+absl::StatusOr<std::string> HostPidsJson(Context& context, const State& state) {
+  nlohmann::ordered_json pids = nlohmann::ordered_json::array();
+  if (state.Status() == "stopped") return Dump(pids);
+  pids.push_back(state.waiter.pid);
+  control::Request request = MakeRequest(state.id);
+  request.mutable_processes();
+  absl::StatusOr<control::Reply> reply = Ask(context, state, std::move(request));
+  if (!reply.ok()) return reply.status();
+  std::map<int, pid_t> stubs = StubsOf(state.sentry.pid);
+  for (const control::ProcessEntry& p : reply->processes().processes()) {
+    auto it = stubs.find(p.stub());
+    if (it != stubs.end()) pids.push_back(it->second);
+  }
+  return Dump(pids);
+}
+
 absl::StatusOr<int> Ps(Context& context) {
   absl::StatusOr<State> state = ReadState(context);
   if (!state.ok()) return state.status();
   std::string format = context.flags.StringOr("format", "table");
   if (format != "table" && format != "json") return absl::InvalidArgumentError("--format must be table or json");
   if (format == "json") {
-    // Host pids, as engines want them: those that stand for the container's processes.
-    nlohmann::ordered_json pids = nlohmann::ordered_json::array();
-    if (state->Status() != "stopped") pids.push_back(state->waiter.pid);
-    Print(Dump(pids));
+    absl::StatusOr<std::string> json = HostPidsJson(context, *state);
+    if (!json.ok()) return json.status();
+    Print(*json);
     return 0;
   }
   control::Request request = MakeRequest(state->id);

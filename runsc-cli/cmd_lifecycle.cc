@@ -14,19 +14,9 @@ namespace amber::cli {
 namespace {
 
 absl::StatusOr<int> Create(Context& context) {
-  absl::StatusOr<std::string> id = context.ContainerId();
-  if (!id.ok()) return id.status();
-  const Flags& flags = context.flags;
-  absl::StatusOr<Bundle> bundle = LoadBundle(flags.StringOr("bundle", "."));
-  if (!bundle.ok()) return bundle.status();
-  LaunchRequest request = {.id = *id,
-                           .bundle = *std::move(bundle),
-                           .pid_file = flags.String("pid-file"),
-                           .console_socket = flags.String("console-socket"),
-                           .terminal = UniqueFd(),
-                           .preserve_fds = static_cast<uint32_t>(flags.NumberOr("preserve-fds", 0)),
-                           .image = UniqueFd()};
-  absl::StatusOr<Launched> launched = Launch(context.options, std::move(request));
+  absl::StatusOr<LaunchRequest> request = context.BundleRequest();
+  if (!request.ok()) return request.status();
+  absl::StatusOr<Launched> launched = Launch(context.options, *std::move(request));
   if (!launched.ok()) return launched.status();
   return 0;
 }

@@ -35,6 +35,20 @@ absl::StatusOr<std::string> Context::ContainerId() const {
   return flags.arguments[0];
 }
 
+absl::StatusOr<LaunchRequest> Context::BundleRequest() const {
+  absl::StatusOr<std::string> id = ContainerId();
+  if (!id.ok()) return id.status();
+  absl::StatusOr<Bundle> bundle = LoadBundle(flags.StringOr("bundle", "."));
+  if (!bundle.ok()) return bundle.status();
+  LaunchRequest request;
+  request.id = *std::move(id);
+  request.bundle = *std::move(bundle);
+  request.pid_file = flags.String("pid-file");
+  request.console_socket = flags.String("console-socket");
+  request.preserve_fds = static_cast<uint32_t>(flags.NumberOr("preserve-fds", 0));
+  return request;
+}
+
 std::vector<FlagSpec> Join(std::vector<FlagSpec> a, std::vector<FlagSpec> b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;

@@ -17,6 +17,8 @@ struct Context {
   Flags flags;  // of the verb
   // The argument that every verb about one container takes.
   absl::StatusOr<std::string> ContainerId() const;
+  // What create, run and restore have in common: the container's id, its bundle, and the flags about pid file, terminal and descriptors.
+  absl::StatusOr<LaunchRequest> BundleRequest() const;
 };
 
 struct Command {

@@ -269,6 +269,7 @@ void Server::HandleProcesses(Call& call) {
     entry->set_command(p.command);
     entry->set_cpu_ns(p.cpu_ns);
     entry->set_resident_bytes(p.resident_bytes);
+    entry->set_stub(p.stub);
   }
   SendReply(call, reply);
 }

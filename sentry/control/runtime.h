@@ -67,6 +67,7 @@ struct ProcessInfo {
   std::string command;  // argv joined by blanks, or the name in brackets
   uint64_t cpu_ns = 0;
   uint64_t resident_bytes = 0;
+  int32_t stub = 0;  // its host process, as the sentry's pid namespace numbers it; 0 if it has none
 };
 
 struct ContainerStats {

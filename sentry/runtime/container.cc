@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "absl/strings/str_cat.h"
 #include "sentry/fs/devpts/devpts.h"
@@ -60,6 +62,32 @@ RefPtr<const Credentials> CredentialsOf(const ProcessSpec& spec) {
   return creds;
 }
 
+uint32_t NodeMode(const DeviceSpec& device) {
+  switch (device.type) {
+    case 'b':
+      return S_IFBLK | device.mode;
+    case 'p':
+      return S_IFIFO | device.mode;
+    default:
+      return S_IFCHR | device.mode;
+  }
+}
+
+// What the container may not see or change, and the nodes that it is given, as the runtime specification orders them.
+absl::Status Restrict(MountNamespace& mounts, const ContainerSpec& spec) {
+  for (const DeviceSpec& d : spec.devices) {
+    absl::Status s = MakeDevice(mounts, d.path, NodeMode(d), makedev(d.major, d.minor), d.uid, d.gid);
+    if (!s.ok()) return s;
+  }
+  for (const std::string& path : spec.read_only_paths) {
+    if (absl::Status s = MakePathReadOnly(mounts, path); !s.ok()) return s;
+  }
+  for (const std::string& path : spec.masked_paths) {
+    if (absl::Status s = MaskPath(mounts, path); !s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels) {
@@ -75,7 +103,7 @@ absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels) {
   absl::StatusOr<RefPtr<MountNamespace>> mounts = BuildMounts(*kernel_, plans);
   if (!mounts.ok()) return mounts.status();
   mounts_ = *std::move(mounts);
-  return absl::OkStatus();
+  return Restrict(*mounts_, spec_);
 }
 
 absl::Status Container::AddStdio(FdTable& files, ProcessFds fds) {

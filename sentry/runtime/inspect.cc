@@ -25,6 +25,7 @@ absl::StatusOr<std::vector<ProcessInfo>> KernelRuntime::Processes(std::string_vi
     info.cpu_ns = static_cast<uint64_t>(g->CpuTime());
     if (!g->leader()->exiting() && g->leader()->thread() != nullptr) {
       info.resident_bytes = g->leader()->mm().GetUsage().resident;
+      info.stub = g->leader()->thread()->host_pid();
     }
     out.push_back(std::move(info));
   }

@@ -1,6 +1,8 @@
 // Restore: read and check the image, make objects, bind them to the new surroundings, build the processes.
 #include <string.h>
 
+#include <optional>
+
 #include "absl/strings/str_cat.h"
 #include "checkpoint/cpu_features.h"
 #include "checkpoint/image.h"
@@ -27,6 +29,8 @@ std::map<int, UniqueFd> ByIndex(ProcessFds fds) {
   int index = 0;
   for (UniqueFd& fd : fds.stdio) out[index++] = std::move(fd);
   for (UniqueFd& fd : fds.extra) out[index++] = std::move(fd);
+  // With a terminal there are no standard streams, and its number is the first's (Container::NewProcess).
+  if (fds.console.valid()) out[0] = std::move(fds.console);
   std::erase_if(out, [](const auto& entry) { return !entry.second.valid(); });
   return out;
 }
@@ -45,7 +49,12 @@ absl::StatusOr<RestoreResult> KernelRuntime::Restore(RestoreOptions options, con
   if (spec.pids_limit != 0) kernel_.set_max_tasks(std::min<size_t>(spec.pids_limit, kernel_.max_tasks()));
   image_ = std::move(options.image);
   kernel_.SetHostFdsForRestore(ByIndex(std::move(fds.process)));
-  SetGoferFinder([gofer](const std::string&, const std::string&) { return gofer; });
+  // The image names the container as it was called when it was saved; more than one is refused by Adopt().
+  std::optional<std::string> saved;
+  SetGoferFinder([gofer, &saved](const std::string& container, const std::string&) {
+    if (!saved) saved = container;
+    return *saved == container ? gofer : nullptr;
+  });
   // What is loaded must not move before all of it is there.
   kernel_.Freeze([] {});
   state::Loader loader([&](uint64_t id) {

@@ -113,6 +113,63 @@ class Programs(SandboxTest):
         self.assertIn("\n42\n", text)
         self.assertIn("status 3\n1\n", text, "the terminal is not in raw mode any more")
 
+    def test_masked_and_read_only_paths_and_devices(self):
+        """What config.json hides, protects and makes: also after a checkpoint."""
+        folder = os.path.join(self.folder, "mounted")
+        os.makedirs(os.path.join(folder, "secret"))
+        os.makedirs(os.path.join(folder, "fixed"))
+        for name in ("secret/key", "fixed/text", "hidden"):
+            with open(os.path.join(folder, name), "w") as file:
+                file.write("data")
+        script = """
+            check() {
+              echo hidden: $(cat /mnt/hidden) dir: $(ls /mnt/secret) proc: $(cat /proc/meminfo | wc -l)
+              (echo x > /mnt/fixed/text) 2>/dev/null && echo WRITTEN
+              (echo x > /mnt/hidden) 2>/dev/null && echo WRITTEN
+              (: > /mnt/secret/new) 2>/dev/null && echo WRITTEN
+              mkdir /proc/sys/x 2>/dev/null && echo WRITTEN
+              cat /mnt/fixed/text; echo; echo y > /mnt/open && rm /mnt/open
+              stat -c '%F %t:%T %a %u' /dev/extra /dev/more/null
+              echo z > /dev/more/null && echo nothing; test -p /dev/extra-fifo && echo fifo
+            }
+            check; echo up; read line; check"""
+        expected = ("hidden: dir: proc: 0\ndata\ncharacter special file 1:5 640 0\ncharacter special file 1:3 666 5\n"
+                    "nothing\nfifo\n")
+        bundle = self.host_bundle(
+            "/bin/sh", "-c", script,
+            mounts=[{"destination": "/proc", "type": "proc", "source": "proc"},
+                    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+                    {"destination": "/mnt", "type": "bind", "source": folder, "options": ["bind", "rw"]}],
+            linux={"namespaces": [{"type": "pid"}, {"type": "mount"}],
+                   "maskedPaths": ["/mnt/hidden", "/mnt/secret", "/proc/meminfo", "/proc/no-such-file"],
+                   "readonlyPaths": ["/mnt/fixed", "/proc/sys", "/no-such-folder"],
+                   "devices": [{"path": "/dev/extra", "type": "c", "major": 1, "minor": 5, "fileMode": 0o640},
+                               {"path": "/dev/more/null", "type": "u", "major": 1, "minor": 3, "uid": 5},
+                               {"path": "/dev/extra-fifo", "type": "p"}]})
+        output = os.path.join(self.folder, "output")
+
+        def said():
+            with open(output) as file:
+                return file.read()
+
+        held, writer = os.pipe()
+        with open(output, "w") as file:
+            process = subprocess.Popen(self.command("run", "--bundle", bundle, "c"), stdin=held, stdout=file, stderr=file)
+        self.assertTrue(eventually(lambda: said().endswith("up\n")), said())
+        self.assertEqual(said(), expected + "up\n")
+        image = os.path.join(self.folder, "image")
+        self.must("checkpoint", "--image-path", image, "c")
+        process.wait(20)
+        self.run_cli("delete", "--force", "c")
+        with open(output, "w") as file:
+            process = subprocess.Popen(self.command("restore", "--image-path", image, "--bundle", bundle, "c"), stdin=held,
+                                       stdout=file, stderr=file)
+        os.write(writer, b"go\n")
+        process.wait(20)
+        self.assertEqual(said(), expected)
+        os.close(held)
+        os.close(writer)
+
     def test_debug(self):
         process = subprocess.Popen(self.command("do", "--id", "d", "sleep", "30"), stdin=subprocess.DEVNULL)
         self.assertTrue(eventually(lambda: os.path.exists(os.path.join(self.root, "d/state.json"))))
