@@ -19,7 +19,7 @@ namespace amber::nvproxy {
 class OpenFile : public std::enable_shared_from_this<OpenFile> {
  public:
   OpenFile(Proxy& proxy, Node node, int access, const Session& session, HostFile host)
-      : proxy_(proxy), node_(node), access_(access), session_(session), host_(host) {}
+      : proxy_(proxy), node_(node), access_(access), session_(session), host_(host), id_(proxy.next_file_++) {}
   ~OpenFile();
   OpenFile(const OpenFile&) = delete;
   OpenFile& operator=(const OpenFile&) = delete;
@@ -30,6 +30,8 @@ class OpenFile : public std::enable_shared_from_this<OpenFile> {
   // Who opened it.
   const Session& session() const { return session_; }
   HostFile host() const { return host_; }
+  // Unique in the sandbox's life up to a restore.
+  uint64_t id() const { return id_; }
   bool is_frontend() const { return node_.kind == NodeKind::kControl || node_.kind == NodeKind::kGpu; }
 
   absl::Mutex mu;
@@ -75,6 +77,7 @@ class OpenFile : public std::enable_shared_from_this<OpenFile> {
   const int access_;
   const Session session_;
   const HostFile host_;
+  const uint64_t id_;
 };
 
 }  // namespace amber::nvproxy

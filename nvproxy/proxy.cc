@@ -266,17 +266,4 @@ uint32_t Proxy::Poll(OpenFile& file) {
   return std::exchange(file.events, 0) | now;
 }
 
-std::vector<std::string> Proxy::CannotSave() {
-  std::vector<std::string> out;
-  for (const auto& client : ClientsOf([](const Client&) { return true; })) {
-    ClientLock lock(client);
-    for (const auto& [handle, object] : client->objects()) {
-      if (object->params || out.size() >= 64) continue;
-      out.push_back("process " + std::to_string(client->session().pid) + " still has a GPU object of class " + Hex(object->number) + " (" +
-                    object->origin + ", handle " + Hex(handle) + " of client " + Hex(client->handle()) + ")");
-    }
-  }
-  return out;
-}
-
 }  // namespace amber::nvproxy

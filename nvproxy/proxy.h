@@ -14,6 +14,8 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -26,6 +28,10 @@
 #include "sentry/base/errno_or.h"
 
 namespace amber::nvproxy {
+
+namespace proto {
+class Client;
+}
 
 using Uuid = std::array<uint8_t, 16>;
 
@@ -76,8 +82,11 @@ class Proxy {
   // A file below /proc/driver/nvidia as the guest is to see it; ENOENT.
   ErrnoOr<std::string> InfoFile(const std::string& path);
 
-  // Why the state of a file or its clients cannot go into an image, a line each; empty if it can.
-  std::vector<std::string> CannotSave();
+  // Why the state of a file and of its clients cannot go into an image, a line each; empty if it can.
+  std::vector<std::string> CannotSave(OpenFile& file);
+  // The file and its clients as bytes, and back: null and why in `error`. Handles of clients are those that they had.
+  std::string SaveFile(OpenFile& file);
+  std::shared_ptr<OpenFile> RestoreFile(std::string_view bytes, std::string* error);
   struct Counts {
     uint64_t calls = 0, refused = 0, host_calls = 0;
     size_t clients = 0, objects = 0;
@@ -111,6 +120,8 @@ class Proxy {
   Proxy(HostDriver& host, const Options& options, std::function<void(const std::string&)> log);
   std::string FindGpus();
   void OnFileGone(OpenFile& file);
+  std::string RestoreClient(const std::shared_ptr<OpenFile>& file, const proto::Client& saved);
+  void LinkRestored(uint64_t id, uint64_t linked, const std::shared_ptr<OpenFile>& file);
 
   HostDriver& host_;
   const Options options_;
@@ -122,7 +133,12 @@ class Proxy {
   uint64_t sys_params_ = ~uint64_t{0};
   std::atomic<uint64_t> calls_{0}, refused_{0}, host_calls_{0};
 
+  std::atomic<uint64_t> next_file_{1};
+
   absl::Mutex mu_;
+  // Of a restore: files by the ids that they had, and those whose control file has not come yet.
+  std::map<uint64_t, std::weak_ptr<OpenFile>> restored_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::pair<std::weak_ptr<OpenFile>, uint64_t>> unlinked_ ABSL_GUARDED_BY(mu_);
   std::map<uint32_t, std::shared_ptr<Client>> clients_ ABSL_GUARDED_BY(mu_);
   std::set<std::string> logged_ ABSL_GUARDED_BY(mu_);
 };

@@ -301,10 +301,51 @@ TEST_P(ProxyTest, HostErrorsArePassedOn) {
 
 TEST_P(ProxyTest, NamesWhatCannotBeSaved) {
   auto b = p.Start();
-  EXPECT_TRUE(proxy.CannotSave().empty());  // NVML's leftovers can be made again
+  auto ctl = p.FileOf(b.ctl);
+  EXPECT_TRUE(proxy.CannotSave(*ctl).empty());  // NVML's leftovers can be made again
   p.Memory(b.ctl, b.client, b.device, 0x100, 4096);
-  ASSERT_EQ(proxy.CannotSave().size(), 1u);
-  EXPECT_NE(proxy.CannotSave()[0].find("NV01_MEMORY_LOCAL_USER"), std::string::npos);
+  ASSERT_EQ(proxy.CannotSave(*ctl).size(), 1u);
+  EXPECT_NE(proxy.CannotSave(*ctl)[0].find("NV01_MEMORY_LOCAL_USER"), std::string::npos);
+  int uvm = p.Open(NodeKind::kUvm);
+  EXPECT_TRUE(proxy.CannotSave(*p.FileOf(uvm)).empty());
+  std::vector<uint8_t> init(16);
+  p.Uvm(uvm, 0x30000001, init);
+  EXPECT_EQ(proxy.CannotSave(*p.FileOf(uvm)).size(), 1u);
+}
+
+// Files and clients as NVML leaves them, on another machine: the same handles, the GPU found by its uuid, links whole.
+TEST_P(ProxyTest, SavesAndRestores) {
+  auto b = p.Start(1, 1);
+  std::string ctl = proxy.SaveFile(*p.FileOf(b.ctl)), gpu = proxy.SaveFile(*p.FileOf(b.gpu));
+  for (bool ctl_first : {true, false}) {
+    FakeConfig config = TwoGpus(GetParam());
+    std::swap(config.gpus[0].uuid, config.gpus[1].uuid);
+    World there(config);
+    Proxy& other = there.Sandbox({.allow_other_driver = true});
+    std::string error;
+    auto first = other.RestoreFile(ctl_first ? ctl : gpu, &error);
+    auto second = other.RestoreFile(ctl_first ? gpu : ctl, &error);
+    ASSERT_EQ(error, "");
+    EXPECT_EQ(other.Describe(), proxy.Describe());
+    EXPECT_EQ(other.Describe(), there.host.Graph(1000));
+    auto& gpu_file = ctl_first ? second : first;
+    EXPECT_EQ(gpu_file->node().minor, 0u);
+    TestProcess q(other, p.session());
+    int fd = q.Adopt(gpu_file), event_fd = fd;
+    OsEvent event{.hClient = b.client, .hDevice = b.device, .fd = event_fd};
+    EXPECT_EQ(q.Frontend(fd, 0xce, event), 0);
+    EXPECT_EQ(event.status, uint32_t{kNvOk});  // through the link
+    EXPECT_EQ(there.host.violations(), std::vector<std::string>{});
+    auto again = other.RestoreFile(ctl, &error);
+    EXPECT_EQ(again, nullptr);  // the handle is taken
+    EXPECT_NE(error.find("another process"), std::string::npos);
+  }
+  World older(TwoGpus("550.90.12"));
+  std::string error;
+  EXPECT_EQ(older.Sandbox().RestoreFile(ctl, &error), nullptr);
+  EXPECT_NE(error.find("this machine has 550.90.12"), std::string::npos);
+  error.clear();
+  EXPECT_EQ(proxy.RestoreFile("\xff\xff", &error), nullptr);
 }
 
 TEST(ProxyCreate, ErrorsSayWhat) {

@@ -86,6 +86,10 @@ class TestProcess : public Caller {
     files_[next_fd_] = *file;
     return next_fd_++;
   }
+  int Adopt(std::shared_ptr<OpenFile> file) {
+    files_[next_fd_] = std::move(file);
+    return next_fd_++;
+  }
   void Close(int fd) { files_.erase(fd); }
   void Inherit(int fd, TestProcess& from) { files_[fd] = from.FileOf(fd); }
   // 0, or -errno.
