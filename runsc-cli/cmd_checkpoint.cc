@@ -46,14 +46,20 @@ class ImageWriter {
     temporary_.clear();
     UniqueFd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (directory.valid()) fsync(directory.get());
-    // The mark that Podman looks for before it restores.
-    std::string mark = directory_ + "/inventory.img";
-    UniqueFd inventory(open(mark.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
-    if (!inventory.valid()) return Failed("cannot make", mark);
+    for (const char* name : kMarks) {
+      std::string mark = absl::StrCat(directory_, "/", name);
+      UniqueFd file(open(mark.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+      if (!file.valid()) return Failed("cannot make", mark);
+    }
     return absl::OkStatus();
   }
 
  private:
+  // Empty files beside the image. Podman looks for the first before it restores. The second is for Docker, which puts the
+  // directory as an archive into containerd's content store when it saves and again when it starts from it, and refuses if the store
+  // still has the same bytes (moby issue 42900): unpacking takes this name for a whiteout, so the second archive lacks it.
+  static constexpr const char* kMarks[] = {"inventory.img", ".wh.saved"};
+
   std::string directory_;
   std::string temporary_;
   UniqueFd file_;

@@ -66,7 +66,8 @@ absl::StatusOr<RestoreResult> KernelRuntime::Restore(RestoreOptions options, con
   SetGoferFinder(nullptr);
   kernel_.SetHostFdsForRestore({});
   if (!result.ok()) return result.status();
-  paused_ = options.paused || (*reader)->manifest().paused();
+  // Engines pause a container before they have it saved and expect it to run when it is back, as after CRIU.
+  paused_ = options.paused;
   if (!paused_) kernel_.Thaw();
   return result;
 }

@@ -246,7 +246,7 @@ class Engine(SandboxTest):
         self.must("checkpoint", "--image-path", image, "--file-locks", "--leave-running=false", "c")
         self.wait_pid(pid)
         self.assertFalse(os.path.exists(os.path.join(self.root, "c")))
-        self.assertEqual(sorted(os.listdir(image)), ["dump.log", "inventory.img", "sandbox.img"])
+        self.assertEqual(sorted(os.listdir(image)), [".wh.saved", "dump.log", "inventory.img", "sandbox.img"])
         self.assertEqual(self.must("restore", "--image-path", image, "--bundle", bundle, "-no-subreaper", "c"), "restored\n")
         with open(os.path.join(image, "sandbox.img"), "w") as file:
             file.write("garbage")

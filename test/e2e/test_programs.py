@@ -170,6 +170,43 @@ class Programs(SandboxTest):
         os.close(held)
         os.close(writer)
 
+    def on_terminal(self, *command):
+        pid, master = pty.fork()
+        if pid == 0:
+            arguments = self.command(*command)
+            os.execv(arguments[0], arguments)
+        return pid, master
+
+    def read_until(self, master, text, seconds=20):
+        seen = b""
+        deadline = time.monotonic() + seconds
+        while text not in seen and time.monotonic() < deadline:
+            if select.select([master], [], [], 0.2)[0]:
+                try:
+                    seen += os.read(master, 4096)
+                except OSError:
+                    break
+        self.assertIn(text, seen)
+
+    def test_terminal_after_restore(self):
+        bundle = self.host_bundle(
+            "/bin/sh", "-c", "echo up; read x; echo got $x; tty", terminal=True,
+            mounts=[{"destination": "/proc", "type": "proc", "source": "proc"},
+                    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+                    {"destination": "/dev/pts", "type": "devpts", "source": "devpts"}])
+        pid, master = self.on_terminal("run", "--bundle", bundle, "c")
+        self.read_until(master, b"up\r\n")
+        image = os.path.join(self.folder, "image")
+        self.must("checkpoint", "--image-path", image, "c")
+        os.waitpid(pid, 0)
+        os.close(master)
+        self.run_cli("delete", "--force", "c")
+        pid, master = self.on_terminal("restore", "--image-path", image, "--bundle", bundle, "c")
+        os.write(master, b"typed\n")
+        self.read_until(master, b"got typed\r\n/dev/pts/0\r\n")
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+        os.close(master)
+
     def test_debug(self):
         process = subprocess.Popen(self.command("do", "--id", "d", "sleep", "30"), stdin=subprocess.DEVNULL)
         self.assertTrue(eventually(lambda: os.path.exists(os.path.join(self.root, "d/state.json"))))
