@@ -41,6 +41,7 @@ ErrnoOr<TaskLifecycle::Loaded> TaskLifecycle::LoadForExec(Task& task, const Exec
   out.mm = loaded.mm;
   out.comm = loaded.comm;
   out.exe = loaded.exe;
+  MarkRunning(*out.exe);
   ErrnoOr<platform::Thread*> thread = Errno(EAGAIN);
   {
     KernelUnlock unlock(kernel_);

@@ -11,6 +11,7 @@
 #include "sentry/loader/loader.h"
 #include "sentry/loader/vdso/vdso.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/vfs/exec_open.h"
 
 namespace amber {
 namespace {
@@ -109,6 +110,7 @@ std::string TaskRestore::BuildSpace(const Tasks& tasks) {
   if (!thread.ok()) return Describe(first, "its memory cannot be built", thread.error());
   // The host clears no word for this thread: ExitThread() does it.
   Adopt(first, **thread, false);
+  if (first.mm_->exe()) MarkRunning(*first.mm_->exe());
   first.mm_->Attach(RefPtr<platform::AddressSpace>(&(*thread)->space()));
   Task* maker = &first;
   for (size_t i = 1; i < tasks.size(); ++i) {

@@ -1,20 +1,39 @@
 #include "sentry/vfs/exec_open.h"
 
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sys/stat.h>
+
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/open.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/path.h"
+#include "sentry/vfs/vfs_file.h"
 
 namespace amber {
+
+namespace {
+
+// A memfd.
+ErrnoOr<RefPtr<File>> OpenNameless(Task& task, File& file) {
+  struct stat st;
+  TRY(file.Stat(task, &st));
+  if (!S_ISREG(st.st_mode)) return Errno(EACCES);
+  bool owner = task.creds().fsuid == st.st_uid || task.Has(CAP_DAC_OVERRIDE);
+  if ((st.st_mode & (owner ? 0111 : 0001)) == 0) return Errno(EACCES);
+  return file.Reopen(task, O_RDONLY);
+}
+
+}  // namespace
 
 ErrnoOr<RefPtr<File>> OpenForExec(Task& task, int dirfd, const std::string& path, int flags) {
   VfsContext ctx = ContextOf(task);
   uint32_t walk = (flags & AT_SYMLINK_NOFOLLOW) != 0 ? 0 : kFollowLast | kOpenRead;
   Resolved r = TRY(ResolveAt(task, dirfd, path, walk, (flags & AT_EMPTY_PATH) != 0));
   if (r.file) {
-    if (r.file->path() == nullptr) return Errno(EACCES);
+    if (r.file->path() == nullptr) return OpenNameless(task, *r.file);
     r.path = *r.file->path();
   }
   Inode& inode = *r.path.inode();
@@ -25,6 +44,10 @@ ErrnoOr<RefPtr<File>> OpenForExec(Task& task, int dirfd, const std::string& path
   if (inode.writers > 0) return Errno(ETXTBSY);
   // A program may be executed without being readable: no check for reading.
   return inode.Open(ctx, r.path, O_RDONLY);
+}
+
+void MarkRunning(File& file) {
+  if (auto* placed = dynamic_cast<VfsFile*>(&file)) placed->DenyWriting();
 }
 
 ExecIds ExecIdsOf(const File& file) {

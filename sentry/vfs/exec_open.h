@@ -23,6 +23,8 @@ struct ExecIds {
 // The file that execveat(dirfd, path, ..., flags) names, open for reading: a regular file that the task may execute, on a mount
 // without noexec. `flags`: AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW. EACCES, ENOENT, ELOOP, ENOTDIR, ETXTBSY as execve(2).
 ErrnoOr<RefPtr<File>> OpenForExec(Task& task, int dirfd, const std::string& path, int flags);
+// `file` is a program that runs, until it is destroyed: writing to it is ETXTBSY.
+void MarkRunning(File& file);
 ExecIds ExecIdsOf(const File& file);
 // The path of a file as the task sees it, for AT_EXECFN and /proc/PID/exe.
 std::string ExecPath(Task& task, const File& file);

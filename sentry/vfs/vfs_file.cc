@@ -19,8 +19,15 @@ VfsFile::VfsFile(VfsPath path, int flags) : path_(std::move(path)) {
 VfsFile::~VfsFile() {
   if (!path_.dentry || path_.dentry->negative()) return;
   if (counted_as_writer_) --inode().writers;
+  if (denies_writing_) --inode().deny_write;
   if ((flags() & O_PATH) == 0) --inode().open_files;
   if (FileLocks* locks = inode().locks_if_any()) locks->ReleaseAll(this);
+}
+
+void VfsFile::DenyWriting() {
+  if (denies_writing_ || path_.dentry->negative()) return;
+  denies_writing_ = true;
+  ++inode().deny_write;
 }
 
 ErrnoOr<void> StatInode(Inode& inode, struct stat* out) {

@@ -22,6 +22,8 @@ class VfsFile : public File {
   const VfsPath* path() const override { return &path_; }
   Inode& inode() const { return *path_.dentry->inode(); }
   ErrnoOr<void> Stat(Task& task, struct stat* out) override;
+  // As long as this file is there nobody may open its inode for writing (deny_write_access()): for running programs.
+  void DenyWriting();
   // Drops the POSIX locks of the task's descriptor table.
   void OnClose(Task& task) override;
 
@@ -39,6 +41,7 @@ class VfsFile : public File {
  private:
   VfsPath path_;
   bool counted_as_writer_ = false;
+  bool denies_writing_ = false;  // not saved: a restore says it again
 };
 
 // `struct stat` of an inode, brought up to date.

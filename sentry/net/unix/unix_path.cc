@@ -34,7 +34,8 @@ ErrnoOr<std::unique_ptr<VfsPath>> MakeSocketInode(Task& task, const std::string&
 ErrnoOr<UnixSocket*> FindSocketAt(Task& task, const std::string& path) {
   VfsContext ctx = ContextOf(task);
   VfsPath place = TRY(ResolvePlace(ctx, task.fs().cwd(), path, kFollowLast));
-  TRY(CheckPermission(task.creds(), place, kMayWrite));
+  // The inode's permission alone: a mount that is read-only does not matter here (unix_find_bsd()).
+  TRY(CheckPermission(task.creds(), *place.inode(), kMayWrite));
   if (place.inode()->type() != S_IFSOCK) return Errno(ECONNREFUSED);
   auto* bound = dynamic_cast<BoundSocket*>(place.inode()->special());
   if (bound == nullptr) return Errno(ECONNREFUSED);

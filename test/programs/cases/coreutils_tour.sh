@@ -82,7 +82,7 @@ say stty; stty < /dev/null 2>/dev/null; echo $?
 say sum; sum three
 say sync; sync three && echo synced
 say tac; tac three | tr '\n' ' '; echo
-say tail; tail -n +2 three | head -1; tail -c 2 three; (echo first; sleep 0.3; echo second) > grow & timeout 2 tail -f grow 2>/dev/null | head -2; wait
+say tail; tail -n +2 three | head -1; tail -c 2 three; : > grow; (echo first; sleep 0.3; echo second) > grow & timeout 2 tail -f grow 2>/dev/null | head -2; wait
 say tee; echo t | tee t1 t2 >/dev/null; cat t1 t2 | tr -d '\n'; echo
 say test; test -d dd -a -f three && echo both
 say timeout; timeout 0.1 sleep 5; echo $?

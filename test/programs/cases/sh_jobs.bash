@@ -13,7 +13,7 @@ kill %1; wait %1 2>/dev/null; echo "status $?"
 (sleep 0.1; exit 1) & (sleep 0.6; exit 2) & (sleep 1.1; exit 3) &
 for _ in 1 2 3; do wait -n; echo "next $?"; done
 sleep 60 | sleep 60 & p=$!
-group=$(ps -o pgid= -p $p | tr -d " "); [ "$(ps -o pgid= -p "$(pgrep -g "$group" -o)")" = "$group" ] && echo "one group"
+group=$(ps -o pgid= -p $p | tr -d " "); [ "$(ps -o pgid= -p "$(pgrep -g "$group" -o)" | tr -d " ")" = "$group" ] && echo "one group"
 echo "members $(pgrep -g "$group" -c)"
 { kill -- -"$group"; wait; jobs; } >/dev/null 2>&1; echo "all ended"
 [ -z "$(jobs -p)" ] && echo "no jobs"
