@@ -104,6 +104,11 @@ NvStatus TranslateFd(ControlCall& c) {
     auto fd = std::make_unique<FdField>(c.params, field.offset, c.entry.kind == Kind::kMulticastAttach);
     c.fd_target = fd->Resolve(c.call.caller);
     if (c.fd_target == nullptr || !c.fd_target->is_frontend()) return kNvInvalidArgument;
+    if (c.entry.kind == Kind::kExportObject || c.entry.kind == Kind::kExportObjects) {
+      constexpr size_t kMostExported = 1024;  // imports hold on to all of them
+      absl::MutexLock lock(&c.fd_target->mu);
+      if (c.fd_target->exported.size() >= kMostExported) return kNvInsufficientResources;
+    }
     if (c.entry.kind == Kind::kMulticastAttach && c.fd_target->node().kind != NodeKind::kGpu) return kNvInvalidArgument;
     fd->Set(*c.fd_target);
     c.fds.push_back(std::move(fd));
@@ -120,14 +125,34 @@ NvStatus PrepareInherited(ControlCall& c) {
   return status;
 }
 
-// An object that came out of a descriptor: known by its handle alone.
+// An object that came out of a descriptor: which of those that went in is not known, so it keeps them all.
+void MarkImported(ControlCall& c, Object& object) {
+  object.category = Category::kMemory;
+  object.origin = c.entry.name;
+  absl::MutexLock lock(&c.fd_target->mu);
+  object.imported = c.fd_target->exported;
+}
+
+// Exported objects live on in the descriptor, whatever becomes of their handles.
+void RecordExport(ControlCall& c) {
+  absl::MutexLock lock(&c.fd_target->mu);
+  c.fd_target->exports = true;
+  for (const Field& field : FieldsOf(c.entry)) {
+    for (size_t i = 0; field.role == Role::kObject && i < field.count; ++i) {
+      Object* object = c.client.Find(c.params.Get<uint32_t>(field.offset + 4 * i));
+      if (object == nullptr || object == c.client.root()) continue;
+      if (object->bytes != nullptr) c.fd_target->exported.push_back(object->bytes);
+      c.fd_target->exported.insert(c.fd_target->exported.end(), object->imported.begin(), object->imported.end());
+    }
+  }
+}
+
 void RecordImport(ControlCall& c) {
   Object* parent = c.client.Find(c.params.Get<uint32_t>(12));
   if (parent == nullptr) return;
   Object* object = c.client.Add(c.params.Get<uint32_t>(16), 0, nullptr, parent);
   if (object == nullptr) return;
-  object->category = Category::kMemory;
-  object->origin = c.entry.name;
+  MarkImported(c, *object);
 }
 
 void RecordImports(ControlCall& c) {
@@ -136,8 +161,7 @@ void RecordImports(ControlCall& c) {
   for (size_t i = 0; parent != nullptr && i < count; ++i) {
     Object* object = c.client.Add(c.params.Get<uint32_t>(8 + 4 * i), 0, nullptr, parent);
     if (object == nullptr) continue;
-    object->category = Category::kMemory;
-    object->origin = c.entry.name;
+    MarkImported(c, *object);
   }
 }
 
@@ -163,7 +187,7 @@ ErrnoOr<uint32_t> PrepareFilter(ControlCall& c) {
     case Kind::kMulticastAttach: return uint32_t{TranslateFd(c)};
     case Kind::kImportObject:
     case Kind::kImportObjects:
-      if (c.client.size() + 128 > c.call.proxy.options().max_objects) return uint32_t{kNvInsufficientResources};
+      if (c.call.proxy.Full(c.client, 128)) return uint32_t{kNvInsufficientResources};
       return uint32_t{TranslateFd(c)};
     default: return uint32_t{kNvOk};
   }
@@ -210,11 +234,7 @@ void FinishFilter(ControlCall& c) {
       }
       break;
     case Kind::kExportObject:
-    case Kind::kExportObjects: {
-      absl::MutexLock lock(&c.fd_target->mu);
-      c.fd_target->exports = true;
-      break;
-    }
+    case Kind::kExportObjects: RecordExport(c); break;
     case Kind::kImportObject: RecordImport(c); break;
     case Kind::kImportObjects: RecordImports(c); break;
     default: break;

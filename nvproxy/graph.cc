@@ -5,7 +5,8 @@
 
 namespace amber::nvproxy {
 
-Client::Client(uint32_t handle, Session session, std::weak_ptr<OpenFile> file) : session_(session), file_(std::move(file)) {
+Client::Client(uint32_t handle, Session session, std::weak_ptr<OpenFile> file, std::atomic<size_t>& total)
+    : session_(session), file_(std::move(file)), total_(total) {
   auto root = std::make_unique<Object>();
   root_ = root.get();
   root->handle = handle;
@@ -14,6 +15,7 @@ Client::Client(uint32_t handle, Session session, std::weak_ptr<OpenFile> file) :
   root->kind = Kind::kRoot;
   root->params.emplace();
   objects_[handle] = std::move(root);
+  ++total_;
   inherited_ = {{.target = 0, .mask = kRightDup, .type = kSharePid, .action = 0}};
 }
 
@@ -36,6 +38,7 @@ Object* Client::Add(uint32_t handle, uint32_t number, const Entry* entry, Object
   object->gpu = parent->gpu;
   parent->children.push_back(object);
   objects_[handle] = std::move(made);
+  ++total_;
   return object;
 }
 
@@ -85,6 +88,7 @@ void Client::Free(Object& object, const std::function<void(Object&)>& gone) {
       continue;  // its handle stays readable
     }
     objects_.erase(o->handle);
+    --total_;
   }
 }
 

@@ -5,6 +5,7 @@
 // with client locks held, never the other way round.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -52,6 +53,8 @@ struct Object {
   std::vector<Object*> needs, needed_by;  // beyond the parent
   int gpu = -1;                           // index of the GPU it belongs to
   std::shared_ptr<Allocation> bytes;
+  // Of an imported object: all that came through the same descriptor.
+  std::vector<std::shared_ptr<Allocation>> imported;
   std::shared_ptr<Allocation> context;  // of a device: what its first context costs
   std::shared_ptr<PinnedMemory> pinned;
   std::optional<ShareList> shares;
@@ -62,7 +65,11 @@ struct Object {
 
 class Client {
  public:
-  Client(uint32_t handle, Session session, std::weak_ptr<OpenFile> file);
+  // `total` counts the objects of all clients; it outlives them.
+  Client(uint32_t handle, Session session, std::weak_ptr<OpenFile> file, std::atomic<size_t>& total);
+  ~Client() { total_ -= objects_.size(); }
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
 
   uint32_t handle() const { return root_->handle; }
   const Session& session() const { return session_; }
@@ -93,6 +100,7 @@ class Client {
   const std::weak_ptr<OpenFile> file_;
   absl::Mutex mu_;
   bool dead_ = false;
+  std::atomic<size_t>& total_;
   std::map<uint32_t, std::unique_ptr<Object>> objects_;
   Object* root_;
   ShareList inherited_;

@@ -42,6 +42,7 @@ class OpenFile : public std::enable_shared_from_this<OpenFile> {
   bool has_links ABSL_GUARDED_BY(mu) = false;  // others are registered with it
   bool attached ABSL_GUARDED_BY(mu) = false;   // ATTACH_GPUS_TO_FD was done
   bool exports ABSL_GUARDED_BY(mu) = false;    // objects were exported to it: never mapped any more
+  std::vector<std::shared_ptr<Allocation>> exported ABSL_GUARDED_BY(mu);  // their memory
   // What the next mmap maps.
   struct Pending {
     uint64_t length;
@@ -61,7 +62,9 @@ class OpenFile : public std::enable_shared_from_this<OpenFile> {
     uint64_t size;
     std::shared_ptr<Allocation> bytes;
     std::shared_ptr<PinnedMemory> pinned;
+    std::vector<std::shared_ptr<Allocation>> imported;
   };
+  static constexpr size_t kMostRanges = 1 << 18;
   std::multimap<uint64_t, External> externals ABSL_GUARDED_BY(mu);
   // mmaps: managed memory, unless a semaphore pool was made of the range.
   struct Managed {

@@ -53,6 +53,7 @@ struct Options {
   bool permissive = false;             // lets through, and logs, commands of unknown meaning
   uint32_t max_clients = 64;           // of one process
   uint32_t max_objects = 65536;        // of one client
+  uint32_t max_all_objects = 1 << 20;  // of the sandbox: they take the sentry's memory
 };
 
 class Proxy {
@@ -106,6 +107,11 @@ class Proxy {
   // False if the process has too many.
   bool AddClient(std::shared_ptr<Client> client);
   void RemoveClient(uint32_t handle);
+  // True if `more` objects of `client`, whose lock is held, would be too many.
+  bool Full(const Client& client, uint32_t more = 1) const {
+    return client.size() + more > options_.max_objects || objects_ + more > options_.max_all_objects;
+  }
+  std::atomic<size_t>& objects() { return objects_; }
   std::vector<std::shared_ptr<Client>> ClientsOf(const std::function<bool(const Client&)>& wanted);
   const Gpu* GpuById(uint32_t gpu_id) const;
   const Gpu* GpuByInstance(uint32_t instance) const;
@@ -134,6 +140,7 @@ class Proxy {
   std::atomic<uint64_t> calls_{0}, refused_{0}, host_calls_{0};
 
   std::atomic<uint64_t> next_file_{1};
+  std::atomic<size_t> objects_{0};
 
   absl::Mutex mu_;
   // Of a restore: files by the ids that they had, and those whose control file has not come yet.

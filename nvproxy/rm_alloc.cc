@@ -144,7 +144,7 @@ ErrnoOr<uint64_t> MakeClient(Call& call, const RmAlloc& request) {
                                    std::span(nested, request.pAllocParms != 0 ? 1 : 0));
   if (error != 0) return Errno(error);
   if (block.status != kNvOk) return Answer(call, request, request.hObjectNew, block.status);
-  if (!call.proxy.AddClient(std::make_shared<Client>(block.hObjectNew, call.session, call.file))) {
+  if (!call.proxy.AddClient(std::make_shared<Client>(block.hObjectNew, call.session, call.file, call.proxy.objects()))) {
     RmFree undo{.hRoot = block.hObjectNew, .hObjectOld = block.hObjectNew};
     call.proxy.HostIoctl(call.file->host(), 0xc0004600u | static_cast<uint32_t>(sizeof(undo)) << 16 | 0x29,
                          std::as_writable_bytes(std::span(&undo, 1)));
@@ -205,7 +205,7 @@ ErrnoOr<uint32_t> MakeObject(Call& call, Making& making, Client& client, uint32_
   if (client.dead()) return uint32_t{kNvInvalidClient};
   if (parent == nullptr || !MayHangUnder(*making.entry, *parent)) return uint32_t{kNvInvalidObjectParent};
   if (request.hObjectNew != 0 && client.Find(request.hObjectNew) != nullptr) return uint32_t{kNvInsertDuplicateName};
-  if (client.size() >= call.proxy.options().max_objects) return uint32_t{kNvInsufficientResources};
+  if (call.proxy.Full(client)) return uint32_t{kNvInsufficientResources};
   if (uint32_t status = TRY(ReadParams(call, making)); status != kNvOk) return status;
   if (making.params.size() > 0) {
     if (NvStatus status = CheckHandles(call, *making.entry, making.params, client); status != kNvOk) return uint32_t{status};

@@ -70,7 +70,7 @@ NvStatus CheckNew(Call& call, Client& client, uint32_t parent, uint32_t handle) 
   Object* under = client.Find(parent);
   if (under == nullptr || (under->category != Category::kDevice && under->category != Category::kSubdevice)) return kNvInvalidObjectParent;
   if (handle != 0 && client.Find(handle) != nullptr) return kNvInsertDuplicateName;
-  if (client.size() >= call.proxy.options().max_objects) return kNvInsufficientResources;
+  if (call.proxy.Full(client)) return kNvInsufficientResources;
   return kNvOk;
 }
 
@@ -105,7 +105,8 @@ ErrnoOr<uint64_t> RmAllocMemoryCall(Call& call) {
     block.pMemory = memory.pinned != nullptr ? memory.pinned->alias : 0;
     if (memory.pinned != nullptr) nested[0] = {reinterpret_cast<const void*>(memory.pinned->alias), memory.pinned->size};
     int error = call.Forward(std::span(nested, memory.pinned != nullptr ? 1 : 0));
-    block.pMemory = guest_memory;
+    // Of a mapped object the driver's answer is the key by which user space speaks of the mapping later.
+    if (error != 0 || memory.pinned != nullptr || block.status != kNvOk) block.pMemory = guest_memory;
     if (error != 0) return Errno(error);
   }
   if (block.status == kNvOk) {
@@ -165,7 +166,7 @@ ErrnoOr<uint64_t> RmContextDmaCall(Call& call) {
   Object* memory = client->Find(block.hMemory);
   if (block.hMemory == 0 || memory == nullptr || memory->parent == nullptr) return call.Refuse(kNvInvalidObjectHandle);
   if (block.hObjectNew != 0 && client->Find(block.hObjectNew) != nullptr) return call.Refuse(kNvInsertDuplicateName);
-  if (client->size() >= call.proxy.options().max_objects) return call.Refuse(kNvInsufficientResources);
+  if (call.proxy.Full(*client)) return call.Refuse(kNvInsufficientResources);
   if (int error = call.Forward(); error != 0) return Errno(error);
   if (block.status == kNvOk) {
     Object* object = client->Add(block.hObjectNew, 0x2, nullptr, memory->parent);

@@ -47,7 +47,7 @@ ErrnoOr<uint64_t> RmDupCall(Call& call) {
   }
   if (parent == nullptr) return call.Refuse(kNvInvalidObjectParent);
   if (block.hObject != 0 && to->Find(block.hObject) != nullptr) return call.Refuse(kNvInsertDuplicateName);
-  if (to->size() >= call.proxy.options().max_objects) return call.Refuse(kNvInsufficientResources);
+  if (call.proxy.Full(*to)) return call.Refuse(kNvInsufficientResources);
   if (int error = call.Forward(); error != 0) return Errno(error);
   if (block.status == kNvOk) {
     const Entry* entry = FindEntry(call.proxy.branch().classes, source->number);
@@ -57,6 +57,7 @@ ErrnoOr<uint64_t> RmDupCall(Call& call) {
       copy->gpu = source->gpu;
       copy->bytes = source->bytes;
       copy->pinned = source->pinned;
+      copy->imported = source->imported;
       copy->origin = call.entry.name;
       if (to == from) {
         for (Object* on : std::vector<Object*>(source->needs)) Client::Depend(*copy, *on);

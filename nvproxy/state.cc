@@ -103,7 +103,7 @@ std::string Proxy::RestoreClient(const std::shared_ptr<OpenFile>& file, const pr
   if (Replay(*this, file->host(), root, nullptr) != kNvOk) {
     return std::string(name) + " cannot be made again: another process of this machine may have that number";
   }
-  auto client = std::make_shared<Client>(saved.handle(), Session{.process = saved.process(), .uid = saved.uid(), .pid = saved.pid()}, file);
+  auto client = std::make_shared<Client>(saved.handle(), Session{.process = saved.process(), .uid = saved.uid(), .pid = saved.pid()}, file, objects_);
   ClientLock lock(client);
   for (const proto::Object& object : saved.objects()) {
     const Entry* entry = FindEntry(branch_->classes, object.number());

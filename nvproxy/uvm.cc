@@ -47,8 +47,8 @@ void RecordExternal(Call& call, Client& client, uint32_t handle) {
   Object* memory = client.Find(handle);
   if (memory == nullptr) return;
   absl::MutexLock lock(&call.file->mu);
-  if (call.file->externals.size() >= 1 << 20) return;  // unreachable in the driver's own limits
-  call.file->externals.emplace(Base(call), OpenFile::External{.size = Length(call), .bytes = memory->bytes, .pinned = memory->pinned});
+  call.file->externals.emplace(Base(call), OpenFile::External{.size = Length(call), .bytes = memory->bytes, .pinned = memory->pinned,
+                                                              .imported = memory->imported});
 }
 
 void DropExternals(OpenFile& file, uint64_t base, uint64_t length) {
@@ -111,6 +111,12 @@ ErrnoOr<void> TranslateFd(Call& call, std::unique_ptr<FdField>* fd) {
   return Ok();
 }
 
+// Ranges take the sentry's memory.
+bool HasRoom(OpenFile& file) {
+  absl::MutexLock lock(&file.mu);
+  return file.externals.size() < OpenFile::kMostRanges && file.external_ranges.size() < OpenFile::kMostRanges;
+}
+
 ErrnoOr<uint64_t> GeneralCall(Call& call) {
   std::shared_ptr<Client> client;
   uint32_t handle = 0;
@@ -135,6 +141,7 @@ ErrnoOr<uint64_t> GeneralCall(Call& call) {
       if (call.proxy.GpuByUuid(call.block.data() + first + i * 36) == nullptr) return call.Refuse(kNvInvalidDevice);
     }
   }
+  if (!HasRoom(*call.file)) return call.Refuse(kNvInsufficientResources);
   std::unique_ptr<FdField> fd;
   TRY(TranslateFd(call, &fd));
   int error = call.Forward();

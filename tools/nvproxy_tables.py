@@ -2,6 +2,7 @@
 """Writes the C++ tables of nvproxy/ from nvproxy/tables.txt (whose head explains its lines).
 
 Usage: nvproxy_tables.py TABLES ABI_HEADER TABLES_CC ABI_CHECK_CC
+       nvproxy_tables.py --doc TABLES PAGE        writes docs/gpu/allowed.md
 
 TABLES_CC has one array of entries for each section and driver branch. ABI_CHECK_CC compares every structure of ABI_HEADER that says which
 layout it is (`struct Name {  // LAYOUT FROM-UNTIL`) with that layout, branch by branch.
@@ -211,10 +212,31 @@ def write_checks(tables, header, path):
         file.write("\n".join(dict.fromkeys(out)) + "\n")
 
 
+def write_page(tables, path):
+    """The table for people: what passes, with which capability, on which branches."""
+    out = ["# What passes to the NVIDIA driver", "",
+           "Written by `tools/nvproxy_tables.py --doc` from `nvproxy/tables.txt`. Capabilities: C compute, U utility, G graphics, V video,",
+           "P profiling, R RDMA, I IMEX; an entry passes if the sandbox has one of them. Sizes are those of branch 580 (or the first that has the entry).", ""]
+    titles = {"frontend": "Ioctls of /dev/nvidiactl and /dev/nvidiaN", "uvm": "Ioctls of /dev/nvidia-uvm", "control": "RM controls", "class": "RM classes"}
+    for section in SECTIONS:
+        out += [f"## {titles[section]}", "", "| number | name | caps | size | branches |", "|---|---|---|---|---|"]
+        for e in sorted(tables.entries[section], key=lambda e: e.number):
+            there = [b for b in tables.branches if e.exists(b)]
+            branch = 580 if 580 in there else there[0]
+            span = f"{there[0]}-{there[-1]}"
+            out.append(f"| {e.number:#x} | {e.name} | {e.one['caps']} | {at(e.one.get('size', '?'), branch)} | {span} |")
+        out.append("")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(out))
+
+
 def main():
+    if sys.argv[1] == "--doc":
+        return write_page(Tables(sys.argv[2]), sys.argv[3])
     tables = Tables(sys.argv[1])
     Writer(tables).write(sys.argv[3])
     write_checks(tables, sys.argv[2], sys.argv[4])
+    return None
 
 
 if __name__ == "__main__":
