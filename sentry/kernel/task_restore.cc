@@ -95,6 +95,7 @@ std::string TaskRestore::MakePlan(Task& task, platform::ExecPlan* plan) {
   plan->ops = *std::move(ops);
   plan->frame = task.saved_frame_->frame;
   plan->xstate = task.saved_frame_->xstate;
+  plan->fast_areas = mm.FastAreas();
   return ReadCopies(copies, plan);
 }
 

@@ -20,6 +20,9 @@ namespace {
 using platform::kGuestTop;
 using platform::kMinAddress;
 
+// Programs that are told of FSGSBASE may use gs, which the fast path does (getauxval(3), arch/x86/include/uapi/asm/hwcap2.h).
+constexpr uint64_t kHwcap2FsGsBase = 2;
+
 constexpr int kMaxScriptDepth = 5;  // exec_binprm(): ELOOP beyond
 constexpr uint64_t kUnlimitedStack = 64 << 20;
 constexpr uint64_t kMaxStack = 1 << 30;
@@ -56,6 +59,7 @@ class ProgramLoader {
   ErrnoOr<void> MapImage(ExecFile& file, const ElfImage& image, uint64_t bias, bool is_program);
   ErrnoOr<void> MapSegment(ExecFile& file, const ElfSegment& segment, uint64_t bias, uint64_t* bss_end);
   ErrnoOr<void> MapVdso();
+  void MapFastAreas();
   void PlaceBrk(uint64_t end, const ElfImage& image);
   ErrnoOr<void> WriteStack(const ElfImage& image, uint64_t bias, uint64_t interpreter_bias);
   void Map(Vma vma, const MapSource& source, int flags = 0) {
@@ -228,6 +232,29 @@ ErrnoOr<void> ProgramLoader::MapVdso() {
   return Ok();
 }
 
+// One area near the libraries to come, and one near the program if that is out of a jump's reach. No program needs them to run.
+void ProgramLoader::MapFastAreas() {
+  constexpr uint64_t kReach = uint64_t{1} << 30;
+  std::vector<uint64_t> starts;
+  if (auto at = result_.mm->Place(0, platform::kFastAreaSize); at.ok()) starts.push_back(*at);
+  uint64_t program = PageDown(layout().start_code);
+  if (!starts.empty() && starts[0] - program < kReach) program = 0;
+  uint64_t below = program - 4 * platform::kFastAreaSize;
+  if (program > platform::kMinAddress + 8 * platform::kFastAreaSize && result_.mm->vmas().IsFree(below, below + platform::kFastAreaSize)) {
+    starts.push_back(below);
+  }
+  for (uint64_t start : starts) {
+    Vma area;
+    area.start = start;
+    area.end = start + platform::kFastAreaSize;
+    area.prot = PROT_READ | PROT_EXEC;
+    area.max_prot = PROT_READ | PROT_EXEC;
+    area.name = VmaName::kFast;
+    Map(std::move(area), {});
+  }
+  result_.plan.fast_areas = result_.mm->FastAreas();
+}
+
 void ProgramLoader::PlaceBrk(uint64_t end, const ElfImage& image) {
   uint64_t start = PageUp(end);
   // A loader that is run as a program lies among the mappings, where the heap could not grow (load_elf_binary).
@@ -265,7 +292,7 @@ ErrnoOr<void> ProgramLoader::WriteStack(const ElfImage& image, uint64_t bias, ui
       {AT_GID, identity_.gid},
       {AT_EGID, identity_.egid},
       {AT_SECURE, identity_.secure ? 1 : 0},
-      {AT_HWCAP2, getauxval(AT_HWCAP2)},
+      {AT_HWCAP2, getauxval(AT_HWCAP2) & ~kHwcap2FsGsBase},
   };
   in.auxv.insert(in.auxv.end(), std::begin(rest), std::end(rest));
   StackImage stack = BuildStack(in);
@@ -304,6 +331,7 @@ ErrnoOr<LoadResult> ProgramLoader::Run() {
     TRY(MapImage(*interpreter, *interpreter_image, interpreter_bias, false));
   }
   TRY(MapVdso());
+  MapFastAreas();
   PlaceBrk(program_end_, image);
   TRY(WriteStack(image, bias, interpreter_bias));
 

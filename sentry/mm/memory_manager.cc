@@ -176,4 +176,18 @@ void MemoryManager::AppendHugeAdvice(const Vma& vma, std::vector<StubOp>* ops) {
   if (start < end) ops->push_back(Op(SYS_madvise, vma.start, vma.size(), MADV_HUGEPAGE));
 }
 
+std::vector<platform::FastArea> MemoryManager::FastAreas() const {
+  std::vector<platform::FastArea> areas;
+  for (const auto& [start, vma] : vmas_) {
+    if (vma.name != VmaName::kFast) continue;
+    // A restored one may consist of pieces.
+    if (!areas.empty() && areas.back().start + areas.back().size == start) {
+      areas.back().size += vma.size();
+    } else {
+      areas.push_back({start, vma.size()});
+    }
+  }
+  return areas;
+}
+
 }  // namespace amber

@@ -106,6 +106,8 @@ class MemoryManager final : public RefCounted<MemoryManager>, public state::Save
   ErrnoOr<uint64_t> Place(uint64_t hint, uint64_t size, bool low_2gb = false) const;
   // ENOMEM or EAGAIN if `grow` more bytes (of them `data`, `locked` bytes) break a limit; `pieces` mappings may be added.
   ErrnoOr<void> CheckLimits(const MemoryLimits& limits, uint64_t grow, uint64_t data, uint64_t locked, size_t pieces) const;
+  // Those mappings that the platform patches call sites with.
+  std::vector<platform::FastArea> FastAreas() const;
   // True if all of [start, end) is mapped.
   bool IsMapped(uint64_t start, uint64_t end) const { return vmas_.FirstHole(start, end) == end; }
   // Records a mapping that the host has: replaces what was there.

@@ -80,7 +80,7 @@ bool MemoryManager::Load(state::Loader& loader, std::string_view bytes) {
     vma.end = v.end();
     if (vma.start < last_end || vma.end <= vma.start || vma.end > platform::kGuestTop || vma.start % kPageSize != 0 ||
         vma.end % kPageSize != 0 || v.offset() % kPageSize != 0 || v.offset() > INT64_MAX - vma.size() ||
-        v.name() > static_cast<uint32_t>(VmaName::kVvar) || ((v.prot() | v.max_prot()) & ~kAllProt) != 0) {
+        v.name() > static_cast<uint32_t>(VmaName::kFast) || ((v.prot() | v.max_prot()) & ~kAllProt) != 0) {
       return loader.Fail("an address space has mappings that make no sense");
     }
     last_end = vma.end;

@@ -70,6 +70,7 @@ const char* NameOf(VmaName name) {
     case VmaName::kStack: return "[stack]";
     case VmaName::kVdso: return "[vdso]";
     case VmaName::kVvar: return "[vvar]";
+    case VmaName::kFast: return "[amber]";
     case VmaName::kNone: return "";
   }
   return "";

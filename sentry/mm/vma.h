@@ -22,7 +22,7 @@ inline constexpr uint64_t PageDown(uint64_t a) { return a & ~(kPageSize - 1); }
 inline constexpr uint64_t PageUp(uint64_t a) { return PageDown(a + kPageSize - 1); }
 
 // What /proc/PID/maps calls a mapping that has no file.
-enum class VmaName : uint8_t { kNone, kHeap, kStack, kVdso, kVvar };
+enum class VmaName : uint8_t { kNone, kHeap, kStack, kVdso, kVvar, kFast };
 
 struct Vma {
   uint64_t start = 0, end = 0;

@@ -10,6 +10,7 @@
 
 #include "sentry/platform/platform_impl.h"
 #include "sentry/platform/thread_impl.h"
+#include "sentry/platform/watcher.h"
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, uint64_t)
@@ -19,14 +20,21 @@ namespace amber::platform {
 namespace {
 
 // A surplus receiver retires after so many notifications in a row for which it was not needed.
-constexpr int kPatience = 2000;
+constexpr int kPatience = 64;
 
 }  // namespace
 
+struct Listener::Receiver {
+  Listener* listener;
+  int surplus = 0;
+  bool blocked = false;
+  bool watch = false;
+};
+
+thread_local Listener::Receiver* Listener::current_ = nullptr;
+
 Listener::Listener(PlatformImpl& platform, UniqueFd fd) : platform_(platform), fd_(std::move(fd)) {
-  // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP: hand the CPU over to whom is woken.
-  if (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, uint64_t{1}) != 0)
-    platform_.SetNoSyncWakeUp();
+  SetHandOver(true);
 }
 
 Listener::~Listener() = default;
@@ -60,16 +68,33 @@ void Listener::Answer(uint64_t id, int64_t value) {
   } else {
     response.val = value;
   }
-  while (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response) != 0 && errno == EINTR) {
-  }
+  Send(response);
 }
 
 void Listener::Continue(uint64_t id) {
   seccomp_notif_resp response = {};
   response.id = id;
   response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+  Send(response);
+}
+
+// Whoever watches keeps its CPU: the thread must be woken elsewhere.
+void Listener::Send(seccomp_notif_resp& response) {
+  bool elsewhere = Watcher::Watching();
+  if (elsewhere) SetHandOver(false);
   while (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response) != 0 && errno == EINTR) {
   }
+  if (elsewhere) SetHandOver(true);
+}
+
+void Listener::SetHandOver(bool on) {
+  // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP: hand the CPU over to whom is woken.
+  if (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, uint64_t{on ? 1u : 0u}) != 0) platform_.SetNoSyncWakeUp();
+}
+
+void Listener::WatchAfterwards() {
+  SetHandOver(false);
+  if (current_ != nullptr) current_->watch = true;
 }
 
 int Listener::AddFd(uint64_t id, int fd, int number, bool answer) {
@@ -83,14 +108,6 @@ int Listener::AddFd(uint64_t id, int fd, int number, bool answer) {
     if (errno != EINTR) return -errno;
   }
 }
-
-struct Listener::Receiver {
-  Listener* listener;
-  int surplus = 0;
-  bool blocked = false;
-};
-
-thread_local Listener::Receiver* Listener::current_ = nullptr;
 
 bool Listener::Behind() const {
   pollfd poll_fd = {fd_.get(), POLLIN, 0};
@@ -144,6 +161,11 @@ bool Listener::Handle(Receiver& receiver) {
     thread->OnNotification(notification);
   } else {
     platform_.OnStranger(*this, notification);
+  }
+  if (std::exchange(receiver.watch, false)) {
+    SetHandOver(true);
+    AboutToBlock();
+    platform_.watcher().Watch(watch_credit_);
   }
   if (receiver.blocked) {
     // Somebody else may have taken over: then this one is surplus, and retires soon.

@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "sentry/base/ref_ptr.h"
 #include "sentry/base/unique_fd.h"
+#include "sentry/platform/watcher.h"
 
 namespace amber::platform {
 
@@ -59,11 +60,17 @@ class Listener : public std::enable_shared_from_this<Listener> {
   // True if notifications wait for a receiver.
   bool Behind() const;
 
+  // On a receiver, before the client is told of a call: its answer wakes the thread on another CPU, and then this worker watches.
+  void WatchAfterwards();
+  WatchCredit& watch_credit() { return watch_credit_; }
+
   // Of the calling thread's listener; see platform.h.
   static void AboutToBlock();
 
  private:
   struct Receiver;
+  void Send(seccomp_notif_resp& response);
+  void SetHandOver(bool on);
   void Receive();
   bool Handle(Receiver& receiver);
   bool AddReceiver(int at_most);
@@ -72,6 +79,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
 
   PlatformImpl& platform_;
   const UniqueFd fd_;
+  WatchCredit watch_credit_;
   std::atomic<int> running_{0};
   std::atomic<int> outstanding_{0};
   std::atomic<int> receivers_{0};  // without those that said they would block

@@ -71,7 +71,7 @@ struct Fault {
 // frame are the platform's and are not shown.
 struct Frame {
   Registers regs;
-  uint64_t fs_base, gs_base;
+  uint64_t fs_base, gs_base;  // gs_base: as the guest set it; 0 while the platform uses it for the fast path
 };
 
 // One host system call for a stub's own thread to make.
@@ -190,6 +190,13 @@ class AddressSpace : public RefCounted<AddressSpace> {
   virtual void KillProcess(Thread& thread) = 0;
 };
 
+// A private mapping of the guest, readable and executable, that the platform writes code to: patched call sites jump there. It is
+// an ordinary mapping otherwise (forked, saved, restored, even unmapped by the guest, whose loss it is). See fast_sites.h.
+struct FastArea {
+  uint64_t start, size;
+};
+inline constexpr uint64_t kFastAreaSize = 0x4000;
+
 // What exec hands to a fresh stub: the operations that build its memory, and where it starts.
 struct ExecPlan {
   std::vector<StubOp> ops;  // run before the filter is installed; all must succeed
@@ -201,6 +208,8 @@ struct ExecPlan {
   std::vector<Bytes> writes;
   Frame frame = {};
   std::vector<uint8_t> xstate;  // empty: the initial state of a new process
+  // Made by `ops`. With none, no call of this address space takes the fast path.
+  std::vector<FastArea> fast_areas;
 };
 
 // Call on a platform worker, inside a callback, before host I/O that may take long: makes sure that another worker
@@ -210,10 +219,12 @@ void AboutToBlock();
 struct Options {
   int ready_stubs = 3;    // size of the pool
   int max_receivers = 0;  // per listener; 0: the number of CPUs
+  bool fast_path = true;  // patch call sites, and watch for calls while a CPU is idle
 };
 
 struct Stats {
-  uint64_t notifications, stops, faults, kicks, kick_resends, stub_ops, forks, execs, clones, answers_continue, parks;
+  uint64_t notifications, stops, faults, kicks, kick_resends, stub_ops, forks, execs, clones, answers_continue, parks, fast_calls, fast_redone,
+      patched_sites, watches;
 };
 
 class Platform {

@@ -20,6 +20,7 @@
 #include "sentry/platform/listener.h"
 #include "sentry/platform/ranges.h"
 #include "sentry/platform/stub_sys.h"
+#include "sentry/platform/fast_sites.h"
 #include "sentry/platform/stub_text.h"
 
 namespace amber::platform {
@@ -39,10 +40,12 @@ PlatformImpl::PlatformImpl(Client& client, const Options& options)
       options_(options),
       max_receivers_(options.max_receivers > 0 ? options.max_receivers : CountCpus()),
       seed_(windows_),
+      fast_path_(options.fast_path && CountCpus() > 1),
       monitor_(*this) {}
 
 PlatformImpl::~PlatformImpl() {
   stopping_ = true;
+  watcher_.Stop();
   monitor_.KillAll();
   // Receivers end when the last process of their listener has; late children are killed and reaped
   // meanwhile.
@@ -90,7 +93,7 @@ Stats PlatformImpl::stats() const {
   const Counters& c = counters_;
   return {get(c.notifications), get(c.stops), get(c.faults), get(c.kicks),  get(c.kick_resends),
           get(c.stub_ops),      get(c.forks), get(c.execs),  get(c.clones), get(c.answers_continue),
-          get(c.parks)};
+          get(c.parks),         get(c.fast_calls), get(c.fast_redone), get(c.patched_sites), get(c.watches)};
 }
 
 PlatformImpl::HostThread PlatformImpl::LookAt(pid_t tid) const {
@@ -301,6 +304,7 @@ ErrnoOr<Thread*> PlatformImpl::Enter(ReadyStub stub, const ExecPlan& plan) {
   pid_t pid = stub.pid;
   auto core = std::make_shared<SpaceCore>(*this, stub.lease);
   core->TakeSlot(0);
+  if (fast_path_ && !plan.fast_areas.empty()) core->set_fast_sites(std::make_unique<FastSites>(plan.fast_areas));
   auto listener = std::make_shared<Listener>(*this, std::move(listener_fd));
   auto process = std::make_shared<Process>(core, listener, pid, std::move(stub.pidfd));
   auto thread = MakeRef<ThreadImpl>(*this, process, MakeRef<SpaceImpl>(core), pid, 0);

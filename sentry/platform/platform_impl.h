@@ -18,6 +18,7 @@
 #include "sentry/platform/platform.h"
 #include "sentry/platform/seed.h"
 #include "sentry/platform/thread_impl.h"
+#include "sentry/platform/watcher.h"
 #include "sentry/platform/windows.h"
 #include "sentry/platform/workers.h"
 #include "sentry/platform/xstate.h"
@@ -26,7 +27,8 @@ namespace amber::platform {
 
 struct Counters {
   std::atomic<uint64_t> notifications{0}, stops{0}, faults{0}, kicks{0}, kick_resends{0},
-      stub_ops{0}, forks{0}, execs{0}, clones{0}, answers_continue{0}, parks{0};
+      stub_ops{0}, forks{0}, execs{0}, clones{0}, answers_continue{0}, parks{0}, fast_calls{0}, fast_redone{0},
+      patched_sites{0}, watches{0};
 };
 
 class PlatformImpl final : public Platform {
@@ -48,6 +50,11 @@ class PlatformImpl final : public Platform {
   Counters& counters() { return counters_; }
   uint64_t NextKick() { return next_kick_.fetch_add(1, std::memory_order_relaxed); }
   int max_receivers() const { return max_receivers_; }
+  Watcher& watcher() { return watcher_; }
+  // The sentry's /proc, for files of stubs.
+  int proc_fd() const { return proc_.get(); }
+  // Whether calls may take the fast path at all: it needs a second CPU.
+  bool fast_path() const { return fast_path_; }
   // Whether the host can hand the CPU over with a notification.
   bool sync_wake_up() const { return sync_wake_up_.load(std::memory_order_relaxed); }
   void SetNoSyncWakeUp() { sync_wake_up_.store(false, std::memory_order_relaxed); }
@@ -97,6 +104,8 @@ class PlatformImpl final : public Platform {
   absl::Mutex pool_mu_;
   std::vector<ReadyStub> pool_ ABSL_GUARDED_BY(pool_mu_);
   bool refilling_ ABSL_GUARDED_BY(pool_mu_) = false;
+  const bool fast_path_;
+  Watcher watcher_;
   Monitor monitor_;
   Workers workers_;
 };

@@ -27,6 +27,7 @@
 
 namespace amber::platform {
 
+class FastSites;
 class Listener;
 class PlatformImpl;
 class Process;
@@ -35,7 +36,7 @@ class ThreadImpl;
 
 class SpaceCore {
  public:
-  SpaceCore(PlatformImpl& platform, Windows::Lease lease) : platform_(platform), lease_(lease) {}
+  SpaceCore(PlatformImpl& platform, Windows::Lease lease);
   ~SpaceCore();
 
   PlatformImpl& platform() { return platform_; }
@@ -61,6 +62,10 @@ class SpaceCore {
   void set_handle(SpaceImpl* handle);
 
   ErrnoOr<size_t> Copy(std::span<const iovec> guest, std::span<const iovec> local, bool write);
+  // Null if no call of this space takes the fast path. Set before the first thread runs.
+  FastSites* fast_sites() const { return fast_sites_.get(); }
+  void set_fast_sites(std::unique_ptr<FastSites> sites);
+
   // One range anywhere, the stub region too: for frames. True if all of it was copied.
   bool CopyRaw(uint64_t address, void* buffer, size_t size, bool write);
 
@@ -70,6 +75,7 @@ class SpaceCore {
 
   PlatformImpl& platform_;
   const Windows::Lease lease_;
+  std::unique_ptr<FastSites> fast_sites_;
   mutable absl::Mutex pid_mu_;
   std::vector<pid_t> tids_ ABSL_GUARDED_BY(pid_mu_);
   absl::Mutex mu_;

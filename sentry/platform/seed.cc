@@ -31,8 +31,12 @@ constexpr int64_t kPatience = 10;  // seconds for a step of a stub, if it is ali
 std::vector<uint8_t> BuildText() {
   std::vector<uint8_t> text(kTextSize);
   size_t code = static_cast<size_t>(__stop_stub_text - __start_stub_text);
-  AMBER_CHECK(code <= kFilterOffset);
+  AMBER_CHECK(code <= kFastEntryOffset);
   memcpy(text.data(), __start_stub_text, code);
+  // jmp stub_fast_start
+  int32_t distance = static_cast<int32_t>(StubAddress(stub_fast_start) - (kFastEntry + 5));
+  text[kFastEntryOffset] = 0xe9;
+  memcpy(text.data() + kFastEntryOffset + 1, &distance, sizeof(distance));
   std::vector<sock_filter> filter = BuildFilter(StubAddress(stub_sigreturn_end));
   sock_fprog program = {
       static_cast<unsigned short>(filter.size()),

@@ -6,11 +6,16 @@
 #include <algorithm>
 #include <utility>
 
+#include "sentry/platform/fast_sites.h"
 #include "sentry/platform/platform_impl.h"
 #include "sentry/platform/process.h"
 #include "sentry/platform/thread_impl.h"
 
 namespace amber::platform {
+
+SpaceCore::SpaceCore(PlatformImpl& platform, Windows::Lease lease) : platform_(platform), lease_(lease) {}
+
+void SpaceCore::set_fast_sites(std::unique_ptr<FastSites> sites) { fast_sites_ = std::move(sites); }
 
 SpaceCore::~SpaceCore() { platform_.windows().Free(lease_); }
 

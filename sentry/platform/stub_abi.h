@@ -28,11 +28,13 @@ inline constexpr uint64_t kFilterOffset =
     0x8000;  // inside the text: a sock_fprog, then its instructions
 inline constexpr uint64_t kControlAddress = 0x7ffff0100000;  // only in the seed
 inline constexpr uint64_t kControlSize = 0x1000;
-inline constexpr uint64_t kWindowAddress = 0x7ffff0200000;
-inline constexpr uint64_t kVdsoAddress = 0x7ffff0400000;
+// Aligned to kWindowAlignment, so that the fast path recognises a mailbox address by one shift.
+inline constexpr uint64_t kWindowAddress = 0x7ffff0400000;
+inline constexpr uint64_t kWindowAlignment = 0x400000;
+inline constexpr uint64_t kVdsoAddress = 0x7ffff0800000;
 inline constexpr uint64_t kVdsoLimit = 0x100000;
 inline constexpr uint64_t kSeedStackAddress =
-    0x7ffff0600000;  // only until a stub enters its first guest
+    0x7ffff0a00000;  // only until a stub enters its first guest
 inline constexpr uint64_t kSeedStackSize = 0x8000;
 inline constexpr uint64_t kStacksAddress = 0x7ffff1000000;
 inline constexpr uint64_t kStackSize = 0x4000;
@@ -82,6 +84,33 @@ enum RunFlags : uint32_t {
   kRunQuiet = 1,  // no report: the notification of the last operation stands for it
 };
 
+// States of a call on the fast path (stub_fast.cc). The guest goes from idle to posted, and back if it gives up; the sentry from
+// posted to taken, and on to one of the last two; the guest back to idle.
+enum FastState : uint32_t {
+  kFastIdle = 0,
+  kFastPosted = 1,
+  kFastTaken = 2,
+  kFastDone = 3,  // `result` is the answer
+  kFastRedo = 4,  // make the call itself
+};
+
+// A call of the fast path. Three cache lines, by who writes them.
+struct FastCall {
+  uint32_t state;
+  uint32_t number;
+  uint64_t args[6];
+  int64_t result;
+  uint64_t behind;  // the guest's: address behind the `syscall` instruction
+  uint64_t pad1[7];
+  uint32_t watching;  // the sentry's: posted calls are looked for
+  uint32_t pad2[15 + 16 * 5];
+};
+static_assert(offsetof(FastCall, behind) == 64 && offsetof(FastCall, watching) == 128 && sizeof(FastCall) == 512);
+
+// Where the fast path begins, an address that patched code knows: it must never change.
+inline constexpr uint64_t kFastEntryOffset = 0x7fe0;
+inline constexpr uint64_t kFastEntry = kTextAddress + kFastEntryOffset;
+
 // One per thread. The thread waits natively on `order` while it has nothing to do.
 struct Mailbox {
   uint32_t order;
@@ -99,8 +128,9 @@ struct Mailbox {
   int64_t results[kMailboxOps];
   int64_t deadline[2];  // a timespec for the timed futex wait
   uint64_t reserved;
+  FastCall fast;
 };
-static_assert(sizeof(Mailbox) == 512);
+static_assert(sizeof(Mailbox) == 1024 && offsetof(Mailbox, fast) == 512);
 
 // One operation of an exec batch.
 struct BatchOp {

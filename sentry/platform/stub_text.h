@@ -14,6 +14,13 @@ extern const char stub_sigreturn_end[] __attribute__((visibility("hidden")));
 extern const char stub_futex_start[] __attribute__((visibility("hidden")));
 extern const char stub_futex_syscall[] __attribute__((visibility("hidden")));
 extern const char stub_futex_end[] __attribute__((visibility("hidden")));
+extern const char stub_fast_start[] __attribute__((visibility("hidden")));
+extern const char stub_fast_posted[] __attribute__((visibility("hidden")));
+extern const char stub_fast_given_up[] __attribute__((visibility("hidden")));
+extern const char stub_fast_taken[] __attribute__((visibility("hidden")));
+extern const char stub_fast_answered[] __attribute__((visibility("hidden")));
+extern const char stub_fast_redo[] __attribute__((visibility("hidden")));
+extern const char stub_fast_end[] __attribute__((visibility("hidden")));
 
 // Turns the calling process, a fresh copy of the sentry, into the seed. Runs on the caller's stack
 // for its first steps and makes only raw system calls. Never returns.

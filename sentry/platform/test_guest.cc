@@ -336,3 +336,42 @@ GUEST_TEXT void GuestChurn(uint64_t, uint64_t) {
     Sys(kSysMunmap, 0x40000000, 0x3000);
   }
 }
+
+// A site as libraries have them. One for all that use it.
+GUEST_TEXT int64_t GuestFastSite(uint64_t value) {
+  int64_t result;
+  asm volatile("movl $2000, %%eax\n\tsyscall" : "=a"(result) : "D"(value) : "rcx", "r11", "cc", "memory");
+  return result;
+}
+
+STUB_INLINE uint64_t FastEcho(uint64_t rounds) {
+  uint64_t wrong = 0;
+  for (uint64_t i = 0; i < rounds; i++) {
+    if (GuestFastSite(i) != static_cast<int64_t>(i + 1)) wrong++;
+  }
+  return wrong;
+}
+
+GUEST_TEXT void GuestFastEcho(uint64_t rounds, uint64_t) {
+  Log(FastEcho(rounds));
+  Leave();
+}
+
+GUEST_TEXT void GuestFastEchoForever(uint64_t, uint64_t) {
+  for (;;) {
+    uint64_t wrong = FastEcho(1 << 20);
+    if (wrong != 0) Log(wrong);
+  }
+}
+
+GUEST_TEXT void GuestFastThread(uint64_t, uint64_t) {
+  Log(FastEcho(20000));
+  for (;;) Sys(kSysExit, 0);
+}
+
+GUEST_TEXT void GuestFastFork(uint64_t rounds, uint64_t) {
+  Log(FastEcho(rounds));
+  Sys(57);  // fork
+  Log(FastEcho(rounds));
+  Leave();
+}

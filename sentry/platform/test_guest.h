@@ -62,3 +62,7 @@ GUEST(GuestStubCall);  // a: address of a `syscall` in the stub text, b: kind
 GUEST(GuestBreak);     // a: what to break before a trap; logs 66 if it comes back
 GUEST(GuestChurn);     // threads, mappings, forks, without end
 GUEST(GuestMunmapLoop);  // a: rounds of a notified munmap
+GUEST(GuestFastEcho);         // as GuestEchoLoop, by a call site that can be patched
+GUEST(GuestFastEchoForever);  // logs only wrong answers
+GUEST(GuestFastThread);       // echoes 20,000 times by that site, logs the number of wrong answers, exits as a thread
+GUEST(GuestFastFork);         // GuestFastEcho, then the same in a forked child and in the parent

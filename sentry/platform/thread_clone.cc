@@ -8,6 +8,7 @@
 
 #include <utility>
 
+#include "sentry/platform/fast_sites.h"
 #include "sentry/platform/listener.h"
 #include "sentry/platform/platform_impl.h"
 #include "sentry/platform/thread_impl.h"
@@ -46,6 +47,7 @@ void ThreadImpl::StartFork() {
   if (lease.window != nullptr) {
     birth->core = std::make_shared<SpaceCore>(platform_, lease);
     birth->core->TakeSlot(slot_);
+    if (FastSites* sites = process_->space().fast_sites()) birth->core->set_fast_sites(sites->Copy());
     birth->slot = slot_;
   }
   birth->frame = frame_;

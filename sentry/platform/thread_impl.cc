@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "sentry/base/sandbox_log.h"
+#include "sentry/platform/fast_sites.h"
 #include "sentry/platform/filter.h"
 #include "sentry/platform/listener.h"
 #include "sentry/platform/platform_impl.h"
@@ -49,13 +50,16 @@ ThreadImpl::ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process,
       tid_(tid),
       slot_(slot),
       box_(process_->space().mailbox(slot)),
-      space_(std::move(space)) {}
+      space_(std::move(space)) {
+  __atomic_store_n(&box_->fast.state, uint32_t{kFastIdle}, __ATOMIC_RELAXED);
+  SetWatched(false);
+}
 
 ThreadImpl::~ThreadImpl() = default;
 
 void ThreadImpl::SetState(State state) {
   state_ = state;
-  bool outstanding = state == State::kNotified;
+  bool outstanding = state == State::kNotified && fast_ == Fast::kNo;
   if (outstanding != outstanding_) {
     outstanding_ = outstanding;
     process_->listener().CountOutstanding(outstanding ? 1 : -1);
@@ -81,7 +85,9 @@ void ThreadImpl::LoadFrame() {
   static_assert(sizeof(Registers) == sizeof(box_->regs));
   memcpy(&frame_.regs, box_->regs, sizeof(frame_.regs));
   frame_.fs_base = box_->fs_base;
-  frame_.gs_base = box_->gs_base;
+  host_gs_base_ = box_->gs_base;
+  bool ours = process_->space().fast_sites() != nullptr && host_gs_base_ == MailboxAddress();
+  frame_.gs_base = ours ? 0 : host_gs_base_;
   handed_over_ = frame_;
   load_bases_ = false;
   xstate_valid_ = false;
@@ -90,11 +96,14 @@ void ThreadImpl::LoadFrame() {
 void ThreadImpl::StoreFrame(const Frame& frame, bool bases) {
   memcpy(box_->regs, &frame.regs, sizeof(frame.regs));
   uint32_t flags = kResumeRegisters;
-  if (bases || frame.fs_base != handed_over_.fs_base || frame.gs_base != handed_over_.gs_base) {
+  bool ours = process_->space().fast_sites() != nullptr && frame.gs_base == 0;
+  uint64_t gs_base = ours ? MailboxAddress() : Canonical(frame.gs_base) ? frame.gs_base : 0;
+  if (bases || frame.fs_base != handed_over_.fs_base || gs_base != host_gs_base_) {
     flags |= kResumeBases;
     // A fault in the handler would end the process.
     box_->fs_base = Canonical(frame.fs_base) ? frame.fs_base : 0;
-    box_->gs_base = Canonical(frame.gs_base) ? frame.gs_base : 0;
+    box_->gs_base = gs_base;
+    host_gs_base_ = gs_base;
   }
   if (close_listener_) {
     flags |= kResumeClose;
@@ -155,6 +164,7 @@ void ThreadImpl::OnNotification(const seccomp_notif& notification) {
 }
 
 void ThreadImpl::OnGuestCall(uint64_t id, const seccomp_data& data) {
+  if (BindFast(id, data)) return;
   Syscall call;
   {
     absl::MutexLock lock(&mu_);
@@ -177,6 +187,8 @@ void ThreadImpl::OnGuestCall(uint64_t id, const seccomp_data& data) {
   memcpy(call.args, data.args, sizeof(call.args));
   call.ip = data.instruction_pointer;
   process_->listener().Balance();
+  bool watch = NoteSite(data);
+  if (watch) process_->listener().WatchAfterwards();
   {
     Callback callback(*this);
     if (callback.ok()) platform_.client().OnSyscall(*this, call);
@@ -200,7 +212,7 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
   bool foreign, shelved;
   {
     absl::MutexLock lock(&mu_);
-    shelved = state_ == State::kNotified && OnShelfContact(id, context);
+    shelved = state_ == State::kNotified && (OnShelfContact(id, context) || OnFastContact(id, context));
   }
   if (shelved) return DoDeed();
   {
@@ -211,6 +223,7 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
     notification_ = id;
     held_ = true;
     LoadFrame();
+    if (!futex) LeaveFastCode();
     fault = {box_->signo, box_->code, box_->address, box_->trapno, box_->error_code};
     foreign = box_->error == kTrapForeign || static_cast<uint32_t>(box_->arch) != AUDIT_ARCH_X86_64;
     if (fault.signo == SIGSYS) stop = foreign ? Stop::kForeign : Stop::kSyscall;
@@ -220,12 +233,16 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
     } else if (stop == Stop::kKick) {
       if (kick_ == 0) {
         // A kick that was overtaken by another stop, and has been delivered with it.
-        box_->flags = 0;
+        memcpy(box_->regs, &frame_.regs, sizeof(frame_.regs));
+        box_->flags = kResumeRegisters;
       } else {
         kick_ = 0;
         SetState(State::kStopped);
         stop = Stop::kKick;
       }
+    } else if (fault.signo == SIGTRAP && LeavePatching()) {
+      memcpy(box_->regs, &frame_.regs, sizeof(frame_.regs));
+      box_->flags = kResumeRegisters;
     } else {
       SetState(State::kStopped);
     }
@@ -268,7 +285,7 @@ void ThreadImpl::ParkIfStopped() {
 
 void ThreadImpl::Answer(int64_t value) {
   RefPtr<ThreadImpl> self(this);
-  if (ShelvedDeed(Deed::kAnswer, value, nullptr)) return;
+  if (FastAnswer(value) || ShelvedDeed(Deed::kAnswer, value, nullptr)) return;
   uint64_t id, kick;
   {
     absl::MutexLock lock(&mu_);

@@ -108,6 +108,17 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   // The number of the order in flight, 0 if none, to notice one that never ends.
   uint64_t OrderInFlight();
 
+  // --- fast path (thread_fast.cc) ---
+  enum class Fast {
+    kNo,
+    kTaken,  // a posted call is being handled
+    kRedo,   // the guest is about to make the call itself
+  };
+  // Handles the call that this thread has posted, if any (kNo: none). Calls the client. Only for whoever watches.
+  Fast TakeFast();
+  // Tells the guest whether to post its calls.
+  void SetWatched(bool on);
+
  private:
   enum class State { kRunning, kNotified, kStopped, kOrdered, kGone };
   enum class Order { kNone, kOps, kFork, kClone, kFutex, kExit, kBirth };
@@ -134,6 +145,15 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   bool ShelvedDeed(Deed deed, int64_t value, std::function<void()> done);
   void DoDeed();
   bool OnShelfContact(uint64_t id, uint64_t context) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  uint64_t MailboxAddress() const;
+  bool NoteSite(const seccomp_data& data);
+  void Redo() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool FastAnswer(int64_t value);
+  bool BindFast(uint64_t id, const seccomp_data& data);
+  bool OnFastContact(uint64_t id, uint64_t context) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void LeaveFastCode() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool LeavePatching();
 
   void OnStubCall(uint64_t id, const seccomp_data& data);
   void OnFrameContact(uint64_t id, uint64_t context);
@@ -199,6 +219,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   std::function<void()> continued_ ABSL_GUARDED_BY(mu_);
   bool continue_pending_ ABSL_GUARDED_BY(mu_) = false;
 
+  Fast fast_ ABSL_GUARDED_BY(mu_) = Fast::kNo;
   Shelf shelf_ ABSL_GUARDED_BY(mu_) = Shelf::kNo;
   uint64_t shelf_kick_ ABSL_GUARDED_BY(mu_) = 0;
   Deed deed_ ABSL_GUARDED_BY(mu_) = Deed::kNone;  // what the client answered
@@ -209,6 +230,10 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   Frame frame_ = {};
   Frame handed_over_ = {};
   bool load_bases_ = false;
+  uint64_t host_gs_base_ = 0;  // what gs really is in the stub: the mailbox's address, unless the guest set it
+  // Of whoever handles this thread's notifications: calls at patched sites that came close together.
+  int64_t last_site_call_ = 0;
+  int streak_ = 0;
   uint64_t context_ =
       0;  // address of the ucontext in the stub, inside this thread's alternate stack
   std::vector<uint8_t> xstate_;

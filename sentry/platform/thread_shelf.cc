@@ -25,7 +25,7 @@ void ThreadImpl::ShelveIfCrowded() {
   uint64_t id, kick;
   {
     absl::MutexLock lock(&mu_);
-    if (state_ != State::kNotified || shelf_ != Shelf::kNo ||
+    if (state_ != State::kNotified || shelf_ != Shelf::kNo || fast_ != Fast::kNo ||
         call_.instruction_pointer >= kGuestTop)
       return;
     shelf_ = Shelf::kGoing;
@@ -60,8 +60,10 @@ bool ThreadImpl::ShelvedDeed(Deed deed, int64_t value, std::function<void()> don
   bool there;
   {
     absl::MutexLock lock(&mu_);
-    if (state_ != State::kNotified || shelf_ == Shelf::kNo) return false;
+    if (state_ != State::kNotified || (shelf_ == Shelf::kNo && fast_ == Fast::kNo)) return false;
     if (deed_ != Deed::kNone) return true;  // one answer only
+    // More than a value is wanted: the guest has to make the call itself first.
+    if (fast_ == Fast::kTaken) Redo();
     deed_ = deed;
     deed_value_ = value;
     deed_done_ = std::move(done);

@@ -1,0 +1,231 @@
+#include "sentry/platform/fast_sites.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+#include "sentry/base/unique_fd.h"
+#include "sentry/platform/platform_impl.h"
+#include "sentry/platform/process.h"
+#include "sentry/platform/stub_abi.h"
+
+namespace amber::platform {
+namespace {
+
+// A site is patched at its so many-th call: patching costs about as much as four of them, and a copy of the page.
+constexpr uint16_t kHot = 24;
+// Sites that are counted; a process with more has no hot ones.
+constexpr size_t kMaxSites = 4096;
+constexpr uint64_t kBefore = 16, kAfter = 144;  // bytes around a site that are looked at
+
+bool Matches(std::span<const uint8_t> code, size_t at, std::initializer_list<int> bytes) {
+  if (at + bytes.size() > code.size()) return false;
+  for (int byte : bytes) {
+    if (byte >= 0 && code[at] != byte) return false;
+    at++;
+  }
+  return true;
+}
+
+// The length of the instruction that assemblers pad with at `at`, or 0 (Intel SDM, NOP; GNU as and LLVM use these).
+size_t NopLength(std::span<const uint8_t> code, size_t at) {
+  size_t prefixes = 0;
+  while (at + prefixes < code.size() && code[at + prefixes] == 0x66 && prefixes < 10) prefixes++;
+  size_t p = at + prefixes;
+  if (Matches(code, p, {0x2e, 0x0f, 0x1f, 0x84, 0x00, 0, 0, 0, 0})) return prefixes + 9;
+  if (Matches(code, p, {0x0f, 0x1f, 0x84, 0x00, 0, 0, 0, 0})) return prefixes + 8;
+  if (Matches(code, p, {0x0f, 0x1f, 0x80, 0, 0, 0, 0})) return prefixes + 7;
+  if (Matches(code, p, {0x0f, 0x1f, 0x44, 0x00, 0})) return prefixes + 5;
+  if (Matches(code, p, {0x0f, 0x1f, 0x40, 0})) return prefixes + 4;
+  if (Matches(code, p, {0x0f, 0x1f, 0x00})) return prefixes + 3;
+  if (Matches(code, p, {0x90})) return prefixes + 1;
+  if (prefixes == 0 && Matches(code, p, {0xcc})) return 1;
+  return 0;
+}
+
+// Five bytes of padding between a function's `ret` and the next 16-byte boundary, which nothing reaches; at most `reach` bytes behind `from`.
+uint64_t FindHole(uint64_t from, uint64_t start, std::span<const uint8_t> code, uint64_t reach) {
+  for (uint64_t a = from; a + 6 <= start + code.size() && a - from < reach; a++) {
+    if (code[a - start] != 0xc3) continue;
+    uint64_t at = a + 1;
+    while (at % 16 != 0) {
+      size_t n = at - start < code.size() ? NopLength(code, at - start) : 0;
+      if (n == 0 || at / 16 != (at + n - 1) / 16) break;
+      at += n;
+    }
+    if (at % 16 == 0 && at - (a + 1) >= 5) return a + 1;
+  }
+  return 0;
+}
+
+bool SameLine(uint64_t first, uint64_t last) { return first / 64 == last / 64; }
+
+bool InReach(uint64_t from, uint64_t to) {
+  int64_t distance = static_cast<int64_t>(to - from);
+  return distance > INT32_MIN / 2 && distance < INT32_MAX / 2;
+}
+
+std::array<uint8_t, 5> Jump(uint64_t from, uint64_t to) {
+  std::array<uint8_t, 5> bytes = {0xe9};
+  int32_t distance = static_cast<int32_t>(to - (from + 5));
+  memcpy(bytes.data() + 1, &distance, sizeof(distance));
+  return bytes;
+}
+
+bool Write(int memory, uint64_t address, const void* data, size_t size) {
+  return pwrite(memory, data, size, static_cast<off_t>(address)) == static_cast<ssize_t>(size);
+}
+
+}  // namespace
+
+bool FastCallable(uint32_t number) {
+  switch (number) {
+    case SYS_mmap: case SYS_munmap: case SYS_mprotect: case SYS_madvise: case SYS_mremap: case SYS_brk:
+    case SYS_clone: case SYS_fork: case SYS_vfork: case SYS_execve: case SYS_execveat: case 435 /* clone3 */:
+    case SYS_exit: case SYS_exit_group: case SYS_rt_sigreturn: case SYS_arch_prctl: case SYS_set_tid_address: case SYS_sigaltstack:
+    case SYS_futex: case SYS_sched_yield:
+    case SYS_pause: case SYS_nanosleep: case SYS_clock_nanosleep: case SYS_rt_sigsuspend: case SYS_rt_sigtimedwait: case SYS_wait4:
+    case SYS_waitid:
+      return false;
+    default:
+      return number < 4096;  // not the platform's own
+  }
+}
+
+std::optional<SitePatch> FindPatch(uint64_t ip, uint32_t number, uint64_t start, std::span<const uint8_t> code) {
+  if (ip < start + 7 || ip - start > code.size()) return std::nullopt;
+  size_t at = ip - start;
+  if (code[at - 2] != 0x0f || code[at - 1] != 0x05) return std::nullopt;
+  SitePatch patch = {SitePatch::Way::kJump, ip - 7, 0, {}};
+  uint32_t immediate;
+  memcpy(&immediate, code.data() + at - 6, sizeof(immediate));
+  bool load = code[at - 7] == 0xb8 && immediate == number;                    // mov $number, %eax
+  bool sixth = Matches(code, at - 7, {0x4c, 0x8b, 0x4c, 0x24, 0x08});         // mov 8(%rsp), %r9: syscall(2) of glibc
+  if (load || sixth) {
+    if (!SameLine(ip - 7, ip - 3)) return std::nullopt;
+    patch.displaced.assign(code.begin() + static_cast<ptrdiff_t>(at - 7), code.begin() + static_cast<ptrdiff_t>(at - 2));
+    return patch;
+  }
+  if (number == 0 && Matches(code, at - 4, {0x31, 0xc0})) {  // xor %eax, %eax: read(2) of glibc
+    patch.way = SitePatch::Way::kShort;
+    patch.address = ip - 4;
+    if (!SameLine(ip - 4, ip - 3)) return std::nullopt;
+    patch.hole = FindHole(ip, start, code, 120);
+    if (patch.hole == 0) return std::nullopt;
+    patch.displaced = {0x31, 0xc0};
+    return patch;
+  }
+  return std::nullopt;
+}
+
+std::vector<uint8_t> MakeThunk(const SitePatch& patch, uint64_t ip, uint64_t thunk) {
+  std::vector<uint8_t> out = patch.displaced;
+  // lea behind(%rip), %rcx
+  uint64_t next = thunk + out.size() + 7;
+  int32_t distance = static_cast<int32_t>(ip - next);
+  out.insert(out.end(), {0x48, 0x8d, 0x0d});
+  const uint8_t* d = reinterpret_cast<const uint8_t*>(&distance);
+  out.insert(out.end(), d, d + sizeof(distance));
+  // jmp *0(%rip); the address
+  out.insert(out.end(), {0xff, 0x25, 0, 0, 0, 0});
+  const uint8_t* e = reinterpret_cast<const uint8_t*>(&kFastEntry);
+  out.insert(out.end(), e, e + sizeof(kFastEntry));
+  out.resize(kThunkSize, 0xcc);
+  return out;
+}
+
+std::unique_ptr<FastSites> FastSites::Copy() {
+  auto copy = std::make_unique<FastSites>(areas_);
+  absl::MutexLock lock(&mu_);
+  absl::MutexLock copy_lock(&copy->mu_);
+  copy->sites_ = sites_;
+  return copy;
+}
+
+bool FastSites::Note(SpaceCore& core, pid_t pid, const seccomp_data& data) {
+  absl::MutexLock lock(&mu_);
+  auto it = sites_.find(data.instruction_pointer);
+  if (it == sites_.end()) {
+    if (sites_.size() >= kMaxSites) return false;
+    it = sites_.emplace(data.instruction_pointer, 0).first;
+  }
+  if (it->second == kPatched) return true;
+  if (it->second == kNever || ++it->second < kHot) return false;
+  uint32_t number = static_cast<uint32_t>(data.nr);
+  bool patched = FastCallable(number) && Patch(core, pid, data.instruction_pointer, number);
+  it->second = patched ? kPatched : kNever;
+  return patched;
+}
+
+bool FastSites::IsPatched(uint64_t ip) {
+  absl::MutexLock lock(&mu_);
+  auto it = sites_.find(ip);
+  return it != sites_.end() && it->second == kPatched;
+}
+
+// A free thunk in reach of `near`, or 0. An area's first word counts its thunks, so that it goes with the memory.
+uint64_t FastSites::AllocateThunk(SpaceCore& core, int memory, uint64_t near) {
+  for (const FastArea& area : areas_) {
+    if (!InReach(near, area.start)) continue;
+    uint64_t used = 0;
+    iovec guest = {reinterpret_cast<void*>(area.start), sizeof(used)};
+    iovec local = {&used, sizeof(used)};
+    auto n = core.Copy({&guest, 1}, {&local, 1}, false);
+    if (!n.ok() || *n != sizeof(used) || used >= area.size / kThunkSize - 1) continue;
+    used++;
+    if (!Write(memory, area.start, &used, sizeof(used))) continue;
+    return area.start + used * kThunkSize;
+  }
+  return 0;
+}
+
+// The guest's text is not writable, so this goes through /proc/PID/mem, which gives a private page its own copy (and refuses a shared one).
+// Other threads may run the bytes meanwhile: a jump of five is written behind a breakpoint (whoever meets that is sent on by
+// ThreadImpl::LeavePatching), within one cache line.
+bool FastSites::Patch(SpaceCore& core, pid_t pid, uint64_t ip, uint32_t number) {
+  uint8_t code[kBefore + kAfter];
+  uint64_t start = ip - kBefore;
+  iovec guest = {reinterpret_cast<void*>(start), sizeof(code)};
+  iovec local = {code, sizeof(code)};
+  auto n = core.Copy({&guest, 1}, {&local, 1}, false);
+  if (!n.ok() || *n < kBefore) return false;
+  std::span<const uint8_t> bytes(code, *n);
+  for (const FastArea& area : areas_) {
+    // Patched in another life, or by the parent: the site jumps to one of our areas.
+    int32_t distance;
+    memcpy(&distance, code + kBefore - 6, sizeof(distance));
+    uint64_t target = ip - 2 + static_cast<uint64_t>(static_cast<int64_t>(distance));
+    if (code[kBefore - 7] == 0xe9 && target - area.start < area.size) return true;
+    if (code[kBefore - 4] == 0xeb && number == 0) return true;
+  }
+  std::optional<SitePatch> patch = FindPatch(ip, number, start, bytes);
+  if (!patch) return false;
+  char name[32];
+  snprintf(name, sizeof(name), "%d/mem", pid);
+  UniqueFd memory(openat(core.platform().proc_fd(), name, O_RDWR | O_CLOEXEC));
+  if (!memory.valid()) return false;
+  uint64_t thunk = AllocateThunk(core, memory.get(), ip);
+  if (thunk == 0) return false;
+  std::vector<uint8_t> code_of_thunk = MakeThunk(*patch, ip, thunk);
+  if (!Write(memory.get(), thunk, code_of_thunk.data(), code_of_thunk.size())) return false;
+  bool ok;
+  if (patch->way == SitePatch::Way::kShort) {
+    auto jump = Jump(patch->hole, thunk);
+    uint8_t to_hole[2] = {0xeb, static_cast<uint8_t>(patch->hole - (patch->address + 2))};
+    ok = Write(memory.get(), patch->hole, jump.data(), jump.size()) && Write(memory.get(), patch->address, to_hole, sizeof(to_hole));
+  } else {
+    auto jump = Jump(patch->address, thunk);
+    const uint8_t breakpoint = 0xcc;
+    ok = Write(memory.get(), patch->address, &breakpoint, 1) && Write(memory.get(), patch->address + 1, jump.data() + 1, 4) &&
+         Write(memory.get(), patch->address, jump.data(), 1);
+  }
+  if (ok) core.platform().counters().patched_sites.fetch_add(1, std::memory_order_relaxed);
+  return ok;
+}
+
+}  // namespace amber::platform

@@ -1,0 +1,205 @@
+// The fast path: patching, answers, kicks at every point, calls that are answered late, threads, forks.
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "gtest/gtest.h"
+#include "sentry/platform/fast_sites.h"
+#include "sentry/platform/stub_text.h"
+#include "sentry/platform/test_client.h"
+
+namespace amber::platform {
+namespace {
+
+constexpr uint64_t kArea = 0x18000000;
+
+bool SeveralCpus() { return sysconf(_SC_NPROCESSORS_ONLN) > 1; }
+
+TEST(FindPatchTest, LoadsOfTheNumber) {
+  // mov $39, %eax; syscall; ret, the last byte of `syscall` at 0x1000 + 23.
+  std::vector<uint8_t> code(64, 0x90);
+  const uint8_t site[] = {0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3};
+  std::copy(std::begin(site), std::end(site), code.begin() + 16);
+  auto patch = FindPatch(0x1000 + 23, 39, 0x1000, code);
+  ASSERT_TRUE(patch);
+  EXPECT_EQ(patch->way, SitePatch::Way::kJump);
+  EXPECT_EQ(patch->address, 0x1000u + 16);
+  EXPECT_EQ(patch->displaced, std::vector<uint8_t>(site, site + 5));
+  EXPECT_FALSE(FindPatch(0x1000 + 23, 40, 0x1000, code)) << "another call's number";
+  EXPECT_FALSE(FindPatch(0x1000 + 24, 39, 0x1000, code)) << "no syscall instruction there";
+  EXPECT_FALSE(FindPatch(0x1000 + 23 + 47, 39, 0x1000 + 47, code)) << "across a cache line";
+  EXPECT_FALSE(FindPatch(0x1000 + 5, 39, 0x1000, code)) << "before what is known";
+  EXPECT_FALSE(FindPatch(0x1000 + 400, 39, 0x1000, code)) << "behind what is known";
+}
+
+TEST(FindPatchTest, ShortOnesNeedAHole) {
+  // xor %eax, %eax; syscall; ret; ten bytes of padding up to a boundary of 16.
+  std::vector<uint8_t> code(96, 0x55);
+  const uint8_t site[] = {0x31, 0xc0, 0x0f, 0x05, 0xc3};
+  std::copy(std::begin(site), std::end(site), code.begin() + 16);
+  const uint8_t padding[] = {0xc3, 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0};
+  std::copy(std::begin(padding), std::end(padding), code.begin() + 37);
+  auto patch = FindPatch(0x1000 + 20, 0, 0x1000, code);
+  ASSERT_TRUE(patch);
+  EXPECT_EQ(patch->way, SitePatch::Way::kShort);
+  EXPECT_EQ(patch->hole, 0x1000u + 38);
+  code[45] = 0x12;  // not zero any more: no padding
+  EXPECT_FALSE(FindPatch(0x1000 + 20, 0, 0x1000, code));
+}
+
+TEST(FindPatchTest, ThunkGoesToTheEntry) {
+  SitePatch patch = {SitePatch::Way::kJump, 0x1000, 0, {0xb8, 1, 0, 0, 0}};
+  std::vector<uint8_t> thunk = MakeThunk(patch, 0x1007, 0x2000);
+  ASSERT_EQ(thunk.size(), kThunkSize);
+  int32_t distance;
+  memcpy(&distance, &thunk[8], 4);
+  EXPECT_EQ(0x2000 + 12 + distance, 0x1007);
+  uint64_t entry;
+  memcpy(&entry, &thunk[18], 8);
+  EXPECT_EQ(entry, kFastEntry);
+}
+
+class FastTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(client_.started());
+    if (!SeveralCpus()) GTEST_SKIP() << "the fast path needs a second CPU";
+  }
+  Thread* Start(void (*entry)(uint64_t, uint64_t), uint64_t a = 0, uint64_t b = 0) {
+    ExecPlan plan = TestClient::Plan(entry, a, b);
+    plan.ops.push_back({.number = SYS_mmap,
+                        .args = {kArea, kFastAreaSize, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}});
+    plan.fast_areas = {{kArea, kFastAreaSize}};
+    auto thread = client_.platform().Exec(plan);
+    return thread.ok() ? *thread : nullptr;
+  }
+  TestClient client_;
+};
+
+TEST_F(FastTest, AnswersAreRight) {
+  Start(GuestFastEcho, 300000)->Resume();
+  ASSERT_TRUE(client_.AwaitLog(1));
+  EXPECT_EQ(client_.log()[0], 0);
+  Stats stats = client_.platform().stats();
+  EXPECT_EQ(stats.patched_sites, 1u);
+  // How many go fast depends on how idle the machine is; with 300,000 calls some do.
+  EXPECT_GT(stats.fast_calls, 100u);
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+}
+
+TEST_F(FastTest, KickedAnywhere) {
+  std::atomic<int> stops = 0;
+  std::atomic<int> inside = 0;
+  client_.on_frame = [&](Thread& thread, Stop stop, const Fault*) {
+    EXPECT_EQ(stop, Stop::kKick);
+    if (thread.frame().regs.rip >= kGuestTop) inside++;
+    EXPECT_EQ(thread.frame().gs_base, 0u);
+    stops++;
+    thread.Resume();
+    return true;
+  };
+  Thread* thread = Start(GuestFastEchoForever);
+  RefPtr<AddressSpace> space(&thread->space());
+  thread->Resume();
+  usleep(20000);
+  for (int i = 0; i < 3000; i++) {
+    thread->Kick();
+    usleep(static_cast<useconds_t>(i % 37));
+  }
+  for (int i = 0; i < 500 && stops < 10; i++) usleep(10000);
+  EXPECT_GT(stops, 10);
+  EXPECT_EQ(inside, 0) << "frames inside the fast path's code were shown";
+  EXPECT_GT(client_.platform().stats().fast_calls, 100u);
+  EXPECT_TRUE(client_.log().empty()) << "a call got the wrong answer";
+  space->Kill();
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+}
+
+TEST_F(FastTest, LateAnswers) {
+  std::mutex mu;
+  std::deque<std::pair<Thread*, int64_t>> late;
+  std::atomic<bool> over = false;
+  client_.on_syscall = [&](Thread& thread, const Syscall& call) {
+    if (call.number != kGuestEcho || call.args[0] % 50 != 7) return false;
+    std::lock_guard lock(mu);
+    late.emplace_back(&thread, static_cast<int64_t>(call.args[0] + 1));
+    return true;
+  };
+  std::thread answers([&] {
+    for (int i = 0; !over; i++) {
+      std::pair<Thread*, int64_t> next = {nullptr, 0};
+      {
+        std::lock_guard lock(mu);
+        if (!late.empty()) {
+          next = late.front();
+          late.pop_front();
+        }
+      }
+      if (next.first != nullptr) {
+        if (i % 3 == 0) usleep(30);
+        if (i % 5 == 0) next.first->Kick();
+        next.first->Answer(next.second);
+      }
+    }
+  });
+  Start(GuestFastEcho, 100000)->Resume();
+  EXPECT_TRUE(client_.AwaitLog(1));
+  EXPECT_EQ(client_.log()[0], 0);
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+  over = true;
+  answers.join();
+}
+
+TEST_F(FastTest, CallsThatWantMoreThanAValue) {
+  // Every 40th is undone (and so made again), every 41st answered and stopped.
+  std::atomic<int> stops = 0;
+  std::atomic<int64_t> undone = -1;
+  client_.on_syscall = [&](Thread& thread, const Syscall& call) {
+    int64_t i = static_cast<int64_t>(call.args[0]);
+    if (call.number != kGuestEcho) return false;
+    if (i % 40 == 0 && undone.exchange(i) != i) {
+      thread.AnswerStop();
+      return true;
+    }
+    if (i % 41 != 0) return false;
+    thread.AnswerAndStop(i + 1);
+    return true;
+  };
+  client_.on_frame = [&](Thread& thread, Stop, const Fault*) {
+    stops++;
+    thread.Resume();
+    return true;
+  };
+  Start(GuestFastEcho, 20000)->Resume();
+  ASSERT_TRUE(client_.AwaitLog(1));
+  EXPECT_EQ(client_.log()[0], 0);
+  EXPECT_GT(stops, 500);
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+}
+
+TEST_F(FastTest, ThreadsShareASite) {
+  constexpr int kThreads = 8;
+  Thread* thread = Start(GuestThreadMaker, kThreads, TestClient::Address(GuestFastThread));
+  RefPtr<AddressSpace> space(&thread->space());
+  thread->Resume();
+  ASSERT_TRUE(client_.AwaitLog(kThreads + 1));
+  for (int64_t value : client_.log()) EXPECT_TRUE(value == 0 || value == 9000) << value;
+  EXPECT_EQ(client_.platform().stats().patched_sites, 1u);
+  space->Kill();
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+}
+
+TEST_F(FastTest, ForkedChildrenGoOn) {
+  Start(GuestFastFork, 30000)->Resume();
+  ASSERT_TRUE(client_.AwaitLog(3));
+  for (int64_t value : client_.log()) EXPECT_EQ(value, 0);
+  EXPECT_TRUE(client_.AwaitDeaths(2));
+}
+
+}  // namespace
+}  // namespace amber::platform

@@ -1,0 +1,134 @@
+#include "sentry/platform/watcher.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "sentry/platform/platform_impl.h"
+#include "sentry/platform/thread_impl.h"
+
+namespace amber::platform {
+namespace {
+
+constexpr int64_t kMicrosecond = 1000;
+constexpr size_t kMaxEntries = 8;
+// How long a thread is given for its first call, which a wake-up comes before, and between two calls.
+constexpr int64_t kFirstWait = 250 * kMicrosecond;
+constexpr int64_t kWait = 80 * kMicrosecond;
+// A round that took longer without work was interrupted: the CPU is wanted by others.
+constexpr int64_t kInterrupted = 100 * kMicrosecond;
+// A watch is worth it from so many calls on.
+constexpr uint64_t kWorth = 24;
+constexpr int64_t kShortPause = 500 * kMicrosecond;
+constexpr int64_t kLongPause = 512'000 * kMicrosecond;
+
+thread_local bool watching = false;
+
+}  // namespace
+
+int64_t WatchClock() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
+}
+
+bool Watcher::Watching() { return watching; }
+
+bool Watcher::Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now) {
+  if (stopping_.load(std::memory_order_relaxed) || now < credit.not_before.load(std::memory_order_relaxed)) return false;
+  bool mine = !active_.exchange(true, std::memory_order_acquire);
+  absl::MutexLock lock(&mu_);
+  if (stopping_.load(std::memory_order_relaxed)) return false;
+  if (mine || joining_.size() < kMaxEntries) {
+    joining_.push_back(RefPtr<ThreadImpl>(&thread));
+    new_.store(true, std::memory_order_release);
+    // Until the watch looks again, or it is found by the next one.
+    if (!mine) credit.not_before.store(now + kShortPause, std::memory_order_relaxed);
+  }
+  return mine;
+}
+
+void Watcher::Admit(int64_t now) {
+  std::vector<RefPtr<ThreadImpl>> joining;
+  {
+    absl::MutexLock lock(&mu_);
+    joining.swap(joining_);
+    new_.store(false, std::memory_order_relaxed);
+  }
+  for (RefPtr<ThreadImpl>& thread : joining) {
+    bool known = std::any_of(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.thread.get() == thread.get(); });
+    if (known || entries_.size() >= kMaxEntries) continue;
+    thread->SetWatched(true);
+    entries_.push_back({std::move(thread), now + kFirstWait - kWait});
+  }
+}
+
+void Watcher::Dismiss(size_t index) {
+  RefPtr<ThreadImpl> thread = std::move(entries_[index].thread);
+  entries_[index] = std::move(entries_.back());
+  entries_.pop_back();
+  thread->SetWatched(false);
+  // A full fence is between this and the last look: the guest has one between its post and its look at `watching`.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  thread->TakeFast();
+}
+
+// True if anything was posted.
+bool Watcher::Round(int64_t now) {
+  bool any = false;
+  for (size_t i = 0; i < entries_.size();) {
+    Entry& entry = entries_[i];
+    ThreadImpl::Fast result = entry.thread->TakeFast();
+    if (result == ThreadImpl::Fast::kNo) {
+      // Time goes by only with rounds that do nothing, so a long call of one thread does not cost another its place.
+      if (now - entry.last > kWait) {
+        Dismiss(i);
+        continue;
+      }
+    } else {
+      any = true;
+      taken_++;
+      entry.last = WatchClock();
+      if (result == ThreadImpl::Fast::kRedo) redone_++;
+    }
+    i++;
+  }
+  return any;
+}
+
+void Watcher::Watch(WatchCredit& credit) {
+  watching = true;
+  taken_ = redone_ = 0;
+  bool interrupted = false;
+  int64_t before = WatchClock();
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    if (new_.load(std::memory_order_acquire)) Admit(before);
+    if (entries_.empty()) break;
+    bool any = Round(before);
+    int64_t now = WatchClock();
+    if (!any && now - before > kInterrupted) {
+      interrupted = true;
+      break;
+    }
+    // Calls that block are dearer this way.
+    if (redone_ > 8 && redone_ * 3 > taken_) break;
+    before = now;
+    if (!any) __builtin_ia32_pause();
+  }
+  while (!entries_.empty()) Dismiss(entries_.size() - 1);
+  watching = false;
+  bool failed = interrupted || taken_ < kWorth || redone_ * 3 > taken_;
+  int64_t pause = failed ? std::clamp(credit.pause.load(std::memory_order_relaxed) * 2, kShortPause, kLongPause) : 0;
+  credit.pause.store(pause, std::memory_order_relaxed);
+  credit.not_before.store(before + pause, std::memory_order_relaxed);
+  active_.store(false, std::memory_order_release);
+}
+
+void Watcher::Stop() {
+  stopping_.store(true, std::memory_order_relaxed);
+  absl::MutexLock lock(&mu_);
+  joining_.clear();
+}
+
+}  // namespace amber::platform

@@ -1,0 +1,63 @@
+// Watching: instead of going back to sleep, one worker spins on the mailboxes of threads that make many calls, and takes what they post.
+// See stub_fast.cc for the guest's side.
+//
+// It pays only while another CPU is idle, and a thread that has been woken elsewhere costs two wake-ups first (~50 us each on a virtual
+// machine). Nobody tells the sentry which CPUs are idle, so it is found by trying: a watch that gets few calls, or whose calls block, or
+// that finds itself scheduled away, is a failure, and each failure doubles the time until that listener's threads are watched again.
+//
+// One watch at a time in the sandbox; threads that become hot meanwhile join it. Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "sentry/base/ref_ptr.h"
+
+namespace amber::platform {
+
+class Listener;
+class ThreadImpl;
+
+// What is known of how well watching goes; one for each listener. Written by whoever watches; races cost a wrong guess.
+struct WatchCredit {
+  std::atomic<int64_t> not_before{0};  // CLOCK_MONOTONIC, ns
+  std::atomic<int64_t> pause{0};
+};
+
+class Watcher {
+ public:
+  // `thread` made a call at a patched site by the base path, and will be answered soon. True if the caller should Watch() afterwards:
+  // then the answer must wake the thread on another CPU.
+  bool Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now);
+  // Spins until nothing is posted any more. The caller holds no lock.
+  void Watch(WatchCredit& credit);
+  // True on the thread that is in Watch().
+  static bool Watching();
+  // Takes no more threads; Watch() returns soon.
+  void Stop();
+
+ private:
+  struct Entry {
+    RefPtr<ThreadImpl> thread;
+    int64_t last;  // when it posted
+  };
+  void Admit(int64_t now);
+  void Dismiss(size_t index);
+  bool Round(int64_t now);
+
+  std::atomic<bool> active_{false};
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> new_{false};
+  absl::Mutex mu_;
+  std::vector<RefPtr<ThreadImpl>> joining_ ABSL_GUARDED_BY(mu_);
+  // Of the thread that watches.
+  std::vector<Entry> entries_;
+  uint64_t taken_ = 0, redone_ = 0;
+};
+
+int64_t WatchClock();
+
+}  // namespace amber::platform
