@@ -220,6 +220,7 @@ struct Options {
   int ready_stubs = 3;    // size of the pool
   int max_receivers = 0;  // per listener; 0: the number of CPUs
   bool fast_path = true;  // patch call sites, and watch for calls while a CPU is idle
+  bool watch_always = false;  // watch however busy the machine is, for tests
 };
 
 struct Stats {

@@ -40,7 +40,8 @@ PlatformImpl::PlatformImpl(Client& client, const Options& options)
       options_(options),
       max_receivers_(options.max_receivers > 0 ? options.max_receivers : CountCpus()),
       seed_(windows_),
-      fast_path_(options.fast_path && CountCpus() > 1),
+      fast_path_(options.fast_path && (options.watch_always || CountCpus() > 1)),
+      watcher_(options.watch_always),
       monitor_(*this) {}
 
 PlatformImpl::~PlatformImpl() {

@@ -9,9 +9,9 @@
 
 namespace amber::platform {
 
-TestClient::TestClient() {
+TestClient::TestClient(const Options& options) {
   std::string error;
-  platform_ = Platform::Create(*this, {}, &error);
+  platform_ = Platform::Create(*this, options, &error);
   if (platform_ == nullptr) fprintf(stderr, "platform: %s\n", error.c_str());
 }
 

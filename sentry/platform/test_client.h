@@ -16,7 +16,7 @@ namespace amber::platform {
 
 class TestClient : public Client {
  public:
-  TestClient();
+  explicit TestClient(const Options& options = {});
   ~TestClient() override;
 
   void OnSyscall(Thread& thread, const Syscall& call) override;

@@ -142,6 +142,7 @@ bool ThreadImpl::OnFastContact(uint64_t id, uint64_t context) {
 // answer is there. What the mailbox says is the guest's word, about its own registers.
 void ThreadImpl::LeaveFastCode() {
   Registers& regs = frame_.regs;
+  if (regs.rip == kFastEntry) regs.rip = StubAddress(stub_fast_start);
   if (regs.rip < StubAddress(stub_fast_start) || regs.rip >= StubAddress(stub_fast_end)) return;
   FastCall& fast = box_->fast;
   uint64_t behind = __atomic_load_n(&fast.behind, __ATOMIC_RELAXED);

@@ -16,6 +16,7 @@ constexpr size_t kMaxEntries = 8;
 // How long a thread is given for its first call, which a wake-up comes before, and between two calls.
 constexpr int64_t kFirstWait = 250 * kMicrosecond;
 constexpr int64_t kWait = 80 * kMicrosecond;
+constexpr int64_t kTestWait = 50'000 * kMicrosecond;
 // A round that took longer without work was interrupted: the CPU is wanted by others.
 constexpr int64_t kInterrupted = 100 * kMicrosecond;
 // A watch is worth it from so many calls on.
@@ -36,7 +37,10 @@ int64_t WatchClock() {
 bool Watcher::Watching() { return watching; }
 
 bool Watcher::Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now) {
-  if (stopping_.load(std::memory_order_relaxed) || now < credit.not_before.load(std::memory_order_relaxed)) return false;
+  if (stopping_.load(std::memory_order_relaxed) ||
+      (!always_ && now < credit.not_before.load(std::memory_order_relaxed))) {
+    return false;
+  }
   bool mine = !active_.exchange(true, std::memory_order_acquire);
   absl::MutexLock lock(&mu_);
   if (stopping_.load(std::memory_order_relaxed)) return false;
@@ -82,7 +86,7 @@ bool Watcher::Round(int64_t now) {
     ThreadImpl::Fast result = entry.thread->TakeFast();
     if (result == ThreadImpl::Fast::kNo) {
       // Time goes by only with rounds that do nothing, so a long call of one thread does not cost another its place.
-      if (now - entry.last > kWait) {
+      if (now - entry.last > (always_ ? kTestWait : kWait)) {
         Dismiss(i);
         continue;
       }
@@ -107,12 +111,12 @@ void Watcher::Watch(WatchCredit& credit) {
     if (entries_.empty()) break;
     bool any = Round(before);
     int64_t now = WatchClock();
-    if (!any && now - before > kInterrupted) {
+    if (!any && !always_ && now - before > kInterrupted) {
       interrupted = true;
       break;
     }
     // Calls that block are dearer this way.
-    if (redone_ > 8 && redone_ * 3 > taken_) break;
+    if (!always_ && redone_ > 8 && redone_ * 3 > taken_) break;
     before = now;
     if (!any) __builtin_ia32_pause();
   }

@@ -29,6 +29,8 @@ struct WatchCredit {
 
 class Watcher {
  public:
+  // `always`: whatever experience says, and patiently. For tests.
+  explicit Watcher(bool always) : always_(always) {}
   // `thread` made a call at a patched site by the base path, and will be answered soon. True if the caller should Watch() afterwards:
   // then the answer must wake the thread on another CPU.
   bool Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now);
@@ -48,6 +50,7 @@ class Watcher {
   void Dismiss(size_t index);
   bool Round(int64_t now);
 
+  const bool always_;
   std::atomic<bool> active_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<bool> new_{false};
