@@ -50,6 +50,7 @@ struct GoferConfig {
   // for the gofer.
   bool keep_stderr = false;
 
+  int cgroup = -1;  // directory of a cgroup of version 2 to be born in if possible; -1 for the caller's
   uint32_t max_nodes = 0;  // 0: as many as RLIMIT_NOFILE allows
 };
 

@@ -1,6 +1,7 @@
 #include "runsc-cli/cgroup.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -8,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -292,6 +294,70 @@ absl::Status Cgroup::Join(const std::vector<pid_t>& processes) const {
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status Cgroup::JoinV2(pid_t process) const {
+  for (const Place& place : places_) {
+    if (place.v2) return WriteExistingFile(place.directory + "/cgroup.procs", absl::StrCat(process));
+  }
+  return absl::OkStatus();
+}
+
+namespace {
+
+// The line of /proc/PID/cgroup for a hierarchy: "9:name=systemd:/path". Its path, or nothing.
+std::optional<std::string> PathIn(std::string_view cgroups, const CgroupHierarchy& hierarchy) {
+  for (std::string_view line : absl::StrSplit(cgroups, '\n', absl::SkipEmpty())) {
+    std::vector<std::string_view> fields = absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (fields.size() != 3) continue;
+    std::vector<std::string> controllers = absl::StrSplit(fields[1], ',', absl::SkipEmpty());
+    bool same = hierarchy.v2 ? fields[0] == "0" : !controllers.empty() && Contains(hierarchy.controllers, controllers[0]);
+    if (same) return std::string(fields[2]);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+absl::Status CgroupVisit::Enter(const Cgroup& cgroup, const std::vector<CgroupHierarchy>& hierarchies) {
+  absl::StatusOr<std::string> now = ReadSmallFile("/proc/self/cgroup");
+  if (!now.ok()) return now.status();
+  std::vector<UniqueFd> home;
+  std::vector<UniqueFd> away;
+  for (const Cgroup::Place& place : cgroup.places_) {
+    if (place.v2) continue;
+    auto hierarchy = std::find_if(hierarchies.begin(), hierarchies.end(), [&](const CgroupHierarchy& h) {
+      return !h.v2 && h.controllers == place.controllers;
+    });
+    std::optional<std::string> path = hierarchy != hierarchies.end() ? PathIn(*now, *hierarchy) : std::nullopt;
+    if (!path) return absl::NotFoundError("a cgroup hierarchy is not in /proc/self/cgroup");
+    home.emplace_back(open(absl::StrCat(hierarchy->mount_point, *path, "/tasks").c_str(), O_WRONLY | O_CLOEXEC));
+    away.emplace_back(open((place.directory + "/tasks").c_str(), O_WRONLY | O_CLOEXEC));
+    if (!home.back().valid() || !away.back().valid()) return absl::NotFoundError("a cgroup cannot be opened");
+  }
+  home_ = std::move(home);
+  for (const UniqueFd& fd : away) {
+    if (write(fd.get(), "0", 1) == 1) continue;
+    Leave();
+    return absl::InternalError("cannot enter a cgroup");
+  }
+  for (const Cgroup::Place& place : cgroup.places_) {
+    if (place.v2) v2_.reset(open(place.directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  }
+  return absl::OkStatus();
+}
+
+void CgroupVisit::Leave() {
+  for (const UniqueFd& fd : home_) (void)!write(fd.get(), "0", 1);
+  home_.clear();
+  v2_.reset();
+}
+
+bool IsInCgroup2(pid_t process, std::string_view path) {
+  absl::StatusOr<std::string> text = ReadSmallFile(absl::StrCat("/proc/", process, "/cgroup"));
+  if (!text.ok()) return false;
+  std::optional<std::string> at = PathIn(*text, {.v2 = true});
+  return at && absl::EndsWith(*at, path);
 }
 
 absl::Status RemoveCgroups(const std::vector<std::string>& directories) {

@@ -91,7 +91,8 @@ class Launcher {
   absl::Status StartTheSentry();
   absl::Status StartTheGofer();
   absl::Status SendRequests();
-  absl::Status JoinCgroup();
+  absl::Status EnterCgroup();
+  absl::Status LeaveCgroup();
   absl::Status RunCreationHooks();
   absl::Status AwaitAnswer();
   absl::Status Commit();
@@ -112,6 +113,9 @@ class Launcher {
   NetworkKind network_kind_ = NetworkKind::kNone;
   std::string cgroup_path_;
   std::vector<CgroupHierarchy> hierarchies_;
+  std::optional<Cgroup> cgroup_;
+  CgroupVisit visit_;
+  bool born_there_ = false;
   UniqueFd console_;
   UniqueFd waiter_stream_;  // the sentry's end
   std::optional<LaunchedSentry> sentry_;
@@ -123,11 +127,12 @@ absl::StatusOr<Launched> Launcher::Run() {
   for (const auto& [name, step] : std::initializer_list<std::pair<const char*, absl::Status (Launcher::*)()>>{
            {"state directory", &Launcher::PrepareState},
            {"console", &Launcher::PrepareConsole},
+           {"enter the cgroup", &Launcher::EnterCgroup},
            {"start the waiter", &Launcher::StartTheWaiter},
            {"start the sentry", &Launcher::StartTheSentry},
            {"start the gofer", &Launcher::StartTheGofer},
+           {"leave the cgroup", &Launcher::LeaveCgroup},
            {"send the container", &Launcher::SendRequests},
-           {"cgroup", &Launcher::JoinCgroup},
            {"hooks", &Launcher::RunCreationHooks},
            {"wait for the sentry", &Launcher::AwaitAnswer},
            {"save the state", &Launcher::Commit},
@@ -208,6 +213,7 @@ absl::Status Launcher::StartTheWaiter() {
   if (!stream.ok()) return stream.status();
   UniqueFd self = PidFd(getpid());
   WaiterOptions waiter = {.stream = stream->waiter.get(), .console = console_.get(), .owner = self.get()};
+  waiter.cgroup = visit_.v2();
   if (request_.foreground) waiter.console = -1;  // the user's terminal stays the command line's
   if (!cgroup_path_.empty()) {
     for (const CgroupHierarchy& h : hierarchies_) {
@@ -263,7 +269,8 @@ absl::Status Launcher::StartTheSentry() {
                          .primary = primary.get(),
                          .listener = listener->get(),
                          .log = log,
-                         .messages = request_.foreground ? STDERR_FILENO : options_.report->fd()};
+                         .messages = request_.foreground ? STDERR_FILENO : options_.report->fd(),
+                         .born_in = visit_.v2()};
   absl::StatusOr<LaunchedSentry> sentry = LaunchSentry(launch);
   if (!sentry.ok()) return sentry.status();
   sentry_.emplace(*std::move(sentry));
@@ -277,6 +284,7 @@ absl::Status Launcher::StartTheGofer() {
   config.allow_file_capabilities = true;
   // The sentry of this sandbox has taken the possibility from itself, see ForbidFileOpens().
   config.allow_directories = CanForbidFileOpens();
+  config.cgroup = visit_.v2();
   config.mounts.push_back({.name = spec_.root_attach,
                            .path = bundle_.root,
                            .fd = UniqueFd(),
@@ -333,7 +341,22 @@ absl::Status Launcher::SendRequests() {
   return status;
 }
 
-absl::Status Launcher::JoinCgroup() {
+absl::Status Launcher::EnterCgroup() {
+  if (cgroup_path_.empty()) return absl::OkStatus();
+  absl::StatusOr<Cgroup> cgroup = Cgroup::Create(hierarchies_, cgroup_path_);
+  if (!cgroup.ok()) return cgroup.status();
+  cgroup_.emplace(*std::move(cgroup));
+  state_.cgroups = cgroup_->directories();
+  state_.made_cgroups = cgroup_->made_directories();
+  if (absl::Status status = cgroup_->Apply(bundle_.resources); !status.ok()) return status;
+  absl::Status entered = visit_.Enter(*cgroup_, hierarchies_);
+  born_there_ = entered.ok();
+  if (!born_there_) options_.report->Debug(absl::StrCat("moving processes to their cgroup: ", entered.message()));
+  return absl::OkStatus();
+}
+
+absl::Status Launcher::LeaveCgroup() {
+  visit_.Leave();
   if (spec_.process.oom_score_adj) {
     // Lowering it needs CAP_SYS_RESOURCE, which hosts in a VM or container may lack.
     for (pid_t pid : {state_.waiter.pid, sentry_ ? sentry_->pid : 0}) {
@@ -342,19 +365,15 @@ absl::Status Launcher::JoinCgroup() {
       if (!status.ok()) options_.report->Warning(std::string(status.message()));
     }
   }
-  if (!cgroup_path_.empty()) {
-    absl::StatusOr<Cgroup> cgroup = Cgroup::Create(hierarchies_, cgroup_path_);
-    if (!cgroup.ok()) return cgroup.status();
-    state_.cgroups = cgroup->directories();
-    state_.made_cgroups = cgroup->made_directories();
-    if (absl::Status status = cgroup->Apply(bundle_.resources); !status.ok()) return status;
-    // The sentry waits for this: it first, and the others while it goes on.
-    if (sentry_) {
-      if (absl::Status status = cgroup->Join({sentry_->pid}); !status.ok()) return status;
-      const Hooks& hooks = bundle_.hooks;
-      if (hooks.prestart.empty() && hooks.create_runtime.empty() && hooks.create_container.empty()) ReleaseSentry();
-    }
-    if (absl::Status status = cgroup->Join({state_.waiter.pid, state_.gofer.pid}); !status.ok()) return status;
+  if (!cgroup_) return absl::OkStatus();
+  // The sentry waits for this: it first, and the others while it goes on.
+  for (pid_t pid : {sentry_ ? sentry_->pid : 0, state_.waiter.pid, state_.gofer.pid}) {
+    if (pid == 0) continue;
+    absl::Status status = !born_there_ ? cgroup_->Join({pid}) : IsInCgroup2(pid, cgroup_path_) ? absl::OkStatus() : cgroup_->JoinV2(pid);
+    if (!status.ok()) return status;
+    const Hooks& hooks = bundle_.hooks;
+    bool any_hooks = !hooks.prestart.empty() || !hooks.create_runtime.empty() || !hooks.create_container.empty();
+    if (sentry_ && pid == sentry_->pid && !any_hooks) ReleaseSentry();
   }
   return absl::OkStatus();
 }
@@ -410,6 +429,7 @@ absl::Status Launcher::Commit() {
 }
 
 void Launcher::Undo() {
+  visit_.Leave();
   network_.Return();
   client_.reset();
   if (sentry_) {

@@ -18,6 +18,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "sentry/base/clone_into.h"
 #include "runsc-cli/waiter_body.h"
 
 namespace amber::cli {
@@ -131,7 +132,7 @@ absl::StatusOr<pid_t> StartWaiter(const WaiterOptions& options) {
   sigset_t all, before;
   sigfillset(&all);
   sigprocmask(SIG_SETMASK, &all, &before);
-  pid_t pid = fork();
+  pid_t pid = options.cgroup < 0 ? fork() : static_cast<pid_t>(CloneInto({.exit_signal = SIGCHLD}, options.cgroup));
   if (pid == 0) Become(options, *block);
   absl::Status failed = Failed("fork");
   sigprocmask(SIG_SETMASK, &before, nullptr);

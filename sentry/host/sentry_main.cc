@@ -15,6 +15,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "sentry/base/clone_into.h"
 #include "sentry/control/channel.h"
 #include "sentry/control/control.pb.h"
 #include "sentry/control/runtime.h"
@@ -128,7 +129,7 @@ absl::StatusOr<LaunchedSentry> LaunchSentry(const SentryLaunch& launch) {
   args.child_tid = TidAddress();
   if (args.child_tid != 0) args.flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
   fflush(nullptr);
-  long pid = syscall(SYS_clone3, &args, sizeof(args));
+  long pid = CloneInto(args, launch.born_in);
   if (pid < 0) {
     const char* hint = errno == ENOSPC || errno == EUSERS ? " (raise /proc/sys/user/max_*_namespaces)" : "";
     return absl::InternalError(absl::StrCat("cannot make the sandbox's namespaces: ", strerrordesc_np(errno), hint));
