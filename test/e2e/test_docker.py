@@ -191,6 +191,12 @@ oom_score = 0
         self.assertIn(b"/dev/", seen)
         self.assertEqual(os.WEXITSTATUS(status), 3, seen)
 
+    def test_top(self):
+        self.detached("several", "sh", "-c", "sleep 50 & sleep 50 & echo up; sleep 50; true")
+        self.assertTrue(eventually(lambda: "up" in self.must("logs", "several")))
+        # The process that stands for the container, and one for each of its own: the shell and three sleeps.
+        self.assertTrue(eventually(lambda: len(self.must("top", "several").splitlines()) == 1 + 1 + 4), self.must("top", "several"))
+
     def test_checkpoint(self):
         self.detached("counter", "sh", "-c", "i=0; while true; do echo $i; i=$((i+1)); sleep 0.1; done")
         self.assertTrue(eventually(lambda: len(self.must("logs", "counter").split()) > 3))
