@@ -24,6 +24,11 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/net/inet/net_namespace.h"
+#include "sentry/net/inet/raw_socket.h"
+#include "sentry/net/inet/tcp_socket.h"
+#include "sentry/net/inet/udp_socket.h"
+#include "sentry/net/tcp/tcp_connection.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/runtime/container.h"
 #include "sentry/vfs/dentry.h"
@@ -73,6 +78,11 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kEpoll: return &Loader::Make<Epoll>;
     case Kind::kTimerFd: return &Loader::Make<TimerFd>;
     case Kind::kSignalFd: return &Loader::Make<SignalFd>;
+    case Kind::kNetNamespace: return &Loader::Make<NetNamespace>;
+    case Kind::kTcpConnection: return &Loader::Make<net::TcpConnection>;
+    case Kind::kTcpSocket: return &Loader::Make<TcpSocket>;
+    case Kind::kUdpSocket: return &Loader::Make<UdpSocket>;
+    case Kind::kRawSocket: return &Loader::Make<RawSocket>;
     case Kind::kUnixSocket: return &Loader::Make<UnixSocket>;
     case Kind::kPidFd: return &Loader::Make<PidFd>;
     case Kind::kTty: return &Loader::Make<Tty>;

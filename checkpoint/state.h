@@ -107,6 +107,12 @@ enum class Kind : uint32_t {
   kTimeNamespace = 161,
   kCgroupNamespace = 162,
   kNetNamespace = 163,
+  // Network.
+  kTcpConnection = 121,
+  kTcpSocket = 122,
+  kUdpSocket = 123,
+  kRawSocket = 124,
+  kNetlinkSocket = 125,
 };
 
 class Saver;

@@ -3,8 +3,10 @@
 #include <sched.h>
 
 #include "sentry/ipc/ipc_namespace.h"
+#include "sentry/kernel/kernel.h"
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/task.h"
+#include "sentry/net/inet/net_namespace.h"
 
 namespace amber {
 
@@ -14,6 +16,7 @@ TaskExtras::~TaskExtras() = default;
 void TaskExtras::Inherit(Task& parent, uint64_t flags) {
   TaskExtras& from = parent.extras();
   ipc = from.ipc;
+  net = from.net;
   if ((flags & CLONE_SYSVSEM) != 0) {
     if (!from.sem_undo) from.sem_undo = MakeRef<SemUndo>(from.ipc);
     sem_undo = from.sem_undo;
@@ -34,6 +37,7 @@ void TaskExtras::LeaveSemUndo(Task& task) {
 void TaskExtras::OnExit(Task& task) {
   LeaveSemUndo(task);
   ipc.reset();
+  net.reset();
 }
 
 std::string TaskExtras::Save(state::Saver& saver) const {
@@ -44,6 +48,7 @@ std::string TaskExtras::Save(state::Saver& saver) const {
   m.set_sched_priority(sched.priority);
   m.set_sched_reset_on_fork(sched.reset_on_fork);
   m.set_ioprio(ioprio);
+  m.set_net(saver.Ref(net));
   return m.SerializeAsString();
 }
 
@@ -56,6 +61,8 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes) {
   sem_undo = loader.GetRef<SemUndo>(m.sem_undo());
   sched = {m.sched_policy(), m.sched_priority(), m.sched_reset_on_fork()};
   ioprio = m.ioprio();
+  net = loader.GetRef<NetNamespace>(m.net());
+  if (m.net() != 0 && !net) return false;
   return true;
 }
 

@@ -16,6 +16,7 @@ namespace amber {
 class CpuTimers;
 class IpcNamespace;
 class Kernel;
+class NetNamespace;
 class SemUndo;
 class Task;
 class ThreadGroup;
@@ -34,6 +35,7 @@ class TaskExtras {
 
   RefPtr<IpcNamespace> ipc;
   RefPtr<SemUndo> sem_undo;  // null until SEM_UNDO is used; shared under CLONE_SYSVSEM
+  RefPtr<NetNamespace> net;
   SchedAttributes sched;
   int ioprio = 0;
 

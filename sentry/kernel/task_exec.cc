@@ -14,6 +14,7 @@
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/loader/loader.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/net/inet/net_namespace.h"
 #include "sentry/vfs/exec_open.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
@@ -188,6 +189,7 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
       task->extras_->ipc->set_mqueue(MakeRef<Mount>(mount->fs_ref(), mount->fs().root(), 0, "mqueue"));
     }
   }
+  task->extras_->net = NetNamespace::ForNewProcess(kernel_, first != nullptr ? first->leader() : nullptr);
   task->no_new_privs_ = what.no_new_privs;
   group->tasks_.push_back(task);
   group->leader_ = task.get();

@@ -18,6 +18,12 @@
 
 namespace amber {
 
+// A control message beside a message, but for descriptors and credentials.
+struct ControlMessage {
+  int level = 0, type = 0;
+  std::string data;
+};
+
 // What sendmsg hands over besides flags. Addresses are the raw bytes of a sockaddr.
 struct SendRequest {
   Source& source;
@@ -25,7 +31,7 @@ struct SendRequest {
   std::string address;
   std::vector<RefPtr<File>> rights;    // SCM_RIGHTS
   std::optional<ucred> credentials;    // SCM_CREDENTIALS, checked already
-  std::vector<iovec> control;          // unused by Unix sockets
+  std::vector<ControlMessage> control;  // unused by Unix sockets
 };
 
 struct ReceiveRequest {
@@ -37,6 +43,7 @@ struct ReceiveRequest {
   size_t full_size = 0;                // of a message that was cut off
   std::vector<RefPtr<File>> rights;
   std::optional<ucred> credentials;
+  std::vector<ControlMessage> control;
 };
 
 class Socket : public File {

@@ -8,6 +8,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/net/inet/inet_socket.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/poll_time.h"
@@ -42,9 +43,18 @@ ErrnoOr<int> UnixType(int family, int type, int protocol) {
 
 int StatusFlags(int type) { return O_RDWR | ((type & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0); }
 
-ErrnoOr<uint64_t> SocketCall(Task& task, int family, int type, int protocol) {
+ErrnoOr<RefPtr<Socket>> NewSocket(Task& task, int family, int type, int protocol) {
+  if ((type & ~kTypeMask & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) != 0) return Errno(EINVAL);
+  if (family == AF_INET || family == AF_INET6) {
+    if ((type & kTypeMask) > SOCK_PACKET) return Errno(EINVAL);
+    return NewInetSocket(task, family, type & kTypeMask, protocol);
+  }
   int kind = TRY(UnixType(family, type, protocol));
-  auto socket = MakeRef<UnixSocket>(kind);
+  return RefPtr<Socket>(MakeRef<UnixSocket>(kind));
+}
+
+ErrnoOr<uint64_t> SocketCall(Task& task, int family, int type, int protocol) {
+  RefPtr<Socket> socket = TRY(NewSocket(task, family, type, protocol));
   socket->set_flags(StatusFlags(type));
   return Install(task, std::move(socket), type);
 }
@@ -168,7 +178,7 @@ ErrnoOr<uint64_t> GetSockOpt(Task& task, int fd, int level, int name, UserPtr<vo
 }  // namespace
 
 void RegisterSocketCalls(SyscallTable& table) {
-  table.Set(SYS_socket, Partial<&SocketCall>("AF_UNIX only"));
+  table.Set(SYS_socket, Partial<&SocketCall>("AF_UNIX, AF_INET, AF_INET6"));
   table.Set(SYS_socketpair, Full<&SocketPair>());
   table.Set(SYS_bind, Full<&Bind>());
   table.Set(SYS_listen, Full<&Listen>());

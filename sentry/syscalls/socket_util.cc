@@ -46,11 +46,11 @@ class ControlWriter {
   uint64_t left() const { return left_; }
   uint64_t used() const { return used_; }
   // False if not all of it fit. A part is written, as put_cmsg() does.
-  ErrnoOr<bool> Put(int type, const void* data, size_t size) {
+  ErrnoOr<bool> Put(int type, const void* data, size_t size, int level = SOL_SOCKET) {
     if (left_ < sizeof(cmsghdr)) return false;
     cmsghdr header{};
     header.cmsg_len = std::min<uint64_t>(sizeof(cmsghdr) + size, left_);
-    header.cmsg_level = SOL_SOCKET;
+    header.cmsg_level = level;
     header.cmsg_type = type;
     std::string bytes(reinterpret_cast<const char*>(&header), sizeof(header));
     bytes.append(static_cast<const char*>(data), header.cmsg_len - sizeof(header));
@@ -114,6 +114,9 @@ ErrnoOr<void> ParseControl(Task& task, UserPtr<const void> control, uint64_t siz
       } else {
         return Errno(EINVAL);
       }
+    } else {
+      request->control.push_back({header.cmsg_level, header.cmsg_type,
+                                  std::string(reinterpret_cast<const char*>(data.data()), data.size())});
     }
     uint64_t step = Align(header.cmsg_len);
     if (step >= size - at) break;
@@ -127,6 +130,9 @@ ErrnoOr<uint64_t> DeliverControl(Task& task, ReceiveRequest& request, UserPtr<vo
   ControlWriter writer(task, control, control.is_null() ? 0 : size);
   if (request.credentials.has_value()) {
     if (!TRY(writer.Put(SCM_CREDENTIALS, &*request.credentials, sizeof(ucred)))) *flags |= MSG_CTRUNC;
+  }
+  for (const ControlMessage& m : request.control) {
+    if (!TRY(writer.Put(m.type, m.data.data(), m.data.size(), m.level))) *flags |= MSG_CTRUNC;
   }
   if (request.rights.empty()) return writer.used();
   uint64_t room = writer.left() > sizeof(cmsghdr) ? (writer.left() - sizeof(cmsghdr)) / sizeof(int) : 0;

@@ -1,0 +1,364 @@
+// Saving and loading inet sockets and network namespaces.
+#include <algorithm>
+#include <array>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/net/inet/inet.pb.h"
+#include "sentry/net/inet/net_namespace.h"
+#include "sentry/net/inet/raw_layer.h"
+#include "sentry/net/inet/raw_socket.h"
+#include "sentry/net/inet/tcp_socket.h"
+#include "sentry/net/inet/udp_layer.h"
+#include "sentry/net/inet/udp_socket.h"
+#include "sentry/net/tcp/tcp_layer.h"
+#include "sentry/net/tcp/tcp_state_util.h"
+
+namespace amber {
+namespace {
+
+std::string AddressBytes(const net::IpAddress& a) { return std::string(reinterpret_cast<const char*>(a.bytes.data()), 16); }
+
+void SaveDatagram(const Datagram& d, proto::InetDatagram* out) {
+  out->set_data(std::string(d.data.view()));
+  net::SaveEndpoint(d.from, out->mutable_from());
+  out->set_to(AddressBytes(d.to));
+  out->set_link(d.link);
+  out->set_ttl(d.ttl);
+  out->set_tos(d.tos);
+}
+
+bool LoadDatagram(const proto::InetDatagram& in, Datagram* d) {
+  if (in.data().size() > 1 << 20) return false;
+  d->data = net::Slice::Copy(in.data());
+  d->link = in.link();
+  d->ttl = static_cast<uint8_t>(in.ttl());
+  d->tos = static_cast<uint8_t>(in.tos());
+  return net::LoadEndpoint(in.from(), &d->from) && net::LoadAddress(in.to(), &d->to);
+}
+
+// The order is part of the image format.
+template <typename Visit>
+void VisitIpOptions(IpOptions& o, Visit visit) {
+  for (int* n : {&o.tos, &o.ttl, &o.hop_limit, &o.traffic_class, &o.multicast_ttl, &o.multicast_hops, &o.multicast_if,
+                 &o.mtu_discover, &o.mark}) {
+    visit(*n);
+  }
+  for (bool* b : {&o.multicast_loop, &o.v6only, &o.packet_info, &o.receive_ttl, &o.receive_tos, &o.receive_error, &o.packet_info6,
+                  &o.receive_hop_limit, &o.receive_class, &o.receive_error6, &o.freebind, &o.transparent, &o.header_included}) {
+    int n = *b ? 1 : 0;
+    visit(n);
+    *b = n != 0;
+  }
+}
+
+}  // namespace
+
+void InetSocket::SaveInet(state::Saver& saver, proto::InetSocket* out) const {
+  out->set_family(family_);
+  out->set_type(type_);
+  out->set_protocol(protocol_);
+  out->set_flags(static_cast<uint32_t>(flags()));
+  out->set_ino(ino());
+  out->set_net(saver.Ref(net_));
+  out->set_send_buffer(send_buffer_);
+  out->set_receive_buffer(receive_buffer_);
+  out->set_receive_timeout(receive_timeout_);
+  out->set_send_timeout(send_timeout_);
+  out->set_toggles(toggles_);
+  out->set_linger_on(linger_.l_onoff);
+  out->set_linger_time(linger_.l_linger);
+  out->set_priority(priority_);
+  out->set_low_watermark(low_watermark_);
+  out->set_device(device_);
+  IpOptions copy = ip_;
+  VisitIpOptions(copy, [&](int& n) { out->add_ip(n); });
+}
+
+bool InetSocket::LoadInet(state::Loader& loader, const proto::InetSocket& in) {
+  if (in.family() != AF_INET && in.family() != AF_INET6) return false;
+  if (in.send_buffer() < 0 || in.receive_buffer() < 0) return false;
+  Init(in.family(), in.type(), in.protocol());
+  set_flags(static_cast<int>(in.flags()));
+  SetIno(in.ino());
+  net_ = loader.GetRef<NetNamespace>(in.net());
+  send_buffer_ = in.send_buffer();
+  receive_buffer_ = in.receive_buffer();
+  receive_timeout_ = in.receive_timeout();
+  send_timeout_ = in.send_timeout();
+  toggles_ = in.toggles();
+  linger_.l_onoff = in.linger_on();
+  linger_.l_linger = in.linger_time();
+  priority_ = in.priority();
+  low_watermark_ = std::max(in.low_watermark(), 1);
+  device_ = in.device();
+  int at = 0;
+  VisitIpOptions(ip_, [&](int& n) {
+    if (at < in.ip_size()) n = in.ip(at++);
+  });
+  return static_cast<bool>(net_);
+}
+
+std::string TcpSocket::Save(state::Saver& saver) const {
+  proto::TcpSocket m;
+  SaveInet(saver, m.mutable_inet());
+  m.set_connection(saver.Ref(connection_));
+  m.set_phase(static_cast<uint32_t>(phase_));
+  return m.SerializeAsString();
+}
+
+bool TcpSocket::Load(state::Loader& loader, std::string_view bytes) {
+  proto::TcpSocket m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
+  if (m.phase() > static_cast<uint32_t>(Phase::kConnected) || !LoadInet(loader, m.inet())) return false;
+  phase_ = static_cast<Phase>(m.phase());
+  connection_ = loader.GetRef<net::TcpConnection>(m.connection());
+  if (!connection_) return loader.Fail("a TCP socket lacks its connection");
+  connection_->set_observer(this);
+  return true;
+}
+
+bool TcpSocket::AfterLoad(state::Loader&) { return connection_->Attach(net_->tcp()); }
+
+std::string UdpSocket::Save(state::Saver& saver) const {
+  proto::UdpSocket m;
+  SaveInet(saver, m.mutable_inet());
+  net::SaveBinding(binding_, m.mutable_binding());
+  net::SaveEndpoint(local_, m.mutable_local());
+  net::SaveEndpoint(remote_, m.mutable_remote());
+  m.set_connected(connected_);
+  m.set_bound_address(bound_address_);
+  m.set_bound_port(bound_port_);
+  m.set_uid(uid_);
+  m.set_shutdown(shutdown_);
+  m.set_error(error_);
+  for (const Datagram& d : datagrams_) SaveDatagram(d, m.add_datagram());
+  for (const DatagramError& e : errors_) {
+    auto* out = m.add_errors();
+    out->set_data(std::string(e.data.view()));
+    net::SaveEndpoint(e.to, out->mutable_to());
+    out->set_offender(AddressBytes(e.offender));
+    out->set_error(e.error);
+    out->set_origin(e.origin);
+    out->set_type(e.type);
+    out->set_code(e.code);
+  }
+  m.set_drops(drops_);
+  m.set_cork(cork_);
+  m.set_has_corked(static_cast<bool>(corked_));
+  if (corked_) m.set_corked(std::string(reinterpret_cast<const char*>(corked_->data()), corked_->used()));
+  return m.SerializeAsString();
+}
+
+bool UdpSocket::Load(state::Loader& loader, std::string_view bytes) {
+  proto::UdpSocket m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadInet(loader, m.inet())) return false;
+  if (!net::LoadBinding(m.binding(), &binding_, &load_bound_)) return false;
+  if (!net::LoadEndpoint(m.local(), &local_) || !net::LoadEndpoint(m.remote(), &remote_)) return false;
+  connected_ = m.connected();
+  bound_address_ = m.bound_address();
+  bound_port_ = m.bound_port();
+  uid_ = m.uid();
+  shutdown_ = m.shutdown() & 3;
+  error_ = m.error();
+  for (const auto& in : m.datagram()) {
+    Datagram d;
+    if (!LoadDatagram(in, &d)) return false;
+    charge_ += d.data.size + kOverhead;
+    queued_ += d.data.size;
+    datagrams_.push_back(std::move(d));
+  }
+  for (const auto& in : m.errors()) {
+    DatagramError e;
+    e.data = net::Slice::Copy(in.data());
+    if (!net::LoadEndpoint(in.to(), &e.to) || !net::LoadAddress(in.offender(), &e.offender)) return false;
+    e.error = in.error();
+    e.origin = static_cast<uint8_t>(in.origin());
+    e.type = static_cast<uint8_t>(in.type());
+    e.code = static_cast<uint8_t>(in.code());
+    errors_.push_back(std::move(e));
+  }
+  drops_ = m.drops();
+  cork_ = m.cork();
+  if (m.has_corked() && m.corked().size() <= 65535) {
+    corked_ = MakeRef<net::Buffer>(size_t{65535});
+    memcpy(corked_->data(), m.corked().data(), m.corked().size());
+    corked_->Fill(m.corked().size());
+  }
+  return true;
+}
+
+bool UdpSocket::AfterLoad(state::Loader&) {
+  net_->udp().all().insert(this);
+  if (load_bound_) net_->udp().ports().Share(binding_);
+  return true;
+}
+
+std::string RawSocket::Save(state::Saver& saver) const {
+  proto::RawSocket m;
+  SaveInet(saver, m.mutable_inet());
+  net::SaveEndpoint(local_, m.mutable_local());
+  net::SaveEndpoint(remote_, m.mutable_remote());
+  m.set_bound(bound_);
+  m.set_connected(connected_);
+  m.set_shutdown(shutdown_);
+  m.set_error(error_);
+  m.set_filter(std::string(reinterpret_cast<const char*>(filter_), sizeof(filter_)));
+  for (const Datagram& d : packets_) SaveDatagram(d, m.add_packet());
+  return m.SerializeAsString();
+}
+
+bool RawSocket::Load(state::Loader& loader, std::string_view bytes) {
+  proto::RawSocket m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadInet(loader, m.inet())) return false;
+  if (!net::LoadEndpoint(m.local(), &local_) || !net::LoadEndpoint(m.remote(), &remote_)) return false;
+  bound_ = m.bound();
+  connected_ = m.connected();
+  shutdown_ = m.shutdown() & 3;
+  error_ = m.error();
+  if (m.filter().size() == sizeof(filter_)) memcpy(filter_, m.filter().data(), sizeof(filter_));
+  for (const auto& in : m.packet()) {
+    Datagram d;
+    if (!LoadDatagram(in, &d)) return false;
+    charge_ += d.data.size + kOverhead;
+    packets_.push_back(std::move(d));
+  }
+  return true;
+}
+
+bool RawSocket::AfterLoad(state::Loader&) {
+  net_->raw().all().insert(this);
+  return true;
+}
+
+std::string NetNamespace::Save(state::Saver& saver) const {
+  proto::NetNamespace m;
+  m.set_cookie(cookie_);
+  for (const auto& link : stack_->links()) {
+    auto* out = m.add_link();
+    out->set_index(link->index());
+    out->set_name(link->name());
+    out->set_mtu(link->mtu());
+    out->set_flags(link->flags());
+    for (const net::InterfaceAddress& a : link->addresses()) {
+      auto* address = out->add_address();
+      address->set_address(AddressBytes(a.address));
+      address->set_prefix(a.prefix);
+      address->set_scope(a.scope);
+    }
+  }
+  for (const net::Route& r : stack_->routes()) {
+    auto* out = m.add_route();
+    out->set_destination(AddressBytes(r.destination));
+    out->set_prefix(r.prefix);
+    out->set_gateway(AddressBytes(r.gateway));
+    out->set_source(AddressBytes(r.source));
+    out->set_link(r.link);
+    out->set_metric(r.metric);
+    out->set_protocol(r.protocol);
+    out->set_scope(r.scope);
+    out->set_type(r.type);
+  }
+  for (net::TcpConnection* c : tcp_->Connected()) m.add_connection(saver.Ref(c));
+  for (const auto& tw : tcp_->time_waits()) {
+    auto* out = m.add_time_wait();
+    net::SaveEndpoint(tw->key.local, out->mutable_local());
+    net::SaveEndpoint(tw->key.remote, out->mutable_remote());
+    out->set_family(tw->family);
+    out->set_snd_nxt(tw->snd_nxt);
+    out->set_rcv_nxt(tw->rcv_nxt);
+    out->set_rcv_window(tw->rcv_window);
+    out->set_timestamps(tw->timestamps);
+    out->set_ts_recent(tw->ts_recent);
+    out->set_ts_offset(tw->ts_offset);
+    out->set_since(tw->since);
+    out->set_expires(tw->expires);
+    net::SaveBinding(tw->binding, out->mutable_binding());
+  }
+  m.set_port_low(tcp_->ports().low());
+  m.set_port_high(tcp_->ports().high());
+  return m.SerializeAsString();
+}
+
+bool NetNamespace::LoadLinks(const proto::NetNamespace& m) {
+  for (const auto& in : m.link()) {
+    // lo is the only kind so far.
+    net::Link* link = stack_->FindLink(std::string_view(in.name()));
+    if (link == nullptr) return false;
+    link->set_mtu(std::clamp<uint32_t>(in.mtu(), 68, 0x3fffffff));
+    link->set_flags(in.flags());
+    link->addresses().clear();
+    for (const auto& a : in.address()) {
+      net::InterfaceAddress address;
+      if (!net::LoadAddress(a.address(), &address.address)) return false;
+      if (a.prefix() < 0 || a.prefix() > (address.address.v4() ? 32 : 128)) return false;
+      address.prefix = a.prefix();
+      address.scope = static_cast<uint8_t>(a.scope());
+      link->addresses().push_back(address);
+    }
+  }
+  for (const auto& in : m.route()) {
+    net::Route r;
+    if (!net::LoadAddress(in.destination(), &r.destination) || !net::LoadAddress(in.gateway(), &r.gateway) ||
+        !net::LoadAddress(in.source(), &r.source) || in.prefix() < 0 || in.prefix() > (r.destination.v4() ? 32 : 128)) {
+      return false;
+    }
+    r.prefix = in.prefix();
+    r.link = in.link();
+    r.metric = in.metric();
+    r.protocol = static_cast<uint8_t>(in.protocol());
+    r.scope = static_cast<uint8_t>(in.scope());
+    r.type = static_cast<uint8_t>(in.type());
+    stack_->routes().push_back(r);
+  }
+  stack_->Changed();
+  return true;
+}
+
+bool NetNamespace::Load(state::Loader& loader, std::string_view bytes) {
+  proto::NetNamespace m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
+  kernel_ = loader.Get<Kernel>(1);
+  if (kernel_ == nullptr) return false;
+  SetUp();
+  cookie_ = m.cookie();
+  if (!LoadLinks(m)) return loader.Fail("a network interface is malformed");
+  for (uint64_t id : m.connection()) {
+    RefPtr<net::TcpConnection> c = loader.GetRef<net::TcpConnection>(id);
+    if (!c) return false;
+    loading_.push_back(std::move(c));
+  }
+  for (const auto& in : m.time_wait()) {
+    auto tw = std::make_unique<net::TimeWait>();
+    bool bound = false;
+    if (!net::LoadEndpoint(in.local(), &tw->key.local) || !net::LoadEndpoint(in.remote(), &tw->key.remote) ||
+        !net::LoadBinding(in.binding(), &tw->binding, &bound)) {
+      return false;
+    }
+    tw->family = in.family();
+    tw->snd_nxt = in.snd_nxt();
+    tw->rcv_nxt = in.rcv_nxt();
+    tw->rcv_window = in.rcv_window();
+    tw->timestamps = in.timestamps();
+    tw->ts_recent = in.ts_recent();
+    tw->ts_offset = in.ts_offset();
+    if (bound) tcp_->ports().Share(tw->binding);
+    loading_time_waits_.push_back(std::move(tw));
+  }
+  if (m.port_low() != 0 && m.port_low() <= m.port_high() && m.port_high() <= 65535) {
+    tcp_->ports().SetRange(static_cast<uint16_t>(m.port_low()), static_cast<uint16_t>(m.port_high()));
+    udp_->ports().SetRange(static_cast<uint16_t>(m.port_low()), static_cast<uint16_t>(m.port_high()));
+  }
+  return true;
+}
+
+bool NetNamespace::AfterLoad(state::Loader&) {
+  // The wait begins again: the clock may have been moved.
+  for (std::unique_ptr<net::TimeWait>& tw : loading_time_waits_) tcp_->AddTimeWait(std::move(tw));
+  loading_time_waits_.clear();
+  bool good = true;
+  for (const RefPtr<net::TcpConnection>& c : loading_) good = good && c->Attach(*tcp_);
+  loading_.clear();
+  return good;
+}
+
+}  // namespace amber

@@ -1,0 +1,64 @@
+#include "sentry/net/inet/net_namespace.h"
+
+#include "sentry/kernel/extras.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/net/inet/raw_layer.h"
+#include "sentry/net/inet/udp_layer.h"
+#include "sentry/net/tcp/tcp_layer.h"
+
+namespace amber {
+
+NetNamespace::NetNamespace() : timer_([this] { stack_->RunTimers(); }) {}
+
+NetNamespace::NetNamespace(Kernel& kernel, bool up) : NetNamespace() {
+  kernel_ = &kernel;
+  SetUp();
+  static uint64_t next_cookie = 1;
+  cookie_ = next_cookie++;
+  if (up) stack_->SetUp(stack_->loopback(), true);
+}
+
+void NetNamespace::SetUp() {
+  stack_ = std::make_unique<net::Stack>(*this);
+  tcp_ = std::make_unique<net::TcpLayer>(*stack_);
+  udp_ = std::make_unique<net::UdpLayer>(*stack_);
+  raw_ = std::make_unique<net::RawLayer>(*stack_);
+}
+
+NetNamespace& NetNamespace::Of(Task& task) {
+  RefPtr<NetNamespace>& net = task.extras().net;
+  // An image from before there was a network, or a task on its way out.
+  if (!net) net = ForNewProcess(task.kernel(), nullptr);
+  return *net;
+}
+
+RefPtr<NetNamespace> NetNamespace::ForNewProcess(Kernel& kernel, Task* init) {
+  if (init != nullptr && init->extras().net) return init->extras().net;
+  for (const RefPtr<ThreadGroup>& g : kernel.groups()) {
+    if (g->pid() == 1 && g->leader() != nullptr && g->leader()->extras().net) return g->leader()->extras().net;
+  }
+  return MakeRef<NetNamespace>(kernel, true);
+}
+
+NetNamespace::~NetNamespace() {
+  timer_.Cancel();
+  raw_.reset();
+  udp_.reset();
+  tcp_.reset();
+  stack_.reset();
+}
+
+int64_t NetNamespace::Now() { return kernel_->clocks().Monotonic(); }
+
+void NetNamespace::ArmAt(int64_t deadline) { timer_.Arm(kernel_->timers(), deadline); }
+
+uint64_t NetNamespace::Random() {
+  if (random_left_ == 0) {
+    kernel_->Random(random_, sizeof(random_));
+    random_left_ = std::size(random_);
+  }
+  return random_[--random_left_];
+}
+
+}  // namespace amber

@@ -1,0 +1,76 @@
+// A network namespace: a stack and its transports. Sockets and tasks hold references.
+//
+// The first one is the kernel's; unshare(CLONE_NEWNET) makes others, whose lo is down. Guarded by the kernel lock.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "checkpoint/state.h"
+#include "sentry/base/ref_ptr.h"
+#include "sentry/kernel/clock.h"
+#include "sentry/net/ip/stack.h"
+
+namespace amber {
+
+class Kernel;
+class Task;
+
+namespace net {
+class RawLayer;
+class TcpConnection;
+class TcpLayer;
+class UdpLayer;
+struct TimeWait;
+}
+namespace proto {
+class NetNamespace;
+}  // namespace net
+
+class NetNamespace final : public RefCounted<NetNamespace>, public state::Saveable, public net::StackHost {
+ public:
+  NetNamespace();  // for Load()
+  // `up`: lo is up and has its addresses.
+  NetNamespace(Kernel& kernel, bool up);
+  ~NetNamespace() override;
+
+  // The namespace that `task` is in.
+  static NetNamespace& Of(Task& task);
+  // For a container's new process: that of its init, else that of the sandbox's other containers, else a new one with lo up.
+  static RefPtr<NetNamespace> ForNewProcess(Kernel& kernel, Task* init);
+
+  net::Stack& stack() { return *stack_; }
+  net::TcpLayer& tcp() { return *tcp_; }
+  net::UdpLayer& udp() { return *udp_; }
+  net::RawLayer& raw() { return *raw_; }
+  uint64_t cookie() const { return cookie_; }
+
+  int64_t Now() override;
+  void ArmAt(int64_t deadline) override;
+  uint64_t Random() override;
+
+  state::Kind kind() const override { return state::Kind::kNetNamespace; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
+
+ private:
+  void SetUp();
+  bool LoadLinks(const proto::NetNamespace& m);
+
+  Kernel* kernel_ = nullptr;
+  Timer timer_;
+  uint64_t cookie_ = 1;
+  uint64_t random_[32];
+  size_t random_left_ = 0;
+  std::unique_ptr<net::Stack> stack_;
+  std::unique_ptr<net::TcpLayer> tcp_;
+  std::unique_ptr<net::UdpLayer> udp_;
+  std::unique_ptr<net::RawLayer> raw_;
+  // From an image, until AfterLoad().
+  std::vector<RefPtr<net::TcpConnection>> loading_;
+  std::vector<std::unique_ptr<net::TimeWait>> loading_time_waits_;
+};
+
+}  // namespace amber

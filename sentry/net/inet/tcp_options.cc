@@ -1,0 +1,171 @@
+// Options of SOL_TCP (tcp(7), do_tcp_setsockopt).
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/task.h"
+#include "sentry/net/inet/option_util.h"
+#include "sentry/net/inet/tcp_socket.h"
+#include "sentry/net/tcp/tcp_layer.h"
+
+namespace amber {
+namespace {
+
+constexpr int kMaxKeepIdle = 32767, kMaxKeepCount = 127, kMaxSynCount = 127;
+constexpr char kCongestion[] = "cubic";
+
+bool Between(int value, int low, int high) { return value >= low && value <= high; }
+
+}  // namespace
+
+ErrnoOr<void> TcpSocket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
+  if (level == SOL_TCP) return SetTcpOption(task, name, value);
+  TRY(InetSocket::SetOption(task, level, name, value));
+  if (level == SOL_SOCKET && (name == SO_SNDBUF || name == SO_SNDBUFFORCE)) {
+    connection_->SetSendLimit(static_cast<uint32_t>(send_buffer_));
+  }
+  if (level == SOL_SOCKET && (name == SO_RCVBUF || name == SO_RCVBUFFORCE)) {
+    connection_->SetReceiveLimit(static_cast<uint32_t>(receive_buffer_));
+  }
+  return Ok();
+}
+
+ErrnoOr<std::string> TcpSocket::GetOption(Task& task, int level, int name, size_t capacity) {
+  if (level == SOL_TCP) return GetTcpOption(name);
+  if (level == SOL_SOCKET && name == SO_SNDBUF) return OptionBytes(static_cast<int>(connection_->send_limit()));
+  if (level == SOL_SOCKET && name == SO_RCVBUF) return OptionBytes(static_cast<int>(connection_->receive_limit()));
+  return InetSocket::GetOption(task, level, name, capacity);
+}
+
+ErrnoOr<void> TcpSocket::SetTcpOption(Task&, int name, std::span<const uint8_t> value) {
+  net::TcpOptions& o = connection_->options();
+  if (name == TCP_CONGESTION) {
+    if (value.empty()) return Errno(EINVAL);
+    std::string wanted(reinterpret_cast<const char*>(value.data()), value.size());
+    wanted = wanted.substr(0, wanted.find('\0'));
+    // There is one algorithm here.
+    return wanted == kCongestion ? ErrnoOr<void>() : Errno(ENOENT);
+  }
+  if (name == TCP_ULP) return Errno(ENOENT);
+  if (name == TCP_MD5SIG || name == TCP_REPAIR || name == TCP_ZEROCOPY_RECEIVE) return Errno(name == TCP_REPAIR ? EPERM : ENOPROTOOPT);
+  int n = TRY(ParseOption<int>(value));
+  switch (name) {
+    case TCP_MAXSEG:
+      if (n != 0 && !Between(n, 88, 32767)) return Errno(EINVAL);
+      o.max_segment = static_cast<uint32_t>(n);
+      return Ok();
+    case TCP_NODELAY:
+      o.nodelay = n != 0;
+      break;
+    case TCP_CORK:
+      o.cork = n != 0;
+      break;
+    case TCP_KEEPIDLE:
+      if (!Between(n, 1, kMaxKeepIdle)) return Errno(EINVAL);
+      o.keep_idle = static_cast<uint32_t>(n);
+      break;
+    case TCP_KEEPINTVL:
+      if (!Between(n, 1, kMaxKeepIdle)) return Errno(EINVAL);
+      o.keep_interval = static_cast<uint32_t>(n);
+      break;
+    case TCP_KEEPCNT:
+      if (!Between(n, 1, kMaxKeepCount)) return Errno(EINVAL);
+      o.keep_count = static_cast<uint32_t>(n);
+      break;
+    case TCP_SYNCNT:
+      if (!Between(n, 1, kMaxSynCount)) return Errno(EINVAL);
+      o.syn_retries = static_cast<uint32_t>(n);
+      break;
+    case TCP_LINGER2:
+      o.linger2 = n < 0 ? -1 : n > 120 ? 0 : n;
+      break;
+    case TCP_DEFER_ACCEPT:
+      o.defer_accept = n < 0 ? 0 : static_cast<uint32_t>(n);
+      break;
+    case TCP_WINDOW_CLAMP:
+      o.window_clamp = static_cast<uint32_t>(std::max(n, 0));
+      break;
+    case TCP_QUICKACK:
+      o.quick_ack = n != 0;
+      break;
+    case TCP_USER_TIMEOUT:
+      if (n < 0) return Errno(EINVAL);
+      o.user_timeout_ms = static_cast<uint32_t>(n);
+      break;
+    case TCP_NOTSENT_LOWAT:
+      o.not_sent_low = n == 0 ? UINT32_MAX : static_cast<uint32_t>(n);
+      break;
+    case TCP_FASTOPEN:
+    case TCP_FASTOPEN_CONNECT:
+    case TCP_THIN_LINEAR_TIMEOUTS:
+    case TCP_THIN_DUPACK:
+    case TCP_SAVE_SYN:
+    case TCP_INQ:
+    case TCP_TX_DELAY:
+      // Accepted without effect: they change when things are sent, not what.
+      return n >= 0 ? ErrnoOr<void>() : Errno(EINVAL);
+    default:
+      return Errno(ENOPROTOOPT);
+  }
+  connection_->OptionsChanged();
+  return Ok();
+}
+
+ErrnoOr<std::string> TcpSocket::GetTcpOption(int name) {
+  const net::TcpOptions& o = connection_->options();
+  auto number = [](int64_t n) { return OptionBytes(static_cast<int>(n)); };
+  switch (name) {
+    case TCP_MAXSEG: {
+      bool connected = connection_->was_connected();
+      return number(!connected && o.max_segment != 0 ? o.max_segment : connection_->mss());
+    }
+    case TCP_NODELAY:
+      return number(o.nodelay);
+    case TCP_CORK:
+      return number(o.cork);
+    case TCP_KEEPIDLE:
+      return number(o.keep_idle);
+    case TCP_KEEPINTVL:
+      return number(o.keep_interval);
+    case TCP_KEEPCNT:
+      return number(o.keep_count);
+    case TCP_SYNCNT:
+      return number(o.syn_retries);
+    case TCP_LINGER2:
+      return number(o.linger2);
+    case TCP_DEFER_ACCEPT:
+      return number(o.defer_accept);
+    case TCP_WINDOW_CLAMP:
+      return number(o.window_clamp);
+    case TCP_QUICKACK:
+      return number(o.quick_ack);
+    case TCP_USER_TIMEOUT:
+      return number(o.user_timeout_ms);
+    case TCP_NOTSENT_LOWAT:
+      return number(o.not_sent_low == UINT32_MAX ? 0 : o.not_sent_low);
+    case TCP_CONGESTION: {
+      std::string text(16, '\0');  // TCP_CA_NAME_MAX
+      memcpy(text.data(), kCongestion, sizeof(kCongestion));
+      return text;
+    }
+    case TCP_INFO: {
+      tcp_info info;
+      connection_->FillInfo(&info);
+      return OptionBytes(info);
+    }
+    case TCP_FASTOPEN:
+    case TCP_FASTOPEN_CONNECT:
+    case TCP_THIN_LINEAR_TIMEOUTS:
+    case TCP_THIN_DUPACK:
+    case TCP_SAVE_SYN:
+    case TCP_INQ:
+    case TCP_REPAIR:
+      return number(0);
+    default:
+      return Errno(ENOPROTOOPT);
+  }
+}
+
+}  // namespace amber

@@ -1,0 +1,326 @@
+#include "sentry/net/inet/udp_socket.h"
+
+#include <linux/errqueue.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <poll.h>
+#include <string.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/net/inet/option_util.h"
+#include "sentry/net/inet/udp_layer.h"
+
+namespace amber {
+namespace {
+
+constexpr size_t kMaxDatagram4 = 65507, kMaxDatagram6 = 65527;
+constexpr size_t kMaxErrors = 64;
+
+}  // namespace
+
+UdpSocket::UdpSocket() {
+  Init(AF_INET, SOCK_DGRAM, IPPROTO_UDP);
+  binding_.owner = this;
+}
+
+UdpSocket::UdpSocket(Task& task, int family) : UdpSocket() {
+  Init(family, SOCK_DGRAM, IPPROTO_UDP);
+  net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
+  net_->udp().all().insert(this);
+  uid_ = task.creds().fsuid;
+  local_.address = remote_.address = net::IpAddress::Any(family == AF_INET);
+}
+
+UdpSocket::~UdpSocket() {
+  if (net_) net_->udp().all().erase(this);
+}
+
+void UdpSocket::OptionsChanged() {
+  binding_.reuse = toggle(SO_REUSEADDR);
+  binding_.reuse_port = toggle(SO_REUSEPORT);
+  binding_.device = device_;
+}
+
+ErrnoOr<void> UdpSocket::BindTo(Task& task, const net::Endpoint& e) {
+  binding_.address = e.address;
+  binding_.v6only = ip_.v6only;
+  binding_.uid = task.creds().fsuid;
+  TRY(net_->udp().ports().Bind(binding_, e.port, static_cast<uint32_t>(net_->Random())));
+  local_ = {e.address, binding_.port, e.scope};
+  return Ok();
+}
+
+ErrnoOr<void> UdpSocket::Bind(Task& task, std::string_view address) {
+  net::Endpoint e = TRY(BindAddress(task, address));
+  if (binding_.bound()) return Errno(EINVAL);
+  TRY(BindTo(task, e));
+  bound_address_ = !e.address.any();
+  bound_port_ = e.port != 0;
+  return Ok();
+}
+
+// Gives an unbound socket a port, as sending and connecting do.
+ErrnoOr<void> UdpSocket::AutoBind(Task& task, bool) {
+  if (binding_.bound()) return Ok();
+  auto bound = BindTo(task, {net::IpAddress::Any(family_ == AF_INET), 0});
+  return bound.ok() ? bound : Errno(EAGAIN);
+}
+
+ErrnoOr<void> UdpSocket::Connect(Task& task, std::string_view address) {
+  if (address.size() < sizeof(sa_family_t)) return Errno(EINVAL);
+  if (net::SockaddrFamily(address) == AF_UNSPEC) {
+    connected_ = false;
+    remote_ = {net::IpAddress::Any(family_ == AF_INET), 0};
+    if (!bound_address_) local_.address = binding_.address = net::IpAddress::Any(family_ == AF_INET);
+    if (!bound_port_) {
+      binding_.Remove();
+      local_.port = 0;
+    }
+    return Ok();
+  }
+  net::Endpoint to = TRY(TargetAddress(address, true));
+  if (to.address.any()) to.address = net::IpAddress::Loopback(to.address.v4());
+  if (to.address.broadcast() && !toggle(SO_BROADCAST)) return Errno(EACCES);
+  int device = device_ != 0 ? device_ : to.address.multicast() ? ip_.multicast_if : 0;
+  net::Path path = TRY(net_->stack().FindPath(to.address, bound_address_ ? local_.address : net::IpAddress{}, device));
+  TRY(AutoBind(task, to.address.v4()));
+  remote_ = to;
+  connected_ = true;
+  if (!bound_address_) local_.address = binding_.address = path.source;
+  return Ok();
+}
+
+ErrnoOr<void> UdpSocket::Shutdown(Task&, int how) {
+  if (how < SHUT_RD || how > SHUT_RDWR) return Errno(EINVAL);
+  if (!connected_) return Errno(ENOTCONN);
+  shutdown_ |= how + 1;
+  queue_.Notify(POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLRDHUP | (shutdown_ == 3 ? POLLHUP : 0));
+  return Ok();
+}
+
+ErrnoOr<std::string> UdpSocket::LocalAddress() { return SockaddrOf(local_); }
+
+ErrnoOr<std::string> UdpSocket::PeerAddress() {
+  if (!connected_) return Errno(ENOTCONN);
+  return SockaddrOf(remote_);
+}
+
+ErrnoOr<size_t> UdpSocket::Send(Task& task, SendRequest& request) {
+  if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
+  net::Endpoint to = remote_;
+  if (!request.address.empty() && net::SockaddrFamily(request.address) != AF_UNSPEC) {
+    to = TRY(TargetAddress(request.address, true));
+    if (to.port == 0) return Errno(EINVAL);
+  } else if (!connected_) {
+    return Errno(EDESTADDRREQ);
+  }
+  if ((shutdown_ & 2) != 0) {
+    RaisePipe(task, request.flags);
+    return Errno(EPIPE);
+  }
+  if (error_ != 0) return Errno(TakeError());
+  if (to.address.any()) to.address = net::IpAddress::Loopback(to.address.v4());
+  bool v4 = to.address.v4();
+  size_t size = request.source.remaining();
+  size_t before = corked_ ? corked_->used() : 0;
+  if (size + before > (v4 ? kMaxDatagram4 : kMaxDatagram6)) return Errno(EMSGSIZE);
+  if (to.address.broadcast() && !toggle(SO_BROADCAST)) return Errno(EACCES);
+  net::Packet packet;
+  packet.tos = Tos(v4);
+  packet.ttl = Ttl(v4, to.address.multicast());
+  net::IpAddress source = local_.address.any() ? net::IpAddress{} : local_.address;
+  int device = device_ != 0 ? device_ : to.address.multicast() ? ip_.multicast_if : 0;
+  for (const ControlMessage& c : request.control) {
+    std::span<const uint8_t> data(reinterpret_cast<const uint8_t*>(c.data.data()), c.data.size());
+    if (c.level == SOL_IP && c.type == IP_PKTINFO) {
+      auto info = TRY(ParseOption<in_pktinfo>(data));
+      if (info.ipi_spec_dst.s_addr != 0) source = net::IpAddress::V4(ntohl(info.ipi_spec_dst.s_addr));
+      if (info.ipi_ifindex != 0) device = info.ipi_ifindex;
+    } else if (c.level == SOL_IPV6 && c.type == IPV6_PKTINFO) {
+      auto info = TRY(ParseOption<in6_pktinfo>(data));
+      auto wanted = net::IpAddress::V6Bytes(info.ipi6_addr.s6_addr);
+      if (!wanted.any()) source = wanted;
+      if (info.ipi6_ifindex != 0) device = static_cast<int>(info.ipi6_ifindex);
+    } else if ((c.level == SOL_IP && c.type == IP_TTL) || (c.level == SOL_IPV6 && c.type == IPV6_HOPLIMIT)) {
+      packet.ttl = static_cast<uint8_t>(TRY(ParseOption<int>(data)));
+    } else if ((c.level == SOL_IP && c.type == IP_TOS) || (c.level == SOL_IPV6 && c.type == IPV6_TCLASS)) {
+      packet.tos = static_cast<uint8_t>(TRY(ParseShortOption(data)));
+    } else if (c.level == SOL_IP || c.level == SOL_IPV6 || c.level == SOL_UDP) {
+      return Errno(EINVAL);
+    }
+  }
+  if (!source.any() && !ip_.freebind && !net_->stack().IsLocal(source)) return Errno(EINVAL);
+  net::Path path = TRY(net_->stack().FindPath(to.address, source, device));
+  if (path.source.v4() != v4) return Errno(EAFNOSUPPORT);
+  TRY(AutoBind(task, v4));
+  bool hold = cork_ || (request.flags & MSG_MORE) != 0;
+  RefPtr<net::Buffer> buffer = hold || corked_ ? std::exchange(corked_, nullptr) : nullptr;
+  if (!buffer) buffer = MakeRef<net::Buffer>(hold ? kMaxDatagram6 : size);
+  if (size > 0) {
+    size_t got = TRY(request.source.Take(buffer->data() + buffer->used(), size));
+    if (got < size) return Errno(EFAULT);
+    buffer->Fill(size);
+  }
+  if (hold) {
+    corked_ = std::move(buffer);
+    return size;
+  }
+  packet.source = path.source;
+  packet.destination = to.address;
+  packet.protocol = net::kUdp;
+  packet.udp = {local_.port, to.port};
+  packet.payload.size = static_cast<uint32_t>(buffer->used());
+  packet.payload.buffer = std::move(buffer);
+  net::Stack::Batch batch(net_->stack());
+  ++net_->stack().counters().udp_out;
+  net_->stack().Send(std::move(packet), path);
+  return size;
+}
+
+bool UdpSocket::Wants(const net::IpAddress& remote, uint16_t port) const {
+  return remote_.port == port && remote_.address == remote;
+}
+
+void UdpSocket::Deliver(const net::Packet& packet) {
+  net::StackCounters& counters = net_->stack().counters();
+  size_t cost = packet.payload.size + kOverhead;
+  if (charge_ + cost > static_cast<size_t>(receive_buffer_)) {
+    ++drops_;
+    ++counters.udp_in_errors;
+    ++counters.udp_buffer_errors;
+    return;
+  }
+  ++counters.udp_in;
+  Datagram d;
+  d.data = packet.payload;
+  d.from = {packet.source, packet.udp.source_port};
+  d.to = packet.destination;
+  d.link = packet.link;
+  d.ttl = packet.ttl;
+  d.tos = packet.tos;
+  charge_ += cost;
+  queued_ += d.data.size;
+  datagrams_.push_back(std::move(d));
+  queue_.Notify(POLLIN | POLLRDNORM);
+}
+
+void UdpSocket::OnError(const net::Packet& sent, const net::IcmpHeader& icmp, int error, bool fatal) {
+  bool v4 = sent.v4();
+  bool wanted = v4 ? ip_.receive_error : ip_.receive_error6;
+  if (wanted && errors_.size() < kMaxErrors) {
+    DatagramError e;
+    e.data = sent.payload;
+    e.to = {sent.destination, sent.udp.destination_port};
+    e.offender = sent.destination;
+    e.error = error;
+    e.origin = v4 ? SO_EE_ORIGIN_ICMP : SO_EE_ORIGIN_ICMP6;
+    e.type = icmp.type;
+    e.code = icmp.code;
+    errors_.push_back(std::move(e));
+  }
+  // An unconnected socket hears of it only if it asked (udp(7)).
+  if (!wanted && (!connected_ || !fatal)) return;
+  error_ = error;
+  queue_.Notify(POLLERR | POLLIN | POLLOUT);
+}
+
+ErrnoOr<size_t> UdpSocket::ReceiveError(ReceiveRequest& request) {
+  if (errors_.empty()) return Errno(EAGAIN);
+  DatagramError e = std::move(errors_.front());
+  errors_.pop_front();
+  size_t copied = std::min<size_t>(e.data.size, request.sink.remaining());
+  if (copied > 0) TRY(request.sink.Put(e.data.data(), copied));
+  if (copied < e.data.size) request.out_flags |= MSG_TRUNC;
+  request.out_flags |= MSG_ERRQUEUE;
+  request.full_size = e.data.size;
+  request.address = SockaddrOf(e.to);
+  sock_extended_err extended{};
+  extended.ee_errno = static_cast<uint32_t>(e.error);
+  extended.ee_origin = e.origin;
+  extended.ee_type = e.type;
+  extended.ee_code = e.code;
+  bool v4 = e.to.address.v4();
+  std::string data = OptionBytes(extended);
+  data += net::MakeSockaddr({e.offender, 0}, v4 ? AF_INET : AF_INET6);
+  request.control.push_back({v4 ? SOL_IP : SOL_IPV6, v4 ? IP_RECVERR : IPV6_RECVERR, std::move(data)});
+  // SO_ERROR is what the next one in the queue says.
+  error_ = errors_.empty() ? 0 : errors_.front().error;
+  return copied;
+}
+
+ErrnoOr<size_t> UdpSocket::Receive(Task&, ReceiveRequest& request) {
+  if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
+  if ((request.flags & MSG_ERRQUEUE) != 0) return ReceiveError(request);
+  if (error_ != 0) return Errno(TakeError());
+  if (datagrams_.empty()) {
+    if ((shutdown_ & 1) != 0) return size_t{0};
+    return Errno(EAGAIN);
+  }
+  bool peek = (request.flags & MSG_PEEK) != 0;
+  Datagram d = datagrams_.front();
+  if (!peek) {
+    charge_ -= d.data.size + kOverhead;
+    queued_ -= d.data.size;
+    datagrams_.pop_front();
+  }
+  size_t copied = std::min<size_t>(d.data.size, request.sink.remaining());
+  if (copied > 0) {
+    auto put = request.sink.Put(d.data.data(), copied);
+    if (!put.ok() || *put < copied) return Errno(EFAULT);
+  }
+  request.full_size = d.data.size;
+  if (copied < d.data.size) request.out_flags |= MSG_TRUNC;
+  request.address = SockaddrOf(d.from);
+  AddControl(request, d.to, d.link, d.ttl, d.tos);
+  return copied;
+}
+
+uint32_t UdpSocket::Poll(Task&) {
+  uint32_t events = POLLOUT | POLLWRNORM | POLLWRBAND;
+  if (error_ != 0 || !errors_.empty()) events |= POLLERR;
+  if (!datagrams_.empty() || (shutdown_ & 1) != 0) events |= POLLIN | POLLRDNORM;
+  if ((shutdown_ & 1) != 0) events |= POLLRDHUP;
+  if (shutdown_ == 3) events |= POLLHUP;
+  return events;
+}
+
+ErrnoOr<void> UdpSocket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
+  if (level != SOL_UDP) return InetSocket::SetOption(task, level, name, value);
+  int n = TRY(ParseOption<int>(value));
+  if (name != UDP_CORK) return Errno(ENOPROTOOPT);
+  cork_ = n != 0;
+  if (cork_ || !corked_) return Ok();
+  // What was gathered goes out now.
+  BufferSource nothing(nullptr, 0);
+  SendRequest request{nothing};
+  request.flags = MSG_NOSIGNAL;
+  (void)Send(task, request);
+  return Ok();
+}
+
+ErrnoOr<std::string> UdpSocket::GetOption(Task& task, int level, int name, size_t capacity) {
+  if (level == SOL_UDP) return name == UDP_CORK ? ErrnoOr<std::string>(OptionBytes<int>(cork_)) : Errno(ENOPROTOOPT);
+  return InetSocket::GetOption(task, level, name, capacity);
+}
+
+ErrnoOr<uint64_t> UdpSocket::Ioctl(Task& task, uint32_t command, uint64_t argument) {
+  int value = 0;
+  switch (command) {
+    case SIOCINQ:
+      value = datagrams_.empty() ? 0 : static_cast<int>(datagrams_.front().data.size);
+      break;
+    case SIOCOUTQ:
+      break;
+    default:
+      return InetSocket::Ioctl(task, command, argument);
+  }
+  TRY(task.CopyOut(UserPtr<int>(argument), value));
+  return uint64_t{0};
+}
+
+}  // namespace amber

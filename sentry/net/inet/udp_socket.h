@@ -1,0 +1,100 @@
+// A UDP socket (udp(7)). Guarded by the kernel lock.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+
+#include "sentry/net/inet/inet_socket.h"
+#include "sentry/net/ip/ports.h"
+
+namespace amber {
+
+// A datagram that waits for its reader, or an error of IP_RECVERR.
+struct Datagram {
+  net::Slice data;
+  net::Endpoint from;
+  net::IpAddress to;
+  int link = 0;
+  uint8_t ttl = 64, tos = 0;
+  int64_t received_at = 0;  // CLOCK_REALTIME, for SO_TIMESTAMP
+};
+
+struct DatagramError {
+  net::Slice data;         // what was sent
+  net::Endpoint to;
+  net::IpAddress offender;
+  int error = 0;
+  uint8_t origin = 0, type = 0, code = 0;
+};
+
+class UdpSocket final : public InetSocket {
+ public:
+  UdpSocket();  // for Load()
+  UdpSocket(Task& task, int family);
+  ~UdpSocket() override;
+
+  ErrnoOr<void> Bind(Task& task, std::string_view address) override;
+  ErrnoOr<void> Connect(Task& task, std::string_view address) override;
+  ErrnoOr<void> Shutdown(Task& task, int how) override;
+  ErrnoOr<std::string> LocalAddress() override;
+  ErrnoOr<std::string> PeerAddress() override;
+  ErrnoOr<size_t> Send(Task& task, SendRequest& request) override;
+  ErrnoOr<size_t> Receive(Task& task, ReceiveRequest& request) override;
+  ErrnoOr<void> SetOption(Task& task, int level, int name, std::span<const uint8_t> value) override;
+  ErrnoOr<std::string> GetOption(Task& task, int level, int name, size_t capacity) override;
+  ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;
+
+  uint32_t Poll(Task& task) override;
+  WaitQueue* wait_queue() override { return &queue_; }
+
+  // From the layer.
+  bool Wants(const net::IpAddress& remote, uint16_t port) const;
+  bool connected() const { return connected_; }
+  bool v6only() const { return ip_.v6only; }
+  void Deliver(const net::Packet& packet);
+  void OnError(const net::Packet& sent, const net::IcmpHeader& icmp, int error, bool fatal);
+
+  // For /proc/net/udp and ss.
+  net::PortBinding& binding() { return binding_; }
+  const net::Endpoint& local() const { return local_; }
+  const net::Endpoint& remote() const { return remote_; }
+  size_t queued_bytes() const { return queued_; }
+  uint64_t drops() const { return drops_; }
+  uint32_t uid() const { return uid_; }
+
+  state::Kind kind() const override { return state::Kind::kUdpSocket; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
+
+ private:
+  // What a datagram costs beyond its bytes, so that empty ones are not free.
+  static constexpr size_t kOverhead = 512;
+
+  ErrnoOr<void> BindTo(Task& task, const net::Endpoint& e);
+  ErrnoOr<void> AutoBind(Task& task, bool v4);
+  ErrnoOr<size_t> ReceiveError(ReceiveRequest& request);
+  void OptionsChanged() override;
+  bool bound() const override { return binding_.bound(); }
+  int TakeError() override { return std::exchange(error_, 0); }
+
+  net::PortBinding binding_;
+  net::Endpoint local_, remote_;
+  bool connected_ = false;
+  bool load_bound_ = false;     // from an image, until AfterLoad()
+  bool bound_address_ = false;  // by bind(2), not by connect
+  bool bound_port_ = false;
+  uint32_t uid_ = 0;
+  int shutdown_ = 0;
+  int error_ = 0;
+  std::deque<Datagram> datagrams_;
+  std::deque<DatagramError> errors_;
+  size_t queued_ = 0, charge_ = 0;
+  uint64_t drops_ = 0;
+  RefPtr<net::Buffer> corked_;  // UDP_CORK, MSG_MORE
+  bool cork_ = false;
+  WaitQueue queue_;
+};
+
+}  // namespace amber
