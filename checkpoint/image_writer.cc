@@ -139,10 +139,13 @@ class ImageWriter::Pump {
         job = jobs_.front();
         jobs_.pop_front();
       }
+      // Piece by piece, so that what was read for the checksum is still in the CPU's cache when the kernel copies it.
+      absl::Status status;
       for (size_t at = 0; at < job.size; at += kChecksumChunk) {
-        checksums_.push_back(XXH3_64bits(job.buffer + at, std::min(kChecksumChunk, job.size - at)));
+        size_t size = std::min(kChecksumChunk, job.size - at);
+        checksums_.push_back(XXH3_64bits(job.buffer + at, size));
+        if (status.ok()) status = WriteAll(fd_, job.buffer + at, size, job.offset + at);
       }
-      absl::Status status = WriteAll(fd_, job.buffer, job.size, job.offset);
       // Starts the disk without waiting for it, so that the final fsync finds little to do. Advice: failure means nothing.
       if (status.ok()) sync_file_range(fd_, static_cast<off_t>(job.offset), static_cast<off_t>(job.size), SYNC_FILE_RANGE_WRITE);
       absl::MutexLock lock(&mu_);
