@@ -209,51 +209,40 @@ void ThreadImpl::OnStubCall(uint64_t id, const seccomp_data& data) {
 void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
   Fault fault = {};
   Stop stop = Stop::kFault;
-  bool foreign, shelved;
-  {
-    absl::MutexLock lock(&mu_);
-    shelved = state_ == State::kNotified && (OnShelfContact(id, context) || OnFastContact(id, context));
-  }
-  if (shelved) return DoDeed();
-  {
-    absl::MutexLock lock(&mu_);
-    bool futex = state_ == State::kOrdered && order_ == Order::kFutex;
-    if ((state_ != State::kRunning && !futex) || !ContextOk(context) || released_) return Hostile();
-    context_ = context;
-    notification_ = id;
-    held_ = true;
-    LoadFrame();
-    if (!futex) LeaveFastCode();
-    fault = {box_->signo, box_->code, box_->address, box_->trapno, box_->error_code};
-    foreign = box_->error == kTrapForeign || static_cast<uint32_t>(box_->arch) != AUDIT_ARCH_X86_64;
-    if (fault.signo == SIGSYS) stop = foreign ? Stop::kForeign : Stop::kSyscall;
-    if (fault.signo == SIGURG) stop = Stop::kKick;
-    if (futex) {
-      if (stop != Stop::kSyscall && stop != Stop::kKick) return Hostile();
-    } else if (stop == Stop::kKick) {
-      if (kick_ == 0) {
-        // A kick that was overtaken by another stop, and has been delivered with it.
-        memcpy(box_->regs, &frame_.regs, sizeof(frame_.regs));
-        box_->flags = kResumeRegisters;
-      } else {
-        kick_ = 0;
-        SetState(State::kStopped);
-        stop = Stop::kKick;
-      }
-    } else if (fault.signo == SIGTRAP && LeavePatching()) {
-      memcpy(box_->regs, &frame_.regs, sizeof(frame_.regs));
-      box_->flags = kResumeRegisters;
-    } else {
-      SetState(State::kStopped);
-    }
-  }
-  platform_.counters().stops.fetch_add(1, std::memory_order_relaxed);
+  // In one go: as long as the thread counts as running, whoever watches may take what is posted in its name.
   mu_.Lock();
-  if (state_ == State::kOrdered) {
+  if (state_ == State::kNotified && (OnShelfContact(id, context) || OnFastContact(id, context))) {
     mu_.Unlock();
-    return OnFutexStop(id);
+    return DoDeed();
   }
-  if (state_ == State::kRunning) return Post(kCommandResume);
+  bool futex = state_ == State::kOrdered && order_ == Order::kFutex;
+  if ((state_ != State::kRunning && !futex) || !ContextOk(context) || released_) {
+    mu_.Unlock();
+    return Hostile();
+  }
+  context_ = context;
+  notification_ = id;
+  held_ = true;
+  LoadFrame();
+  if (!futex) LeaveFastCode();
+  fault = {box_->signo, box_->code, box_->address, box_->trapno, box_->error_code};
+  bool foreign = box_->error == kTrapForeign || static_cast<uint32_t>(box_->arch) != AUDIT_ARCH_X86_64;
+  if (fault.signo == SIGSYS) stop = foreign ? Stop::kForeign : Stop::kSyscall;
+  if (fault.signo == SIGURG) stop = Stop::kKick;
+  platform_.counters().stops.fetch_add(1, std::memory_order_relaxed);
+  if (futex) {
+    mu_.Unlock();
+    return stop == Stop::kSyscall || stop == Stop::kKick ? OnFutexStop(id) : Hostile();
+  }
+  // A kick that was overtaken by another stop has been delivered with it.
+  bool overtaken = stop == Stop::kKick && kick_ == 0;
+  if (overtaken || (fault.signo == SIGTRAP && LeavePatching())) {
+    memcpy(box_->regs, &frame_.regs, sizeof(frame_.regs));
+    box_->flags = kResumeRegisters;
+    return Post(kCommandResume);
+  }
+  if (stop == Stop::kKick) kick_ = 0;
+  SetState(State::kStopped);
   mu_.Unlock();
   if (stop == Stop::kFault) platform_.counters().faults.fetch_add(1, std::memory_order_relaxed);
   Deliver(stop, stop == Stop::kFault ? &fault : nullptr);
