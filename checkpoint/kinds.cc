@@ -9,7 +9,9 @@
 #include "sentry/fs/fifo/fifo.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/host/host_file.h"
+#include "sentry/fs/inotify/inotify.h"
 #include "sentry/fs/memfd/memfd.h"
+#include "sentry/fs/mountfd/mountfd.h"
 #include "sentry/fs/mqueue/mqueue.h"
 #include "sentry/fs/overlay/overlay.h"
 #include "sentry/fs/pidfd/pidfd.h"
@@ -85,6 +87,7 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kRawSocket: return &Loader::Make<RawSocket>;
     case Kind::kUnixSocket: return &Loader::Make<UnixSocket>;
     case Kind::kPidFd: return &Loader::Make<PidFd>;
+    case Kind::kInotify: return &Loader::Make<Inotify>;
     case Kind::kTty: return &Loader::Make<Tty>;
     case Kind::kTtyFile: return &Loader::Make<TtyFile>;
     case Kind::kDeviceFile: return &Loader::Make<DeviceFile>;
@@ -99,6 +102,8 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kMqueueFileSystem: return &Loader::Make<MqueueFileSystem>;
     case Kind::kMqueueInode: return &Loader::Make<MqueueInode>;
     case Kind::kMqueueFile: return &Loader::Make<MqueueFile>;
+    case Kind::kMountFile: return &Loader::Make<MountFile>;
+    case Kind::kFsConfigFile: return &Loader::Make<FsConfigFile>;
     default: return nullptr;  // the kernel itself is provided, not made
   }
 }

@@ -3,9 +3,11 @@
 #include <sched.h>
 
 #include "sentry/ipc/ipc_namespace.h"
+#include "sentry/kernel/cpu_timers.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
 #include "sentry/net/inet/net_namespace.h"
 
 namespace amber {
@@ -69,15 +71,49 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes) {
 GroupExtras::GroupExtras() = default;
 GroupExtras::~GroupExtras() = default;
 
-std::string GroupExtras::Save(state::Saver&) const {
+CpuTimers& GroupExtras::cpu_timers(ThreadGroup& group) {
+  if (cpu_timers_ == nullptr) cpu_timers_ = std::make_unique<CpuTimers>(group);
+  return *cpu_timers_;
+}
+
+void GroupExtras::Inherit(ThreadGroup& group) {
+  // Timers are not inherited, the limit is.
+  if (group.rlim(RLIMIT_CPU).rlim_cur != RLIM_INFINITY) cpu_timers(group).UpdateLimit();
+}
+
+void GroupExtras::OnExit() {
+  if (cpu_timers_ != nullptr) cpu_timers_->CancelAll();
+}
+
+std::string GroupExtras::Save(state::Saver&, const ThreadGroup& group) const {
   proto::GroupExtras m;
+  m.set_cpu_base(group.zombie() ? 0 : group.CpuTime());
+  if (cpu_timers_ != nullptr) {
+    m.set_virtual_target(cpu_timers_->virtual_timer().target());
+    m.set_virtual_interval(cpu_timers_->virtual_timer().interval());
+    m.set_prof_target(cpu_timers_->prof_timer().target());
+    m.set_prof_interval(cpu_timers_->prof_timer().interval());
+  }
   return m.SerializeAsString();
 }
 
 bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   proto::GroupExtras m;
   if (!m.ParseFromString(bytes)) return loader.Fail("a process's extras are malformed");
-  return true;
+  cpu_base = m.cpu_base();
+  // 0 is an image without the timer; an armed one has a later target.
+  loaded_[0] = m.virtual_target() == 0 ? kNever : m.virtual_target();
+  loaded_[1] = m.virtual_interval();
+  loaded_[2] = m.prof_target() == 0 ? kNever : m.prof_target();
+  loaded_[3] = m.prof_interval();
+  return cpu_base >= 0 && loaded_[0] >= 0 && loaded_[1] >= 0 && loaded_[2] >= 0 && loaded_[3] >= 0;
+}
+
+void GroupExtras::AfterLoad(ThreadGroup& group) {
+  if (group.zombie()) return;
+  Inherit(group);
+  if (loaded_[0] != kNever) cpu_timers(group).virtual_timer().Set(loaded_[0], loaded_[1]);
+  if (loaded_[2] != kNever) cpu_timers(group).prof_timer().Set(loaded_[2], loaded_[3]);
 }
 
 }  // namespace amber

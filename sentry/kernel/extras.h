@@ -55,8 +55,23 @@ class GroupExtras {
   GroupExtras();
   ~GroupExtras();
 
-  std::string Save(state::Saver& saver) const;
+  // Processor time of host processes that this process had before (exec and restore make new ones), ns.
+  int64_t cpu_base = 0;
+  // Made at first use.
+  CpuTimers& cpu_timers(ThreadGroup& group);
+  CpuTimers* cpu_timers_if_any() const { return cpu_timers_.get(); }
+
+  // A child of `parent`.
+  void Inherit(ThreadGroup& group);
+  void OnExit();
+  void AfterLoad(ThreadGroup& group);
+
+  std::string Save(state::Saver& saver, const ThreadGroup& group) const;
   bool Load(state::Loader& loader, const std::string& bytes);
+
+ private:
+  std::unique_ptr<CpuTimers> cpu_timers_;
+  int64_t loaded_[4] = {};  // virtual and prof: target and interval, between Load() and AfterLoad()
 };
 
 }  // namespace amber

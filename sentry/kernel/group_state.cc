@@ -27,6 +27,9 @@ void SavePosixTimers(const PosixTimers& timers, proto::ThreadGroup* out) {
     m->set_deadline(timer->deadline);
     m->set_interval(timer->interval);
     m->set_overrun(timer->overrun);
+    m->set_cpu(timer->cpu);
+    m->set_cpu_thread(timer->cpu_thread);
+    m->set_cpu_tid(timer->cpu_tid);
   }
 }
 
@@ -64,7 +67,7 @@ std::string ThreadGroup::Save(state::Saver& saver) const {
   out.set_real_timer_deadline(real_deadline());
   out.set_real_interval(real_interval_);
   if (posix_timers_ != nullptr) SavePosixTimers(*posix_timers_, &out);
-  out.set_extras(extras_->Save(saver));
+  out.set_extras(extras_->Save(saver, *this));
   return out.SerializeAsString();
 }
 
@@ -115,6 +118,9 @@ bool ThreadGroup::Load(state::Loader& loader, std::string_view bytes) {
     timer->deadline = m.deadline();
     timer->interval = m.interval();
     timer->overrun = m.overrun();
+    timer->cpu = m.cpu();
+    timer->cpu_thread = m.cpu_thread();
+    timer->cpu_tid = m.cpu_tid();
   }
   return true;
 }
@@ -131,6 +137,7 @@ bool ThreadGroup::AfterLoad(state::Loader& loader) {
   kernel_->groups_.insert(RefPtr<ThreadGroup>(this));
   if (saved_real_deadline_ != kNever) ArmRealTimer(saved_real_deadline_, real_interval_);
   if (posix_timers_ != nullptr) posix_timers_->ArmAll();
+  extras_->AfterLoad(*this);
   return true;
 }
 

@@ -19,7 +19,7 @@ PosixTimer* PosixTimers::Restore(int id) {
 }
 
 void PosixTimers::ArmAll() {
-  for (auto& [id, timer] : timers_) timer->timer->Arm(group_.kernel().timers(), timer->deadline);
+  for (auto& [id, timer] : timers_) Program(*timer);
 }
 
 PosixTimer& PosixTimers::Add(int id) {
@@ -44,7 +44,23 @@ void PosixTimers::Arm(PosixTimer& timer, int64_t deadline, int64_t interval) {
   timer.deadline = deadline;
   timer.interval = interval;
   timer.overrun_now = 0;
-  timer.timer->Arm(group_.kernel().timers(), deadline);
+  timer.poll = CpuPoll();
+  Program(timer);
+}
+
+int64_t PosixTimers::Now(const PosixTimer& timer) const {
+  if (!timer.cpu) return group_.kernel().clocks().Monotonic();
+  Task* task = timer.cpu_tid == 0 ? group_.leader() : group_.pids().FindTask(timer.cpu_tid);
+  if (task == nullptr || (timer.cpu_thread && task->exiting()) || task->group().zombie()) return kNever;
+  return timer.cpu_thread ? task->CpuTime() : task->group().CpuTime();
+}
+
+void PosixTimers::Program(PosixTimer& timer) {
+  if (!timer.cpu || timer.deadline == kNever) return timer.timer->Arm(group_.kernel().timers(), timer.deadline);
+  int64_t now = Now(timer);
+  if (now == kNever) return timer.timer->Cancel();
+  int64_t delay = now >= timer.deadline ? 0 : timer.poll.Delay(now, timer.deadline, timer.cpu_thread ? 1 : group_.live_tasks());
+  timer.timer->Arm(group_.kernel().timers(), group_.kernel().clocks().Monotonic() + delay);
 }
 
 int PosixTimers::OnDelivered(int id) {
@@ -55,12 +71,13 @@ int PosixTimers::OnDelivered(int id) {
 }
 
 void PosixTimers::Expire(PosixTimer& timer) {
-  int64_t now = group_.kernel().clocks().Monotonic();
+  int64_t now = Now(timer);
+  if (timer.cpu && (now == kNever || now < timer.deadline)) return Program(timer);
   int64_t missed = 0;
   if (timer.interval > 0) {
     missed = (now - timer.deadline) / timer.interval;
     timer.deadline += (missed + 1) * timer.interval;
-    timer.timer->Arm(group_.kernel().timers(), timer.deadline);
+    Program(timer);
   } else {
     timer.deadline = kNever;
   }

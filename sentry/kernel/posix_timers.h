@@ -7,6 +7,7 @@
 
 #include "sentry/base/errno_or.h"
 #include "sentry/kernel/clock.h"
+#include "sentry/kernel/cpu_timers.h"
 #include "sentry/kernel/signal.h"
 
 namespace amber {
@@ -21,7 +22,11 @@ struct PosixTimer {
   int signo = 0;
   uint64_t value = 0;
   int thread_id = 0;  // SIGEV_THREAD_ID
-  int64_t deadline = kNever;  // guest monotonic
+  // A clock of processor time: of the process of task `cpu_tid`, or of that thread alone. `deadline` is on it then.
+  bool cpu = false, cpu_thread = false;
+  int cpu_tid = 0;
+  CpuPoll poll;
+  int64_t deadline = kNever;  // guest monotonic, or processor time
   int64_t interval = 0;
   int overrun = 0;       // of the signal delivered last
   int overrun_now = 0;   // since then
@@ -39,12 +44,16 @@ class PosixTimers {
   void Delete(int id) { timers_.erase(id); }
   void CancelAll();
   void Arm(PosixTimer& timer, int64_t deadline, int64_t interval);
+  // Now, on the timer's clock; kNever once what it counts is gone.
+  int64_t Now(const PosixTimer& timer) const;
   const std::map<int, std::unique_ptr<PosixTimer>>& all() const { return timers_; }
   // The signal of timer `id` was taken by a thread: its overruns become what timer_getoverrun tells.
   int OnDelivered(int id);
 
  private:
   void Expire(PosixTimer& timer);
+  // Has Expire() called when the deadline comes, or may have come.
+  void Program(PosixTimer& timer);
   PosixTimer& Add(int id);
 
   ThreadGroup& group_;

@@ -45,6 +45,18 @@ bool BeforeNativeFutexWait(Task& task, const platform::Registers& regs) {
   return task.CopyInBytes(regs.rip, code, sizeof(code)).ok() && code[0] == 0x0f && code[1] == 0x05;
 }
 
+// poll_select_finish(): select and its kin that a handler interrupts tell what is left of their time-out, whose address is in scratch[2].
+// That it cannot be written is no error.
+void CopyOutPollRemaining(Task& task) {
+  const SyscallState& call = task.syscall();
+  bool seconds = call.number == SYS_select;
+  if (!seconds && call.number != SYS_pselect6 && call.number != SYS_ppoll) return;
+  if (call.scratch[2] == 0 || call.deadline == kNever) return;
+  int64_t left = std::max<int64_t>(call.deadline - task.kernel().clocks().Monotonic(), 0);
+  int64_t out[2] = {left / kNsPerSecond, seconds ? left % kNsPerSecond / 1000 : left % kNsPerSecond};
+  (void)task.CopyOutBytes(call.scratch[2], out, sizeof(out));
+}
+
 }  // namespace
 
 bool Task::DeliverSignals() {
@@ -132,6 +144,7 @@ void Task::ApplyRestart(const SigAction& action) {
       if (!CopyOutBytes(syscall_.scratch[2], &remaining, sizeof(remaining)).ok()) result = -EFAULT;
     }
   }
+  CopyOutPollRemaining(*this);
   regs.rax = static_cast<uint64_t>(result);
   if (kernel_->strace() != nullptr) kernel_->strace()->Exit(*this, result);
 }

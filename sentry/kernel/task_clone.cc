@@ -176,6 +176,7 @@ RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, int pid, const Clo
   group->dumpable_ = old.dumpable_;
   group->oom_score_adj_ = old.oom_score_adj_;
   group->nice_ = old.nice_;
+  group->extras_->Inherit(*group);
   group->exe_path_ = old.exe_path_;
   group->process_group_ = old.process_group_;
   if (group->process_group_) group->process_group_->members_.insert(group.get());

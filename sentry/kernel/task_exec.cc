@@ -112,6 +112,7 @@ void TaskLifecycle::KillOtherThreads(Task& task) {
 }
 
 void TaskLifecycle::CommitExec(Task& task, const ExecArgs& args, const Loaded& loaded) {
+  task.group().extras_->cpu_base = task.group().CpuTime();
   platform::Thread* old = std::exchange(task.thread_, nullptr);
   old->cookie = nullptr;
   // A vfork child's host process shares its parent's memory, which stays.

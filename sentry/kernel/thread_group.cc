@@ -214,7 +214,7 @@ int64_t ThreadGroup::CpuTime() const {
     // The process clock of another process: clock_getcpuclockid(3), (~pid << 3) | CPUCLOCK_SCHED.
     clockid_t clock = static_cast<clockid_t>((~static_cast<unsigned>(t->thread_->host_pid()) << 3) | 2);
     timespec ts;
-    if (clock_gettime(clock, &ts) == 0) return ts.tv_sec * kNsPerSecond + ts.tv_nsec;
+    if (clock_gettime(clock, &ts) == 0) return extras_->cpu_base + ts.tv_sec * kNsPerSecond + ts.tv_nsec;
     break;
   }
   return usage_.ru_utime.tv_sec * kNsPerSecond + usage_.ru_utime.tv_usec * 1000;

@@ -39,6 +39,10 @@ void RegisterMqueueCalls(SyscallTable& table);   // mqueue_calls.cc: POSIX messa
 void RegisterSchedCalls(SyscallTable& table);    // sched_calls.cc: scheduling, nice, I/O priorities
 void RegisterCompareCalls(SyscallTable& table);  // compare_calls.cc: kcmp
 void RegisterAbsentCalls(SyscallTable& table);   // absent_calls.cc: what this kernel is built without
+void RegisterInotifyCalls(SyscallTable& table);  // inotify_calls.cc
+void RegisterFutex2Calls(SyscallTable& table);   // futex2_calls.cc: futex_wake and its kin
+void RegisterNewMountCalls(SyscallTable& table);   // new_mount_calls.cc: fsopen and its kin
+void RegisterStatMountCalls(SyscallTable& table);  // statmount_calls.cc
 void RegisterSpliceCalls(SyscallTable& table);   // splice_calls.cc: splice, tee, vmsplice
 
 }  // namespace amber

@@ -111,16 +111,23 @@ ErrnoOr<uint64_t> GetMempolicy(Task& task, UserPtr<int> mode, UserPtr<uint64_t> 
 ErrnoOr<uint64_t> Membarrier(Task& task, int command, unsigned flags, int cpu) {
   (void)cpu;
   constexpr int kQuery = 0, kGlobal = 1, kPrivate = 8, kRegisterPrivate = 16, kSyncCore = 32, kRegisterSyncCore = 64;
+  constexpr int kGlobalExpedited = 2, kRegisterGlobal = 4, kGetRegistrations = 512;
   if (flags != 0) return Errno(EINVAL);
   switch (command) {
     case kQuery:
-      return uint64_t{kGlobal | kPrivate | kRegisterPrivate | kSyncCore | kRegisterSyncCore};
+      // Without CONFIG_RSEQ there are no commands for it.
+      return uint64_t{kGlobal | kGlobalExpedited | kRegisterGlobal | kPrivate | kRegisterPrivate | kSyncCore | kRegisterSyncCore |
+                      kGetRegistrations};
+    case kGetRegistrations:
+      return uint64_t{task.mm().membarrier()};
     case kRegisterPrivate:
+    case kRegisterGlobal:
     case kRegisterSyncCore:
       // A restored process registers again: the host's memory is a new one.
       task.mm().NoteMembarrier(static_cast<uint32_t>(command));
       [[fallthrough]];
     case kGlobal:
+    case kGlobalExpedited:
     case kPrivate:
     case kSyncCore:
       return RunUnlocked(task);
@@ -202,7 +209,7 @@ void RegisterMemoryCalls(SyscallTable& table) {
   table.Set(SYS_set_mempolicy, Partial<&SetMempolicy>(kOneNode));
   table.Set(SYS_get_mempolicy, Partial<&GetMempolicy>(kOneNode));
   table.Set(SYS_mbind, Partial<&Mbind>(kOneNode));
-  table.Set(SYS_membarrier, Partial<&Membarrier>("no global expedited and no rseq commands"));
+  table.Set(SYS_membarrier, Full<&Membarrier>());
   table.Set(SYS_process_vm_readv, Full<&ProcessVmReadv>());
   table.Set(SYS_process_vm_writev, Full<&ProcessVmWritev>());
   table.Set(462 /* mseal */, Full<&Mseal>());

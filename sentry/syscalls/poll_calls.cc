@@ -141,6 +141,7 @@ ErrnoOr<int64_t> FirstTimeout(Task& task, UserPtr<const timespec> p) {
 ErrnoOr<uint64_t> Ppoll(Task& task, UserPtr<pollfd> p, uint32_t count, UserPtr<timespec> timeout,
                         UserPtr<const SignalSet> mask, uint64_t size) {
   int64_t ns = TRY(FirstTimeout(task, timeout.Cast<const timespec>()));
+  task.syscall().scratch[2] = timeout.address();  // for Task::CopyOutPollRemaining()
   TRY(SwapMask(task, mask, size));
   auto r = DoPoll(task, p, count, ns, kErestartnohand);
   if (r.ok()) CopyOutRemaining(task, timeout, ns);
@@ -214,6 +215,7 @@ ErrnoOr<uint64_t> Select(Task& task, int count, UserPtr<uint64_t> in, UserPtr<ui
     seconds = std::min<int64_t>(seconds, INT64_MAX / 2 / kNsPerSecond);
     ns = seconds * kNsPerSecond + t.tv_usec % 1'000'000 * 1000;
   }
+  task.syscall().scratch[2] = timeout.address();
   auto r = DoSelect(task, count, {in, out, ex}, ns);
   if (r.ok() && timeout) {
     int64_t left = task.syscall().timed_out ? 0 : task.syscall().deadline == kNever ? ns : RemainingTime(task);
@@ -230,6 +232,7 @@ struct MaskArgument {
 ErrnoOr<uint64_t> Pselect6(Task& task, int count, UserPtr<uint64_t> in, UserPtr<uint64_t> out, UserPtr<uint64_t> ex,
                            UserPtr<timespec> timeout, UserPtr<const MaskArgument> mask) {
   int64_t ns = TRY(FirstTimeout(task, timeout.Cast<const timespec>()));
+  task.syscall().scratch[2] = timeout.address();  // for Task::CopyOutPollRemaining()
   if (mask) {
     MaskArgument m = TRY(task.CopyIn(mask));
     TRY(SwapMask(task, UserPtr<const SignalSet>(m.address), m.size));
@@ -243,9 +246,9 @@ ErrnoOr<uint64_t> Pselect6(Task& task, int count, UserPtr<uint64_t> in, UserPtr<
 
 void RegisterPollCalls(SyscallTable& table) {
   table.Set(SYS_poll, Full<&Poll>());
-  table.Set(SYS_ppoll, Partial<&Ppoll>("an interrupted call does not update the time-out"));
-  table.Set(SYS_select, Partial<&Select>("an interrupted call does not update the time-out"));
-  table.Set(SYS_pselect6, Partial<&Pselect6>("an interrupted call does not update the time-out"));
+  table.Set(SYS_ppoll, Full<&Ppoll>());
+  table.Set(SYS_select, Full<&Select>());
+  table.Set(SYS_pselect6, Full<&Pselect6>());
 }
 
 }  // namespace amber

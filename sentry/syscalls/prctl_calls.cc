@@ -5,6 +5,8 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include "sentry/kernel/cpu_timers.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -183,6 +185,7 @@ ErrnoOr<uint64_t> Prlimit64(Task& task, int pid, int resource, UserPtr<const rli
     if (resource == RLIMIT_NOFILE && next.rlim_max > 1 << 20) return Errno(EPERM);  // fs.nr_open
     if (next.rlim_max > current.rlim_max && !task.Has(CAP_SYS_RESOURCE)) return Errno(EPERM);
     current = next;
+    if (resource == RLIMIT_CPU) target->group().extras().cpu_timers(target->group()).UpdateLimit();
   }
   if (out) TRY(task.CopyOut(out, before));
   return 0;
@@ -203,7 +206,7 @@ ErrnoOr<uint64_t> Setrlimit(Task& task, int resource, UserPtr<const rlimit> in) 
 
 void RegisterPrctlCalls(SyscallTable& table) {
   table.Set(SYS_prctl, Partial<&Prctl>("names, ids, capabilities, reaping and the common queries"));
-  table.Set(SYS_prlimit64, Partial<&Prlimit64>("RLIMIT_CPU, FSIZE, CORE and the like are kept but not enforced"));
+  table.Set(SYS_prlimit64, Partial<&Prlimit64>("RLIMIT_CORE and RLIMIT_SIGPENDING are kept but not enforced"));
   table.Set(SYS_getrlimit, Full<&Getrlimit>());
   table.Set(SYS_setrlimit, Partial<&Setrlimit>("as prlimit64"));
 }

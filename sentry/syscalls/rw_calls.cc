@@ -1,5 +1,6 @@
 // Reading and writing: read(2), write(2), pread(2), readv(2), preadv2(2), lseek(2).
 #include <poll.h>
+#include <sys/inotify.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include "sentry/syscalls/time_util.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/notify.h"
 
 namespace amber {
 
@@ -39,7 +41,10 @@ Errno BlockForIo(Task& task, File& file, uint32_t events) {
 
 ErrnoOr<uint64_t> ReadFile(Task& task, File& file, Sink& sink, bool nowait) {
   auto r = file.Read(task, sink);
-  if (r.ok()) return static_cast<uint64_t>(*r);
+  if (r.ok()) {
+    if (*r > 0) NotifyFile(file, IN_ACCESS);
+    return static_cast<uint64_t>(*r);
+  }
   if (r.Is(EAGAIN) && !file.nonblocking() && !nowait) return BlockForIo(task, file, POLLIN | POLLRDNORM);
   return r.error();
 }
@@ -51,6 +56,7 @@ ErrnoOr<uint64_t> WriteFile(Task& task, File& file, Source& source, bool nowait)
     auto r = file.Write(task, source);
     if (r.ok()) {
       done += *r;
+      if (*r > 0) NotifyFile(file, IN_MODIFY);
       if (source.remaining() == 0 || *r == 0 || !file.writes_whole()) return done;
       continue;
     }
@@ -84,14 +90,18 @@ ErrnoOr<uint64_t> PRead64(Task& task, int fd, UserPtr<void> p, uint64_t size, in
   if (offset < 0) return Errno(EINVAL);
   RefPtr<File> file = TRY(ReadableFile(task, fd));
   UserSink sink(task, p, std::min(size, kMaxRwCount));
-  return uint64_t{TRY(file->PRead(task, sink, static_cast<uint64_t>(offset)))};
+  uint64_t n = TRY(file->PRead(task, sink, static_cast<uint64_t>(offset)));
+  if (n > 0) NotifyFile(*file, IN_ACCESS);
+  return n;
 }
 
 ErrnoOr<uint64_t> PWrite64(Task& task, int fd, UserPtr<const void> p, uint64_t size, int64_t offset) {
   if (offset < 0) return Errno(EINVAL);
   RefPtr<File> file = TRY(WritableFile(task, fd));
   UserSource source(task, p, std::min(size, kMaxRwCount));
-  return uint64_t{TRY(file->PWrite(task, source, static_cast<uint64_t>(offset)))};
+  uint64_t n = TRY(file->PWrite(task, source, static_cast<uint64_t>(offset)));
+  if (n > 0) NotifyFile(*file, IN_MODIFY);
+  return n;
 }
 
 ErrnoOr<uint64_t> ReadV(Task& task, int fd, UserPtr<const iovec> p, uint64_t count) {
@@ -122,7 +132,9 @@ ErrnoOr<uint64_t> PReadV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t c
   if (offset < -1) return Errno(EINVAL);
   UserSink sink(task, TRY(task.CopyInIovecs(p, count)));
   if (offset == -1) return ReadFile(task, *file, sink, (flags & RWF_NOWAIT) != 0);
-  return uint64_t{TRY(file->PRead(task, sink, static_cast<uint64_t>(offset)))};
+  uint64_t n = TRY(file->PRead(task, sink, static_cast<uint64_t>(offset)));
+  if (n > 0) NotifyFile(*file, IN_ACCESS);
+  return n;
 }
 
 ErrnoOr<uint64_t> PWriteV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t count, int64_t offset, uint64_t, int flags) {
@@ -138,6 +150,7 @@ ErrnoOr<uint64_t> PWriteV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t 
   } else {
     auto n = file->PWrite(task, source, static_cast<uint64_t>(offset));
     r = n.ok() ? ErrnoOr<uint64_t>(uint64_t{*n}) : n.error();
+    if (n.ok() && *n > 0) NotifyFile(*file, IN_MODIFY);
   }
   file->set_flags(old_flags);
   if (r.ok()) TRY(SyncAfter(task, *file, flags));

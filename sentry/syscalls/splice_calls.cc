@@ -148,9 +148,9 @@ ErrnoOr<uint64_t> VmSplice(Task& task, int fd, UserPtr<const iovec> ranges, uint
 }  // namespace
 
 void RegisterSpliceCalls(SyscallTable& table) {
-  table.Set(SYS_splice, Partial<&Splice>("bytes are copied"));
-  table.Set(SYS_tee, Partial<&Tee>("bytes are copied"));
-  table.Set(SYS_vmsplice, Partial<&VmSplice>("bytes are copied; a short write is not gone on with"));
+  table.Set(SYS_splice, Full<&Splice>());
+  table.Set(SYS_tee, Full<&Tee>());
+  table.Set(SYS_vmsplice, Partial<&VmSplice>("a short write is not gone on with"));
 }
 
 }  // namespace amber

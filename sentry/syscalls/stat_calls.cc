@@ -11,6 +11,7 @@
 
 #include "sentry/kernel/task.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/statmount.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fd_table.h"
@@ -69,6 +70,8 @@ struct statx_timestamp ToStatxTime(const timespec& t) {
   return s;
 }
 
+constexpr uint32_t kStatxMountIdUnique = 0x4000;  // Debian 12's headers are older
+
 ErrnoOr<uint64_t> StatX(Task& task, int dirfd, UserPtr<const char> path, int flags, uint32_t mask, UserPtr<struct statx> out) {
   constexpr int kSync = AT_STATX_FORCE_SYNC | AT_STATX_DONT_SYNC;
   if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | kSync)) != 0) return Errno(EINVAL);
@@ -101,6 +104,10 @@ ErrnoOr<uint64_t> StatX(Task& task, int dirfd, UserPtr<const char> path, int fla
     }
     x.stx_mask |= STATX_MNT_ID;
     x.stx_mnt_id = static_cast<uint64_t>(r.path.mount->id());
+    if ((mask & kStatxMountIdUnique) != 0) {
+      x.stx_mask = (x.stx_mask & ~uint32_t{STATX_MNT_ID}) | kStatxMountIdUnique;
+      x.stx_mnt_id = UniqueMountId(*r.path.mount);
+    }
     x.stx_attributes_mask = STATX_ATTR_MOUNT_ROOT;
     if (r.path.is_mount_root()) x.stx_attributes |= STATX_ATTR_MOUNT_ROOT;
   }

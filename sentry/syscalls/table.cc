@@ -49,6 +49,10 @@ SyscallTable::SyscallTable() {
   RegisterSchedCalls(*this);
   RegisterCompareCalls(*this);
   RegisterAbsentCalls(*this);
+  RegisterInotifyCalls(*this);
+  RegisterFutex2Calls(*this);
+  RegisterNewMountCalls(*this);
+  RegisterStatMountCalls(*this);
 }
 
 const SyscallTable& SyscallTable::Get() {

@@ -3,6 +3,8 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 
+#include "sentry/kernel/cpu_timers.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/task.h"
@@ -25,13 +27,24 @@ itimerval ReadRealTimer(Task& task) {
   return out;
 }
 
+CpuTimer& CpuTimerOf(Task& task, int which) {
+  CpuTimers& timers = task.group().extras().cpu_timers(task.group());
+  return which == ITIMER_VIRTUAL ? timers.virtual_timer() : timers.prof_timer();
+}
+
+itimerval ReadCpuTimer(Task& task, int which) {
+  itimerval out{};
+  if (task.group().extras().cpu_timers_if_any() == nullptr) return out;
+  const CpuTimer& timer = CpuTimerOf(task, which);
+  out.it_interval = ToTimeval(timer.interval());
+  if (timer.target() == kNever) return out;
+  out.it_value = ToTimeval(std::max<int64_t>(timer.target() - task.group().CpuTime(), 1000));
+  return out;
+}
+
 ErrnoOr<uint64_t> Getitimer(Task& task, int which, UserPtr<itimerval> out) {
-  if (which == ITIMER_VIRTUAL || which == ITIMER_PROF) {
-    TRY(task.CopyOut(out, itimerval{}));
-    return 0;
-  }
-  if (which != ITIMER_REAL) return Errno(EINVAL);
-  TRY(task.CopyOut(out, ReadRealTimer(task)));
+  if (which != ITIMER_REAL && which != ITIMER_VIRTUAL && which != ITIMER_PROF) return Errno(EINVAL);
+  TRY(task.CopyOut(out, which == ITIMER_REAL ? ReadRealTimer(task) : ReadCpuTimer(task, which)));
   return 0;
 }
 
@@ -41,10 +54,12 @@ ErrnoOr<uint64_t> Setitimer(Task& task, int which, UserPtr<const itimerval> in, 
   if (in) next = TRY(task.CopyIn(in));
   int64_t value = TRY(ToNanoseconds(next.it_value));
   int64_t interval = TRY(ToNanoseconds(next.it_interval));
-  if (which != ITIMER_REAL && value != 0) return Errno(EOPNOTSUPP);
-  itimerval before = which == ITIMER_REAL ? ReadRealTimer(task) : itimerval{};
+  itimerval before = which == ITIMER_REAL ? ReadRealTimer(task) : ReadCpuTimer(task, which);
   if (which == ITIMER_REAL) {
     task.group().ArmRealTimer(value == 0 ? kNever : DeadlineAfter(task, value), interval);
+  } else {
+    int64_t now = task.group().CpuTime();
+    CpuTimerOf(task, which).Set(value == 0 || value > kNever - now ? kNever : now + value, interval);
   }
   if (old) TRY(task.CopyOut(old, before));
   return 0;
@@ -61,7 +76,14 @@ ErrnoOr<uint64_t> Alarm(Task& task, unsigned seconds) {
 
 ErrnoOr<uint64_t> TimerCreate(Task& task, int clock, UserPtr<const sigevent> event, UserPtr<int> out) {
   TRY(ReadClock(task, clock));
-  if (clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID) return Errno(EOPNOTSUPP);
+  bool cpu = clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID;
+  bool cpu_thread = clock == CLOCK_THREAD_CPUTIME_ID || (clock < 0 && (clock & 4) != 0);
+  // ~(clock >> 3) is the id in a clock id of another's; 0 is oneself (clock_getcpuclockid(3)).
+  int cpu_tid = clock < 0 ? ~(clock >> 3) : 0;
+  if (cpu && cpu_tid == 0 && cpu_thread) cpu_tid = task.tid();
+  Task* counted = cpu_tid == 0 ? &task : task.FindTask(cpu_tid);
+  // posix_cpu_timer_create(): threads of other processes are out of reach.
+  if (counted == nullptr || (cpu_thread && &counted->group() != &task.group())) return Errno(EINVAL);
   if (clock == CLOCK_REALTIME_COARSE || clock == CLOCK_MONOTONIC_COARSE || clock == CLOCK_MONOTONIC_RAW) {
     return Errno(EOPNOTSUPP);
   }
@@ -84,6 +106,9 @@ ErrnoOr<uint64_t> TimerCreate(Task& task, int clock, UserPtr<const sigevent> eve
   }
   PosixTimer& timer = task.group().posix_timers().Create();
   timer.clock = clock;
+  timer.cpu = cpu;
+  timer.cpu_thread = cpu_thread;
+  timer.cpu_tid = cpu_tid;
   timer.notify = notify;
   timer.signo = signo;
   timer.thread_id = thread;
@@ -100,7 +125,7 @@ itimerspec Read(Task& task, const PosixTimer& timer) {
   itimerspec out{};
   out.it_interval = ToTimespec(timer.interval);
   if (timer.deadline == kNever) return out;
-  int64_t left = timer.deadline - task.kernel().clocks().Monotonic();
+  int64_t left = timer.deadline - task.group().posix_timers().Now(timer);
   out.it_value = ToTimespec(std::max<int64_t>(left, 1));
   return out;
 }
@@ -121,7 +146,11 @@ ErrnoOr<uint64_t> TimerSettime(Task& task, int id, int flags, UserPtr<const itim
   if (timer == nullptr) return Errno(EINVAL);
   itimerspec before = Read(task, *timer);
   int64_t deadline = kNever;
-  if (value != 0) {
+  if (value != 0 && timer->cpu) {
+    int64_t now = (flags & TIMER_ABSTIME) != 0 ? 0 : task.group().posix_timers().Now(*timer);
+    if (now == kNever) return Errno(ESRCH);
+    deadline = value > kNever - now ? kNever : now + value;
+  } else if (value != 0) {
     deadline = (flags & TIMER_ABSTIME) != 0 ? DeadlineAt(task, timer->clock, value) : DeadlineAfter(task, value);
   }
   task.group().posix_timers().Arm(*timer, deadline, interval);
@@ -144,10 +173,10 @@ ErrnoOr<uint64_t> TimerDelete(Task& task, int id) {
 }  // namespace
 
 void RegisterTimerCalls(SyscallTable& table) {
-  table.Set(SYS_getitimer, Partial<&Getitimer>("ITIMER_VIRTUAL and ITIMER_PROF cannot be armed"));
-  table.Set(SYS_setitimer, Partial<&Setitimer>("ITIMER_VIRTUAL and ITIMER_PROF: EOPNOTSUPP"));
+  table.Set(SYS_getitimer, Full<&Getitimer>());
+  table.Set(SYS_setitimer, Full<&Setitimer>());
   table.Set(SYS_alarm, Full<&Alarm>());
-  table.Set(SYS_timer_create, Partial<&TimerCreate>("CPU time clocks: EOPNOTSUPP"));
+  table.Set(SYS_timer_create, Full<&TimerCreate>());
   table.Set(SYS_timer_gettime, Full<&TimerGettime>());
   table.Set(SYS_timer_settime, Full<&TimerSettime>());
   table.Set(SYS_timer_getoverrun, Full<&TimerGetoverrun>());

@@ -1,6 +1,7 @@
 // Extended attributes: xattr(7).
 #include <linux/capability.h>
 #include <linux/xattr.h>
+#include <sys/inotify.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/notify.h"
 
 namespace amber {
 namespace {
@@ -71,6 +73,7 @@ ErrnoOr<uint64_t> Set(Task& task, const VfsPath& place, UserPtr<const char> name
   TRY(task.CopyInBytes(value.address(), bytes.data(), size));
   TRY(CheckName(task, place, name, true));
   TRY(place.inode()->SetXattr(name, bytes, flags));
+  NotifyEntry(*place.dentry, IN_ATTRIB);
   return uint64_t{0};
 }
 
@@ -88,6 +91,7 @@ ErrnoOr<uint64_t> Remove(Task& task, const VfsPath& place, UserPtr<const char> n
   std::string name = TRY(CopyInName(task, name_p));
   TRY(CheckName(task, place, name, true));
   TRY(place.inode()->RemoveXattr(name));
+  NotifyEntry(*place.dentry, IN_ATTRIB);
   return uint64_t{0};
 }
 

@@ -1,7 +1,10 @@
 // chmod, chown, utimes and truncate: fs/attr.c, fs/open.c.
 #include <linux/capability.h>
 
+#include <sys/inotify.h>
+
 #include "sentry/kernel/credentials.h"
+#include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
 
 namespace amber {
@@ -21,7 +24,9 @@ ErrnoOr<void> ChmodPlace(const VfsContext& ctx, const VfsPath& place, uint32_t m
   TRY(CheckOwner(*ctx.creds, inode));
   mode &= 07777;
   if ((mode & S_ISGID) != 0 && !ctx.creds->InGroup(inode.attr().gid) && !ctx.creds->Has(CAP_FSETID)) mode &= ~S_ISGID;
-  return inode.SetAttr(ctx, {.mode = mode});
+  TRY(inode.SetAttr(ctx, {.mode = mode}));
+  NotifyEntry(*place.dentry, IN_ATTRIB);
+  return Ok();
 }
 
 ErrnoOr<void> ChownPlace(const VfsContext& ctx, const VfsPath& place, uint32_t uid, uint32_t gid) {
@@ -42,7 +47,9 @@ ErrnoOr<void> ChownPlace(const VfsContext& ctx, const VfsPath& place, uint32_t u
     if (mode != (a.mode & 07777)) change.mode = mode;
   }
   if (!change.uid && !change.gid && !change.mode) return Ok();
-  return inode.SetAttr(ctx, change);
+  TRY(inode.SetAttr(ctx, change));
+  NotifyEntry(*place.dentry, IN_ATTRIB);
+  return Ok();
 }
 
 ErrnoOr<void> SetTimesPlace(const VfsContext& ctx, const VfsPath& place, const AttrChange& times) {
@@ -54,7 +61,10 @@ ErrnoOr<void> SetTimesPlace(const VfsContext& ctx, const VfsPath& place, const A
     if (!both_now) return Errno(EPERM);
     TRY(CheckPermission(*ctx.creds, inode, kMayWrite));
   }
-  return inode.SetAttr(ctx, times);
+  TRY(inode.SetAttr(ctx, times));
+  // fsnotify_change(): both times are an attribute, one alone looks like reading or writing.
+  NotifyEntry(*place.dentry, times.atime && times.mtime ? IN_ATTRIB : times.atime ? IN_ACCESS : IN_MODIFY);
+  return Ok();
 }
 
 ErrnoOr<void> TruncatePlace(const VfsContext& ctx, const VfsPath& place, uint64_t size) {
@@ -63,7 +73,9 @@ ErrnoOr<void> TruncatePlace(const VfsContext& ctx, const VfsPath& place, uint64_
   if (!inode.IsRegular()) return Errno(EINVAL);
   TRY(CheckPermission(*ctx.creds, place, kMayWrite));
   if (inode.deny_write > 0) return Errno(ETXTBSY);
-  return TruncateInode(ctx, inode, size);
+  TRY(TruncateInode(ctx, inode, size));
+  NotifyEntry(*place.dentry, IN_MODIFY);
+  return Ok();
 }
 
 ErrnoOr<void> TruncateInode(const VfsContext& ctx, Inode& inode, uint64_t size) {

@@ -1,6 +1,7 @@
-// Telling watchers of what happens to files: inotify(7) and leases hang on it.
+// Telling watchers of what happens to files: inotify(7) hangs on it.
 //
-// An InodeWatch is owned by who watches; it is in the list of the inode while it is armed. Guarded by the kernel lock.
+// An InodeWatch is owned by who watches; it is in the list of the inode while it is armed. The names of events are those of
+// <sys/inotify.h>. Guarded by the kernel lock.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +10,21 @@
 
 namespace amber {
 
+class Dentry;
+class File;
+class Inode;
+
+struct InodeEvent {
+  uint32_t mask = 0;        // one IN_* event, with IN_ISDIR if it is about a directory
+  uint32_t cookie = 0;      // joins the two halves of a rename
+  std::string_view name;    // of the entry, if the event is about something in the directory that is watched
+  bool unlinked = false;    // that entry has no name any more
+};
+
 class InodeWatch {
  public:
-  // `mask`: one IN_* event, with IN_ISDIR if it is about a directory; `name` is that of the entry if the event is about something in
-  // the directory that is watched, else empty; `cookie` joins the two halves of a rename. May take itself out of the list.
-  virtual void OnInodeEvent(uint32_t mask, uint32_t cookie, std::string_view name) = 0;
+  // May take this out of the list.
+  virtual void OnInodeEvent(const InodeEvent& event) = 0;
 
  protected:
   ~InodeWatch() = default;
@@ -21,13 +32,42 @@ class InodeWatch {
 
 class WatchList {
  public:
-  void Add(InodeWatch* watch) { watches_.push_back(watch); }
-  void Remove(InodeWatch* watch) { std::erase(watches_, watch); }
+  ~WatchList();
+  void Add(InodeWatch* watch);
+  void Remove(InodeWatch* watch);
   bool empty() const { return watches_.empty(); }
   const std::vector<InodeWatch*>& watches() const { return watches_; }
 
  private:
   std::vector<InodeWatch*> watches_;
 };
+
+namespace notify_internal {
+// Watches in all lists: hooks on busy paths ask nothing else while it is 0.
+inline size_t active = 0;
+void Entry(Dentry& dentry, uint32_t mask);
+void FileEvent(const File& file, uint32_t mask);
+}  // namespace notify_internal
+
+inline bool AnyWatches() { return notify_internal::active != 0; }
+
+// To the watchers of `inode` itself.
+void NotifyInode(Inode& inode, InodeEvent event);
+// Something happened to what `dentry` names: to the watchers of its directory, with the name, and to those of itself.
+inline void NotifyEntry(Dentry& dentry, uint32_t mask) {
+  if (AnyWatches()) notify_internal::Entry(dentry, mask);
+}
+// The same for an open file; nothing for one without a place.
+inline void NotifyFile(const File& file, uint32_t mask) {
+  if (AnyWatches()) notify_internal::FileEvent(file, mask);
+}
+// The name went from `dir`; `dentry` still has its inode. Also tells of the end of the inode if nothing else refers to it.
+void NotifyUnlinked(Inode& dir, Dentry& dentry);
+// A name came to `dir`.
+void NotifyCreated(Inode& dir, Dentry& dentry);
+// `moved` went from one name to another; `replaced` (or null) lost its name by that.
+void NotifyMoved(Inode& from, std::string_view old_name, Inode& to, Dentry& moved, Inode* replaced);
+// An open file of an inode went: tells of the inode's end if it was the last of a file without names.
+void NotifyIfGone(Inode& inode);
 
 }  // namespace amber

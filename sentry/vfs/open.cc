@@ -1,10 +1,12 @@
 #include "sentry/vfs/open.h"
 
 #include <linux/capability.h>
+#include <sys/inotify.h>
 
 #include "sentry/kernel/credentials.h"
 #include "sentry/vfs/directory_file.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/regular_file.h"
 #include "sentry/vfs/special.h"
@@ -20,6 +22,7 @@ ErrnoOr<RefPtr<File>> OpenInode(const VfsContext& ctx, const VfsPath& path, int 
   // Terminals want to know O_NOCTTY; no open file shows it.
   RefPtr<File> file = TRY(path.inode()->Open(ctx, path, KeptFlags(flags) | (flags & O_NOCTTY)));
   file->set_flags(file->flags() & ~O_NOCTTY);
+  NotifyFile(*file, IN_OPEN);
   return file;
 }
 
@@ -101,7 +104,10 @@ ErrnoOr<RefPtr<File>> OpenPlace(const VfsContext& ctx, const VfsPath& path, int 
   TRY(CheckPermission(*ctx.creds, path, may));
   if ((flags & O_NOATIME) != 0) TRY(CheckOwner(*ctx.creds, inode));
   if (inode.IsRegular() && (may & kMayWrite) != 0 && inode.deny_write > 0) return Errno(ETXTBSY);
-  if ((flags & O_TRUNC) != 0 && inode.IsRegular()) TRY(TruncateInode(ctx, inode, 0));
+  if ((flags & O_TRUNC) != 0 && inode.IsRegular()) {
+    TRY(TruncateInode(ctx, inode, 0));
+    NotifyEntry(*path.dentry, IN_MODIFY);
+  }
   return OpenInode(ctx, path, flags);
 }
 

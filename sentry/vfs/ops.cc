@@ -2,9 +2,11 @@
 
 #include <linux/capability.h>
 #include <linux/fs.h>
+#include <sys/inotify.h>
 
 #include "sentry/kernel/credentials.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/notify.h"
 
 namespace amber {
 namespace {
@@ -51,6 +53,7 @@ ErrnoOr<void> MakeChild(const VfsContext& ctx, const VfsPath& dir, Dentry& name,
   TRY(MayCreate(ctx, dir));
   SetOwner(ctx, *dir.inode(), &node);
   name.set_inode(TRY(dir.inode()->Make(ctx, name.name(), node)));
+  NotifyCreated(*dir.inode(), name);
   return Ok();
 }
 
@@ -77,6 +80,7 @@ ErrnoOr<void> UnlinkAt(const VfsContext& ctx, const VfsPath& start, std::string_
   if (d->mounts_here > 0) return Errno(EBUSY);
   TRY(p.dir.inode()->Unlink(ctx, p.name, *d->inode()));
   d->Drop(true);
+  NotifyUnlinked(*p.dir.inode(), *d);
   return Ok();
 }
 
@@ -93,6 +97,7 @@ ErrnoOr<void> RmdirAt(const VfsContext& ctx, const VfsPath& start, std::string_v
   TRY(p.dir.inode()->Rmdir(ctx, p.name, *d->inode()));
   d->PruneChildren();
   d->Drop(true);
+  NotifyUnlinked(*p.dir.inode(), *d);
   return Ok();
 }
 
@@ -108,7 +113,9 @@ ErrnoOr<void> LinkAt(const VfsContext& ctx, const VfsPath& target, const VfsPath
   if (target.inode()->IsDir()) return Errno(EPERM);
   RefPtr<Inode> inode(target.inode());
   TRY(p.dir.inode()->Link(ctx, p.name, *inode));
-  d->set_inode(std::move(inode));
+  d->set_inode(inode);
+  NotifyInode(*inode, {IN_ATTRIB, 0, {}, false});
+  NotifyCreated(*p.dir.inode(), *d);
   return Ok();
 }
 
@@ -185,6 +192,10 @@ ErrnoOr<void> RenameAt(const VfsContext& ctx, const VfsPath& old_start, std::str
   TRY(e.from.dir.inode()->Rename(ctx, e.from.name, *e.source->inode(), *e.to.dir.inode(), e.to.name, e.target->inode(),
                                  flags));
   MoveDentries(e, flags);
+  bool exchange = (flags & RENAME_EXCHANGE) != 0;
+  Inode* replaced = exchange || e.target->negative() ? nullptr : e.target->inode();
+  NotifyMoved(*e.from.dir.inode(), e.from.name, *e.to.dir.inode(), *e.source, replaced);
+  if (exchange) NotifyMoved(*e.to.dir.inode(), e.to.name, *e.from.dir.inode(), *e.target, nullptr);
   return Ok();
 }
 

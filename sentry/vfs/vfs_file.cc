@@ -1,8 +1,11 @@
 #include "sentry/vfs/vfs_file.h"
 
+#include <sys/inotify.h>
+
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/file_lock.h"
+#include "sentry/vfs/notify.h"
 #include "sentry/vfs/state_util.h"
 
 namespace amber {
@@ -20,7 +23,11 @@ VfsFile::~VfsFile() {
   if (!path_.dentry || path_.dentry->negative()) return;
   if (counted_as_writer_) --inode().writers;
   if (denies_writing_) --inode().deny_write;
-  if ((flags() & O_PATH) == 0) --inode().open_files;
+  if ((flags() & O_PATH) == 0) {
+    --inode().open_files;
+    NotifyEntry(*path_.dentry, writable() ? IN_CLOSE_WRITE : IN_CLOSE_NOWRITE);
+    NotifyIfGone(inode());
+  }
   if (FileLocks* locks = inode().locks_if_any()) locks->ReleaseAll(this);
 }
 

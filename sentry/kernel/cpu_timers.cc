@@ -1,0 +1,86 @@
+#include "sentry/kernel/cpu_timers.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task_lifecycle.h"
+#include "sentry/kernel/thread_group.h"
+
+namespace amber {
+namespace {
+
+constexpr int64_t kSoonest = 1'000'000;       // a tick of Linux at HZ=1000
+constexpr int64_t kIdleLongest = 64'000'000;  // how late a process that wakes up may be told
+
+int64_t Saturated(int64_t a, int64_t b) {
+  int64_t sum;
+  return __builtin_add_overflow(a, b, &sum) ? kNever : sum;
+}
+
+}  // namespace
+
+int64_t CpuPoll::Delay(int64_t now, int64_t target, size_t threads) {
+  idle_ = now - last_ < kSoonest / 10 && last_ >= 0 ? std::clamp(idle_ * 2, kSoonest, kIdleLongest) : 0;
+  last_ = now;
+  int64_t least = (target - now) / static_cast<int64_t>(std::clamp<size_t>(threads, 1, 64));
+  return std::max({least, kSoonest, idle_});
+}
+
+CpuTimer::CpuTimer(ThreadGroup& group, std::function<void()> expired)
+    : group_(group), expired_(std::move(expired)), timer_([this] { Look(); }) {}
+
+void CpuTimer::Set(int64_t target, int64_t interval) {
+  target_ = target;
+  interval_ = interval;
+  poll_ = CpuPoll();
+  if (target == kNever) return timer_.Cancel();
+  Look();
+}
+
+void CpuTimer::Look() {
+  if (target_ == kNever || group_.zombie()) return;
+  int64_t now = group_.CpuTime();
+  if (now >= target_) {
+    target_ = interval_ > 0 ? Saturated(target_, ((now - target_) / interval_ + 1) * interval_) : kNever;
+    expired_();
+    if (target_ == kNever) return;
+  }
+  Kernel& kernel = group_.kernel();
+  timer_.Arm(kernel.timers(), Saturated(kernel.clocks().Monotonic(), poll_.Delay(now, target_, group_.live_tasks())));
+}
+
+CpuTimers::CpuTimers(ThreadGroup& group)
+    : group_(group),
+      virtual_(group, [&group] { group.SendSignal(SigInfo::Kernel(SIGVTALRM)); }),
+      prof_(group, [&group] { group.SendSignal(SigInfo::Kernel(SIGPROF)); }),
+      limit_(group, [this] { OnLimit(); }) {}
+
+void CpuTimers::UpdateLimit() {
+  const rlimit& limit = group_.rlim(RLIMIT_CPU);
+  // check_process_timers(): a limit of 0 is one of a second.
+  uint64_t seconds = std::max<uint64_t>(std::min(limit.rlim_cur, limit.rlim_max), 1);
+  if (seconds >= static_cast<uint64_t>(INT64_MAX / kNsPerSecond)) return limit_.Set(kNever, 0);
+  limit_.Set(static_cast<int64_t>(seconds) * kNsPerSecond, kNsPerSecond);
+}
+
+// setrlimit(2): SIGXCPU at the soft limit and every second behind it, SIGKILL at the hard one.
+void CpuTimers::OnLimit() {
+  const rlimit& limit = group_.rlim(RLIMIT_CPU);
+  uint64_t used = static_cast<uint64_t>(group_.CpuTime() / kNsPerSecond);
+  if (used >= limit.rlim_max) {
+    group_.SendSignal(SigInfo::Kernel(SIGKILL));
+  } else if (used >= limit.rlim_cur) {
+    group_.SendSignal(SigInfo::Kernel(SIGXCPU));
+  }
+}
+
+void CpuTimers::CancelAll() {
+  virtual_.Cancel();
+  prof_.Cancel();
+  limit_.Cancel();
+}
+
+}  // namespace amber

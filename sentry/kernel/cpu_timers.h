@@ -1,0 +1,72 @@
+// Timers on processor time: ITIMER_VIRTUAL, ITIMER_PROF, RLIMIT_CPU, and the clocks of POSIX timers that count it.
+//
+// The host has no timer on another process's processor time, so these look when it may have come: n running threads cannot use more
+// than n times the wall clock. A process that sleeps is looked at ever more seldom. All processor time counts as user time.
+//
+// Owned by GroupExtras and PosixTimers. Guarded by the kernel lock.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "sentry/kernel/clock.h"
+
+namespace amber {
+
+class ThreadGroup;
+
+// When to look again.
+class CpuPoll {
+ public:
+  // ns of wall clock until a process with `threads` running threads, which has used `now`, may have used `target`.
+  int64_t Delay(int64_t now, int64_t target, size_t threads);
+
+ private:
+  int64_t last_ = -1;
+  int64_t idle_ = 0;
+};
+
+// One timer on the processor time of a process.
+class CpuTimer {
+ public:
+  // `expired` is called with the time that is used; it may Set() again.
+  CpuTimer(ThreadGroup& group, std::function<void()> expired);
+
+  // At `target` of the process's time (kNever: disarms), then every `interval` if that is not 0.
+  void Set(int64_t target, int64_t interval);
+  int64_t target() const { return target_; }
+  int64_t interval() const { return interval_; }
+  void Cancel() { timer_.Cancel(); }
+
+ private:
+  void Look();
+
+  ThreadGroup& group_;
+  std::function<void()> expired_;
+  Timer timer_;
+  int64_t target_ = kNever, interval_ = 0;
+  CpuPoll poll_;
+};
+
+// The three that a process may have.
+class CpuTimers {
+ public:
+  explicit CpuTimers(ThreadGroup& group);
+
+  CpuTimer& virtual_timer() { return virtual_; }
+  CpuTimer& prof_timer() { return prof_; }
+  const CpuTimer& virtual_timer() const { return virtual_; }
+  const CpuTimer& prof_timer() const { return prof_; }
+  // RLIMIT_CPU may be another now.
+  void UpdateLimit();
+  void CancelAll();
+
+ private:
+  void OnLimit();
+
+  ThreadGroup& group_;
+  CpuTimer virtual_, prof_, limit_;
+};
+
+}  // namespace amber

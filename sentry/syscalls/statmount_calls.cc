@@ -1,0 +1,197 @@
+// statmount(2) and listmount(2): the mounts of the caller's namespace, by their ids.
+#include <linux/capability.h>
+#include <linux/mount.h>
+#include <string.h>
+#include <sys/vfs.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/task.h"
+#include "sentry/syscalls/families.h"
+#include "sentry/syscalls/statmount.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/mount.h"
+#include "sentry/vfs/path.h"
+
+namespace amber {
+namespace {
+
+constexpr uint64_t kStatMount = 457, kListMount = 458;
+constexpr uint64_t kRoot = ~uint64_t{0};  // LSMT_ROOT
+constexpr uint64_t kIdsStart = uint64_t{1} << 31;  // MNT_UNIQUE_ID_OFFSET
+constexpr unsigned kReverse = 1;          // LISTMOUNT_REVERSE
+
+// struct mnt_id_req.
+struct Request {
+  uint32_t size, spare;
+  uint64_t mount_id, param, namespace_id;
+};
+constexpr uint32_t kRequestFirstSize = 24;
+static_assert(sizeof(Request) == 32);
+
+// struct statmount, with the members that are filled in by name.
+struct StatMount {
+  uint32_t size, options;
+  uint64_t mask;
+  uint32_t dev_major, dev_minor;
+  uint64_t magic;
+  uint32_t sb_flags, type;
+  uint64_t id, parent_id;
+  uint32_t id_old, parent_id_old;
+  uint64_t attributes, propagation, peer_group, master, propagate_from;
+  uint32_t root, point;
+  uint64_t namespace_id;
+  uint32_t subtype, source;
+  uint32_t option_count, option_array, security_count, security_array;
+  uint64_t supported;
+  uint32_t uidmap_count, uidmap, gidmap_count, gidmap;
+  uint64_t spare[43];
+};
+static_assert(sizeof(StatMount) == 512);
+
+constexpr uint64_t kSbBasic = 1, kMntBasic = 2, kPropagateFrom = 4, kMntRoot = 8, kMntPoint = 0x10, kFsType = 0x20, kNsId = 0x40;
+constexpr uint64_t kOptions = 0x80, kSource = 0x200, kSupported = 0x1000;
+constexpr uint64_t kAll = kSbBasic | kMntBasic | kPropagateFrom | kMntRoot | kMntPoint | kFsType | kNsId | kOptions | kSource | kSupported;
+
+ErrnoOr<Request> CopyInRequest(Task& task, UserPtr<const Request> p) {
+  uint32_t size = TRY(task.CopyIn(p.Cast<const uint32_t>()));
+  if (size < kRequestFirstSize) return Errno(EINVAL);
+  if (size > 4096) return Errno(E2BIG);
+  std::vector<uint8_t> bytes(std::max<size_t>(size, sizeof(Request)));
+  TRY(task.CopyInBytes(p.address(), bytes.data(), size));
+  if (std::any_of(bytes.begin() + sizeof(Request), bytes.end(), [](uint8_t b) { return b != 0; })) return Errno(E2BIG);
+  Request r;
+  memcpy(&r, bytes.data(), sizeof(r));
+  if (r.spare != 0) return Errno(EINVAL);
+  // There is one namespace to ask about: one's own, which goes without a number.
+  if (r.mount_id <= kIdsStart) return Errno(EINVAL);
+  if (r.namespace_id != 0) return Errno(ENOENT);
+  return r;
+}
+
+Mount* FindMount(Task& task, uint64_t id) {
+  for (Mount* m : task.mounts().All()) {
+    if (UniqueMountId(*m) == id) return m;
+  }
+  return nullptr;
+}
+
+bool IsBelow(const Mount* m, const Mount& top) {
+  for (; m != nullptr; m = m->parent()) {
+    if (m == &top) return true;
+  }
+  return false;
+}
+
+uint64_t AttributesOf(const Mount& m) {
+  uint64_t attr = 0;
+  if ((m.flags() & MS_RDONLY) != 0) attr |= MOUNT_ATTR_RDONLY;
+  if ((m.flags() & MS_NOSUID) != 0) attr |= MOUNT_ATTR_NOSUID;
+  if ((m.flags() & MS_NODEV) != 0) attr |= MOUNT_ATTR_NODEV;
+  if ((m.flags() & MS_NOEXEC) != 0) attr |= MOUNT_ATTR_NOEXEC;
+  if ((m.flags() & MS_NODIRATIME) != 0) attr |= MOUNT_ATTR_NODIRATIME;
+  if ((m.flags() & MS_NOATIME) != 0) attr |= MOUNT_ATTR_NOATIME;
+  return attr;
+}
+
+// The strings behind the structure.
+class Strings {
+ public:
+  uint32_t Add(const std::string& text) {
+    uint32_t at = static_cast<uint32_t>(bytes_.size());
+    bytes_ += text;
+    bytes_ += '\0';
+    return at;
+  }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  std::string bytes_;
+};
+
+void FillBasics(Mount& m, uint64_t mask, StatMount* out) {
+  if ((mask & kSbBasic) != 0) {
+    uint64_t dev = m.fs().dev();
+    out->dev_major = static_cast<uint32_t>((dev >> 8 & 0xfff) | (dev >> 32 & ~uint64_t{0xfff}));
+    out->dev_minor = static_cast<uint32_t>((dev & 0xff) | (dev >> 12 & ~uint64_t{0xff}));
+    struct statfs stats {};
+    if (m.fs().StatFs(&stats).ok()) out->magic = static_cast<uint64_t>(stats.f_type);
+    out->sb_flags = m.fs().read_only() ? MS_RDONLY : 0;
+  }
+  if ((mask & kMntBasic) != 0) {
+    const Mount& parent = m.parent() != nullptr ? *m.parent() : m;
+    out->id = UniqueMountId(m);
+    out->parent_id = UniqueMountId(parent);
+    out->id_old = static_cast<uint32_t>(m.id());
+    out->parent_id_old = static_cast<uint32_t>(parent.id());
+    out->attributes = AttributesOf(m);
+    out->propagation = MS_PRIVATE;
+  }
+  if ((mask & kSupported) != 0) out->supported = kAll;
+}
+
+std::string RootInside(const Mount& m) {
+  std::string inside;
+  for (const Dentry* d = m.root().get(); !d->is_root(); d = d->parent()) inside = '/' + d->name() + inside;
+  return inside.empty() ? "/" : inside;
+}
+
+ErrnoOr<uint64_t> StatMountCall(Task& task, UserPtr<const Request> request_p, UserPtr<void> buffer, uint64_t size, unsigned flags) {
+  if (flags != 0) return Errno(EINVAL);
+  Request request = TRY(CopyInRequest(task, request_p));
+  Mount* m = FindMount(task, request.mount_id);
+  if (m == nullptr) return Errno(ENOENT);
+  StatMount out{};
+  Strings strings;
+  // The mask tells what was asked for and is there.
+  out.mask = request.param & kAll & ~(kPropagateFrom | kNsId);
+  FillBasics(*m, out.mask, &out);
+  VfsPath place{RefPtr<Mount>(m), m->root()};
+  if ((out.mask & kFsType) != 0) out.type = strings.Add(m->fs().type_name());
+  if ((out.mask & kMntRoot) != 0) out.root = strings.Add(RootInside(*m));
+  if ((out.mask & kMntPoint) != 0) out.point = strings.Add(PathName(place, task.fs().root()));
+  std::string options = m->fs().ShowOptions();
+  if (options.empty()) out.mask &= ~kOptions;
+  if ((out.mask & kOptions) != 0) out.options = strings.Add(options.substr(1));  // without the comma
+  if (m->source().empty()) out.mask &= ~kSource;
+  if ((out.mask & kSource) != 0) out.source = strings.Add(m->source());
+  uint64_t total = sizeof(out) + strings.bytes().size();
+  if (size < total && !strings.bytes().empty()) return Errno(EOVERFLOW);
+  out.size = static_cast<uint32_t>(std::min<uint64_t>(size, total));
+  std::string bytes(reinterpret_cast<const char*>(&out), sizeof(out));
+  bytes += strings.bytes();
+  TRY(task.CopyOutBytes(buffer.address(), bytes.data(), out.size));
+  return 0;
+}
+
+ErrnoOr<uint64_t> ListMountCall(Task& task, UserPtr<const Request> request_p, UserPtr<uint64_t> ids, uint64_t count, unsigned flags) {
+  if ((flags & ~kReverse) != 0) return Errno(EINVAL);
+  if (count > 1'000'000) return Errno(EOVERFLOW);
+  Request request = TRY(CopyInRequest(task, request_p));
+  if (request.param != 0 && request.param <= kIdsStart) return Errno(EINVAL);
+  const Mount* top = request.mount_id == kRoot ? task.fs().root().mount.get() : FindMount(task, request.mount_id);
+  if (top == nullptr) return Errno(ENOENT);
+  bool reverse = (flags & kReverse) != 0;
+  std::vector<uint64_t> found;
+  for (const Mount* m : task.mounts().All()) {
+    uint64_t id = UniqueMountId(*m);
+    if (!IsBelow(m, *top) || id == request.mount_id) continue;
+    if (request.param != 0 && (reverse ? id >= request.param : id <= request.param)) continue;
+    found.push_back(id);
+  }
+  std::sort(found.begin(), found.end());
+  if (reverse) std::reverse(found.begin(), found.end());
+  if (found.size() > count) found.resize(count);
+  TRY(task.CopyOutArray(ids, std::span<const uint64_t>(found)));
+  return uint64_t{found.size()};
+}
+
+}  // namespace
+
+void RegisterStatMountCalls(SyscallTable& table) {
+  table.Set(kStatMount, Partial<&StatMountCall>("no namespace ids; options as one string"));
+  table.Set(kListMount, Partial<&ListMountCall>("of the caller's own namespace"));
+}
+
+}  // namespace amber
