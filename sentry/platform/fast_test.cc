@@ -103,9 +103,9 @@ TEST_F(FastTest, KickedAnywhere) {
   RefPtr<AddressSpace> space(&thread->space());
   thread->Resume();
   usleep(20000);
-  for (int i = 0; i < 3000; i++) {
+  for (int i = 0; i < 1500; i++) {
     thread->Kick();
-    usleep(static_cast<useconds_t>(i % 37));
+    usleep(static_cast<useconds_t>(i * 7 % 400));
   }
   for (int i = 0; i < 500 && stops < 10; i++) usleep(10000);
   EXPECT_GT(stops, 10);
