@@ -53,7 +53,9 @@ char HostState(int pid, int tid) {
   text[n] = 0;
   // "NUMBER ARG1 ... ARG6 SP PC", or "running".
   char* rest;
-  if (strtol(text, &rest, 10) != SYS_futex || rest == text) return 'R';
+  long number = strtol(text, &rest, 10);
+  constexpr long kFutexWaitv = 449, kFutexWait = 455;
+  if ((number != SYS_futex && number != kFutexWaitv && number != kFutexWait) || rest == text) return 'R';
   const char* pc = strrchr(rest, ' ');
   return pc != nullptr && strtoull(pc, nullptr, 16) < platform::kGuestTop ? 'S' : 'R';
 }
