@@ -30,6 +30,7 @@
 #include "sentry/net/inet/raw_socket.h"
 #include "sentry/net/inet/tcp_socket.h"
 #include "sentry/net/inet/udp_socket.h"
+#include "sentry/net/netlink/netlink_socket.h"
 #include "sentry/net/tcp/tcp_connection.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/runtime/container.h"
@@ -84,6 +85,7 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kTcpConnection: return &Loader::Make<net::TcpConnection>;
     case Kind::kTcpSocket: return &Loader::Make<TcpSocket>;
     case Kind::kUdpSocket: return &Loader::Make<UdpSocket>;
+    case Kind::kNetlinkSocket: return &Loader::Make<NetlinkSocket>;
     case Kind::kRawSocket: return &Loader::Make<RawSocket>;
     case Kind::kUnixSocket: return &Loader::Make<UnixSocket>;
     case Kind::kPidFd: return &Loader::Make<PidFd>;

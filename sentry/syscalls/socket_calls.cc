@@ -9,6 +9,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/inet/inet_socket.h"
+#include "sentry/net/netlink/netlink_socket.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/poll_time.h"
@@ -49,6 +50,7 @@ ErrnoOr<RefPtr<Socket>> NewSocket(Task& task, int family, int type, int protocol
     if ((type & kTypeMask) > SOCK_PACKET) return Errno(EINVAL);
     return NewInetSocket(task, family, type & kTypeMask, protocol);
   }
+  if (family == AF_NETLINK) return NetlinkSocket::Make(task, type & kTypeMask, protocol);
   int kind = TRY(UnixType(family, type, protocol));
   return RefPtr<Socket>(MakeRef<UnixSocket>(kind));
 }
@@ -178,7 +180,7 @@ ErrnoOr<uint64_t> GetSockOpt(Task& task, int fd, int level, int name, UserPtr<vo
 }  // namespace
 
 void RegisterSocketCalls(SyscallTable& table) {
-  table.Set(SYS_socket, Partial<&SocketCall>("AF_UNIX, AF_INET, AF_INET6"));
+  table.Set(SYS_socket, Partial<&SocketCall>("AF_UNIX, AF_INET, AF_INET6, AF_NETLINK (route, sock_diag)"));
   table.Set(SYS_socketpair, Full<&SocketPair>());
   table.Set(SYS_bind, Full<&Bind>());
   table.Set(SYS_listen, Full<&Listen>());

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstdio>
 
+#include "sentry/fs/proc/entries_net.h"
 #include "sentry/fs/proc/entry.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
@@ -183,24 +184,8 @@ ErrnoOr<std::string> NetUnix(Task&, Task*) {
   UnixSocket::ForEach([&](const UnixSocket& s) { out += s.Describe(); });
   return out;
 }
-ErrnoOr<std::string> NetDev(Task&, Task*) {
-  return std::string(
-      "Inter-|   Receive                                                |  Transmit\n"
-      " face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n"
-      "    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n");
-}
-ErrnoOr<std::string> NetTcp(Task&, Task*) {
-  return std::string(
-      "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n");
-}
-ErrnoOr<std::string> NetRoute(Task&, Task*) {
-  return std::string("Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n");
-}
 ErrnoOr<std::string> NetArp(Task&, Task*) {
   return std::string("IP address       HW type     Flags       HW address            Mask     Device\n");
-}
-ErrnoOr<std::string> NetIfInet6(Task&, Task*) {
-  return std::string("00000000000000000000000000000001 01 80 10 80       lo\n");
 }
 
 constexpr ProcEntry kEntries[] = {
@@ -220,13 +205,16 @@ constexpr ProcEntry kEntries[] = {
     {"mounts", kProcFile, &Mounts},
     {"mountstats", kProcPrivate, &MountStats},
     {"net/arp", kProcFile, &NetArp},
-    {"net/dev", kProcFile, &NetDev},
-    {"net/if_inet6", kProcFile, &NetIfInet6},
-    {"net/route", kProcFile, &NetRoute},
-    {"net/tcp", kProcFile, &NetTcp},
-    {"net/tcp6", kProcFile, &NetTcp},
-    {"net/udp", kProcFile, &NetTcp},
-    {"net/udp6", kProcFile, &NetTcp},
+    {"net/dev", kProcFile, &ProcNetDev},
+    {"net/if_inet6", kProcFile, &ProcNetIfInet6},
+    {"net/route", kProcFile, &ProcNetRoute},
+    {"net/snmp", kProcFile, &ProcNetSnmp},
+    {"net/sockstat", kProcFile, &ProcNetSockstat},
+    {"net/sockstat6", kProcFile, &ProcNetSockstat6},
+    {"net/tcp", kProcFile, &ProcNetTcp},
+    {"net/tcp6", kProcFile, &ProcNetTcp6},
+    {"net/udp", kProcFile, &ProcNetUdp},
+    {"net/udp6", kProcFile, &ProcNetUdp6},
     {"net/unix", kProcFile, &NetUnix},
     {"oom_adj", kProcWritable, &OomAdj, &SetOomAdj},
     {"oom_score", kProcFile, &OomScore},

@@ -6,6 +6,7 @@
 
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/net/inet/inet_socket.h"
 #include "sentry/net/unix/unix_names.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/vfs/mount.h"
@@ -277,7 +278,8 @@ ErrnoOr<uint64_t> UnixSocket::Ioctl(Task& task, uint32_t command, uint64_t argum
       value = static_cast<int>(budget_->used);
       break;
     default:
-      return Socket::Ioctl(task, command, argument);
+      // Any socket tells of interfaces; the C library asks one of these.
+      return InterfaceIoctl(task, NetNamespace::Of(task), command, argument);
   }
   TRY(task.CopyOut(UserPtr<int>(argument), value));
   return uint64_t{0};

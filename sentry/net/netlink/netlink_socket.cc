@@ -1,0 +1,226 @@
+#include "sentry/net/netlink/netlink_socket.h"
+
+#include <linux/capability.h>
+#include <poll.h>
+
+#include <algorithm>
+
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/net/netlink/netlink.pb.h"
+
+#ifndef SOL_NETLINK
+#define SOL_NETLINK 270
+#endif
+
+namespace amber {
+namespace {
+
+constexpr size_t kMaxRequest = 65536;
+
+// One receive takes whole messages up to this, so that a dump fits the buffers that programs have.
+constexpr size_t kChunk = 8192;
+
+std::string Sockaddr(uint32_t port, uint32_t groups) {
+  sockaddr_nl a{};
+  a.nl_family = AF_NETLINK;
+  a.nl_pid = port;
+  a.nl_groups = groups;
+  return std::string(reinterpret_cast<const char*>(&a), sizeof(a));
+}
+
+}  // namespace
+
+NetlinkSocket::NetlinkSocket() { Init(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE); }
+
+ErrnoOr<RefPtr<Socket>> NetlinkSocket::Make(Task& task, int type, int protocol) {
+  if (type != SOCK_RAW && type != SOCK_DGRAM) return Errno(ESOCKTNOSUPPORT);
+  if (protocol != NETLINK_ROUTE && protocol != NETLINK_SOCK_DIAG && protocol != NETLINK_KOBJECT_UEVENT) return Errno(EPROTONOSUPPORT);
+  auto socket = MakeRef<NetlinkSocket>();
+  socket->Init(AF_NETLINK, type, protocol);
+  socket->net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
+  return RefPtr<Socket>(std::move(socket));
+}
+
+void NetlinkSocket::AutoBind(Task& task) {
+  // The first socket of a process is numbered by it, others below zero (netlink_autobind).
+  if (port_ == 0) port_ = ino() % 2 == 0 ? static_cast<uint32_t>(task.pid()) : static_cast<uint32_t>(-4096 - static_cast<int>(ino() & 0xffffff));
+}
+
+ErrnoOr<void> NetlinkSocket::Bind(Task& task, std::string_view address) {
+  sockaddr_nl a;
+  if (address.size() < sizeof(a)) return Errno(EINVAL);
+  memcpy(&a, address.data(), sizeof(a));
+  if (a.nl_family != AF_NETLINK) return Errno(EINVAL);
+  if (port_ != 0 && a.nl_pid != 0 && a.nl_pid != port_) return Errno(EINVAL);
+  if (a.nl_pid != 0) port_ = a.nl_pid;
+  AutoBind(task);
+  groups_ = a.nl_groups;
+  return Ok();
+}
+
+ErrnoOr<void> NetlinkSocket::Connect(Task& task, std::string_view address) {
+  sockaddr_nl a;
+  if (address.size() < sizeof(sa_family_t)) return Errno(EINVAL);
+  memcpy(&a, address.data(), std::min(address.size(), sizeof(a)));
+  if (a.nl_family == AF_UNSPEC) return Ok();
+  if (a.nl_family != AF_NETLINK || address.size() < sizeof(a)) return Errno(EINVAL);
+  // There is nobody here but the kernel.
+  if (a.nl_pid != 0) return Errno(ECONNREFUSED);
+  AutoBind(task);
+  return Ok();
+}
+
+ErrnoOr<std::string> NetlinkSocket::LocalAddress() { return Sockaddr(port_, groups_); }
+ErrnoOr<std::string> NetlinkSocket::PeerAddress() { return Sockaddr(0, 0); }
+
+// Splits between messages.
+void NetlinkSocket::Queue(std::string bytes) {
+  std::string_view rest = bytes;
+  while (!rest.empty()) {
+    size_t size = 0;
+    while (size < rest.size()) {
+      nlmsghdr h;
+      memcpy(&h, rest.data() + size, sizeof(h));
+      size_t next = (h.nlmsg_len + 3u) & ~size_t{3};
+      if (size > 0 && size + next > kChunk) break;
+      size += next;
+    }
+    size = std::min(size, rest.size());
+    queued_ += size;
+    answers_.emplace_back(rest.substr(0, size));
+    rest.remove_prefix(size);
+  }
+  queue_.Notify(POLLIN | POLLRDNORM);
+}
+
+void NetlinkSocket::Handle(Task& task, const nlmsghdr& header, std::string_view body) {
+  if ((header.nlmsg_flags & NLM_F_REQUEST) == 0 || header.nlmsg_type < NLMSG_MIN_TYPE) return;
+  NetlinkWriter out(header.nlmsg_seq, port_);
+  bool dump = (header.nlmsg_flags & NLM_F_DUMP) == NLM_F_DUMP;
+  int error = EOPNOTSUPP;
+  if (protocol_ == NETLINK_ROUTE) error = HandleRoute(task, *net_, header.nlmsg_type, header.nlmsg_flags, dump, body, out);
+  if (protocol_ == NETLINK_SOCK_DIAG) error = HandleDiag(task, *net_, header.nlmsg_type, dump, body, out);
+  if (error == 0 && dump) {
+    out.Begin<int32_t>(NLMSG_DONE, NLM_F_MULTI, 0);
+  } else if (error != 0 || (header.nlmsg_flags & NLM_F_ACK) != 0) {
+    nlmsgerr e{-error, header};
+    out.Begin(NLMSG_ERROR, 0, e);
+  }
+  if (std::string& bytes = out.Take(); !bytes.empty()) Queue(std::move(bytes));
+}
+
+ErrnoOr<size_t> NetlinkSocket::Send(Task& task, SendRequest& request) {
+  if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
+  if (!request.address.empty()) {
+    sockaddr_nl a{};
+    memcpy(&a, request.address.data(), std::min(request.address.size(), sizeof(a)));
+    if (request.address.size() < sizeof(a) || a.nl_family != AF_NETLINK) return Errno(EINVAL);
+    if (a.nl_pid != 0) return Errno(ECONNREFUSED);
+  }
+  size_t size = request.source.remaining();
+  if (size > kMaxRequest) return Errno(EMSGSIZE);
+  // Answers that nobody reads are not piled up without end.
+  if (queued_ > static_cast<size_t>(receive_buffer_) * 4) return Errno(ENOBUFS);
+  std::string bytes(size, '\0');
+  if (size > 0 && TRY(request.source.Take(bytes.data(), size)) < size) return Errno(EFAULT);
+  AutoBind(task);
+  std::string_view rest = bytes;
+  while (rest.size() >= sizeof(nlmsghdr)) {
+    nlmsghdr h;
+    memcpy(&h, rest.data(), sizeof(h));
+    if (h.nlmsg_len < sizeof(h) || h.nlmsg_len > rest.size()) break;
+    Handle(task, h, rest.substr(sizeof(h), h.nlmsg_len - sizeof(h)));
+    rest.remove_prefix(std::min<size_t>(rest.size(), (h.nlmsg_len + 3u) & ~size_t{3}));
+  }
+  return size;
+}
+
+ErrnoOr<size_t> NetlinkSocket::Receive(Task&, ReceiveRequest& request) {
+  if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
+  if (answers_.empty()) return Errno(EAGAIN);
+  const std::string& front = answers_.front();
+  size_t copied = std::min(front.size(), request.sink.remaining());
+  if (copied > 0) {
+    auto put = request.sink.Put(front.data(), copied);
+    if (!put.ok() || *put < copied) return Errno(EFAULT);
+  }
+  request.full_size = front.size();
+  if (copied < front.size()) request.out_flags |= MSG_TRUNC;
+  request.address = Sockaddr(0, 0);
+  if ((request.flags & MSG_PEEK) == 0) {
+    queued_ -= front.size();
+    answers_.pop_front();
+  }
+  return copied;
+}
+
+ErrnoOr<void> NetlinkSocket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
+  if (level != SOL_NETLINK) return Socket::SetOption(task, level, name, value);
+  int n = 0;
+  if (value.size() < sizeof(n)) return Errno(EINVAL);
+  memcpy(&n, value.data(), sizeof(n));
+  switch (name) {
+    case NETLINK_ADD_MEMBERSHIP:
+      if (n < 1) return Errno(EINVAL);
+      if (n <= 32) groups_ |= 1u << (n - 1);
+      return Ok();
+    case NETLINK_DROP_MEMBERSHIP:
+      if (n < 1) return Errno(EINVAL);
+      if (n <= 32) groups_ &= ~(1u << (n - 1));
+      return Ok();
+    case NETLINK_EXT_ACK:
+    case NETLINK_CAP_ACK:
+    case NETLINK_GET_STRICT_CHK:
+    case NETLINK_NO_ENOBUFS:
+    case NETLINK_PKTINFO:
+    case NETLINK_BROADCAST_ERROR:
+      return Ok();
+    default:
+      return Errno(ENOPROTOOPT);
+  }
+}
+
+ErrnoOr<std::string> NetlinkSocket::GetOption(Task& task, int level, int name, size_t capacity) {
+  if (level == SOL_NETLINK) return Errno(ENOPROTOOPT);
+  return Socket::GetOption(task, level, name, capacity);
+}
+
+uint32_t NetlinkSocket::Poll(Task&) {
+  return POLLOUT | POLLWRNORM | (answers_.empty() ? 0 : POLLIN | POLLRDNORM);
+}
+
+std::string NetlinkSocket::Save(state::Saver& saver) const {
+  proto::NetlinkSocket m;
+  m.set_type(type_);
+  m.set_protocol(protocol_);
+  m.set_flags(static_cast<uint32_t>(flags()));
+  m.set_ino(ino());
+  m.set_net(saver.Ref(net_));
+  m.set_port(port_);
+  m.set_groups(groups_);
+  m.set_receive_timeout(receive_timeout_);
+  m.set_toggles(toggles_);
+  for (const std::string& a : answers_) m.add_answer(a);
+  return m.SerializeAsString();
+}
+
+bool NetlinkSocket::Load(state::Loader& loader, std::string_view bytes) {
+  proto::NetlinkSocket m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
+  Init(AF_NETLINK, m.type(), m.protocol());
+  set_flags(static_cast<int>(m.flags()));
+  SetIno(m.ino());
+  net_ = loader.GetRef<NetNamespace>(m.net());
+  port_ = m.port();
+  groups_ = m.groups();
+  receive_timeout_ = m.receive_timeout();
+  toggles_ = m.toggles();
+  for (const std::string& a : m.answer()) {
+    queued_ += a.size();
+    answers_.push_back(a);
+  }
+  return static_cast<bool>(net_);
+}
+
+}  // namespace amber

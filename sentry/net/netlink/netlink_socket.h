@@ -1,0 +1,53 @@
+// Netlink sockets (netlink(7)): NETLINK_ROUTE answers about interfaces, addresses and routes, NETLINK_SOCK_DIAG about sockets.
+// Other protocols are refused, but NETLINK_KOBJECT_UEVENT, which is silent. Guarded by the kernel lock.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+
+#include "sentry/net/inet/net_namespace.h"
+#include "sentry/net/netlink/message.h"
+#include "sentry/net/socket.h"
+
+namespace amber {
+
+class NetlinkSocket final : public Socket {
+ public:
+  NetlinkSocket();  // for Load()
+  // EPROTONOSUPPORT, ESOCKTNOSUPPORT.
+  static ErrnoOr<RefPtr<Socket>> Make(Task& task, int type, int protocol);
+  ~NetlinkSocket() override = default;
+
+  ErrnoOr<void> Bind(Task& task, std::string_view address) override;
+  ErrnoOr<void> Connect(Task& task, std::string_view address) override;
+  ErrnoOr<std::string> LocalAddress() override;
+  ErrnoOr<std::string> PeerAddress() override;
+  ErrnoOr<size_t> Send(Task& task, SendRequest& request) override;
+  ErrnoOr<size_t> Receive(Task& task, ReceiveRequest& request) override;
+  ErrnoOr<void> SetOption(Task& task, int level, int name, std::span<const uint8_t> value) override;
+  ErrnoOr<std::string> GetOption(Task& task, int level, int name, size_t capacity) override;
+  uint32_t Poll(Task& task) override;
+  WaitQueue* wait_queue() override { return &queue_; }
+
+  state::Kind kind() const override { return state::Kind::kNetlinkSocket; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+
+ private:
+  void AutoBind(Task& task);
+  void Handle(Task& task, const nlmsghdr& header, std::string_view body);
+  void Queue(std::string bytes);
+
+  RefPtr<NetNamespace> net_;
+  uint32_t port_ = 0, groups_ = 0;
+  std::deque<std::string> answers_;
+  size_t queued_ = 0;
+  WaitQueue queue_;
+};
+
+// What a protocol does with one request: writes answers; 0, or an errno. `dump`: all objects (NLM_F_DUMP).
+int HandleRoute(Task& task, NetNamespace& net, uint16_t type, uint16_t flags, bool dump, std::string_view body, NetlinkWriter& out);
+int HandleDiag(Task& task, NetNamespace& net, uint16_t type, bool dump, std::string_view body, NetlinkWriter& out);
+
+}  // namespace amber
