@@ -161,14 +161,14 @@ class Modes:
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                     timeout=case.timeout)
                 note = finish(process, 30)
+                message = frozen.stdout.decode(errors="replace").strip()
                 if not frozen.returncode:
                     process = start([*runtime, "restore", "--image-path", image, "--bundle",
                                      folder, name], output)
                     note = finish(process, case.timeout)
-                elif early:
-                    note = ENDED_EARLY
+                elif early or (process.returncode == 0 and "does not exist" in message):
+                    note = ENDED_EARLY  # perhaps only just, while the command line was starting
                 else:
-                    message = frozen.stdout.decode(errors="replace").strip()
                     note = f"checkpoint failed: {message[-200:]}"
                 output.seek(0)
                 text = output.read(OUTPUT_LIMIT)
