@@ -129,7 +129,8 @@ absl::Status ForbidFileOpens() {
   if (!rules.valid()) return Failed("making rules for opening files");
   UniqueFd proc(open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
   landlock_path_beneath_attr beneath = {};
-  beneath.allowed_access = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
+  // Written is the memory of stubs, where the fast path patches call sites.
+  beneath.allowed_access = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_WRITE_FILE;
   beneath.parent_fd = proc.get();
   if (syscall(SYS_landlock_add_rule, rules.get(), LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) != 0) {
     return Failed("allowing to open what is in proc");
