@@ -103,6 +103,19 @@ void InetSocket::AddControl(ReceiveRequest& request, const net::IpAddress& desti
   if (!v4 && ip_.receive_class) add(SOL_IPV6, IPV6_TCLASS, Bytes<int>(tos));
 }
 
+ErrnoOr<size_t> InetSocket::HandOver(ReceiveRequest& request, const Datagram& d) const {
+  size_t copied = std::min<size_t>(d.data.size, request.sink.remaining());
+  if (copied > 0) {
+    auto put = request.sink.Put(d.data.data(), copied);
+    if (!put.ok() || *put < copied) return Errno(EFAULT);
+  }
+  request.full_size = d.data.size;
+  if (copied < d.data.size) request.out_flags |= MSG_TRUNC;
+  request.address = SockaddrOf(d.from);
+  AddControl(request, d.to, d.link, d.ttl, d.tos);
+  return copied;
+}
+
 void InetSocket::RaisePipe(Task& task, int flags) const {
   if ((flags & MSG_NOSIGNAL) != 0) return;
   task.SendSignal(SigInfo::User(SIGPIPE, SI_USER, task.pid(), task.creds().uid));

@@ -22,6 +22,16 @@ ErrnoOr<RefPtr<Socket>> NewInetSocket(Task& task, int family, int type, int prot
 // SIOCGIF* and SIOCSIF*, which every socket takes; ENOTTY for others.
 ErrnoOr<uint64_t> InterfaceIoctl(Task& task, NetNamespace& net, uint32_t command, uint64_t argument);
 
+// A datagram or raw packet that waits for its reader.
+struct Datagram {
+  net::Slice data;
+  net::Endpoint from;
+  net::IpAddress to;
+  int link = 0;
+  uint8_t ttl = 64, tos = 0;
+  int64_t received_at = 0;  // CLOCK_REALTIME, for SO_TIMESTAMP
+};
+
 // Options of SOL_IP and SOL_IPV6. What has an effect is used by name; others are only kept.
 struct IpOptions {
   int tos = 0, ttl = -1, hop_limit = -1, traffic_class = 0;
@@ -61,6 +71,8 @@ class InetSocket : public Socket {
   uint8_t Tos(bool v4) const { return static_cast<uint8_t>(v4 ? ip_.tos : ip_.traffic_class); }
   // IP_PKTINFO and its kin for what `packet` brought.
   void AddControl(ReceiveRequest& request, const net::IpAddress& destination, int link, uint8_t ttl, uint8_t tos) const;
+  // Copies a datagram out, with its sender and control messages; the number of bytes that fit.
+  ErrnoOr<size_t> HandOver(ReceiveRequest& request, const Datagram& d) const;
   void RaisePipe(Task& task, int flags) const;
   void SaveInet(state::Saver& saver, proto::InetSocket* out) const;
   bool LoadInet(state::Loader& loader, const proto::InetSocket& in);

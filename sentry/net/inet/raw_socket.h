@@ -6,7 +6,6 @@
 #include <string>
 
 #include "sentry/net/inet/inet_socket.h"
-#include "sentry/net/inet/udp_socket.h"
 
 namespace amber {
 

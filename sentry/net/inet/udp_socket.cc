@@ -268,16 +268,7 @@ ErrnoOr<size_t> UdpSocket::Receive(Task&, ReceiveRequest& request) {
     queued_ -= d.data.size;
     datagrams_.pop_front();
   }
-  size_t copied = std::min<size_t>(d.data.size, request.sink.remaining());
-  if (copied > 0) {
-    auto put = request.sink.Put(d.data.data(), copied);
-    if (!put.ok() || *put < copied) return Errno(EFAULT);
-  }
-  request.full_size = d.data.size;
-  if (copied < d.data.size) request.out_flags |= MSG_TRUNC;
-  request.address = SockaddrOf(d.from);
-  AddControl(request, d.to, d.link, d.ttl, d.tos);
-  return copied;
+  return HandOver(request, d);
 }
 
 uint32_t UdpSocket::Poll(Task&) {

@@ -10,16 +10,7 @@
 
 namespace amber {
 
-// A datagram that waits for its reader, or an error of IP_RECVERR.
-struct Datagram {
-  net::Slice data;
-  net::Endpoint from;
-  net::IpAddress to;
-  int link = 0;
-  uint8_t ttl = 64, tos = 0;
-  int64_t received_at = 0;  // CLOCK_REALTIME, for SO_TIMESTAMP
-};
-
+// An error of IP_RECVERR.
 struct DatagramError {
   net::Slice data;         // what was sent
   net::Endpoint to;
