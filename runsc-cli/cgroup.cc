@@ -5,11 +5,13 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -351,6 +353,55 @@ void CgroupVisit::Leave() {
   for (const UniqueFd& fd : home_) (void)!write(fd.get(), "0", 1);
   home_.clear();
   v2_.reset();
+}
+
+namespace {
+
+[[noreturn]] void StandGuard(int in, const std::vector<std::string>& directories) {
+  dup2(in, STDIN_FILENO);
+  close_range(STDIN_FILENO + 1, ~0u, 0);
+  char dismissed;
+  if (read(STDIN_FILENO, &dismissed, 1) == 1) _exit(0);
+  // The dying process may still be in there.
+  constexpr int kTries = 400;
+  constexpr timespec kPause = {0, 5'000'000};
+  for (int i = 0; i < kTries; ++i) {
+    bool left = false;
+    for (const std::string& directory : directories) left |= rmdir(directory.c_str()) != 0 && errno != ENOENT;
+    if (!left) break;
+    nanosleep(&kPause, nullptr);
+  }
+  _exit(0);
+}
+
+}  // namespace
+
+absl::Status CgroupGuard::Start(const std::vector<std::string>& directories) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return absl::InternalError(absl::StrCat("guarding cgroups: pipe: ", strerrordesc_np(errno)));
+  UniqueFd in(ends[0]);
+  UniqueFd out(ends[1]);
+  // Whoever ends our process group does not end the guard.
+  sigset_t all, before;
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, &before);
+  pid_t pid = fork();
+  if (pid == 0) StandGuard(in.get(), directories);
+  int failure = errno;
+  sigprocmask(SIG_SETMASK, &before, nullptr);
+  if (pid < 0) return absl::InternalError(absl::StrCat("guarding cgroups: fork: ", strerrordesc_np(failure)));
+  guard_ = pid;
+  dismissal_ = std::move(out);
+  in_ = std::move(in);
+  return absl::OkStatus();
+}
+
+void CgroupGuard::Dismiss() {
+  if (guard_ == 0) return;
+  (void)!write(dismissal_.get(), "d", 1);
+  dismissal_.reset();
+  in_.reset();
+  waitpid(std::exchange(guard_, 0), nullptr, 0);
 }
 
 bool IsInCgroup2(pid_t process, std::string_view path) {

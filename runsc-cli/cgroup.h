@@ -89,6 +89,21 @@ class CgroupVisit {
   UniqueFd v2_;
 };
 
+// While it stands, the death of this process, which has one thread, removes cgroups that are left empty: for the moment in which they are
+// there and the waiter, which is born in one and sees to that from then on, is not.
+class CgroupGuard {
+ public:
+  CgroupGuard() = default;
+  ~CgroupGuard() { Dismiss(); }
+  absl::Status Start(const std::vector<std::string>& directories);
+  void Dismiss();
+
+ private:
+  pid_t guard_ = 0;
+  UniqueFd dismissal_;  // one byte; the end of the file is our death
+  UniqueFd in_;         // its other end, so that a guard that is gone does not end us by SIGPIPE
+};
+
 // Whether `process` is in the cgroup `path` of version 2.
 bool IsInCgroup2(pid_t process, std::string_view path);
 

@@ -91,7 +91,6 @@ class Launcher {
   absl::Status StartTheSentry();
   absl::Status StartTheGofer();
   absl::Status SendRequests();
-  absl::Status MakeWaiterGate(UniqueFd* gate, WaiterOptions* waiter);
   absl::Status EnterCgroup();
   absl::Status LeaveCgroup();
   absl::Status RunCreationHooks();
@@ -115,7 +114,7 @@ class Launcher {
   std::string cgroup_path_;
   std::vector<CgroupHierarchy> hierarchies_;
   std::optional<Cgroup> cgroup_;
-  UniqueFd cgroup_made_;  // to the waiter: one byte, or nothing if there will be no cgroup
+  CgroupGuard guard_;
   CgroupVisit visit_;
   bool born_there_ = false;
   UniqueFd console_;
@@ -129,8 +128,8 @@ absl::StatusOr<Launched> Launcher::Run() {
   for (const auto& [name, step] : std::initializer_list<std::pair<const char*, absl::Status (Launcher::*)()>>{
            {"state directory", &Launcher::PrepareState},
            {"console", &Launcher::PrepareConsole},
-           {"start the waiter", &Launcher::StartTheWaiter},
            {"enter the cgroup", &Launcher::EnterCgroup},
+           {"start the waiter", &Launcher::StartTheWaiter},
            {"start the sentry", &Launcher::StartTheSentry},
            {"start the gofer", &Launcher::StartTheGofer},
            {"leave the cgroup", &Launcher::LeaveCgroup},
@@ -215,8 +214,7 @@ absl::Status Launcher::StartTheWaiter() {
   if (!stream.ok()) return stream.status();
   UniqueFd self = PidFd(getpid());
   WaiterOptions waiter = {.stream = stream->waiter.get(), .console = console_.get(), .owner = self.get()};
-  UniqueFd gate;
-  if (absl::Status status = MakeWaiterGate(&gate, &waiter); !status.ok()) return status;
+  waiter.cgroup = visit_.v2();
   if (request_.foreground) waiter.console = -1;  // the user's terminal stays the command line's
   if (!cgroup_path_.empty()) {
     for (const CgroupHierarchy& h : hierarchies_) {
@@ -232,6 +230,7 @@ absl::Status Launcher::StartTheWaiter() {
   waiter.cleanup.push_back({CleanupStep::Kind::kRemoveDirectory, dir_->path()});
   absl::StatusOr<pid_t> pid = StartWaiter(waiter);
   if (!pid.ok()) return pid.status();
+  guard_.Dismiss();
   state_.waiter = ProcessRef::Of(*pid);
   waiter_stream_ = std::move(stream->sentry);
   return absl::OkStatus();
@@ -344,40 +343,17 @@ absl::Status Launcher::SendRequests() {
   return status;
 }
 
-// The waiter must be there before the cgroup, which it removes if we are killed; so it enters it when told that it is made (or goes on
-// when we are gone). Version 2 it is moved to, see LeaveCgroup().
-absl::Status Launcher::MakeWaiterGate(UniqueFd* gate, WaiterOptions* waiter) {
-  if (cgroup_path_.empty()) return absl::OkStatus();
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return absl::InternalError("no pipe for the waiter");
-  gate->reset(ends[0]);
-  cgroup_made_.reset(ends[1]);
-  std::vector<std::string> tasks;
-  for (const CgroupHierarchy& h : hierarchies_) {
-    if (!h.v2) tasks.push_back(absl::StrCat(h.mount_point, cgroup_path_, "/tasks"));
-  }
-  waiter->first = [in = ends[0], out = ends[1], tasks = std::move(tasks)] {
-    close(out);
-    char made;
-    if (read(in, &made, 1) != 1) return;
-    for (const std::string& path : tasks) {
-      UniqueFd file(open(path.c_str(), O_WRONLY | O_CLOEXEC));
-      (void)!write(file.get(), "0", 1);
-    }
-  };
-  return absl::OkStatus();
-}
-
 absl::Status Launcher::EnterCgroup() {
   if (cgroup_path_.empty()) return absl::OkStatus();
-  UniqueFd made = std::move(cgroup_made_);  // closed on failure, too
+  std::vector<std::string> directories;
+  for (const CgroupHierarchy& h : hierarchies_) directories.push_back(h.mount_point + cgroup_path_);
+  if (absl::Status status = guard_.Start(directories); !status.ok()) return status;
   absl::StatusOr<Cgroup> cgroup = Cgroup::Create(hierarchies_, cgroup_path_);
   if (!cgroup.ok()) return cgroup.status();
   cgroup_.emplace(*std::move(cgroup));
   state_.cgroups = cgroup_->directories();
   state_.made_cgroups = cgroup_->made_directories();
   if (absl::Status status = cgroup_->Apply(bundle_.resources); !status.ok()) return status;
-  (void)!write(made.get(), "m", 1);
   absl::Status entered = visit_.Enter(*cgroup_, hierarchies_);
   born_there_ = entered.ok();
   if (!born_there_) options_.report->Debug(absl::StrCat("moving processes to their cgroup: ", entered.message()));

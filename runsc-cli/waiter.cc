@@ -18,6 +18,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "sentry/base/clone_into.h"
 #include "runsc-cli/waiter_body.h"
 
 namespace amber::cli {
@@ -131,11 +132,8 @@ absl::StatusOr<pid_t> StartWaiter(const WaiterOptions& options) {
   sigset_t all, before;
   sigfillset(&all);
   sigprocmask(SIG_SETMASK, &all, &before);
-  pid_t pid = fork();
-  if (pid == 0) {
-    if (options.first) options.first();
-    Become(options, *block);
-  }
+  pid_t pid = options.cgroup < 0 ? fork() : static_cast<pid_t>(CloneInto({.exit_signal = SIGCHLD}, options.cgroup));
+  if (pid == 0) Become(options, *block);
   absl::Status failed = Failed("fork");
   sigprocmask(SIG_SETMASK, &before, nullptr);
   munmap(block->code, block->bytes);

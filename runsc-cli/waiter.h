@@ -16,7 +16,6 @@
 
 #include <sys/types.h>
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -40,8 +39,7 @@ struct WaiterOptions {
   int stream = -1;    // connected to the sentry
   int console = -1;   // host terminal that becomes the waiter's controlling terminal; -1 for none
   int owner = -1;     // pidfd; -1 for none
-  // Runs in the new process first, while it still is a copy of the caller.
-  std::function<void()> first;
+  int cgroup = -1;    // directory of a cgroup of version 2 to be born in if possible; -1 for the caller's
   std::vector<CleanupStep> cleanup;
 };
 
