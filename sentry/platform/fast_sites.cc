@@ -195,14 +195,13 @@ bool FastSites::Patch(SpaceCore& core, pid_t pid, uint64_t ip, uint32_t number) 
   auto n = core.Copy({&guest, 1}, {&local, 1}, false);
   if (!n.ok() || *n < kBefore) return false;
   std::span<const uint8_t> bytes(code, *n);
-  for (const FastArea& area : areas_) {
-    // Patched in another life, or by the parent: the site jumps to one of our areas.
-    int32_t distance;
-    memcpy(&distance, code + kBefore - 6, sizeof(distance));
-    uint64_t target = ip - 2 + static_cast<uint64_t>(static_cast<int64_t>(distance));
-    if (code[kBefore - 7] == 0xe9 && target - area.start < area.size) return true;
-    if (code[kBefore - 4] == 0xeb && number == 0) return true;
-  }
+  // Patched in another life, or by the parent: the site jumps to padding, or to one of our areas.
+  if (code[kBefore - 4] == 0xeb && number == 0 && !areas_.empty()) return true;
+  int32_t distance;
+  memcpy(&distance, code + kBefore - 6, sizeof(distance));
+  uint64_t target = ip - 2 + static_cast<uint64_t>(static_cast<int64_t>(distance));
+  bool ours = std::any_of(areas_.begin(), areas_.end(), [&](const FastArea& area) { return target - area.start < area.size; });
+  if (code[kBefore - 7] == 0xe9 && ours) return true;
   std::optional<SitePatch> patch = FindPatch(ip, number, start, bytes);
   if (!patch) return false;
   char name[32];

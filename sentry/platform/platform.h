@@ -225,7 +225,7 @@ struct Options {
 
 struct Stats {
   uint64_t notifications, stops, faults, kicks, kick_resends, stub_ops, forks, execs, clones, answers_continue, parks, fast_calls, fast_redone,
-      patched_sites, watches;
+      patched_sites;
 };
 
 class Platform {
