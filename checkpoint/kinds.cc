@@ -13,6 +13,7 @@
 #include "sentry/fs/memfd/memfd.h"
 #include "sentry/fs/mountfd/mountfd.h"
 #include "sentry/fs/mqueue/mqueue.h"
+#include "sentry/fs/nvidia/nvidia_file.h"
 #include "sentry/fs/overlay/overlay.h"
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/fs/pipe/pipe.h"
@@ -45,6 +46,7 @@
 namespace amber::state {
 
 Loader::Factory FactoryOf(Kind kind) {
+  if (kind == kNvidiaFileKind) return &Loader::Make<NvidiaFile>;
   switch (kind) {
     case Kind::kTask: return &Loader::Make<Task>;
     case Kind::kThreadGroup: return &Loader::Make<ThreadGroup>;

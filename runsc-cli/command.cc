@@ -1,13 +1,18 @@
 #include "runsc-cli/command.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "sentry/base/unique_fd.h"
 
 namespace amber::cli {
 
@@ -59,8 +64,70 @@ std::vector<FlagSpec> SandboxFlags() {
           {"overlay", 0, FlagKind::kString, "KIND", "where writes to the root go: none (the root itself), memory, file"},
           {"strace", 0, FlagKind::kBool, nullptr, "logs the guest's system calls"},
           {"timings", 0, FlagKind::kBool, nullptr, "prints how long each step of the start took"},
+          {"gpu", 0, FlagKind::kBool, nullptr, "gives the sandbox the NVIDIA GPUs"},
+          {"gpu-driver", 0, FlagKind::kString, "fake:FILE", "a driver that does not exist, as FILE describes it, for tests"},
+          {"gpu-memory", 0, FlagKind::kString, "SIZE", "limits the memory of each GPU: 8GiB, 512MiB"},
+          {"gpu-capabilities", 0, FlagKind::kString, "LIST", "of compute, utility, graphics, video, profiling (default: compute,utility)"},
+          {"gpu-allow-other-driver", 0, FlagKind::kBool, nullptr, "takes point releases that are not known to work"},
           {"debug", 0, FlagKind::kBool, nullptr, "logs more"}};
 }
+
+namespace {
+
+// "8GiB", "512MiB", "8G", a number of bytes; 0 if it is none of these.
+uint64_t ParseBytes(std::string_view text) {
+  uint64_t value = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc()) return 0;
+  std::string_view unit(end, static_cast<size_t>(text.data() + text.size() - end));
+  int shift = 0;
+  if (unit == "K" || unit == "KiB") {
+    shift = 10;
+  } else if (unit == "M" || unit == "MiB") {
+    shift = 20;
+  } else if (unit == "G" || unit == "GiB") {
+    shift = 30;
+  } else if (!unit.empty() && unit != "B") {
+    return 0;
+  }
+  return value > (uint64_t{1} << 55) >> shift ? 0 : value << shift;
+}
+
+absl::Status ReadGpuDriver(std::string_view driver, GpuOptions* gpu) {
+  constexpr std::string_view kFake = "fake:";
+  if (!driver.starts_with(kFake)) return absl::InvalidArgumentError("--gpu-driver must be fake:FILE");
+  std::string path(driver.substr(kFake.size()));
+  UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  char text[16384];
+  ssize_t size = file.valid() ? read(file.get(), text, sizeof(text)) : -1;
+  if (size < 0) return absl::InvalidArgumentError(absl::StrCat("--gpu-driver: cannot read ", path));
+  gpu->fake = true;
+  gpu->driver.assign(text, static_cast<size_t>(size));
+  return absl::OkStatus();
+}
+
+absl::Status ReadGpuFlags(const Flags& flags, GpuOptions* gpu) {
+  gpu->enabled |= flags.Bool("gpu");
+  gpu->allow_other_driver |= flags.Bool("gpu-allow-other-driver");
+  if (flags.Has("gpu-driver")) {
+    if (absl::Status s = ReadGpuDriver(flags.String("gpu-driver"), gpu); !s.ok()) return s;
+  }
+  if (flags.Has("gpu-memory")) {
+    gpu->memory_limit = ParseBytes(flags.String("gpu-memory"));
+    if (gpu->memory_limit == 0) return absl::InvalidArgumentError("--gpu-memory must be a size, as 8GiB");
+  }
+  if (!flags.Has("gpu-capabilities")) return absl::OkStatus();
+  constexpr std::string_view kWords[] = {"compute", "utility", "graphics", "video", "profiling"};
+  gpu->capabilities = 0;
+  for (std::string_view word : absl::StrSplit(flags.String("gpu-capabilities"), ',')) {
+    auto known = std::find(std::begin(kWords), std::end(kWords), word);
+    if (known == std::end(kWords)) return absl::InvalidArgumentError(absl::StrCat("--gpu-capabilities: there is no \"", word, "\""));
+    gpu->capabilities |= static_cast<uint8_t>(1 << (known - std::begin(kWords)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::Status ReadSandboxFlags(const Flags& flags, GlobalOptions* options) {
   options->debug |= flags.Bool("debug");
@@ -68,6 +135,7 @@ absl::Status ReadSandboxFlags(const Flags& flags, GlobalOptions* options) {
   options->timings |= flags.Bool("timings");
   options->network = flags.StringOr("network", options->network);
   options->overlay = flags.StringOr("overlay", options->overlay);
+  if (absl::Status s = ReadGpuFlags(flags, &options->gpu); !s.ok()) return s;
   auto one_of = [](std::string_view value, std::initializer_list<std::string_view> words) {
     return std::find(words.begin(), words.end(), value) != words.end();
   };

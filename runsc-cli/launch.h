@@ -17,6 +17,7 @@
 #include "runsc-cli/state.h"
 #include "sentry/base/unique_fd.h"
 #include "sentry/control/client.h"
+#include "sentry/control/spec.h"
 #include "sentry/control/wire.h"
 
 namespace amber::cli {
@@ -30,6 +31,7 @@ struct GlobalOptions {
   bool timings = false;
   std::string network;  // "", "none" or "host"
   std::string overlay;  // "", "none", "memory" or "file"
+  GpuOptions gpu;
   Report* report = nullptr;
 };
 

@@ -146,6 +146,10 @@ def all_suites():
             python("test/faults/run.py", "--sandbox", SANDBOX), read_counts, 10,
             ["test/faults/run.py"], binary=True,
         ),
+        Suite(
+            "gpu", "GPU programs on a driver that does not exist",
+            python("test/gpu/run.py", "--sandbox", SANDBOX), read_counts, 5, ["test/gpu/run.py"], binary=True,
+        ),
         # The fuzz configuration is AddressSanitizer and UBSan plus coverage, so that the unit
         # tests under sanitizers and the fuzz targets share one build of everything.
         Suite(

@@ -113,6 +113,16 @@ enum class NetworkKind {
   kHost,  // sockets are passed through in the container's host network namespace
 };
 
+// GPUs of the whole sandbox (nvproxy/).
+struct GpuOptions {
+  bool enabled = false;
+  bool fake = false;        // a driver that does not exist, for tests
+  std::string driver;       // of a fake one: its description (nvproxy/fake)
+  uint64_t memory_limit = 0;  // bytes of each GPU; 0 means no limit
+  uint8_t capabilities = 3;   // nvproxy::Capability: compute and utility
+  bool allow_other_driver = false;
+};
+
 // What concerns the whole sandbox.
 struct SandboxOptions {
   std::string id;
@@ -121,6 +131,7 @@ struct SandboxOptions {
   bool debug = false;
   bool timings = false;
   uint32_t cpus = 0;  // how many the guest sees; 0 means as many as the host lets us use
+  GpuOptions gpu;
 };
 
 }  // namespace amber

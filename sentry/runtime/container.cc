@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/host/host_file.h"
+#include "sentry/fs/nvidia/gpu_support.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/vfs/fd_table.h"
@@ -103,6 +104,12 @@ absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels) {
   absl::StatusOr<RefPtr<MountNamespace>> mounts = BuildMounts(*kernel_, plans);
   if (!mounts.ok()) return mounts.status();
   mounts_ = *std::move(mounts);
+  if (GpuSupport* gpus = GpuSupport::Of(*kernel_); gpus != nullptr) {
+    for (const GpuSupport::Node& node : gpus->nodes()) {
+      absl::Status made = MakeDevice(*mounts_, node.path, S_IFCHR | 0666, makedev(node.major, node.minor), 0, 0);
+      if (!made.ok()) return made;
+    }
+  }
   return Restrict(*mounts_, spec_);
 }
 

@@ -1,6 +1,7 @@
 // What the runtime tells about the sandbox: ps, events, debug.
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "sentry/fs/nvidia/gpu_support.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/runtime/kernel_runtime.h"
@@ -99,7 +100,10 @@ std::string KernelRuntime::StacksText() {
 }
 
 absl::StatusOr<std::string> KernelRuntime::Debug(std::string_view query) {
-  if (query == "stats") return StatsText();
+  if (query == "stats") {
+    GpuSupport* gpus = GpuSupport::Of(kernel_);
+    return StatsText() + (gpus != nullptr ? gpus->StatsText() : "");
+  }
   if (query == "unknown-syscalls") return UnknownText();
   if (query == "stacks") return StacksText();
   return absl::InvalidArgumentError("unknown query; there are: stats, unknown-syscalls, stacks");

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "sentry/fs/devpts/tty.h"
 #include "sentry/base/check.h"
+#include "sentry/fs/nvidia/gpu_support.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -18,9 +19,12 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const SandboxOptions& o
 
 absl::StatusOr<std::unique_ptr<KernelRuntime>> KernelRuntime::Make(const SandboxOptions& options, SandboxFds fds) {
   std::unique_ptr<KernelRuntime> runtime(new KernelRuntime(options, std::move(fds)));
+  // Before the tables of /proc and /sys are first read.
+  std::string error = GpuSupport::Start(runtime->kernel_, options.gpu);
+  if (!error.empty()) return absl::FailedPreconditionError(error);
   RegisterFileSystems();
   RegisterFileSystemType("proc", ProcFileSystem::Make);
-  std::string error = runtime->kernel_.CreatePlatform({});
+  error = runtime->kernel_.CreatePlatform({});
   if (!error.empty()) return absl::FailedPreconditionError(error);
   SetCheckLog(runtime->fds_.log.valid() ? runtime->fds_.log.get() : -1);
   if (options.strace) {

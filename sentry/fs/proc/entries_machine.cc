@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <deque>
+#include <vector>
 
 #include "sentry/fs/proc/entry.h"
 #include "sentry/fs/proc/machine.h"
@@ -151,10 +153,7 @@ ErrnoOr<std::string> FileSystems(Task&, Task*) {
   return out;
 }
 
-ErrnoOr<std::string> Devices(Task&, Task*) {
-  return std::string(
-      "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n 10 misc\n136 pts\n\nBlock devices:\n");
-}
+ErrnoOr<std::string> Devices(Task&, Task*);
 
 ErrnoOr<std::string> VmStat(Task&, Task*) {
   return std::string(
@@ -209,8 +208,42 @@ constexpr ProcEntry kEntries[] = {
     {"vmstat", kProcFile, &VmStat},
 };
 
+// The table, and what was added to it.
+struct AddedTexts {
+  struct Text {
+    std::string path, text;
+  };
+  std::deque<Text> texts;  // paths are pointed to
+  std::vector<ProcEntry> entries{std::begin(kEntries), std::end(kEntries)};
+  std::string devices;
+};
+AddedTexts& Added() {
+  static AddedTexts added;
+  return added;
+}
+
+ErrnoOr<std::string> Devices(Task&, Task*) {
+  return "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n 10 misc\n136 pts\n" + Added().devices +
+         "\nBlock devices:\n";
+}
+
 }  // namespace
 
-std::span<const ProcEntry> MachineEntries() { return kEntries; }
+void AddProcText(std::string path, std::string text) {
+  AddedTexts& added = Added();
+  added.texts.push_back({std::move(path), std::move(text)});
+  added.entries.push_back({added.texts.back().path.c_str(), kProcFile, nullptr});
+}
+
+void AddProcDevices(std::string_view lines) { Added().devices += lines; }
+
+const std::string* AddedProcText(std::string_view path) {
+  for (const AddedTexts::Text& t : Added().texts) {
+    if (t.path == path) return &t.text;
+  }
+  return nullptr;
+}
+
+std::span<const ProcEntry> MachineEntries() { return Added().entries; }
 
 }  // namespace amber

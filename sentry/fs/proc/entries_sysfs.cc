@@ -40,11 +40,12 @@ class Table {
     return nullptr;
   }
 
- private:
   void Add(std::string path, std::string text) {
     texts_.push_back({std::move(path), std::move(text)});
     entries_.push_back({texts_.back().path.c_str(), kProcFile, nullptr});
   }
+
+ private:
   void AddDirectory(const char* path) { entries_.push_back({path, kDirectory, nullptr}); }
 
   void AddDirectories() {
@@ -127,12 +128,14 @@ class Table {
   std::vector<ProcEntry> entries_;
 };
 
-const Table& TheTable() {
-  static const Table table;
+Table& TheTable() {
+  static Table table;
   return table;
 }
 
 }  // namespace
+
+void AddSysText(std::string path, std::string text) { TheTable().Add(std::move(path), std::move(text)); }
 
 std::span<const ProcEntry> SysfsEntries() { return TheTable().entries(); }
 const std::string* SysfsText(std::string_view path) { return TheTable().Find(path); }

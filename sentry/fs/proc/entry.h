@@ -44,6 +44,12 @@ std::span<const ProcEntry> ProcessEntries();
 std::span<const ProcEntry> SysfsEntries();
 const std::string* SysfsText(std::string_view path);
 
+// Texts of subsystems that not every sandbox has, fixed at start: before the first file system of the kind is made.
+void AddProcText(std::string path, std::string text);  // below /proc
+void AddSysText(std::string path, std::string text);   // below /sys
+void AddProcDevices(std::string_view lines);           // character devices in /proc/devices
+const std::string* AddedProcText(std::string_view path);
+
 // Texts that are long enough for files of their own.
 ErrnoOr<std::string> ProcStatText(Task& reader, Task* target);     // /proc/PID/stat
 ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target);   // /proc/PID/status

@@ -36,6 +36,10 @@ ErrnoOr<std::string> ProcInode::Text(Task& reader) const {
   if (entry_ != nullptr) {
     // Checked at each reading, since the target may have changed its ids since open.
     if (entry_->ptrace && !MayInspect(reader, *target_)) return Errno(EACCES);
+    if (entry_->text == nullptr) {
+      const std::string* added = AddedProcText(path_);
+      return added != nullptr ? *added : std::string();
+    }
     return entry_->text(reader, target_.get());
   }
   int fd = Descriptor();

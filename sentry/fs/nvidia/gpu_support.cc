@@ -1,0 +1,107 @@
+#include "sentry/fs/nvidia/gpu_support.h"
+
+#include <sys/sysmacros.h>
+
+#include <cstdio>
+
+#include "nvproxy/fake/fake_host.h"
+#include "sentry/fs/nvidia/nvidia_file.h"
+#include "sentry/fs/proc/entry.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+
+namespace amber {
+namespace {
+
+std::unique_ptr<GpuSupport>& TheOne() {
+  static std::unique_ptr<GpuSupport> one;
+  return one;
+}
+
+std::string Hex(uint32_t value, int digits) {
+  char text[16];
+  std::snprintf(text, sizeof(text), "0x%0*x\n", digits, value);
+  return text;
+}
+
+}  // namespace
+
+GpuSupport::~GpuSupport() = default;
+
+GpuSupport* GpuSupport::Of(const Kernel& kernel) {
+  GpuSupport* one = TheOne().get();
+  return one != nullptr && one->kernel_ == &kernel ? one : nullptr;
+}
+
+std::string GpuSupport::Start(Kernel& kernel, const GpuOptions& options) {
+  if (!options.enabled) return "";
+  if (!options.fake) return "a real NVIDIA driver is not supported yet: --gpu-driver=fake:FILE gives the sandbox one that does not exist";
+  nvproxy::FakeConfig config;
+  std::string error;
+  if (!nvproxy::ParseFakeConfig(options.driver, &config, &error)) return "--gpu-driver: " + error;
+  if (config.gpus.empty()) config.gpus = nvproxy::DefaultFakeConfig().gpus;
+  std::unique_ptr<GpuSupport> support(new GpuSupport);
+  support->kernel_ = &kernel;
+  auto host = std::make_shared<nvproxy::FakeHost>(std::move(config));
+  support->driver_ = std::make_unique<nvproxy::FakeDriver>(*host, 1);
+  support->fake_ = std::move(host);
+  nvproxy::Options proxy_options{.capabilities = options.capabilities, .memory_limit = options.memory_limit,
+                                 .allow_other_driver = options.allow_other_driver};
+  support->proxy_ = nvproxy::Proxy::Create(*support->driver_, proxy_options, {}, &error);
+  if (support->proxy_ == nullptr) return error;
+  support->nodes_ = {{"/dev/nvidiactl", kNvidiaMajor, kNvidiaControlMinor}, {"/dev/nvidia-uvm", kUvmMajor, 0}};
+  for (const nvproxy::Gpu& gpu : support->proxy_->gpus()) {
+    support->nodes_.push_back({"/dev/nvidia" + std::to_string(gpu.minor), kNvidiaMajor, gpu.minor});
+  }
+  support->AddTexts();
+  RegisterNvidiaDevices();
+  TheOne() = std::move(support);
+  return "";
+}
+
+// What libcuda, NVML and others read to find GPUs.
+void GpuSupport::AddTexts() {
+  AddProcDevices("195 nvidia\n195 nvidiactl\n" + std::to_string(kUvmMajor) + " nvidia-uvm\n");
+  auto info = [&](const std::string& path) {
+    auto text = proxy_->InfoFile(path);
+    if (text.ok()) AddProcText("driver/nvidia/" + path, *text);
+  };
+  info("params");
+  info("version");
+  AddSysText("module/nvidia/version", proxy_->version() + "\n");
+  for (const nvproxy::Gpu& gpu : proxy_->gpus()) {
+    info("gpus/" + gpu.pci() + "/information");
+    std::string bus = "bus/pci/devices/" + gpu.pci() + "/";
+    AddSysText(bus + "vendor", Hex(gpu.vendor, 4));
+    AddSysText(bus + "device", Hex(gpu.device, 4));
+    AddSysText(bus + "class", Hex(0x030200, 6));
+    AddSysText(bus + "numa_node", "-1\n");
+    AddSysText(bus + "local_cpulist", "\n");
+  }
+}
+
+nvproxy::Session GpuSupport::SessionOf(Task& task) {
+  uint64_t pid = static_cast<uint32_t>(task.pid());
+  // The start time tells a process from an earlier one of the same number; both survive a restore.
+  uint64_t process = pid << 40 ^ static_cast<uint64_t>(task.group().start_time());
+  // Each container has a pid namespace of its own.
+  auto container = reinterpret_cast<uint64_t>(&task.group().pids());
+  return {.process = process, .container = container, .uid = task.creds().uid, .pid = static_cast<uint32_t>(pid)};
+}
+
+std::string GpuSupport::StatsText() {
+  nvproxy::Proxy::Counts c = proxy_->counts();
+  std::string out;
+  AppendFormat(&out, "gpu calls %llu\ngpu calls refused %llu\ngpu clients %zu\ngpu objects %zu\n", static_cast<unsigned long long>(c.calls),
+               static_cast<unsigned long long>(c.refused), c.clients, c.objects);
+  for (size_t i = 0; i < proxy_->gpus().size(); ++i) {
+    auto gpu = static_cast<uint32_t>(i);
+    AppendFormat(&out, "gpu %u bytes %llu peak %llu limit %llu\n", proxy_->gpus()[i].minor,
+                 static_cast<unsigned long long>(proxy_->ledger().used(gpu)), static_cast<unsigned long long>(proxy_->ledger().peak(gpu)),
+                 static_cast<unsigned long long>(proxy_->ledger().limit()));
+  }
+  return out;
+}
+
+}  // namespace amber

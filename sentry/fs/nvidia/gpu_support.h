@@ -1,0 +1,51 @@
+// A sandbox's GPUs: the proxy, its driver, and how the kernel's file systems come to know of them.
+//
+// One per kernel, made at start before the first container if GPUs were asked for; lives as long as the process. What it enters into the
+// tables of devices and of /proc and /sys is fixed then. Kernel lock where nothing else is said; the proxy is called without it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nvproxy/proxy.h"
+#include "sentry/control/spec.h"
+
+namespace amber {
+
+class Kernel;
+class Task;
+
+class GpuSupport {
+ public:
+  // "" or what went wrong. Before the sentry is confined.
+  static std::string Start(Kernel& kernel, const GpuOptions& options);
+  // Null if the sandbox has no GPUs.
+  static GpuSupport* Of(const Kernel& kernel);
+  ~GpuSupport();
+
+  nvproxy::Proxy& proxy() { return *proxy_; }
+  // Whose clients a task's are.
+  static nvproxy::Session SessionOf(Task& task);
+
+  struct Node {
+    std::string path;
+    uint32_t major, minor;
+  };
+  // What a container's /dev is to have.
+  const std::vector<Node>& nodes() const { return nodes_; }
+  // Lines for `sandbox debug --stats`.
+  std::string StatsText();
+
+ private:
+  GpuSupport() = default;
+  void AddTexts();
+
+  const Kernel* kernel_ = nullptr;
+  std::shared_ptr<void> fake_;  // the machine that a fake driver is on
+  std::unique_ptr<nvproxy::HostDriver> driver_;
+  std::unique_ptr<nvproxy::Proxy> proxy_;
+  std::vector<Node> nodes_;
+};
+
+}  // namespace amber

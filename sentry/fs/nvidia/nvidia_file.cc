@@ -1,0 +1,168 @@
+#include "sentry/fs/nvidia/nvidia_file.h"
+
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/sysmacros.h>
+
+#include "sentry/fs/nvidia/gpu_support.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/special.h"
+#include "sentry/vfs/vfs.pb.h"
+
+namespace amber {
+namespace {
+
+// The task that made the call, for the proxy. Its methods take the kernel lock, but IsMapped(), which Map() alone leads to.
+class TaskCaller final : public nvproxy::Caller {
+ public:
+  explicit TaskCaller(Task& task)
+      : task_(&task), mm_(&task.mm()), files_(&task.files()), session_(GpuSupport::SessionOf(task)) {}
+
+  nvproxy::Session session() const override { return session_; }
+  bool Read(uint64_t address, void* out, size_t size) override {
+    absl::MutexLock lock(&task_->kernel().mu());
+    return Usable() && task_->CopyInBytes(address, out, size).ok();
+  }
+  bool Write(uint64_t address, const void* in, size_t size) override {
+    absl::MutexLock lock(&task_->kernel().mu());
+    return Usable() && task_->CopyOutBytes(address, in, size).ok();
+  }
+  std::shared_ptr<nvproxy::OpenFile> FileOf(int fd) override {
+    absl::MutexLock lock(&task_->kernel().mu());
+    auto file = files_->Get(fd);
+    if (!file.ok() || (*file)->kind() != kNvidiaFileKind) return nullptr;
+    return static_cast<NvidiaFile&>(**file).file();
+  }
+  ErrnoOr<std::vector<nvproxy::MemoryPiece>> Share(uint64_t address, uint64_t size) override {
+    absl::MutexLock lock(&task_->kernel().mu());
+    if (!Usable() || !mm_->IsMapped(address, address + size)) return Errno(EFAULT);
+    std::vector<nvproxy::MemoryPiece> pieces;
+    for (const Vma& vma : mm_->vmas().Slice(address, address + size)) {
+      // Private memory would have to be moved to a file of the sentry's first, which is not built yet.
+      if (!vma.shared || !vma.file || (vma.prot & PROT_WRITE) == 0) return Errno(EOPNOTSUPP);
+      MapSource source = TRY(vma.file->Map(*task_, vma.offset, vma.size(), vma.prot & ~PROT_EXEC, true));
+      if (!source.sentry_owned) return Errno(EOPNOTSUPP);
+      pieces.push_back({source.fd, source.offset + vma.offset, vma.size()});
+    }
+    return pieces;
+  }
+  bool IsMapped(const nvproxy::OpenFile& file, uint64_t address, uint64_t size) override {
+    for (const Vma& vma : mm_->vmas().Slice(address, address + size)) {
+      bool same = vma.file && vma.file->kind() == kNvidiaFileKind && static_cast<NvidiaFile&>(*vma.file).file().get() == &file;
+      if (same) return true;
+    }
+    return false;
+  }
+
+ private:
+  // False once the task has left the address space that it had.
+  bool Usable() const { return task_->has_mm() && &task_->mm() == mm_.get(); }
+
+  RefPtr<Task> task_;
+  RefPtr<MemoryManager> mm_;
+  RefPtr<FdTable> files_;
+  nvproxy::Session session_;
+};
+
+nvproxy::Node NodeOf(uint64_t rdev) {
+  if (major(rdev) == kUvmMajor) return {nvproxy::NodeKind::kUvm, 0};
+  if (minor(rdev) == kNvidiaControlMinor) return {nvproxy::NodeKind::kControl, 0};
+  return {nvproxy::NodeKind::kGpu, minor(rdev)};
+}
+
+ErrnoOr<RefPtr<File>> OpenNvidia(const VfsContext& ctx, const VfsPath& path, int flags) {
+  Kernel& kernel = ctx.task->kernel();
+  GpuSupport* gpus = GpuSupport::Of(kernel);
+  if (gpus == nullptr) return Errno(ENXIO);
+  auto file = TRY(gpus->proxy().Open(NodeOf(path.inode()->attr().rdev), flags & O_ACCMODE, GpuSupport::SessionOf(*ctx.task)));
+  return RefPtr<File>(MakeRef<NvidiaFile>(path, flags, kernel, std::move(file)));
+}
+
+}  // namespace
+
+NvidiaFile::NvidiaFile(VfsPath path, int flags, Kernel& kernel, std::shared_ptr<nvproxy::OpenFile> file) : VfsFile(std::move(path), flags) {
+  Bind(kernel, std::move(file));
+}
+
+NvidiaFile::~NvidiaFile() {
+  if (file_ == nullptr) return;
+  waker_->file = nullptr;
+  // The last reference closes the host's file and frees its clients, which takes their locks.
+  kernel_->AfterUnlock([file = std::move(file_)] {});
+}
+
+void NvidiaFile::Bind(Kernel& kernel, std::shared_ptr<nvproxy::OpenFile> file) {
+  kernel_ = &kernel;
+  file_ = std::move(file);
+  waker_ = std::make_shared<Waker>(Waker{this});
+  file_->proxy().host().SetReadyCallback(file_->host(), [&kernel, waker = waker_] {
+    KernelLock lock(kernel);
+    if (waker->file != nullptr) waker->file->queue_.Notify(POLLIN | POLLPRI);
+  });
+}
+
+ErrnoOr<uint64_t> NvidiaFile::Ioctl(Task& task, uint32_t command, uint64_t argument) {
+  RefPtr<NvidiaFile> self(this);
+  TaskCaller caller(task);
+  std::shared_ptr<nvproxy::OpenFile> file = file_;
+  ErrnoOr<uint64_t> result = Errno(EIO);
+  {
+    KernelUnlock unlock(task.kernel());
+    result = file->proxy().Ioctl(file, caller, command, argument);
+    file.reset();
+  }
+  return result;
+}
+
+ErrnoOr<MapSource> NvidiaFile::Map(Task& task, uint64_t offset, uint64_t size, int prot, bool shared) {
+  TaskCaller caller(task);
+  // The kernel asks with all that mprotect could grant later.
+  nvproxy::HostMapping mapping = TRY(file_->proxy().Map(*file_, caller, offset, size, prot & ~PROT_EXEC, shared));
+  return MapSource{mapping.fd, mapping.offset, false};
+}
+
+uint32_t NvidiaFile::Poll(Task&) { return file_->proxy().Poll(*file_); }
+
+std::string NvidiaFile::CannotSave() const {
+  for (const RefPtr<Task>& task : kernel_->LiveTasks()) {
+    if (!task->has_mm()) continue;
+    for (const auto& [start, vma] : task->mm().vmas()) {
+      if (vma.file.get() == this) return "process " + std::to_string(task->pid()) + " has memory of a GPU mapped";
+    }
+  }
+  std::string out;
+  for (const std::string& line : file_->proxy().CannotSave(*file_)) out += (out.empty() ? "" : "; ") + line;
+  return out;
+}
+
+std::string NvidiaFile::Save(state::Saver& saver) const { return SaveOpenFile(saver, 0, 0, file_->proxy().SaveFile(*file_)); }
+
+bool NvidiaFile::Load(state::Loader& loader, std::string_view bytes) {
+  vfs_state::OpenFile m;
+  if (!LoadOpenFile(loader, bytes, &m)) return false;
+  saved_ = m.extra();
+  return true;
+}
+
+bool NvidiaFile::AfterLoad(state::Loader& loader) {
+  auto* kernel = loader.Get<Kernel>(1);
+  if (kernel == nullptr || !VfsFile::AfterLoad(loader)) return false;
+  GpuSupport* gpus = GpuSupport::Of(*kernel);
+  if (gpus == nullptr) return loader.Fail("the sandbox had GPUs: restore it with --gpu");
+  std::string error;
+  std::shared_ptr<nvproxy::OpenFile> file = gpus->proxy().RestoreFile(saved_, &error);
+  if (file == nullptr) return loader.Fail(error);
+  saved_.clear();
+  Bind(*kernel, std::move(file));
+  return true;
+}
+
+void RegisterNvidiaDevices() {
+  RegisterCharDevice(kNvidiaMajor, 0, 256, OpenNvidia);
+  RegisterCharDevice(kUvmMajor, 0, 2, OpenNvidia);
+}
+
+}  // namespace amber

@@ -1,0 +1,61 @@
+// An open /dev/nvidiactl, /dev/nvidiaN or /dev/nvidia-uvm of a guest.
+//
+// The kernel's side of nvproxy::OpenFile. Kernel lock, which Ioctl() releases while the proxy works: the proxy's locks come before the kernel's, so
+// nothing here may enter the proxy with the kernel lock held but Open, Map and Poll, which take no client's lock.
+#pragma once
+
+#include <memory>
+
+#include "nvproxy/open_file.h"
+#include "sentry/kernel/wait_queue.h"
+#include "sentry/vfs/vfs_file.h"
+
+namespace amber {
+
+class Kernel;
+
+inline constexpr uint32_t kNvidiaMajor = 195, kNvidiaControlMinor = 255;
+// Linux gives UVM a dynamic number; /proc/devices tells it.
+inline constexpr uint32_t kUvmMajor = 509;
+// Kinds 180 to 189 of saved objects are the GPU's.
+inline constexpr state::Kind kNvidiaFileKind = static_cast<state::Kind>(180);
+
+class NvidiaFile final : public VfsFile {
+ public:
+  NvidiaFile() = default;  // for Loader
+  NvidiaFile(VfsPath path, int flags, Kernel& kernel, std::shared_ptr<nvproxy::OpenFile> file);
+  ~NvidiaFile() override;
+
+  ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;
+  ErrnoOr<MapSource> Map(Task& task, uint64_t offset, uint64_t size, int prot, bool shared) override;
+  uint32_t Poll(Task& task) override;
+  WaitQueue* wait_queue() override { return &queue_; }
+  bool pollable() const override { return true; }
+
+  const std::shared_ptr<nvproxy::OpenFile>& file() const { return file_; }
+
+  state::Kind kind() const override { return kNvidiaFileKind; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
+  std::string CannotSave() const override;
+
+ private:
+  // What the driver's announcements find the file by, as long as it lives.
+  struct Waker {
+    NvidiaFile* file;
+  };
+  void Bind(Kernel& kernel, std::shared_ptr<nvproxy::OpenFile> file);
+
+  Kernel* kernel_ = nullptr;
+  std::shared_ptr<nvproxy::OpenFile> file_;
+  std::shared_ptr<Waker> waker_;
+  WaitQueue queue_;
+  // At load: what Save() wrote, until AfterLoad().
+  std::string saved_;
+};
+
+// Enters the devices into the table of special.h.
+void RegisterNvidiaDevices();
+
+}  // namespace amber

@@ -1,0 +1,225 @@
+// A guest program that speaks to the GPU driver as CUDA does at its start, without CUDA: the whole way from system call to driver and back.
+// Prints a line per step, "ok NAME" or "FAIL NAME: why", and ends with 1 if any failed. `rawrm hold` keeps what NVML would, says "ready", and
+// goes on when a line comes on standard input; `rawrm busy` has GPU memory besides. `rawrm eat` allocates GPU memory, 256 MiB at a time, until there is no more, and tells how much.
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "nvproxy/abi.h"
+#include "nvproxy/status.h"
+
+namespace {
+
+using namespace amber::nvproxy;
+
+int failures = 0;
+
+void Expect(bool good, const char* name, uint64_t got = 0) {
+  if (good) {
+    printf("ok %s\n", name);
+  } else {
+    printf("FAIL %s: %#llx, errno %d\n", name, static_cast<unsigned long long>(got), errno);
+    ++failures;
+  }
+}
+
+template <typename T>
+int Call(int fd, uint32_t number, T& block) {
+  return ioctl(fd, 0xc0004600ul | sizeof(T) << 16 | number, &block);
+}
+
+constexpr uint32_t kDevice = 0x5c000001, kSubdevice = 0x5c000002;
+
+struct Session {
+  int ctl = -1, gpu = -1;
+  uint32_t client = 0;
+};
+
+uint32_t Alloc(const Session& s, uint32_t parent, uint32_t handle, uint32_t number, void* params) {
+  RmAlloc block{};
+  block.hRoot = s.client;
+  block.hObjectParent = parent;
+  block.hObjectNew = handle;
+  block.hClass = number;
+  block.pAllocParms = reinterpret_cast<uint64_t>(params);
+  if (Call(s.ctl, 0x2b, block) != 0) return ~0u;
+  return block.status;
+}
+
+uint32_t Control(const Session& s, uint32_t object, uint32_t command, void* params, uint32_t size) {
+  RmControl block{};
+  block.hClient = s.client;
+  block.hObject = object;
+  block.cmd = command;
+  block.params = reinterpret_cast<uint64_t>(params);
+  block.paramsSize = size;
+  if (Call(s.ctl, 0x2a, block) != 0) return ~0u;
+  return block.status;
+}
+
+uint32_t Memory(const Session& s, uint32_t handle, uint64_t size) {
+  alignas(8) uint8_t params[128] = {};
+  memcpy(params + offsetof(MemoryParams, size), &size, sizeof(size));
+  return Alloc(s, kDevice, handle, 0x40, params);
+}
+
+Session Start() {
+  Session s;
+  s.ctl = open("/dev/nvidiactl", O_RDWR | O_CLOEXEC);
+  s.gpu = open("/dev/nvidia0", O_RDWR | O_CLOEXEC);
+  Expect(s.ctl >= 0 && s.gpu >= 0, "open");
+  VersionCheck version{};
+  version.cmd = 0x32;
+  Expect(Call(s.ctl, 0xd2, version) == 0 && version.reply == 1 && version.text[0] != 0, "version");
+  static CardInfo cards[32];
+  Expect(Call(s.ctl, 0xc8, cards) == 0 && cards[0].valid == 1 && cards[0].fb_address == 0, "cards");
+  int fd = s.ctl;
+  Expect(Call(s.gpu, 0xc9, fd) == 0 && fd == s.ctl, "register fd");
+  RmAlloc root{};
+  root.hClass = 0x41;
+  Expect(Call(s.ctl, 0x2b, root) == 0 && root.status == kNvOk, "client", root.status);
+  s.client = root.hObjectNew;
+  alignas(8) uint8_t device[56] = {};
+  uint32_t status = Alloc(s, s.client, kDevice, 0x80, device);
+  Expect(status == kNvOk, "device", status);
+  uint32_t zero = 0;
+  status = Alloc(s, kDevice, kSubdevice, 0x2080, &zero);
+  Expect(status == kNvOk, "subdevice", status);
+  return s;
+}
+
+void Mapping(const Session& s) {
+  constexpr size_t kSize = 1 << 20;
+  uint32_t status = Memory(s, 0x100, kSize);
+  Expect(status == kNvOk, "memory", status);
+  int fd = open("/dev/nvidia0", O_RDWR | O_CLOEXEC);
+  RmMapMemory block{};
+  block.hClient = s.client;
+  block.hDevice = kDevice;
+  block.hMemory = 0x100;
+  block.length = kSize;
+  block.pad_fd = fd;
+  Expect(Call(s.ctl, 0x4e, block) == 0 && block.status == kNvOk && block.pad_fd == fd, "map memory", block.status);
+  Expect(mmap(nullptr, kSize / 2, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED && errno == EINVAL, "mmap of a part");
+  auto* memory = static_cast<uint32_t*>(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+  Expect(memory != MAP_FAILED, "mmap");
+  if (memory == MAP_FAILED) return;
+  for (size_t i = 0; i < kSize / 4; ++i) memory[i] = static_cast<uint32_t>(i * 2654435761u);
+  uint32_t sum = 0;
+  for (size_t i = 0; i < kSize / 4; ++i) sum += memory[i] - static_cast<uint32_t>(i * 2654435761u);
+  Expect(sum == 0, "device memory keeps what was written");
+  Expect(munmap(memory, kSize / 2) == 0 && munmap(memory + kSize / 8, kSize / 2) == 0, "munmap in parts");
+  close(fd);
+}
+
+void Uvm(const Session& s) {
+  int fd = open("/dev/nvidia-uvm", O_RDWR | O_CLOEXEC);
+  Expect(fd >= 0, "open uvm");
+  UvmInitialize init{};
+  Expect(ioctl(fd, 0x30000001, &init) == 0 && init.rmStatus == kNvOk && init.flags == 0, "uvm initialize", init.rmStatus);
+  UvmRange range{};
+  range.base = 0x200000000;
+  range.length = 2 << 20;
+  Expect(ioctl(fd, 73, &range) == 0 && range.rmStatus == kNvOk, "external range", range.rmStatus);
+  void* place = mmap(nullptr, 4 << 20, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  auto* managed = static_cast<char*>(mmap(place, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, reinterpret_cast<off_t>(place)));
+  Expect(managed == place, "managed memory");
+  if (managed == place) {
+    strcpy(managed, "managed");
+    Expect(strcmp(managed, "managed") == 0, "managed memory keeps what was written");
+  }
+  (void)s;
+  close(fd);
+}
+
+void Refusals(const Session& s) {
+  uint8_t params[64] = {};
+  Expect(Control(s, kSubdevice, 0x20808123, params, 32) == kNvNotSupported, "firmware command refused");
+  Expect(Control(s, kSubdevice, 0x20800111, params, 5) == kNvInvalidParamStruct, "wrong size refused");
+  struct {
+    uint32_t cmd, size;
+    uint64_t pointer;
+  } envelope = {0x2a, 32, 0};
+  Expect(Call(s.ctl, 0xd3, envelope) == -1 && errno == EINVAL, "envelope refused");
+  pollfd p = {s.gpu, POLLIN, 0};
+  Expect(poll(&p, 1, 0) == 0, "no event");
+  fflush(stdout);
+  // A child has the files but is not the process that made the client.
+  pid_t child = fork();
+  if (child == 0) _exit(Control(s, s.client, 0x20800111, params, 12) == kNvInvalidClient ? 0 : 1);
+  int status = -1;
+  waitpid(child, &status, 0);
+  Expect(status == 0, "a child cannot use its parent's client");
+}
+
+void ReadFile(const char* path, const char* wanted) {
+  char text[4096] = {};
+  int fd = open(path, O_RDONLY);
+  ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
+  Expect(n > 0 && strstr(text, wanted) != nullptr, path);
+  if (fd >= 0) close(fd);
+}
+
+void Files() {
+  ReadFile("/proc/driver/nvidia/params", "ModifyDeviceFiles: 0");
+  ReadFile("/proc/driver/nvidia/version", "NVRM version");
+  ReadFile("/proc/devices", "nvidia-uvm");
+  ReadFile("/sys/module/nvidia/version", ".");
+  ReadFile("/sys/bus/pci/devices/0000:41:00.0/vendor", "0x10de");
+  ReadFile("/proc/driver/nvidia/gpus/0000:41:00.0/information", "GPU UUID");
+}
+
+int Eat() {
+  Session s = Start();
+  uint64_t blocks = 0;
+  uint32_t status;
+  while ((status = Memory(s, 0x1000 + static_cast<uint32_t>(blocks), 256 << 20)) == kNvOk) ++blocks;
+  Expect(status == kNvNoMemory, "the end is NO_MEMORY", status);
+  printf("allocated %llu MiB\n", static_cast<unsigned long long>(blocks * 256));
+  return failures != 0;
+}
+
+// With `busy`, it also has GPU memory, which no image can hold.
+int Hold(bool busy) {
+  Session s = Start();
+  if (busy) Expect(Memory(s, 0x200, 1 << 20) == kNvOk, "memory");
+  printf("ready\n");
+  fflush(stdout);
+  char line[16];
+  if (read(0, line, sizeof(line)) < 0) return 2;
+  uint8_t params[64] = {};
+  uint32_t status = Control(s, kSubdevice, 0x20800111, params, sizeof(params));
+  Expect(status == kNvOk, "control of an object from before", status);
+  status = Memory(s, 0x100, 1 << 20);
+  Expect(status == kNvOk, "memory below a device from before", status);
+  printf("held\n");
+  return failures != 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (argc > 1 && strcmp(argv[1], "eat") == 0) return Eat();
+  if (argc > 1 && strcmp(argv[1], "hold") == 0) return Hold(false);
+  if (argc > 1 && strcmp(argv[1], "busy") == 0) return Hold(true);
+  Session s = Start();
+  Files();
+  Mapping(s);
+  Uvm(s);
+  Refusals(s);
+  RmFree all{};
+  all.hRoot = all.hObjectOld = s.client;
+  Expect(Call(s.ctl, 0x29, all) == 0 && all.status == kNvOk, "free");
+  printf("%s\n", failures == 0 ? "PASS" : "FAILED");
+  return failures != 0;
+}
