@@ -15,7 +15,17 @@ TestClient::TestClient(const Options& options) {
   if (platform_ == nullptr) fprintf(stderr, "platform: %s\n", error.c_str());
 }
 
-TestClient::~TestClient() = default;
+TestClient::~TestClient() { Shutdown(); }
+
+void TestClient::Shutdown() {
+  std::vector<Thread*> dead;
+  {
+    std::lock_guard lock(mu_);
+    dead.swap(dead_);
+  }
+  for (Thread* thread : dead) thread->Release();
+  platform_.reset();
+}
 
 uint64_t TestClient::Address(void (*entry)(uint64_t, uint64_t)) {
   return kGuestCode +
@@ -155,7 +165,12 @@ void TestClient::OnProcessDeath(AddressSpace&, std::span<Thread* const> threads,
     last_status_ = wait_status;
     for (Thread* thread : threads) std::erase(blocked_, thread);
   }
-  for (Thread* thread : threads) thread->Release();
+  if (keep_dead) {
+    std::lock_guard lock(mu_);
+    dead_.insert(dead_.end(), threads.begin(), threads.end());
+  } else {
+    for (Thread* thread : threads) thread->Release();
+  }
   changed_.notify_all();
 }
 

@@ -25,7 +25,7 @@ class TestClient : public Client {
                       int wait_status) override;
 
   // Ends the platform.
-  void Shutdown() { platform_.reset(); }
+  void Shutdown();
   Platform& platform() { return *platform_; }
   bool started() const { return platform_ != nullptr; }
 
@@ -39,6 +39,10 @@ class TestClient : public Client {
   std::function<bool(Thread&, const Syscall&)> on_syscall;
   std::function<bool(Thread&, Stop, const Fault*)> on_frame;
   std::function<void(Thread&)> on_child;  // a forked or cloned thread, before it runs
+
+  // Threads that died with their process stay valid until the client goes, for a test that answers
+  // them without knowing.
+  bool keep_dead = false;
 
   // Waiting, at most some seconds; false if it did not come true.
   bool AwaitDeaths(int count);
@@ -58,6 +62,7 @@ class TestClient : public Client {
   std::condition_variable changed_;
   std::vector<int64_t> log_;
   std::vector<Thread*> blocked_;
+  std::vector<Thread*> dead_;
   int deaths_ = 0;
   int last_status_ = 0;
   std::unique_ptr<Platform> platform_;

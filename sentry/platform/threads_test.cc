@@ -138,6 +138,7 @@ TEST_F(ThreadsTest, CrowdedCallsContinueAndDie) {
   std::mutex mutex;
   std::vector<Thread*> waiting;
   std::atomic<size_t> continued = 0;
+  client_.keep_dead = true;  // The last answers below go to threads that may be dead by then.
   client_.on_syscall = [&](Thread& thread, const Syscall& call) {
     if (call.number != kGuestBlock || call.args[0] == 9000) return false;
     std::lock_guard lock(mutex);
