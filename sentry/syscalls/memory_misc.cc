@@ -204,7 +204,7 @@ void RegisterMemoryCalls(SyscallTable& table) {
   table.Set(SYS_memfd_create, Partial<&MemfdCreate>("no MFD_HUGETLB"));
   table.Set(SYS_pkey_alloc, Refused<&PkeyAlloc>("ENOSPC: no protection keys"));
   table.Set(SYS_pkey_free, Refused<&PkeyFree>("EINVAL: no protection keys"));
-  table.Set(SYS_pkey_mprotect, Partial<&PkeyMprotect>("key -1 only"));
+  table.Set(SYS_pkey_mprotect, Full<&PkeyMprotect>());
   constexpr const char* kOneNode = "one memory node: checked, without effect";
   table.Set(SYS_set_mempolicy, Partial<&SetMempolicy>(kOneNode));
   table.Set(SYS_get_mempolicy, Partial<&GetMempolicy>(kOneNode));
