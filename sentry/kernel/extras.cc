@@ -1,14 +1,19 @@
 #include "sentry/kernel/extras.h"
 
 #include <sched.h>
+#include <string.h>
 
 #include "sentry/ipc/ipc_namespace.h"
+#include "sentry/kernel/aio_context.h"
 #include "sentry/kernel/cpu_timers.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/kernel.pb.h"
+#include "sentry/kernel/sigio.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/usage.h"
 #include "sentry/net/inet/net_namespace.h"
+#include "sentry/vfs/fd_table.h"
 
 namespace amber {
 
@@ -85,9 +90,31 @@ void GroupExtras::OnExit() {
   if (cpu_timers_ != nullptr) cpu_timers_->CancelAll();
 }
 
-std::string GroupExtras::Save(state::Saver&, const ThreadGroup& group) const {
+std::string GroupExtras::Save(state::Saver& saver, const ThreadGroup& group) const {
   proto::GroupExtras m;
-  m.set_cpu_base(group.zombie() ? 0 : group.CpuTime());
+  if (!group.zombie()) {
+    rusage now = UsageOf(group);
+    m.set_cpu_base(group.CpuTime());
+    m.set_base(&now, sizeof(now));
+  }
+  for (const auto& [id, context] : aio) {
+    auto* out = m.add_aio();
+    out->set_id(id);
+    out->set_max_events(context->max_events);
+    out->set_ring_size(context->ring_size);
+    for (const AioContext::Event& e : context->events) out->add_event(&e, sizeof(e));
+  }
+  // A file in several tables is named by each; the first one that is loaded counts.
+  std::set<const File*> seen;
+  for (const RefPtr<Task>& task : group.tasks()) {
+    if (task->exiting()) continue;
+    task->files().ForEach([&](int, const RefPtr<File>& file, bool) {
+      if (file->owner() == nullptr || !seen.insert(file.get()).second) return;
+      auto* owned = m.add_owned();
+      owned->set_file(saver.Ref(file));
+      owned->set_owner(SigioOwner::Of(*file, false)->Save(saver));
+    });
+  }
   if (cpu_timers_ != nullptr) {
     m.set_virtual_target(cpu_timers_->virtual_timer().target());
     m.set_virtual_interval(cpu_timers_->virtual_timer().interval());
@@ -101,6 +128,20 @@ bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   proto::GroupExtras m;
   if (!m.ParseFromString(bytes)) return loader.Fail("a process's extras are malformed");
   cpu_base = m.cpu_base();
+  if (m.base().size() == sizeof(base)) memcpy(&base, m.base().data(), sizeof(base));
+  for (const auto& in : m.owned()) owned_.emplace_back(in.file(), in.owner());
+  for (const auto& in : m.aio()) {
+    auto context = std::make_unique<AioContext>();
+    context->max_events = in.max_events();
+    context->ring_size = in.ring_size();
+    for (const std::string& bytes_of : in.event()) {
+      AioContext::Event event;
+      if (bytes_of.size() != sizeof(event)) return loader.Fail("an asynchronous I/O context is malformed");
+      memcpy(&event, bytes_of.data(), sizeof(event));
+      context->events.push_back(event);
+    }
+    aio[in.id()] = std::move(context);
+  }
   // 0 is an image without the timer; an armed one has a later target.
   loaded_[0] = m.virtual_target() == 0 ? kNever : m.virtual_target();
   loaded_[1] = m.virtual_interval();
@@ -109,11 +150,17 @@ bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   return cpu_base >= 0 && loaded_[0] >= 0 && loaded_[1] >= 0 && loaded_[2] >= 0 && loaded_[3] >= 0;
 }
 
-void GroupExtras::AfterLoad(ThreadGroup& group) {
-  if (group.zombie()) return;
+bool GroupExtras::AfterLoad(state::Loader& loader, ThreadGroup& group) {
+  if (group.zombie()) return true;
+  for (const auto& [id, bytes] : std::exchange(owned_, {})) {
+    auto* file = loader.Get<File>(id);
+    if (file == nullptr) return false;
+    if (file->owner() == nullptr && !SigioOwner::Load(loader, *file, bytes)) return false;
+  }
   Inherit(group);
   if (loaded_[0] != kNever) cpu_timers(group).virtual_timer().Set(loaded_[0], loaded_[1]);
   if (loaded_[2] != kNever) cpu_timers(group).prof_timer().Set(loaded_[2], loaded_[3]);
+  return true;
 }
 
 }  // namespace amber

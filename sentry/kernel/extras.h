@@ -4,15 +4,21 @@
 // Owned by the Task and the ThreadGroup. Guarded by the kernel lock.
 #pragma once
 
+#include <sys/resource.h>
+
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
 
 namespace amber {
 
+struct AioContext;
 class CpuTimers;
 class IpcNamespace;
 class Kernel;
@@ -57,6 +63,11 @@ class GroupExtras {
 
   // Processor time of host processes that this process had before (exec and restore make new ones), ns.
   int64_t cpu_base = 0;
+  // All of its accounting (usage.h), and what was told last of its parts.
+  rusage base{};
+  int64_t told_user = 0, told_system = 0;
+  // Asynchronous I/O contexts, by id.
+  std::map<uint64_t, std::unique_ptr<AioContext>> aio;
   // Made at first use.
   CpuTimers& cpu_timers(ThreadGroup& group);
   CpuTimers* cpu_timers_if_any() const { return cpu_timers_.get(); }
@@ -64,13 +75,14 @@ class GroupExtras {
   // A child of `parent`.
   void Inherit(ThreadGroup& group);
   void OnExit();
-  void AfterLoad(ThreadGroup& group);
+  bool AfterLoad(state::Loader& loader, ThreadGroup& group);
 
   std::string Save(state::Saver& saver, const ThreadGroup& group) const;
   bool Load(state::Loader& loader, const std::string& bytes);
 
  private:
   std::unique_ptr<CpuTimers> cpu_timers_;
+  std::vector<std::pair<uint64_t, std::string>> owned_;  // files and their owners, between Load() and AfterLoad()
   int64_t loaded_[4] = {};  // virtual and prof: target and interval, between Load() and AfterLoad()
 };
 

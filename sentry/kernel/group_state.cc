@@ -137,7 +137,7 @@ bool ThreadGroup::AfterLoad(state::Loader& loader) {
   kernel_->groups_.insert(RefPtr<ThreadGroup>(this));
   if (saved_real_deadline_ != kNever) ArmRealTimer(saved_real_deadline_, real_interval_);
   if (posix_timers_ != nullptr) posix_timers_->ArmAll();
-  extras_->AfterLoad(*this);
+  if (!extras_->AfterLoad(loader, *this)) return false;
   return true;
 }
 

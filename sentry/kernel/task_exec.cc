@@ -3,6 +3,7 @@
 #include <sys/personality.h>
 
 #include "sentry/ipc/ipc_namespace.h"
+#include "sentry/kernel/aio_context.h"
 #include "sentry/kernel/exec_credentials.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -11,6 +12,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/usage.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/loader/loader.h"
 #include "sentry/mm/memory_manager.h"
@@ -112,7 +114,9 @@ void TaskLifecycle::KillOtherThreads(Task& task) {
 }
 
 void TaskLifecycle::CommitExec(Task& task, const ExecArgs& args, const Loaded& loaded) {
-  task.group().extras_->cpu_base = task.group().CpuTime();
+  GroupExtras& extras = *task.group().extras_;
+  extras.base = UsageOf(task.group());
+  extras.cpu_base = task.group().CpuTime();
   platform::Thread* old = std::exchange(task.thread_, nullptr);
   old->cookie = nullptr;
   // A vfork child's host process shares its parent's memory, which stays.
@@ -142,6 +146,7 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   if (group.handlers_->ref_count() > 1) group.handlers_ = group.handlers_->Clone();
   group.handlers_->ResetForExec();
   group.posix_timers_.reset();
+  group.extras_->aio.clear();
   group.did_exec_ = true;
   group.exe_path_ = args.path;
   // execve(2): what is not kept.

@@ -5,6 +5,7 @@
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
+#include "sentry/kernel/usage.h"
 
 namespace amber {
 
@@ -193,21 +194,6 @@ PosixTimers& ThreadGroup::posix_timers() {
 
 // --- accounting ---
 
-namespace {
-
-timeval ToTimeval(int64_t ns) { return {ns / kNsPerSecond, ns % kNsPerSecond / 1000}; }
-
-void Add(timeval& a, const timeval& b) {
-  a.tv_sec += b.tv_sec;
-  a.tv_usec += b.tv_usec;
-  if (a.tv_usec >= 1'000'000) {
-    ++a.tv_sec;
-    a.tv_usec -= 1'000'000;
-  }
-}
-
-}  // namespace
-
 int64_t ThreadGroup::CpuTime() const {
   for (const RefPtr<Task>& t : tasks_) {
     if (t->thread_ == nullptr) continue;
@@ -217,16 +203,15 @@ int64_t ThreadGroup::CpuTime() const {
     if (clock_gettime(clock, &ts) == 0) return extras_->cpu_base + ts.tv_sec * kNsPerSecond + ts.tv_nsec;
     break;
   }
-  return usage_.ru_utime.tv_sec * kNsPerSecond + usage_.ru_utime.tv_usec * 1000;
+  // It is dead: what it had.
+  return (usage_.ru_utime.tv_sec + usage_.ru_stime.tv_sec) * kNsPerSecond + (usage_.ru_utime.tv_usec + usage_.ru_stime.tv_usec) * 1000;
 }
 
-void ThreadGroup::CollectUsage() { usage_.ru_utime = ToTimeval(CpuTime()); }
+void ThreadGroup::CollectUsage() { usage_ = UsageOf(*this); }
 
 void ThreadGroup::AddChildUsage(const ThreadGroup& child) {
-  Add(child_usage_.ru_utime, child.usage_.ru_utime);
-  Add(child_usage_.ru_stime, child.usage_.ru_stime);
-  Add(child_usage_.ru_utime, child.child_usage_.ru_utime);
-  Add(child_usage_.ru_stime, child.child_usage_.ru_stime);
+  AddUsage(&child_usage_, child.usage_);
+  AddUsage(&child_usage_, child.child_usage_);
 }
 
 }  // namespace amber

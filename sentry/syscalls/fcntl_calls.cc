@@ -7,6 +7,7 @@
 
 #include <map>
 
+#include "sentry/kernel/sigio.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
@@ -21,13 +22,18 @@ namespace {
 
 constexpr int kSettableFlags = O_APPEND | O_NONBLOCK | O_ASYNC | O_DIRECT | O_NOATIME;
 
-ErrnoOr<uint64_t> SetStatusFlags(Task& task, File& file, int flags) {
+ErrnoOr<uint64_t> SetStatusFlags(Task& task, File& file, int fd, int flags) {
   if ((flags & O_NOATIME) != 0 && (file.flags() & O_NOATIME) == 0 && file.path() != nullptr) {
     TRY(CheckOwner(task.creds(), *file.path()->inode()));
   }
   int next = (file.flags() & ~kSettableFlags) | (flags & kSettableFlags);
   TRY(file.OnSetFlags(task, next));
   file.set_flags(next);
+  if ((next & O_ASYNC) != 0) {
+    SigioOwner::Of(file, true)->Arm(file, fd);
+  } else if (SigioOwner* owner = SigioOwner::Of(file, false)) {
+    owner->Disarm();
+  }
   return uint64_t{0};
 }
 
@@ -147,6 +153,59 @@ ErrnoOr<uint64_t> SetLock(Task& task, File& file, UserPtr<const struct flock> p,
   return task.Block(inode->locks().queue(), POLLIN);
 }
 
+// struct f_owner_ex.
+struct OwnerEx {
+  int type, pid;
+};
+constexpr int kOwnerUids = 17;  // F_GETOWNER_UIDS
+
+// F_SETOWN and its like: who gets SIGIO. ESRCH if there is no such task or group.
+ErrnoOr<uint64_t> SetOwner(Task& task, File& file, int type, int id) {
+  if (type < F_OWNER_TID || type > F_OWNER_PGRP) return Errno(EINVAL);
+  PidNamespace& pids = task.group().pids();
+  bool found = id == 0 || (type == F_OWNER_PGRP ? pids.FindProcessGroup(id) != nullptr : pids.FindTask(id) != nullptr);
+  if (!found) return Errno(ESRCH);
+  SigioOwner::Of(file, true)->SetOwner(task, static_cast<SigioOwner::Kind>(type), id);
+  return uint64_t{0};
+}
+
+ErrnoOr<uint64_t> OwnerCommand(Task& task, File& file, int command, uint64_t argument) {
+  SigioOwner* owner = SigioOwner::Of(file, false);
+  switch (command) {
+    case F_SETOWN: {
+      int who = static_cast<int>(argument);
+      if (who == INT32_MIN) return Errno(EINVAL);
+      return SetOwner(task, file, who < 0 ? F_OWNER_PGRP : F_OWNER_PID, who < 0 ? -who : who);
+    }
+    case F_SETOWN_EX: {
+      OwnerEx ex = TRY(task.CopyIn(UserPtr<OwnerEx>(argument)));
+      return SetOwner(task, file, ex.type, ex.pid);
+    }
+    case F_GETOWN: {
+      if (owner == nullptr) return uint64_t{0};
+      int id = owner->owner_kind() == SigioOwner::Kind::kGroup ? -owner->id() : owner->id();
+      return static_cast<uint64_t>(static_cast<int64_t>(id));
+    }
+    case F_GETOWN_EX: {
+      OwnerEx ex{F_OWNER_TID, 0};
+      if (owner != nullptr) ex = {static_cast<int>(owner->owner_kind()), owner->id()};
+      TRY(task.CopyOut(UserPtr<OwnerEx>(argument), ex));
+      return uint64_t{0};
+    }
+    case kOwnerUids: {
+      uint32_t ids[2] = {owner != nullptr ? owner->uid() : 0, owner != nullptr ? owner->euid() : 0};
+      TRY(task.CopyOutBytes(argument, ids, sizeof(ids)));
+      return uint64_t{0};
+    }
+    case F_SETSIG:
+      if (argument > kNumSignals) return Errno(EINVAL);
+      SigioOwner::Of(file, true)->set_signo(static_cast<int>(argument));
+      return uint64_t{0};
+    default:  // F_GETSIG
+      return static_cast<uint64_t>(owner != nullptr ? owner->signo() : 0);
+  }
+}
+
 ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
   RefPtr<File> file = TRY(task.files().GetAny(fd));
   bool path_only = (file->flags() & O_PATH) != 0;
@@ -169,7 +228,7 @@ ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
   if (path_only) return Errno(EBADF);
   switch (command) {
     case F_SETFL:
-      return SetStatusFlags(task, *file, static_cast<int>(argument));
+      return SetStatusFlags(task, *file, fd, static_cast<int>(argument));
     case F_GETLK:
     case F_OFD_GETLK:
       return GetLock(task, *file, UserPtr<struct flock>(argument), command == F_OFD_GETLK);
@@ -179,6 +238,14 @@ ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
     case F_OFD_SETLKW:
       return SetLock(task, *file, UserPtr<const struct flock>(argument), command == F_OFD_SETLK || command == F_OFD_SETLKW,
                      command == F_SETLKW || command == F_OFD_SETLKW);
+    case F_SETOWN:
+    case F_GETOWN:
+    case F_SETOWN_EX:
+    case F_GETOWN_EX:
+    case kOwnerUids:
+    case F_SETSIG:
+    case F_GETSIG:
+      return OwnerCommand(task, *file, command, argument);
     case F_GETLEASE:
       return uint64_t{F_UNLCK};
     default:
@@ -217,7 +284,7 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
     case FIOASYNC: {
       int on = TRY(task.CopyIn(UserPtr<const int>(argument)));
       int flag = command == FIONBIO ? O_NONBLOCK : O_ASYNC;
-      return SetStatusFlags(task, *file, on != 0 ? file->flags() | flag : file->flags() & ~flag);
+      return SetStatusFlags(task, *file, fd, on != 0 ? file->flags() | flag : file->flags() & ~flag);
     }
     default:
       return file->Ioctl(task, command, argument);
@@ -227,7 +294,7 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
 }  // namespace
 
 void RegisterFcntlCalls(SyscallTable& table) {
-  table.Set(SYS_fcntl, Partial<&Fcntl>("no leases, no directory notification, no signals of readiness"));
+  table.Set(SYS_fcntl, Partial<&Fcntl>("no leases, no directory notification"));
   table.Set(SYS_flock, Full<&Flock>());
   table.Set(SYS_ioctl, Full<&Ioctl>());
 }

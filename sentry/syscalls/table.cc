@@ -52,6 +52,7 @@ SyscallTable::SyscallTable() {
   RegisterInotifyCalls(*this);
   RegisterFutex2Calls(*this);
   RegisterNewMountCalls(*this);
+  RegisterAioCalls(*this);
   RegisterStatMountCalls(*this);
 }
 

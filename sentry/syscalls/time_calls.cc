@@ -9,6 +9,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/usage.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
@@ -186,7 +187,8 @@ ErrnoOr<uint64_t> Times(Task& task, UserPtr<tms> out) {
   auto of = [&](const timeval& tv) { return ticks(tv.tv_sec * kNsPerSecond + tv.tv_usec * 1000); };
   if (out) {
     const rusage& children = task.group().child_usage();
-    TRY(task.CopyOut(out, tms{ticks(task.group().CpuTime()), 0, of(children.ru_utime), of(children.ru_stime)}));
+    rusage own = UsageOf(task.group());
+    TRY(task.CopyOut(out, tms{of(own.ru_utime), of(own.ru_stime), of(children.ru_utime), of(children.ru_stime)}));
   }
   return ticks(task.kernel().clocks().Monotonic());
 }
@@ -195,12 +197,10 @@ ErrnoOr<uint64_t> Getrusage(Task& task, int who, UserPtr<rusage> out) {
   rusage usage{};
   switch (who) {
     case RUSAGE_SELF:
-      usage = task.group().usage();
-      usage.ru_utime = ToTimeval(task.group().CpuTime());
-      usage.ru_maxrss = static_cast<long>(task.mm().GetUsage().resident_peak / 1024);
+      usage = UsageOf(task.group());
       break;
     case RUSAGE_THREAD:
-      usage.ru_utime = ToTimeval(task.CpuTime());
+      usage = UsageOf(task);
       break;
     case RUSAGE_CHILDREN:
       usage = task.group().child_usage();
@@ -241,8 +241,8 @@ void RegisterTimeCalls(SyscallTable& table) {
   table.Set(SYS_time, Full<&Time>());
   table.Set(SYS_nanosleep, Full<&Nanosleep>());
   table.Set(SYS_clock_nanosleep, Full<&ClockNanosleep>());
-  table.Set(SYS_times, Partial<&Times>("system time is counted as user time"));
-  table.Set(SYS_getrusage, Partial<&Getrusage>("no fault and switch counts; system time is counted as user time"));
+  table.Set(SYS_times, Full<&Times>());
+  table.Set(SYS_getrusage, Full<&Getrusage>());
   table.Set(SYS_adjtimex, Partial<&Adjtimex>("read only"));
   table.Set(SYS_clock_adjtime, Partial<&ClockAdjtime>("read only, CLOCK_REALTIME"));
 }
