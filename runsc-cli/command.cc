@@ -64,6 +64,7 @@ std::vector<FlagSpec> SandboxFlags() {
           {"overlay", 0, FlagKind::kString, "KIND", "where writes to the root go: none (the root itself), memory, file"},
           {"strace", 0, FlagKind::kBool, nullptr, "logs the guest's system calls"},
           {"timings", 0, FlagKind::kBool, nullptr, "prints how long each step of the start took"},
+          {"fast-path", 0, FlagKind::kBool, nullptr, "patches hot system call instructions to spare the host's trap (default: true)"},
           {"gpu", 0, FlagKind::kBool, nullptr, "gives the sandbox the NVIDIA GPUs"},
           {"gpu-driver", 0, FlagKind::kString, "fake:FILE", "a driver that does not exist, as FILE describes it, for tests"},
           {"gpu-memory", 0, FlagKind::kString, "SIZE", "limits the memory of each GPU: 8GiB, 512MiB"},
@@ -133,6 +134,7 @@ absl::Status ReadSandboxFlags(const Flags& flags, GlobalOptions* options) {
   options->debug |= flags.Bool("debug");
   options->strace |= flags.Bool("strace");
   options->timings |= flags.Bool("timings");
+  if (flags.Has("fast-path")) options->fast_path = flags.Bool("fast-path");
   options->network = flags.StringOr("network", options->network);
   options->overlay = flags.StringOr("overlay", options->overlay);
   if (absl::Status s = ReadGpuFlags(flags, &options->gpu); !s.ok()) return s;

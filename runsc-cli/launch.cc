@@ -267,6 +267,7 @@ absl::Status Launcher::StartTheSentry() {
                                      .strace = options_.strace,
                                      .debug = options_.debug,
                                      .timings = options_.timings,
+                                     .fast_path = options_.fast_path,
                                      .gpu = options_.gpu},
                          .host_id = state_.host_id,
                          .primary = primary.get(),

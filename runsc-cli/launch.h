@@ -28,6 +28,7 @@ struct GlobalOptions {
   bool systemd_cgroup = false;
   bool debug = false;
   bool strace = false;
+  bool fast_path = true;
   bool timings = false;
   std::string network;  // "", "none" or "host"
   std::string overlay;  // "", "none", "memory" or "file"

@@ -71,6 +71,9 @@ std::string KernelRuntime::StatsText() {
   line("stub_clones", p.clones);
   line("continues", p.answers_continue);
   line("parks", p.parks);
+  line("fast_calls", p.fast_calls);
+  line("fast_redone", p.fast_redone);
+  line("patched_sites", p.patched_sites);
   return out;
 }
 

@@ -24,7 +24,7 @@ absl::StatusOr<std::unique_ptr<KernelRuntime>> KernelRuntime::Make(const Sandbox
   if (!error.empty()) return absl::FailedPreconditionError(error);
   RegisterFileSystems();
   RegisterFileSystemType("proc", ProcFileSystem::Make);
-  error = runtime->kernel_.CreatePlatform({});
+  error = runtime->kernel_.CreatePlatform({.fast_path = options.fast_path});
   if (!error.empty()) return absl::FailedPreconditionError(error);
   SetCheckLog(runtime->fds_.log.valid() ? runtime->fds_.log.get() : -1);
   if (options.strace) {

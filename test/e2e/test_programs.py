@@ -2,11 +2,13 @@
 
 import json
 import os
+import pathlib
 import pty
 import select
 import signal
 import subprocess
 import time
+import unittest
 
 from support import TOP, SandboxTest, eventually, signal_of
 
@@ -206,6 +208,20 @@ class Programs(SandboxTest):
         self.read_until(master, b"got typed\r\n/dev/pts/0\r\n")
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
         os.close(master)
+
+    @unittest.skipIf(len(os.sched_getaffinity(0)) < 2, "the fast path is for machines with more than one CPU")
+    def test_hot_call_sites_are_patched(self):
+        # A whole sandbox, confined as it is in use, has been without the fast path by a rule too many.
+        ready = os.path.join(self.folder, "ready")
+        for flag, patched in ((["--fast-path=false"], False), ([], True)):
+            bundle = self.host_bundle("/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=1 count=20000 2>/dev/null; echo done; sleep 100")
+            with open(ready, "w") as out:
+                subprocess.run(self.command(*flag, "run", "--detach", "--bundle", bundle, "f"), stdin=subprocess.DEVNULL, stdout=out,
+                               stderr=out, check=True, timeout=30)
+            self.assertTrue(eventually(lambda: pathlib.Path(ready).read_text() == "done\n"), pathlib.Path(ready).read_text())
+            stats = dict(line.split() for line in self.must("debug", "--stats", "f").splitlines())
+            self.assertEqual(int(stats["patched_sites"]) > 0, patched, stats)
+            self.must("delete", "--force", "f")
 
     def test_debug(self):
         process = subprocess.Popen(self.command("do", "--id", "d", "sleep", "30"), stdin=subprocess.DEVNULL)
