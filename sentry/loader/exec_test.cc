@@ -93,7 +93,10 @@ class SmallKernel final : public platform::Client {
     mm_->Attach(RefPtr(&(*thread)->space()));
     (*thread)->Resume();
     std::unique_lock lock(mu_);
-    return changed_.wait_for(lock, std::chrono::seconds(20), [this] { return dead_; });
+    bool ended = changed_.wait_for(lock, std::chrono::seconds(20), [this] { return dead_; });
+    // Its address space goes before the platform does.
+    mm_.reset();
+    return ended;
   }
 
   std::string output_;

@@ -61,6 +61,8 @@ struct Packet {
   Slice payload;
 
   bool v4() const { return destination.v4(); }
+  // Has an IcmpHeader: the other family's ICMP is a protocol that nobody knows.
+  bool is_icmp() const { return protocol == (v4() ? kIcmp : kIcmp6); }
 };
 
 }  // namespace amber::net

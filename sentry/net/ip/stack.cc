@@ -172,7 +172,7 @@ void Stack::Deliver(Packet packet) {
   }
   ++counters_.ip_delivered;
   bool taken = tap_ && tap_(packet);
-  if (packet.protocol == kIcmp || packet.protocol == kIcmp6) return ReceiveIcmp(std::move(packet));
+  if (packet.is_icmp()) return ReceiveIcmp(std::move(packet));
   if (Transport* t = transports_[packet.protocol]; t != nullptr) return t->Receive(std::move(packet));
   if (!taken) {
     SendUnreachable(packet, packet.v4() ? ICMP_DEST_UNREACH : ICMP6_PARAM_PROB,

@@ -125,7 +125,7 @@ std::string SerializeTransport(const Packet& packet) {
     Put16(&out, packet.udp.source_port), Put16(&out, packet.udp.destination_port);
     Put16(&out, static_cast<unsigned>(std::min<size_t>(packet.payload.size + kUdpBase, 65535))), Put16(&out, 0);
     checksum_at = 6;
-  } else if (packet.protocol == kIcmp || packet.protocol == kIcmp6) {
+  } else if (packet.is_icmp()) {
     Put8(&out, packet.icmp.type), Put8(&out, packet.icmp.code), Put16(&out, 0), Put32(&out, packet.icmp.rest);
     checksum_at = 2;
     pseudo = packet.protocol == kIcmp6;
@@ -180,7 +180,7 @@ ParseError ParseTransport(std::string_view bytes, Packet* packet, bool check) {
     packet->payload = Slice::Copy(bytes.substr(kUdpBase));
     return ParseError::kNone;
   }
-  if (packet->protocol == (packet->v4() ? kIcmp : kIcmp6)) {
+  if (packet->is_icmp()) {
     if (bytes.size() < kIcmpBase) return ParseError::kTruncated;
     if (check && Checksum(bytes, packet->v4() ? 0 : PseudoSum(*packet, bytes.size())) != 0) return ParseError::kBadChecksum;
     packet->icmp = {p[0], p[1], Get32(p + 4)};
