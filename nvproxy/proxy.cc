@@ -31,6 +31,17 @@ std::string Gpu::pci() const {
   return text;
 }
 
+std::string Gpu::uuid_text() const {
+  std::string out = "GPU";
+  for (size_t i = 0; i < uuid.size(); ++i) {
+    if (i == 0 || i == 4 || i == 6 || i == 8 || i == 10) out += '-';
+    char text[4];
+    std::snprintf(text, sizeof(text), "%02x", uuid[i]);
+    out += text;
+  }
+  return out;
+}
+
 Proxy::Proxy(HostDriver& host, const Options& options, std::function<void(const std::string&)> log)
     : host_(host), options_(options), log_(std::move(log)) {}
 

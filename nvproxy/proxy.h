@@ -40,7 +40,8 @@ struct Gpu {
   uint32_t domain = 0, bus = 0, slot = 0;
   uint16_t vendor = 0, device = 0;
   Uuid uuid{};
-  std::string pci() const;  // "0000:41:00.0"
+  std::string pci() const;        // "0000:41:00.0"
+  std::string uuid_text() const;  // "GPU-..."
 };
 
 struct Options {

@@ -162,6 +162,15 @@ std::string CgroupDirectory(const State& state, std::string_view controller, boo
   return directory;
 }
 
+// Of the whole sandbox: its containers share the limit.
+nlohmann::ordered_json GpuJson(const control::StatsReply& s) {
+  nlohmann::ordered_json devices = nlohmann::ordered_json::array();
+  for (const control::GpuStatsEntry& g : s.gpus()) {
+    devices.push_back({{"minor", g.minor()}, {"uuid", g.uuid()}, {"memory", {{"usage", g.used()}, {"max", g.peak()}, {"limit", g.limit()}}}});
+  }
+  return {{"devices", std::move(devices)}, {"hostMemory", s.gpu_host_bytes()}, {"calls", s.gpu_calls()}, {"refused", s.gpu_calls_refused()}};
+}
+
 absl::StatusOr<std::string> StatsJson(Context& context, const State& state) {
   control::Request request = MakeRequest(state.id);
   request.mutable_stats();
@@ -178,12 +187,11 @@ absl::StatusOr<std::string> StatsJson(Context& context, const State& state) {
   if (std::string directory = CgroupDirectory(state, "cpuacct", &v2); !directory.empty()) {
     cpu = std::max(cpu, v2 ? CgroupNumber(directory, "cpu.stat", "usage_usec") * 1000 : CgroupNumber(directory, "cpuacct.usage"));
   }
-  return Dump({{"type", "stats"},
-               {"id", state.id},
-               {"data",
-                {{"cpu", {{"usage", {{"total", cpu}, {"user", s.cpu_user_ns()}, {"kernel", s.cpu_system_ns()}}}}},
-                 {"memory", {{"usage", {{"usage", memory}}}}},
-                 {"pids", {{"current", s.processes()}, {"threads", s.threads()}}}}}});
+  nlohmann::ordered_json data = {{"cpu", {{"usage", {{"total", cpu}, {"user", s.cpu_user_ns()}, {"kernel", s.cpu_system_ns()}}}}},
+                                 {"memory", {{"usage", {{"usage", memory}}}}},
+                                 {"pids", {{"current", s.processes()}, {"threads", s.threads()}}}};
+  if (s.gpus_size() > 0) data["gpu"] = GpuJson(s);
+  return Dump({{"type", "stats"}, {"id", state.id}, {"data", std::move(data)}});
 }
 
 absl::StatusOr<int> Events(Context& context) {

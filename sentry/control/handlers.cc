@@ -285,6 +285,17 @@ void Server::HandleStats(Call& call) {
   out->set_memory_bytes(stats->memory_bytes);
   out->set_processes(stats->processes);
   out->set_threads(stats->threads);
+  for (const GpuStats& gpu : stats->gpus) {
+    GpuStatsEntry* g = out->add_gpus();
+    g->set_minor(gpu.minor);
+    g->set_uuid(gpu.uuid);
+    g->set_used(gpu.used);
+    g->set_peak(gpu.peak);
+    g->set_limit(gpu.limit);
+  }
+  out->set_gpu_host_bytes(stats->gpu_host_bytes);
+  out->set_gpu_calls(stats->gpu_calls);
+  out->set_gpu_calls_refused(stats->gpu_calls_refused);
   SendReply(call, reply);
 }
 

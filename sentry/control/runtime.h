@@ -70,6 +70,15 @@ struct ProcessInfo {
   int32_t stub = 0;  // its host process, as the sentry's pid namespace numbers it; 0 if it has none
 };
 
+// One GPU of the sandbox, in bytes. The ledger's numbers: what its programs have allocated, with what contexts are taken to cost.
+struct GpuStats {
+  uint32_t minor = 0;
+  std::string uuid;  // "GPU-..."
+  uint64_t used = 0;
+  uint64_t peak = 0;
+  uint64_t limit = 0;  // 0: none
+};
+
 struct ContainerStats {
   uint64_t cpu_ns = 0;
   uint64_t cpu_user_ns = 0;
@@ -77,6 +86,11 @@ struct ContainerStats {
   uint64_t memory_bytes = 0;
   uint64_t processes = 0;
   uint64_t threads = 0;
+  // Of the whole sandbox.
+  std::vector<GpuStats> gpus;
+  uint64_t gpu_host_bytes = 0;  // host memory that the GPUs' driver allocated or pinned
+  uint64_t gpu_calls = 0;
+  uint64_t gpu_calls_refused = 0;
 };
 
 struct CheckpointOptions {

@@ -44,6 +44,7 @@ absl::StatusOr<ContainerStats> KernelRuntime::Stats(std::string_view container) 
     ++stats.processes;
   }
   stats.cpu_user_ns = stats.cpu_ns;
+  if (GpuSupport* gpus = GpuSupport::Of(kernel_); gpus != nullptr) gpus->AddStats(&stats);
   return stats;
 }
 

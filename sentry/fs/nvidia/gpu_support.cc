@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "nvproxy/fake/fake_host.h"
+#include "sentry/control/runtime.h"
 #include "sentry/fs/nvidia/nvidia_file.h"
 #include "sentry/fs/proc/entry.h"
 #include "sentry/kernel/kernel.h"
@@ -88,6 +89,19 @@ nvproxy::Session GpuSupport::SessionOf(Task& task) {
   // Each container has a pid namespace of its own.
   auto container = reinterpret_cast<uint64_t>(&task.group().pids());
   return {.process = process, .container = container, .uid = task.creds().uid, .pid = static_cast<uint32_t>(pid)};
+}
+
+void GpuSupport::AddStats(ContainerStats* stats) {
+  nvproxy::Proxy::Counts counts = proxy_->counts();
+  nvproxy::Ledger& ledger = proxy_->ledger();
+  for (size_t i = 0; i < proxy_->gpus().size(); ++i) {
+    const nvproxy::Gpu& gpu = proxy_->gpus()[i];
+    auto index = static_cast<uint32_t>(i);
+    stats->gpus.push_back({.minor = gpu.minor, .uuid = gpu.uuid_text(), .used = ledger.used(index), .peak = ledger.peak(index), .limit = ledger.limit()});
+  }
+  stats->gpu_host_bytes = ledger.host_used();
+  stats->gpu_calls = counts.calls;
+  stats->gpu_calls_refused = counts.refused;
 }
 
 std::string GpuSupport::StatsText() {

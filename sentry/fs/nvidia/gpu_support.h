@@ -15,6 +15,7 @@ namespace amber {
 
 class Kernel;
 class Task;
+struct ContainerStats;
 
 class GpuSupport {
  public:
@@ -36,6 +37,8 @@ class GpuSupport {
   const std::vector<Node>& nodes() const { return nodes_; }
   // Lines for `sandbox debug --stats`.
   std::string StatsText();
+  // For `sandbox events --stats`.
+  void AddStats(ContainerStats* stats);
 
  private:
   GpuSupport() = default;
