@@ -13,6 +13,7 @@
 #include "sentry/fs/memfd/memfd.h"
 #include "sentry/fs/mountfd/mountfd.h"
 #include "sentry/fs/mqueue/mqueue.h"
+#include "sentry/fs/nvidia/moved_memory.h"
 #include "sentry/fs/nvidia/nvidia_file.h"
 #include "sentry/fs/overlay/overlay.h"
 #include "sentry/fs/pidfd/pidfd.h"
@@ -47,6 +48,7 @@ namespace amber::state {
 
 Loader::Factory FactoryOf(Kind kind) {
   if (kind == kNvidiaFileKind) return &Loader::Make<NvidiaFile>;
+  if (kind == kMovedMemoryKind) return &Loader::Make<MovedMemory>;
   switch (kind) {
     case Kind::kTask: return &Loader::Make<Task>;
     case Kind::kThreadGroup: return &Loader::Make<ThreadGroup>;

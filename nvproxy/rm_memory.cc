@@ -27,7 +27,8 @@ ErrnoOr<uint32_t> Pin(Call& call, uint64_t address, uint64_t size, NewMemory* me
   auto bytes = call.proxy.ledger().Charge(0, Pool::kHost, size);
   if (bytes == nullptr) return uint32_t{kNvNoMemory};
   auto pieces = call.caller.Share(address, size);
-  if (!pieces.ok()) return uint32_t{pieces.Is(EFAULT) ? kNvInvalidAddress : kNvNotSupported};
+  if (pieces.Is(EAGAIN)) return pieces.error();  // the caller will make them shareable and call again
+  if (!pieces.ok()) return uint32_t{pieces.Is(EFAULT) ? kNvInvalidAddress : pieces.Is(ENOMEM) ? kNvNoMemory : kNvNotSupported};
   auto alias = call.proxy.host().Alias(*pieces);
   if (!alias.ok()) return uint32_t{kNvNoMemory};
   memory->pinned = std::make_shared<PinnedMemory>();

@@ -1,4 +1,7 @@
 // The life of a system call: entry, blocking, interruption, completion, and the way back to the guest.
+#include <signal.h>
+#include <sys/mman.h>
+
 #include <algorithm>
 
 #include "sentry/kernel/kernel.h"
@@ -6,10 +9,24 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/file.h"
 
 namespace amber {
+
+namespace {
+
+// True for a fault at memory that the tree says may be used so, while an operation is about to change what the host has.
+bool IsPassingFault(const MemoryManager& mm, const platform::Fault& fault) {
+  constexpr uint64_t kPageFault = 14, kWrite = 2, kFetch = 16;
+  if (fault.signo != SIGSEGV || fault.trapno != kPageFault || !mm.locked()) return false;
+  const Vma* vma = mm.vmas().Find(fault.address);
+  int needed = (fault.error_code & kWrite) != 0 ? PROT_WRITE : (fault.error_code & kFetch) != 0 ? PROT_EXEC : PROT_READ;
+  return vma != nullptr && (vma->prot & needed) != 0;
+}
+
+}  // namespace
 
 void Task::QueueWaiter::OnEvent(uint32_t) { task_.kernel().MakeRunnable(task_); }
 
@@ -232,6 +249,8 @@ void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
       EnterCall({regs.rax, {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9}, regs.rip}, true);
       return;
     case platform::Stop::kFault:
+      // Memory that another thread has moved at this moment is read-only (sentry/fs/nvidia/moved_memory.h): the access is made again.
+      if (IsPassingFault(*mm_, *fault)) break;
       last_fault_ = *fault;
       if (kernel_->strace() != nullptr) kernel_->strace()->Fault(*this, fault->signo, fault->address, regs.rip);
       ForceSignal(SigInfo::Fault(fault->signo, fault->code, fault->address));

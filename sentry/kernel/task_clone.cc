@@ -1,6 +1,9 @@
 #include <linux/capability.h>
 #include <linux/sched.h>
 #include <sched.h>
+#include <signal.h>
+
+#include <cerrno>
 
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/kernel/extras.h"
@@ -10,6 +13,7 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/mm/moved.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/mount.h"
@@ -124,7 +128,26 @@ void TaskLifecycle::OnCloned(Task& parent, const CloneArgs& args, ErrnoOr<platfo
     thread.Release();
     return parent.FinishSyscall(-child.error().number());
   }
-  FinishClone(parent, *child, args);
+  if (share_vm) return FinishClone(parent, *child, args);
+  CopyMovedMemory(parent, *child, args);
+}
+
+// Gives the child of a fork memory of its own where its parent's is a device's (sentry/mm/moved.h).
+void TaskLifecycle::CopyMovedMemory(Task& parent, const RefPtr<Task>& child, const CloneArgs& args) {
+  ErrnoOr<MovedCopies> copies = CopyMovedOps(parent, parent.mm());
+  if (copies.ok() && copies->ops.empty()) return FinishClone(parent, child, args);
+  if (!copies.ok()) {
+    KillGroup(child->group(), SIGKILL);
+    return parent.FinishSyscall(-ENOMEM);
+  }
+  auto done = [this, self = RefPtr<Task>(&parent), child, args, copies = *copies](std::span<const int64_t> results) {
+    KernelLock lock(kernel_);
+    if (!CopiedMoved(copies.ops, results)) KillGroup(child->group(), SIGKILL);
+    if (self->exiting_) return;
+    if (child->exiting_) return self->FinishSyscall(-ENOMEM);
+    FinishClone(*self, child, args);
+  };
+  child->thread_->RunOps(copies->ops, std::move(done));
 }
 
 ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& args, platform::Thread& thread) {

@@ -98,6 +98,7 @@ class TaskLifecycle {
   ErrnoOr<RefPtr<Task>> MakeChild(Task& parent, const CloneArgs& args, platform::Thread& thread);
   RefPtr<ThreadGroup> NewGroup(ThreadGroup& old, int pid, const CloneArgs& args);
   RefPtr<Task> NewTask(ThreadGroup& group, int tid, const Task& like);
+  void CopyMovedMemory(Task& parent, const RefPtr<Task>& child, const CloneArgs& args);
   void FinishClone(Task& parent, const RefPtr<Task>& child, const CloneArgs& args);
   ErrnoOr<Loaded> LoadForExec(Task& task, const ExecArgs& args);
   void KillOtherThreads(Task& task);

@@ -8,6 +8,7 @@
 
 #include "sentry/base/check.h"
 #include "sentry/kernel/task.h"
+#include "sentry/mm/moved.h"
 
 namespace amber {
 
@@ -33,7 +34,8 @@ RefPtr<MemoryManager> MemoryManager::Fork() const {
   auto child = MakeRef<MemoryManager>();
   for (const auto& [start, vma] : vmas_) {
     if ((vma.flags & Vma::kDontFork) != 0) continue;
-    Vma copy = vma;
+    // The child's thread copies what was moved (CopyMovedOps).
+    Vma copy = IsMoved(vma) ? UnmovedVma(vma) : vma;
     copy.flags &= ~Vma::kLocked;  // mlock(2): locks are not inherited
     if ((vma.flags & Vma::kWipeOnFork) != 0) copy.image = false;
     child->vmas_.Insert(std::move(copy));

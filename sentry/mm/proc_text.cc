@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "sentry/base/unique_fd.h"
+#include "sentry/mm/moved.h"
 
 namespace amber {
 
@@ -87,7 +88,7 @@ void AppendMapping(const Vma& vma, const MapsContext& context, std::string* out)
   size_t line_start = out->size();
   Append(out, "%08" PRIx64 "-%08" PRIx64 " %c%c%c%c %08" PRIx64 " %02x:%02x %" PRIu64 " ", vma.start, vma.end,
          (vma.prot & PROT_READ) != 0 ? 'r' : '-', (vma.prot & PROT_WRITE) != 0 ? 'w' : '-', (vma.prot & PROT_EXEC) != 0 ? 'x' : '-',
-         vma.shared && vma.file ? 's' : 'p', vma.offset, major(st.st_dev), minor(st.st_dev), static_cast<uint64_t>(st.st_ino));
+         vma.shared && vma.file && !IsMoved(vma) ? 's' : 'p', vma.offset, major(st.st_dev), minor(st.st_dev), static_cast<uint64_t>(st.st_ino));
   if (!name.empty()) {
     size_t length = out->size() - line_start;
     if (length < 73) out->append(73 - length, ' ');

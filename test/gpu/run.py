@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Whole sandboxes with GPUs, on a driver that does not exist (nvproxy/fake).
 
-  test/gpu/run.py [--sandbox bazel-bin/sandbox] [--rawrm bazel-bin/test/gpu/rawrm]
+  test/gpu/run.py [--sandbox bazel-bin/sandbox] [--programs bazel-bin/test/gpu] [TEST...]
 
 Ends with the line `N passed, N failed`; exit status 1 if anything failed.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -25,8 +26,9 @@ GPU = ["--gpu", f"--gpu-driver=fake:{os.path.join(HERE, 'one_h100.txt')}"]
 class Tests:
     """Each method `test_*` is one test; it raises AssertionError."""
 
-    def __init__(self, sandbox, rawrm, work):
-        self.sandbox, self.rawrm, self.work = sandbox, rawrm, work
+    def __init__(self, sandbox, programs, work):
+        self.sandbox, self.programs, self.work = sandbox, programs, work
+        self.rawrm = os.path.join(programs, "rawrm")
         self.state = os.path.join(work, "state")
 
     def cli(self, *arguments, **options):
@@ -70,6 +72,19 @@ class Tests:
             result = self.cli("do", *flags, "--tty=false", "/bin/true", stdin=subprocess.DEVNULL)
             assert result.returncode != 0 and words in result.stderr, (flags, result.stderr)
 
+    def cuda(self, *arguments, flags=()):
+        """Runs cudademo on the libcuda of fakecuda.cc, with the host's C library."""
+        command = ["/usr/bin/env", f"LD_LIBRARY_PATH={self.programs}", os.path.join(self.programs, "cudademo"), *arguments]
+        return self.do(*command, flags=flags)
+
+    def test_cuda_program(self):
+        result = self.cuda()
+        assert result.returncode == 0 and "PASS" in result.stdout and "FAIL" not in result.stdout, result.stdout + result.stderr
+
+    def test_cuda_sees_the_quota(self):
+        result = self.cuda(flags=["--gpu-memory=3GiB"])
+        assert result.returncode == 0 and "total 3072 MiB" in result.stdout, result.stdout + result.stderr
+
     def bundle(self, name, *arguments):
         root = os.path.join(self.work, name + "-root")
         os.makedirs(root)
@@ -105,6 +120,19 @@ class Tests:
         assert "FAIL" not in text, text
         assert after.wait(LIMIT) == 0
 
+    def test_usage_in_events(self):
+        process = self.start("--gpu-memory=8GiB", "run", "--bundle", self.bundle("busy", "busy"), "busy")
+        self.read_until(process, "ready")
+        events = json.loads(self.cli("events", "--stats", "busy").stdout)["data"]["gpu"]
+        memory = events["devices"][0]["memory"]
+        # What a context is taken to cost is charged with the first of a process, which rawrm has none of.
+        assert memory == {"usage": 1 << 20, "max": 1 << 20, "limit": 8 << 30}, events
+        assert events["devices"][0]["uuid"].startswith("GPU-6f2d1c00") and events["calls"] > 5, events
+        stats = self.cli("debug", "--stats", "busy").stdout
+        assert "gpu 0 bytes 1048576 peak 1048576 limit 8589934592" in stats, stats
+        process.communicate("go on\n", LIMIT)
+        assert process.returncode == 0
+
     def test_checkpoint_refuses_gpu_memory(self):
         folder = self.bundle("busy", "busy")
         process = self.start("run", "--bundle", folder, "busy")
@@ -120,14 +148,17 @@ class Tests:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sandbox", default=os.path.join(ROOT, "bazel-bin", "sandbox"))
-    parser.add_argument("--rawrm", default=os.path.join(ROOT, "bazel-bin", "test", "gpu", "rawrm"))
+    parser.add_argument("--programs", help="folder with rawrm, cudademo and libcuda.so.1 (default: built)")
+    parser.add_argument("tests", nargs="*", metavar="TEST")
     options = parser.parse_args()
-    if not os.path.exists(options.rawrm):
-        subprocess.run(["bazel", "build", "//test/gpu:rawrm"], cwd=ROOT, check=True)
+    programs = options.programs or os.path.join(ROOT, "bazel-bin", "test", "gpu")
+    if not options.programs:
+        subprocess.run(["bazel", "build", "//test/gpu:programs"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     passed = failed = 0
-    for name in sorted(name for name in dir(Tests) if name.startswith("test_")):
+    names = sorted(name for name in dir(Tests) if name.startswith("test_"))
+    for name in options.tests or names:
         with tempfile.TemporaryDirectory(prefix="sandbox-gpu-") as work:
-            tests = Tests(os.path.abspath(options.sandbox), os.path.realpath(options.rawrm), work)
+            tests = Tests(os.path.abspath(options.sandbox), os.path.realpath(programs), work)
             try:
                 getattr(tests, name)()
                 passed += 1

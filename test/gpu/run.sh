@@ -9,7 +9,7 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
 sandbox=${SANDBOX:-$top/bazel-bin/sandbox}
-rawrm=${RAWRM:-$top/bazel-bin/test/gpu/rawrm}
+programs=${PROGRAMS:-$top/bazel-bin/test/gpu}
 out=${OUT:-$top/out/gpu}
 dry=0
 steps=""
@@ -27,7 +27,8 @@ mkdir -p "$out"
 results=$out/results.jsonl
 : >"$results"
 sandbox=$(readlink -f "$sandbox")
-rawrm=$(readlink -f "$rawrm")
+programs=$(readlink -f "$programs")
+rawrm=$programs/rawrm
 gpu="--gpu"
 [ $dry -eq 0 ] || gpu="--gpu --gpu-driver=fake:$here/one_h100.txt"
 state=$(mktemp -d)
@@ -89,7 +90,7 @@ S2() {
 }
 S3() { skip S3.copies "the copy measurements are not written yet"; }
 S4() {
-    check S4.nvml 60 python3 "$here/run.py" --sandbox "$sandbox" --rawrm "$rawrm"
+    check S4.nvml 60 python3 "$here/run.py" --sandbox "$sandbox" --programs "$programs"
     skip S4.cuda "the checkpoint helper is not built yet"
 }
 quota() { inside_quota=$("$sandbox" --root "$state" do $gpu --gpu-memory=8GiB --tty=false "$rawrm" eat </dev/null) || return 1; echo "$inside_quota"; echo "$inside_quota" | grep -q "allocated 8192 MiB"; }

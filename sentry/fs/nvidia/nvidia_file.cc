@@ -4,7 +4,10 @@
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
 
+#include <optional>
+
 #include "sentry/fs/nvidia/gpu_support.h"
+#include "sentry/fs/nvidia/moved_memory.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/memory_manager.h"
@@ -41,14 +44,24 @@ class TaskCaller final : public nvproxy::Caller {
     if (!Usable() || !mm_->IsMapped(address, address + size)) return Errno(EFAULT);
     std::vector<nvproxy::MemoryPiece> pieces;
     for (const Vma& vma : mm_->vmas().Slice(address, address + size)) {
-      // Private memory would have to be moved to a file of the sentry's first, which is not built yet.
-      if (!vma.shared || !vma.file || (vma.prot & PROT_WRITE) == 0) return Errno(EOPNOTSUPP);
+      if ((vma.prot & PROT_WRITE) == 0) return Errno(EFAULT);
+      if (!vma.shared) {
+        if (MoveFailed(*task_)) return Errno(ENOMEM);
+        to_move_ = {address, address + size};
+        return Errno(EAGAIN);
+      }
+      if (!vma.file) return Errno(EOPNOTSUPP);
       MapSource source = TRY(vma.file->Map(*task_, vma.offset, vma.size(), vma.prot & ~PROT_EXEC, true));
       if (!source.sentry_owned) return Errno(EOPNOTSUPP);
       pieces.push_back({source.fd, source.offset + vma.offset, vma.size()});
     }
     return pieces;
   }
+  // Private memory that Share() needs elsewhere first: then it gave EAGAIN, and the call is to be executed again.
+  struct Range {
+    uint64_t start, end;
+  };
+  const std::optional<Range>& to_move() const { return to_move_; }
   bool IsMapped(const nvproxy::OpenFile& file, uint64_t address, uint64_t size) override {
     for (const Vma& vma : mm_->vmas().Slice(address, address + size)) {
       bool same = vma.file && vma.file->kind() == kNvidiaFileKind && static_cast<NvidiaFile&>(*vma.file).file().get() == &file;
@@ -65,6 +78,7 @@ class TaskCaller final : public nvproxy::Caller {
   RefPtr<MemoryManager> mm_;
   RefPtr<FdTable> files_;
   nvproxy::Session session_;
+  std::optional<Range> to_move_;
 };
 
 nvproxy::Node NodeOf(uint64_t rdev) {
@@ -114,6 +128,8 @@ ErrnoOr<uint64_t> NvidiaFile::Ioctl(Task& task, uint32_t command, uint64_t argum
     result = file->proxy().Ioctl(file, caller, command, argument);
     file.reset();
   }
+  // Nothing has happened yet in that case.
+  if (result.Is(EAGAIN) && caller.to_move()) return MovePrivateMemory(task, caller.to_move()->start, caller.to_move()->end);
   return result;
 }
 

@@ -1,0 +1,195 @@
+// A CUDA program for whole-sandbox tests, on fakecuda's libcuda.so.1.
+//
+//   cudademo             one round: memory, copies, a kernel, registered host memory
+//   cudademo hold [MIB]  fills MIB of device memory and registers host memory, says "ready", computes until a line comes on standard input, then
+//                        checks all of it and says "held"
+//   cudademo touch       as hold, while a second thread keeps on reading device memory by its address
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <poll.h>
+
+#include "test/gpu/fakecuda.h"
+
+namespace {
+
+int failures = 0;
+
+void Expect(bool good, const char* name, long got = 0) {
+  if (!good) {
+    printf("FAIL %s: %ld\n", name, got);
+    ++failures;
+  } else {
+    printf("ok %s\n", name);
+  }
+}
+
+unsigned Pattern(size_t i) { return static_cast<unsigned>(i * 2654435761u + 17); }
+
+// Host memory in the middle of a private mapping, as cudaHostRegister() gets it.
+struct Host {
+  static constexpr size_t kSize = 3 << 20, kFrom = 1 << 20, kRegistered = 1 << 20;
+  char* all = nullptr;
+
+  void Make() {
+    all = static_cast<char*>(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    for (size_t i = 0; i < kSize / 4; ++i) reinterpret_cast<unsigned*>(all)[i] = Pattern(i);
+    int result = cuMemHostRegister_v2(all + kFrom, kRegistered, 0);
+    Expect(result == kCudaOk, "register host memory", result);
+  }
+  bool Good() const {
+    for (size_t i = 0; i < kSize / 4; ++i) {
+      if (reinterpret_cast<unsigned*>(all)[i] != Pattern(i)) return false;
+    }
+    return true;
+  }
+};
+
+// A child has a copy of its own, and its parent does not see what it writes.
+void Fork(Host& host) {
+  fflush(stdout);
+  pid_t child = fork();
+  if (child == 0) {
+    bool good = host.Good();
+    memset(host.all, 0xee, Host::kSize);
+    _exit(good ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  Expect(status == 0, "a child sees its parent's bytes", status);
+  Expect(host.Good(), "and writes to its own");
+}
+
+// Neighbours of what was registered stay one private mapping to whoever reads the list.
+void Maps(Host& host) {
+  FILE* maps = fopen("/proc/self/maps", "r");
+  char line[512];
+  bool shared = false;
+  while (maps != nullptr && fgets(line, sizeof(line), maps) != nullptr) {
+    unsigned long start, end;
+    char prot[8];
+    if (sscanf(line, "%lx-%lx %7s", &start, &end, prot) != 3) continue;
+    auto at = reinterpret_cast<unsigned long>(host.all) + Host::kFrom;
+    if (start <= at && at < end && prot[3] == 's') shared = true;
+  }
+  if (maps != nullptr) fclose(maps);
+  Expect(!shared, "registered memory is private in /proc/self/maps");
+}
+
+volatile bool stop = false;
+
+void* Count(void* word) {
+  auto* count = static_cast<volatile unsigned long*>(word);
+  while (!stop) *count = *count + 1;
+  return nullptr;
+}
+
+// Another thread writes to the memory while it is registered: nothing is lost.
+void Race() {
+  constexpr size_t kSize = 32 << 20;
+  char* memory = static_cast<char*>(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* word = reinterpret_cast<volatile unsigned long*>(memory + kSize / 2);
+  pthread_t thread;
+  pthread_create(&thread, nullptr, Count, memory + kSize / 2);
+  while (*word < 1000) usleep(100);
+  int result = cuMemHostRegister_v2(memory, kSize, 0);
+  unsigned long before = *word;
+  usleep(20000);
+  stop = true;
+  pthread_join(thread, nullptr);
+  Expect(result == kCudaOk, "register what another thread writes to", result);
+  Expect(before >= 1000 && *word > before, "its writes stay", static_cast<long>(*word));
+  Expect(cuMemHostUnregister(memory) == kCudaOk, "unregister");
+  munmap(memory, kSize);
+}
+
+int Round() {
+  size_t free = 0, total = 0;
+  Expect(cuMemGetInfo_v2(&free, &total) == kCudaOk && total >= free && free > 0, "memory info");
+  printf("total %zu MiB\n", total >> 20);
+  uint64_t memory = 0;
+  int result = cuMemAlloc_v2(&memory, 4 << 20);
+  Expect(result == kCudaOk, "allocate", result);
+  if (result != kCudaOk) return 1;
+  Expect(cuMemsetD32_v2(memory, 40, 1024) == kCudaOk && fakeAdd(memory, 2, 1024) == kCudaOk, "kernel");
+  unsigned words[1024];
+  Expect(cuMemcpyDtoH_v2(words, memory, sizeof(words)) == kCudaOk && words[0] == 42 && words[1023] == 42, "copy", words[0]);
+  Host host;
+  host.Make();
+  Expect(host.Good(), "registered memory keeps its bytes");
+  Maps(host);
+  Fork(host);
+  Race();
+  Expect(cuMemHostUnregister(host.all + Host::kFrom) == kCudaOk, "unregister");
+  Expect(host.Good(), "and after");
+  Expect(cuMemFree_v2(memory) == kCudaOk, "free");
+  printf("%s\n", failures == 0 ? "PASS" : "FAILED");
+  return failures != 0;
+}
+
+bool LineWaits() {
+  pollfd p = {0, POLLIN, 0};
+  return poll(&p, 1, 0) > 0;
+}
+
+uint64_t touched = 0;
+
+void* Touch(void*) {
+  unsigned sum = 0;
+  while (!stop) {
+    sum += *reinterpret_cast<volatile unsigned*>(touched);
+    usleep(200);
+  }
+  return reinterpret_cast<void*>(static_cast<uintptr_t>(sum));
+}
+
+int Hold(size_t mib, bool touch) {
+  size_t words = mib << 18;
+  uint64_t memory = 0, counter = 0;
+  int result = cuMemAlloc_v2(&memory, words * 4);
+  if (result != kCudaOk || cuMemAlloc_v2(&counter, 4096) != kCudaOk) {
+    printf("FAIL allocate: %d\n", result);
+    return 1;
+  }
+  auto* host = static_cast<unsigned*>(malloc(words * 4));
+  for (size_t i = 0; i < words; ++i) host[i] = Pattern(i);
+  cuMemcpyHtoD_v2(memory, host, words * 4);
+  cuMemsetD32_v2(counter, 0, 1);
+  Host registered;
+  registered.Make();
+  touched = counter;
+  pthread_t thread;
+  if (touch) pthread_create(&thread, nullptr, Touch, nullptr);
+  printf("ready\n");
+  fflush(stdout);
+  unsigned added = 0;
+  for (; !LineWaits(); usleep(1000), ++added) fakeAdd(counter, 1, 1);
+  unsigned counted = 0;
+  cuMemcpyDtoH_v2(&counted, counter, 4);
+  Expect(counted == added, "kernels ran once each", counted);
+  memset(host, 0, words * 4);
+  cuMemcpyDtoH_v2(host, memory, words * 4);
+  size_t wrong = 0;
+  for (size_t i = 0; i < words; ++i) wrong += host[i] != Pattern(i);
+  Expect(wrong == 0, "device memory", static_cast<long>(wrong));
+  Expect(registered.Good(), "registered memory");
+  stop = true;
+  if (touch) pthread_join(thread, nullptr);
+  printf("held\n");
+  return failures != 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  int result = cuInit(0);
+  Expect(result == kCudaOk, "cuInit", result);
+  if (result != kCudaOk) return 1;
+  if (argc == 1) return Round();
+  return Hold(argc > 2 ? strtoul(argv[2], nullptr, 10) : 16, strcmp(argv[1], "touch") == 0);
+}

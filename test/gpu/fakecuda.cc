@@ -1,0 +1,252 @@
+// A libcuda.so.1 for tests: a little CUDA on the driver's own calls, and the six checkpoint verbs with the states and results of the real ones.
+//
+// As in the real library a thread of the target does the work of the verbs, which callers in other processes ask for; here over an abstract Unix
+// socket. Calls of a locked process wait. $FAKECUDA_FAIL of the target makes verbs go wrong: "lock=600,restore=2,checkpoint=hang,checkpoint=exit".
+#include "test/gpu/fakecuda.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "test/gpu/fakecuda_device.h"
+
+namespace fakecuda {
+namespace {
+
+enum Verb : int { kGetState, kLock, kCheckpoint, kRestore, kUnlock };
+constexpr const char* kNames[] = {"state", "lock", "checkpoint", "restore", "unlock"};
+
+struct Request {
+  int verb;
+  unsigned timeout_ms;
+};
+struct Reply {
+  int result, state, tid;
+};
+
+pthread_mutex_t mu = PTHREAD_MUTEX_INITIALIZER;
+pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+Device device;
+int state = kRunning;
+bool initialized = false;
+
+// One call of the interface: waits while the process is locked.
+class Call {
+ public:
+  Call() {
+    pthread_mutex_lock(&mu);
+    while (state != kRunning) pthread_cond_wait(&changed, &mu);
+  }
+  ~Call() { pthread_mutex_unlock(&mu); }
+};
+
+// What $FAKECUDA_FAIL says of a verb: -1 nothing.
+int Injected(int verb) {
+  const char* text = getenv("FAKECUDA_FAIL");
+  size_t length = strlen(kNames[verb]);
+  for (const char* at = text; at != nullptr && *at != 0; at = strchr(at, ',') != nullptr ? strchr(at, ',') + 1 : nullptr) {
+    if (strncmp(at, kNames[verb], length) != 0 || at[length] != '=') continue;
+    at += length + 1;
+    if (strncmp(at, "hang", 4) == 0) {
+      for (;;) pause();
+    }
+    if (strncmp(at, "exit", 4) == 0) _exit(9);
+    return atoi(at);
+  }
+  return -1;
+}
+
+int Transition(int from, int to, int result) {
+  if (state != from) return kCudaIllegalState;
+  if (result != kCudaOk) return result;
+  state = to;
+  pthread_cond_broadcast(&changed);
+  return kCudaOk;
+}
+
+int Run(const Request& request) {
+  if (request.verb == kGetState) return kCudaOk;
+  // Calls are short and hold the lock, so that there is nothing to drain.
+  switch (request.verb) {
+    case kLock: return Transition(kRunning, kLocked, kCudaOk);
+    case kUnlock: return Transition(kLocked, kRunning, kCudaOk);
+    case kCheckpoint: {
+      if (state != kLocked) return kCudaIllegalState;
+      int result = device.Drain();
+      if (result != kCudaOk) state = kFailed;
+      return result == kCudaOk ? Transition(kLocked, kCheckpointed, kCudaOk) : result;
+    }
+    case kRestore: {
+      if (state != kCheckpointed) return kCudaIllegalState;
+      int result = device.Refill();
+      // As with the real library, a process that could not be restored is lost.
+      if (result != kCudaOk) state = kFailed;
+      return result == kCudaOk ? Transition(kCheckpointed, kLocked, kCudaOk) : result;
+    }
+    default: return kCudaInvalidValue;
+  }
+}
+
+socklen_t AddressOf(int pid, sockaddr_un* address) {
+  memset(address, 0, sizeof(*address));
+  address->sun_family = AF_UNIX;
+  int n = snprintf(address->sun_path + 1, sizeof(address->sun_path) - 1, "fakecuda-checkpoint-%d", pid);
+  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + static_cast<size_t>(n));
+}
+
+// The target's thread that the verbs run on.
+void* Serve(void* argument) {
+  int listener = static_cast<int>(reinterpret_cast<intptr_t>(argument));
+  prctl(PR_SET_NAME, "cuda00001400006");
+  for (;;) {
+    int peer = accept(listener, nullptr, nullptr);
+    if (peer < 0) continue;
+    Request request;
+    if (recv(peer, &request, sizeof(request), MSG_WAITALL) == sizeof(request)) {
+      int injected = request.verb > kGetState && request.verb <= kUnlock ? Injected(request.verb) : -1;
+      pthread_mutex_lock(&mu);
+      int result = injected >= 0 ? injected : Run(request);
+      Reply reply{result, state, static_cast<int>(syscall(SYS_gettid))};
+      pthread_mutex_unlock(&mu);
+      send(peer, &reply, sizeof(reply), MSG_NOSIGNAL);
+    }
+    close(peer);
+  }
+}
+
+int Ask(int pid, int verb, unsigned timeout_ms, Reply* reply) {
+  sockaddr_un address;
+  socklen_t size = AddressOf(pid, &address);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  // Nobody there: not a process that uses CUDA.
+  int result = kCudaNotInitialized;
+  if (fd >= 0 && connect(fd, reinterpret_cast<sockaddr*>(&address), size) == 0) {
+    Request request{verb, timeout_ms};
+    bool good = send(fd, &request, sizeof(request), MSG_NOSIGNAL) == sizeof(request) && recv(fd, reply, sizeof(*reply), MSG_WAITALL) == sizeof(*reply);
+    result = good ? reply->result : kCudaOperatingSystem;
+  }
+  if (fd >= 0) close(fd);
+  return result;
+}
+
+int Verbatim(int pid, int verb, void* arguments) {
+  unsigned timeout_ms = 0;
+  if (arguments != nullptr && verb == kLock) memcpy(&timeout_ms, arguments, sizeof(timeout_ms));
+  Reply reply{};
+  return Ask(pid, verb, timeout_ms, &reply);
+}
+
+int Initialize() {
+  if (initialized) return kCudaOk;
+  if (int result = device.Open(); result != kCudaOk) return result;
+  sockaddr_un address;
+  socklen_t size = AddressOf(getpid(), &address);
+  int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  pthread_t thread;
+  bool good = listener >= 0 && bind(listener, reinterpret_cast<sockaddr*>(&address), size) == 0 && listen(listener, 4) == 0 &&
+              pthread_create(&thread, nullptr, Serve, reinterpret_cast<void*>(static_cast<intptr_t>(listener))) == 0;
+  initialized = good;
+  return good ? kCudaOk : kCudaOperatingSystem;
+}
+
+}  // namespace
+}  // namespace fakecuda
+
+using fakecuda::device;
+
+extern "C" {
+
+int cuInit(unsigned) {
+  fakecuda::Call call;
+  return fakecuda::Initialize();
+}
+
+int cuMemGetInfo_v2(size_t* free, size_t* total) {
+  fakecuda::Call call;
+  return device.Info(free, total);
+}
+
+int cuDeviceTotalMem_v2(size_t* bytes, int) {
+  size_t free;
+  return cuMemGetInfo_v2(&free, bytes);
+}
+
+int cuMemAlloc_v2(uint64_t* address, size_t size) {
+  fakecuda::Call call;
+  return device.Allocate(size, address);
+}
+
+int cuMemFree_v2(uint64_t address) {
+  fakecuda::Call call;
+  return device.Free(address);
+}
+
+int cuMemHostRegister_v2(void* memory, size_t size, unsigned) {
+  fakecuda::Call call;
+  return device.Register(memory, size);
+}
+
+int cuMemHostUnregister(void* memory) {
+  fakecuda::Call call;
+  return device.Free(reinterpret_cast<uint64_t>(memory));
+}
+
+int cuMemcpyHtoD_v2(uint64_t to, const void* from, size_t size) {
+  fakecuda::Call call;
+  memcpy(reinterpret_cast<void*>(to), from, size);
+  return kCudaOk;
+}
+
+int cuMemcpyDtoH_v2(void* to, uint64_t from, size_t size) {
+  fakecuda::Call call;
+  memcpy(to, reinterpret_cast<void*>(from), size);
+  return kCudaOk;
+}
+
+int cuMemsetD32_v2(uint64_t to, unsigned value, size_t count) {
+  fakecuda::Call call;
+  auto* words = reinterpret_cast<unsigned*>(to);
+  for (size_t i = 0; i < count; ++i) words[i] = value;
+  return kCudaOk;
+}
+
+int fakeAdd(uint64_t to, unsigned value, size_t count) {
+  fakecuda::Call call;
+  auto* words = reinterpret_cast<unsigned*>(to);
+  for (size_t i = 0; i < count; ++i) words[i] += value;
+  return kCudaOk;
+}
+
+int cuCtxSynchronize() {
+  fakecuda::Call call;
+  return kCudaOk;
+}
+
+int cuCheckpointProcessGetState(int pid, int* state) {
+  fakecuda::Reply reply{};
+  int result = fakecuda::Ask(pid, fakecuda::kGetState, 0, &reply);
+  if (result == kCudaOk) *state = reply.state;
+  return result;
+}
+
+int cuCheckpointProcessGetRestoreThreadId(int pid, int* tid) {
+  fakecuda::Reply reply{};
+  int result = fakecuda::Ask(pid, fakecuda::kGetState, 0, &reply);
+  if (result == kCudaOk) *tid = reply.tid;
+  return result;
+}
+
+int cuCheckpointProcessLock(int pid, void* arguments) { return fakecuda::Verbatim(pid, fakecuda::kLock, arguments); }
+int cuCheckpointProcessCheckpoint(int pid, void* arguments) { return fakecuda::Verbatim(pid, fakecuda::kCheckpoint, arguments); }
+int cuCheckpointProcessRestore(int pid, void* arguments) { return fakecuda::Verbatim(pid, fakecuda::kRestore, arguments); }
+int cuCheckpointProcessUnlock(int pid, void* arguments) { return fakecuda::Verbatim(pid, fakecuda::kUnlock, arguments); }
+
+}  // extern "C"
