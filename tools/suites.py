@@ -148,7 +148,7 @@ def all_suites():
         ),
         Suite(
             "gpu", "GPU programs on a driver that does not exist",
-            python("test/gpu/run.py", "--sandbox", SANDBOX), read_counts, 5, ["test/gpu/run.py"], binary=True,
+            python("test/gpu/run.py", "--sandbox", SANDBOX, "--programs", "bazel-bin/test/gpu"), read_counts, 5, ["test/gpu/run.py"], binary=True,
         ),
         # The fuzz configuration is AddressSanitizer and UBSan plus coverage, so that the unit
         # tests under sanitizers and the fuzz targets share one build of everything.
@@ -284,7 +284,7 @@ def have_target(label):
 
 def build_programs(limit):
     """Builds the binary and the guest programs, of which this tree may define neither."""
-    targets = [label for label in ("//:sandbox", "//test/guest:binaries") if have_target(label)]
+    targets = [label for label in ("//:sandbox", "//test/guest:binaries", "//test/gpu:programs") if have_target(label)]
     if not targets:
         return None
     suite = Suite("build", " ".join(targets),
