@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <string>
+#include <tuple>
 
 #include "nvproxy/call.h"
 
@@ -28,12 +30,22 @@ class Probe {
     client_ = alloc.hObjectNew;
     return true;
   }
+  bool Allocate(uint32_t parent, uint32_t handle, uint32_t number, std::span<std::byte> params) {
+    RmAlloc alloc{.hRoot = client_, .hObjectParent = parent == 0 ? client_ : parent, .hObjectNew = handle, .hClass = number,
+                  .pAllocParms = reinterpret_cast<uint64_t>(params.data()), .paramsSize = static_cast<uint32_t>(params.size())};
+    HostBuffer nested[] = {{params.data(), params.size()}};
+    return Run<RmAlloc>(0x2b, {&alloc, 1}, nested) && alloc.status == 0;
+  }
+  // On the client itself if `object` is 0.
+  bool Control(uint32_t object, uint32_t command, void* params, size_t size) {
+    RmControl block{.hClient = client_, .hObject = object == 0 ? client_ : object, .cmd = command,
+                    .params = reinterpret_cast<uint64_t>(params), .paramsSize = static_cast<uint32_t>(size)};
+    HostBuffer nested[] = {{params, size}};
+    return Run<RmControl>(0x2a, {&block, 1}, nested) && block.status == 0;
+  }
   template <typename T>
   bool Control(uint32_t command, T* params) {
-    RmControl block{.hClient = client_, .hObject = client_, .cmd = command, .params = reinterpret_cast<uint64_t>(params),
-                    .paramsSize = sizeof(T)};
-    HostBuffer nested[] = {{params, sizeof(T)}};
-    return Run<RmControl>(0x2a, {&block, 1}, nested) && block.status == 0;
+    return Control(0, command, params, sizeof(T));
   }
 
  private:
@@ -76,6 +88,11 @@ bool DescribeCard(Probe& probe, const CardInfo& card, Gpu* gpu) {
   return ParseUuid(reinterpret_cast<const char*>(uuid.gpuUuid), &gpu->uuid);
 }
 
+// As NVIDIA_VISIBLE_DEVICES and device nodes name GPUs.
+bool IsNamed(const Gpu& gpu, uint32_t index, const std::string& name) {
+  return name == std::to_string(index) || name == "minor:" + std::to_string(gpu.minor) || name == gpu.uuid_text();
+}
+
 // "ModifyDeviceFiles: 1" to 0, so that nobody in the guest runs nvidia-modprobe; and no registry keys of the host's.
 std::string GuestParams(std::string text) {
   std::string out;
@@ -100,17 +117,47 @@ std::string Proxy::FindGpus() {
   CardInfo cards[kCards] = {};
   if (!probe.Run<CardInfo>(0xc8, cards)) return "the NVIDIA driver does not tell its GPUs";
   if (!probe.MakeClient()) return "the NVIDIA driver gives no client";
-  for (const CardInfo& card : cards) {
-    if (card.valid == 0) continue;
-    if (!options_.minors.empty() && std::ranges::find(options_.minors, card.minor) == options_.minors.end()) continue;
+  std::ranges::sort(cards, {}, [](const CardInfo& c) { return std::tuple(c.valid == 0, c.domain, c.bus, c.slot); });
+  std::vector<bool> found(options_.devices.size());
+  for (uint32_t index = 0; index < kCards && cards[index].valid != 0; ++index) {
+    const CardInfo& card = cards[index];
     Gpu gpu;
     if (!DescribeCard(probe, card, &gpu)) return "the NVIDIA driver does not describe GPU " + std::to_string(card.minor);
-    gpus_.push_back(gpu);
+    bool wanted = options_.devices.empty();
+    for (size_t i = 0; i < found.size(); ++i) {
+      if (!IsNamed(gpu, index, options_.devices[i])) continue;
+      wanted = found[i] = true;
+    }
+    if (wanted) gpus_.push_back(gpu);
   }
-  for (uint32_t minor : options_.minors) {
-    if (std::ranges::none_of(gpus_, [&](const Gpu& g) { return g.minor == minor; })) return "there is no GPU " + std::to_string(minor);
+  for (size_t i = 0; i < found.size(); ++i) {
+    if (!found[i]) return "there is no GPU \"" + options_.devices[i] + "\" on this machine";
   }
   return gpus_.empty() ? "the NVIDIA driver has no GPU" : "";
+}
+
+ErrnoOr<uint64_t> Proxy::FreeBytes(int index) {
+  constexpr uint32_t kDeviceHandle = 0x5c000001, kSubdeviceHandle = 0x5c000002, kFbInfo = 0x20801303, kHeapFree = 0x16;
+  const Gpu& gpu = gpus_[static_cast<size_t>(index)];
+  const Entry* device = FindEntry(branch_->classes, 0x80);
+  const Entry* subdevice = FindEntry(branch_->classes, 0x2080);
+  const Entry* info = FindEntry(branch_->controls, kFbInfo);
+  if (device == nullptr || subdevice == nullptr || info == nullptr) return Errno(EOPNOTSUPP);
+  HostFile control = TRY(host_.Open({NodeKind::kControl, 0}, O_RDWR));
+  Probe probe(*this, control);
+  // A device can be made only by a process that has its node open.
+  HostFile node = TRY(host_.Open({NodeKind::kGpu, gpu.minor}, O_RDWR));
+  std::vector<std::byte> device_params(device->size), subdevice_params(subdevice->size), list(info->size);
+  std::memcpy(device_params.data(), &gpu.instance, sizeof(gpu.instance));
+  uint32_t ask[] = {1, kHeapFree, 0};  // one pair: index, KiB
+  std::memcpy(list.data(), ask, sizeof(ask));
+  bool good = probe.MakeClient() && probe.Allocate(0, kDeviceHandle, 0x80, device_params) &&
+              probe.Allocate(kDeviceHandle, kSubdeviceHandle, 0x2080, subdevice_params) &&
+              probe.Control(kSubdeviceHandle, kFbInfo, list.data(), list.size());
+  host_.Close(node);
+  if (!good) return Errno(EIO);
+  std::memcpy(ask, list.data(), sizeof(ask));
+  return uint64_t{ask[2]} << 10;
 }
 
 ErrnoOr<std::string> Proxy::InfoFile(const std::string& path) {

@@ -1,4 +1,4 @@
-// What nvproxy needs of the kernel that it serves, and no more: the caller's memory and descriptors. The sentry is to implement it, and
+// What nvproxy needs of the kernel that it serves, and no more: the caller's memory and descriptors. sentry/fs/nvidia implements it, and
 // tests do.
 #pragma once
 

@@ -45,6 +45,10 @@ struct MemoryPiece {
   uint64_t offset = 0, size = 0;
 };
 
+// One contiguous alias of the pieces in this process's memory.
+ErrnoOr<uint64_t> MapAlias(std::span<const MemoryPiece> pieces);
+void UnmapAlias(uint64_t address, uint64_t size);
+
 class HostDriver {
  public:
   virtual ~HostDriver() = default;

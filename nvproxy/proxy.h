@@ -46,7 +46,8 @@ struct Gpu {
 
 struct Options {
   uint8_t capabilities = kCompute | kUtility;
-  std::vector<uint32_t> minors;  // of the GPUs that the sandbox has; empty means all
+  // The GPUs that the sandbox has: an index in PCI order ("0"), "GPU-uuid" or "minor:N"; empty means all.
+  std::vector<std::string> devices;
   uint64_t memory_limit = 0;     // bytes of each GPU; 0 means no limit
   uint64_t host_limit = 0;       // bytes of host memory that drivers allocate or pin for the sandbox; 0 means no limit
   uint64_t context_bytes = 400 << 20;  // what a process's first context on a GPU costs
@@ -86,6 +87,10 @@ class Proxy {
 
   // Why the state of a file and of its clients cannot go into an image, a line each; empty if it can.
   std::vector<std::string> CannotSave(OpenFile& file);
+  // The processes (Session::process) with objects that cannot go into an image: those that use CUDA, not just ask about the GPU.
+  std::set<uint64_t> BusyProcesses();
+  // What the driver says is free on the GPU at this index, bytes.
+  ErrnoOr<uint64_t> FreeBytes(int index);
   // The file and its clients as bytes, and back: null and why in `error`. Handles of clients are those that they had.
   std::string SaveFile(OpenFile& file);
   std::shared_ptr<OpenFile> RestoreFile(std::string_view bytes, std::string* error);

@@ -224,7 +224,7 @@ TEST_P(ProxyTest, EventsReachOnePoll) {
 }
 
 TEST_P(ProxyTest, OnlyOwnGpus) {
-  Proxy& one = world.Sandbox({.minors = {1}, .allow_other_driver = true});
+  Proxy& one = world.Sandbox({.devices = {"minor:1"}, .allow_other_driver = true});
   TestProcess q(one, {.process = 1, .pid = 5});
   int ctl = q.Open(NodeKind::kControl);
   EXPECT_EQ(q.Open(NodeKind::kGpu, 0), -ENXIO);
@@ -359,8 +359,8 @@ TEST(ProxyCreate, ErrorsSayWhat) {
   {
     FakeHost host(TwoGpus());
     FakeDriver driver(host, 1);
-    EXPECT_EQ(Proxy::Create(driver, {.minors = {5}}, {}, &error), nullptr);
-    EXPECT_EQ(error, "there is no GPU 5");
+    EXPECT_EQ(Proxy::Create(driver, {.devices = {"minor:5"}}, {}, &error), nullptr);
+    EXPECT_EQ(error, "there is no GPU \"minor:5\" on this machine");
   }
 }
 

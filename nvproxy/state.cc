@@ -65,6 +65,18 @@ std::vector<std::string> Proxy::CannotSave(OpenFile& file) {
   return out;
 }
 
+std::set<uint64_t> Proxy::BusyProcesses() {
+  std::set<uint64_t> out;
+  for (const auto& client : ClientsOf([](const Client&) { return true; })) {
+    ClientLock lock(client);
+    if (client->dead()) continue;
+    for (const auto& [handle, object] : client->objects()) {
+      if (!object->params) out.insert(client->session().process);
+    }
+  }
+  return out;
+}
+
 std::string Proxy::SaveFile(OpenFile& file) {
   proto::File out;
   out.set_driver(version_);

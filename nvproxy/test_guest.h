@@ -29,6 +29,11 @@ class TestProcess : public Caller {
   static constexpr uint64_t kBase = 0x10000;
 
   TestProcess(Proxy& proxy, Session session) : proxy_(proxy), session_(session), memory_(4 << 20) {}
+  TestProcess(const TestProcess&) = delete;
+  TestProcess& operator=(const TestProcess&) = delete;
+  ~TestProcess() override {
+    if (shared_ >= 0) close(shared_);
+  }
 
   // --- Caller ---
   Session session() const override { return session_; }

@@ -7,11 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "runsc-cli/gpu_request.h"
 #include "sentry/base/unique_fd.h"
 
 namespace amber::cli {
@@ -68,31 +68,13 @@ std::vector<FlagSpec> SandboxFlags() {
           {"gpu", 0, FlagKind::kBool, nullptr, "gives the sandbox the NVIDIA GPUs"},
           {"gpu-driver", 0, FlagKind::kString, "fake:FILE", "a driver that does not exist, as FILE describes it, for tests"},
           {"gpu-memory", 0, FlagKind::kString, "SIZE", "limits the memory of each GPU: 8GiB, 512MiB"},
-          {"gpu-capabilities", 0, FlagKind::kString, "LIST", "of compute, utility, graphics, video, profiling (default: compute,utility)"},
+          {"gpu-devices", 0, FlagKind::kString, "LIST", "which GPUs: indices in PCI order, or GPU-uuid (default: all)"},
+          {"gpu-capabilities", 0, FlagKind::kString, "LIST", "what may be asked for, of compute, utility, graphics, video, profiling (default: compute,utility)"},
           {"gpu-allow-other-driver", 0, FlagKind::kBool, nullptr, "takes point releases that are not known to work"},
           {"debug", 0, FlagKind::kBool, nullptr, "logs more"}};
 }
 
 namespace {
-
-// "8GiB", "512MiB", "8G", a number of bytes; 0 if it is none of these.
-uint64_t ParseBytes(std::string_view text) {
-  uint64_t value = 0;
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc()) return 0;
-  std::string_view unit(end, static_cast<size_t>(text.data() + text.size() - end));
-  int shift = 0;
-  if (unit == "K" || unit == "KiB") {
-    shift = 10;
-  } else if (unit == "M" || unit == "MiB") {
-    shift = 20;
-  } else if (unit == "G" || unit == "GiB") {
-    shift = 30;
-  } else if (!unit.empty() && unit != "B") {
-    return 0;
-  }
-  return value > (uint64_t{1} << 55) >> shift ? 0 : value << shift;
-}
 
 absl::Status ReadGpuDriver(std::string_view driver, GpuOptions* gpu) {
   constexpr std::string_view kFake = "fake:";
@@ -114,17 +96,14 @@ absl::Status ReadGpuFlags(const Flags& flags, GpuOptions* gpu) {
     if (absl::Status s = ReadGpuDriver(flags.String("gpu-driver"), gpu); !s.ok()) return s;
   }
   if (flags.Has("gpu-memory")) {
-    gpu->memory_limit = ParseBytes(flags.String("gpu-memory"));
+    gpu->memory_limit = ParseGpuBytes(flags.String("gpu-memory"));
     if (gpu->memory_limit == 0) return absl::InvalidArgumentError("--gpu-memory must be a size, as 8GiB");
   }
+  if (flags.Has("gpu-devices")) gpu->devices = absl::StrSplit(flags.String("gpu-devices"), ',', absl::SkipEmpty());
   if (!flags.Has("gpu-capabilities")) return absl::OkStatus();
-  constexpr std::string_view kWords[] = {"compute", "utility", "graphics", "video", "profiling"};
-  gpu->capabilities = 0;
-  for (std::string_view word : absl::StrSplit(flags.String("gpu-capabilities"), ',')) {
-    auto known = std::find(std::begin(kWords), std::end(kWords), word);
-    if (known == std::end(kWords)) return absl::InvalidArgumentError(absl::StrCat("--gpu-capabilities: there is no \"", word, "\""));
-    gpu->capabilities |= static_cast<uint8_t>(1 << (known - std::begin(kWords)));
-  }
+  absl::StatusOr<uint8_t> capabilities = ParseGpuCapabilities(flags.String("gpu-capabilities"), "--gpu-capabilities");
+  if (!capabilities.ok()) return capabilities.status();
+  gpu->capabilities = *capabilities;
   return absl::OkStatus();
 }
 

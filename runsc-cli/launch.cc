@@ -20,6 +20,8 @@
 #include "runsc-cli/cgroup.h"
 #include "runsc-cli/console.h"
 #include "runsc-cli/files.h"
+#include "runsc-cli/gpu_host.h"
+#include "runsc-cli/gpu_request.h"
 #include "runsc-cli/hooks.h"
 #include "runsc-cli/waiter.h"
 #include "sentry/control/spec_codec.h"
@@ -87,6 +89,7 @@ class Launcher {
   // The steps, in order.
   absl::Status PrepareState();
   absl::Status PrepareConsole();
+  absl::Status PrepareGpus();
   absl::Status StartTheWaiter();
   absl::Status StartTheSentry();
   absl::Status StartTheGofer();
@@ -109,6 +112,8 @@ class Launcher {
   control::StepTimings timings_;
   std::optional<StateDir> dir_;
   State state_;
+  GpuOptions gpu_;
+  std::vector<UniqueFd> gpu_nodes_;
   NetworkVisit network_;
   NetworkKind network_kind_ = NetworkKind::kNone;
   std::string cgroup_path_;
@@ -128,6 +133,7 @@ absl::StatusOr<Launched> Launcher::Run() {
   for (const auto& [name, step] : std::initializer_list<std::pair<const char*, absl::Status (Launcher::*)()>>{
            {"state directory", &Launcher::PrepareState},
            {"console", &Launcher::PrepareConsole},
+           {"find GPUs", &Launcher::PrepareGpus},
            {"enter the cgroup", &Launcher::EnterCgroup},
            {"start the waiter", &Launcher::StartTheWaiter},
            {"start the sentry", &Launcher::StartTheSentry},
@@ -202,6 +208,30 @@ absl::Status Launcher::PrepareConsole() {
   return absl::OkStatus();
 }
 
+absl::Status Launcher::PrepareGpus() {
+  gpu_ = options_.gpu;
+  absl::StatusOr<GpuRequest> asked = ReadGpuRequest(bundle_);
+  if (!asked.ok()) return asked.status();
+  for (const std::string& warning : asked->warnings) options_.report->Warning(warning);
+  if (absl::Status s = ApplyGpuRequest(*asked, &gpu_); !s.ok()) return s;
+  for (std::vector<Hook>* hooks : {&bundle_.hooks.prestart, &bundle_.hooks.create_runtime, &bundle_.hooks.create_container}) {
+    std::erase_if(*hooks, IsReplacedHook);
+  }
+  if (asked->legacy_hook) {
+    absl::StatusOr<std::string> files = ListGpuDriverFiles();
+    if (!files.ok()) return files.status();
+    int number = 0;
+    for (MountSpec& mount : GpuDriverMounts(*files)) {
+      mount.attach = absl::StrCat("gpu", number++);
+      spec_.mounts.push_back(std::move(mount));
+    }
+  }
+  if (!gpu_.enabled) return absl::OkStatus();
+  spec_.gpu = true;
+  if (gpu_.fake || JoinsSandbox()) return absl::OkStatus();
+  return FindGpuHost("", &gpu_, &gpu_nodes_);
+}
+
 absl::Status Launcher::StartTheWaiter() {
   // The namespace that engines see in /proc/PID/ns/net, and whose sockets --network=host passes through.
   bool own_network = !bundle_.host_network;
@@ -268,7 +298,7 @@ absl::Status Launcher::StartTheSentry() {
                                      .debug = options_.debug,
                                      .timings = options_.timings,
                                      .fast_path = options_.fast_path,
-                                     .gpu = options_.gpu},
+                                     .gpu = gpu_},
                          .host_id = state_.host_id,
                          .primary = primary.get(),
                          .listener = listener->get(),

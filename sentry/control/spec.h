@@ -106,6 +106,7 @@ struct ContainerSpec {
   std::vector<std::string> read_only_paths;
   uint64_t pids_limit = 0;    // tasks; 0 means no limit
   uint64_t memory_limit = 0;  // bytes; 0 means no limit. The host's cgroup enforces it; /proc/meminfo shows it
+  bool gpu = false;           // gets the nodes of the sandbox's GPUs
 };
 
 enum class NetworkKind {
@@ -113,11 +114,25 @@ enum class NetworkKind {
   kHost,  // sockets are passed through in the container's host network namespace
 };
 
+// A device of the NVIDIA driver's on this machine.
+struct GpuNode {
+  enum class Kind : uint8_t { kControl, kGpu, kUvm };
+  Kind kind = Kind::kControl;
+  uint32_t minor = 0;  // of a GPU
+  int fd = -1;         // O_PATH, in this process and those it makes
+};
+
 // GPUs of the whole sandbox (nvproxy/).
 struct GpuOptions {
   bool enabled = false;
   bool fake = false;        // a driver that does not exist, for tests
   std::string driver;       // of a fake one: its description (nvproxy/fake)
+  // Of the real one: its version, its texts by path below /proc/driver/nvidia, its nodes.
+  std::string version;
+  std::map<std::string, std::string> info;
+  std::vector<GpuNode> nodes;
+  // Which GPUs: an index in PCI order, "GPU-uuid" or "minor:N"; empty means all.
+  std::vector<std::string> devices;
   uint64_t memory_limit = 0;  // bytes of each GPU; 0 means no limit
   uint8_t capabilities = 3;   // nvproxy::Capability: compute and utility
   bool allow_other_driver = false;

@@ -129,6 +129,7 @@ void Encode(const ContainerSpec& from, Container* to) {
   AddAll(from.read_only_paths, to->mutable_read_only_paths());
   to->set_pids_limit(from.pids_limit);
   to->set_memory_limit(from.memory_limit);
+  to->set_gpu(from.gpu);
 }
 
 ContainerSpec Decode(const Container& from) {
@@ -154,6 +155,7 @@ ContainerSpec Decode(const Container& from) {
   to.read_only_paths = Strings(from.read_only_paths());
   to.pids_limit = from.pids_limit();
   to.memory_limit = from.memory_limit();
+  to.gpu = from.gpu();
   return to;
 }
 

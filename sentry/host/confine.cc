@@ -120,7 +120,7 @@ bool CanForbidFileOpens() {
   return syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0;
 }
 
-absl::Status ForbidFileOpens() {
+absl::Status ForbidFileOpens(std::span<const int> nodes) {
   if (!CanForbidFileOpens()) return absl::OkStatus();
   // Every right of the first version: later ones are about renaming, truncating and devices, for which there is no host call.
   landlock_ruleset_attr ruleset = {};
@@ -134,6 +134,12 @@ absl::Status ForbidFileOpens() {
   beneath.parent_fd = proc.get();
   if (syscall(SYS_landlock_add_rule, rules.get(), LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) != 0) {
     return Failed("allowing to open what is in proc");
+  }
+  for (int node : nodes) {
+    landlock_path_beneath_attr device = {};
+    device.allowed_access = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE;
+    device.parent_fd = node;
+    if (syscall(SYS_landlock_add_rule, rules.get(), LANDLOCK_RULE_PATH_BENEATH, &device, 0) != 0) return Failed("allowing to open a device");
   }
   if (syscall(SYS_landlock_restrict_self, rules.get(), 0) != 0) return Failed("forbidding to open files");
   return absl::OkStatus();
@@ -151,7 +157,7 @@ absl::Status SetResourceLimits() {
   return absl::OkStatus();
 }
 
-absl::Status CloseOtherDescriptors(std::initializer_list<int> keep) {
+absl::Status CloseOtherDescriptors(std::span<const int> keep) {
   std::vector<unsigned> sorted;
   for (int fd : keep) {
     if (fd > 2) sorted.push_back(static_cast<unsigned>(fd));

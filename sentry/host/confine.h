@@ -2,7 +2,7 @@
 // order. All run on the only thread of the child; all say what failed.
 #pragma once
 
-#include <initializer_list>
+#include <span>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,10 +25,11 @@ absl::Status DropCapabilities();
 bool CanForbidFileOpens();
 // From here on, and for the stubs too, only what lies in /proc can be opened, for reading; nothing below a directory descriptor that the
 // gofer gives can, however it is reached. Does nothing where CanForbidFileOpens() is false: such a sentry gets no directories.
-absl::Status ForbidFileOpens();
+// `nodes` are descriptors of devices that can still be opened, by way of /proc/self/fd.
+absl::Status ForbidFileOpens(std::span<const int> nodes = {});
 // As many descriptors as allowed; dumps of 1 byte at most (0 would not stop a dump into a pipe, core(5)).
 absl::Status SetResourceLimits();
 // Closes every descriptor but 0, 1, 2 and those named. Moves nothing.
-absl::Status CloseOtherDescriptors(std::initializer_list<int> keep);
+absl::Status CloseOtherDescriptors(std::span<const int> keep);
 
 }  // namespace amber

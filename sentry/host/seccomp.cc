@@ -61,7 +61,7 @@ int AddCalls(scmp_filter_ctx filter, std::span<const HostCall> calls) {
 
 }  // namespace
 
-absl::Status InstallHostCallFilter(bool host_network) {
+absl::Status InstallHostCallFilter(bool host_network, std::span<const HostCall> more) {
   struct Release {
     void operator()(void* filter) const { seccomp_release(filter); }
   };
@@ -72,6 +72,7 @@ absl::Status InstallHostCallFilter(bool host_network) {
   seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2);
   int error = AddCalls(filter.get(), HostCalls());
   if (error == 0 && host_network) error = AddCalls(filter.get(), HostNetworkCalls());
+  if (error == 0) error = AddCalls(filter.get(), more);
   // Its arguments lie in memory, where a filter cannot see them; the C library falls back to clone.
   if (error == 0) error = seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(ENOSYS), SYS_clone3, 0);
   if (error != 0) return Failed("rule", -error);

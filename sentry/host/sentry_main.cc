@@ -21,6 +21,7 @@
 #include "sentry/control/runtime.h"
 #include "sentry/control/server.h"
 #include "sentry/host/confine.h"
+#include "sentry/host/gpu_calls.h"
 #include "sentry/host/seccomp.h"
 
 namespace amber {
@@ -32,10 +33,11 @@ using control::StepTimings;
 absl::Status Run(const SentryLaunch& launch, int gate, StepTimings& timings) {
   timings.Begin("sentry: detach");
   if (absl::Status s = DetachFromCaller("sandbox-sentry", launch.messages); !s.ok()) return s;
-  if (absl::Status s = CloseOtherDescriptors({gate, launch.primary, launch.listener, launch.log, launch.cgroup});
-      !s.ok()) {
-    return s;
-  }
+  std::vector<int> nodes;
+  for (const GpuNode& node : launch.options.gpu.nodes) nodes.push_back(node.fd);
+  std::vector<int> keep{gate, launch.primary, launch.listener, launch.log, launch.cgroup};
+  keep.insert(keep.end(), nodes.begin(), nodes.end());
+  if (absl::Status s = CloseOtherDescriptors(keep); !s.ok()) return s;
   timings.Begin("sentry: become an unprivileged user");
   if (absl::Status s = BecomeNamespaceRoot(gate); !s.ok()) return s;
   timings.Begin("sentry: enter an empty root");
@@ -44,7 +46,7 @@ absl::Status Run(const SentryLaunch& launch, int gate, StepTimings& timings) {
   timings.Begin("sentry: drop privileges");
   if (absl::Status s = SetResourceLimits(); !s.ok()) return s;
   if (absl::Status s = DropCapabilities(); !s.ok()) return s;
-  if (absl::Status s = ForbidFileOpens(); !s.ok()) return s;
+  if (absl::Status s = ForbidFileOpens(nodes); !s.ok()) return s;
 
   timings.Begin("sentry: wait for the command line");
   if (absl::Status s = WaitForCaller(gate); !s.ok()) return s;
@@ -57,7 +59,8 @@ absl::Status Run(const SentryLaunch& launch, int gate, StepTimings& timings) {
                                            .primary = UniqueFd(launch.primary)};
   control::Server server(runtime->get(), std::move(server_options), &timings);
   timings.Begin("sentry: install the list of host calls");
-  if (absl::Status s = InstallHostCallFilter(launch.options.network == NetworkKind::kHost); !s.ok()) return s;
+  bool host_network = launch.options.network == NetworkKind::kHost;
+  if (absl::Status s = InstallHostCallFilter(host_network, GpuHostCalls(launch.options.gpu)); !s.ok()) return s;
   timings.Begin("sentry: boot the kernel");
   if (absl::Status s = (*runtime)->Boot(); !s.ok()) return s;
   timings.End();

@@ -77,6 +77,8 @@ uint32_t NodeMode(const DeviceSpec& device) {
 // What the container may not see or change, and the nodes that it is given, as the runtime specification orders them.
 absl::Status Restrict(MountNamespace& mounts, const ContainerSpec& spec) {
   for (const DeviceSpec& d : spec.devices) {
+    // Those of the GPUs are there already, with the guest's numbers.
+    if (spec.gpu && d.path.starts_with("/dev/nvidia")) continue;
     absl::Status s = MakeDevice(mounts, d.path, NodeMode(d), makedev(d.major, d.minor), d.uid, d.gid);
     if (!s.ok()) return s;
   }
@@ -104,7 +106,7 @@ absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels) {
   absl::StatusOr<RefPtr<MountNamespace>> mounts = BuildMounts(*kernel_, plans);
   if (!mounts.ok()) return mounts.status();
   mounts_ = *std::move(mounts);
-  if (GpuSupport* gpus = GpuSupport::Of(*kernel_); gpus != nullptr) {
+  if (GpuSupport* gpus = GpuSupport::Of(*kernel_); gpus != nullptr && spec_.gpu) {
     for (const GpuSupport::Node& node : gpus->nodes()) {
       absl::Status made = MakeDevice(*mounts_, node.path, S_IFCHR | 0666, makedev(node.major, node.minor), 0, 0);
       if (!made.ok()) return made;

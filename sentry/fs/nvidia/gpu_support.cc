@@ -1,10 +1,13 @@
 #include "sentry/fs/nvidia/gpu_support.h"
 
+#include <fcntl.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <cstdio>
 
 #include "nvproxy/fake/fake_host.h"
+#include "nvproxy/real_driver.h"
 #include "sentry/control/runtime.h"
 #include "sentry/fs/nvidia/nvidia_file.h"
 #include "sentry/fs/proc/entry.h"
@@ -35,22 +38,48 @@ GpuSupport* GpuSupport::Of(const Kernel& kernel) {
   return one != nullptr && one->kernel_ == &kernel ? one : nullptr;
 }
 
-std::string GpuSupport::Start(Kernel& kernel, const GpuOptions& options) {
-  if (!options.enabled) return "";
-  if (!options.fake) return "a real NVIDIA driver is not supported yet: --gpu-driver=fake:FILE gives the sandbox one that does not exist";
+std::string GpuSupport::UseFake(const GpuOptions& options) {
   nvproxy::FakeConfig config;
   std::string error;
   if (!nvproxy::ParseFakeConfig(options.driver, &config, &error)) return "--gpu-driver: " + error;
   if (config.gpus.empty()) config.gpus = nvproxy::DefaultFakeConfig().gpus;
+  auto host = std::make_shared<nvproxy::FakeHost>(std::move(config));
+  driver_ = std::make_unique<nvproxy::FakeDriver>(*host, 1);
+  fake_ = std::move(host);
+  return "";
+}
+
+std::string GpuSupport::UseReal(const GpuOptions& options) {
+  nvproxy::RealConfig config{.info = options.info};
+  for (const GpuNode& node : options.nodes) {
+    auto kind = node.kind == GpuNode::Kind::kControl ? nvproxy::NodeKind::kControl
+                : node.kind == GpuNode::Kind::kUvm   ? nvproxy::NodeKind::kUvm
+                                                     : nvproxy::NodeKind::kGpu;
+    config.nodes.push_back({{kind, node.minor}, node.fd});
+  }
+  driver_ = std::make_unique<nvproxy::RealDriver>(std::move(config));
+  // The list of host calls was made for the version that the command line read.
+  std::string version = driver_->Version();
+  if (version != options.version) return "the NVIDIA driver says that it is \"" + version + "\", and /proc/driver/nvidia/version \"" + options.version + "\"";
+  return "";
+}
+
+std::string GpuSupport::Start(Kernel& kernel, const GpuOptions& options) {
+  if (!options.enabled) return "";
   std::unique_ptr<GpuSupport> support(new GpuSupport);
   support->kernel_ = &kernel;
-  auto host = std::make_shared<nvproxy::FakeHost>(std::move(config));
-  support->driver_ = std::make_unique<nvproxy::FakeDriver>(*host, 1);
-  support->fake_ = std::move(host);
-  nvproxy::Options proxy_options{.capabilities = options.capabilities, .memory_limit = options.memory_limit,
+  std::string error = options.fake ? support->UseFake(options) : support->UseReal(options);
+  if (!error.empty()) return error;
+  nvproxy::Options proxy_options{.capabilities = options.capabilities, .devices = options.devices, .memory_limit = options.memory_limit,
                                  .allow_other_driver = options.allow_other_driver};
   support->proxy_ = nvproxy::Proxy::Create(*support->driver_, proxy_options, {}, &error);
   if (support->proxy_ == nullptr) return error;
+  for (int i = 0; i < 4; i += 2) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) return "no pipe for the GPU checkpoint helper";
+    support->pipes_[i].reset(ends[0]);
+    support->pipes_[i + 1].reset(ends[1]);
+  }
   support->nodes_ = {{"/dev/nvidiactl", kNvidiaMajor, kNvidiaControlMinor}, {"/dev/nvidia-uvm", kUvmMajor, 0}};
   for (const nvproxy::Gpu& gpu : support->proxy_->gpus()) {
     support->nodes_.push_back({"/dev/nvidia" + std::to_string(gpu.minor), kNvidiaMajor, gpu.minor});

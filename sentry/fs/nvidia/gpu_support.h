@@ -5,10 +5,12 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "nvproxy/proxy.h"
+#include "sentry/base/unique_fd.h"
 #include "sentry/control/spec.h"
 
 namespace amber {
@@ -29,6 +31,15 @@ class GpuSupport {
   // Whose clients a task's are.
   static nvproxy::Session SessionOf(Task& task);
 
+  // Two pipes for the standard streams of a checkpoint helper, made while the sentry may still make pipes.
+  struct HelperStreams {
+    int to, from, its_input, its_output;
+  };
+  HelperStreams helper_streams() const { return {pipes_[1].get(), pipes_[2].get(), pipes_[0].get(), pipes_[3].get()}; }
+  // Processes (Session::process) whose GPU state is no obstacle to a checkpoint, since their CUDA library can take it out. Kernel lock.
+  void set_drainable(std::set<uint64_t> processes) { drainable_ = std::move(processes); }
+  bool drainable(uint64_t process) const { return drainable_.contains(process); }
+
   struct Node {
     std::string path;
     uint32_t major, minor;
@@ -42,6 +53,9 @@ class GpuSupport {
 
  private:
   GpuSupport() = default;
+  // "" or what went wrong.
+  std::string UseFake(const GpuOptions& options);
+  std::string UseReal(const GpuOptions& options);
   void AddTexts();
 
   const Kernel* kernel_ = nullptr;
@@ -49,6 +63,8 @@ class GpuSupport {
   std::unique_ptr<nvproxy::HostDriver> driver_;
   std::unique_ptr<nvproxy::Proxy> proxy_;
   std::vector<Node> nodes_;
+  UniqueFd pipes_[4];  // read and write end of its input, then of its output
+  std::set<uint64_t> drainable_;
 };
 
 }  // namespace amber

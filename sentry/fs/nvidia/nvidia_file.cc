@@ -104,6 +104,7 @@ NvidiaFile::NvidiaFile(VfsPath path, int flags, Kernel& kernel, std::shared_ptr<
 NvidiaFile::~NvidiaFile() {
   if (file_ == nullptr) return;
   waker_->file = nullptr;
+  source_.reset();
   // The last reference closes the host's file and frees its clients, which takes their locks.
   kernel_->AfterUnlock([file = std::move(file_)] {});
 }
@@ -116,6 +117,20 @@ void NvidiaFile::Bind(Kernel& kernel, std::shared_ptr<nvproxy::OpenFile> file) {
     KernelLock lock(kernel);
     if (waker->file != nullptr) waker->file->queue_.Notify(POLLIN | POLLPRI);
   });
+  int fd = file_->proxy().host().WaitFd(file_->host());
+  if (fd < 0) return;
+  source_ = std::make_unique<HostPoll::Source>(host_queue_);
+  host_queue_.Add(&relay_, POLLIN | POLLPRI);
+  source_->Register(kernel.host_poll(), fd);
+}
+
+void NvidiaFile::Relay::OnEvent(uint32_t events) {
+  {
+    // An event without data is gone once the host's epoll has seen it.
+    absl::MutexLock lock(&file_.file_->mu);
+    file_.file_->events |= events;
+  }
+  file_.queue_.Notify(events);
 }
 
 ErrnoOr<uint64_t> NvidiaFile::Ioctl(Task& task, uint32_t command, uint64_t argument) {
@@ -143,6 +158,7 @@ ErrnoOr<MapSource> NvidiaFile::Map(Task& task, uint64_t offset, uint64_t size, i
 uint32_t NvidiaFile::Poll(Task&) { return file_->proxy().Poll(*file_); }
 
 std::string NvidiaFile::CannotSave() const {
+  if (GpuSupport* gpus = GpuSupport::Of(*kernel_); gpus != nullptr && gpus->drainable(file_->session().process)) return "";
   for (const RefPtr<Task>& task : kernel_->LiveTasks()) {
     if (!task->has_mm()) continue;
     for (const auto& [start, vma] : task->mm().vmas()) {

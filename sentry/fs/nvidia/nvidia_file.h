@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "nvproxy/open_file.h"
+#include "sentry/fs/host/host_poll.h"
 #include "sentry/kernel/wait_queue.h"
 #include "sentry/vfs/vfs_file.h"
 
@@ -45,12 +46,25 @@ class NvidiaFile final : public VfsFile {
   struct Waker {
     NvidiaFile* file;
   };
+  // Takes what the host's poll told once, for whoever asks next, and wakes them.
+  class Relay final : public Waiter {
+   public:
+    explicit Relay(NvidiaFile& file) : file_(file) {}
+    void OnEvent(uint32_t events) override;
+
+   private:
+    NvidiaFile& file_;
+  };
   void Bind(Kernel& kernel, std::shared_ptr<nvproxy::OpenFile> file);
 
   Kernel* kernel_ = nullptr;
   std::shared_ptr<nvproxy::OpenFile> file_;
   std::shared_ptr<Waker> waker_;
   WaitQueue queue_;
+  // Of a real file, whose descriptor the host waits for.
+  WaitQueue host_queue_;
+  std::unique_ptr<HostPoll::Source> source_;
+  Relay relay_{*this};
   // At load: what Save() wrote, until AfterLoad().
   std::string saved_;
 };

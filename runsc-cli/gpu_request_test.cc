@@ -1,0 +1,177 @@
+#include "runsc-cli/gpu_request.h"
+
+#include "gtest/gtest.h"
+
+namespace amber::cli {
+namespace {
+
+Bundle Docker(std::vector<std::string> env) {
+  Bundle bundle;
+  bundle.container.process.env = std::move(env);
+  bundle.hooks.prestart.push_back({.path = "/usr/bin/nvidia-container-runtime-hook", .args = {"nvidia-container-runtime-hook", "prestart"}});
+  return bundle;
+}
+
+Bundle Cdi() {
+  Bundle bundle;
+  bundle.container.devices = {{.path = "/dev/nvidia1", .major = 195, .minor = 1},
+                              {.path = "/dev/nvidiactl", .major = 195, .minor = 255},
+                              {.path = "/dev/nvidia-uvm", .major = 511},
+                              {.path = "/dev/nvidia-uvm-tools", .major = 511, .minor = 1}};
+  return bundle;
+}
+
+TEST(GpuRequest, TheVariablesOfAnImageAreNotARequest) {
+  Bundle bundle;
+  bundle.container.process.env = {"NVIDIA_VISIBLE_DEVICES=all", "CUDA_VERSION=13.0"};
+  auto request = ReadGpuRequest(bundle);
+  ASSERT_TRUE(request.ok());
+  EXPECT_FALSE(request->wanted);
+}
+
+TEST(GpuRequest, VisibleDevices) {
+  struct Row {
+    const char* value;  // null: not set
+    bool wanted, all;
+    std::vector<std::string> devices;
+  };
+  for (const Row& row : std::vector<Row>{{nullptr, false, false, {}},
+                                         {"", false, false, {}},
+                                         {"void", false, false, {}},
+                                         {"none", true, false, {}},
+                                         {"all", true, true, {}},
+                                         {"0", true, false, {"0"}},
+                                         {"1,0", true, false, {"1", "0"}},
+                                         {"GPU-6f2d1c00-1111", true, false, {"GPU-6f2d1c00-1111"}}}) {
+    std::vector<std::string> env{"PATH=/bin"};
+    if (row.value != nullptr) env.push_back(std::string("NVIDIA_VISIBLE_DEVICES=") + row.value);
+    auto request = ReadGpuRequest(Docker(env));
+    ASSERT_TRUE(request.ok()) << row.value;
+    EXPECT_EQ(request->wanted, row.wanted) << row.value;
+    EXPECT_EQ(request->legacy_hook, row.wanted) << row.value;
+    EXPECT_EQ(request->all, row.all) << row.value;
+    EXPECT_EQ(request->devices, row.devices) << row.value;
+  }
+}
+
+TEST(GpuRequest, TheLastVariableCountsButForATrailingVoid) {
+  auto request = ReadGpuRequest(Docker({"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_VISIBLE_DEVICES=1"}));
+  ASSERT_TRUE(request.ok());
+  EXPECT_EQ(request->devices, std::vector<std::string>{"1"});
+  request = ReadGpuRequest(Docker({"NVIDIA_VISIBLE_DEVICES=1", "NVIDIA_VISIBLE_DEVICES=void"}));
+  ASSERT_TRUE(request.ok());
+  EXPECT_EQ(request->devices, std::vector<std::string>{"1"});
+}
+
+TEST(GpuRequest, RefusesWhatItCannotDo) {
+  for (const char* value : {"MIG-1234", "0:1", "first", "0,nonsense"}) {
+    EXPECT_FALSE(ReadGpuRequest(Docker({std::string("NVIDIA_VISIBLE_DEVICES=") + value})).ok()) << value;
+  }
+  EXPECT_FALSE(ReadGpuRequest(Docker({"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,magic"})).ok());
+  EXPECT_FALSE(ReadGpuRequest(Docker({"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=display"})).ok());
+}
+
+TEST(GpuRequest, Capabilities) {
+  auto of = [](std::vector<std::string> env) {
+    env.push_back("NVIDIA_VISIBLE_DEVICES=all");
+    auto request = ReadGpuRequest(Docker(env));
+    return request.ok() ? request->capabilities : uint8_t{0xff};
+  };
+  EXPECT_EQ(of({}), 3);
+  EXPECT_EQ(of({"NVIDIA_DRIVER_CAPABILITIES="}), 3);
+  EXPECT_EQ(of({"NVIDIA_DRIVER_CAPABILITIES=compute"}), 1);
+  EXPECT_EQ(of({"NVIDIA_DRIVER_CAPABILITIES=utility,video"}), 10);
+  EXPECT_EQ(of({"NVIDIA_DRIVER_CAPABILITIES=all"}), 15);
+  EXPECT_EQ(of({"CUDA_VERSION=9.0"}), 15);
+  EXPECT_EQ(of({"CUDA_VERSION=12.0", "NVIDIA_REQUIRE_CUDA=cuda>=12"}), 3);
+}
+
+TEST(GpuRequest, Cdi) {
+  auto request = ReadGpuRequest(Cdi());
+  ASSERT_TRUE(request.ok());
+  EXPECT_TRUE(request->wanted);
+  EXPECT_FALSE(request->all);
+  EXPECT_FALSE(request->legacy_hook);
+  EXPECT_EQ(request->devices, std::vector<std::string>{"minor:1"});
+  // The variable, which images have, does not widen what the nodes say.
+  Bundle bundle = Cdi();
+  bundle.container.process.env = {"NVIDIA_VISIBLE_DEVICES=all"};
+  request = ReadGpuRequest(bundle);
+  ASSERT_TRUE(request.ok());
+  EXPECT_FALSE(request->all);
+}
+
+TEST(GpuRequest, NodesOfAnotherDriverAreNone) {
+  Bundle bundle;
+  bundle.container.devices = {{.path = "/dev/nvidia0", .major = 1, .minor = 3}, {.path = "/dev/nvidiactl", .major = 195, .minor = 0}};
+  auto request = ReadGpuRequest(bundle);
+  ASSERT_TRUE(request.ok());
+  EXPECT_FALSE(request->wanted);
+  EXPECT_EQ(request->warnings.size(), 2u);
+}
+
+TEST(GpuRequest, Annotations) {
+  Bundle bundle = Cdi();
+  bundle.container.annotations = {{kGpuMemoryAnnotation, "8GiB"}, {kGpuAllowOtherDriverAnnotation, "true"}};
+  auto request = ReadGpuRequest(bundle);
+  ASSERT_TRUE(request.ok());
+  EXPECT_EQ(request->memory_limit, uint64_t{8} << 30);
+  EXPECT_TRUE(request->allow_other_driver);
+  bundle.container.annotations[kGpuMemoryAnnotation] = "much";
+  EXPECT_FALSE(ReadGpuRequest(bundle).ok());
+}
+
+TEST(GpuRequest, FlagsBoundWhatContainersAskFor) {
+  GpuOptions flags;
+  auto apply = [&](std::vector<std::string> env, GpuOptions* options) {
+    auto request = ReadGpuRequest(Docker(env));
+    *options = flags;
+    return request.ok() ? ApplyGpuRequest(*request, options) : request.status();
+  };
+  GpuOptions got;
+  ASSERT_TRUE(apply({"NVIDIA_VISIBLE_DEVICES=1", "NVIDIA_DRIVER_CAPABILITIES=all"}, &got).ok());
+  EXPECT_TRUE(got.enabled);
+  EXPECT_EQ(got.devices, std::vector<std::string>{"1"});
+  EXPECT_EQ(got.capabilities, 3);
+  EXPECT_FALSE(apply({"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=graphics"}, &got).ok());
+  flags.capabilities = 7;
+  ASSERT_TRUE(apply({"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=graphics"}, &got).ok());
+  EXPECT_EQ(got.capabilities, 4);
+  EXPECT_TRUE(got.devices.empty());
+  ASSERT_TRUE(apply({"NVIDIA_VISIBLE_DEVICES=none"}, &got).ok());
+  EXPECT_FALSE(got.enabled);
+  flags.memory_limit = 4 << 20;
+  Bundle bundle = Cdi();
+  bundle.container.annotations[kGpuMemoryAnnotation] = "8GiB";
+  got = flags;
+  ASSERT_TRUE(ApplyGpuRequest(*ReadGpuRequest(bundle), &got).ok());
+  EXPECT_EQ(got.memory_limit, 4u << 20);
+}
+
+TEST(GpuRequest, HooksThatAreReplaced) {
+  EXPECT_TRUE(IsReplacedHook({.path = "/usr/bin/nvidia-container-runtime-hook"}));
+  EXPECT_TRUE(IsReplacedHook({.path = "/usr/bin/nvidia-cdi-hook", .args = {"nvidia-cdi-hook", "disable-device-node-modification"}}));
+  EXPECT_TRUE(IsReplacedHook({.path = "/usr/bin/nvidia-ctk", .args = {"nvidia-ctk", "hook", "disable-device-node-modification"}}));
+  EXPECT_FALSE(IsReplacedHook({.path = "/usr/bin/nvidia-cdi-hook", .args = {"nvidia-cdi-hook", "update-ldcache"}}));
+  EXPECT_FALSE(IsReplacedHook({.path = "/usr/bin/my-nvidia-container-runtime-hook"}));
+}
+
+TEST(GpuRequest, Sizes) {
+  EXPECT_EQ(ParseGpuBytes("8GiB"), uint64_t{8} << 30);
+  EXPECT_EQ(ParseGpuBytes("512M"), uint64_t{512} << 20);
+  EXPECT_EQ(ParseGpuBytes("4096"), 4096u);
+  for (const char* bad : {"", "G", "-1", "8X", "1.5G", "99999999999999999999", "40000000GiB"}) EXPECT_EQ(ParseGpuBytes(bad), 0u) << bad;
+}
+
+TEST(GpuRequest, DriverMounts) {
+  auto mounts = GpuDriverMounts("/dev/nvidia0\n/usr/bin/nvidia-smi\n/usr/lib/x/libcuda.so.580.1\n/usr/lib/x/libcuda.so.580.1\nnot a path\n");
+  ASSERT_EQ(mounts.size(), 3u);
+  EXPECT_EQ(mounts[0].destination, "/usr/bin/nvidia-smi");
+  EXPECT_EQ(mounts[1].destination, "/usr/lib/x/libcuda.so.580.1");
+  EXPECT_EQ(mounts[2].destination, "/usr/lib/x/libcuda.so.1");
+  EXPECT_EQ(mounts[2].source, "/usr/lib/x/libcuda.so.580.1");
+  for (const MountSpec& m : mounts) EXPECT_TRUE(m.read_only);
+}
+
+}  // namespace
+}  // namespace amber::cli
