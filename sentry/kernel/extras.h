@@ -12,6 +12,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+#include <utility>
+#include <vector>
 
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
@@ -44,6 +46,8 @@ class TaskExtras {
   RefPtr<NetNamespace> net;
   SchedAttributes sched;
   int ioprio = 0;
+  // It touched memory that is away (GroupExtras::away) and stands still until that is back.
+  bool waits_for_memory = false;
 
   // A child of `parent` made with CLONE_* `flags`.
   void Inherit(Task& parent, uint64_t flags);
@@ -63,6 +67,8 @@ class GroupExtras {
 
   // Processor time of host processes that this process had before (exec and restore make new ones), ns.
   int64_t cpu_base = 0;
+  // Ranges that were a device's and will be again when its state is back (sentry/runtime/gpu_checkpoint.h): threads that touch them wait.
+  std::vector<std::pair<uint64_t, uint64_t>> away;
   // All of its accounting (usage.h), and what was told last of its parts.
   rusage base{};
   int64_t told_user = 0, told_system = 0;

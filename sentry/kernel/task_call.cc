@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task.h"
@@ -24,6 +25,10 @@ bool IsPassingFault(const MemoryManager& mm, const platform::Fault& fault) {
   const Vma* vma = mm.vmas().Find(fault.address);
   int needed = (fault.error_code & kWrite) != 0 ? PROT_WRITE : (fault.error_code & kFetch) != 0 ? PROT_EXEC : PROT_READ;
   return vma != nullptr && (vma->prot & needed) != 0;
+}
+
+bool IsAway(const GroupExtras& extras, uint64_t address) {
+  return std::ranges::any_of(extras.away, [&](const auto& range) { return range.first <= address && address < range.second; });
 }
 
 }  // namespace
@@ -169,7 +174,7 @@ void Task::StopForOps(std::vector<platform::StubOp> ops, std::function<void(std:
   thread_->AnswerStop();
 }
 
-bool Task::MustHold() const { return group_->stopped() || kernel_->frozen(); }
+bool Task::MustHold() const { return group_->stopped() || kernel_->frozen() || extras_->waits_for_memory; }
 
 void Task::Interrupt() {
   switch (where_) {
@@ -251,6 +256,10 @@ void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
     case platform::Stop::kFault:
       // Memory that another thread has moved at this moment is read-only (sentry/fs/nvidia/moved_memory.h): the access is made again.
       if (IsPassingFault(*mm_, *fault)) break;
+      if (fault->signo == SIGSEGV && IsAway(group_->extras(), fault->address)) {
+        extras_->waits_for_memory = true;
+        break;
+      }
       last_fault_ = *fault;
       if (kernel_->strace() != nullptr) kernel_->strace()->Fault(*this, fault->signo, fault->address, regs.rip);
       ForceSignal(SigInfo::Fault(fault->signo, fault->code, fault->address));

@@ -14,6 +14,7 @@
 #include "checkpoint/state.h"
 #include "sentry/kernel/task_restore.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/runtime/gpu_checkpoint.h"
 #include "sentry/runtime/kernel_runtime.h"
 
 namespace amber {
@@ -48,6 +49,8 @@ struct KernelRuntime::CheckpointJob {
   std::vector<checkpoint::SpacePlan> spaces;
   std::vector<checkpoint::FilePlan> files;
   checkpoint::proto::Manifest manifest;
+  std::unique_ptr<GpuCheckpoint> gpu;
+  absl::Status refilled;
 
   void Report(const char* stage, uint64_t at, uint64_t total) {
     if (progress) progress({stage, at, total});
@@ -83,7 +86,8 @@ void KernelRuntime::Checkpoint(CheckpointOptions options, ProgressCallback progr
 }
 
 void KernelRuntime::RunCheckpoint(CheckpointJob& job) {
-  absl::Status status = FreezeFor(job);
+  absl::Status status = DrainGpus(job);
+  if (status.ok()) status = FreezeFor(job);
   if (status.ok()) status = Collect(job);
   if (status.ok() && !job.options.check_only) status = Write(job);
   // The saver's records are large, and the plans keep address spaces.
@@ -92,7 +96,9 @@ void KernelRuntime::RunCheckpoint(CheckpointJob& job) {
     job.result.pause_ns = NowNs() - job.frozen_at;
   } else {
     ThawAfter(job);
+    if (status.ok()) status = job.refilled;
   }
+  job.gpu.reset();
   {
     KernelLock lock(kernel_);
     job.spaces.clear();
@@ -101,6 +107,29 @@ void KernelRuntime::RunCheckpoint(CheckpointJob& job) {
   job.result.total_ns = NowNs() - job.started;
   job.result.status = status;
   job.done(std::move(job.result));
+}
+
+// GPU state goes into the memory of its processes first, while they run.
+absl::Status KernelRuntime::DrainGpus(CheckpointJob& job) {
+  std::vector<RefPtr<Container>> containers;
+  {
+    KernelLock lock(kernel_);
+    for (const auto& [id, container] : containers_) containers.push_back(container);
+  }
+  auto gpu = std::make_unique<GpuCheckpoint>(kernel_, std::move(containers));
+  gpu->FindTargets();
+  if (gpu->empty()) return absl::OkStatus();
+  job.Report("gpu", 0, 1);
+  {
+    KernelLock lock(kernel_);
+    // An engine may have paused the sandbox before; the library's threads must run.
+    if (paused_) kernel_.Thaw();
+  }
+  absl::Status status = job.options.check_only ? gpu->Check() : gpu->Drain();
+  job.Report("gpu", 1, 1);
+  job.gpu = std::move(gpu);
+  // Without libcuda there is nothing to do, and what is left is found as an obstacle.
+  return absl::IsNotFound(status) || job.options.check_only ? absl::OkStatus() : status;
 }
 
 absl::Status KernelRuntime::FreezeFor(CheckpointJob& job) {
@@ -161,6 +190,7 @@ absl::Status KernelRuntime::Collect(CheckpointJob& job) {
     c->set_init(1);
   }
   job.manifest.set_paused(paused_);
+  if (job.gpu != nullptr) job.gpu->SaveTargets(&job.manifest);
   return absl::OkStatus();
 }
 
@@ -205,9 +235,15 @@ void KernelRuntime::ThawAfter(CheckpointJob& job) {
   if (job.thawed) return;
   job.thawed = true;
   if (job.frozen_at != 0) job.result.pause_ns = NowNs() - job.frozen_at;
+  bool refill = job.gpu != nullptr && !job.gpu->empty() && !job.options.check_only;
+  {
+    KernelLock lock(kernel_);
+    checkpointing_ = false;
+    if (!paused_ || refill) kernel_.Thaw();
+  }
+  if (refill) job.refilled = job.gpu->Refill();
   KernelLock lock(kernel_);
-  checkpointing_ = false;
-  if (!paused_) kernel_.Thaw();
+  if (job.gpu != nullptr && paused_) kernel_.Freeze([] {});
 }
 
 }  // namespace amber

@@ -48,11 +48,13 @@ class KernelRuntime final : public Runtime {
   // checkpoint.cc: one checkpoint on a thread of its own.
   struct CheckpointJob;
   void RunCheckpoint(CheckpointJob& job);
+  absl::Status DrainGpus(CheckpointJob& job);
   absl::Status FreezeFor(CheckpointJob& job);
   absl::Status Collect(CheckpointJob& job);
   absl::Status Write(CheckpointJob& job);
   void ThawAfter(CheckpointJob& job);
   // restore.cc
+  absl::Status RefillGpus(checkpoint::ImageReader& reader);
   absl::StatusOr<RestoreResult> Adopt(checkpoint::ImageReader& reader, state::Loader& loader, const ContainerSpec& spec,
                                       std::shared_ptr<gofer::Client> gofer);
   std::string StatsText();

@@ -11,6 +11,7 @@
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/kernel/task_restore.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/runtime/gpu_checkpoint.h"
 #include "sentry/runtime/kernel_runtime.h"
 
 namespace amber {
@@ -68,8 +69,33 @@ absl::StatusOr<RestoreResult> KernelRuntime::Restore(RestoreOptions options, con
   if (!result.ok()) return result.status();
   // Engines pause a container before they have it saved and expect it to run when it is back, as after CRIU.
   paused_ = options.paused;
+  if (absl::Status s = RefillGpus(**reader); !s.ok()) {
+    for (const auto& [id, container] : containers_) container->KillAll();
+    kernel_.Thaw();
+    return s;
+  }
   if (!paused_) kernel_.Thaw();
   return result;
+}
+
+// Has the CUDA libraries bring the state of GPUs back; tasks run meanwhile, and those that touch GPU memory wait for it. Called with the kernel
+// lock, which it lets go.
+absl::Status KernelRuntime::RefillGpus(checkpoint::ImageReader& reader) {
+  std::vector<RefPtr<Container>> containers;
+  for (const auto& [id, container] : containers_) containers.push_back(container);
+  GpuCheckpoint gpu(kernel_, std::move(containers));
+  if (absl::Status s = gpu.LoadTargets(reader.manifest()); !s.ok()) return s;
+  if (gpu.empty()) return absl::OkStatus();
+  if (absl::Status s = gpu.CheckFreeMemory(); !s.ok()) return s;
+  gpu.AwaitMemory();
+  kernel_.Thaw();
+  absl::Status status;
+  {
+    KernelUnlock unlock(kernel_);
+    status = gpu.Refill();
+  }
+  if (status.ok() && paused_) kernel_.Freeze([] {});
+  return status;
 }
 
 absl::StatusOr<RestoreResult> KernelRuntime::Adopt(checkpoint::ImageReader& reader, state::Loader& loader, const ContainerSpec& spec,

@@ -117,6 +117,14 @@ void Mapping(const Session& s) {
   uint32_t sum = 0;
   for (size_t i = 0; i < kSize / 4; ++i) sum += memory[i] - static_cast<uint32_t>(i * 2654435761u);
   Expect(sum == 0, "device memory keeps what was written");
+  // A call whose buffer is the device's: its bytes, or EFAULT where the host cannot copy them, and nothing else.
+  int ends[2];
+  uint32_t copy[16] = {};
+  bool piped = pipe(ends) == 0;
+  ssize_t written = piped ? write(ends[1], memory, sizeof(copy)) : -1;
+  bool same = written == sizeof(copy) && read(ends[0], copy, sizeof(copy)) == sizeof(copy) && memcmp(copy, memory, sizeof(copy)) == 0;
+  Expect(same || (written == -1 && errno == EFAULT), "write from device memory", static_cast<uint64_t>(written));
+  if (piped) close(ends[0]), close(ends[1]);
   Expect(munmap(memory, kSize / 2) == 0 && munmap(memory + kSize / 8, kSize / 2) == 0, "munmap in parts");
   close(fd);
 }

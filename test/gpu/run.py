@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -20,6 +21,8 @@ sys.path.insert(0, os.path.join(ROOT, "test", "programs"))
 import bundle  # noqa: E402
 
 LIMIT = 60
+LOADER = "/lib64/ld-linux-x86-64.so.2"
+LIBRARIES = "/lib/x86_64-linux-gnu"
 GPU = ["--gpu", f"--gpu-driver=fake:{os.path.join(HERE, 'one_h100.txt')}"]
 
 
@@ -61,7 +64,7 @@ class Tests:
         with open(garbage, "w") as file:
             file.write("gpu colour=green\n")
         for flags, words in (
-            (["--gpu"], "real NVIDIA driver is not supported yet"),
+            (["--gpu"], "no NVIDIA driver on this machine"),
             (["--gpu", f"--gpu-driver=fake:{unknown}"], "1.2.3"),
             (["--gpu", f"--gpu-driver=fake:{garbage}"], "line 1 makes no sense"),
             (["--gpu", "--gpu-driver=fake:/nonexistent"], "cannot read"),
@@ -93,9 +96,65 @@ class Tests:
         shutil.copy(self.rawrm, root)
         return bundle.write(os.path.join(self.work, name), root, ["/rawrm", *arguments])
 
-    def start(self, *arguments):
-        command = [self.sandbox, "--root", self.state, *GPU, *arguments]
+    def cuda_bundle(self, *arguments, fail=""):
+        """A root of its own for cudademo: the host's C library and the fake libcuda."""
+        root = os.path.join(self.work, "cuda-root")
+        for folder in ("proc", "dev", "tmp", "sys", "lib64", "cuda"):
+            os.makedirs(os.path.join(root, folder))
+        shutil.copy(LOADER, os.path.join(root, "lib64"))
+        for library in ("libc.so.6", "libdl.so.2", "libpthread.so.0", "libm.so.6", "libgcc_s.so.1"):
+            found = os.path.join(LIBRARIES, library)
+            if os.path.exists(found):
+                shutil.copy(found, os.path.join(root, "cuda"))
+        shutil.copy(os.path.join(self.programs, "libcuda.so.1"), os.path.join(root, "cuda"))
+        shutil.copy(os.path.join(self.programs, "cudademo"), root)
+        environment = {"LD_LIBRARY_PATH": "/cuda", "FAKECUDA_FAIL": fail}
+        return bundle.write(os.path.join(self.work, "cuda"), root, ["/cudademo", *arguments], environment=environment)
+
+    def hold(self, *arguments, fail=""):
+        """A running cudademo that has said "ready"."""
+        self.folder, self.image = self.cuda_bundle(*arguments, fail=fail), os.path.join(self.work, "image")
+        process = self.start("run", "--bundle", self.folder, "hold")
+        self.read_until(process, "ready")
+        self.wait_running("hold")
+        return process
+
+    def checkpoint(self, *flags):
+        return self.cli("checkpoint", "--image-path", self.image, *flags, "hold")
+
+    def restore(self, *flags, gpu=None):
+        return self.start(*flags, "restore", "--image-path", self.image, "--bundle", self.folder, "hold", gpu=gpu)
+
+    def finish(self, process):
+        """The program checks all that it has, and ends well."""
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        text = self.read_until(process, "held")
+        assert "FAIL" not in text, text
+        assert process.wait(LIMIT) == 0, text
+
+    def gone(self, process):
+        process.stdin.close()
+        process.stdout.read()
+        process.wait(LIMIT)
+
+    def config(self, text):
+        path = os.path.join(self.work, "driver")
+        with open(path, "w") as file:
+            file.write(text)
+        return ["--gpu", f"--gpu-driver=fake:{path}"]
+
+    def start(self, *arguments, gpu=None):
+        command = [self.sandbox, "--root", self.state, *(gpu or GPU), *arguments]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def wait_running(self, name):
+        """The command line notes that the container runs a moment after its program began."""
+        for _ in range(200):
+            if '"status":"running"' in self.cli("state", name).stdout.replace(" ", ""):
+                return
+            time.sleep(0.05)
+        raise AssertionError("it does not run")
 
     def read_until(self, process, word):
         text = ""
@@ -109,6 +168,7 @@ class Tests:
         folder, image = self.bundle("hold", "hold"), os.path.join(self.work, "hold.image")
         before = self.start("run", "--bundle", folder, "hold")
         self.read_until(before, "ready")
+        self.wait_running("hold")
         frozen = self.cli("checkpoint", "--image-path", image, "hold")
         assert frozen.returncode == 0, frozen.stderr
         before.stdin.close()
@@ -123,6 +183,7 @@ class Tests:
     def test_usage_in_events(self):
         process = self.start("--gpu-memory=8GiB", "run", "--bundle", self.bundle("busy", "busy"), "busy")
         self.read_until(process, "ready")
+        self.wait_running("busy")
         events = json.loads(self.cli("events", "--stats", "busy").stdout)["data"]["gpu"]
         memory = events["devices"][0]["memory"]
         # What a context is taken to cost is charged with the first of a process, which rawrm has none of.
@@ -137,12 +198,123 @@ class Tests:
         folder = self.bundle("busy", "busy")
         process = self.start("run", "--bundle", folder, "busy")
         self.read_until(process, "ready")
+        self.wait_running("busy")
         frozen = self.cli("checkpoint", "--image-path", os.path.join(self.work, "busy.image"), "busy")
         assert frozen.returncode != 0 and "NV01_MEMORY_LOCAL_USER" in frozen.stderr, frozen.stderr
         process.stdin.write("go on\n")
         process.stdin.flush()
         self.read_until(process, "held")  # it runs on
         assert process.wait(LIMIT) == 0
+
+
+class CheckpointTests(Tests):
+    """Of processes that use CUDA."""
+
+    def test_save_and_restore(self):
+        process = self.hold("hold", "64")
+        frozen = self.checkpoint()
+        assert frozen.returncode == 0, frozen.stderr
+        self.gone(process)
+        self.finish(self.restore())
+
+    def test_three_cycles(self):
+        process = self.hold("hold")
+        for _ in range(3):
+            frozen = self.checkpoint()
+            assert frozen.returncode == 0, frozen.stderr
+            self.gone(process)
+            process = self.restore()
+            self.wait_running("hold")
+        self.finish(process)
+
+    def test_one_image_twice(self):
+        process = self.hold("hold")
+        assert self.checkpoint().returncode == 0
+        self.gone(process)
+        for _ in range(2):
+            self.finish(self.restore())
+            self.cli("delete", "--force", "hold")
+
+    def test_leave_running(self):
+        process = self.hold("hold")
+        frozen = self.checkpoint("--leave-running")
+        assert frozen.returncode == 0, frozen.stderr
+        memory = json.loads(self.cli("events", "--stats", "hold").stdout)["data"]["gpu"]["devices"][0]["memory"]
+        assert memory["usage"] == 18 << 20, memory
+        processes = self.cli("ps", "hold").stdout
+        assert "gpu-checkpoint" not in processes, processes
+        self.finish(process)
+
+    def test_paused_before(self):
+        process = self.hold("hold")
+        assert self.cli("pause", "hold").returncode == 0
+        frozen = self.checkpoint("--leave-running")
+        assert frozen.returncode == 0, frozen.stderr
+        assert self.cli("resume", "hold").returncode == 0
+        self.finish(process)
+
+    def test_threads_that_touch_device_memory_wait(self):
+        process = self.hold("touch")
+        frozen = self.checkpoint("--leave-running")
+        assert frozen.returncode == 0, frozen.stderr
+        frozen = self.checkpoint()
+        assert frozen.returncode == 0, frozen.stderr
+        self.gone(process)
+        self.finish(self.restore())
+
+    def test_check_touches_nothing(self):
+        process = self.hold("hold")
+        checked = self.cli("checkpoint", "--check", "hold")
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        self.finish(process)
+
+    def fails(self, fail, *words, flags=()):
+        process = self.hold("hold", fail=fail)
+        frozen = self.checkpoint(*flags)
+        assert frozen.returncode != 0, fail
+        for word in words:
+            assert word in frozen.stderr, (fail, frozen.stderr)
+        assert set(os.listdir(self.image)) <= {"dump.log"}, fail
+        return process
+
+    def test_a_lock_that_times_out(self):
+        self.finish(self.fails("lock=600", "GPU lock of process 1 (cudademo): not ready in time", "the GPU programs run on"))
+
+    def test_a_checkpoint_that_fails(self):
+        self.finish(self.fails("checkpoint=2", "GPU checkpoint of process 1 (cudademo): out of memory", "the GPU programs run on"))
+
+    def test_a_library_that_hangs(self):
+        self.finish(self.fails("lock=hang", "does not answer", "the GPU programs run on"))
+
+    def test_a_target_that_dies(self):
+        process = self.fails("checkpoint=exit", "ended before it answered")  # it was the container's only one
+        self.gone(process)
+
+    def test_a_restore_that_fails_names_what_is_lost(self):
+        process = self.hold("hold", fail="restore=2")
+        frozen = self.checkpoint("--leave-running")
+        assert frozen.returncode != 0 and "GPU restore of process 1 (cudademo): out of memory" in frozen.stderr, frozen.stderr
+        self.cli("kill", "hold", "KILL")
+        self.gone(process)
+
+    def refused(self, process, *words):
+        text = process.communicate("", LIMIT)[0]
+        assert process.returncode != 0, text
+        for word in words:
+            assert word in text, text
+
+    def test_restore_elsewhere(self):
+        process = self.hold("hold")
+        assert self.checkpoint().returncode == 0
+        self.gone(process)
+        other = "gpu minor=3 uuid=GPU-11111111-1111-2222-3333-444455556666 pci=0000:81:00.0 memory=80G\n"
+        version = "version 580.159.04\n"
+        self.refused(self.restore(gpu=self.config("version 580.159.03\n" + other)), "580.159.04", "580.159.03")
+        self.refused(self.restore(gpu=["--overlay=none"]), "restore it with --gpu")
+        self.refused(self.restore(gpu=self.config(version + other.replace("80G", "16M"))), "18 MiB of memory of GPU 3", "16 MiB are free")
+        self.refused(self.restore("--gpu-memory=4MiB"), "--gpu-memory is 4 MiB")
+        same_minor = other.replace("minor=3", "minor=0")
+        self.finish(self.restore(gpu=self.config(version + same_minor)))
 
 
 def main():
@@ -155,10 +327,10 @@ def main():
     if not options.programs:
         subprocess.run(["bazel", "build", "//test/gpu:programs"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     passed = failed = 0
-    names = sorted(name for name in dir(Tests) if name.startswith("test_"))
+    names = sorted(name for name in dir(CheckpointTests) if name.startswith("test_"))
     for name in options.tests or names:
         with tempfile.TemporaryDirectory(prefix="sandbox-gpu-") as work:
-            tests = Tests(os.path.abspath(options.sandbox), os.path.realpath(programs), work)
+            tests = CheckpointTests(os.path.abspath(options.sandbox), os.path.realpath(programs), work)
             try:
                 getattr(tests, name)()
                 passed += 1
