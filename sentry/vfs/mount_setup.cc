@@ -131,8 +131,8 @@ absl::Status AddMount(Kernel& kernel, MountNamespace& ns, const MountPlan& plan,
   RefPtr<Dentry> root = (*fs)->root();
   bool is_dir = root->inode()->IsDir();
   std::string source = !plan.source.empty() ? plan.source : plan.client ? plan.attach : "none";
-  // Read-only comes last, so that mount points can be made below.
-  auto mount = MakeRef<Mount>(*std::move(fs), root, options.flags & ~MS_RDONLY, std::move(source));
+  // Read-only comes last, so that mount points can be made below. `fs` stays here, too: if this fails, `root` must go before it.
+  auto mount = MakeRef<Mount>(*fs, root, options.flags & ~MS_RDONLY, std::move(source));
   late->emplace_back(mount.get(), options.flags & kMountFlags);
   if (plan.destination == "/") {
     if (!is_dir) return absl::FailedPreconditionError("the root is not a directory");

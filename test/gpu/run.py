@@ -207,7 +207,81 @@ class Tests:
         assert process.wait(LIMIT) == 0
 
 
-class CheckpointTests(Tests):
+class RequestTests(Tests):
+    """Containers that ask for GPUs as engines have them ask; the driver is the owner's choice, not theirs."""
+
+    DRIVER = GPU[1:]
+
+    def asking(self, *arguments, devices=(), environment=(), hook=False, annotations=None, cli=None, read_only=False):
+        folder = self.bundle("asks", *arguments)
+        path = os.path.join(folder, "config.json")
+        with open(path) as file:
+            config = json.load(file)
+        config["linux"]["devices"] = [{"path": path, "type": "c", "major": major, "minor": minor} for path, major, minor in devices]
+        config["process"]["env"] += environment
+        config["annotations"] = annotations or {}
+        config["mounts"].append({"destination": "/sys", "type": "sysfs", "source": "sysfs"})
+        config["root"]["readonly"] = read_only
+        if hook:
+            # That it exists would be a mistake: it is not run.
+            config["hooks"] = {"prestart": [{"path": "/nonexistent/nvidia-container-runtime-hook"}]}
+        with open(path, "w") as file:
+            json.dump(config, file)
+        variables = dict(os.environ)
+        if cli is not None:
+            tools = os.path.join(self.work, "tools")
+            os.makedirs(tools)
+            with open(os.path.join(tools, "nvidia-container-cli"), "w") as file:
+                file.write("#!/bin/sh\n" + cli)
+            os.chmod(os.path.join(tools, "nvidia-container-cli"), 0o755)
+            variables["PATH"] = tools + ":" + variables["PATH"]
+        return self.cli(*self.DRIVER, "run", "--bundle", folder, "asks", env=variables, stdin=subprocess.DEVNULL)
+
+    NODES = (("/dev/nvidia0", 195, 0), ("/dev/nvidiactl", 195, 255), ("/dev/nvidia-uvm", 511, 0))
+
+    def test_nodes_of_cdi(self):
+        result = self.asking(devices=self.NODES)
+        assert result.returncode == 0 and "FAIL" not in result.stdout and "PASS" in result.stdout, result.stdout + result.stderr
+
+    def test_a_node_of_a_card_that_is_not_there(self):
+        result = self.asking(devices=[("/dev/nvidia5", 195, 5), self.NODES[1]])
+        assert result.returncode != 0 and 'there is no GPU "minor:5"' in result.stderr, result.stderr
+
+    def test_hook_of_docker(self):
+        listing = f"echo /dev/nvidia0; echo {self.rawrm}\n"
+        result = self.asking(environment=["NVIDIA_VISIBLE_DEVICES=0"], hook=True, cli=listing)
+        assert result.returncode == 0 and "PASS" in result.stdout, result.stdout + result.stderr
+
+    def test_hook_on_a_root_that_cannot_take_its_mounts(self):
+        result = self.asking(environment=["NVIDIA_VISIBLE_DEVICES=0"], hook=True, cli=f"echo {self.rawrm}\n", read_only=True)
+        assert result.returncode != 0 and "cannot make the mount point" in result.stderr, result.stderr
+
+    def test_hook_without_the_toolkit(self):
+        result = self.asking(environment=["NVIDIA_VISIBLE_DEVICES=all"], hook=True)
+        assert result.returncode != 0 and "nvidia-container-cli cannot be run" in result.stderr, result.stderr
+
+    def test_variables_alone_are_no_request(self):
+        result = self.asking(environment=["NVIDIA_VISIBLE_DEVICES=all"])
+        assert "FAIL open" in result.stdout, result.stdout + result.stderr
+
+    def test_more_than_the_owner_allows(self):
+        result = self.asking(devices=self.NODES, environment=["NVIDIA_DRIVER_CAPABILITIES=graphics"])
+        assert result.returncode != 0 and "asks for graphics" in result.stderr, result.stderr
+
+    def test_quota_by_annotation(self):
+        result = self.asking("eat", devices=self.NODES, annotations={"org.amber.gpu.memory": "1GiB"})
+        assert result.returncode == 0 and "allocated 1024 MiB" in result.stdout, result.stdout + result.stderr
+
+    def test_two_cards(self):
+        gpus = "".join(f"gpu minor={n} uuid=GPU-{n}{n}111111-1111-2222-3333-444455556666 pci=0000:{41 + n}:00.0 memory=80G\n" for n in (0, 1))
+        which = ["/bin/sh", "-c", "ls /dev /proc/driver/nvidia/gpus | tr '\\n' ' '"]
+        driver = self.config("version 580.159.04\n" + gpus)
+        for choice, there, gone in (("0", "nvidia0", "nvidia1 "), ("1", "nvidia1", "nvidia0 "), ("0,1", "nvidia1", "xyz")):
+            result = self.cli("do", *driver, f"--gpu-devices={choice}", "--tty=false", *which, stdin=subprocess.DEVNULL)
+            assert there in result.stdout and gone not in result.stdout, (choice, result.stdout, result.stderr)
+
+
+class CheckpointTests(RequestTests):
     """Of processes that use CUDA."""
 
     def test_save_and_restore(self):
@@ -339,7 +413,7 @@ def main():
                 failed += 1
                 print(f"FAIL {name}: {error}")
             finally:
-                for container in ("hold", "busy"):
+                for container in ("hold", "busy", "asks"):
                     tests.cli("delete", "--force", container)
     print(f"{passed} passed, {failed} failed")
     sys.exit(failed != 0)
