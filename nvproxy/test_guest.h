@@ -39,12 +39,12 @@ class TestProcess : public Caller {
   Session session() const override { return session_; }
   bool Read(uint64_t address, void* out, size_t size) override {
     if (!Inside(address, size)) return false;
-    std::memcpy(out, memory_.data() + (address - kBase), size);
+    if (size > 0) std::memcpy(out, memory_.data() + (address - kBase), size);
     return true;
   }
   bool Write(uint64_t address, const void* in, size_t size) override {
     if (!Inside(address, size)) return false;
-    std::memcpy(memory_.data() + (address - kBase), in, size);
+    if (size > 0) std::memcpy(memory_.data() + (address - kBase), in, size);
     return true;
   }
   std::shared_ptr<OpenFile> FileOf(int fd) override {

@@ -82,6 +82,9 @@ std::string Describe(const control::CheckpointReply& r) {
   std::string out = absl::StrFormat("image %d bytes, memory %d bytes, guest paused %.3f ms, total %.3f ms\n", r.image_bytes(),
                                     r.memory_bytes(), static_cast<double>(r.pause_ns()) / 1e6,
                                     static_cast<double>(r.total_ns()) / 1e6);
+  for (const control::Phase& phase : r.phases()) {
+    absl::StrAppend(&out, phase.name(), absl::StrFormat(" %.3f ms\n", static_cast<double>(phase.ns()) / 1e6));
+  }
   for (const std::string& obstacle : r.obstacles()) absl::StrAppend(&out, "cannot be saved: ", obstacle, "\n");
   return out;
 }

@@ -232,6 +232,11 @@ void Server::HandleCheckpoint(std::shared_ptr<Call> call) {
     reply.mutable_checkpoint()->set_image_bytes(result.image_bytes);
     reply.mutable_checkpoint()->set_memory_bytes(result.memory_bytes);
     reply.mutable_checkpoint()->set_pause_ns(result.pause_ns);
+    for (const auto& [name, ns] : result.phases) {
+      auto* phase = reply.mutable_checkpoint()->add_phases();
+      phase->set_name(name);
+      phase->set_ns(ns);
+    }
     reply.mutable_checkpoint()->set_total_ns(result.total_ns);
     SendReply(*call, reply);
     const CheckpointRequest& request = call->request.checkpoint();

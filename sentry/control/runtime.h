@@ -110,6 +110,8 @@ struct CheckpointResult {
   uint64_t memory_bytes = 0;
   uint64_t pause_ns = 0;  // how long the guest stood still
   uint64_t total_ns = 0;
+  // What GPUs took: "GPU lock", "GPU drain", "GPU return", in ns.
+  std::vector<std::pair<std::string, uint64_t>> phases;
 };
 
 struct Progress {

@@ -98,6 +98,7 @@ void KernelRuntime::RunCheckpoint(CheckpointJob& job) {
     ThawAfter(job);
     if (status.ok()) status = job.refilled;
   }
+  if (job.gpu != nullptr) job.result.phases = job.gpu->phases();
   job.gpu.reset();
   {
     KernelLock lock(kernel_);

@@ -26,6 +26,22 @@ constexpr absl::Duration kGoneLimit = absl::Seconds(2);
 constexpr int kNotCuda = 3, kOperatingSystem = 304;
 constexpr int kStateRunning = 0, kStateCheckpointed = 2;
 
+// One step's time, noted at its end.
+class Phase {
+ public:
+  Phase(std::vector<std::pair<std::string, uint64_t>>* phases, const char* name) : phases_(phases), name_(name) {}
+  ~Phase() { End(); }
+  void End() {
+    if (phases_ != nullptr) phases_->emplace_back(name_, static_cast<uint64_t>(absl::ToInt64Nanoseconds(absl::Now() - begin_)));
+    phases_ = nullptr;
+  }
+
+ private:
+  std::vector<std::pair<std::string, uint64_t>>* phases_;
+  const char* name_;
+  const absl::Time begin_ = absl::Now();
+};
+
 // "GPU-0123..." as helper.c reads it.
 std::string Digits(std::string_view uuid) { return absl::StrReplaceAll(uuid.substr(std::min<size_t>(4, uuid.size())), {{"-", ""}}); }
 
@@ -173,6 +189,7 @@ GpuCheckpoint::~GpuCheckpoint() {
 
 absl::Status GpuCheckpoint::Drain() {
   if (targets_.empty()) return absl::OkStatus();
+  Phase lock(&phases_, "GPU lock");
   if (absl::Status s = AskStates(); !s.ok()) {
     helper_.reset();
     targets_.clear();
@@ -182,6 +199,8 @@ absl::Status GpuCheckpoint::Drain() {
     if (absl::Status s = Verb(t, "lock", absl::StrCat(" ", kLockMilliseconds), kLockLimit); !s.ok()) return Undo(s);
     t.locked = true;
   }
+  lock.End();
+  Phase drain(&phases_, "GPU drain");
   NoteAway();
   for (Target& t : targets_) {
     if (absl::Status s = Verb(t, "checkpoint", "", CopyTime()); !s.ok()) return Undo(s);
@@ -189,6 +208,7 @@ absl::Status GpuCheckpoint::Drain() {
   }
   helper_.reset();
   absl::Status verified = VerifyDrained();
+  drain.End();
   return verified.ok() ? verified : Undo(verified);
 }
 
@@ -279,6 +299,7 @@ std::vector<std::pair<std::string, std::string>> GpuCheckpoint::DeviceMap() cons
 
 absl::Status GpuCheckpoint::Refill() {
   if (targets_.empty()) return absl::OkStatus();
+  Phase phase(&phases_, "GPU return");
   std::string pairs;
   auto map = DeviceMap();
   if (std::ranges::any_of(map, [](const auto& p) { return p.first != p.second; })) {

@@ -45,6 +45,8 @@ class GpuCheckpoint {
   absl::Status CheckFreeMemory();
   // Restores and unlocks all that Drain() drained, while tasks run. An error names the processes that are lost.
   absl::Status Refill();
+  // How long the steps of Drain() and Refill() took, ns.
+  const std::vector<std::pair<std::string, uint64_t>>& phases() const { return phases_; }
   // Takes the mark of Check() away.
   ~GpuCheckpoint();
 
@@ -75,6 +77,7 @@ class GpuCheckpoint {
   std::unique_ptr<GpuHelper> helper_;
   RefPtr<Container> helper_for_;
   bool marked_ = false;
+  std::vector<std::pair<std::string, uint64_t>> phases_;
 };
 
 }  // namespace amber

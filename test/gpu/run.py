@@ -52,6 +52,12 @@ class Tests:
         result = self.do(self.rawrm, "eat")
         assert result.returncode == 0 and "allocated 81920 MiB" in result.stdout, result.stdout + result.stderr
 
+    def test_page_of_what_passes_is_current(self):
+        page = os.path.join(self.work, "allowed.md")
+        subprocess.run([sys.executable, os.path.join(ROOT, "tools", "nvproxy_tables.py"), "--doc", os.path.join(ROOT, "nvproxy", "tables.txt"), page], check=True)
+        with open(page) as made, open(os.path.join(ROOT, "docs", "gpu", "allowed.md")) as kept:
+            assert made.read() == kept.read(), "docs/gpu/allowed.md is not what the tables say: tools/nvproxy_tables.py --doc nvproxy/tables.txt docs/gpu/allowed.md"
+
     def test_no_devices_without_the_flag(self):
         result = self.cli("do", "--tty=false", "/bin/ls", "/dev", "/proc/driver", stdin=subprocess.DEVNULL)
         assert "nvidia" not in result.stdout, result.stdout
@@ -317,6 +323,14 @@ class CheckpointTests(RequestTests):
         assert memory["usage"] == 18 << 20, memory
         processes = self.cli("ps", "hold").stdout
         assert "gpu-checkpoint" not in processes, processes
+        self.finish(process)
+
+    def test_timings(self):
+        process = self.hold("hold")
+        frozen = self.cli("--timings", "checkpoint", "--leave-running", "--image-path", self.image, "hold")
+        assert frozen.returncode == 0, frozen.stderr
+        for phase in ("GPU lock", "GPU drain", "GPU return"):
+            assert phase in frozen.stderr, frozen.stderr
         self.finish(process)
 
     def test_paused_before(self):
