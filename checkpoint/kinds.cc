@@ -15,6 +15,7 @@
 #include "sentry/fs/mqueue/mqueue.h"
 #include "sentry/fs/nvidia/moved_memory.h"
 #include "sentry/fs/nvidia/nvidia_file.h"
+#include "sentry/fs/nsfs/nsfs.h"
 #include "sentry/fs/overlay/overlay.h"
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/fs/pipe/pipe.h"
@@ -23,6 +24,8 @@
 #include "sentry/fs/timerfd/timerfd.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/ipc/ipc_namespace.h"
+#include "sentry/kernel/other_namespaces.h"
+#include "sentry/kernel/seccomp_filter.h"
 #include "sentry/kernel/signal.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -55,6 +58,13 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kProcessGroup: return &Loader::Make<ProcessGroup>;
     case Kind::kSession: return &Loader::Make<Session>;
     case Kind::kPidNamespace: return &Loader::Make<PidNamespace>;
+    case Kind::kUserNamespace: return &Loader::Make<UserNamespace>;
+    case Kind::kSeccompFilter: return &Loader::Make<SeccompFilter>;
+    case Kind::kCgroupNamespace: return &Loader::Make<CgroupNamespace>;
+    case Kind::kTimeNamespace: return &Loader::Make<TimeNamespace>;
+    case Kind::kNamespaceFile: return &Loader::Make<NsFile>;
+    case Kind::kNsFileSystem: return &Loader::Make<NsFileSystem>;
+    case Kind::kNsInode: return &Loader::Make<NsInode>;
     case Kind::kUtsNamespace: return &Loader::Make<UtsNamespace>;
     case Kind::kIpcNamespace: return &Loader::Make<IpcNamespace>;
     case Kind::kSignalHandlers: return &Loader::Make<SignalHandlers>;

@@ -53,6 +53,7 @@ enum class Kind : uint32_t {
   kMqueueFileSystem = 47,
   kCgroupFileSystem = 48,
   kAnonFileSystem = 49,
+  kNsFileSystem = 50,
   // Inodes.
   kGoferInode = 60,
   kTmpfsInode = 61,
@@ -64,6 +65,7 @@ enum class Kind : uint32_t {
   kDevptsInode = 67,
   kSysInode = 68,
   kSocketInode = 69,
+  kNsInode = 70,
   // Open files.
   kRegularFile = 80,
   kDirectoryFile = 81,

@@ -188,6 +188,8 @@ std::string IpcNamespace::Save(state::Saver& saver) const {
   for (const auto& [index, queue] : msgs_.all()) SaveMsg(*queue, m.add_msg());
   for (const auto& [index, segment] : shms_.all()) m.add_shm(saver.Ref(segment));
   m.set_mqueue(saver.Ref(mqueue_));
+  m.set_ino(ino());
+  m.set_owner(SaveOwner(saver));
   return m.SerializeAsString();
 }
 
@@ -206,6 +208,7 @@ bool IpcNamespace::Load(state::Loader& loader, std::string_view bytes) {
     if (!LoadMsg(in, queue.get()) || !msgs_.RestoreObject(std::move(queue))) return loader.Fail("a message queue is malformed");
   }
   mqueue_ = loader.GetRef<Mount>(m.mqueue());
+  if (!LoadCommon(loader, m.ino(), m.owner())) return false;
   for (uint64_t id : m.shm()) {
     loading_.push_back(loader.GetRef<ShmSegment>(id));
     if (!loading_.back()) return false;

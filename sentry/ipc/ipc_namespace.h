@@ -10,6 +10,7 @@
 #include "sentry/ipc/msg.h"
 #include "sentry/ipc/sem.h"
 #include "sentry/ipc/shm.h"
+#include "sentry/kernel/namespace.h"
 #include "sentry/vfs/mount.h"
 
 namespace amber {
@@ -18,11 +19,13 @@ namespace ipc_state {
 class Perm;
 }
 
-class IpcNamespace final : public RefCounted<IpcNamespace>, public state::Saveable {
+class IpcNamespace final : public Namespace {
  public:
   IpcNamespace() = default;
+  explicit IpcNamespace(RefPtr<UserNamespace> owner) : Namespace(std::move(owner)) {}
   ~IpcNamespace() override;
 
+  int type() const override { return 0x08000000; }  // CLONE_NEWIPC
   IpcTable<SemSet>& sems() { return sems_; }
   IpcTable<MsgQueue>& msgs() { return msgs_; }
   IpcTable<ShmSegment>& shms() { return shms_; }

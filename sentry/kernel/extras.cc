@@ -8,6 +8,7 @@
 #include "sentry/kernel/cpu_timers.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/kernel.pb.h"
+#include "sentry/kernel/seccomp_filter.h"
 #include "sentry/kernel/sigio.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -24,6 +25,12 @@ void TaskExtras::Inherit(Task& parent, uint64_t flags) {
   TaskExtras& from = parent.extras();
   ipc = from.ipc;
   net = from.net;
+  cgroup = from.cgroup;
+  // A child with an address space of its own enters the time namespace for children (timens_on_fork).
+  time_for_children = from.time_for_children;
+  time = (flags & CLONE_VM) != 0 ? from.time : from.time_for_children;
+  seccomp_mode = from.seccomp_mode;
+  seccomp = from.seccomp;
   if ((flags & CLONE_SYSVSEM) != 0) {
     if (!from.sem_undo) from.sem_undo = MakeRef<SemUndo>(from.ipc);
     sem_undo = from.sem_undo;
@@ -56,6 +63,12 @@ std::string TaskExtras::Save(state::Saver& saver) const {
   m.set_sched_reset_on_fork(sched.reset_on_fork);
   m.set_ioprio(ioprio);
   m.set_net(saver.Ref(net));
+  m.set_cgroup(saver.Ref(cgroup));
+  m.set_time(saver.Ref(time));
+  m.set_time_for_children(saver.Ref(time_for_children));
+  m.set_pids_for_children(saver.Ref(pids_for_children));
+  m.set_seccomp_mode(seccomp_mode);
+  m.set_seccomp(saver.Ref(seccomp));
   return m.SerializeAsString();
 }
 
@@ -70,7 +83,36 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes) {
   ioprio = m.ioprio();
   net = loader.GetRef<NetNamespace>(m.net());
   if (m.net() != 0 && !net) return false;
+  cgroup = loader.GetRef<CgroupNamespace>(m.cgroup());
+  time = loader.GetRef<TimeNamespace>(m.time());
+  time_for_children = loader.GetRef<TimeNamespace>(m.time_for_children());
+  pids_for_children = loader.GetRef<PidNamespace>(m.pids_for_children());
+  seccomp_mode = m.seccomp_mode();
+  seccomp = loader.GetRef<SeccompFilter>(m.seccomp());
+  if (seccomp_mode < 0 || seccomp_mode > 2 || (seccomp_mode == 2) != static_cast<bool>(seccomp)) return loader.Fail("a task's filter is missing");
   return true;
+}
+
+namespace {
+
+std::string SavePlain(uint64_t ino, uint64_t owner) {
+  proto::PlainNamespace m;
+  m.set_ino(ino);
+  m.set_owner(owner);
+  return m.SerializeAsString();
+}
+
+}  // namespace
+
+std::string CgroupNamespace::Save(state::Saver& saver) const { return SavePlain(ino(), SaveOwner(saver)); }
+bool CgroupNamespace::Load(state::Loader& loader, std::string_view bytes) {
+  proto::PlainNamespace m;
+  return m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) && LoadCommon(loader, m.ino(), m.owner());
+}
+std::string TimeNamespace::Save(state::Saver& saver) const { return SavePlain(ino(), SaveOwner(saver)); }
+bool TimeNamespace::Load(state::Loader& loader, std::string_view bytes) {
+  proto::PlainNamespace m;
+  return m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) && LoadCommon(loader, m.ino(), m.owner());
 }
 
 GroupExtras::GroupExtras() = default;

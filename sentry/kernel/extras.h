@@ -17,6 +17,7 @@
 
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
+#include "sentry/kernel/other_namespaces.h"
 
 namespace amber {
 
@@ -25,6 +26,8 @@ class CpuTimers;
 class IpcNamespace;
 class Kernel;
 class NetNamespace;
+class PidNamespace;
+class SeccompFilter;
 class SemUndo;
 class Task;
 class ThreadGroup;
@@ -44,6 +47,13 @@ class TaskExtras {
   RefPtr<IpcNamespace> ipc;
   RefPtr<SemUndo> sem_undo;  // null until SEM_UNDO is used; shared under CLONE_SYSVSEM
   RefPtr<NetNamespace> net;
+  RefPtr<CgroupNamespace> cgroup;                   // null: the initial one
+  RefPtr<TimeNamespace> time, time_for_children;  // likewise
+  RefPtr<PidNamespace> pids_for_children;           // null: the task's own
+  std::vector<int> ids_above;                       // PidIds::above
+  // seccomp(2): SECCOMP_MODE_*, and the innermost filter.
+  int seccomp_mode = 0;
+  RefPtr<SeccompFilter> seccomp;
   SchedAttributes sched;
   int ioprio = 0;
   // It touched memory that is away (GroupExtras::away) and stands still until that is back.

@@ -33,6 +33,19 @@ void SavePosixTimers(const PosixTimers& timers, proto::ThreadGroup* out) {
   }
 }
 
+// Enters a task into the namespaces that it is in.
+bool Register(state::Loader& loader, PidNamespace& pids, const PidIds& ids, Task* task) {
+  if (ids.above.size() != static_cast<size_t>(pids.level())) return loader.Fail("a task has too many ids or too few");
+  PidNamespace* ns = &pids;
+  for (size_t i = 0; i <= ids.above.size(); ++i) {
+    int id = i == 0 ? ids.own : ids.above[i - 1];
+    if (id <= 0 || ns == nullptr || ns->FindTask(id) != nullptr) return loader.Fail("two tasks have one id");
+    ns = ns->parent();
+  }
+  pids.Rebind(ids, task);
+  return true;
+}
+
 }  // namespace
 
 std::string ThreadGroup::Save(state::Saver& saver) const {
@@ -130,8 +143,8 @@ bool ThreadGroup::AfterLoad(state::Loader& loader) {
   if (process_group_) process_group_->members_.insert(this);
   for (const RefPtr<Task>& t : tasks_) {
     if (!t->exiting()) ++live_;
-    if (&t->group() != this || pids_->tasks_.contains(t->tid())) return loader.Fail("two tasks have one id");
-    pids_->tasks_[t->tid()] = t.get();
+    if (&t->group() != this) return loader.Fail("a task is in two processes");
+    if (!Register(loader, *pids_, IdsOf(*t), t.get())) return false;
   }
   if ((live_ == 0) != zombie_) return loader.Fail("a process without threads is no zombie");
   kernel_->groups_.insert(RefPtr<ThreadGroup>(this));
@@ -143,7 +156,8 @@ bool ThreadGroup::AfterLoad(state::Loader& loader) {
 
 std::string ProcessGroup::Save(state::Saver& saver) const {
   proto::ProcessGroup out;
-  out.set_id(id_);
+  out.set_id(ids_.own);
+  for (int id : ids_.above) out.add_ids_above(id);
   out.set_session(saver.Ref(session_));
   out.set_pids(saver.Ref(pids_));
   return out.SerializeAsString();
@@ -152,31 +166,48 @@ std::string ProcessGroup::Save(state::Saver& saver) const {
 bool ProcessGroup::Load(state::Loader& loader, std::string_view bytes) {
   proto::ProcessGroup in;
   if (!Parse(loader, bytes, &in, "a process group")) return false;
-  id_ = in.id();
+  ids_.own = in.id();
+  ids_.above.assign(in.ids_above().begin(), in.ids_above().end());
   session_ = loader.GetRef<amber::Session>(in.session());
   pids_ = loader.GetRef<PidNamespace>(in.pids());
   if (!session_ || !pids_) return loader.Fail("a process group lacks its session");
-  pids_->process_groups_[id_] = this;
   return true;
 }
 
-std::string Session::Save(state::Saver&) const {
+bool ProcessGroup::AfterLoad(state::Loader& loader) {
+  const PidNamespace* top = pids_.get();
+  for (size_t i = 0; i < ids_.above.size() && top != nullptr; ++i) top = top->parent();
+  if (top == nullptr || top->parent() != nullptr) return loader.Fail("a process group has too many ids or too few");
+  Register();
+  return true;
+}
+
+std::string Session::Save(state::Saver& saver) const {
   // The terminal knows its session and binds itself again.
   proto::Session out;
-  out.set_id(id_);
+  out.set_id(ids_.own);
+  for (int id : ids_.above) out.add_ids_above(id);
+  out.set_pids(saver.Ref(pids_));
   return out.SerializeAsString();
 }
 
 bool Session::Load(state::Loader& loader, std::string_view bytes) {
   proto::Session in;
   if (!Parse(loader, bytes, &in, "a session")) return false;
-  id_ = in.id();
+  ids_.own = in.id();
+  ids_.above.assign(in.ids_above().begin(), in.ids_above().end());
+  pids_ = loader.GetRef<PidNamespace>(in.pids());
   return true;
 }
 
-std::string PidNamespace::Save(state::Saver&) const {
+std::string PidNamespace::Save(state::Saver& saver) const {
   proto::PidNamespace out;
   out.set_last(last_);
+  out.set_ino(ino());
+  out.set_owner(SaveOwner(saver));
+  out.set_parent(saver.Ref(parent_));
+  out.set_level(level_);
+  out.set_dead(dead_);
   return out.SerializeAsString();
 }
 
@@ -184,7 +215,16 @@ bool PidNamespace::Load(state::Loader& loader, std::string_view bytes) {
   proto::PidNamespace in;
   if (!Parse(loader, bytes, &in, "a pid namespace")) return false;
   last_ = in.last();
-  return last_ >= 0 && last_ <= kPidMax;
+  level_ = in.level();
+  dead_ = in.dead();
+  parent_ = loader.GetRef<PidNamespace>(in.parent());
+  return last_ >= 0 && last_ <= kPidMax && level_ >= 0 && level_ <= kMaxLevel && LoadCommon(loader, in.ino(), in.owner());
+}
+
+// Levels that go down by one are no circle.
+bool PidNamespace::AfterLoad(state::Loader& loader) {
+  int expected = parent_ ? parent_->level_ + 1 : 0;
+  return level_ == expected || loader.Fail("a pid namespace is at a wrong level");
 }
 
 std::string Kernel::Save(state::Saver& saver) const {

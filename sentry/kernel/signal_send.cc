@@ -15,6 +15,15 @@ bool Discarded(const SignalHandlers& handlers, SignalSet blocked, int signo) {
 
 }  // namespace
 
+SigInfo SignalFrom(const Task& sender, const ThreadGroup& to, int signo, int code) {
+  uint32_t uid = ShownUid(to.leader()->creds().user_ns.get(), sender.creds().uid);
+  return SigInfo::User(signo, code, to.pids().IdOf(sender.group()), uid);
+}
+
+bool ImmuneTo(const Task& sender, const ThreadGroup& to, int signo) {
+  return to.is_init() && (signo == SIGKILL || signo == SIGSTOP) && sender.group().pids().IsWithin(to.pids());
+}
+
 SignalSet Task::pending() const { return pending_.set() | group_->pending_.set(); }
 
 bool Task::HasDeliverableSignal() const {

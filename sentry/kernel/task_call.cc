@@ -6,6 +6,7 @@
 
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/seccomp.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -74,6 +75,10 @@ void Task::EnterCall(const platform::Syscall& call, bool framed) {
   syscall_.framed = framed;
   ++kernel_->stats().syscalls;
   if (kernel_->strace() != nullptr) kernel_->strace()->Enter(*this);
+  if (extras_->seccomp_mode != 0) {
+    call_ = Call::kRunning;
+    if (!SeccompGate::Pass(*this)) return;
+  }
   RunHandler();
 }
 

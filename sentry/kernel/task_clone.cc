@@ -8,12 +8,15 @@
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
+#include "sentry/ipc/ipc_namespace.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/moved.h"
+#include "sentry/net/inet/net_namespace.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/mount.h"
@@ -21,16 +24,14 @@
 namespace amber {
 namespace {
 
-constexpr uint64_t kNamespaceFlags = CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
-                                     CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWTIME;
 constexpr uint64_t kKnownFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_PIDFD | CLONE_PTRACE |
                                  CLONE_VFORK | CLONE_PARENT | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
                                  CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_DETACHED | CLONE_UNTRACED |
-                                 CLONE_CHILD_SETTID | CLONE_IO | CLONE_CLEAR_SIGHAND | CLONE_NEWNS;
+                                 CLONE_CHILD_SETTID | CLONE_IO | CLONE_CLEAR_SIGHAND | kNamespaceFlags;
 
 }  // namespace
 
-ErrnoOr<void> TaskLifecycle::CheckCloneFlags(const CloneArgs& args) const {
+ErrnoOr<void> TaskLifecycle::CheckCloneFlags(Task& parent, const CloneArgs& args) const {
   uint64_t f = args.flags;
   if ((f & CLONE_SIGHAND) != 0 && (f & CLONE_VM) == 0) return Errno(EINVAL);
   if ((f & CLONE_THREAD) != 0 && (f & CLONE_SIGHAND) == 0) return Errno(EINVAL);
@@ -38,17 +39,22 @@ ErrnoOr<void> TaskLifecycle::CheckCloneFlags(const CloneArgs& args) const {
   if ((f & CLONE_CLEAR_SIGHAND) != 0 && (f & CLONE_SIGHAND) != 0) return Errno(EINVAL);
   if ((f & CLONE_PIDFD) != 0 && (f & (CLONE_THREAD | CLONE_DETACHED)) != 0) return Errno(EINVAL);
   if ((f & CLONE_FS) != 0 && (f & (CLONE_NEWNS | CLONE_NEWUSER)) != 0) return Errno(EINVAL);
-  // As a kernel without these namespaces answers (copy_namespaces).
-  if ((f & kNamespaceFlags) != 0) return Errno(EINVAL);
+  if ((f & CLONE_SYSVSEM) != 0 && (f & CLONE_NEWIPC) != 0) return Errno(EINVAL);
+  // Siblings of init would be children of a process outside of its namespace.
+  if ((f & CLONE_PARENT) != 0 && parent.group().is_init()) return Errno(EINVAL);
+  const RefPtr<PidNamespace>& next = parent.extras().pids_for_children;
+  bool leaves = next && next.get() != &parent.group().pids();
+  if ((f & CLONE_THREAD) != 0 && ((f & (CLONE_NEWUSER | CLONE_NEWPID)) != 0 || leaves)) return Errno(EINVAL);
   if ((f & ~kKnownFlags) != 0) return Errno(EINVAL);
   return Ok();
 }
 
-RefPtr<Task> TaskLifecycle::NewTask(ThreadGroup& group, int tid, const Task& like) {
+RefPtr<Task> TaskLifecycle::NewTask(ThreadGroup& group, const PidIds& ids, const Task& like) {
   auto task = MakeRef<Task>();
   task->kernel_ = &kernel_;
   task->group_ = RefPtr<ThreadGroup>(&group);
-  task->tid_ = tid;
+  task->tid_ = ids.own;
+  task->extras_->ids_above = ids.above;
   task->name_ = like.name_;
   task->creds_ = like.creds_;
   task->mounts_ = like.mounts_;
@@ -66,8 +72,10 @@ RefPtr<Task> TaskLifecycle::NewTask(ThreadGroup& group, int tid, const Task& lik
 }
 
 ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
-  TRY(CheckCloneFlags(args));
-  if ((args.flags & CLONE_NEWNS) != 0 && !parent.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  TRY(CheckCloneFlags(parent, args));
+  constexpr uint64_t kPrivileged = kNamespaceFlags & ~uint64_t{CLONE_NEWUSER};
+  bool may = (args.flags & CLONE_NEWUSER) != 0 || parent.creds().HasOwn(CAP_SYS_ADMIN);
+  if ((args.flags & kPrivileged) != 0 && !may) return Errno(EPERM);
   if (parent.syscall().scratch[0] != 0) {
     // Executed again: a vfork parent waits for its child to exec or exit. Only a fatal signal ends that.
     Task* child = parent.FindTask(static_cast<int>(parent.syscall().scratch[0]));
@@ -152,19 +160,27 @@ void TaskLifecycle::CopyMovedMemory(Task& parent, const RefPtr<Task>& child, con
 
 ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& args, platform::Thread& thread) {
   ThreadGroup& old = parent.group();
-  PidNamespace& pids = old.pids();
+  RefPtr<FsContext> fs = (args.flags & CLONE_FS) != 0 ? parent.fs_ : parent.fs_->Clone();
+  NamespaceSet set = TRY(MakeNamespaces(parent, args.flags, fs.get()));
+  RefPtr<PidNamespace> pids(&old.pids());
+  if (set.pids_for_children) {
+    pids = std::exchange(set.pids_for_children, nullptr);
+  } else if (parent.extras_->pids_for_children) {
+    pids = parent.extras_->pids_for_children;
+  }
   RefPtr<ThreadGroup> group(&old);
   bool new_group = (args.flags & CLONE_THREAD) == 0;
-  int tid = TRY(pids.Allocate(nullptr));
-  if (new_group) group = NewGroup(old, tid, args);
-  RefPtr<Task> child = NewTask(*group, tid, parent);
-  pids.Rebind(tid, child.get());
+  // A namespace's first process is its init.
+  PidIds ids = TRY(pids->Allocate(nullptr, args.set_tid));
+  if (new_group) group = NewGroup(old, pids, ids.own, args);
+  RefPtr<Task> child = NewTask(*group, ids, parent);
+  pids->Rebind(ids, child.get());
   if (new_group) group->leader_ = child.get();
   child->exit_signal_ = args.exit_signal;
   child->extras_->Inherit(parent, args.flags);
   child->altstack_ = (args.flags & CLONE_VM) != 0 && (args.flags & CLONE_VFORK) == 0 ? AltStack{} : parent.altstack_;
-  child->fs_ = (args.flags & CLONE_FS) != 0 ? parent.fs_ : parent.fs_->Clone();
-  if ((args.flags & CLONE_NEWNS) != 0) child->mounts_ = parent.mounts_->Clone(child->fs_.get());
+  child->fs_ = std::move(fs);
+  set.Enter(*child);
   child->files_ = (args.flags & CLONE_FILES) != 0 ? parent.files_ : parent.files_->Clone();
   if ((args.flags & CLONE_VM) != 0) {
     child->mm_ = parent.mm_;
@@ -187,10 +203,10 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& ar
   return child;
 }
 
-RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, int pid, const CloneArgs& args) {
+RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, RefPtr<PidNamespace> pids, int pid, const CloneArgs& args) {
   auto group = MakeRef<ThreadGroup>();
   group->kernel_ = &kernel_;
-  group->pids_ = old.pids_;
+  group->pids_ = std::move(pids);
   group->pid_ = pid;
   group->start_time_ = kernel_.clocks().Boottime();
   group->rlimits_ = old.rlimits_;
@@ -211,10 +227,11 @@ RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, int pid, const Clo
 }
 
 void TaskLifecycle::FinishClone(Task& parent, const RefPtr<Task>& child, const CloneArgs& args) {
-  uint32_t tid = static_cast<uint32_t>(child->tid_);
+  // Each side in its own terms.
+  uint32_t tid = static_cast<uint32_t>(parent.group().pids().IdOf(*child)), own_tid = static_cast<uint32_t>(child->tid_);
   // Faults here are the caller's own loss, as in Linux (put_user's result is ignored).
   if ((args.flags & CLONE_PARENT_SETTID) != 0) (void)parent.CopyOutBytes(args.parent_tid, &tid, sizeof(tid));
-  if ((args.flags & CLONE_CHILD_SETTID) != 0) (void)child->CopyOutBytes(args.child_tid, &tid, sizeof(tid));
+  if ((args.flags & CLONE_CHILD_SETTID) != 0) (void)child->CopyOutBytes(args.child_tid, &own_tid, sizeof(own_tid));
   if ((args.flags & CLONE_PIDFD) != 0) {
     auto fd = parent.files().Allocate(MakeRef<PidFd>(child->group_, nullptr, 0), true, parent.limit(RLIMIT_NOFILE));
     int number = fd.ok() ? *fd : -1;

@@ -98,14 +98,15 @@ void TaskLifecycle::KillOtherThreads(Task& task) {
     // The leader's number goes to the caller; the leader, released below, gets the caller's to give back.
     Task* leader = group.leader_;
     std::swap(leader->tid_, task.tid_);
+    std::swap(leader->extras_->ids_above, task.extras_->ids_above);
     group.leader_ = &task;
-    group.pids_->Rebind(task.tid_, &task);
-    group.pids_->Rebind(leader->tid_, leader);
+    group.pids_->Rebind(IdsOf(task), &task);
+    group.pids_->Rebind(IdsOf(*leader), leader);
     task.exit_signal_ = SIGCHLD;
   }
   for (const RefPtr<Task>& t : others) {
     if (t->released_) {
-      group.pids_->Free(t->tid_);  // the old leader had exited before
+      group.pids_->Free(IdsOf(*t));  // the old leader had exited before
       std::erase(group.tasks_, t);
     } else {
       Release(*t);
@@ -164,7 +165,8 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
 
 ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
   if (kernel_.task_count_ >= kernel_.max_tasks_) return Errno(EAGAIN);
-  int pid = TRY(what.pids->Allocate(nullptr));
+  PidIds ids = TRY(what.pids->Allocate(nullptr));
+  int pid = ids.own;
   auto group = MakeRef<ThreadGroup>();
   group->kernel_ = &kernel_;
   group->pids_ = what.pids;
@@ -176,6 +178,7 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
   task->kernel_ = &kernel_;
   task->group_ = group;
   task->tid_ = pid;
+  task->extras_->ids_above = ids.above;
   task->creds_ = what.creds;
   task->mounts_ = what.mounts;
   task->uts_ = what.uts;
@@ -201,7 +204,7 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
   group->leader_ = task.get();
   group->live_ = 1;
   ++kernel_.task_count_;
-  what.pids->Rebind(pid, task.get());
+  what.pids->Rebind(ids, task.get());
   kernel_.groups_.insert(group);
   // A session and process group of its own, as runc's init has.
   group->NewSession();

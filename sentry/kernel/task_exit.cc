@@ -125,7 +125,7 @@ void TaskLifecycle::Release(Task& task) {
   if (group->live_ == 0) return LastTaskGone(*group);
   // A thread that is not the leader leaves no zombie.
   if (&task != group->leader_) {
-    group->pids_->Free(task.tid_);
+    group->pids_->Free(IdsOf(task));
     std::erase(group->tasks_, self);
   }
   // exec waits until it is alone.
@@ -154,7 +154,7 @@ void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
   group.LeaveSessionIfLeader();
   group.exit_queue_.Notify(POLLIN | POLLHUP);
   if (group.exit_watcher_) std::exchange(group.exit_watcher_, nullptr)(group.exit_status_);
-  if (group.is_init()) KillNamespace(*group.pids_);
+  if (group.is_init()) KillNamespace(*RefPtr<PidNamespace>(group.pids_));
 
   int code = WIFSIGNALED(group.exit_status_) ? (WCOREDUMP(group.exit_status_) ? CLD_DUMPED : CLD_KILLED) : CLD_EXITED;
   int status = WIFSIGNALED(group.exit_status_) ? WTERMSIG(group.exit_status_) : WEXITSTATUS(group.exit_status_);
@@ -177,7 +177,7 @@ void TaskLifecycle::Reap(ThreadGroup& group) {
     group.parent_->children_.erase(&group);
     group.parent_ = nullptr;
   }
-  for (const RefPtr<Task>& t : group.tasks_) group.pids_->Free(t->tid_);
+  for (const RefPtr<Task>& t : group.tasks_) group.pids_->Free(IdsOf(*t));
   if (group.process_group_) {
     group.process_group_->members_.erase(&group);
     group.process_group_.reset();
@@ -189,9 +189,12 @@ void TaskLifecycle::Reap(ThreadGroup& group) {
 void TaskLifecycle::ReparentChildren(ThreadGroup& group) {
   if (group.children_.empty()) return;
   // To the nearest living ancestor that asked for it (PR_SET_CHILD_SUBREAPER), else to the namespace's init.
+  // A subreaper of another pid namespace is not asked (find_new_reaper).
   ThreadGroup* reaper = group.parent_;
-  while (reaper != nullptr && (!reaper->child_subreaper_ || reaper->group_exit_)) reaper = reaper->parent_;
-  if (reaper == nullptr) reaper = group.pids_->init();
+  while (reaper != nullptr && reaper->pids_ == group.pids_ && (!reaper->child_subreaper_ || reaper->group_exit_)) {
+    reaper = reaper->parent_;
+  }
+  if (reaper == nullptr || reaper->pids_ != group.pids_) reaper = group.pids_->init();
   if (reaper == &group || (reaper != nullptr && reaper->group_exit_)) reaper = nullptr;
   std::vector<ThreadGroup*> children(group.children_.begin(), group.children_.end());
   group.children_.clear();
@@ -199,7 +202,7 @@ void TaskLifecycle::ReparentChildren(ThreadGroup& group) {
     child->parent_ = reaper;
     if (reaper != nullptr) reaper->children_.insert(child);
     int signal = child->leader_->parent_death_signal_;
-    if (signal != 0 && !child->zombie_) child->SendSignal(SigInfo::User(signal, SI_USER, group.pid_, 0));
+    if (signal != 0 && !child->zombie_) child->SendSignal(SigInfo::User(signal, SI_USER, child->pids().IdOf(group), 0));
     if (!child->zombie_) continue;
     if (reaper == nullptr) {
       Reap(*child);
@@ -210,6 +213,7 @@ void TaskLifecycle::ReparentChildren(ThreadGroup& group) {
 }
 
 void TaskLifecycle::KillNamespace(PidNamespace& pids) {
+  pids.dead_ = true;
   for (const RefPtr<ThreadGroup>& g : pids.Groups()) {
     if (!g->zombie_) KillGroup(*g, SIGKILL);
   }

@@ -30,6 +30,7 @@ struct CloneArgs {
   uint64_t child_tid = 0;
   uint64_t pidfd = 0;
   uint64_t tls = 0;
+  std::vector<int> set_tid;  // the child's ids, innermost first
 };
 
 struct ExecArgs {
@@ -93,12 +94,12 @@ class TaskLifecycle {
   void KillNamespace(PidNamespace& pids);
   void WalkRobustList(Task& task);
   void HandleDeadFutex(Task& task, uint64_t address, bool pi);
-  ErrnoOr<void> CheckCloneFlags(const CloneArgs& args) const;
+  ErrnoOr<void> CheckCloneFlags(Task& parent, const CloneArgs& args) const;
   void OnCloned(Task& parent, const CloneArgs& args, ErrnoOr<platform::Thread*> made);
   ErrnoOr<RefPtr<Task>> MakeChild(Task& parent, const CloneArgs& args, platform::Thread& thread);
-  RefPtr<ThreadGroup> NewGroup(ThreadGroup& old, int pid, const CloneArgs& args);
-  RefPtr<Task> NewTask(ThreadGroup& group, int tid, const Task& like);
   void CopyMovedMemory(Task& parent, const RefPtr<Task>& child, const CloneArgs& args);
+  RefPtr<ThreadGroup> NewGroup(ThreadGroup& old, RefPtr<PidNamespace> pids, int pid, const CloneArgs& args);
+  RefPtr<Task> NewTask(ThreadGroup& group, const PidIds& ids, const Task& like);
   void FinishClone(Task& parent, const RefPtr<Task>& child, const CloneArgs& args);
   ErrnoOr<Loaded> LoadForExec(Task& task, const ExecArgs& args);
   void KillOtherThreads(Task& task);

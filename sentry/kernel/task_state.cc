@@ -13,7 +13,7 @@
 
 namespace amber {
 
-void SaveCredentials(const Credentials& c, proto::Credentials* out) {
+void SaveCredentials(state::Saver& saver, const Credentials& c, proto::Credentials* out) {
   out->set_uid(c.uid);
   out->set_euid(c.euid);
   out->set_suid(c.suid);
@@ -29,9 +29,10 @@ void SaveCredentials(const Credentials& c, proto::Credentials* out) {
   out->set_bounding(c.bounding);
   out->set_ambient(c.ambient);
   out->set_securebits(c.securebits);
+  out->set_user_ns(saver.Ref(c.user_ns));
 }
 
-RefPtr<const Credentials> LoadCredentials(const proto::Credentials& in) {
+RefPtr<const Credentials> LoadCredentials(state::Loader& loader, const proto::Credentials& in) {
   auto c = MakeRef<Credentials>();
   c->uid = in.uid();
   c->euid = in.euid();
@@ -48,6 +49,7 @@ RefPtr<const Credentials> LoadCredentials(const proto::Credentials& in) {
   c->bounding = in.bounding() & kAllCapabilities;
   c->ambient = in.ambient() & kAllCapabilities;
   c->securebits = in.securebits();
+  c->user_ns = loader.GetRef<UserNamespace>(in.user_ns());
   return c;
 }
 
@@ -112,7 +114,7 @@ std::string Task::Save(state::Saver& saver) const {
   out.set_fs(saver.Ref(fs_));
   out.set_mounts(saver.Ref(mounts_));
   out.set_uts(saver.Ref(uts_));
-  SaveCredentials(*creds_, out.mutable_creds());
+  SaveCredentials(saver, *creds_, out.mutable_creds());
   out.set_blocked(blocked_);
   out.set_saved_mask(saved_mask_);
   out.set_has_saved_mask(has_saved_mask_);
@@ -131,6 +133,7 @@ std::string Task::Save(state::Saver& saver) const {
   out.set_exiting(exiting_);
   out.set_personality(personality_);
   out.set_vfork_pending(vfork_pending_);
+  for (int id : extras_->ids_above) out.add_ids_above(id);
   if (!exiting_) out.set_extras(extras_->Save(saver));
   if (call_ == Call::kBlocked) SaveCall(syscall_, out.mutable_call());
   if (thread_ != nullptr) {
@@ -149,13 +152,14 @@ bool Task::Load(state::Loader& loader, std::string_view bytes) {
   group_ = loader.GetRef<ThreadGroup>(in.group());
   if (kernel_ == nullptr || !group_) return loader.Fail("a task has no process");
   tid_ = in.tid();
+  extras_->ids_above.assign(in.ids_above().begin(), in.ids_above().end());
   name_ = in.name();
   mm_ = loader.GetRef<MemoryManager>(in.mm());
   files_ = loader.GetRef<FdTable>(in.files());
   fs_ = loader.GetRef<FsContext>(in.fs());
   mounts_ = loader.GetRef<MountNamespace>(in.mounts());
   uts_ = loader.GetRef<UtsNamespace>(in.uts());
-  creds_ = LoadCredentials(in.creds());
+  creds_ = LoadCredentials(loader, in.creds());
   blocked_ = in.blocked() & ~kUnblockable;
   saved_mask_ = in.saved_mask() & ~kUnblockable;
   has_saved_mask_ = in.has_saved_mask();
@@ -195,8 +199,10 @@ bool Task::AfterLoad(state::Loader&) {
   return true;
 }
 
-std::string UtsNamespace::Save(state::Saver&) const {
+std::string UtsNamespace::Save(state::Saver& saver) const {
   proto::UtsNamespace out;
+  out.set_ino(ino());
+  out.set_owner(SaveOwner(saver));
   out.set_hostname(hostname);
   out.set_domainname(domainname);
   return out.SerializeAsString();
@@ -207,7 +213,7 @@ bool UtsNamespace::Load(state::Loader& loader, std::string_view bytes) {
   if (!in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return loader.Fail("a host name is malformed");
   hostname = in.hostname();
   domainname = in.domainname();
-  return true;
+  return LoadCommon(loader, in.ino(), in.owner());
 }
 
 }  // namespace amber

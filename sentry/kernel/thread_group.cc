@@ -36,8 +36,8 @@ void ThreadGroup::NotifyParent(int code, int status) {
     SigInfo info;
     info.raw.si_signo = signo;
     info.raw.si_code = code;
-    info.raw.si_pid = pid_;
-    info.raw.si_uid = leader_->creds().uid;
+    info.raw.si_pid = parent->pids().IdOf(*this);
+    info.raw.si_uid = ShownUid(parent->leader_->creds().user_ns.get(), leader_->creds().uid);
     info.raw.si_status = status;
     info.raw.si_utime = usage_.ru_utime.tv_sec * 100 + usage_.ru_utime.tv_usec / 10000;
     info.raw.si_stime = usage_.ru_stime.tv_sec * 100 + usage_.ru_stime.tv_usec / 10000;
@@ -94,7 +94,25 @@ bool ThreadGroup::TakeContinueReport(bool peek) {
 // --- sessions and process groups ---
 
 ProcessGroup::~ProcessGroup() {
-  if (pids_) pids_->process_groups_.erase(id_);
+  PidNamespace* ns = pids_.get();
+  if (ns != nullptr) ns->process_groups_.erase(ids_.own);
+  for (int id : ids_.above) {
+    ns = ns != nullptr ? ns->parent() : nullptr;
+    if (ns != nullptr) ns->process_groups_.erase(id);
+  }
+}
+
+void ProcessGroup::Register() {
+  PidNamespace* ns = pids_.get();
+  ns->process_groups_[ids_.own] = this;
+  for (int id : ids_.above) {
+    ns = ns->parent();
+    ns->process_groups_[id] = this;
+  }
+}
+
+bool ThreadGroup::IsSessionLeader() const {
+  return process_group_ && session().pids_ == pids_ && session().id() == pid_;
 }
 
 void ThreadGroup::JoinProcessGroup(RefPtr<ProcessGroup> group) {
@@ -105,72 +123,37 @@ void ThreadGroup::JoinProcessGroup(RefPtr<ProcessGroup> group) {
 
 RefPtr<ProcessGroup> ThreadGroup::NewProcessGroup(RefPtr<amber::Session> session) {
   auto group = MakeRef<ProcessGroup>();
-  group->id_ = pid_;
+  group->ids_ = IdsOf(*leader_);
   group->pids_ = pids_;
   group->session_ = std::move(session);
-  pids_->process_groups_[pid_] = group.get();
+  group->Register();
   return group;
 }
 
 RefPtr<ProcessGroup> ThreadGroup::NewSession() {
   auto session = MakeRef<amber::Session>();
-  session->id_ = pid_;
+  session->ids_ = IdsOf(*leader_);
+  session->pids_ = pids_;
   RefPtr<ProcessGroup> group = NewProcessGroup(std::move(session));
   JoinProcessGroup(group);
   return group;
 }
 
-ErrnoOr<void> ThreadGroup::SetProcessGroup(int pgid) {
-  if (process_group_->id_ == pgid) return Ok();
-  if (pgid == pid_) {
+ErrnoOr<void> ThreadGroup::SetProcessGroup(const PidNamespace& ns, int pgid) {
+  if (ns.IdOf(*process_group_) == pgid) return Ok();
+  if (pgid == ns.IdOf(*this)) {
     JoinProcessGroup(NewProcessGroup(process_group_->session_));
     return Ok();
   }
-  ProcessGroup* target = pids_->FindProcessGroup(pgid);
+  ProcessGroup* target = ns.FindProcessGroup(pgid);
   if (target == nullptr || target->session_.get() != process_group_->session_.get()) return Errno(EPERM);
   JoinProcessGroup(RefPtr<ProcessGroup>(target));
   return Ok();
 }
 
 void ThreadGroup::LeaveSessionIfLeader() {
-  if (!process_group_ || session().id() != pid_ || !session().on_leader_exit_) return;
+  if (!IsSessionLeader() || !session().on_leader_exit_) return;
   std::exchange(session().on_leader_exit_, nullptr)();
-}
-
-// --- ids ---
-
-ErrnoOr<int> PidNamespace::Allocate(Task* task) {
-  if (tasks_.size() >= kPidMax - 1) return Errno(EAGAIN);
-  for (;;) {
-    // Low numbers are for early processes alone once the counter has wrapped (RESERVED_PIDS).
-    last_ = last_ + 1 >= kPidMax ? 300 : last_ + 1;
-    if (tasks_.contains(last_) || process_groups_.contains(last_)) continue;
-    tasks_[last_] = task;
-    return last_;
-  }
-}
-
-Task* PidNamespace::FindTask(int id) const {
-  auto it = tasks_.find(id);
-  return it == tasks_.end() ? nullptr : it->second;
-}
-
-ThreadGroup* PidNamespace::FindGroup(int pid) const {
-  Task* task = FindTask(pid);
-  return task != nullptr && task->group().pid() == pid ? &task->group() : nullptr;
-}
-
-ProcessGroup* PidNamespace::FindProcessGroup(int id) const {
-  auto it = process_groups_.find(id);
-  return it == process_groups_.end() ? nullptr : it->second;
-}
-
-std::vector<RefPtr<ThreadGroup>> PidNamespace::Groups() const {
-  std::vector<RefPtr<ThreadGroup>> groups;
-  for (const auto& [id, task] : tasks_) {
-    if (task != nullptr && task->group().pid() == id) groups.emplace_back(&task->group());
-  }
-  return groups;
 }
 
 // --- timers ---

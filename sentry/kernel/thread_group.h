@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "checkpoint/state.h"
+#include "sentry/kernel/namespace.h"
 #include "sentry/kernel/signal.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/wait_queue.h"
@@ -24,24 +25,59 @@ namespace amber {
 class GroupExtras;  // sentry/kernel/extras.h
 class Kernel;
 class PosixTimers;
+class PidNamespace;
 class ProcessGroup;
+class Session;
 class ThreadGroup;
 class Tty;  // sentry/fs/devpts/tty.h
 
-// The ids of one pid namespace; each container has one of its own, and they do not nest (yet). Ids are handed out upwards and wrap
-// at pid_max, as Linux does; an id is free again when its task was reaped and no process group or session carries it.
-class PidNamespace final : public RefCounted<PidNamespace>, public state::Saveable {
+// The ids of a task, process group or session: one in the namespace where it was made, one in each above (Linux: struct pid).
+struct PidIds {
+  int own = 0;
+  std::vector<int> above;  // in ns.parent(), in its parent, ...
+
+  // In `ns`, for what was made in `made_in`; 0 if it cannot be seen there.
+  int In(const PidNamespace& ns, const PidNamespace& made_in) const;
+};
+
+// Those of a task.
+PidIds IdsOf(const Task& task);
+// `signo` with si_code SI_USER or SI_TKILL from `sender`, in the terms of `to`.
+SigInfo SignalFrom(const Task& sender, const ThreadGroup& to, int signo, int code);
+// True if `to` is its namespace's init and `sender` is inside: SIGKILL and SIGSTOP do nothing.
+bool ImmuneTo(const Task& sender, const ThreadGroup& to, int signo);
+
+// The ids of one pid namespace (pid_namespaces(7)). A container's is at level 0; clone and unshare make nested ones, whose
+// processes have an id at each level above, too. Ids are handed out upwards and wrap at pid_max, as Linux does; an id is free
+// again when its task was reaped and no process group carries it.
+class PidNamespace final : public Namespace {
  public:
   static constexpr int kPidMax = 4194304;
+  static constexpr int kMaxLevel = 32;
 
   PidNamespace() = default;
-  ~PidNamespace() override = default;
+  PidNamespace(RefPtr<PidNamespace> parent, RefPtr<UserNamespace> owner);
+  ~PidNamespace() override;
 
-  // A free id for `task`.
-  ErrnoOr<int> Allocate(Task* task);
-  void Free(int id) { tasks_.erase(id); }
-  // exec by a thread that is not the leader: `task` takes over the leader's id.
-  void Rebind(int id, Task* task) { tasks_[id] = task; }
+  int type() const override { return 0x20000000; }  // CLONE_NEWPID
+  Namespace* above() const override { return parent_.get(); }
+  PidNamespace* parent() const { return parent_.get(); }
+  int level() const { return level_; }
+  // True if this is `outer` or lies below it.
+  bool IsWithin(const PidNamespace& outer) const;
+  // Its init has died: nobody can be born here any more.
+  bool dead() const { return dead_; }
+
+  // Free ids for `task` here and above. `wanted`: those that clone3 asks for, innermost first (EEXIST if one is taken).
+  ErrnoOr<PidIds> Allocate(Task* task, const std::vector<int>& wanted = {});
+  void Free(const PidIds& ids);
+  // exec by a thread that is not the leader: `task` takes over the leader's ids.
+  void Rebind(const PidIds& ids, Task* task);
+  // The ids that a reader in this namespace sees; 0 for what is outside.
+  int IdOf(const Task& task) const;
+  int IdOf(const ThreadGroup& group) const;
+  int IdOf(const ProcessGroup& group) const;
+  int IdOf(const Session& session) const;
   Task* FindTask(int id) const;
   // The process whose id is `pid` (not: whose thread's).
   ThreadGroup* FindGroup(int pid) const;
@@ -55,21 +91,29 @@ class PidNamespace final : public RefCounted<PidNamespace>, public state::Saveab
   state::Kind kind() const override { return state::Kind::kPidNamespace; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
 
  private:
   friend class ProcessGroup;
   friend class TaskLifecycle;
   friend class ThreadGroup;
+  bool Taken(int id) const { return tasks_.contains(id) || process_groups_.contains(id); }
+  ErrnoOr<int> AllocateHere(Task* task, int wanted);
+
   std::map<int, Task*> tasks_;
   std::map<int, ProcessGroup*> process_groups_;  // entered and left by the groups themselves
   int last_ = 0;
+  bool dead_ = false;
+  int level_ = 0;
+  RefPtr<PidNamespace> parent_;
 };
 
 class Session final : public RefCounted<Session>, public state::Saveable {
  public:
   Session() = default;
   ~Session() override = default;
-  int id() const { return id_; }
+  // In the namespace of the process that made it; others see PidNamespace::IdOf().
+  int id() const { return ids_.own; }
   // The controlling terminal, or null.
   Tty* tty() const { return tty_; }
   // `on_leader_exit` runs when the session's leader exits (it disassociates the terminal; null with a null tty).
@@ -83,9 +127,11 @@ class Session final : public RefCounted<Session>, public state::Saveable {
   bool Load(state::Loader& loader, std::string_view bytes) override;
 
  private:
+  friend class PidNamespace;
   friend class TaskLifecycle;
   friend class ThreadGroup;
-  int id_ = 0;
+  PidIds ids_;
+  RefPtr<PidNamespace> pids_;
   Tty* tty_ = nullptr;
   std::function<void()> on_leader_exit_;
 };
@@ -94,7 +140,8 @@ class ProcessGroup final : public RefCounted<ProcessGroup>, public state::Saveab
  public:
   ProcessGroup() = default;
   ~ProcessGroup() override;
-  int id() const { return id_; }
+  // In the namespace of the process that made it; others see PidNamespace::IdOf().
+  int id() const { return ids_.own; }
   amber::Session& session() const { return *session_; }
   const std::set<ThreadGroup*>& members() const { return members_; }
   // No member has a parent in another group of the same session (POSIX "orphaned").
@@ -105,11 +152,15 @@ class ProcessGroup final : public RefCounted<ProcessGroup>, public state::Saveab
   state::Kind kind() const override { return state::Kind::kProcessGroup; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
 
  private:
+  friend class PidNamespace;
   friend class TaskLifecycle;
   friend class ThreadGroup;
-  int id_ = 0;
+  void Register();
+
+  PidIds ids_;
   RefPtr<PidNamespace> pids_;
   RefPtr<Session> session_;
   std::set<ThreadGroup*> members_;
@@ -121,6 +172,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   ~ThreadGroup() override;
 
   Kernel& kernel() const { return *kernel_; }
+  // The id in its own pid namespace; others see PidNamespace::IdOf().
   int pid() const { return pid_; }
   // The task whose tid is pid(); it may be a zombie while others run.
   Task* leader() const { return leader_; }
@@ -128,7 +180,8 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   // Tasks that have not exited.
   size_t live_tasks() const { return live_; }
   ThreadGroup* parent() const { return parent_; }
-  int parent_pid() const { return parent_ != nullptr ? parent_->pid() : 0; }
+  // The parent's id as this process sees it: 0 if it is outside of the pid namespace.
+  int parent_pid() const { return parent_ != nullptr ? pids_->IdOf(*parent_) : 0; }
   const std::set<ThreadGroup*>& children() const { return children_; }
   ProcessGroup& process_group() const { return *process_group_; }
   amber::Session& session() const { return process_group_->session(); }
@@ -182,7 +235,9 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   // setpgid and setsid.
   void JoinProcessGroup(RefPtr<ProcessGroup> group);
   RefPtr<ProcessGroup> NewSession();
-  ErrnoOr<void> SetProcessGroup(int pgid);
+  bool IsSessionLeader() const;
+  // `pgid` is an id of `ns`.
+  ErrnoOr<void> SetProcessGroup(const PidNamespace& ns, int pgid);
   // Notified with POLLIN when a child changes state (wait4), and with POLLHUP when this group becomes a zombie (pidfd).
   WaitQueue& child_queue() { return child_queue_; }
   WaitQueue& exit_queue() { return exit_queue_; }

@@ -17,8 +17,8 @@ absl::StatusOr<std::vector<ProcessInfo>> KernelRuntime::Processes(std::string_vi
   for (const RefPtr<ThreadGroup>& g : (*found)->pids().Groups()) {
     if (g->zombie()) continue;
     ProcessInfo info;
-    info.pid = g->pid();
-    info.parent = g->parent_pid();
+    info.pid = (*found)->pids().IdOf(*g);
+    info.parent = g->parent() != nullptr ? (*found)->pids().IdOf(*g->parent()) : 0;
     info.uid = g->leader()->creds().uid;
     info.threads = static_cast<uint32_t>(g->live_tasks());
     info.state = std::string(1, g->leader()->state_letter());

@@ -49,9 +49,18 @@ ErrnoOr<uint64_t> FChmod(Task& task, int fd, uint32_t mode) {
   return uint64_t{0};
 }
 
+// Owners as the caller calls them; -1 stays.
+ErrnoOr<void> MapOwner(const Task& task, uint32_t* uid, uint32_t* gid) {
+  const UserNamespace* ns = task.creds().user_ns.get();
+  if (*uid != UINT32_MAX && (*uid = ToKernelUid(ns, *uid)) == UINT32_MAX) return Errno(EINVAL);
+  if (*gid != UINT32_MAX && (*gid = ToKernelGid(ns, *gid)) == UINT32_MAX) return Errno(EINVAL);
+  return Ok();
+}
+
 ErrnoOr<uint64_t> FChownAt(Task& task, int dirfd, UserPtr<const char> path, uint32_t uid, uint32_t gid, int flags) {
   if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Errno(EINVAL);
   VfsContext ctx = ContextOf(task);
+  TRY(MapOwner(task, &uid, &gid));
   TRY(ChownPlace(ctx, TRY(Place(task, dirfd, path, flags)), uid, gid));
   return uint64_t{0};
 }
@@ -68,6 +77,7 @@ ErrnoOr<uint64_t> FChown(Task& task, int fd, uint32_t uid, uint32_t gid) {
   RefPtr<File> file = TRY(task.files().Get(fd));
   if (file->path() == nullptr) return uint64_t{0};
   VfsContext ctx = ContextOf(task);
+  TRY(MapOwner(task, &uid, &gid));
   TRY(ChownPlace(ctx, *file->path(), uid, gid));
   return uint64_t{0};
 }

@@ -17,17 +17,37 @@ namespace {
 constexpr uint32_t kKeep = ~0u;  // -1: leave as it is
 constexpr size_t kMaxGroups = 65536;
 
+// What the guest calls a user or group: kKeep stays, EINVAL for what is not mapped.
+ErrnoOr<void> MapUids(const Task& task, std::initializer_list<uint32_t*> ids) {
+  for (uint32_t* id : ids) {
+    if (*id == kKeep) continue;
+    *id = ToKernelUid(task.creds().user_ns.get(), *id);
+    if (*id == kKeep) return Errno(EINVAL);
+  }
+  return Ok();
+}
+ErrnoOr<void> MapGids(const Task& task, std::initializer_list<uint32_t*> ids) {
+  for (uint32_t* id : ids) {
+    if (*id == kKeep) continue;
+    *id = ToKernelGid(task.creds().user_ns.get(), *id);
+    if (*id == kKeep) return Errno(EINVAL);
+  }
+  return Ok();
+}
+
 // capabilities(7), "Effect of user ID changes on capabilities".
 void AdjustCapabilities(const Task& task, const Credentials& old, Credentials* next) {
   if ((next->securebits & SECBIT_NO_SETUID_FIXUP) != 0) return;
-  bool had_root = old.uid == 0 || old.euid == 0 || old.suid == 0;
-  bool has_root = next->uid == 0 || next->euid == 0 || next->suid == 0;
+  uid_t root = old.root_uid();
+  if (root == kKeep) return;
+  bool had_root = old.uid == root || old.euid == root || old.suid == root;
+  bool has_root = next->uid == root || next->euid == root || next->suid == root;
   if (had_root && !has_root) {
     if (!task.keep_caps()) next->permitted = next->effective = 0;
     next->ambient = 0;
   }
-  if (old.euid == 0 && next->euid != 0) next->effective = 0;
-  if (old.euid != 0 && next->euid == 0) next->effective = next->permitted;
+  if (old.euid == root && next->euid != root) next->effective = 0;
+  if (old.euid != root && next->euid == root) next->effective = next->permitted;
 }
 
 void Commit(Task& task, RefPtr<Credentials> next) {
@@ -47,8 +67,9 @@ bool OneOf(uint32_t id, std::initializer_list<uint32_t> allowed) {
 }
 
 ErrnoOr<uint64_t> Setresuid(Task& task, uint32_t r, uint32_t e, uint32_t s) {
+  TRY(MapUids(task, {&r, &e, &s}));
   const Credentials& old = task.creds();
-  if (!task.Has(CAP_SETUID)) {
+  if (!task.creds().HasOwn(CAP_SETUID)) {
     for (uint32_t id : {r, e, s}) {
       if (id != kKeep && !OneOf(id, {old.uid, old.euid, old.suid})) return Errno(EPERM);
     }
@@ -64,8 +85,9 @@ ErrnoOr<uint64_t> Setresuid(Task& task, uint32_t r, uint32_t e, uint32_t s) {
 }
 
 ErrnoOr<uint64_t> Setreuid(Task& task, uint32_t r, uint32_t e) {
+  TRY(MapUids(task, {&r, &e}));
   const Credentials& old = task.creds();
-  if (!task.Has(CAP_SETUID)) {
+  if (!task.creds().HasOwn(CAP_SETUID)) {
     if (r != kKeep && !OneOf(r, {old.uid, old.euid})) return Errno(EPERM);
     if (e != kKeep && !OneOf(e, {old.uid, old.euid, old.suid})) return Errno(EPERM);
   }
@@ -80,10 +102,11 @@ ErrnoOr<uint64_t> Setreuid(Task& task, uint32_t r, uint32_t e) {
 }
 
 ErrnoOr<uint64_t> Setuid(Task& task, uint32_t id) {
+  TRY(MapUids(task, {&id}));
   const Credentials& old = task.creds();
   if (id == kKeep) return Errno(EINVAL);
   auto next = MakeRef<Credentials>(old);
-  if (task.Has(CAP_SETUID)) {
+  if (task.creds().HasOwn(CAP_SETUID)) {
     next->uid = next->suid = id;
   } else if (!OneOf(id, {old.uid, old.suid})) {
     return Errno(EPERM);
@@ -95,8 +118,9 @@ ErrnoOr<uint64_t> Setuid(Task& task, uint32_t id) {
 }
 
 ErrnoOr<uint64_t> Setresgid(Task& task, uint32_t r, uint32_t e, uint32_t s) {
+  TRY(MapGids(task, {&r, &e, &s}));
   const Credentials& old = task.creds();
-  if (!task.Has(CAP_SETGID)) {
+  if (!task.creds().HasOwn(CAP_SETGID)) {
     for (uint32_t id : {r, e, s}) {
       if (id != kKeep && !OneOf(id, {old.gid, old.egid, old.sgid})) return Errno(EPERM);
     }
@@ -111,8 +135,9 @@ ErrnoOr<uint64_t> Setresgid(Task& task, uint32_t r, uint32_t e, uint32_t s) {
 }
 
 ErrnoOr<uint64_t> Setregid(Task& task, uint32_t r, uint32_t e) {
+  TRY(MapGids(task, {&r, &e}));
   const Credentials& old = task.creds();
-  if (!task.Has(CAP_SETGID)) {
+  if (!task.creds().HasOwn(CAP_SETGID)) {
     if (r != kKeep && !OneOf(r, {old.gid, old.egid})) return Errno(EPERM);
     if (e != kKeep && !OneOf(e, {old.gid, old.egid, old.sgid})) return Errno(EPERM);
   }
@@ -126,10 +151,11 @@ ErrnoOr<uint64_t> Setregid(Task& task, uint32_t r, uint32_t e) {
 }
 
 ErrnoOr<uint64_t> Setgid(Task& task, uint32_t id) {
+  TRY(MapGids(task, {&id}));
   const Credentials& old = task.creds();
   if (id == kKeep) return Errno(EINVAL);
   auto next = MakeRef<Credentials>(old);
-  if (task.Has(CAP_SETGID)) {
+  if (task.creds().HasOwn(CAP_SETGID)) {
     next->gid = next->sgid = id;
   } else if (!OneOf(id, {old.gid, old.sgid})) {
     return Errno(EPERM);
@@ -142,49 +168,52 @@ ErrnoOr<uint64_t> Setgid(Task& task, uint32_t id) {
 // setfsuid(2): always returns the old value; a value that is not allowed changes nothing.
 ErrnoOr<uint64_t> Setfsuid(Task& task, uint32_t id) {
   const Credentials& old = task.creds();
-  uint32_t before = old.fsuid;
-  if (id == kKeep || (!task.Has(CAP_SETUID) && !OneOf(id, {old.uid, old.euid, old.suid, old.fsuid}))) return before;
+  uint32_t before = old.fsuid, shown = ShownUid(old.user_ns.get(), before);
+  id = ToKernelUid(old.user_ns.get(), id);
+  if (id == kKeep || (!task.creds().HasOwn(CAP_SETUID) && !OneOf(id, {old.uid, old.euid, old.suid, old.fsuid}))) return shown;
   auto next = MakeRef<Credentials>(old);
   next->fsuid = id;
   // The file system capabilities follow it: chown, dac_override, dac_read_search, fowner, fsetid, linux_immutable, mknod, mac_override.
   constexpr uint64_t kFsCaps = 0x1f | uint64_t{1} << CAP_LINUX_IMMUTABLE | uint64_t{1} << CAP_MKNOD |
                                uint64_t{1} << CAP_MAC_OVERRIDE;
   if ((next->securebits & SECBIT_NO_SETUID_FIXUP) == 0) {
-    if (before == 0 && id != 0) next->effective &= ~kFsCaps;
-    if (before != 0 && id == 0) next->effective |= next->permitted & kFsCaps;
+    uid_t root = old.root_uid();
+    if (before == root && id != root) next->effective &= ~kFsCaps;
+    if (before != root && id == root) next->effective |= next->permitted & kFsCaps;
   }
   Commit(task, next);
-  return before;
+  return shown;
 }
 
 ErrnoOr<uint64_t> Setfsgid(Task& task, uint32_t id) {
   const Credentials& old = task.creds();
-  uint32_t before = old.fsgid;
-  if (id == kKeep || (!task.Has(CAP_SETGID) && !OneOf(id, {old.gid, old.egid, old.sgid, old.fsgid}))) return before;
+  uint32_t before = ShownGid(old.user_ns.get(), old.fsgid);
+  id = ToKernelGid(old.user_ns.get(), id);
+  if (id == kKeep || (!task.creds().HasOwn(CAP_SETGID) && !OneOf(id, {old.gid, old.egid, old.sgid, old.fsgid}))) return before;
   auto next = MakeRef<Credentials>(old);
   next->fsgid = id;
   Commit(task, next);
   return before;
 }
 
-ErrnoOr<uint64_t> Getuid(Task& task) { return task.creds().uid; }
-ErrnoOr<uint64_t> Geteuid(Task& task) { return task.creds().euid; }
-ErrnoOr<uint64_t> Getgid(Task& task) { return task.creds().gid; }
-ErrnoOr<uint64_t> Getegid(Task& task) { return task.creds().egid; }
+ErrnoOr<uint64_t> Getuid(Task& task) { return ShownUid(task.creds().user_ns.get(), task.creds().uid); }
+ErrnoOr<uint64_t> Geteuid(Task& task) { return ShownUid(task.creds().user_ns.get(), task.creds().euid); }
+ErrnoOr<uint64_t> Getgid(Task& task) { return ShownGid(task.creds().user_ns.get(), task.creds().gid); }
+ErrnoOr<uint64_t> Getegid(Task& task) { return ShownGid(task.creds().user_ns.get(), task.creds().egid); }
 
 ErrnoOr<uint64_t> Getresuid(Task& task, UserPtr<uint32_t> r, UserPtr<uint32_t> e, UserPtr<uint32_t> s) {
   const Credentials& c = task.creds();
-  TRY(task.CopyOut(r, c.uid));
-  TRY(task.CopyOut(e, c.euid));
-  TRY(task.CopyOut(s, c.suid));
+  TRY(task.CopyOut(r, ShownUid(c.user_ns.get(), c.uid)));
+  TRY(task.CopyOut(e, ShownUid(c.user_ns.get(), c.euid)));
+  TRY(task.CopyOut(s, ShownUid(c.user_ns.get(), c.suid)));
   return 0;
 }
 
 ErrnoOr<uint64_t> Getresgid(Task& task, UserPtr<uint32_t> r, UserPtr<uint32_t> e, UserPtr<uint32_t> s) {
   const Credentials& c = task.creds();
-  TRY(task.CopyOut(r, c.gid));
-  TRY(task.CopyOut(e, c.egid));
-  TRY(task.CopyOut(s, c.sgid));
+  TRY(task.CopyOut(r, ShownGid(c.user_ns.get(), c.gid)));
+  TRY(task.CopyOut(e, ShownGid(c.user_ns.get(), c.egid)));
+  TRY(task.CopyOut(s, ShownGid(c.user_ns.get(), c.sgid)));
   return 0;
 }
 
@@ -193,15 +222,23 @@ ErrnoOr<uint64_t> Getgroups(Task& task, int count, UserPtr<uint32_t> list) {
   if (count < 0) return Errno(EINVAL);
   if (count == 0) return groups.size();
   if (static_cast<size_t>(count) < groups.size()) return Errno(EINVAL);
-  TRY(task.CopyOutArray<uint32_t>(list, groups));
+  std::vector<uint32_t> shown;
+  for (gid_t g : groups) shown.push_back(ShownGid(task.creds().user_ns.get(), g));
+  TRY(task.CopyOutArray<uint32_t>(list, shown));
   return groups.size();
 }
 
 ErrnoOr<uint64_t> Setgroups(Task& task, int count, UserPtr<const uint32_t> list) {
-  if (!task.Has(CAP_SETGID)) return Errno(EPERM);
+  const UserNamespace* ns = task.creds().user_ns.get();
+  // may_setgroups().
+  if (!task.creds().HasOwn(CAP_SETGID) || (ns != nullptr && !ns->MayHaveGroups())) return Errno(EPERM);
   if (count < 0 || static_cast<size_t>(count) > kMaxGroups) return Errno(EINVAL);
   auto next = MakeRef<Credentials>(task.creds());
   next->groups = TRY(task.CopyInArray(list, static_cast<size_t>(count)));
+  for (gid_t& g : next->groups) {
+    g = ToKernelGid(ns, g);
+    if (g == kKeep) return Errno(EINVAL);
+  }
   std::sort(next->groups.begin(), next->groups.end());  // groups_sort()
   task.set_creds(std::move(next));
   return 0;
@@ -273,7 +310,7 @@ ErrnoOr<uint64_t> Capset(Task& task, UserPtr<CapHeader> p, UserPtr<const CapData
   inheritable &= kAllCapabilities;
   const Credentials& old = task.creds();
   // cap_capset().
-  if (!task.Has(CAP_SETPCAP) && (inheritable & ~(old.inheritable | old.permitted)) != 0) return Errno(EPERM);
+  if (!task.creds().HasOwn(CAP_SETPCAP) && (inheritable & ~(old.inheritable | old.permitted)) != 0) return Errno(EPERM);
   if ((inheritable & ~(old.inheritable | old.bounding)) != 0) return Errno(EPERM);
   if ((permitted & ~old.permitted) != 0 || (effective & ~permitted) != 0) return Errno(EPERM);
   auto next = MakeRef<Credentials>(old);

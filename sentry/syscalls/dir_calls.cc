@@ -37,7 +37,7 @@ ErrnoOr<uint64_t> FChDir(Task& task, int fd) {
 ErrnoOr<uint64_t> ChRoot(Task& task, UserPtr<const char> path) {
   VfsPath dir = TRY(ResolvePlaceAt(task, AT_FDCWD, TRY(task.CopyInString(path, 4096)), kFollowLast | kMustBeDir));
   TRY(CheckPermission(task.creds(), *dir.inode(), kMayExec));
-  if (!task.Has(CAP_SYS_CHROOT)) return Errno(EPERM);
+  if (!task.creds().HasOwn(CAP_SYS_CHROOT)) return Errno(EPERM);
   task.fs().set_root(std::move(dir));
   return uint64_t{0};
 }

@@ -32,6 +32,7 @@ void RegisterXattrCalls(SyscallTable& table);    // xattr_calls.cc
 void RegisterMountCalls(SyscallTable& table);    // mount_calls.cc: mount, umount2, pivot_root
 void RegisterPidfdCalls(SyscallTable& table);    // pidfd_calls.cc
 void RegisterUnshareCalls(SyscallTable& table);  // unshare_calls.cc
+void RegisterSeccompCalls(SyscallTable& table);  // seccomp_calls.cc
 void RegisterSemCalls(SyscallTable& table);      // sem_calls.cc: System V semaphores
 void RegisterMsgCalls(SyscallTable& table);      // msg_calls.cc: System V messages
 void RegisterShmCalls(SyscallTable& table);      // shm_calls.cc: System V shared memory

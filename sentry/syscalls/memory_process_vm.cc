@@ -20,11 +20,11 @@ constexpr size_t kChunk = 128 << 10;
 // __ptrace_may_access() with PTRACE_MODE_ATTACH_REALCREDS.
 bool MayAccess(const Task& task, const Task& target) {
   if (&task.group() == &target.group()) return true;
-  if (task.Has(CAP_SYS_PTRACE)) return true;
   const Credentials& me = task.creds();
   const Credentials& it = target.creds();
+  if (me.HasIn(it.user_ns.get(), CAP_SYS_PTRACE)) return true;
   bool same = me.uid == it.euid && me.uid == it.suid && me.uid == it.uid && me.gid == it.egid && me.gid == it.sgid && me.gid == it.gid;
-  return same && target.group().dumpable() && (it.permitted & ~me.permitted) == 0;
+  return same && target.group().dumpable() && me.user_ns == it.user_ns && (it.permitted & ~me.permitted) == 0;
 }
 
 // A thread of the process or thread `pid` that still has memory.

@@ -4,8 +4,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <fcntl.h>
+
 #include <algorithm>
 
+#include "sentry/fs/nsfs/nsfs.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -23,9 +26,20 @@ ErrnoOr<VfsPath> PlaceOf(Task& task, UserPtr<const char> path, uint32_t walk = k
   return ResolvePlaceAt(task, AT_FDCWD, TRY(task.CopyInString(path, 4096)), walk);
 }
 
-ErrnoOr<MountNamespace*> NamespaceOf(const VfsPath& where) {
-  if (where.mount->ns() == nullptr) return Errno(EINVAL);
+// Mounts of other namespaces, which a descriptor may lead to, are not the caller's to change (check_mnt).
+ErrnoOr<MountNamespace*> OwnNamespace(const Task& task, const VfsPath& where) {
+  if (where.mount->ns() != &task.mounts()) return Errno(EINVAL);
   return where.mount->ns();
+}
+
+// may_mount().
+bool MayMount(const Task& task) { return task.creds().HasIn(task.mounts().owner(), CAP_SYS_ADMIN); }
+
+// mount_capable(): what the root of a user namespace may mount (FS_USERNS_MOUNT).
+bool MayMountType(const Task& task, std::string_view type) {
+  if (task.Has(CAP_SYS_ADMIN)) return true;
+  constexpr std::string_view kTypes[] = {"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "overlay", "cgroup", "cgroup2"};
+  return std::ranges::find(kTypes, type) != std::end(kTypes) && task.creds().HasOwn(CAP_SYS_ADMIN);
 }
 
 // The option string of mount(2): a page at most, up to its NUL.
@@ -41,26 +55,52 @@ ErrnoOr<std::vector<std::string>> CopyInOptions(Task& task, UserPtr<const char> 
   return options;
 }
 
-ErrnoOr<uint64_t> Remount(const VfsPath& where, uint64_t flags) {
+ErrnoOr<uint64_t> Remount(Task& task, const VfsPath& where, uint64_t flags) {
   if (!where.is_mount_root()) return Errno(EINVAL);
-  where.mount->set_flags(static_cast<uint32_t>(flags) & kMountFlags);
+  TRY(OwnNamespace(task, where));
+  uint32_t next = static_cast<uint32_t>(flags) & kMountFlags;
+  if ((where.mount->locked_flags() & ~next & where.mount->flags()) != 0) return Errno(EPERM);
+  // The file system itself is its owner's alone.
+  if ((flags & MS_BIND) == 0 && task.creds().user_ns && !where.mount->fs().owned_within(task.creds().user_ns.get())) return Errno(EPERM);
+  where.mount->set_flags(next);
   // Without MS_BIND the file system itself becomes read-only or writable.
   if ((flags & MS_BIND) == 0) where.mount->fs().set_read_only((flags & MS_RDONLY) != 0);
   return uint64_t{0};
 }
 
+// do_change_type().
+ErrnoOr<uint64_t> ChangePropagation(Task& task, const VfsPath& where, uint64_t flags) {
+  uint64_t type = flags & kPropagation;
+  if ((flags & ~(kPropagation | MS_REC | MS_SILENT)) != 0 || (type & (type - 1)) != 0) return Errno(EINVAL);
+  if (!where.is_mount_root()) return Errno(EINVAL);
+  MountNamespace* ns = TRY(OwnNamespace(task, where));
+  std::vector<Mount*> all = (flags & MS_REC) != 0 ? ns->Below(*where.mount) : std::vector<Mount*>{where.mount.get()};
+  for (Mount* m : all) m->SetPropagation(type);
+  return uint64_t{0};
+}
+
 ErrnoOr<uint64_t> BindMount(Task& task, UserPtr<const char> source, const VfsPath& where, uint64_t flags) {
-  VfsPath from = TRY(PlaceOf(task, source));
-  if (from.mount->ns() == nullptr) return Errno(EINVAL);
-  MountNamespace* ns = TRY(NamespaceOf(where));
+  MountNamespace* ns = TRY(OwnNamespace(task, where));
+  Resolved what = TRY(ResolveAt(task, AT_FDCWD, TRY(task.CopyInString(source, 4096)), kFollowLast, false));
+  if (what.file) {
+    // Of what has no place only a namespace can be given one.
+    NsFile* file = NsFile::From(*what.file);
+    if (file == nullptr) return Errno(EINVAL);
+    auto fs = MakeRef<NsFileSystem>(file->ref());
+    RefPtr<Dentry> root = fs->root();
+    TRY(ns->Attach(MakeRef<Mount>(std::move(fs), std::move(root), 0, "nsfs"), where));
+    return uint64_t{0};
+  }
+  const VfsPath& from = what.path;
+  if (from.mount->ns() != ns && std::string_view(from.mount->fs().type_name()) != "nsfs") return Errno(EINVAL);
   TRY(ns->Bind(from, where, (flags & MS_REC) != 0, from.mount->flags()));
   return uint64_t{0};
 }
 
 ErrnoOr<uint64_t> MoveMount(Task& task, UserPtr<const char> source, const VfsPath& where) {
   VfsPath from = TRY(PlaceOf(task, source));
-  if (!from.is_mount_root()) return Errno(EINVAL);
-  TRY(TRY(NamespaceOf(where))->Move(*from.mount, where));
+  if (!from.is_mount_root() || from.mount->locked()) return Errno(EINVAL);
+  TRY(TRY(OwnNamespace(task, where))->Move(*from.mount, where));
   return uint64_t{0};
 }
 
@@ -68,11 +108,15 @@ ErrnoOr<uint64_t> NewMount(Task& task, UserPtr<const char> source, UserPtr<const
                            uint64_t flags, UserPtr<const char> data) {
   if (type.is_null()) return Errno(EINVAL);
   std::string type_name = TRY(task.CopyInString(type, 4096));
+  std::vector<std::string> known = FileSystemTypes();
+  if (std::ranges::find(known, type_name) == known.end()) return Errno(ENODEV);
+  if (!MayMountType(task, type_name)) return Errno(EPERM);
   MountArguments arguments{.kernel = &task.kernel(), .task = &task, .source = "none"};
   if (!source.is_null()) arguments.source = TRY(task.CopyInString(source, 4096));
   arguments.options = TRY(CopyInOptions(task, data));
-  MountNamespace* ns = TRY(NamespaceOf(where));
+  MountNamespace* ns = TRY(OwnNamespace(task, where));
   RefPtr<FileSystem> fs = TRY(MakeFileSystem(type_name, arguments));
+  if (task.creds().user_ns && !fs->owner()) fs->set_owner(task.creds().user_ns);
   RefPtr<Dentry> root = fs->root();
   auto mount = MakeRef<Mount>(std::move(fs), std::move(root), static_cast<uint32_t>(flags), arguments.source);
   TRY(ns->Attach(std::move(mount), where));
@@ -83,12 +127,11 @@ ErrnoOr<uint64_t> MountCall(Task& task, UserPtr<const char> source, UserPtr<cons
                             uint64_t flags, UserPtr<const char> data) {
   if ((flags & MS_MGC_MSK) == MS_MGC_VAL) flags &= ~static_cast<uint64_t>(MS_MGC_MSK);
   VfsPath where = TRY(PlaceOf(task, target));
-  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
-  if ((flags & MS_REMOUNT) != 0) return Remount(where, flags);
+  if (!MayMount(task)) return Errno(EPERM);
+  if ((flags & MS_REMOUNT) != 0) return Remount(task, where, flags);
   if ((flags & MS_BIND) != 0) return BindMount(task, source, where, flags);
   if ((flags & kPropagation) != 0) {
-    if (!where.is_mount_root()) return Errno(EINVAL);
-    return uint64_t{0};
+    return ChangePropagation(task, where, flags);
   }
   if ((flags & MS_MOVE) != 0) return MoveMount(task, source, where);
   return NewMount(task, source, type, where, flags, data);
@@ -99,9 +142,12 @@ ErrnoOr<uint64_t> Umount2(Task& task, UserPtr<const char> target, int flags) {
   if ((flags & ~(MNT_FORCE | MNT_DETACH | MNT_EXPIRE | kNoFollow)) != 0) return Errno(EINVAL);
   if ((flags & MNT_EXPIRE) != 0 && (flags & (MNT_FORCE | MNT_DETACH)) != 0) return Errno(EINVAL);
   VfsPath place = TRY(PlaceOf(task, target, (flags & kNoFollow) != 0 ? 0 : kFollowLast));
+  // What was mounted over the working directory is meant by ".", too (handle_lookup_down).
+  if (place.mount->ns() != nullptr) place.mount->ns()->CrossDown(&place);
   if (!place.is_mount_root()) return Errno(EINVAL);
-  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
-  MountNamespace* ns = TRY(NamespaceOf(place));
+  if (!MayMount(task)) return Errno(EPERM);
+  MountNamespace* ns = TRY(OwnNamespace(task, place));
+  if (place.mount->locked()) return Errno(EINVAL);
   if (place.mount->parent() == nullptr) return Errno(EBUSY);
   TRY(ns->Detach(*place.mount, (flags & MNT_DETACH) != 0, 1));
   return uint64_t{0};
@@ -119,12 +165,15 @@ void MoveRoots(Kernel& kernel, const VfsPath& from, const VfsPath& to) {
 }
 
 ErrnoOr<uint64_t> PivotRoot(Task& task, UserPtr<const char> new_root, UserPtr<const char> put_old) {
-  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  if (!MayMount(task)) return Errno(EPERM);
   VfsPath fresh = TRY(PlaceOf(task, new_root, kFollowLast | kMustBeDir));
   VfsPath old_place = TRY(PlaceOf(task, put_old, kFollowLast | kMustBeDir));
   VfsPath root = task.fs().root();
-  MountNamespace* ns = TRY(NamespaceOf(fresh));
+  MountNamespace* ns = TRY(OwnNamespace(task, fresh));
   if (fresh.mount == root.mount || old_place.mount == root.mount) return Errno(EBUSY);
+  auto shared = [](const Mount* m) { return m != nullptr && m->peers() != nullptr; };
+  if (shared(old_place.mount.get()) || shared(fresh.mount->parent()) || shared(root.mount->parent())) return Errno(EINVAL);
+  if (fresh.mount->locked() || root.mount->ns() != ns) return Errno(EINVAL);
   if (!root.is_mount_root() || !fresh.is_mount_root() || !(root == ns->root())) return Errno(EINVAL);
   // put_old must be reachable from new_root.
   if (old_place.mount == fresh.mount && !old_place.dentry->IsBelow(*fresh.dentry)) return Errno(EINVAL);
@@ -147,7 +196,7 @@ ErrnoOr<uint64_t> OpenByHandleAt(Task& task, int, UserPtr<void>, int) {
 }  // namespace
 
 void RegisterMountCalls(SyscallTable& table) {
-  table.Set(SYS_mount, Partial<&MountCall>("propagation between namespaces is accepted and has no effect"));
+  table.Set(SYS_mount, Full<&MountCall>());
   table.Set(SYS_umount2, Partial<&Umount2>("MNT_EXPIRE unmounts at once"));
   table.Set(SYS_pivot_root, Full<&PivotRoot>());
   table.Set(SYS_name_to_handle_at, Refused<&NameToHandleAt>("file systems give out no handles"));

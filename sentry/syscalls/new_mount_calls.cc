@@ -4,6 +4,8 @@
 #include <linux/mount.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+
 #include "sentry/fs/mountfd/mountfd.h"
 #include "sentry/kernel/task.h"
 #include "sentry/syscalls/families.h"
@@ -20,6 +22,9 @@ constexpr uint64_t kOpenTree = 428, kMoveMount = 429, kFsOpen = 430, kFsConfig =
 constexpr uint64_t kMountSetattr = 442, kOpenTreeAttr = 467;
 constexpr unsigned kAtRecursive = 0x8000;
 constexpr unsigned kWalkFlags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_SYMLINK_NOFOLLOW;
+
+// may_mount().
+bool MayMount(const Task& task) { return task.creds().HasIn(task.mounts().owner(), CAP_SYS_ADMIN); }
 
 // What a mount may be told (struct mount_attr).
 struct MountAttr {
@@ -64,12 +69,16 @@ ErrnoOr<Resolved> PlaceOf(Task& task, int dirfd, UserPtr<const char> path_p, boo
 }
 
 ErrnoOr<uint64_t> FsOpen(Task& task, UserPtr<const char> name, unsigned flags) {
-  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  if (!MayMount(task)) return Errno(EPERM);
   if ((flags & ~unsigned{FSOPEN_CLOEXEC}) != 0) return Errno(EINVAL);
   std::string type = TRY(task.CopyInString(name, 4096));
   bool known = false;
   for (const std::string& t : FileSystemTypes()) known |= t == type;
   if (!known) return Errno(ENODEV);
+  // What the root of a user namespace may mount (FS_USERNS_MOUNT).
+  constexpr std::string_view kForAll[] = {"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "overlay", "cgroup", "cgroup2"};
+  bool for_all = std::ranges::find(kForAll, type) != std::end(kForAll) && task.creds().HasOwn(CAP_SYS_ADMIN);
+  if (!for_all && !task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
   return Install(task, MakeRef<FsConfigFile>(std::move(type)), (flags & FSOPEN_CLOEXEC) != 0);
 }
 
@@ -108,18 +117,18 @@ ErrnoOr<uint64_t> FsConfig(Task& task, int fd, unsigned command, UserPtr<const c
       return Errno(EINVAL);  // no type here has such a parameter
     case FSCONFIG_CMD_CREATE:
     case kCreateExclusive:
-      if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+      if (!MayMount(task)) return Errno(EPERM);
       TRY(context->Create(task));
       return 0;
     default:
-      if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+      if (!MayMount(task)) return Errno(EPERM);
       TRY(context->Reconfigure());
       return 0;
   }
 }
 
 ErrnoOr<uint64_t> FsMount(Task& task, int fd, unsigned flags, unsigned attributes) {
-  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  if (!MayMount(task)) return Errno(EPERM);
   if ((flags & ~unsigned{FSMOUNT_CLOEXEC}) != 0 || (attributes & ~kSettable) != 0) return Errno(EINVAL);
   uint32_t mount_flags = TRY(FlagsOf(attributes));
   RefPtr<FsConfigFile> context = TRY(GetContext(task, fd));
@@ -129,7 +138,7 @@ ErrnoOr<uint64_t> FsMount(Task& task, int fd, unsigned flags, unsigned attribute
 }
 
 ErrnoOr<uint64_t> FsPick(Task& task, int dirfd, UserPtr<const char> path, unsigned flags) {
-  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  if (!MayMount(task)) return Errno(EPERM);
   if ((flags & ~unsigned{FSPICK_CLOEXEC | FSPICK_SYMLINK_NOFOLLOW | FSPICK_NO_AUTOMOUNT | FSPICK_EMPTY_PATH}) != 0) return Errno(EINVAL);
   Resolved r = TRY(PlaceOf(task, dirfd, path, (flags & FSPICK_SYMLINK_NOFOLLOW) == 0, (flags & FSPICK_EMPTY_PATH) != 0));
   if (!r.path.is_mount_root()) return Errno(EINVAL);
@@ -139,8 +148,8 @@ ErrnoOr<uint64_t> FsPick(Task& task, int dirfd, UserPtr<const char> path, unsign
 // --- attributes ---
 
 // Checks `attr`, then applies it to the mounts; none is changed if something is wrong.
-ErrnoOr<void> SetAttributes(Task& task, const VfsPath& place, const MountAttr& attr, bool recursive) {
-  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+ErrnoOr<void> SetAttributes(Task& task, const File* tree, const VfsPath& place, const MountAttr& attr, bool recursive) {
+  if (!MayMount(task)) return Errno(EPERM);
   if (((attr.set | attr.clear) & ~(kSettable | MOUNT_ATTR_IDMAP)) != 0) return Errno(EINVAL);
   uint64_t propagation = attr.propagation;
   if ((propagation & ~uint64_t{MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE}) != 0) return Errno(EINVAL);
@@ -162,7 +171,16 @@ ErrnoOr<void> SetAttributes(Task& task, const VfsPath& place, const MountAttr& a
       if (m->parent() == all[i]) all.push_back(m);
     }
   }
-  for (Mount* m : all) m->set_flags((m->flags() & ~clear) | set);
+  // Only in the own namespace, or in a tree that is in none.
+  bool detached = dynamic_cast<const MountFile*>(tree) != nullptr;
+  for (Mount* m : all) {
+    if (!detached && m->ns() != &task.mounts()) return Errno(EINVAL);
+    if ((m->locked_flags() & clear & ~set) != 0) return Errno(EPERM);
+  }
+  for (Mount* m : all) {
+    m->set_flags((m->flags() & ~clear) | set);
+    if (propagation != 0) m->SetPropagation(propagation);
+  }
   return Ok();
 }
 
@@ -183,10 +201,10 @@ ErrnoOr<uint64_t> MountSetattr(Task& task, int dirfd, UserPtr<const char> path, 
                                uint64_t size) {
   if ((flags & ~(kWalkFlags | kAtRecursive)) != 0) return Errno(EINVAL);
   MountAttr attr = TRY(CopyInAttr(task, attr_p, size));
-  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  if (!MayMount(task)) return Errno(EPERM);
   if (attr.set == 0 && attr.clear == 0 && attr.propagation == 0) return 0;
   Resolved r = TRY(PlaceOf(task, dirfd, path, (flags & AT_SYMLINK_NOFOLLOW) == 0, (flags & AT_EMPTY_PATH) != 0));
-  TRY(SetAttributes(task, r.path, attr, (flags & kAtRecursive) != 0));
+  TRY(SetAttributes(task, r.file.get(), r.path, attr, (flags & kAtRecursive) != 0));
   return 0;
 }
 
@@ -197,10 +215,10 @@ ErrnoOr<RefPtr<File>> MakeTree(Task& task, int dirfd, UserPtr<const char> path, 
   if ((flags & ~(kWalkFlags | kAtRecursive | OPEN_TREE_CLONE | kCloexec)) != 0) return Errno(EINVAL);
   bool clone = (flags & OPEN_TREE_CLONE) != 0;
   if ((flags & kAtRecursive) != 0 && !clone) return Errno(EINVAL);
-  if (clone && !task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  if (clone && !MayMount(task)) return Errno(EPERM);
   Resolved r = TRY(PlaceOf(task, dirfd, path, (flags & AT_SYMLINK_NOFOLLOW) == 0, (flags & AT_EMPTY_PATH) != 0));
   if (!clone) return RefPtr<File>(MakeRef<PathFile>(r.path, O_PATH));
-  if (r.path.mount->ns() == nullptr) return Errno(EINVAL);
+  if (r.path.mount->ns() != &task.mounts()) return Errno(EINVAL);
   return RefPtr<File>(MakeRef<MountFile>(TRY(CloneTree(r.path, (flags & kAtRecursive) != 0))));
 }
 
@@ -213,7 +231,7 @@ ErrnoOr<uint64_t> OpenTreeAttr(Task& task, int dirfd, UserPtr<const char> path, 
   if (attr_p.is_null() && size != 0) return Errno(EINVAL);
   RefPtr<File> file = TRY(MakeTree(task, dirfd, path, flags));
   if (!attr_p.is_null()) {
-    TRY(SetAttributes(task, *file->path(), TRY(CopyInAttr(task, attr_p, size)), (flags & kAtRecursive) != 0));
+    TRY(SetAttributes(task, file.get(), *file->path(), TRY(CopyInAttr(task, attr_p, size)), (flags & kAtRecursive) != 0));
   }
   return Install(task, std::move(file), (flags & unsigned{O_CLOEXEC}) != 0);
 }
@@ -221,19 +239,19 @@ ErrnoOr<uint64_t> OpenTreeAttr(Task& task, int dirfd, UserPtr<const char> path, 
 ErrnoOr<uint64_t> MoveMountCall(Task& task, int from_fd, UserPtr<const char> from_path, int to_fd, UserPtr<const char> to_path,
                                 unsigned flags) {
   constexpr unsigned kSetGroup = 0x100, kBeneath = 0x200;
-  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  if (!MayMount(task)) return Errno(EPERM);
   if ((flags & ~unsigned{MOVE_MOUNT__MASK | kSetGroup | kBeneath}) != 0) return Errno(EINVAL);
   if ((flags & (kSetGroup | kBeneath)) != 0) return Errno(EINVAL);
   Resolved from = TRY(PlaceOf(task, from_fd, from_path, (flags & MOVE_MOUNT_F_SYMLINKS) != 0, (flags & MOVE_MOUNT_F_EMPTY_PATH) != 0));
   Resolved to = TRY(PlaceOf(task, to_fd, to_path, (flags & MOVE_MOUNT_T_SYMLINKS) != 0, (flags & MOVE_MOUNT_T_EMPTY_PATH) != 0));
   MountNamespace* ns = to.path.mount->ns();
-  if (!from.path.is_mount_root() || ns == nullptr) return Errno(EINVAL);
+  if (!from.path.is_mount_root() || ns != &task.mounts()) return Errno(EINVAL);
   if (auto* tree = dynamic_cast<MountFile*>(from.file.get()); tree != nullptr && tree->tree() != nullptr) {
     if (tree->tree() == ns) return Errno(ELOOP);
     TRY(tree->MoveTo(*ns, to.path));
     return 0;
   }
-  if (from.path.mount->ns() != ns) return Errno(EINVAL);
+  if (from.path.mount->ns() != ns || from.path.mount->locked()) return Errno(EINVAL);
   TRY(ns->Move(*from.path.mount, to.path));
   return 0;
 }
@@ -241,14 +259,14 @@ ErrnoOr<uint64_t> MoveMountCall(Task& task, int from_fd, UserPtr<const char> fro
 }  // namespace
 
 void RegisterNewMountCalls(SyscallTable& table) {
-  constexpr const char* kPropagation = "propagation between namespaces is accepted and has no effect; no id-mapped mounts";
+  constexpr const char* kNoIdMaps = "no id-mapped mounts";
   table.Set(kFsOpen, Full<&FsOpen>());
   table.Set(kFsConfig, Full<&FsConfig>());
   table.Set(kFsMount, Full<&FsMount>());
   table.Set(kFsPick, Full<&FsPick>());
   table.Set(kOpenTree, Full<&OpenTree>());
-  table.Set(kOpenTreeAttr, Partial<&OpenTreeAttr>(kPropagation));
-  table.Set(kMountSetattr, Partial<&MountSetattr>(kPropagation));
+  table.Set(kOpenTreeAttr, Partial<&OpenTreeAttr>(kNoIdMaps));
+  table.Set(kMountSetattr, Partial<&MountSetattr>(kNoIdMaps));
   table.Set(kMoveMount, Partial<&MoveMountCall>("no MOVE_MOUNT_SET_GROUP, no MOVE_MOUNT_BENEATH"));
 }
 

@@ -24,7 +24,7 @@ ErrnoOr<uint64_t> PidfdOpen(Task& task, int pid, uint32_t flags) {
   Task* target = task.group().pids().FindTask(pid);
   if (target == nullptr) return Errno(ESRCH);
   bool thread = (flags & kPidfdThread) != 0;
-  if (!thread && target->group().pid() != pid) return Errno(EINVAL);
+  if (!thread && !target->is_leader()) return Errno(EINVAL);
   auto file = MakeRef<PidFd>(RefPtr<ThreadGroup>(&target->group()), thread ? RefPtr<Task>(target) : nullptr,
                              static_cast<int>(flags & O_NONBLOCK));
   return static_cast<uint64_t>(TRY(task.files().Allocate(std::move(file), true, task.limit(RLIMIT_NOFILE))));
@@ -40,7 +40,7 @@ ErrnoOr<RefPtr<File>> GetPidFd(Task& task, int fd) {
 bool MaySend(Task& task, Task& target, int signo) {
   const Credentials& c = task.creds();
   const Credentials& t = target.creds();
-  if (&task.group() == &target.group() || task.Has(CAP_KILL)) return true;
+  if (&task.group() == &target.group() || c.HasIn(t.user_ns.get(), CAP_KILL)) return true;
   if (c.euid == t.suid || c.euid == t.uid || c.uid == t.suid || c.uid == t.uid) return true;
   return signo == SIGCONT && &task.group().session() == &target.group().session();
 }
@@ -57,7 +57,9 @@ ErrnoOr<uint64_t> PidfdSendSignal(Task& task, int fd, int signo, UserPtr<const s
   RefPtr<Task> target(pidfd.task() != nullptr ? pidfd.task() : group.leader());
   if (!target) return Errno(ESRCH);
   bool thread = flags == kSignalThread || (flags == 0 && pidfd.task() != nullptr);
-  SigInfo info = SigInfo::User(signo, thread ? SI_TKILL : SI_USER, task.pid(), task.creds().uid);
+  // Only processes of the own pid namespace or below (pidfd_send_signal).
+  if (!group.pids().IsWithin(task.group().pids())) return Errno(EINVAL);
+  SigInfo info = SignalFrom(task, group, signo, thread ? SI_TKILL : SI_USER);
   if (p) {
     info.raw = TRY(task.CopyIn(p));
     if (info.raw.si_signo != signo) return Errno(EINVAL);
@@ -69,6 +71,7 @@ ErrnoOr<uint64_t> PidfdSendSignal(Task& task, int fd, int signo, UserPtr<const s
   if (flags == kSignalProcessGroup) {
     RefPtr<ProcessGroup> all(&group.process_group());
     all->SendSignal(info);
+  } else if (ImmuneTo(task, group, signo)) {
   } else if (thread) {
     target->SendSignal(info);
   } else {

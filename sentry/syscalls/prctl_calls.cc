@@ -11,6 +11,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/seccomp_calls.h"
 #include "sentry/syscalls/table.h"
 
 namespace amber {
@@ -40,7 +41,7 @@ ErrnoOr<uint64_t> GetName(Task& task, uint64_t address) {
 }
 
 ErrnoOr<uint64_t> DropBounding(Task& task, uint64_t capability) {
-  if (!task.Has(CAP_SETPCAP)) return Errno(EPERM);
+  if (!task.creds().HasOwn(CAP_SETPCAP)) return Errno(EPERM);
   if (capability > CAP_LAST_CAP) return Errno(EINVAL);
   auto next = MakeRef<Credentials>(task.creds());
   next->bounding &= ~(uint64_t{1} << capability);
@@ -83,7 +84,7 @@ ErrnoOr<uint64_t> SetSecurebits(Task& task, uint64_t bits) {
   if (((old & SECURE_ALL_LOCKS) >> 1) & (old ^ bits)) return Errno(EPERM);
   if ((old & SECURE_ALL_LOCKS & ~bits) != 0) return Errno(EPERM);
   if ((bits & ~uint64_t{SECURE_ALL_LOCKS | SECURE_ALL_BITS}) != 0) return Errno(EPERM);
-  if (!task.Has(CAP_SETPCAP)) return Errno(EPERM);
+  if (!task.creds().HasOwn(CAP_SETPCAP)) return Errno(EPERM);
   auto next = MakeRef<Credentials>(task.creds());
   next->securebits = static_cast<uint32_t>(bits);
   task.set_keep_caps((bits & SECBIT_KEEP_CAPS) != 0);
@@ -151,7 +152,9 @@ ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64
     case PR_GET_TIMING:
       return PR_TIMING_STATISTICAL;
     case PR_GET_SECCOMP:
-      return 0;
+      return static_cast<uint64_t>(task.extras().seccomp_mode);
+    case PR_SET_SECCOMP:
+      return PrctlSetSeccomp(task, a2, a3);
     case PR_GET_TSC:
       TRY(task.CopyOut(UserPtr<int>(a2), int{PR_TSC_ENABLE}));
       return 0;
@@ -170,7 +173,7 @@ ErrnoOr<uint64_t> Prlimit64(Task& task, int pid, int resource, UserPtr<const rli
   if (resource < 0 || resource >= RLIM_NLIMITS) return Errno(EINVAL);
   Task* target = pid == 0 ? &task : task.FindTask(pid);
   if (target == nullptr) return Errno(ESRCH);
-  if (&target->group() != &task.group() && !task.Has(CAP_SYS_RESOURCE)) {
+  if (&target->group() != &task.group() && !task.creds().HasIn(target->creds().user_ns.get(), CAP_SYS_RESOURCE)) {
     const Credentials& mine = task.creds();
     const Credentials& theirs = target->creds();
     bool same = mine.uid == theirs.uid && mine.uid == theirs.euid && mine.uid == theirs.suid && mine.gid == theirs.gid &&

@@ -2,11 +2,13 @@
 #include <asm/prctl.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -46,6 +48,25 @@ ErrnoOr<uint64_t> Clone(Task& task, uint64_t flags, uint64_t stack, UserPtr<int>
 }
 
 // A structure that the caller may have in an older or newer size (copy_struct_from_user).
+// clone3(2), set_tid: ids for the child, from its namespace upwards. EPERM without CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN in each.
+ErrnoOr<std::vector<int>> CopyInTids(Task& task, const clone_args& in) {
+  std::vector<int> ids = TRY(task.CopyInArray(UserPtr<const int>(in.set_tid), in.set_tid_size));
+  const RefPtr<PidNamespace>& next = task.extras().pids_for_children;
+  PidNamespace* ns = next ? next.get() : &task.group().pids();
+  bool made = (in.flags & CLONE_NEWPID) != 0;
+  if (ids.size() > static_cast<size_t>(ns->level()) + 1 + (made ? 1 : 0)) return Errno(EINVAL);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 1 || ids[i] >= PidNamespace::kPidMax) return Errno(EINVAL);
+    // A namespace's first process must be 1.
+    bool fresh = (i == 0 && made) || (i == 0 && ns->init() == nullptr);
+    if (fresh && ids[i] != 1) return Errno(EINVAL);
+    const UserNamespace* owner = i == 0 && made ? task.creds().user_ns.get() : ns->owner();
+    if (!task.creds().HasIn(owner, CAP_SYS_ADMIN) && !task.creds().HasIn(owner, 40 /* CAP_CHECKPOINT_RESTORE */)) return Errno(EPERM);
+    if (!(i == 0 && made)) ns = ns->parent();
+  }
+  return ids;
+}
+
 ErrnoOr<uint64_t> Clone3(Task& task, UserPtr<clone_args> p, uint64_t size) {
   if (size < CLONE_ARGS_SIZE_VER0) return Errno(EINVAL);
   if (size > 4096) return Errno(E2BIG);
@@ -56,8 +77,8 @@ ErrnoOr<uint64_t> Clone3(Task& task, UserPtr<clone_args> p, uint64_t size) {
   }
   clone_args in;
   memcpy(&in, bytes.data(), sizeof(in));
-  if (in.set_tid_size != 0 || in.set_tid != 0) return Errno(EPERM);
-  if ((in.flags & (CLONE_DETACHED | CSIGNAL)) != 0 || in.exit_signal > kNumSignals) return Errno(EINVAL);
+  if (in.set_tid_size > PidNamespace::kMaxLevel || (in.set_tid != 0) != (in.set_tid_size != 0)) return Errno(EINVAL);
+  if ((in.flags & (CLONE_DETACHED | (CSIGNAL & ~0x80 /* CLONE_NEWTIME */))) != 0 || in.exit_signal > kNumSignals) return Errno(EINVAL);
   if ((in.stack == 0) != (in.stack_size == 0)) return Errno(EINVAL);
   if ((in.flags & (CLONE_THREAD | CLONE_PARENT)) != 0 && in.exit_signal != 0) return Errno(EINVAL);
   if ((in.flags & CLONE_INTO_CGROUP) != 0) return Errno(EOPNOTSUPP);
@@ -69,6 +90,7 @@ ErrnoOr<uint64_t> Clone3(Task& task, UserPtr<clone_args> p, uint64_t size) {
   args.child_tid = in.child_tid;
   args.pidfd = in.pidfd;
   args.tls = in.tls;
+  if (in.set_tid_size != 0) args.set_tid = TRY(CopyInTids(task, in));
   return task.kernel().lifecycle().Clone(task, args);
 }
 
@@ -180,28 +202,28 @@ ErrnoOr<ThreadGroup*> GroupOrSelf(Task& task, int pid) {
 ErrnoOr<uint64_t> Setpgid(Task& task, int pid, int pgid) {
   if (pgid < 0) return Errno(EINVAL);
   ThreadGroup* target = TRY(GroupOrSelf(task, pid));
-  if (pgid == 0) pgid = target->pid();
+  if (pgid == 0) pgid = task.group().pids().IdOf(*target);
   bool child = target->parent() == &task.group();
   if (target != &task.group() && !child) return Errno(ESRCH);
   if (child) {
     if (&target->session() != &task.group().session()) return Errno(EPERM);
     if (target->did_exec()) return Errno(EACCES);
   }
-  if (target->session().id() == target->pid()) return Errno(EPERM);
-  TRY(target->SetProcessGroup(pgid));
+  if (target->IsSessionLeader()) return Errno(EPERM);
+  TRY(target->SetProcessGroup(task.group().pids(), pgid));
   return 0;
 }
 
 ErrnoOr<uint64_t> Getpgid(Task& task, int pid) {
   ThreadGroup* group = TRY(GroupOrSelf(task, pid));
-  return group->process_group().id();
+  return task.group().pids().IdOf(group->process_group());
 }
 
-ErrnoOr<uint64_t> Getpgrp(Task& task) { return task.group().process_group().id(); }
+ErrnoOr<uint64_t> Getpgrp(Task& task) { return task.group().pids().IdOf(task.group().process_group()); }
 
 ErrnoOr<uint64_t> Getsid(Task& task, int pid) {
   ThreadGroup* group = TRY(GroupOrSelf(task, pid));
-  return group->session().id();
+  return task.group().pids().IdOf(group->session());
 }
 
 ErrnoOr<uint64_t> Setsid(Task& task) {
@@ -217,8 +239,8 @@ ErrnoOr<uint64_t> Setsid(Task& task) {
 void RegisterProcessCalls(SyscallTable& table) {
   table.Set(SYS_fork, Full<&Fork>());
   table.Set(SYS_vfork, Full<&Vfork>());
-  table.Set(SYS_clone, Partial<&Clone>("no namespace flags"));
-  table.Set(SYS_clone3, Partial<&Clone3>("no namespace flags, set_tid or CLONE_INTO_CGROUP"));
+  table.Set(SYS_clone, Full<&Clone>());
+  table.Set(SYS_clone3, Partial<&Clone3>("no CLONE_INTO_CGROUP"));
   table.Set(SYS_execve, Full<&Execve>());
   table.Set(SYS_execveat, Full<&Execveat>());
   table.Set(SYS_exit, Full<&Exit>());

@@ -269,9 +269,9 @@ ErrnoOr<std::vector<Task*>> Targets(Task& task, int which, int who) {
   for (const RefPtr<ThreadGroup>& group : task.group().pids().Groups()) {
     for (const RefPtr<Task>& t : group->tasks()) {
       if (t->exiting()) continue;
-      int pgid = who == 0 ? task.group().process_group().id() : who;
-      uid_t uid = who == 0 ? task.creds().uid : static_cast<uid_t>(who);
-      bool wanted = which == 2 ? group->process_group().id() == pgid : t->creds().uid == uid;
+      const ProcessGroup* wanted_group = who == 0 ? &task.group().process_group() : task.group().pids().FindProcessGroup(who);
+      uid_t uid = who == 0 ? task.creds().uid : ToKernelUid(task.creds().user_ns.get(), static_cast<uid_t>(who));
+      bool wanted = which == 2 ? &group->process_group() == wanted_group : t->creds().uid == uid;
       if (wanted) out.push_back(t.get());
     }
   }
@@ -295,7 +295,7 @@ ErrnoOr<uint64_t> Setpriority(Task& task, int which, int who, int nice) {
   int error = ESRCH;
   for (Task* t : targets) {
     // set_one_prio().
-    if (!SameOwner(task, *t) && task.creds().uid != t->creds().uid && !task.Has(CAP_SYS_NICE)) {
+    if (!SameOwner(task, *t) && task.creds().uid != t->creds().uid && !task.creds().HasIn(t->creds().user_ns.get(), CAP_SYS_NICE)) {
       error = EPERM;
     } else if (nice < t->group().nice() && !MayNice(*t, nice) && !task.Has(CAP_SYS_NICE)) {
       error = EACCES;
@@ -332,7 +332,7 @@ ErrnoOr<uint64_t> IoprioSet(Task& task, int which, int who, int value) {
   if (targets.empty()) return Errno(ESRCH);
   for (Task* t : targets) {
     bool mine = t->creds().uid == task.creds().euid || t->creds().uid == task.creds().uid;
-    if (!mine && !task.Has(CAP_SYS_NICE)) return Errno(EPERM);
+    if (!mine && !task.creds().HasIn(t->creds().user_ns.get(), CAP_SYS_NICE)) return Errno(EPERM);
     t->extras().ioprio = value & 0xffff;
   }
   return 0;

@@ -102,31 +102,27 @@ ErrnoOr<uint64_t> RtSigtimedwait(Task& task, UserPtr<const SignalSet> set, UserP
 
 // check_kill_permission(): same user, or CAP_KILL; SIGCONT within the session.
 bool MaySignal(Task& task, const ThreadGroup& target, int signo) {
-  if (task.Has(CAP_KILL)) return true;
   const Credentials& mine = task.creds();
   const Credentials& theirs = target.leader()->creds();
+  if (mine.HasIn(theirs.user_ns.get(), CAP_KILL)) return true;
   if (mine.euid == theirs.suid || mine.euid == theirs.uid || mine.uid == theirs.suid || mine.uid == theirs.uid) {
     return true;
   }
   return signo == SIGCONT && &target.session() == &task.group().session();
 }
 
-// A namespace's init cannot be killed or stopped from inside.
-bool Immune(const ThreadGroup& target, int signo) {
-  return target.is_init() && (signo == SIGKILL || signo == SIGSTOP);
+void SendChecked(Task& task, ThreadGroup& target, const SigInfo& info) {
+  if (!ImmuneTo(task, target, info.signo())) target.SendSignal(info);
 }
 
-void SendChecked(ThreadGroup& target, const SigInfo& info) {
-  if (!Immune(target, info.signo())) target.SendSignal(info);
-}
-
-ErrnoOr<uint64_t> KillMany(Task& task, int signo, const SigInfo& info, const std::vector<RefPtr<ThreadGroup>>& targets) {
+ErrnoOr<uint64_t> KillMany(Task& task, int signo, const std::vector<RefPtr<ThreadGroup>>& targets) {
   bool any = false, allowed = false;
   for (const RefPtr<ThreadGroup>& g : targets) {
+    if (g->tasks().empty()) continue;  // reaped, because one before it died
     any = true;
     if (!MaySignal(task, *g, signo)) continue;
     allowed = true;
-    SendChecked(*g, info);
+    SendChecked(task, *g, SignalFrom(task, *g, signo, SI_USER));
   }
   if (!any) return Errno(ESRCH);
   if (!allowed) return Errno(EPERM);
@@ -135,48 +131,48 @@ ErrnoOr<uint64_t> KillMany(Task& task, int signo, const SigInfo& info, const std
 
 ErrnoOr<uint64_t> Kill(Task& task, int pid, int signo) {
   if (!ValidSignal(signo)) return Errno(EINVAL);
-  SigInfo info = SigInfo::User(signo, SI_USER, task.pid(), task.creds().uid);
   if (pid > 0) {
     // Any thread's id names its process.
     Task* found = task.FindTask(pid);
     if (found == nullptr) return Errno(ESRCH);
     ThreadGroup& target = found->group();
     if (!MaySignal(task, target, signo)) return Errno(EPERM);
-    SendChecked(target, info);
+    SendChecked(task, target, SignalFrom(task, target, signo, SI_USER));
     return 0;
   }
   std::vector<RefPtr<ThreadGroup>> targets;
   if (pid == -1) {
     for (const RefPtr<ThreadGroup>& g : task.group().pids().Groups()) {
-      if (!g->is_init() && g.get() != &task.group()) targets.push_back(g);
+      // All but oneself and the namespace's own init.
+      if (task.group().pids().IdOf(*g) != 1 && g.get() != &task.group()) targets.push_back(g);
     }
-    return KillMany(task, signo, info, targets);
+    return KillMany(task, signo, targets);
   }
   if (pid == INT32_MIN) return Errno(ESRCH);
-  int pgid = pid == 0 ? task.group().process_group().id() : -pid;
-  ProcessGroup* group = task.group().pids().FindProcessGroup(pgid);
+  ProcessGroup* group = pid == 0 ? &task.group().process_group() : task.group().pids().FindProcessGroup(-pid);
   if (group == nullptr) return Errno(ESRCH);
   for (ThreadGroup* g : group->members()) targets.emplace_back(g);
-  return KillMany(task, signo, info, targets);
+  return KillMany(task, signo, targets);
 }
 
-ErrnoOr<uint64_t> SendToThread(Task& task, int tgid, int tid, const SigInfo& info) {
+// Without `given` it is a signal from `task`.
+ErrnoOr<uint64_t> SendToThread(Task& task, int tgid, int tid, int signo, const SigInfo* given = nullptr) {
   Task* target = task.FindTask(tid);
-  if (target == nullptr || (tgid > 0 && target->pid() != tgid)) return Errno(ESRCH);
-  int signo = info.signo();
+  if (target == nullptr || (tgid > 0 && task.group().pids().IdOf(target->group()) != tgid)) return Errno(ESRCH);
   if (!MaySignal(task, target->group(), signo)) return Errno(EPERM);
-  if (!Immune(target->group(), signo)) target->SendSignal(info);
+  SigInfo info = given != nullptr ? *given : SignalFrom(task, target->group(), signo, SI_TKILL);
+  if (!ImmuneTo(task, target->group(), signo)) target->SendSignal(info);
   return 0;
 }
 
 ErrnoOr<uint64_t> Tgkill(Task& task, int tgid, int tid, int signo) {
   if (tgid <= 0 || tid <= 0 || !ValidSignal(signo)) return Errno(EINVAL);
-  return SendToThread(task, tgid, tid, SigInfo::User(signo, SI_TKILL, task.pid(), task.creds().uid));
+  return SendToThread(task, tgid, tid, signo);
 }
 
 ErrnoOr<uint64_t> Tkill(Task& task, int tid, int signo) {
   if (tid <= 0 || !ValidSignal(signo)) return Errno(EINVAL);
-  return SendToThread(task, 0, tid, SigInfo::User(signo, SI_TKILL, task.pid(), task.creds().uid));
+  return SendToThread(task, 0, tid, signo);
 }
 
 ErrnoOr<SigInfo> CopyInSigInfo(Task& task, int target, int signo, UserPtr<const siginfo_t> p) {
@@ -195,14 +191,14 @@ ErrnoOr<uint64_t> RtSigqueueinfo(Task& task, int pid, int signo, UserPtr<const s
   if (target == nullptr) return Errno(ESRCH);
   if (!MaySignal(task, *target, signo)) return Errno(EPERM);
   if (target->pending_count() >= task.limit(RLIMIT_SIGPENDING) && signo >= kFirstRealtime) return Errno(EAGAIN);
-  SendChecked(*target, info);
+  SendChecked(task, *target, info);
   return 0;
 }
 
 ErrnoOr<uint64_t> RtTgsigqueueinfo(Task& task, int tgid, int tid, int signo, UserPtr<const siginfo_t> p) {
   if (tgid <= 0 || tid <= 0) return Errno(EINVAL);
   SigInfo info = TRY(CopyInSigInfo(task, tgid, signo, p));
-  return SendToThread(task, tgid, tid, info);
+  return SendToThread(task, tgid, tid, signo, &info);
 }
 
 ErrnoOr<uint64_t> Sigaltstack(Task& task, UserPtr<const SignalStack> in, UserPtr<SignalStack> out) {

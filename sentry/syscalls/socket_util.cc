@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/vfs/fd_table.h"
@@ -18,13 +19,18 @@ constexpr int kCapSetgid = 6, kCapSetuid = 7, kCapSysAdmin = 21;
 
 constexpr uint64_t Align(uint64_t size) { return (size + 7) & ~uint64_t{7}; }
 
-ErrnoOr<void> CheckCredentials(Task& task, const ucred& c) {
+// What the guest says of itself, in terms that hold everywhere (scm_check_creds).
+ErrnoOr<ucred> CheckCredentials(Task& task, ucred c) {
   const Credentials& own = task.creds();
-  bool pid_ok = c.pid == task.pid() || task.Has(kCapSysAdmin);
-  bool uid_ok = c.uid == own.uid || c.uid == own.euid || c.uid == own.suid || task.Has(kCapSetuid);
-  bool gid_ok = c.gid == own.gid || c.gid == own.egid || c.gid == own.sgid || task.Has(kCapSetgid);
+  bool pid_ok = c.pid == task.pid() || own.HasIn(task.group().pids().owner(), kCapSysAdmin);
+  c.uid = ToKernelUid(own.user_ns.get(), c.uid);
+  c.gid = ToKernelGid(own.user_ns.get(), c.gid);
+  if (c.uid == UserNamespace::kInvalidId || c.gid == UserNamespace::kInvalidId) return Errno(EINVAL);
+  bool uid_ok = c.uid == own.uid || c.uid == own.euid || c.uid == own.suid || own.HasOwn(kCapSetuid);
+  bool gid_ok = c.gid == own.gid || c.gid == own.egid || c.gid == own.sgid || own.HasOwn(kCapSetgid);
   if (!pid_ok || !uid_ok || !gid_ok) return Errno(EPERM);
-  return Ok();
+  if (Task* named = task.FindTask(c.pid)) c.pid = KernelCredentials(*named, 0, 0).pid;
+  return c;
 }
 
 ErrnoOr<void> ParseRights(Task& task, std::span<const uint8_t> data, SendRequest* request) {
@@ -109,8 +115,7 @@ ErrnoOr<void> ParseControl(Task& task, UserPtr<const void> control, uint64_t siz
         ucred c;
         if (data.size() != sizeof(c)) return Errno(EINVAL);
         memcpy(&c, data.data(), sizeof(c));
-        TRY(CheckCredentials(task, c));
-        request->credentials = c;
+        request->credentials = TRY(CheckCredentials(task, c));
       } else {
         return Errno(EINVAL);
       }
@@ -129,7 +134,8 @@ ErrnoOr<uint64_t> DeliverControl(Task& task, ReceiveRequest& request, UserPtr<vo
                                  int* flags) {
   ControlWriter writer(task, control, control.is_null() ? 0 : size);
   if (request.credentials.has_value()) {
-    if (!TRY(writer.Put(SCM_CREDENTIALS, &*request.credentials, sizeof(ucred)))) *flags |= MSG_CTRUNC;
+    ucred shown = ShownCredentials(task, *request.credentials);
+    if (!TRY(writer.Put(SCM_CREDENTIALS, &shown, sizeof(ucred)))) *flags |= MSG_CTRUNC;
   }
   for (const ControlMessage& m : request.control) {
     if (!TRY(writer.Put(m.type, m.data.data(), m.data.size(), m.level))) *flags |= MSG_CTRUNC;

@@ -22,8 +22,17 @@
 namespace amber {
 namespace {
 
+// Owners as the caller's user namespace knows them.
+void ShowOwner(const Task& task, struct stat* st) {
+  const UserNamespace* ns = task.creds().user_ns.get();
+  st->st_uid = ShownUid(ns, st->st_uid);
+  st->st_gid = ShownGid(ns, st->st_gid);
+}
+
 ErrnoOr<void> StatResolved(Task& task, const Resolved& r, struct stat* st) {
-  return r.file ? r.file->Stat(task, st) : StatInode(*r.path.inode(), st);
+  TRY(r.file ? r.file->Stat(task, st) : StatInode(*r.path.inode(), st));
+  ShowOwner(task, st);
+  return Ok();
 }
 
 ErrnoOr<std::string> CopyInPath(Task& task, UserPtr<const char> path) { return task.CopyInString(path, 4096); }
@@ -59,6 +68,7 @@ ErrnoOr<uint64_t> FStat(Task& task, int fd, UserPtr<struct stat> out) {
   RefPtr<File> file = TRY(task.files().GetAny(fd));
   struct stat st;
   TRY(file->Stat(task, &st));
+  ShowOwner(task, &st);
   TRY(task.CopyOut(out, st));
   return uint64_t{0};
 }
@@ -159,7 +169,7 @@ RefPtr<const Credentials> RealCredentials(const Credentials& creds) {
   auto real = MakeRef<Credentials>(creds);
   real->fsuid = creds.uid;
   real->fsgid = creds.gid;
-  if ((creds.securebits & SECBIT_NO_SETUID_FIXUP) == 0) real->effective = creds.uid == 0 ? creds.permitted : 0;
+  if ((creds.securebits & SECBIT_NO_SETUID_FIXUP) == 0) real->effective = creds.uid == creds.root_uid() ? creds.permitted : 0;
   return real;
 }
 

@@ -40,7 +40,7 @@ ErrnoOr<uint64_t> Uname(Task& task, UserPtr<utsname> out) {
 }
 
 ErrnoOr<uint64_t> SetUtsField(Task& task, UserPtr<const char> name, int length, std::string* field) {
-  if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  if (!task.creds().HasIn(task.uts().owner(), CAP_SYS_ADMIN)) return Errno(EPERM);
   if (length < 0 || static_cast<size_t>(length) > kHostNameMax) return Errno(EINVAL);
   std::string value(static_cast<size_t>(length), 0);
   TRY(task.CopyInBytes(name.address(), value.data(), value.size()));

@@ -42,6 +42,7 @@ SyscallTable::SyscallTable() {
   RegisterXattrCalls(*this);
   RegisterMountCalls(*this);
   RegisterUnshareCalls(*this);
+  RegisterSeccompCalls(*this);
   RegisterSemCalls(*this);
   RegisterMsgCalls(*this);
   RegisterShmCalls(*this);

@@ -18,6 +18,7 @@ struct WaitFor {
   enum class Who { kAny, kPid, kProcessGroup } who = Who::kAny;
   int id = 0;
   int options = 0;  // WEXITED ...
+  const ProcessGroup* group = nullptr;  // kProcessGroup: the caller's own
 };
 
 // What was found: `group` is null if there is nothing to report yet.
@@ -31,7 +32,7 @@ struct Found {
   rusage usage{};
 };
 
-bool Matches(const WaitFor& w, const ThreadGroup& child) {
+bool Matches(const PidNamespace& ns, const WaitFor& w, const ThreadGroup& child) {
   // __WCLONE: children that do not send SIGCHLD; __WALL: all.
   if ((w.options & __WALL) == 0) {
     bool clone_child = child.leader()->exit_signal() != SIGCHLD;
@@ -41,17 +42,18 @@ bool Matches(const WaitFor& w, const ThreadGroup& child) {
     case WaitFor::Who::kAny:
       return true;
     case WaitFor::Who::kPid:
-      return child.pid() == w.id;
+      return ns.IdOf(child) == w.id;
     case WaitFor::Who::kProcessGroup:
-      return child.process_group().id() == w.id;
+      return w.group != nullptr ? &child.process_group() == w.group : ns.IdOf(child.process_group()) == w.id;
   }
   return false;
 }
 
 void Describe(ThreadGroup& child, Found* out) {
   out->group = &child;
-  out->pid = child.pid();
-  out->uid = child.leader()->creds().uid;
+  // In the parent's terms, which is who waits.
+  out->pid = child.parent()->pids().IdOf(child);
+  out->uid = ShownUid(child.parent()->leader()->creds().user_ns.get(), child.leader()->creds().uid);
 }
 
 bool Look(const WaitFor& w, ThreadGroup& child, Found* out) {
@@ -87,7 +89,7 @@ ErrnoOr<Found> WaitOnce(Task& task, const WaitFor& w) {
   bool any = false;
   Found found;
   for (ThreadGroup* child : task.group().children()) {
-    if (!Matches(w, *child)) continue;
+    if (!Matches(task.group().pids(), w, *child)) continue;
     any = true;
     if (Look(w, *child, &found)) break;
   }
@@ -109,7 +111,7 @@ ErrnoOr<uint64_t> Wait4(Task& task, int pid, UserPtr<int> status, int options, U
   } else if (pid < -1) {
     w = {WaitFor::Who::kProcessGroup, -pid, w.options};
   } else if (pid == 0) {
-    w = {WaitFor::Who::kProcessGroup, task.group().process_group().id(), w.options};
+    w = {WaitFor::Who::kProcessGroup, 0, w.options, &task.group().process_group()};
   }
   Found found = TRY(WaitOnce(task, w));
   if (found.group == nullptr) {
@@ -136,7 +138,8 @@ ErrnoOr<WaitFor> DecodeWaitid(Task& task, int type, int id, int options) {
     case P_PGID:
       if (id < 0) return Errno(EINVAL);
       w.who = WaitFor::Who::kProcessGroup;
-      w.id = id != 0 ? id : task.group().process_group().id();
+      w.id = id;
+      if (id == 0) w.group = &task.group().process_group();
       return w;
     case P_PIDFD: {
       if (id < 0) return Errno(EINVAL);
@@ -145,7 +148,7 @@ ErrnoOr<WaitFor> DecodeWaitid(Task& task, int type, int id, int options) {
       if (pidfd == nullptr) return Errno(EBADF);
       if (pidfd->nonblocking()) w.options |= WNOHANG;
       w.who = WaitFor::Who::kPid;
-      w.id = pidfd->group().pid();
+      w.id = task.group().pids().IdOf(pidfd->group());
       return w;
     }
     default:

@@ -23,7 +23,7 @@ ErrnoOr<void> ChmodPlace(const VfsContext& ctx, const VfsPath& place, uint32_t m
   if (inode.IsSymlink()) return Errno(EOPNOTSUPP);
   TRY(CheckOwner(*ctx.creds, inode));
   mode &= 07777;
-  if ((mode & S_ISGID) != 0 && !ctx.creds->InGroup(inode.attr().gid) && !ctx.creds->Has(CAP_FSETID)) mode &= ~S_ISGID;
+  if ((mode & S_ISGID) != 0 && !ctx.creds->InGroup(inode.attr().gid) && !ctx.creds->HasOver(inode.attr().uid, inode.attr().gid, CAP_FSETID)) mode &= ~S_ISGID;
   TRY(inode.SetAttr(ctx, {.mode = mode}));
   NotifyEntry(*place.dentry, IN_ATTRIB);
   return Ok();
@@ -34,7 +34,7 @@ ErrnoOr<void> ChownPlace(const VfsContext& ctx, const VfsPath& place, uint32_t u
   const Attr& a = inode.attr();
   TRY(CheckWritable(place));
   bool owner = ctx.creds->fsuid == a.uid;
-  bool may_chown = ctx.creds->Has(CAP_CHOWN);
+  bool may_chown = ctx.creds->HasOver(a.uid, a.gid, CAP_CHOWN);
   if (uid != UINT32_MAX && !may_chown && !(owner && uid == a.uid)) return Errno(EPERM);
   if (gid != UINT32_MAX && !may_chown && !(owner && (gid == a.gid || ctx.creds->InGroup(gid)))) return Errno(EPERM);
   AttrChange change;
@@ -86,7 +86,7 @@ ErrnoOr<void> TruncateInode(const VfsContext& ctx, Inode& inode, uint64_t size) 
 // fs/inode.c, file_remove_privs().
 ErrnoOr<void> StripSetIds(const Credentials& creds, Inode& inode) {
   uint32_t mode = inode.attr().mode;
-  if ((mode & (S_ISUID | S_ISGID)) == 0 || !inode.IsRegular() || creds.Has(CAP_FSETID)) return Ok();
+  if ((mode & (S_ISUID | S_ISGID)) == 0 || !inode.IsRegular() || creds.HasOver(inode.attr().uid, inode.attr().gid, CAP_FSETID)) return Ok();
   uint32_t stripped = mode & 07777 & ~static_cast<uint32_t>(S_ISUID);
   if ((mode & S_IXGRP) != 0) stripped &= ~static_cast<uint32_t>(S_ISGID);
   if (stripped == (mode & 07777)) return Ok();

@@ -21,7 +21,7 @@ ErrnoOr<RefPtr<File>> OpenNameless(Task& task, File& file) {
   struct stat st;
   TRY(file.Stat(task, &st));
   if (!S_ISREG(st.st_mode)) return Errno(EACCES);
-  bool owner = task.creds().fsuid == st.st_uid || task.Has(CAP_DAC_OVERRIDE);
+  bool owner = task.creds().fsuid == st.st_uid || task.creds().HasOver(st.st_uid, st.st_gid, CAP_DAC_OVERRIDE);
   if ((st.st_mode & (owner ? 0111 : 0001)) == 0) return Errno(EACCES);
   return file.Reopen(task, O_RDONLY);
 }

@@ -75,6 +75,7 @@ std::string FileSystem::SaveBase(state::Saver& saver, std::string specific) cons
   m.set_read_only(read_only_);
   m.set_root(saver.Ref(root_));
   m.set_specific(std::move(specific));
+  m.set_owner(saver.Ref(owner_));
   return m.SerializeAsString();
 }
 
@@ -85,6 +86,7 @@ bool FileSystem::LoadBase(state::Loader& loader, std::string_view bytes, std::st
   next_minor = std::max(next_minor, minor(dev_) + 1);
   read_only_ = m.read_only();
   root_ = loader.GetRef<Dentry>(m.root());
+  owner_ = loader.GetRef<UserNamespace>(m.owner());
   *specific = std::move(*m.mutable_specific());
   return static_cast<bool>(root_);
 }

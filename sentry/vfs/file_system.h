@@ -14,6 +14,7 @@
 #include "checkpoint/state.h"
 #include "sentry/base/errno_or.h"
 #include "sentry/base/ref_ptr.h"
+#include "sentry/kernel/user_namespace.h"
 #include "sentry/vfs/dentry.h"
 
 namespace amber {
@@ -36,6 +37,10 @@ class FileSystem : public RefCounted<FileSystem>, public state::Saveable {
   virtual std::string ShowOptions() const { return ""; }
   bool read_only() const { return read_only_; }
   void set_read_only(bool on) { read_only_ = on; }
+  // The user namespace that it was mounted in (s_user_ns): null is the initial one.
+  UserNamespace* owner() const { return owner_.get(); }
+  void set_owner(RefPtr<UserNamespace> owner) { owner_ = std::move(owner); }
+  bool owned_within(const UserNamespace* ns) const { return owner_ && IsWithin(owner_.get(), ns); }
   // Names change without our doing (/proc, a host directory that others use): cached ones are compared with
   // LookupAhead's answer on every walk. A cached dentry stays if the inode found has the same number and type.
   virtual bool revalidates() const { return false; }
@@ -47,6 +52,8 @@ class FileSystem : public RefCounted<FileSystem>, public state::Saveable {
 
  protected:
   FileSystem();
+  // For a file system whose instances all show one device number.
+  void set_dev(uint64_t dev) { dev_ = dev; }
   // Makes `inode` the root; once.
   void SetRoot(RefPtr<Inode> inode);
   // To be called first in each destructor of a derived class: drops the root and all cached dentries, and with them
@@ -63,6 +70,7 @@ class FileSystem : public RefCounted<FileSystem>, public state::Saveable {
   size_t shrink_at_ = kMaxCached;
   uint64_t dev_;
   bool read_only_ = false;
+  RefPtr<UserNamespace> owner_;
   RefPtr<Dentry> root_;
   std::list<Dentry*> lru_;  // all cached dentries, oldest first
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/propagation.h"
 
 namespace amber {
 namespace {
@@ -10,13 +11,19 @@ namespace {
 // Ids are never used again, as unique ones are easier on people who read /proc/PID/mountinfo. Guarded by the kernel lock.
 int next_mount_id = 1;
 
+// lock_mnt_tree().
+constexpr uint32_t kLockable = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+
 }  // namespace
 
+Mount::Mount() = default;
 Mount::Mount(RefPtr<FileSystem> fs, RefPtr<Dentry> root, uint32_t flags, std::string source)
     : id_(next_mount_id++), fs_(std::move(fs)), root_(std::move(root)), flags_(flags & kMountFlags),
       source_(std::move(source)) {}
 
 Mount::~Mount() {
+  LeavePeers();
+  LeaveMaster();
   // The file system goes last.
   root_.reset();
 }
@@ -51,10 +58,16 @@ ErrnoOr<void> MountNamespace::Attach(RefPtr<Mount> mount, VfsPath where) {
   CrossDown(&where);
   if (where.inode()->IsDir() != mount->root_->inode()->IsDir()) return Errno(ENOTDIR);
   if (where.dentry->unlinked()) return Errno(ENOENT);
+  Mount& added = *mount;
+  Insert(std::move(mount), std::move(where));
+  Propagate(added);
+  return Ok();
+}
+
+void MountNamespace::Insert(RefPtr<Mount> mount, VfsPath where) {
   Link(*mount, std::move(where));
   mount->ns_ = this;
   mounts_.push_back(std::move(mount));
-  return Ok();
 }
 
 void MountNamespace::Link(Mount& mount, VfsPath where) {
@@ -86,9 +99,15 @@ ErrnoOr<void> MountNamespace::Detach(Mount& mount, bool lazy, int held) {
   std::vector<Mount*> doomed = Below(mount);
   if (!lazy) {
     // One reference is ours.
-    if (doomed.size() > 1 || mount.ref_count() > 1 + held) return Errno(EBUSY);
+    if (doomed.size() > 1 || mount.ref_count() > 1 + held || PropagatedBusy(mount)) return Errno(EBUSY);
   }
-  for (auto it = doomed.rbegin(); it != doomed.rend(); ++it) Remove(**it);
+  // Leaves first, here and where they propagated to.
+  std::vector<RefPtr<Mount>> hold;
+  for (Mount* m : doomed) hold.emplace_back(m);
+  for (auto it = hold.rbegin(); it != hold.rend(); ++it) {
+    PropagateUnmount(**it);
+    if ((*it)->ns_ == this) Remove(**it);
+  }
   return Ok();
 }
 
@@ -105,6 +124,8 @@ std::vector<Mount*> MountNamespace::Below(Mount& mount) const {
 
 ErrnoOr<void> MountNamespace::Move(Mount& mount, VfsPath where) {
   if (mount.ns_ != this || where.mount->ns_ != this || mount.parent_ == nullptr) return Errno(EINVAL);
+  // What a shared mount holds is on others, too: it cannot move away (do_move_mount).
+  if (mount.parent_->peers_) return Errno(EINVAL);
   CrossDown(&where);
   for (Mount* m = where.mount.get(); m != nullptr; m = m->parent_) {
     if (m == &mount) return Errno(ELOOP);
@@ -113,15 +134,27 @@ ErrnoOr<void> MountNamespace::Move(Mount& mount, VfsPath where) {
   if (where.dentry->unlinked()) return Errno(ENOENT);
   Unlink(mount);
   Link(mount, std::move(where));
+  for (Mount* m : Below(mount)) Propagate(*m);
   return Ok();
 }
 
-RefPtr<Mount> MountNamespace::CloneMount(const Mount& mount) {
-  return MakeRef<Mount>(mount.fs_, mount.root_, mount.flags_, mount.source_);
+RefPtr<Mount> MountNamespace::CloneMount(const Mount& mount, RefPtr<Dentry> root) {
+  auto copy = MakeRef<Mount>(mount.fs_, std::move(root), mount.flags_, mount.source_);
+  copy->locked_flags_ = mount.locked_flags_;
+  mount.ShareWith(*copy);
+  return copy;
 }
 
 ErrnoOr<void> MountNamespace::Bind(const VfsPath& source, VfsPath where, bool recursive, uint32_t flags) {
-  auto top = MakeRef<Mount>(source.mount->fs_, source.dentry, flags, source.mount->source_);
+  if (source.mount->unbindable_) return Errno(EINVAL);
+  // What is hidden below a locked mount stays hidden (has_locked_children).
+  if (!recursive && source.mount->ns_ != nullptr) {
+    for (Mount* m : source.mount->ns_->ChildrenOf(*source.mount)) {
+      if (m->locked_ && m->mountpoint_->IsBelow(*source.dentry)) return Errno(EINVAL);
+    }
+  }
+  RefPtr<Mount> top = CloneMount(*source.mount, source.dentry);
+  top->flags_ = flags & kMountFlags;
   // What is below, before the new mount is part of the tree.
   std::vector<Mount*> below;
   if (recursive && source.mount->ns_ != nullptr) below = source.mount->ns_->Below(*source.mount);
@@ -133,11 +166,12 @@ ErrnoOr<void> MountNamespace::Bind(const VfsPath& source, VfsPath where, bool re
     if (parent == copies.end()) continue;
     if (m.parent_ == source.mount.get() && !m.mountpoint_->IsBelow(*source.dentry)) continue;
     if (mounts_.size() >= kMaxMounts) return Errno(ENOSPC);
-    RefPtr<Mount> copy = CloneMount(m);
+    if (m.unbindable_) continue;
+    RefPtr<Mount> copy = CloneMount(m, m.root_);
+    copy->locked_ = m.locked_;
     copies[&m] = copy.get();
-    Link(*copy, {RefPtr<Mount>(parent->second), m.mountpoint_});
-    copy->ns_ = this;
-    mounts_.push_back(std::move(copy));
+    Insert(copy, {RefPtr<Mount>(parent->second), m.mountpoint_});
+    Propagate(*copy);
   }
   return Ok();
 }
@@ -154,17 +188,29 @@ ErrnoOr<void> MountNamespace::Pivot(const VfsPath& new_root, const VfsPath& put_
   return Ok();
 }
 
-RefPtr<MountNamespace> MountNamespace::Clone(FsContext* fs) const {
-  auto copy = MakeRef<MountNamespace>();
+RefPtr<MountNamespace> MountNamespace::Clone(FsContext* fs, RefPtr<UserNamespace> owner) const {
+  bool lesser = owner.get() != this->owner();
+  auto copy = MakeRef<MountNamespace>(std::move(owner));
   std::map<const Mount*, Mount*> copies;
-  copy->root_ = CloneMount(*root_);
+  auto copy_of = [lesser](const Mount& m) {
+    RefPtr<Mount> c = CloneMount(m, m.root_);
+    c->unbindable_ = m.unbindable_;
+    c->locked_ = m.locked_;
+    if (!lesser) return c;
+    // Changes come in but do not go out (CL_SHARED_TO_SLAVE).
+    c->SetPropagation(MS_SLAVE);
+    c->locked_flags_ |= c->flags_ & kLockable;
+    return c;
+  };
+  copy->root_ = copy_of(*root_);
   copy->root_->ns_ = copy.get();
   copies[root_.get()] = copy->root_.get();
   copy->mounts_.push_back(copy->root_);
   std::vector<Mount*> all = Below(*root_);
   for (size_t i = 1; i < all.size(); ++i) {
-    RefPtr<Mount> m = CloneMount(*all[i]);
+    RefPtr<Mount> m = copy_of(*all[i]);
     m->ns_ = copy.get();
+    if (lesser) m->locked_ = true;
     copies[all[i]] = m.get();
     copy->Link(*m, {RefPtr<Mount>(copies.at(all[i]->parent_)), all[i]->mountpoint_});
     copy->mounts_.push_back(std::move(m));

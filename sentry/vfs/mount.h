@@ -2,7 +2,7 @@
 //
 // A Mount shows a file system, or a subtree of it, somewhere. It is owned by its namespace while it is mounted, and by whoever is in it (open
 // files, working directories), so that a lazily unmounted one lives until its last user leaves. Guarded by the kernel lock.
-// All mounts are private: nothing propagates to other namespaces.
+// How mounts propagate to others (mount_namespaces(7), SHARED SUBTREES) is in propagation.h.
 #pragma once
 
 #include <sys/mount.h>
@@ -16,6 +16,7 @@
 #include "checkpoint/state.h"
 #include "sentry/base/errno_or.h"
 #include "sentry/base/ref_ptr.h"
+#include "sentry/kernel/namespace.h"
 #include "sentry/vfs/dentry.h"
 #include "sentry/vfs/file_system.h"
 
@@ -23,6 +24,7 @@ namespace amber {
 
 class FsContext;
 class MountNamespace;
+class PeerGroup;
 
 // The flags that belong to a mount rather than to its file system.
 inline constexpr uint32_t kMountFlags =
@@ -30,7 +32,7 @@ inline constexpr uint32_t kMountFlags =
 
 class Mount final : public RefCounted<Mount>, public state::Saveable {
  public:
-  Mount() = default;  // for Loader
+  Mount();  // for Loader
   Mount(RefPtr<FileSystem> fs, RefPtr<Dentry> root, uint32_t flags, std::string source);
   ~Mount() override;
 
@@ -47,13 +49,32 @@ class Mount final : public RefCounted<Mount>, public state::Saveable {
   Dentry* mountpoint() const { return mountpoint_.get(); }
   MountNamespace* ns() const { return ns_; }
 
+  // MS_SHARED: the peers to which mounts below this one propagate; null if it is not shared.
+  PeerGroup* peers() const { return peers_.get(); }
+  // MS_SLAVE: the group from which mounts come; null if it is no slave.
+  PeerGroup* master() const { return master_.get(); }
+  bool unbindable() const { return unbindable_; }
+  // MS_SHARED, MS_PRIVATE, MS_SLAVE or MS_UNBINDABLE.
+  void SetPropagation(uint64_t type);
+  // Came from a more privileged mount namespace together with others (MNT_LOCKED): it cannot be taken off alone.
+  bool locked() const { return locked_; }
+  // Of kMountFlags: what a less privileged namespace may not clear; MS_RELATIME stands for all of the access time modes.
+  uint32_t locked_flags() const { return locked_flags_; }
+
   state::Kind kind() const override { return state::Kind::kMount; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
 
  private:
   friend class MountNamespace;
+  friend class PeerGroup;
   static void NoteLoadedId(int id);
+  // The copy `to` becomes a peer of this (if shared) and a slave of the same master.
+  void ShareWith(Mount& to) const;
+  void LeavePeers();
+  void LeaveMaster();
+  void JoinMaster(RefPtr<PeerGroup> master);
+  void JoinPeers(RefPtr<PeerGroup> peers);
 
   int id_ = 0;
   RefPtr<FileSystem> fs_;
@@ -63,6 +84,10 @@ class Mount final : public RefCounted<Mount>, public state::Saveable {
   Mount* parent_ = nullptr;
   RefPtr<Dentry> mountpoint_;
   MountNamespace* ns_ = nullptr;
+  RefPtr<PeerGroup> peers_, master_;
+  bool unbindable_ = false;
+  bool locked_ = false;
+  uint32_t locked_flags_ = 0;
 };
 
 // A place in the tree. The members' order matters: the dentry must go before the mount that keeps its file system.
@@ -76,11 +101,13 @@ struct VfsPath {
   friend bool operator==(const VfsPath&, const VfsPath&) = default;
 };
 
-class MountNamespace final : public RefCounted<MountNamespace>, public state::Saveable {
+class MountNamespace final : public Namespace {
  public:
   MountNamespace() = default;
+  explicit MountNamespace(RefPtr<UserNamespace> owner) : Namespace(std::move(owner)) {}
   ~MountNamespace() override;
 
+  int type() const override { return 0x00020000; }  // CLONE_NEWNS
   // Sets the root mount of a new namespace.
   void SetRoot(RefPtr<Mount> root);
   VfsPath root() const { return {root_, root_->root()}; }
@@ -99,8 +126,13 @@ class MountNamespace final : public RefCounted<MountNamespace>, public state::Sa
   ErrnoOr<void> Bind(const VfsPath& source, VfsPath where, bool recursive, uint32_t flags);
   // pivot_root(2), after its checks: the mount of `new_root` becomes the root, the old root goes to `put_old`.
   ErrnoOr<void> Pivot(const VfsPath& new_root, const VfsPath& put_old);
-  // For unshare and clone with CLONE_NEWNS; moves root and working directory of `fs` into the copy.
-  RefPtr<MountNamespace> Clone(FsContext* fs) const;
+  // For unshare and clone with CLONE_NEWNS; moves root and working directory of `fs` into the copy. In a copy for another user
+  // namespace mounts become slaves and locked.
+  RefPtr<MountNamespace> Clone(FsContext* fs, RefPtr<UserNamespace> owner) const;
+  // `mount` and all mounts below it, parents first.
+  std::vector<Mount*> Below(Mount& mount) const;
+  // A copy that is mounted nowhere and shows `root`: a peer of `mount` and a slave of its master.
+  static RefPtr<Mount> CloneMount(const Mount& mount, RefPtr<Dentry> root);
   // Parents before children, in the order of mounting.
   std::vector<Mount*> All() const;
   size_t size() const { return mounts_.size(); }
@@ -120,9 +152,18 @@ class MountNamespace final : public RefCounted<MountNamespace>, public state::Sa
   void Link(Mount& mount, VfsPath where);
   void Unlink(Mount& mount);
   void Remove(Mount& mount);
-  static RefPtr<Mount> CloneMount(const Mount& mount);
-  // `mount` and all mounts below it, parents first.
-  std::vector<Mount*> Below(Mount& mount) const;
+  // Links `mount` and keeps it.
+  void Insert(RefPtr<Mount> mount, VfsPath where);
+  // --- propagation.cc ---
+  // `mount` was put on its parent: copies appear on the parent's peers and their slaves.
+  static void Propagate(Mount& mount);
+  // `mount` goes: what it propagated to goes as well, but for what has mounts on it.
+  static void PropagateUnmount(Mount& mount);
+  // True if PropagateUnmount() would take a mount that is in use.
+  static bool PropagatedBusy(const Mount& mount);
+  static void PropagateInGroup(PeerGroup& group, const Mount& except, Mount& source, const RefPtr<Dentry>& place);
+  static bool Receive(Mount& target, RefPtr<Mount> copy, const RefPtr<Dentry>& place);
+  std::vector<Mount*> ChildrenOf(const Mount& mount) const;
 
   RefPtr<Mount> root_;
   std::vector<RefPtr<Mount>> mounts_;  // in the order of mounting, the root first

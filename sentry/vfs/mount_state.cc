@@ -3,6 +3,7 @@
 
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/path.h"
+#include "sentry/vfs/propagation.h"
 #include "sentry/vfs/state_util.h"
 
 namespace amber {
@@ -35,6 +36,15 @@ std::string MountOptions(uint32_t flags) {
 }
 
 std::string DeviceOf(const Mount& m) { return m.source().empty() ? "none" : Mangle(m.source()); }
+
+// The optional fields of mountinfo.
+std::string Propagation(const Mount& m) {
+  std::string s;
+  if (m.peers() != nullptr) s += " shared:" + std::to_string(m.peers()->id());
+  if (m.master() != nullptr) s += " master:" + std::to_string(m.master()->id());
+  if (m.unbindable()) s += " unbindable";
+  return s;
+}
 
 // True if the mount can be seen from `root`.
 bool Visible(const Mount& m, const VfsPath& root) {
@@ -71,7 +81,7 @@ std::string MountNamespace::FormatMountInfo(const VfsPath& root) const {
     int parent = m->parent() != nullptr ? m->parent()->id() : m->id();
     out += std::to_string(m->id()) + ' ' + std::to_string(parent) + ' ' + std::to_string(major(m->fs().dev())) + ':' +
            std::to_string(minor(m->fs().dev())) + ' ' + Mangle(inside) + ' ' + Mangle(PathName(place, root)) + ' ' +
-           MountOptions(m->flags()) + " - " + m->fs().type_name() + ' ' + DeviceOf(*m) + ' ' +
+           MountOptions(m->flags()) + Propagation(*m) + " - " + m->fs().type_name() + ' ' + DeviceOf(*m) + ' ' +
            (m->fs().read_only() ? "ro" : "rw") + m->fs().ShowOptions() + '\n';
   }
   return out;
@@ -87,6 +97,11 @@ std::string Mount::Save(state::Saver& saver) const {
   m.set_parent(saver.Ref(parent_));
   m.set_mountpoint(saver.Ref(mountpoint_));
   m.set_ns(saver.Ref(ns_));
+  if (peers_) m.set_peers(peers_->id());
+  if (master_) m.set_master(master_->id());
+  m.set_unbindable(unbindable_);
+  m.set_locked(locked_);
+  m.set_locked_flags(locked_flags_);
   return m.SerializeAsString();
 }
 
@@ -102,6 +117,17 @@ bool Mount::Load(state::Loader& loader, std::string_view bytes) {
   parent_ = loader.Get<Mount>(m.parent());
   mountpoint_ = loader.GetRef<Dentry>(m.mountpoint());
   ns_ = loader.Get<MountNamespace>(m.ns());
+  // Groups come back with the first mount that names them.
+  auto group = [](int number) {
+    PeerGroup* known = PeerGroup::Find(number);
+    return known != nullptr ? RefPtr<PeerGroup>(known) : MakeRef<PeerGroup>(number);
+  };
+  if (m.peers() < 0 || m.master() < 0 || (m.peers() != 0 && m.peers() == m.master())) return loader.Fail("a mount's peers are malformed");
+  if (m.peers() != 0) JoinPeers(group(m.peers()));
+  if (m.master() != 0) JoinMaster(group(m.master()));
+  unbindable_ = m.unbindable();
+  locked_ = m.locked();
+  locked_flags_ = m.locked_flags() & kMountFlags;
   return fs_ && root_ && (parent_ != nullptr) == static_cast<bool>(mountpoint_);
 }
 
@@ -109,6 +135,8 @@ std::string MountNamespace::Save(state::Saver& saver) const {
   vfs_state::MountNamespace m;
   m.set_root(saver.Ref(root_));
   for (const auto& mount : mounts_) m.add_mounts(saver.Ref(mount));
+  m.set_ino(ino());
+  m.set_owner(SaveOwner(saver));
   return m.SerializeAsString();
 }
 
@@ -121,7 +149,7 @@ bool MountNamespace::Load(state::Loader& loader, std::string_view bytes) {
     if (!mount) return false;
     mounts_.push_back(std::move(mount));
   }
-  return static_cast<bool>(root_);
+  return root_ && LoadCommon(loader, m.ino(), m.owner());
 }
 
 bool MountNamespace::AfterLoad(state::Loader& loader) {

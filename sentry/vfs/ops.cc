@@ -22,7 +22,7 @@ ErrnoOr<void> MayDelete(const VfsContext& ctx, const VfsPath& dir, const Dentry&
   TRY(CheckPermission(*ctx.creds, dir, kMayWrite | kMayExec));
   const Attr& d = dir.inode()->attr();
   if ((d.mode & S_ISVTX) != 0 && ctx.creds->fsuid != victim.inode()->attr().uid && ctx.creds->fsuid != d.uid &&
-      !ctx.creds->Has(CAP_FOWNER)) {
+      !ctx.creds->HasOver(victim.inode()->attr().uid, victim.inode()->attr().gid, CAP_FOWNER)) {
     return Errno(EPERM);
   }
   return Ok();
@@ -36,7 +36,7 @@ void SetOwner(const VfsContext& ctx, const Inode& dir, NewNode* node) {
   if (S_ISDIR(node->mode)) {
     node->mode |= S_ISGID;
   } else if ((node->mode & S_ISGID) != 0 && (node->mode & S_IXGRP) != 0 && !ctx.creds->InGroup(node->gid) &&
-             !ctx.creds->Has(CAP_FSETID)) {
+             !ctx.creds->HasOver(dir.attr().uid, dir.attr().gid, CAP_FSETID)) {
     node->mode &= ~static_cast<uint32_t>(S_ISGID);
   }
 }

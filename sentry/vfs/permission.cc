@@ -16,13 +16,13 @@ ErrnoOr<void> CheckPermission(const Credentials& creds, const Inode& inode, int 
   }
   if ((static_cast<uint32_t>(may) & ~(bits & 7)) == 0) return Ok();
   if (inode.IsDir()) {
-    if (creds.Has(CAP_DAC_OVERRIDE)) return Ok();
-    if ((may & kMayWrite) == 0 && creds.Has(CAP_DAC_READ_SEARCH)) return Ok();
+    if (creds.HasOver(a.uid, a.gid, CAP_DAC_OVERRIDE)) return Ok();
+    if ((may & kMayWrite) == 0 && creds.HasOver(a.uid, a.gid, CAP_DAC_READ_SEARCH)) return Ok();
     return Errno(EACCES);
   }
-  if (may == kMayRead && creds.Has(CAP_DAC_READ_SEARCH)) return Ok();
+  if (may == kMayRead && creds.HasOver(a.uid, a.gid, CAP_DAC_READ_SEARCH)) return Ok();
   // Executing needs at least one x bit, even for root.
-  if (((may & kMayExec) == 0 || (a.mode & 0111) != 0) && creds.Has(CAP_DAC_OVERRIDE)) return Ok();
+  if (((may & kMayExec) == 0 || (a.mode & 0111) != 0) && creds.HasOver(a.uid, a.gid, CAP_DAC_OVERRIDE)) return Ok();
   return Errno(EACCES);
 }
 
@@ -35,7 +35,7 @@ ErrnoOr<void> CheckPermission(const Credentials& creds, const VfsPath& path, int
 }
 
 ErrnoOr<void> CheckOwner(const Credentials& creds, const Inode& inode) {
-  if (creds.fsuid == inode.attr().uid || creds.Has(CAP_FOWNER)) return Ok();
+  if (creds.fsuid == inode.attr().uid || creds.HasOver(inode.attr().uid, inode.attr().gid, CAP_FOWNER)) return Ok();
   return Errno(EPERM);
 }
 

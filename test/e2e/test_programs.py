@@ -29,6 +29,17 @@ class Programs(SandboxTest):
             native = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
             self.assertEqual(self.must("do", *command), native, command)
 
+    def test_namespaces_as_natively(self):
+        for script in ("unshare -Urpf --mount-proc sh -c 'id -u; echo $$; ps -eo pid,ppid,comm --no-headers'",
+                       "unshare -Ur cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups",
+                       "unshare -u sh -c 'hostname inside; hostname'",
+                       "unshare -m sh -c 'mount -t tmpfs none /mnt && touch /mnt/f && ls /mnt'; ls /mnt",
+                       "unshare -n ip -o link | wc -l",
+                       "unshare -u sh -c 'hostname inner; exec sleep 20' & until test \"$(nsenter -t $! -u hostname)\" = inner; do sleep 0.1; done; "
+                       "kill $!; echo entered"):
+            native = subprocess.run(["sh", "-c", script], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+            self.assertEqual(self.must("do", "sh", "-c", script), native.stdout, script)
+
     def test_standard_input(self):
         data = "".join(f"line {n}\n" for n in range(20000))
         self.assertEqual(self.must("do", "cat", stdin=None, input=data), data)

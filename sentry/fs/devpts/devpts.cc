@@ -29,7 +29,7 @@ ErrnoOr<RefPtr<File>> OpenSlave(Task* task, const VfsPath& path, int flags, Tty&
   TRY(tty.SlaveOpened(task));
   auto file = MakeRef<TtyFile>(path, flags, RefPtr<Tty>(&tty), false);
   // A session leader without a terminal gets the first one it opens (tty_open_proc_set_tty).
-  if (task != nullptr && (flags & O_NOCTTY) == 0 && task->group().pid() == task->group().session().id() &&
+  if (task != nullptr && (flags & O_NOCTTY) == 0 && task->group().IsSessionLeader() &&
       task->group().session().tty() == nullptr && tty.session() == nullptr && (flags & O_ACCMODE) != O_WRONLY) {
     tty.SetControlling(*task);
   }
@@ -115,13 +115,16 @@ DevptsFileSystem::~DevptsFileSystem() { DropDentries(); }
 
 ErrnoOr<RefPtr<FileSystem>> DevptsFileSystem::Make(const MountArguments& arguments) {
   auto fs = MakeRef<DevptsFileSystem>();
+  const UserNamespace* ns = arguments.task != nullptr ? arguments.task->creds().user_ns.get() : nullptr;
   for (const std::string& option : arguments.options) {
     std::string_view o = option;
     std::string_view value = o.substr(std::min(o.size(), o.find('=') + 1));
     if (o.starts_with("gid=")) {
-      fs->gid_ = TRY(Number(value, 10));
+      fs->gid_ = ToKernelGid(ns, TRY(Number(value, 10)));
+      if (*fs->gid_ == UserNamespace::kInvalidId) return Errno(EINVAL);
     } else if (o.starts_with("uid=")) {
-      fs->uid_ = TRY(Number(value, 10));
+      fs->uid_ = ToKernelUid(ns, TRY(Number(value, 10)));
+      if (*fs->uid_ == UserNamespace::kInvalidId) return Errno(EINVAL);
     } else if (o.starts_with("mode=")) {
       fs->mode_ = TRY(Number(value, 8)) & 0777;
     } else if (o.starts_with("ptmxmode=")) {

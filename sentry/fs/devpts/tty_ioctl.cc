@@ -111,19 +111,19 @@ ErrnoOr<uint64_t> TtyFile::JobIoctl(Task& task, uint32_t command, uint64_t argum
   bool own = session.tty() == tty_.get();
   switch (command) {
     case TIOCSCTTY:
-      if (own && group.pid() == session.id()) return uint64_t{0};
-      if (group.pid() != session.id() || session.tty() != nullptr) return Errno(EPERM);
+      if (own && group.IsSessionLeader()) return uint64_t{0};
+      if (!group.IsSessionLeader() || session.tty() != nullptr) return Errno(EPERM);
       if (tty_->session() != nullptr && (argument != 1 || !task.Has(CAP_SYS_ADMIN))) return Errno(EPERM);
       tty_->SetControlling(task);
       return uint64_t{0};
     case TIOCNOTTY:
       if (!own) return Errno(ENOTTY);
       // Of others than the leader only the calling process loses it; they cannot, since the session has one for all.
-      if (group.pid() == session.id()) tty_->Disassociate(false);
+      if (group.IsSessionLeader()) tty_->Disassociate(false);
       return uint64_t{0};
     case TIOCGPGRP:
       if (!own && !master_) return Errno(ENOTTY);
-      return Answer(task, argument, tty_->foreground() != nullptr ? tty_->foreground()->id() : 0);
+      return Answer(task, argument, tty_->foreground() != nullptr ? group.pids().IdOf(*tty_->foreground()) : 0);
     case TIOCSPGRP: {
       TRY(tty_->CheckBackground(task, SIGTTOU));
       if (!own || tty_->session() != &session) return Errno(ENOTTY);
@@ -137,7 +137,7 @@ ErrnoOr<uint64_t> TtyFile::JobIoctl(Task& task, uint32_t command, uint64_t argum
     }
     default:  // TIOCGSID
       if ((!own && !master_) || tty_->session() == nullptr) return Errno(ENOTTY);
-      return Answer(task, argument, tty_->session()->id());
+      return Answer(task, argument, group.pids().IdOf(*tty_->session()));
   }
 }
 

@@ -166,15 +166,23 @@ bool MountFile::Load(state::Loader& loader, std::string_view bytes) {
 ErrnoOr<RefPtr<MountNamespace>> CloneTree(const VfsPath& source, bool recursive) {
   auto tree = MakeRef<MountNamespace>();
   const Mount& top = *source.mount;
-  auto root = MakeRef<Mount>(top.fs_ref(), source.dentry, top.flags(), top.source());
+  if (top.unbindable()) return Errno(EINVAL);
+  RefPtr<Mount> root = MountNamespace::CloneMount(top, source.dentry);
   std::map<const Mount*, RefPtr<Mount>> copies = {{&top, root}};
   tree->SetRoot(std::move(root));
-  if (!recursive || top.ns() == nullptr) return tree;
+  if (!recursive || top.ns() == nullptr) {
+    // What is hidden below a locked mount stays hidden.
+    for (Mount* m : top.ns() != nullptr ? top.ns()->All() : std::vector<Mount*>()) {
+      if (m->parent() == &top && m->locked() && m->mountpoint()->IsBelow(*source.dentry)) return Errno(EINVAL);
+    }
+    return tree;
+  }
   for (Mount* m : top.ns()->All()) {  // parents first
     auto parent = m->parent() != nullptr ? copies.find(m->parent()) : copies.end();
     if (m == &top || parent == copies.end()) continue;
     if (m->parent() == &top && !m->mountpoint()->IsBelow(*source.dentry)) continue;
-    auto copy = MakeRef<Mount>(m->fs_ref(), m->root(), m->flags(), m->source());
+    if (m->unbindable()) continue;
+    RefPtr<Mount> copy = MountNamespace::CloneMount(*m, m->root());
     TRY(tree->Attach(copy, {parent->second, RefPtr<Dentry>(m->mountpoint())}));
     copies[m] = std::move(copy);
   }

@@ -29,6 +29,7 @@ uint32_t PidFd::Poll(Task&) {
 }
 
 std::string PidFd::FdInfo() const {
+  // TODO(compat): in the terms of the reader's /proc.
   int pid = alive() ? (task_ ? task_->tid() : group_->pid()) : -1;
   return "Pid:\t" + std::to_string(pid) + "\nNSpid:\t" + std::to_string(pid) + "\n";
 }

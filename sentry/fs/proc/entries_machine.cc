@@ -33,9 +33,9 @@ namespace {
 constexpr int64_t kTick = kNsPerSecond / 100;  // USER_HZ
 
 // Processor time of all processes of the reader's container that have not been reaped, in ticks.
-uint64_t UsedTicks(Task& reader) {
+uint64_t UsedTicks() {
   int64_t ns = 0;
-  for (const RefPtr<ThreadGroup>& g : reader.group().pids().Groups()) {
+  for (const RefPtr<ThreadGroup>& g : ProcTerms::Now().Groups()) {
     const rusage& dead = g->child_usage();
     ns += g->CpuTime() + (dead.ru_utime.tv_sec + dead.ru_stime.tv_sec) * kNsPerSecond;
   }
@@ -47,13 +47,13 @@ struct Counts {
   int last = 0;
 };
 
-Counts CountTasks(Task& reader) {
+Counts CountTasks() {
   Counts c;
-  for (const RefPtr<ThreadGroup>& g : reader.group().pids().Groups()) {
+  for (const RefPtr<ThreadGroup>& g : ProcTerms::Now().Groups()) {
     for (const RefPtr<Task>& t : g->tasks()) {
       ++c.tasks;
       if (t->state_letter() == 'R') ++c.running;
-      c.last = std::max(c.last, t->tid());
+      c.last = std::max(c.last, ProcTerms::Now().IdOf(*t));
     }
   }
   return c;
@@ -65,10 +65,10 @@ ErrnoOr<std::string> SysvShm(Task& reader, Task*) { return reader.extras().ipc->
 
 ErrnoOr<std::string> CpuInfo(Task&, Task*) { return CpuInfoText(); }
 
-ErrnoOr<std::string> MemInfo(Task& reader, Task*) {
+ErrnoOr<std::string> MemInfo(Task&, Task*) {
   uint64_t total = Machine::Get().memory_bytes / 1024;
   uint64_t used = 0, anonymous = 0;
-  for (const RefPtr<ThreadGroup>& g : reader.group().pids().Groups()) {
+  for (const RefPtr<ThreadGroup>& g : ProcTerms::Now().Groups()) {
     for (const RefPtr<Task>& t : g->tasks()) {
       if (t->exiting() || !t->has_mm()) continue;
       MemoryManager::Usage usage = t->mm().GetUsage();
@@ -111,7 +111,7 @@ ErrnoOr<std::string> Stat(Task& reader, Task*) {
   Kernel& kernel = reader.kernel();
   uint64_t cpus = Machine::Get().cpus;
   uint64_t all = static_cast<uint64_t>(kernel.clocks().Boottime() / kTick) * cpus;
-  uint64_t used = std::min(UsedTicks(reader), all);
+  uint64_t used = std::min(UsedTicks(), all);
   std::string out;
   auto line = [&](const std::string& name, uint64_t user, uint64_t idle) {
     AppendFormat(&out, "%s %llu 0 0 %llu 0 0 0 0 0 0\n", name.c_str(), static_cast<unsigned long long>(user),
@@ -119,7 +119,7 @@ ErrnoOr<std::string> Stat(Task& reader, Task*) {
   };
   line("cpu ", used, all - used);
   for (uint64_t i = 0; i < cpus; ++i) line("cpu" + std::to_string(i), used / cpus, (all - used) / cpus);
-  Counts counts = CountTasks(reader);
+  Counts counts = CountTasks();
   int64_t boot = (kernel.clocks().Realtime() - kernel.clocks().Boottime()) / kNsPerSecond;
   AppendFormat(&out, "intr 0\nctxt %llu\nbtime %lld\nprocesses %llu\nprocs_running %u\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n",
                static_cast<unsigned long long>(kernel.stats().syscalls.load()), static_cast<long long>(boot),
@@ -129,15 +129,15 @@ ErrnoOr<std::string> Stat(Task& reader, Task*) {
 
 ErrnoOr<std::string> Uptime(Task& reader, Task*) {
   int64_t up = reader.kernel().clocks().Boottime() / (kNsPerSecond / 100);
-  int64_t idle = std::max<int64_t>(up * Machine::Get().cpus - static_cast<int64_t>(UsedTicks(reader)), 0);
+  int64_t idle = std::max<int64_t>(up * Machine::Get().cpus - static_cast<int64_t>(UsedTicks()), 0);
   std::string out;
   AppendFormat(&out, "%lld.%02lld %lld.%02lld\n", static_cast<long long>(up / 100), static_cast<long long>(up % 100),
                static_cast<long long>(idle / 100), static_cast<long long>(idle % 100));
   return out;
 }
 
-ErrnoOr<std::string> LoadAverage(Task& reader, Task*) {
-  Counts c = CountTasks(reader);
+ErrnoOr<std::string> LoadAverage(Task&, Task*) {
+  Counts c = CountTasks();
   std::string out;
   AppendFormat(&out, "0.00 0.00 0.00 %u/%u %d\n", std::max(c.running, 1u), c.tasks, c.last);
   return out;
@@ -175,9 +175,12 @@ constexpr char kCgroups[] = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n";
 constexpr char kMountsLink[] = "self/mounts";
 constexpr char kNetLink[] = "self/net";
 
-ErrnoOr<std::string> Self(Task& reader, Task*) { return std::to_string(reader.pid()); }
-ErrnoOr<std::string> ThreadSelf(Task& reader, Task*) {
-  return std::to_string(reader.pid()) + "/task/" + std::to_string(reader.tid());
+ErrnoOr<std::string> Self(Task& reader, Task*) {
+  int pid = ProcTerms::Now().IdOf(reader.group());
+  return pid != 0 ? ErrnoOr<std::string>(std::to_string(pid)) : Errno(ENOENT);
+}
+ErrnoOr<std::string> ThreadSelf(Task& reader, Task* target) {
+  return TRY(Self(reader, target)) + "/task/" + std::to_string(ProcTerms::Now().IdOf(reader));
 }
 
 constexpr ProcEntry kEntries[] = {

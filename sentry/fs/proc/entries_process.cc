@@ -23,12 +23,13 @@ namespace amber {
 
 bool MayInspect(Task& caller, Task& target) {
   if (&caller.group() == &target.group()) return true;
+  // __ptrace_may_access().
   const Credentials& c = caller.creds();
   const Credentials& t = target.creds();
-  if (caller.Has(CAP_SYS_PTRACE)) return true;
+  if (c.HasIn(t.user_ns.get(), CAP_SYS_PTRACE)) return true;
   bool same = c.fsuid == t.uid && c.fsuid == t.euid && c.fsuid == t.suid && c.fsgid == t.gid && c.fsgid == t.egid &&
               c.fsgid == t.sgid;
-  return same && target.group().dumpable() && (t.permitted & ~c.effective) == 0;
+  return same && target.group().dumpable() && c.user_ns == t.user_ns && (t.permitted & ~c.effective) == 0;
 }
 
 namespace {
@@ -129,8 +130,35 @@ ErrnoOr<std::string> OomScore(Task&, Task* target) {
 }
 
 ErrnoOr<std::string> LoginUid(Task&, Task*) { return std::string("4294967295"); }
-ErrnoOr<std::string> IdMap(Task&, Task*) { return std::string("         0          0 4294967295\n"); }
-ErrnoOr<std::string> SetGroups(Task&, Task*) { return std::string("allow\n"); }
+
+// --- user namespaces ---
+
+template <bool kGroups>
+ErrnoOr<std::string> IdMap(Task& reader, Task* target) {
+  const UserNamespace* ns = target->creds().user_ns.get();
+  if (ns == nullptr) return std::string("         0          0 4294967295\n");
+  return ns->MapText(kGroups, reader.creds().user_ns.get());
+}
+template <bool kGroups>
+ErrnoOr<void> SetIdMap(Task& writer, Task* target, std::string_view text) {
+  UserNamespace* ns = target->creds().user_ns.get();
+  return ns != nullptr ? ns->WriteMap(kGroups, writer.creds(), text) : ErrnoOr<void>(Errno(EPERM));
+}
+ErrnoOr<std::string> SetGroups(Task&, Task* target) {
+  const UserNamespace* ns = target->creds().user_ns.get();
+  return std::string(ns == nullptr || ns->setgroups_allowed() ? "allow\n" : "deny\n");
+}
+ErrnoOr<void> SetSetGroups(Task& writer, Task* target, std::string_view text) {
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+  UserNamespace* ns = target->creds().user_ns.get();
+  // The file is opened by somebody who rules over the namespace (proc_setgroups_open).
+  if (!writer.creds().HasIn(ns, CAP_SYS_ADMIN)) return Errno(EACCES);
+  if (text != "allow" && text != "deny") return Errno(EINVAL);
+  if (ns == nullptr) return text == "allow" ? Ok() : ErrnoOr<void>(Errno(EPERM));
+  return ns->SetSetgroups(text == "allow");
+}
+// Project ids are not translated by any file system here.
+ErrnoOr<std::string> ProjectIdMap(Task&, Task*) { return std::string("         0          0 4294967295\n"); }
 ErrnoOr<std::string> ZeroNoNewline(Task&, Task*) { return std::string("0"); }
 ErrnoOr<std::string> Empty(Task&, Task*) { return std::string(); }
 ErrnoOr<std::string> Personality(Task&, Task*) { return std::string("00000000\n"); }
@@ -196,7 +224,7 @@ constexpr ProcEntry kEntries[] = {
     {"comm", kProcWritable, &Name, &SetTaskName},
     {"coredump_filter", kProcWritable, &CoreDumpFilter, &Accept},
     {"environ", kProcPrivate, &Environment, nullptr, true},
-    {"gid_map", kProcWritable, &IdMap, &RefuseWrite},
+    {"gid_map", kProcWritable, &IdMap<true>, &SetIdMap<true>},
     {"io", kProcPrivate, &Io, nullptr, true},
     {"limits", kProcFile, &ProcLimitsText},
     {"loginuid", kProcWritable, &LoginUid, &RefuseWrite},
@@ -220,10 +248,10 @@ constexpr ProcEntry kEntries[] = {
     {"oom_score", kProcFile, &OomScore},
     {"oom_score_adj", kProcWritable, &OomScoreAdj, &SetOomScoreAdj},
     {"personality", kProcPrivate, &Personality, nullptr, true},
-    {"projid_map", kProcWritable, &IdMap, &RefuseWrite},
+    {"projid_map", kProcWritable, &ProjectIdMap, &RefuseWrite},
     {"schedstat", kProcFile, &SchedStat},
     {"sessionid", kProcFile, &LoginUid},
-    {"setgroups", kProcWritable, &SetGroups, &RefuseWrite},
+    {"setgroups", kProcWritable, &SetGroups, &SetSetGroups},
     {"smaps", kProcFile, &Smaps, nullptr, true},
     {"smaps_rollup", kProcFile, &SmapsRollup, nullptr, true},
     {"stack", kProcPrivate, &Empty, nullptr, true},
@@ -232,7 +260,7 @@ constexpr ProcEntry kEntries[] = {
     {"status", kProcFile, &ProcStatusText},
     {"syscall", kProcPrivate, &SyscallText, nullptr, true},
     {"timerslack_ns", S_IFREG | 0666, &TimerSlack, &Accept},
-    {"uid_map", kProcWritable, &IdMap, &RefuseWrite},
+    {"uid_map", kProcWritable, &IdMap<false>, &SetIdMap<false>},
     {"wchan", kProcFile, &ZeroNoNewline},
 };
 

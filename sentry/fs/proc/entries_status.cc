@@ -6,7 +6,9 @@
 #include "sentry/fs/devpts/tty.h"
 #include "sentry/fs/proc/entry.h"
 #include "sentry/fs/proc/machine.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/seccomp_filter.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/mm/memory_manager.h"
@@ -71,10 +73,23 @@ std::string CpuList(uint32_t cpus) { return cpus <= 1 ? "0" : "0-" + std::to_str
 
 // The controlling terminal and its foreground process group, as tty_nr and tpgid of stat(5).
 uint32_t TerminalDevice(Session& session) { return session.tty() != nullptr ? session.tty()->device() : 0; }
-int TerminalForeground(Session& session) {
+int TerminalForeground(const PidNamespace& ns, Session& session) {
   if (session.tty() == nullptr) return -1;
   ProcessGroup* group = session.tty()->foreground();
-  return group != nullptr ? group->id() : 0;
+  return group != nullptr ? ns.IdOf(*group) : 0;
+}
+
+int ParentIn(const PidNamespace& ns, const ThreadGroup& g) { return g.parent() != nullptr ? ns.IdOf(*g.parent()) : 0; }
+
+// Ids from the namespace `from` down to `to`, a tab before each.
+template <typename F>
+std::string Levels(const PidNamespace& from, const PidNamespace& to, F id) {
+  std::string out;
+  for (const PidNamespace* at = &to; at != nullptr; at = at->parent()) {
+    out = "\t" + std::to_string(id(*at)) + out;
+    if (at == &from) break;
+  }
+  return out;
 }
 
 }  // namespace
@@ -90,10 +105,11 @@ ErrnoOr<std::string> ProcStatText(Task& reader, Task* target) {
   }
   SignalSets sets = Dispositions(g);
   const rusage& children = g.child_usage();
-  std::string out = std::to_string(t.tid()) + " (" + t.name() + ") ";
+  const PidNamespace& ns = ProcTerms::Now();
+  std::string out = std::to_string(ns.IdOf(t)) + " (" + t.name() + ") ";
   out += t.state_letter();
-  AppendFormat(&out, " %d %d %d %d %d 4194304 0 0 0 0 %lld 0 %lld %lld 20 0 %zu 0 %llu", g.parent_pid(), g.process_group().id(),
-               g.session().id(), static_cast<int>(TerminalDevice(g.session())), TerminalForeground(g.session()),
+  AppendFormat(&out, " %d %d %d %d %d 4194304 0 0 0 0 %lld 0 %lld %lld 20 0 %zu 0 %llu", ParentIn(ns, g), ns.IdOf(g.process_group()),
+               ns.IdOf(g.session()), static_cast<int>(TerminalDevice(g.session())), TerminalForeground(ns, g.session()),
                static_cast<Ll>((t.is_leader() ? g.CpuTime() : t.CpuTime()) / kTick), static_cast<Ll>(Ticks(children.ru_utime)),
                static_cast<Ll>(Ticks(children.ru_stime)), g.live_tasks(), static_cast<Ull>(g.start_time() / kTick));
   AppendFormat(&out, " %llu %llu %llu %llu %llu %llu 0 0 %llu %llu %llu %llu 0 0 0 17 0 0 0 0 0 0", static_cast<Ull>(usage.total),
@@ -108,19 +124,26 @@ ErrnoOr<std::string> ProcStatText(Task& reader, Task* target) {
   return out;
 }
 
-ErrnoOr<std::string> ProcStatusText(Task&, Task* target) {
+ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target) {
   Task& t = *target;
   ThreadGroup& g = t.group();
+  const PidNamespace& ns = ProcTerms::Now();
+  const UserNamespace* user = reader.creds().user_ns.get();
   const Credentials& c = t.creds();
   std::string out = "Name:\t" + EscapedName(t.name()) + "\n";
   if (!t.exiting()) AppendFormat(&out, "Umask:\t%04o\n", t.fs().umask());
-  AppendFormat(&out, "State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t0\n", StateName(t.state_letter()), g.pid(),
-               t.tid(), g.parent_pid());
-  AppendFormat(&out, "Uid:\t%u\t%u\t%u\t%u\nGid:\t%u\t%u\t%u\t%u\n", c.uid, c.euid, c.suid, c.fsuid, c.gid, c.egid, c.sgid, c.fsgid);
+  AppendFormat(&out, "State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t0\n", StateName(t.state_letter()),
+               ns.IdOf(g), ns.IdOf(t), ParentIn(ns, g));
+  AppendFormat(&out, "Uid:\t%u\t%u\t%u\t%u\nGid:\t%u\t%u\t%u\t%u\n", ShownUid(user, c.uid),
+               ShownUid(user, c.euid), ShownUid(user, c.suid), ShownUid(user, c.fsuid), ShownGid(user, c.gid), ShownGid(user, c.egid),
+               ShownGid(user, c.sgid), ShownGid(user, c.fsgid));
   AppendFormat(&out, "FDSize:\t%d\nGroups:\t", t.exiting() ? 0 : std::max(64, (t.files().size() + 63) / 64 * 64));
-  for (gid_t group : c.groups) AppendFormat(&out, "%u ", group);
-  AppendFormat(&out, "\nNStgid:\t%d\nNSpid:\t%d\nNSpgid:\t%d\nNSsid:\t%d\nKthread:\t0\n", g.pid(), t.tid(), g.process_group().id(),
-               g.session().id());
+  for (gid_t group : c.groups) AppendFormat(&out, "%u ", ShownGid(user, group));
+  out += "\nNStgid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(g); });
+  out += "\nNSpid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(t); });
+  out += "\nNSpgid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(g.process_group()); });
+  out += "\nNSsid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(g.session()); });
+  out += "\nKthread:\t0\n";
   if (HasMemory(t)) out += StatusMemoryText(t.mm()) + "CoreDumping:\t0\nTHP_enabled:\t1\n";
   SignalSets sets = Dispositions(g);
   AppendFormat(&out, "Threads:\t%zu\nSigQ:\t0/%llu\n", std::max<size_t>(g.live_tasks(), 1),
@@ -132,8 +155,9 @@ ErrnoOr<std::string> ProcStatusText(Task&, Task* target) {
                static_cast<Ull>(c.inheritable), static_cast<Ull>(c.permitted), static_cast<Ull>(c.effective),
                static_cast<Ull>(c.bounding), static_cast<Ull>(c.ambient));
   uint32_t cpus = Machine::Get().cpus;
-  AppendFormat(&out, "NoNewPrivs:\t%d\nSeccomp:\t0\nSeccomp_filters:\t0\nSpeculation_Store_Bypass:\tvulnerable\n",
-               t.no_new_privs() ? 1 : 0);
+  AppendFormat(&out, "NoNewPrivs:\t%d\nSeccomp:\t%d\nSeccomp_filters:\t%zu\nSpeculation_Store_Bypass:\tvulnerable\n",
+               t.no_new_privs() ? 1 : 0, t.extras().seccomp_mode,
+               t.extras().seccomp ? t.extras().seccomp->depth() : 0);
   AppendFormat(&out, "SpeculationIndirectBranch:\tconditional enabled\nCpus_allowed:\t%llx\nCpus_allowed_list:\t%s\n",
                cpus >= 64 ? ~Ull{0} : (Ull{1} << cpus) - 1, CpuList(cpus).c_str());
   out += "Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n";

@@ -12,6 +12,7 @@
 
 namespace amber {
 
+class PidNamespace;
 class Task;
 
 // Text of a file, or the target of a symbolic link. `reader` asks; `target` is the process or thread of a file under /proc/PID, which may
@@ -19,6 +20,19 @@ class Task;
 using ProcText = ErrnoOr<std::string> (*)(Task& reader, Task* target);
 // What was written to the file, at most a page, without its newline.
 using ProcWrite = ErrnoOr<void> (*)(Task& writer, Task* target, std::string_view text);
+
+// In which pid namespace's terms ids are shown while a text is made: that of who mounted the file system. Kernel lock.
+class ProcTerms {
+ public:
+  explicit ProcTerms(const PidNamespace& pids);
+  ~ProcTerms();
+  ProcTerms(const ProcTerms&) = delete;
+  ProcTerms& operator=(const ProcTerms&) = delete;
+  static const PidNamespace& Now();
+
+ private:
+  const PidNamespace* before_;
+};
 
 struct ProcEntry {
   const char* path;  // below /proc or below /proc/PID

@@ -1,5 +1,5 @@
-// proc(5). One instance serves every mount of it that shares a file system object; what it shows depends on who looks: processes are those of
-// the reader's pid namespace.
+// proc(5). One instance serves every mount of it that shares a file system object. It shows the processes of the pid namespace of who
+// mounted it; what a container's configuration mounts shows those of the reader.
 //
 // An inode is a path in the tables of entry.h plus, under /proc/PID, the task that it is about. Nothing is kept but that; texts are made when a
 // file is read. Kernel lock.
@@ -10,6 +10,7 @@
 
 #include "sentry/fs/proc/entry.h"
 #include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
 #include "sentry/vfs/file_system.h"
 #include "sentry/vfs/inode.h"
 #include "sentry/vfs/vfs_file.h"
@@ -26,10 +27,15 @@ class ProcFileSystem final : public FileSystem {
   const char* type_name() const override { return "proc"; }
   ErrnoOr<void> StatFs(struct statfs* out) override;
   bool revalidates() const override { return true; }
+  // Null: the reader's.
+  const PidNamespace* pids() const { return pids_.get(); }
 
   state::Kind kind() const override { return state::Kind::kProcFileSystem; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+
+ private:
+  RefPtr<PidNamespace> pids_;
 };
 
 // sysfs(5) is served by the same inodes from a table of its own.
@@ -91,6 +97,8 @@ class ProcInode final : public Inode {
   void ListDescriptors(std::vector<DirEnt>* out) const;
   std::string ChildPath(std::string_view name) const { return path_.empty() ? std::string(name) : path_ + "/" + std::string(name); }
 
+  // In whose terms processes are shown.
+  const PidNamespace& Pids(const VfsContext& ctx) const;
   bool global() const { return scope_ == Scope::kMachine || scope_ == Scope::kSysfs; }
 
   Scope scope_ = Scope::kMachine;

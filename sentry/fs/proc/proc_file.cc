@@ -40,6 +40,8 @@ ErrnoOr<std::string> ProcInode::Text(Task& reader) const {
       const std::string* added = AddedProcText(path_);
       return added != nullptr ? *added : std::string();
     }
+    VfsContext ctx{.task = &reader};
+    ProcTerms terms(Pids(ctx));
     return entry_->text(reader, target_.get());
   }
   int fd = Descriptor();

@@ -1,7 +1,10 @@
 #include "sentry/fs/proc/proc.h"
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <charconv>
@@ -9,6 +12,8 @@
 
 #include "sentry/fs/proc/machine.h"
 #include "sentry/fs/proc/proc.pb.h"
+#include "sentry/fs/nsfs/nsfs.h"
+#include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/directory_file.h"
@@ -21,7 +26,19 @@ namespace {
 
 // Links of a process that lead to objects.
 constexpr const char* kMagicLinks[] = {"cwd", "exe", "root"};
-constexpr const char* kNamespaces[] = {"cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"};
+struct NamespaceLink {
+  const char* name;
+  int type;
+  bool for_children = false;
+};
+constexpr NamespaceLink kNamespaces[] = {
+    {"cgroup", CLONE_NEWCGROUP}, {"ipc", CLONE_NEWIPC}, {"mnt", CLONE_NEWNS}, {"net", CLONE_NEWNET}, {"pid", CLONE_NEWPID},
+    {"pid_for_children", CLONE_NEWPID, true}, {"time", 0x80}, {"time_for_children", 0x80, true}, {"user", CLONE_NEWUSER},
+    {"uts", CLONE_NEWUTS},
+};
+
+// Set by ProcTerms.
+const PidNamespace* terms_now = nullptr;
 
 bool IsMagicName(std::string_view path) { return std::ranges::find(kMagicLinks, path) != std::end(kMagicLinks); }
 
@@ -63,8 +80,18 @@ bool IsTableDirectory(Scope scope, std::string_view path) {
   return found;
 }
 
-bool IsNamespaceLink(std::string_view path) {
-  return path.starts_with("ns/") && std::ranges::find(kNamespaces, path.substr(3)) != std::end(kNamespaces);
+// The entry of ns/NAME, or null.
+const NamespaceLink* FindNamespaceLink(std::string_view path) {
+  if (!path.starts_with("ns/")) return nullptr;
+  for (const NamespaceLink& link : kNamespaces) {
+    if (path.substr(3) == link.name) return &link;
+  }
+  return nullptr;
+}
+bool IsNamespaceLink(std::string_view path) { return FindNamespaceLink(path) != nullptr; }
+
+ErrnoOr<NsRef> NamespaceBehind(Task& target, const NamespaceLink& link) {
+  return NsRef{link.type, TRY(NamespaceOf(target, link.type, link.for_children))};
 }
 
 uint64_t Mix(uint64_t h, uint64_t v) {
@@ -73,6 +100,13 @@ uint64_t Mix(uint64_t h, uint64_t v) {
 }
 
 }  // namespace
+
+ProcTerms::ProcTerms(const PidNamespace& pids) : before_(std::exchange(terms_now, &pids)) {}
+ProcTerms::~ProcTerms() { terms_now = before_; }
+const PidNamespace& ProcTerms::Now() {
+  AMBER_CHECK(terms_now != nullptr);
+  return *terms_now;
+}
 
 ProcInode::ProcInode(FileSystem* fs, Scope scope, std::string path, RefPtr<Task> target)
     : Inode(fs), scope_(scope), path_(std::move(path)), target_(std::move(target)) {
@@ -133,6 +167,15 @@ ErrnoOr<void> ProcInode::Refresh() {
   return Ok();
 }
 
+const PidNamespace& ProcInode::Pids(const VfsContext& ctx) const {
+  const PidNamespace* mounted = scope_ != Scope::kSysfs ? static_cast<ProcFileSystem&>(fs()).pids() : nullptr;
+  if (mounted != nullptr) return *mounted;
+  // A container's own.
+  const PidNamespace* top = ctx.task != nullptr ? &ctx.task->group().pids() : &target_->group().pids();
+  while (top->parent() != nullptr) top = top->parent();
+  return *top;
+}
+
 ErrnoOr<void> ProcInode::SetAttr(const VfsContext&, const AttrChange& change) {
   // O_TRUNC and utime do nothing; modes and owners are fixed (proc_setattr).
   return change.mode || change.uid || change.gid ? Errno(EPERM) : ErrnoOr<void>();
@@ -150,7 +193,7 @@ ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view
   int number = ParseNumber(name);
   if (scope_ == Scope::kMachine) {
     if (path_.empty() && number > 0) {
-      Task* task = ctx.task != nullptr ? ctx.task->group().pids().FindTask(number) : nullptr;
+      Task* task = ctx.task != nullptr ? Pids(ctx).FindTask(number) : nullptr;
       if (task == nullptr) return Errno(ENOENT);
       return RefPtr<Inode>(MakeRef<ProcInode>(&fs(), Scope::kProcess, "", RefPtr<Task>(task)));
     }
@@ -160,7 +203,7 @@ ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view
     return Child(name);
   }
   if (path_ == "task") {
-    Task* task = number > 0 ? target_->group().pids().FindTask(number) : nullptr;
+    Task* task = number > 0 ? Pids(ctx).FindTask(number) : nullptr;
     if (task == nullptr || &task->group() != &target_->group()) return Errno(ENOENT);
     return RefPtr<Inode>(MakeRef<ProcInode>(&fs(), Scope::kThread, "", RefPtr<Task>(task)));
   }
@@ -201,21 +244,23 @@ ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
     for (const char* n : {"cwd", "exe", "fd", "fdinfo", "ns", "root"}) names.insert(n);
     if (scope_ == Scope::kProcess) names.insert("task");
   }
-  if (path_ == "ns" && !machine) names.insert(std::begin(kNamespaces), std::end(kNamespaces));
+  if (path_ == "ns" && !machine) {
+    for (const NamespaceLink& link : kNamespaces) names.insert(link.name);
+  }
   for (const std::string& name : names) {
     RefPtr<Inode> child = Child(name);
     out.push_back({name, child->ino(), static_cast<uint8_t>(IFTODT(child->attr().mode))});
   }
   if (scope_ == Scope::kMachine && path_.empty() && ctx.task != nullptr) {
-    for (const RefPtr<ThreadGroup>& g : ctx.task->group().pids().Groups()) {
+    for (const RefPtr<ThreadGroup>& g : Pids(ctx).Groups()) {
       if (g->leader() == nullptr) continue;
       RefPtr<Inode> child = MakeRef<ProcInode>(&fs(), Scope::kProcess, "", RefPtr<Task>(g->leader()));
-      out.push_back({std::to_string(g->pid()), child->ino(), DT_DIR});
+      out.push_back({std::to_string(Pids(ctx).IdOf(*g)), child->ino(), DT_DIR});
     }
   } else if (!machine && path_ == "task") {
     for (const RefPtr<Task>& t : target_->group().tasks()) {
       RefPtr<Inode> child = MakeRef<ProcInode>(&fs(), Scope::kThread, "", t);
-      out.push_back({std::to_string(t->tid()), child->ino(), DT_DIR});
+      out.push_back({std::to_string(Pids(ctx).IdOf(*t)), child->ino(), DT_DIR});
     }
   } else if (!machine && (path_ == "fd" || path_ == "fdinfo")) {
     if (ctx.task != nullptr && !MayInspect(*ctx.task, *target_)) return Errno(EACCES);
@@ -225,21 +270,18 @@ ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
 }
 
 bool ProcInode::IsMagicLink() const {
-  return !global() && IsSymlink() && (IsMagicName(path_) || Descriptor() >= 0);
+  return !global() && IsSymlink() && (IsMagicName(path_) || IsNamespaceLink(path_) || Descriptor() >= 0);
 }
 
 ErrnoOr<std::string> ProcInode::ReadLink(const VfsContext& ctx) {
   if (!IsSymlink()) return Errno(EINVAL);
   if (ctx.task == nullptr || !Alive()) return Errno(ENOENT);
-  if (entry_ != nullptr) return entry_->text(*ctx.task, target_.get());
-  if (IsNamespaceLink(path_)) {
-    // One namespace of each kind for all that is in a container; numbers as the initial ones of Linux.
-    std::string_view name = std::string_view(path_).substr(3);
-    name = name.substr(0, name.find("_for_"));
-    size_t index = static_cast<size_t>(std::ranges::find(kNamespaces, name) - std::begin(kNamespaces));
-    return std::string(name) + ":[" + std::to_string(4026531834 + index) + "]";
+  if (entry_ != nullptr) {
+    ProcTerms terms(Pids(ctx));
+    return entry_->text(*ctx.task, target_.get());
   }
   if (!MayInspect(*ctx.task, *target_)) return Errno(EACCES);
+  if (const NamespaceLink* link = FindNamespaceLink(path_)) return TRY(NamespaceBehind(*target_, *link)).Name();
   LinkTarget to = TRY(MagicLink(ctx));
   if (to.path) return PathName(*to.path, ctx.task->fs().root());
   return to.file->LinkName();
@@ -256,6 +298,8 @@ ErrnoOr<LinkTarget> ProcInode::MagicLink(const VfsContext& ctx) {
   } else if (path_ == "exe") {
     if (!target_->has_mm() || !target_->mm().exe()) return Errno(ENOENT);
     to.file = target_->mm().exe();
+  } else if (const NamespaceLink* link = FindNamespaceLink(path_)) {
+    to.file = MakeRef<NsFile>(TRY(NamespaceBehind(*target_, *link)), O_RDONLY);
   } else {
     to.file = TRY(target_->files().GetAny(Descriptor()));
   }
@@ -295,9 +339,15 @@ bool ProcInode::Load(state::Loader& loader, std::string_view bytes) {
   return true;
 }
 
-ErrnoOr<RefPtr<FileSystem>> ProcFileSystem::Make(const MountArguments&) {
+ErrnoOr<RefPtr<FileSystem>> ProcFileSystem::Make(const MountArguments& arguments) {
   Machine::Get();
   auto fs = MakeRef<ProcFileSystem>();
+  if (arguments.task != nullptr) {
+    PidNamespace& pids = arguments.task->group().pids();
+    // proc_init_fs_context() and proc_get_tree(): who mounts it must rule over the pid namespace.
+    if (!arguments.task->creds().HasIn(pids.owner(), CAP_SYS_ADMIN)) return Errno(EPERM);
+    fs->pids_ = RefPtr<PidNamespace>(&pids);
+  }
   fs->SetRoot(MakeRef<ProcInode>(fs.get(), ProcInode::Scope::kMachine, "", nullptr));
   return RefPtr<FileSystem>(std::move(fs));
 }
@@ -310,11 +360,19 @@ ErrnoOr<void> ProcFileSystem::StatFs(struct statfs* out) {
   return Ok();
 }
 
-std::string ProcFileSystem::Save(state::Saver& saver) const { return SaveBase(saver, ""); }
+std::string ProcFileSystem::Save(state::Saver& saver) const {
+  proto::ProcFileSystem m;
+  m.set_pids(saver.Ref(pids_));
+  return SaveBase(saver, m.SerializeAsString());
+}
 
 bool ProcFileSystem::Load(state::Loader& loader, std::string_view bytes) {
   std::string specific;
-  return LoadBase(loader, bytes, &specific);
+  if (!LoadBase(loader, bytes, &specific)) return false;
+  proto::ProcFileSystem m;
+  if (!m.ParseFromString(specific)) return false;
+  pids_ = loader.GetRef<PidNamespace>(m.pids());
+  return true;
 }
 
 ErrnoOr<RefPtr<FileSystem>> SysFileSystem::Make(const MountArguments&) {

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <charconv>
 
+#include "sentry/kernel/task.h"
+
 namespace amber {
 namespace {
 
@@ -322,6 +324,16 @@ ErrnoOr<TmpfsFileSystem::Options> ParseTmpfsOptions(const std::vector<std::strin
 
 ErrnoOr<RefPtr<FileSystem>> MakeTmpfs(const MountArguments& arguments) {
   auto options = TRY(ParseTmpfsOptions(arguments.options));
+  if (arguments.task != nullptr) {
+    // Owned by who mounts it; ids of options are that one's (shmem_init_fs_context, shmem_parse_one).
+    const Credentials& creds = arguments.task->creds();
+    auto given = [&](std::string_view key) {
+      return std::ranges::any_of(arguments.options, [&](const std::string& o) { return o.starts_with(key); });
+    };
+    options.uid = given("uid=") ? ToKernelUid(creds.user_ns.get(), options.uid) : creds.fsuid;
+    options.gid = given("gid=") ? ToKernelGid(creds.user_ns.get(), options.gid) : creds.fsgid;
+    if (options.uid == UserNamespace::kInvalidId || options.gid == UserNamespace::kInvalidId) return Errno(EINVAL);
+  }
   return RefPtr<FileSystem>(MakeRef<TmpfsFileSystem>(options));
 }
 

@@ -233,6 +233,8 @@ bool RawSocket::AfterLoad(state::Loader&) {
 std::string NetNamespace::Save(state::Saver& saver) const {
   proto::NetNamespace m;
   m.set_cookie(cookie_);
+  m.set_ino(ino());
+  m.set_owner(SaveOwner(saver));
   for (const auto& link : stack_->links()) {
     auto* out = m.add_link();
     out->set_index(link->index());
@@ -321,6 +323,7 @@ bool NetNamespace::Load(state::Loader& loader, std::string_view bytes) {
   if (kernel_ == nullptr) return false;
   SetUp();
   cookie_ = m.cookie();
+  if (!LoadCommon(loader, m.ino(), m.owner())) return false;
   if (!LoadLinks(m)) return loader.Fail("a network interface is malformed");
   for (uint64_t id : m.connection()) {
     RefPtr<net::TcpConnection> c = loader.GetRef<net::TcpConnection>(id);

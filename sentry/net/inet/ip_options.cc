@@ -9,6 +9,7 @@
 
 #include "sentry/kernel/task.h"
 #include "sentry/net/inet/inet_socket.h"
+#include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/inet/option_util.h"
 
 #ifndef IPV6_FREEBIND
@@ -59,7 +60,7 @@ ErrnoOr<void> InetSocket::SetSocketOption(Task& task, int name, std::span<const 
       return Ok();
     }
     case SO_MARK:
-      if (!task.Has(CAP_NET_ADMIN) && !task.Has(CAP_NET_RAW)) return Errno(EPERM);
+      if (!task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_ADMIN) && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_RAW)) return Errno(EPERM);
       ip_.mark = TRY(ParseOption<int>(value));
       return Ok();
     case SO_INCOMING_CPU:
@@ -138,7 +139,7 @@ ErrnoOr<void> InetSocket::SetIpOption(Task& task, int name, std::span<const uint
       ip_.freebind = n != 0;
       return Ok();
     case IP_TRANSPARENT:
-      if (n != 0 && !task.Has(CAP_NET_ADMIN) && !task.Has(CAP_NET_RAW)) return Errno(EPERM);
+      if (n != 0 && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_ADMIN) && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_RAW)) return Errno(EPERM);
       ip_.transparent = n != 0;
       return Ok();
     case IP_MTU_DISCOVER:

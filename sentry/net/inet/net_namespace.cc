@@ -9,9 +9,9 @@
 
 namespace amber {
 
-NetNamespace::NetNamespace() : timer_([this] { stack_->RunTimers(); }) {}
+NetNamespace::NetNamespace(RefPtr<UserNamespace> owner) : Namespace(std::move(owner)), timer_([this] { stack_->RunTimers(); }) {}
 
-NetNamespace::NetNamespace(Kernel& kernel, bool up) : NetNamespace() {
+NetNamespace::NetNamespace(Kernel& kernel, bool up, RefPtr<UserNamespace> owner) : NetNamespace(std::move(owner)) {
   kernel_ = &kernel;
   SetUp();
   static uint64_t next_cookie = 1;
@@ -36,7 +36,7 @@ NetNamespace& NetNamespace::Of(Task& task) {
 RefPtr<NetNamespace> NetNamespace::ForNewProcess(Kernel& kernel, Task* init) {
   if (init != nullptr && init->extras().net) return init->extras().net;
   for (const RefPtr<ThreadGroup>& g : kernel.groups()) {
-    if (g->pid() == 1 && g->leader() != nullptr && g->leader()->extras().net) return g->leader()->extras().net;
+    if (g->is_init() && g->pids().level() == 0 && g->leader() != nullptr && g->leader()->extras().net) return g->leader()->extras().net;
   }
   return MakeRef<NetNamespace>(kernel, true);
 }

@@ -10,6 +10,7 @@
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
 #include "sentry/kernel/clock.h"
+#include "sentry/kernel/namespace.h"
 #include "sentry/net/ip/stack.h"
 
 namespace amber {
@@ -28,11 +29,11 @@ namespace proto {
 class NetNamespace;
 }  // namespace net
 
-class NetNamespace final : public RefCounted<NetNamespace>, public state::Saveable, public net::StackHost {
+class NetNamespace final : public Namespace, public net::StackHost {
  public:
-  NetNamespace();  // for Load()
+  explicit NetNamespace(RefPtr<UserNamespace> owner = nullptr);  // for Load()
   // `up`: lo is up and has its addresses.
-  NetNamespace(Kernel& kernel, bool up);
+  NetNamespace(Kernel& kernel, bool up, RefPtr<UserNamespace> owner = nullptr);
   ~NetNamespace() override;
 
   // The namespace that `task` is in.
@@ -40,6 +41,7 @@ class NetNamespace final : public RefCounted<NetNamespace>, public state::Saveab
   // For a container's new process: that of its init, else that of the sandbox's other containers, else a new one with lo up.
   static RefPtr<NetNamespace> ForNewProcess(Kernel& kernel, Task* init);
 
+  int type() const override { return 0x40000000; }  // CLONE_NEWNET
   net::Stack& stack() { return *stack_; }
   net::TcpLayer& tcp() { return *tcp_; }
   net::UdpLayer& udp() { return *udp_; }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/inet/inet_socket.h"
@@ -48,7 +49,7 @@ ErrnoOr<size_t> UnixSocket::Send(Task& task, SendRequest& request) {
   message.rights = std::move(request.rights);
   message.rights_owner = task.creds().uid;
   message.credentials_wanted = request.credentials.has_value();
-  message.credentials = request.credentials.value_or(ucred{task.pid(), task.creds().uid, task.creds().gid});
+  message.credentials = request.credentials.value_or(KernelCredentials(task, task.creds().uid, task.creds().gid));
   auto result = type_ == SOCK_STREAM ? SendStream(task, request, std::move(message)) : SendPacket(task, request, std::move(message));
   if (result.Is(EPIPE) && type_ == SOCK_STREAM && (request.flags & MSG_NOSIGNAL) == 0) {
     task.SendSignal(SigInfo::User(SIGPIPE, SI_USER, task.pid(), task.creds().uid));

@@ -10,6 +10,7 @@
 
 #include "sentry/fs/anon/anon.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/unix/unix_names.h"
@@ -77,7 +78,7 @@ std::pair<RefPtr<UnixSocket>, RefPtr<UnixSocket>> UnixSocket::Pair(Task& task, i
   auto b = MakeRef<UnixSocket>(type);
   a->ConnectTo(*b);
   b->ConnectTo(*a);
-  a->peer_credentials_ = b->peer_credentials_ = {task.pid(), task.creds().euid, task.creds().egid};
+  a->peer_credentials_ = b->peer_credentials_ = KernelCredentials(task, task.creds().euid, task.creds().egid);
   a->has_peer_credentials_ = b->has_peer_credentials_ = true;
   return {std::move(a), std::move(b)};
 }
@@ -129,7 +130,7 @@ ErrnoOr<void> UnixSocket::Listen(Task& task, int backlog) {
   state_ = State::kListening;
   bool grew = static_cast<uint32_t>(backlog) > backlog_;
   backlog_ = std::min<uint32_t>(static_cast<uint32_t>(backlog), 4096);  // net.core.somaxconn
-  own_credentials_ = {task.pid(), task.creds().euid, task.creds().egid};
+  own_credentials_ = KernelCredentials(task, task.creds().euid, task.creds().egid);
   if (grew) backlog_queue_.Notify(POLLOUT);
   return Ok();
 }
@@ -160,7 +161,7 @@ ErrnoOr<void> UnixSocket::Connect(Task& task, std::string_view address) {
   auto server = MakeRef<UnixSocket>(type_);
   server->address_ = target->address_;
   server->pass_credentials_ = target->pass_credentials_;
-  server->peer_credentials_ = {task.pid(), task.creds().euid, task.creds().egid};
+  server->peer_credentials_ = KernelCredentials(task, task.creds().euid, task.creds().egid);
   server->has_peer_credentials_ = has_peer_credentials_ = true;
   peer_credentials_ = target->own_credentials_;
   ConnectTo(*server);
@@ -215,7 +216,7 @@ ErrnoOr<std::string> UnixSocket::PeerAddress() {
 
 ErrnoOr<std::string> UnixSocket::GetOption(Task& task, int level, int name, size_t capacity) {
   if (level == SOL_SOCKET && name == SO_PEERCRED) {
-    ucred c = has_peer_credentials_ ? peer_credentials_ : ucred{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
+    ucred c = has_peer_credentials_ ? ShownCredentials(task, peer_credentials_) : ucred{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
     return std::string(reinterpret_cast<const char*>(&c), sizeof(c));
   }
   return Socket::GetOption(task, level, name, capacity);

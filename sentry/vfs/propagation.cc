@@ -1,0 +1,184 @@
+#include "sentry/vfs/propagation.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "sentry/vfs/mount.h"
+
+namespace amber {
+namespace {
+
+// All groups, by number. Guarded by the kernel lock.
+std::map<int, PeerGroup*>& Groups() {
+  static std::map<int, PeerGroup*> groups;
+  return groups;
+}
+
+}  // namespace
+
+PeerGroup::PeerGroup(int id) : id_(id) {
+  // The lowest free number, as mnt_group_ida hands them out.
+  if (id_ == 0) {
+    id_ = 1;
+    while (Groups().contains(id_)) ++id_;
+  }
+  Groups()[id_] = this;
+}
+
+PeerGroup::~PeerGroup() { Groups().erase(id_); }
+
+PeerGroup* PeerGroup::Find(int id) {
+  auto it = Groups().find(id);
+  return it == Groups().end() ? nullptr : it->second;
+}
+
+void Mount::JoinPeers(RefPtr<PeerGroup> peers) {
+  peers->members.push_back(this);
+  peers_ = std::move(peers);
+}
+
+void Mount::JoinMaster(RefPtr<PeerGroup> master) {
+  master->slaves.push_back(this);
+  master_ = std::move(master);
+}
+
+void Mount::LeaveMaster() {
+  if (!master_) return;
+  std::erase(master_->slaves, this);
+  master_.reset();
+}
+
+void Mount::LeavePeers() {
+  if (!peers_) return;
+  RefPtr<PeerGroup> group = std::move(peers_);
+  std::erase(group->members, this);
+  if (!group->members.empty()) return;
+  // The last one: its slaves become slaves of its master, or private.
+  for (Mount* slave : std::exchange(group->slaves, {})) {
+    slave->master_.reset();
+    if (master_) slave->JoinMaster(master_);
+  }
+}
+
+void Mount::SetPropagation(uint64_t type) {
+  unbindable_ = type == MS_UNBINDABLE;
+  if (type == MS_SHARED) {
+    if (!peers_) JoinPeers(MakeRef<PeerGroup>());
+    return;
+  }
+  if (type == MS_SLAVE) {
+    // What has no peers keeps the master that it has; without one it becomes private.
+    if (!peers_) return;
+    RefPtr<PeerGroup> group = peers_;
+    LeavePeers();
+    if (group->members.empty()) return;
+    LeaveMaster();
+    JoinMaster(std::move(group));
+    return;
+  }
+  LeavePeers();
+  LeaveMaster();
+}
+
+void Mount::ShareWith(Mount& to) const {
+  if (peers_) to.JoinPeers(peers_);
+  if (master_) to.JoinMaster(master_);
+}
+
+// --- mounts come and go ---
+
+namespace {
+
+// All mounts to which what is mounted on a member of `group` propagates, the members included.
+void CollectTargets(const PeerGroup& group, std::set<const PeerGroup*>* seen, std::vector<RefPtr<Mount>>* out) {
+  if (!seen->insert(&group).second) return;
+  for (Mount* m : group.members) out->emplace_back(m);
+  for (Mount* slave : group.slaves) {
+    if (slave->peers() != nullptr) {
+      CollectTargets(*slave->peers(), seen, out);
+    } else {
+      out->emplace_back(slave);
+    }
+  }
+}
+
+// The mounts at the same place as `mount` on what its parent propagates to.
+std::vector<RefPtr<Mount>> Counterparts(const Mount& mount) {
+  std::vector<RefPtr<Mount>> targets, out;
+  std::set<const PeerGroup*> seen;
+  if (mount.parent() == nullptr || mount.parent()->peers() == nullptr) return out;
+  CollectTargets(*mount.parent()->peers(), &seen, &targets);
+  for (const RefPtr<Mount>& t : targets) {
+    if (t == mount.parent() || t->ns() == nullptr) continue;
+    Mount* there = t->ns()->MountedOn(*t, *mount.mountpoint());
+    if (there != nullptr) out.emplace_back(there);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<Mount*> MountNamespace::ChildrenOf(const Mount& mount) const {
+  std::vector<Mount*> out;
+  for (const auto& m : mounts_) {
+    if (m->parent_ == &mount) out.push_back(m.get());
+  }
+  return out;
+}
+
+bool MountNamespace::Receive(Mount& target, RefPtr<Mount> copy, const RefPtr<Dentry>& place) {
+  MountNamespace* ns = target.ns_;
+  if (ns == nullptr || ns->mounts_.size() >= kMaxMounts || !place->IsBelow(*target.root_)) return false;
+  VfsPath where{RefPtr<Mount>(&target), place};
+  ns->CrossDown(&where);
+  ns->Insert(std::move(copy), std::move(where));
+  return true;
+}
+
+void MountNamespace::PropagateInGroup(PeerGroup& group, const Mount& except, Mount& source, const RefPtr<Dentry>& place) {
+  std::vector<RefPtr<Mount>> members, slaves;
+  for (Mount* m : group.members) members.emplace_back(m);
+  for (Mount* m : group.slaves) slaves.emplace_back(m);
+  for (const RefPtr<Mount>& m : members) {
+    if (m != &except) Receive(*m, CloneMount(source, source.root_), place);
+  }
+  std::set<PeerGroup*> seen;
+  for (const RefPtr<Mount>& m : slaves) {
+    // Slaves that are peers of each other get peers.
+    RefPtr<PeerGroup> peers = m->peers_;
+    if (peers && seen.contains(peers.get())) continue;
+    RefPtr<Mount> copy = CloneMount(source, source.root_);
+    copy->LeavePeers();
+    copy->LeaveMaster();
+    copy->JoinMaster(source.peers_);
+    if (peers) copy->JoinPeers(MakeRef<PeerGroup>());
+    if (!Receive(*m, copy, place) || !peers) continue;
+    seen.insert(peers.get());
+    PropagateInGroup(*peers, *m, *copy, place);
+  }
+}
+
+void MountNamespace::Propagate(Mount& mount) {
+  RefPtr<PeerGroup> group = mount.parent_->peers_;
+  if (!group) return;
+  if (!mount.peers_) mount.JoinPeers(MakeRef<PeerGroup>());
+  RefPtr<Dentry> place = mount.mountpoint_;
+  PropagateInGroup(*group, *mount.parent_, mount, place);
+}
+
+bool MountNamespace::PropagatedBusy(const Mount& mount) {
+  for (const RefPtr<Mount>& m : Counterparts(mount)) {
+    // One reference is the namespace's, one ours.
+    if (m->ns_->ChildrenOf(*m).empty() && m->ref_count() > 2) return true;
+  }
+  return false;
+}
+
+void MountNamespace::PropagateUnmount(Mount& mount) {
+  for (const RefPtr<Mount>& m : Counterparts(mount)) {
+    if (m->ns_ != nullptr && m->ns_->ChildrenOf(*m).empty() && m->ns_->root_ != m) m->ns_->Remove(*m);
+  }
+}
+
+}  // namespace amber
