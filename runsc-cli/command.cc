@@ -68,6 +68,7 @@ std::vector<FlagSpec> SandboxFlags() {
           {"gpu", 0, FlagKind::kBool, nullptr, "gives the sandbox the NVIDIA GPUs"},
           {"gpu-driver", 0, FlagKind::kString, "fake:FILE", "a driver that does not exist, as FILE describes it, for tests"},
           {"gpu-memory", 0, FlagKind::kString, "SIZE", "limits the memory of each GPU: 8GiB, 512MiB"},
+          {"gpu-host-memory", 0, FlagKind::kString, "SIZE", "limits the host memory that the GPUs' driver allocates or pins"},
           {"gpu-devices", 0, FlagKind::kString, "LIST", "which GPUs: indices in PCI order, or GPU-uuid (default: all)"},
           {"gpu-capabilities", 0, FlagKind::kString, "LIST", "what may be asked for, of compute, utility, graphics, video, profiling (default: compute,utility)"},
           {"gpu-allow-other-driver", 0, FlagKind::kBool, nullptr, "takes point releases that are not known to work"},
@@ -98,6 +99,10 @@ absl::Status ReadGpuFlags(const Flags& flags, GpuOptions* gpu) {
   if (flags.Has("gpu-memory")) {
     gpu->memory_limit = ParseGpuBytes(flags.String("gpu-memory"));
     if (gpu->memory_limit == 0) return absl::InvalidArgumentError("--gpu-memory must be a size, as 8GiB");
+  }
+  if (flags.Has("gpu-host-memory")) {
+    gpu->host_limit = ParseGpuBytes(flags.String("gpu-host-memory"));
+    if (gpu->host_limit == 0) return absl::InvalidArgumentError("--gpu-host-memory must be a size, as 8GiB");
   }
   if (flags.Has("gpu-devices")) gpu->devices = absl::StrSplit(flags.String("gpu-devices"), ',', absl::SkipEmpty());
   if (!flags.Has("gpu-capabilities")) return absl::OkStatus();

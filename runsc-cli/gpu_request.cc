@@ -100,8 +100,6 @@ absl::Status ReadAnnotations(const Bundle& bundle, GpuRequest* request) {
       return absl::InvalidArgumentError(absl::StrCat("annotation ", kGpuMemoryAnnotation, " must be a size, as 8GiB, not \"", it->second, "\""));
     }
   }
-  auto it = annotations.find(kGpuAllowOtherDriverAnnotation);
-  request->allow_other_driver = it != annotations.end() && it->second == "true";
   return absl::OkStatus();
 }
 
@@ -167,7 +165,6 @@ absl::Status ApplyGpuRequest(const GpuRequest& request, GpuOptions* options) {
   if (request.memory_limit != 0 && (options->memory_limit == 0 || request.memory_limit < options->memory_limit)) {
     options->memory_limit = request.memory_limit;
   }
-  options->allow_other_driver |= request.allow_other_driver;
   if (!request.wanted) return absl::OkStatus();
   // "none" wants the driver's files alone.
   if (!request.all && request.devices.empty()) return absl::OkStatus();

@@ -16,7 +16,6 @@
 namespace amber::cli {
 
 inline constexpr char kGpuMemoryAnnotation[] = "org.amber.gpu.memory";
-inline constexpr char kGpuAllowOtherDriverAnnotation[] = "org.amber.gpu.allow-other-driver";
 
 struct GpuRequest {
   bool wanted = false;  // the driver's files; maybe no GPU ("none")
@@ -26,7 +25,6 @@ struct GpuRequest {
   uint8_t capabilities = 3;   // as GpuOptions::capabilities
   bool all_capabilities = false;  // whatever may be asked for
   uint64_t memory_limit = 0;  // by annotation; 0: none given
-  bool allow_other_driver = false;
   // The old hook stands in the bundle: its work (libraries and programs of the driver in the container) is ours to do.
   bool legacy_hook = false;
   std::vector<std::string> warnings;

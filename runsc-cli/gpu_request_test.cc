@@ -112,11 +112,10 @@ TEST(GpuRequest, NodesOfAnotherDriverAreNone) {
 
 TEST(GpuRequest, Annotations) {
   Bundle bundle = Cdi();
-  bundle.container.annotations = {{kGpuMemoryAnnotation, "8GiB"}, {kGpuAllowOtherDriverAnnotation, "true"}};
+  bundle.container.annotations = {{kGpuMemoryAnnotation, "8GiB"}};
   auto request = ReadGpuRequest(bundle);
   ASSERT_TRUE(request.ok());
   EXPECT_EQ(request->memory_limit, uint64_t{8} << 30);
-  EXPECT_TRUE(request->allow_other_driver);
   bundle.container.annotations[kGpuMemoryAnnotation] = "much";
   EXPECT_FALSE(ReadGpuRequest(bundle).ok());
 }

@@ -134,6 +134,7 @@ struct GpuOptions {
   // Which GPUs: an index in PCI order, "GPU-uuid" or "minor:N"; empty means all.
   std::vector<std::string> devices;
   uint64_t memory_limit = 0;  // bytes of each GPU; 0 means no limit
+  uint64_t host_limit = 0;    // bytes of host memory that the driver allocates or pins for the sandbox; 0 means no limit
   uint8_t capabilities = 3;   // nvproxy::Capability: compute and utility
   bool allow_other_driver = false;
 };

@@ -94,6 +94,12 @@ class Tests:
         result = self.cuda(flags=["--gpu-memory=3GiB"])
         assert result.returncode == 0 and "total 3072 MiB" in result.stdout, result.stdout + result.stderr
 
+    def test_limit_of_host_memory(self):
+        result = self.cuda(flags=["--gpu-host-memory=512KiB"])
+        assert result.returncode != 0 and "FAIL register host memory: 2" in result.stdout, result.stdout + result.stderr
+        result = self.cuda(flags=["--gpu-host-memory=64MiB"])
+        assert result.returncode == 0, result.stdout + result.stderr
+
     def bundle(self, name, *arguments):
         root = os.path.join(self.work, name + "-root")
         os.makedirs(root)

@@ -71,7 +71,7 @@ std::string GpuSupport::Start(Kernel& kernel, const GpuOptions& options) {
   std::string error = options.fake ? support->UseFake(options) : support->UseReal(options);
   if (!error.empty()) return error;
   nvproxy::Options proxy_options{.capabilities = options.capabilities, .devices = options.devices, .memory_limit = options.memory_limit,
-                                 .allow_other_driver = options.allow_other_driver};
+                                 .host_limit = options.host_limit, .allow_other_driver = options.allow_other_driver};
   support->proxy_ = nvproxy::Proxy::Create(*support->driver_, proxy_options, {}, &error);
   if (support->proxy_ == nullptr) return error;
   for (int i = 0; i < 4; i += 2) {
