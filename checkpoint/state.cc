@@ -34,7 +34,17 @@ void Saver::Run(const Saveable* root) {
 }
 
 Loader::~Loader() {
-  for (auto& [id, created] : objects_) created.drop();
+  // File systems go last: inodes and names know theirs by a plain pointer, and may be held by nobody else now.
+  std::vector<const Created*> file_systems;
+  for (auto& [id, created] : objects_) {
+    Kind kind = created.object->kind();
+    if (kind >= Kind::kGoferFileSystem && kind < Kind::kGoferInode) {
+      file_systems.push_back(&created);
+    } else {
+      created.drop();
+    }
+  }
+  for (const Created* fs : file_systems) fs->drop();
 }
 
 bool Loader::Fail(std::string why) {

@@ -3,6 +3,10 @@
 // The test body holds the kernel lock for as long as the fixture lives; timers do not run meanwhile.
 #pragma once
 
+#if __has_feature(address_sanitizer)
+#include <sanitizer/lsan_interface.h>
+#endif
+
 #include "sentry/kernel/credentials.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
@@ -30,6 +34,10 @@ class TestTask {
   Task& task() { return *task_; }
   // Another process of the same pid namespace.
   RefPtr<Task> New() {
+#if __has_feature(address_sanitizer)
+    // It never exits, which would break the ring of it and its process.
+    __lsan::ScopedDisabler not_a_leak;
+#endif
     NewProcess what;
     what.pids = pids_;
     what.uts = MakeRef<UtsNamespace>();

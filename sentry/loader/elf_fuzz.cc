@@ -17,6 +17,8 @@ void LoadBytes(const std::string& bytes) {
   env.file = std::make_unique<BytesExecFile>(bytes);
   // Scripts and dynamic programs find themselves again as their interpreter.
   env.open = [&](const std::string& path) -> ErrnoOr<std::unique_ptr<ExecFile>> {
+    // What is looked up is a C string that a path walk takes.
+    AMBER_CHECK(path.find('\0') == std::string::npos && path.size() < 4096);
     if (path.empty()) return Errno(ENOENT);
     return std::unique_ptr<ExecFile>(new BytesExecFile(bytes));
   };

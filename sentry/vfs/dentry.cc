@@ -100,10 +100,16 @@ bool Dentry::Load(state::Loader& loader, std::string_view bytes) {
 }
 
 bool Dentry::AfterLoad(state::Loader& loader) {
-  if (!restore_cached_) return true;
-  for (const Dentry* d = parent_.get(); d != nullptr; d = d->parent_.get()) {
-    if (d == this) return loader.Fail("a directory is its own ancestor");
+  // A ring of ancestors, with this one in it or above it, would make every walk to the root endless: one pointer goes twice as fast.
+  Dentry* fast = this;
+  for (Dentry* slow = this; fast != nullptr && fast->parent_; slow = slow->parent_.get()) {
+    fast = fast->parent_->parent_.get();
+    if (fast != slow->parent_.get() || fast == nullptr) continue;
+    RefPtr<Dentry> cut = std::move(fast->parent_);  // so that it can go
+    return loader.Fail("a directory is its own ancestor");
   }
+  if (!restore_cached_) return true;
+  if (parent_->negative()) return loader.Fail("a name is in a directory without an inode");
   if (!parent_->children_.emplace(name_, RefPtr<Dentry>(this)).second) return loader.Fail("a name is there twice");
   cached_ = true;
   lru_ = fs_->lru_.insert(fs_->lru_.end(), this);

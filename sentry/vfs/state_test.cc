@@ -9,6 +9,7 @@
 #include "sentry/vfs/file_lock.h"
 #include "sentry/vfs/regular_file.h"
 #include "sentry/vfs/test_tree.h"
+#include "sentry/vfs/vfs.pb.h"
 
 namespace amber {
 namespace {
@@ -176,6 +177,52 @@ TEST(State, LocksComeBack) {
   ASSERT_EQ(locks.all().size(), 1u);
   EXPECT_EQ(locks.all()[0].owner, files.get());
   EXPECT_EQ(locks.all()[0].end, 9u);
+}
+
+// Images with good checksums whose objects are not what a tree can be: `change` gets each message of `kind`. True if it is refused.
+template <typename Message>
+bool IsRefused(Kind kind, const std::function<void(Message&)>& change) {
+  TestTree t;
+  t.MkDir("/a");
+  t.MkDir("/a/b");
+  t.MkDir("/mnt");
+  auto fs = MakeRef<TmpfsFileSystem>(TmpfsFileSystem::Options{});
+  EXPECT_TRUE(t.ns->Attach(MakeRef<Mount>(fs, fs->root(), 0, "src"), *t.Find("/mnt")).ok());
+  t.context->set_cwd(*t.Find("/a/b"));
+  Root root;
+  root.fs = t.context;
+  root.files = MakeRef<FdTable>();
+  state::Saver saver;
+  saver.Run(&root);
+  std::vector<state::Saver::Record> records(saver.records().begin() + 1, saver.records().end());
+  for (auto& r : records) {
+    if (r.kind != kind) continue;
+    Message m;
+    EXPECT_TRUE(m.ParseFromString(r.bytes));
+    change(m);
+    r.bytes = m.SerializeAsString();
+  }
+  Loader loader([](uint64_t) { return -1; });
+  return !loader.Run(records);
+}
+
+TEST(State, RingsOfDirectoriesAreRefused) {
+  EXPECT_FALSE(IsRefused<vfs_state::Dentry>(Kind::kDentry, [](auto&) {}));
+  std::map<std::string, uint64_t> parents;
+  auto note = [&](vfs_state::Dentry& d) { parents[d.name()] = d.parent(); };
+  EXPECT_FALSE(IsRefused<vfs_state::Dentry>(Kind::kDentry, note));
+  // a is its own parent, and b is in it.
+  auto ring = [&](vfs_state::Dentry& d) {
+    if (d.name() == "a") d.set_parent(parents["b"]), d.set_cached(false);
+  };
+  EXPECT_TRUE(IsRefused<vfs_state::Dentry>(Kind::kDentry, ring));
+}
+
+TEST(State, NamesInNoDirectoryAreRefused) {
+  auto hollow = [](vfs_state::Dentry& d) {
+    if (d.name() == "a") d.set_inode(0);
+  };
+  EXPECT_TRUE(IsRefused<vfs_state::Dentry>(Kind::kDentry, hollow));
 }
 
 }  // namespace

@@ -33,8 +33,10 @@ TEST_F(EpollTest, LevelTriggered) {
   a_->Signal(1);
   auto events = ep_->Harvest(t_.task(), 10);
   ASSERT_EQ(events.size(), 1u);
-  EXPECT_EQ(events[0].data.u64, 7u);
-  EXPECT_EQ(events[0].events, static_cast<uint32_t>(EPOLLIN));
+  uint64_t data = events[0].data.u64;  // packed: no reference may be made to it
+  EXPECT_EQ(data, 7u);
+  uint32_t what = events[0].events;
+  EXPECT_EQ(what, static_cast<uint32_t>(EPOLLIN));
   EXPECT_EQ(Count(), 1u);
   Read(*a_);
   EXPECT_EQ(Count(), 0u);
