@@ -179,7 +179,10 @@ ErrnoOr<uint32_t> PrepareFilter(ControlCall& c) {
     case Kind::kGpuPids: AnswerPids(c); return uint32_t{kNvOk};
     case Kind::kGpuPidInfo: return AnswerPidInfo(c);
     case Kind::kBoostGroups: std::memset(c.params.data(), 0, c.params.size()); c.answered = true; return uint32_t{kNvOk};
-    case Kind::kFbInfoV2: return uint32_t{c.params.Get<uint32_t>(0) > (c.params.size() - 4) / 8 ? kNvInvalidArgument : kNvOk};
+    case Kind::kFbInfoV2:
+      // Where the tables have no size the guest's may be any.
+      if (c.params.size() < 4) return uint32_t{kNvInvalidParamStruct};
+      return uint32_t{c.params.Get<uint32_t>(0) > (c.params.size() - 4) / 8 ? kNvInvalidArgument : kNvOk};
     case Kind::kInheritedShare: return uint32_t{PrepareInherited(c)};
     case Kind::kExportObject:
     case Kind::kExportInfo:

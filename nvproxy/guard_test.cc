@@ -97,5 +97,25 @@ TEST(Guard, BusyProcessesAndFreeMemory) {
   EXPECT_TRUE(world.host.violations().empty());
 }
 
+// Branches whose sizes the tables do not have leave them to the guest.
+TEST(Guard, MemoryQueriesOfAnySize) {
+  World world(TwoGpus("620.06.00"));
+  Proxy& proxy = world.Sandbox({.memory_limit = 1 << 30});
+  TestProcess p(proxy, {.process = 1, .pid = 1});
+  TestProcess::Basic b = p.Start();
+  for (size_t size : {0, 3, 4, 8, 12, 1028}) {
+    std::vector<uint8_t> params(size, 0xff);
+    uint32_t status = p.Control(b.ctl, b.client, b.subdevice, 0x20801303, params);
+    EXPECT_EQ(status, size < 4 ? kNvInvalidParamStruct : kNvInvalidArgument) << size;
+    if (size < 12) continue;
+    uint32_t ask[] = {1, 8, 0};
+    std::memcpy(params.data(), ask, sizeof(ask));
+    EXPECT_EQ(p.Control(b.ctl, b.client, b.subdevice, 0x20801303, params), kNvOk) << size;
+    std::memcpy(ask, params.data(), sizeof(ask));
+    EXPECT_EQ(ask[2], 1u << 20) << size;
+  }
+  EXPECT_TRUE(world.host.violations().empty());
+}
+
 }  // namespace
 }  // namespace amber::nvproxy

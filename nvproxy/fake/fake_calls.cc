@@ -128,7 +128,13 @@ uint32_t FakeHost::Control(Args& args) {
     params = static_cast<std::byte*>(Nested(args, block.params, block.paramsSize));
     if (params == nullptr) return kNvInvalidArgument;
   }
-  return RunControl(args, *client, it->second, *entry, params);
+  if (entry->size != kUnknownSize) return RunControl(args, *client, it->second, *entry, params);
+  // Of a size that only the real driver knows: room for whatever RunControl() looks at.
+  std::vector<std::byte> padded(std::max<size_t>(block.paramsSize, 16384));
+  std::copy_n(params, block.paramsSize, padded.begin());
+  uint32_t status = RunControl(args, *client, it->second, *entry, padded.data());
+  std::copy_n(padded.begin(), block.paramsSize, params);
+  return status;
 }
 
 uint32_t FakeHost::FbInfoList(Object& object, std::byte* list, size_t count) {
