@@ -162,11 +162,11 @@ def all_suites():
         Suite(
             "asan", "unit tests under AddressSanitizer and UBSan",
             bazel_test("asan", "--config=fuzz", "--test_tag_filters=-nosan,-noasan"),
-            read_bazel, 25, least=3,
+            read_bazel, 25, least=3, on_request=True,
         ),
         Suite(
             "fuzz", f"fuzz targets, {fuzz_seconds} s each",
-            python("tools/fuzz.py", "--seconds", fuzz_seconds), read_counts, 15, least=3,
+            python("tools/fuzz.py", "--seconds", fuzz_seconds), read_counts, 15, least=3, on_request=True,
         ),
         Suite(
             "tsan", "unit tests of what has threads, under ThreadSanitizer",
