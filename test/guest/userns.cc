@@ -133,6 +133,29 @@ GUEST_TEST(UserNs, FilesKeepTheirOwners) {
   EXPECT_EQ(status.st_gid, 1000);
 }
 
+GUEST_TEST(UserNs, MapIsWrittenByItsOpener) {
+  NeedRoot();
+  Gate made, done;
+  const pid_t pid = Fork([&] {
+    MUST(setresuid(1000, 1000, 1000));
+    MUST(prctl(PR_SET_DUMPABLE, 1));
+    MUST(unshare(CLONE_NEWUSER));
+    made.Open();
+    done.Await();
+  });
+  made.Await();
+  JOIN_OK(Fork([&] {
+    MUST(setresuid(1000, 1000, 0));
+    const int fd = MUST(open(Str("/proc/%d/uid_map", pid), O_WRONLY));
+    MUST(setresuid(0, 0, 0));  // As if a set-user-id program were made to write to it.
+    CheckpointHere();
+    EXPECT_ERRNO(write(fd, "0 0 1", 5), EPERM);
+    EXPECT_OK(Put(Str("/proc/%d/uid_map", pid), "0 0 1"));
+  }));
+  done.Open();
+  JOIN_OK(pid);
+}
+
 GUEST_TEST(UserNs, Nests) {
   NeedRoot();
   JOIN_OK(Fork([] {

@@ -224,7 +224,7 @@ constexpr ProcEntry kEntries[] = {
     {"comm", kProcWritable, &Name, &SetTaskName},
     {"coredump_filter", kProcWritable, &CoreDumpFilter, &Accept},
     {"environ", kProcPrivate, &Environment, nullptr, true},
-    {"gid_map", kProcWritable, &IdMap<true>, &SetIdMap<true>},
+    {"gid_map", kProcWritable, &IdMap<true>, &SetIdMap<true>, false, true},
     {"io", kProcPrivate, &Io, nullptr, true},
     {"limits", kProcFile, &ProcLimitsText},
     {"loginuid", kProcWritable, &LoginUid, &RefuseWrite},
@@ -251,7 +251,7 @@ constexpr ProcEntry kEntries[] = {
     {"projid_map", kProcWritable, &ProjectIdMap, &RefuseWrite},
     {"schedstat", kProcFile, &SchedStat},
     {"sessionid", kProcFile, &LoginUid},
-    {"setgroups", kProcWritable, &SetGroups, &SetSetGroups},
+    {"setgroups", kProcWritable, &SetGroups, &SetSetGroups, false, true},
     {"smaps", kProcFile, &Smaps, nullptr, true},
     {"smaps_rollup", kProcFile, &SmapsRollup, nullptr, true},
     {"stack", kProcPrivate, &Empty, nullptr, true},
@@ -260,7 +260,7 @@ constexpr ProcEntry kEntries[] = {
     {"status", kProcFile, &ProcStatusText},
     {"syscall", kProcPrivate, &SyscallText, nullptr, true},
     {"timerslack_ns", S_IFREG | 0666, &TimerSlack, &Accept},
-    {"uid_map", kProcWritable, &IdMap<false>, &SetIdMap<false>},
+    {"uid_map", kProcWritable, &IdMap<false>, &SetIdMap<false>, false, true},
     {"wchan", kProcFile, &ZeroNoNewline},
 };
 

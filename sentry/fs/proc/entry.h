@@ -41,6 +41,8 @@ struct ProcEntry {
   ProcWrite write = nullptr;
   // Reading needs ptrace_may_access() to the target.
   bool ptrace = false;
+  // Writing needs the opener's user and user namespace.
+  bool opener_writes = false;
 };
 
 inline constexpr uint32_t kProcFile = S_IFREG | 0444;

@@ -111,7 +111,8 @@ class ProcInode final : public Inode {
 class ProcTextFile final : public VfsFile {
  public:
   ProcTextFile() = default;  // for Loader
-  ProcTextFile(VfsPath path, int flags) : VfsFile(std::move(path), flags) {}
+  // `opener`: who opened it; null for the kernel itself.
+  ProcTextFile(VfsPath path, int flags, const Credentials* opener);
 
   ErrnoOr<size_t> Read(Task& task, Sink& sink) override;
   ErrnoOr<size_t> PRead(Task& task, Sink& sink, uint64_t offset) override;
@@ -129,6 +130,9 @@ class ProcTextFile final : public VfsFile {
   std::string text_;
   bool made_ = false;
   uint64_t position_ = 0;
+  // A map of ids is written by who opened the file, or it would be written by whatever program can be made to write to a descriptor.
+  uint32_t opener_ = 0;
+  RefPtr<UserNamespace> opener_ns_;
 };
 
 // Text of /proc/PID/fdinfo/N.

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "sentry/fs/proc/proc.h"
+#include "sentry/fs/proc/proc.pb.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/state_util.h"
@@ -9,6 +10,8 @@ namespace amber {
 namespace {
 
 constexpr size_t kMaxWrite = 4096;
+// In an image: the text comes with who opened the file.
+constexpr uint64_t kHasOpener = 2;
 
 }  // namespace
 
@@ -49,6 +52,12 @@ ErrnoOr<std::string> ProcInode::Text(Task& reader) const {
   return FdInfoText(*target_, fd);
 }
 
+ProcTextFile::ProcTextFile(VfsPath path, int flags, const Credentials* opener) : VfsFile(std::move(path), flags) {
+  if (opener == nullptr) return;
+  opener_ = opener->euid;
+  opener_ns_ = opener->user_ns;
+}
+
 ErrnoOr<size_t> ProcTextFile::PRead(Task& task, Sink& sink, uint64_t offset) {
   if (offset == 0 || !made_) {
     text_ = TRY(static_cast<ProcInode&>(inode()).Text(task));
@@ -68,6 +77,8 @@ ErrnoOr<size_t> ProcTextFile::PWrite(Task& task, Source& source, uint64_t) {
   auto& inode = static_cast<ProcInode&>(this->inode());
   if (inode.entry() == nullptr || inode.entry()->write == nullptr) return Errno(EIO);
   if (!inode.Alive()) return Errno(ESRCH);
+  const Credentials& writer = task.creds();
+  if (inode.entry()->opener_writes && (writer.euid != opener_ || writer.user_ns != opener_ns_)) return Errno(EPERM);
   size_t size = source.remaining();
   if (size > kMaxWrite) return Errno(EINVAL);
   std::string text(size, '\0');
@@ -102,15 +113,25 @@ ErrnoOr<uint64_t> ProcTextFile::Seek(Task&, int64_t offset, int whence) {
 
 std::string ProcTextFile::Save(state::Saver& saver) const {
   // A reader in the middle of a file goes on in the text that it began with.
-  return SaveOpenFile(saver, position_, made_ ? 1 : 0, text_);
+  proto::ProcTextFile m;
+  m.set_text(text_);
+  m.set_opener(opener_);
+  m.set_opener_ns(saver.Ref(opener_ns_));
+  return SaveOpenFile(saver, position_, (made_ ? 1 : 0) | kHasOpener, m.SerializeAsString());
 }
 
 bool ProcTextFile::Load(state::Loader& loader, std::string_view bytes) {
   vfs_state::OpenFile m;
   if (!LoadOpenFile(loader, bytes, &m)) return false;
   position_ = m.position();
-  made_ = m.data_inode() == 1;
+  made_ = (m.data_inode() & 1) != 0;
   text_ = m.extra();
+  if ((m.data_inode() & kHasOpener) == 0) return true;
+  proto::ProcTextFile own;
+  if (!own.ParseFromString(m.extra())) return false;
+  text_ = own.text();
+  opener_ = own.opener();
+  opener_ns_ = loader.GetRef<UserNamespace>(own.opener_ns());
   return true;
 }
 

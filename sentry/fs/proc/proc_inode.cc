@@ -315,7 +315,7 @@ ErrnoOr<RefPtr<File>> ProcInode::Open(const VfsContext& ctx, const VfsPath& path
   if (IsDir()) return RefPtr<File>(MakeRef<DirectoryFile>(path, flags));
   if (!IsRegular()) return Errno(ENXIO);
   if (entry_ != nullptr && entry_->ptrace && ctx.task != nullptr && !MayInspect(*ctx.task, *target_)) return Errno(EACCES);
-  return RefPtr<File>(MakeRef<ProcTextFile>(path, flags));
+  return RefPtr<File>(MakeRef<ProcTextFile>(path, flags, ctx.creds));
 }
 
 std::string ProcInode::Save(state::Saver& saver) const {
