@@ -20,6 +20,7 @@
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/fs/pipe/pipe.h"
 #include "sentry/fs/proc/proc.h"
+#include "sentry/fs/proc/proc_mem.h"
 #include "sentry/fs/signalfd/signalfd.h"
 #include "sentry/fs/timerfd/timerfd.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
@@ -108,6 +109,7 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kTtyFile: return &Loader::Make<TtyFile>;
     case Kind::kDeviceFile: return &Loader::Make<DeviceFile>;
     case Kind::kProcFile: return &Loader::Make<ProcTextFile>;
+    case Kind::kProcMemFile: return &Loader::Make<ProcMemFile>;
     case Kind::kHostFile: return &Loader::Make<HostFile>;
     case Kind::kPathFile: return &Loader::Make<PathFile>;
     case Kind::kMemFd: return &Loader::Make<MemFd>;

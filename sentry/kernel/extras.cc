@@ -6,12 +6,14 @@
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/aio_context.h"
 #include "sentry/kernel/cpu_timers.h"
+#include "sentry/kernel/futex_pi.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/seccomp_filter.h"
 #include "sentry/kernel/sigio.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/kernel/usage.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/vfs/fd_table.h"
@@ -54,8 +56,9 @@ void TaskExtras::OnExit(Task& task) {
   net.reset();
 }
 
-std::string TaskExtras::Save(state::Saver& saver) const {
+std::string TaskExtras::Save(state::Saver& saver, const Task& task) const {
   proto::TaskExtras m;
+  m.set_cpu_base(task.CpuTime());
   m.set_ipc(saver.Ref(ipc));
   m.set_sem_undo(saver.Ref(sem_undo));
   m.set_sched_policy(sched.policy);
@@ -69,10 +72,16 @@ std::string TaskExtras::Save(state::Saver& saver) const {
   m.set_pids_for_children(saver.Ref(pids_for_children));
   m.set_seccomp_mode(seccomp_mode);
   m.set_seccomp(saver.Ref(seccomp));
+  if (pi_wait != nullptr) {
+    m.set_pi_granted(pi_wait->granted);
+    m.set_pi_requeued(pi_wait->requeued);
+    m.set_pi_age(pi_wait->age);
+  }
+  if (tracee != nullptr) m.set_tracee(Tracing::Save(saver, *tracee));
   return m.SerializeAsString();
 }
 
-bool TaskExtras::Load(state::Loader& loader, const std::string& bytes) {
+bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& task) {
   proto::TaskExtras m;
   if (!m.ParseFromString(bytes)) return loader.Fail("a task's extras are malformed");
   ipc = loader.GetRef<IpcNamespace>(m.ipc());
@@ -90,7 +99,15 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes) {
   seccomp_mode = m.seccomp_mode();
   seccomp = loader.GetRef<SeccompFilter>(m.seccomp());
   if (seccomp_mode < 0 || seccomp_mode > 2 || (seccomp_mode == 2) != static_cast<bool>(seccomp)) return loader.Fail("a task's filter is missing");
-  return true;
+  cpu_base = m.cpu_base();
+  if (m.pi_granted() != 0 || m.pi_age() != 0) {
+    // It waits again when its call is executed again.
+    pi_wait = std::make_unique<PiWait>(task);
+    pi_wait->granted = m.pi_granted();
+    pi_wait->requeued = m.pi_requeued();
+    pi_wait->age = m.pi_age();
+  }
+  return m.tracee().empty() || Tracing::Load(loader, m.tracee(), task);
 }
 
 namespace {
@@ -157,6 +174,14 @@ std::string GroupExtras::Save(state::Saver& saver, const ThreadGroup& group) con
       owned->set_owner(SigioOwner::Of(*file, false)->Save(saver));
     });
   }
+  m.set_had_threads(had_threads);
+  m.set_creator_tid(creator_tid);
+  for (const DeadTracee& dead : dead_tracees) {
+    auto* out = m.add_dead_tracee();
+    out->set_tid(dead.tid);
+    out->set_uid(dead.uid);
+    out->set_status(dead.status);
+  }
   if (cpu_timers_ != nullptr) {
     m.set_virtual_target(cpu_timers_->virtual_timer().target());
     m.set_virtual_interval(cpu_timers_->virtual_timer().interval());
@@ -170,6 +195,8 @@ bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   proto::GroupExtras m;
   if (!m.ParseFromString(bytes)) return loader.Fail("a process's extras are malformed");
   cpu_base = m.cpu_base();
+  had_threads = m.had_threads();
+  creator_tid = m.creator_tid();
   if (m.base().size() == sizeof(base)) memcpy(&base, m.base().data(), sizeof(base));
   for (const auto& in : m.owned()) owned_.emplace_back(in.file(), in.owner());
   for (const auto& in : m.aio()) {
@@ -184,6 +211,7 @@ bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
     }
     aio[in.id()] = std::move(context);
   }
+  for (const auto& in : m.dead_tracee()) dead_tracees.push_back({in.tid(), in.uid(), in.status()});
   // 0 is an image without the timer; an armed one has a later target.
   loaded_[0] = m.virtual_target() == 0 ? kNever : m.virtual_target();
   loaded_[1] = m.virtual_interval();

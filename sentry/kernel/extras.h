@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
 #include "sentry/kernel/other_namespaces.h"
+#include "sentry/base/unique_fd.h"
 
 namespace amber {
 
@@ -28,6 +30,9 @@ class Kernel;
 class NetNamespace;
 class PidNamespace;
 class SeccompFilter;
+struct DeadTracee;  // sentry/kernel/tracing.h
+struct PiWait;      // sentry/kernel/futex_pi.h
+struct Tracee;
 class SemUndo;
 class Task;
 class ThreadGroup;
@@ -58,6 +63,13 @@ class TaskExtras {
   int ioprio = 0;
   // It touched memory that is away (GroupExtras::away) and stands still until that is back.
   bool waits_for_memory = false;
+  // Processor time of host threads that this one had before (exec and restore make new ones), ns; and the file that tells that of its host
+  // thread, kept open because programs ask often.
+  int64_t cpu_base = 0;
+  UniqueFd schedstat;
+  int schedstat_tid = 0;
+  std::unique_ptr<PiWait> pi_wait;  // null until it locks with priority inheritance
+  std::unique_ptr<Tracee> tracee;   // null if nobody traces it
 
   // A child of `parent` made with CLONE_* `flags`.
   void Inherit(Task& parent, uint64_t flags);
@@ -66,8 +78,8 @@ class TaskExtras {
   // unshare(CLONE_SYSVSEM), and before another ipc namespace is entered.
   void LeaveSemUndo(Task& task);
 
-  std::string Save(state::Saver& saver) const;
-  bool Load(state::Loader& loader, const std::string& bytes);
+  std::string Save(state::Saver& saver, const Task& task) const;
+  bool Load(state::Loader& loader, const std::string& bytes, Task& task);
 };
 
 class GroupExtras {
@@ -79,11 +91,18 @@ class GroupExtras {
   int64_t cpu_base = 0;
   // Ranges that were a device's and will be again when its state is back (sentry/runtime/gpu_checkpoint.h): threads that touch them wait.
   std::vector<std::pair<uint64_t, uint64_t>> away;
+  // It has had several threads: then its time is not that of its only one.
+  bool had_threads = false;
+  // The thread of the parent that made it (__WNOTHREAD), 0 if it is gone.
+  int creator_tid = 0;
   // All of its accounting (usage.h), and what was told last of its parts.
   rusage base{};
   int64_t told_user = 0, told_system = 0;
   // Asynchronous I/O contexts, by id.
   std::map<uint64_t, std::unique_ptr<AioContext>> aio;
+  // ptrace: whom it traces, and whose end it has not waited for.
+  std::set<Task*> tracees;
+  std::vector<DeadTracee> dead_tracees;
   // Made at first use.
   CpuTimers& cpu_timers(ThreadGroup& group);
   CpuTimers* cpu_timers_if_any() const { return cpu_timers_.get(); }

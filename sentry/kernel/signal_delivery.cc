@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/signal_frame.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
 
 namespace amber {
@@ -65,7 +67,11 @@ bool Task::DeliverSignals() {
     if (exiting_) return false;
     if (group_->exiting()) return false;  // its death is under way
     SigInfo info;
-    if (!TakeSignal(~blocked_, &info)) break;
+    if (extras_->tracee == nullptr || !Tracing::TakeDecided(*this, &info)) {
+      if (!TakeSignal(~blocked_, &info)) break;
+      if (extras_->tracee != nullptr && Tracing::StopsForSignal(*this, info)) return true;
+    }
+    if (info.signo() == 0) continue;  // its tracer has taken it away
     int signo = info.signo();
     SigAction& action = group_->handlers()[signo];
     if (action.handler == kHandlerIgnore) continue;
@@ -92,10 +98,12 @@ bool Task::DeliverSignals() {
       case DefaultAction::kStop:
         // An orphaned process group is not stopped by the terminal.
         if (signo != SIGSTOP && group_->process_group().IsOrphaned()) continue;
+        if (extras_->tracee != nullptr) Tracing::OnNewGroupStop(*this);
         group_->Stop(signo);
         return true;
       case DefaultAction::kTerminate:
       case DefaultAction::kCore:  // no core files yet
+        if (extras_->tracee != nullptr && Tracing::BeforeExit(*this, signo, signo)) return true;
         kernel_->lifecycle().KillGroup(*group_, signo);
         return false;
     }

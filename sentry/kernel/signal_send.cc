@@ -1,15 +1,19 @@
 // Sending signals: who gets them, what they discard, whom they wake (Linux: send_signal_locked, complete_signal, prepare_signal).
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 
 namespace amber {
 namespace {
 
 // True if `info` must not be queued: nobody would ever see it. A blocked signal stays pending even if it is ignored now.
-bool Discarded(const SignalHandlers& handlers, SignalSet blocked, int signo) {
+// What a tracer may want to see does, too.
+bool Discarded(const SignalHandlers& handlers, SignalSet blocked, int signo, const Task* target) {
+  if (target != nullptr && target->extras().tracee != nullptr) return false;
   return handlers.Ignores(signo) && (blocked & SignalBit(signo)) == 0;
 }
 
@@ -74,7 +78,7 @@ void Task::SendSignal(const SigInfo& info) {
   if (signo == SIGKILL) return group_->SendSignal(info);
   RefPtr<ThreadGroup> group(group_);
   group->PrepareSignal(signo);
-  if (Discarded(group->handlers(), blocked_ | (has_saved_mask_ ? saved_mask_ : 0), signo)) return;
+  if (Discarded(group->handlers(), blocked_ | (has_saved_mask_ ? saved_mask_ : 0), signo, this)) return;
   ++kernel_->stats().signals;
   if (!pending_.Add(info)) return;
   group->signal_queue().Notify(POLLIN);
@@ -97,7 +101,7 @@ void ThreadGroup::SendSignal(const SigInfo& info) {
   for (const RefPtr<Task>& t : tasks_) {
     if (!t->exiting_) blocked_by_all &= t->blocked_ | (t->has_saved_mask_ ? t->saved_mask_ : 0);
   }
-  if (Discarded(*handlers_, blocked_by_all, signo)) return;
+  if (Discarded(*handlers_, blocked_by_all, signo, leader_)) return;
   ++kernel_->stats().signals;
   if (!pending_.Add(info)) return;
   signal_queue_.Notify(POLLIN);

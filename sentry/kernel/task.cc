@@ -12,6 +12,7 @@
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/fd_table.h"
@@ -21,16 +22,20 @@
 namespace amber {
 namespace {
 
-// The first number of /proc/PID/task/TID/schedstat: time on a CPU, in ns.
-int64_t ThreadCpuTime(int pid, int tid) {
-  char path[64], text[64];
+UniqueFd OpenSchedstat(int pid, int tid) {
+  char path[64];
   snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", pid, tid);
-  UniqueFd fd(open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return 0;
-  ssize_t n = read(fd.get(), text, sizeof(text) - 1);
-  if (n <= 0) return 0;
+  return UniqueFd(open(path, O_RDONLY | O_CLOEXEC));
+}
+
+// Its first number: time on a CPU, in ns. False if there is no such thread any more.
+bool ReadSchedstat(int fd, int64_t* time) {
+  char text[64];
+  ssize_t n = fd >= 0 ? pread(fd, text, sizeof(text) - 1, 0) : -1;
+  if (n <= 0) return false;
   text[n] = 0;
-  return strtoll(text, nullptr, 10);
+  *time = strtoll(text, nullptr, 10);
+  return true;
 }
 
 // 'S' if the host's thread sleeps, else 'R': the letter behind the name in /proc/PID/task/TID/stat.
@@ -75,6 +80,7 @@ uint64_t Task::limit(int resource) const { return group_->rlim(resource).rlim_cu
 
 char Task::state_letter() const {
   if (exiting_) return 'Z';
+  if (extras_->tracee != nullptr && extras_->tracee->stop != Tracee::Stop::kNone) return 't';
   if (group_->stopped()) return 'T';
   if (call_ == Call::kBlocked) return 'S';
   // In guest code, as far as the kernel knows: it may sleep in a lock of its own, which the host executes.
@@ -84,9 +90,16 @@ char Task::state_letter() const {
 
 int64_t Task::CpuTime() const {
   if (thread_ == nullptr) return 0;
-  // Another process's thread has no clock id for us; a process with one thread has its process's.
-  if (group_->live_tasks() == 1) return group_->CpuTime();
-  return ThreadCpuTime(thread_->host_pid(), thread_->host_tid());
+  // Another process's thread has no clock id for us; a process that always had one thread has its process's.
+  if (!group_->extras().had_threads) return group_->CpuTime();
+  TaskExtras& e = *extras_;
+  int64_t time = 0;
+  if (e.schedstat_tid != thread_->host_tid() || !ReadSchedstat(e.schedstat.get(), &time)) {
+    e.schedstat = OpenSchedstat(thread_->host_pid(), thread_->host_tid());
+    e.schedstat_tid = thread_->host_tid();
+    (void)ReadSchedstat(e.schedstat.get(), &time);
+  }
+  return e.cpu_base + time;
 }
 
 Task* Task::FindTask(int tid) const { return group_->pids().FindTask(tid); }

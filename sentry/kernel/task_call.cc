@@ -12,6 +12,7 @@
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/file.h"
 
@@ -75,6 +76,7 @@ void Task::EnterCall(const platform::Syscall& call, bool framed) {
   syscall_.framed = framed;
   ++kernel_->stats().syscalls;
   if (kernel_->strace() != nullptr) kernel_->strace()->Enter(*this);
+  if (extras_->tracee != nullptr && Tracing::AtEntry(*this)) return;
   if (extras_->seccomp_mode != 0) {
     call_ = Call::kRunning;
     if (!SeccompGate::Pass(*this)) return;
@@ -127,6 +129,7 @@ void Task::CompleteCall(int64_t result) {
   }
   call_ = Call::kNone;
   if (kernel_->strace() != nullptr) kernel_->strace()->Exit(*this, result);
+  if (extras_->tracee != nullptr) Tracing::AtExit(*this);
   if (has_saved_mask_) {
     has_saved_mask_ = false;
     blocked_ = saved_mask_;
@@ -179,7 +182,10 @@ void Task::StopForOps(std::vector<platform::StubOp> ops, std::function<void(std:
   thread_->AnswerStop();
 }
 
-bool Task::MustHold() const { return group_->stopped() || kernel_->frozen() || extras_->waits_for_memory; }
+bool Task::MustHold() const {
+  if (kernel_->frozen() || extras_->waits_for_memory) return true;
+  return extras_->tracee != nullptr ? Tracing::Holds(*this) : group_->stopped();
+}
 
 void Task::Interrupt() {
   switch (where_) {
@@ -222,6 +228,8 @@ void Task::ReturnToGuest() {
   RefPtr<Task> self(this);
   for (;;) {
     if (exiting_) return;
+    if (extras_->tracee != nullptr) Tracing::OnReturn(*this);
+    if (exiting_) return;
     if (MustHold()) {
       // A fatal signal goes through a stop; everything else waits.
       if (!HasFatalSignal()) {
@@ -231,8 +239,10 @@ void Task::ReturnToGuest() {
       }
     }
     held_ = false;
+    if (extras_->tracee != nullptr && Tracing::GoesOn(*this)) return;
     if (!DeliverSignals()) return;
     if (MustHold()) continue;
+    if (extras_->tracee != nullptr && call_ == Call::kBlocked && Tracing::BeginsAgain(*this)) continue;
     break;
   }
   if (call_ == Call::kBlocked) {
@@ -242,6 +252,7 @@ void Task::ReturnToGuest() {
     RunHandler();
     return;
   }
+  if (extras_->tracee != nullptr) Tracing::BeforeGuest(*this);
   where_ = Where::kGuest;
   thread_->Resume();
 }
@@ -266,6 +277,7 @@ void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
         break;
       }
       last_fault_ = *fault;
+      if (fault->signo == SIGTRAP && extras_->tracee != nullptr) Tracing::OnTrap(*this);
       if (kernel_->strace() != nullptr) kernel_->strace()->Fault(*this, fault->signo, fault->address, regs.rip);
       ForceSignal(SigInfo::Fault(fault->signo, fault->code, fault->address));
       break;

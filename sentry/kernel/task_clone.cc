@@ -12,6 +12,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/mm/memory_manager.h"
@@ -79,7 +80,12 @@ ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
   if (parent.syscall().scratch[0] != 0) {
     // Executed again: a vfork parent waits for its child to exec or exit. Only a fatal signal ends that.
     Task* child = parent.FindTask(static_cast<int>(parent.syscall().scratch[0]));
-    if (child == nullptr || !child->vfork_pending_) return parent.syscall().scratch[0];
+    if (child == nullptr || !child->vfork_pending_) {
+      if (parent.extras_->tracee != nullptr && (args.flags & CLONE_VFORK) != 0) {
+        Tracing::OnVforkDone(parent, static_cast<int>(parent.syscall().scratch[0]));
+      }
+      return parent.syscall().scratch[0];
+    }
     return parent.Block(child->vfork_queue_, POLLIN, kNever, kErestartnointr);
   }
   bool thread = (args.flags & CLONE_THREAD) != 0;
@@ -175,6 +181,13 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& ar
   if (new_group) group = NewGroup(old, pids, ids.own, args);
   RefPtr<Task> child = NewTask(*group, ids, parent);
   pids->Rebind(ids, child.get());
+  if (new_group) {
+    // CLONE_PARENT: a sibling, made by whoever made the caller.
+    group->extras_->creator_tid = (args.flags & CLONE_PARENT) != 0 ? old.extras_->creator_tid : parent.tid();
+  } else if (!old.extras_->had_threads) {
+    parent.extras_->cpu_base = old.extras_->cpu_base;
+    old.extras_->had_threads = true;
+  }
   if (new_group) group->leader_ = child.get();
   child->exit_signal_ = args.exit_signal;
   child->extras_->Inherit(parent, args.flags);
@@ -237,10 +250,16 @@ void TaskLifecycle::FinishClone(Task& parent, const RefPtr<Task>& child, const C
     int number = fd.ok() ? *fd : -1;
     (void)parent.CopyOutBytes(args.pidfd, &number, sizeof(number));
   }
+  bool traced = parent.extras_->tracee != nullptr && Tracing::OnClone(parent, *child, args.flags, args.exit_signal);
   child->ReturnToGuest();
-  if (!child->vfork_pending_) return parent.FinishSyscall(tid);
+  if (!child->vfork_pending_ && !traced) return parent.FinishSyscall(tid);
   parent.syscall_.scratch[0] = tid;
   parent.call_ = Task::Call::kBlocked;
+  if (traced) {
+    // The call goes on after the tracer's stop; if the tracer goes before, its result is known.
+    parent.syscall_.done = child->vfork_pending_ ? 0 : tid;
+    return parent.ReturnToGuest();
+  }
   parent.RunHandler();
 }
 

@@ -8,10 +8,12 @@
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
+#include "sentry/kernel/robust_list.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/kernel/usage.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/loader/loader.h"
@@ -64,8 +66,9 @@ ErrnoOr<uint64_t> TaskLifecycle::Exec(Task& task, const ExecArgs& args) {
     return kNoAnswer;
   }
   ++kernel_.stats().execs;
+  int old_tid = task.tid();
   KillOtherThreads(task);
-  CommitExec(task, args, loaded);
+  CommitExec(task, args, loaded, old_tid);
   return kNoAnswer;
 }
 
@@ -92,11 +95,14 @@ void TaskLifecycle::KillOtherThreads(Task& task) {
     if (t.get() != &task) others.push_back(t);
   }
   for (const RefPtr<Task>& t : others) {
-    if (!t->exiting_) Exit(*t, 0);
+    if (t->exiting_) continue;
+    WalkRobustList(*t, nullptr);
+    Exit(*t, 0);
   }
   if (group.leader_ != &task) {
     // The leader's number goes to the caller; the leader, released below, gets the caller's to give back.
     Task* leader = group.leader_;
+    if (leader->extras_->tracee != nullptr) Tracing::Forget(*leader);
     std::swap(leader->tid_, task.tid_);
     std::swap(leader->extras_->ids_above, task.extras_->ids_above);
     group.leader_ = &task;
@@ -114,10 +120,13 @@ void TaskLifecycle::KillOtherThreads(Task& task) {
   }
 }
 
-void TaskLifecycle::CommitExec(Task& task, const ExecArgs& args, const Loaded& loaded) {
+void TaskLifecycle::CommitExec(Task& task, const ExecArgs& args, const Loaded& loaded, int old_tid) {
   GroupExtras& extras = *task.group().extras_;
   extras.base = UsageOf(task.group());
   extras.cpu_base = task.group().CpuTime();
+  task.extras_->cpu_base = task.CpuTime();
+  task.extras_->schedstat.reset();
+  WalkRobustList(task, nullptr);
   platform::Thread* old = std::exchange(task.thread_, nullptr);
   old->cookie = nullptr;
   // A vfork child's host process shares its parent's memory, which stays.
@@ -132,6 +141,7 @@ void TaskLifecycle::CommitExec(Task& task, const ExecArgs& args, const Loaded& l
     task.vfork_pending_ = false;
     task.vfork_queue_.Notify(POLLIN);
   }
+  if (task.extras_->tracee != nullptr) Tracing::OnExec(task, old_tid);
   task.ReturnToGuest();
 }
 

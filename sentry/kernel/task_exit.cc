@@ -5,11 +5,14 @@
 #include <algorithm>
 
 #include "sentry/kernel/extras.h"
+#include "sentry/kernel/futex_pi.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
+#include "sentry/kernel/robust_list.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/fd_table.h"
@@ -18,15 +21,6 @@
 
 namespace amber {
 namespace {
-
-constexpr size_t kRobustListLimit = 2048;  // ROBUST_LIST_LIMIT
-
-// struct robust_list_head.
-struct RobustListHead {
-  uint64_t next;
-  int64_t futex_offset;
-  uint64_t pending;
-};
 
 // `member`, whose parent is `parent`, keeps its process group from being orphaned.
 bool Anchors(const ThreadGroup& member, const ThreadGroup* parent) {
@@ -44,12 +38,15 @@ void ReleaseIfOrphaned(ProcessGroup& group) {
 
 }  // namespace
 
+TaskLifecycle::TaskLifecycle(Kernel& kernel) : kernel_(kernel), pi_futexes_(std::make_unique<PiFutexes>()) {}
+TaskLifecycle::~TaskLifecycle() = default;
+
 void TaskLifecycle::ExitThread(Task& task, int status) {
   if (task.group().live_tasks() == 1) return ExitGroup(task.group(), (status & 0xff) << 8);
-  WalkRobustList(task);
+  std::vector<platform::StubOp> ops;
+  WalkRobustList(task, &ops);
   // A word that the host does not clear by itself (it does for CLONE_CHILD_CLEARTID and set_tid_address).
   uint64_t word = task.clear_child_tid_native_ ? 0 : task.clear_child_tid_;
-  std::vector<platform::StubOp> ops;
   if (word != 0) {
     uint32_t zero = 0;
     if (task.CopyOutBytes(word, &zero, sizeof(zero)).ok()) {
@@ -71,7 +68,7 @@ void TaskLifecycle::ExitGroup(ThreadGroup& group, int wait_status) {
   group.stopped_ = false;
   std::vector<RefPtr<Task>> tasks(group.tasks_);
   for (const RefPtr<Task>& t : tasks) {
-    if (!t->exiting_ && t->thread_ != nullptr) WalkRobustList(*t);
+    if (!t->exiting_ && t->thread_ != nullptr) WalkRobustList(*t, nullptr);
   }
   group.CollectUsage();
   for (const RefPtr<Task>& t : tasks) {
@@ -94,6 +91,7 @@ void TaskLifecycle::Exit(Task& task, int status) {
   task.where_ = Task::Where::kNone;
   task.EndBlock();
   task.when_stopped_ = nullptr;
+  pi_futexes_->OnExit(task);
   if (task.thread_ != nullptr) {
     task.thread_->cookie = nullptr;
     task.thread_->Release();
@@ -125,6 +123,7 @@ void TaskLifecycle::Release(Task& task) {
   if (group->live_ == 0) return LastTaskGone(*group);
   // A thread that is not the leader leaves no zombie.
   if (&task != group->leader_) {
+    if (task.extras_->tracee != nullptr) Tracing::OnExit(task, task.exit_status_);
     group->pids_->Free(IdsOf(task));
     std::erase(group->tasks_, self);
   }
@@ -152,6 +151,8 @@ void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
   ReparentChildren(group);
   for (const RefPtr<ProcessGroup>& g : orphaned) ReleaseIfOrphaned(*g);
   group.LeaveSessionIfLeader();
+  Tracing::OnTracerExit(group);
+  if (group.leader_->extras_->tracee != nullptr) Tracing::OnExit(*group.leader_, group.exit_status_);
   group.exit_queue_.Notify(POLLIN | POLLHUP);
   if (group.exit_watcher_) std::exchange(group.exit_watcher_, nullptr)(group.exit_status_);
   if (group.is_init()) KillNamespace(*RefPtr<PidNamespace>(group.pids_));
@@ -217,36 +218,6 @@ void TaskLifecycle::KillNamespace(PidNamespace& pids) {
   for (const RefPtr<ThreadGroup>& g : pids.Groups()) {
     if (!g->zombie_) KillGroup(*g, SIGKILL);
   }
-}
-
-void TaskLifecycle::WalkRobustList(Task& task) {
-  if (task.robust_list_ == 0 || task.thread_ == nullptr || !task.mm_) return;
-  uint64_t head_address = std::exchange(task.robust_list_, 0);
-  auto head = task.CopyIn(UserPtr<RobustListHead>(head_address));
-  if (!head.ok()) return;
-  uint64_t entry = head->next;
-  for (size_t i = 0; i < kRobustListLimit && (entry & ~uint64_t{1}) != head_address; ++i) {
-    // The next pointer first: the owner of the word may free it once it is released.
-    auto next = task.CopyIn(UserPtr<uint64_t>(entry & ~uint64_t{1}));
-    if (entry != head->pending) HandleDeadFutex(task, (entry & ~uint64_t{1}) + head->futex_offset, (entry & 1) != 0);
-    if (!next.ok()) return;
-    entry = *next;
-  }
-  if (head->pending != 0) {
-    HandleDeadFutex(task, (head->pending & ~uint64_t{1}) + head->futex_offset, (head->pending & 1) != 0);
-  }
-}
-
-// handle_futex_death(): a lock that this task holds becomes FUTEX_OWNER_DIED, and one waiter is woken.
-void TaskLifecycle::HandleDeadFutex(Task& task, uint64_t address, bool pi) {
-  if (address % 4 != 0) return;
-  auto word = task.CopyIn(UserPtr<uint32_t>(address));
-  if (!word.ok() || (*word & FUTEX_TID_MASK) != static_cast<uint32_t>(task.tid_)) return;
-  // The task that held it is stopped or dying and nobody else may change a held lock but by setting FUTEX_WAITERS; looking at
-  // the word again makes that window as small as it can be from outside.
-  uint32_t next = (*word & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
-  if (!task.CopyOutBytes(address, &next, sizeof(next)).ok()) return;
-  if (!pi && (*word & FUTEX_WAITERS) != 0) kernel_.WakeFutex(task, address);
 }
 
 }  // namespace amber

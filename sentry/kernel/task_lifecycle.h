@@ -20,6 +20,7 @@ namespace amber {
 class Kernel;
 class File;
 class MountNamespace;
+class PiFutexes;  // sentry/kernel/futex_pi.h
 
 // clone(2) and clone3(2) after decoding.
 struct CloneArgs {
@@ -54,7 +55,8 @@ struct NewProcess {
 
 class TaskLifecycle {
  public:
-  explicit TaskLifecycle(Kernel& kernel) : kernel_(kernel) {}
+  explicit TaskLifecycle(Kernel& kernel);
+  ~TaskLifecycle();
 
   // A process without a program yet; its parent is the namespace's init, if there is one. EAGAIN at a limit.
   ErrnoOr<RefPtr<Task>> NewProcessTask(NewProcess what);
@@ -77,6 +79,12 @@ class TaskLifecycle {
   // wait4(2) has taken the status: the process is gone.
   void Reap(ThreadGroup& group);
 
+  // ptrace: may look into tasks as this class may (tracing.h).
+  class Tracing;
+
+  // Locks with priority inheritance; they outlive their owners.
+  PiFutexes& pi_futexes() { return *pi_futexes_; }
+
  private:
   // A program that is in memory, not yet anybody's.
   struct Loaded {
@@ -92,8 +100,6 @@ class TaskLifecycle {
   void LastTaskGone(ThreadGroup& group);
   void ReparentChildren(ThreadGroup& group);
   void KillNamespace(PidNamespace& pids);
-  void WalkRobustList(Task& task);
-  void HandleDeadFutex(Task& task, uint64_t address, bool pi);
   ErrnoOr<void> CheckCloneFlags(Task& parent, const CloneArgs& args) const;
   void OnCloned(Task& parent, const CloneArgs& args, ErrnoOr<platform::Thread*> made);
   ErrnoOr<RefPtr<Task>> MakeChild(Task& parent, const CloneArgs& args, platform::Thread& thread);
@@ -103,10 +109,11 @@ class TaskLifecycle {
   void FinishClone(Task& parent, const RefPtr<Task>& child, const CloneArgs& args);
   ErrnoOr<Loaded> LoadForExec(Task& task, const ExecArgs& args);
   void KillOtherThreads(Task& task);
-  void CommitExec(Task& task, const ExecArgs& args, const Loaded& loaded);
+  void CommitExec(Task& task, const ExecArgs& args, const Loaded& loaded, int old_tid);
   void InstallProgram(Task& task, const ExecArgs& args, const Loaded& loaded);
 
   Kernel& kernel_;
+  std::unique_ptr<PiFutexes> pi_futexes_;
 };
 
 }  // namespace amber

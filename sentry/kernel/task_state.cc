@@ -134,7 +134,7 @@ std::string Task::Save(state::Saver& saver) const {
   out.set_personality(personality_);
   out.set_vfork_pending(vfork_pending_);
   for (int id : extras_->ids_above) out.add_ids_above(id);
-  if (!exiting_) out.set_extras(extras_->Save(saver));
+  if (!exiting_) out.set_extras(extras_->Save(saver, *this));
   if (call_ == Call::kBlocked) SaveCall(syscall_, out.mutable_call());
   if (thread_ != nullptr) {
     platform::Frame frame = thread_->frame();
@@ -177,7 +177,7 @@ bool Task::Load(state::Loader& loader, std::string_view bytes) {
   personality_ = in.personality();
   vfork_pending_ = in.vfork_pending();
   if (exiting_) return true;
-  if (!extras_->Load(loader, in.extras())) return false;
+  if (!extras_->Load(loader, in.extras(), *this)) return false;
   if (!in.has_frame() || !mm_ || !files_ || !fs_ || !mounts_ || !uts_) return loader.Fail("a task lacks its memory, files or registers");
   const proto::Frame& frame = in.frame();
   if (frame.registers().size() != sizeof(platform::Registers)) return loader.Fail("a task's registers are malformed");

@@ -5,6 +5,7 @@
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/kernel/usage.h"
 
 namespace amber {
@@ -56,7 +57,8 @@ void ThreadGroup::Stop(int signo) {
   // with EINTR (signal(7), "Interruption of system calls and library functions by stop signals").
   for (const RefPtr<Task>& t : tasks_) {
     bool ends = t->where_ == Task::Where::kNotified && t->call_ == Task::Call::kBlocked && t->syscall_.on_signal < 512;
-    if (t->where_ == Task::Where::kGuest || ends) t->Interrupt();
+    bool traced = t->extras_->tracee != nullptr;  // comes to a stop of its tracer's
+    if (t->where_ == Task::Where::kGuest || ends || traced) t->Interrupt();
   }
   NotifyParent(CLD_STOPPED, signo);
 }
@@ -66,10 +68,11 @@ void ThreadGroup::Continue() {
   stopped_ = false;
   stop_reported_ = true;
   continued_ = true;
+  Tracing::OnContinue(*this);
   std::vector<RefPtr<Task>> tasks(tasks_);
   for (const RefPtr<Task>& t : tasks) {
     if (!t->held_ || t->exiting_) continue;
-    if (t->call_ == Task::Call::kBlocked && t->syscall_.on_signal < 512) {
+    if (t->extras_->tracee == nullptr && t->call_ == Task::Call::kBlocked && t->syscall_.on_signal < 512) {
       if (t->undone_) t->AdoptCallIntoFrame();
       t->CompleteCall(t->syscall_.done != 0 ? static_cast<int64_t>(t->syscall_.done) : -t->syscall_.on_signal);
     } else {

@@ -29,7 +29,7 @@ std::string ReadProc(const std::string& path) {
   return n > 0 ? std::string(text, static_cast<size_t>(n)) : "";
 }
 
-timeval FromNs(int64_t ns) { return {ns / kNsPerSecond, ns % kNsPerSecond / 1000}; }
+timeval ToTimeval(int64_t ns) { return {ns / kNsPerSecond, ns % kNsPerSecond / 1000}; }
 int64_t ToNs(const timeval& t) { return t.tv_sec * kNsPerSecond + t.tv_usec * 1000; }
 
 long StatusNumber(const std::string& status, const char* key) {
@@ -40,7 +40,7 @@ long StatusNumber(const std::string& status, const char* key) {
 // Of /proc/PID or /proc/PID/task/TID. The times are in ticks only; `total` is exact and is divided as they are.
 rusage ReadUsage(const std::string& directory, int64_t total) {
   rusage usage{};
-  usage.ru_utime = FromNs(total);
+  usage.ru_utime = ToTimeval(total);
   // proc_pid_stat(5), from behind the name: state is field 3, minflt 10, majflt 12, utime 14, stime 15.
   std::string stat = ReadProc(directory + "/stat");
   size_t name_end = stat.rfind(')');
@@ -50,8 +50,8 @@ rusage ReadUsage(const std::string& directory, int64_t total) {
     return usage;
   }
   int64_t in_system = std::min(static_cast<int64_t>(system) * kTick, total);
-  usage.ru_stime = FromNs(in_system);
-  usage.ru_utime = FromNs(total - in_system);
+  usage.ru_stime = ToTimeval(in_system);
+  usage.ru_utime = ToTimeval(total - in_system);
   usage.ru_minflt = static_cast<long>(minor);
   usage.ru_majflt = static_cast<long>(major);
   std::string status = ReadProc(directory + "/status");
@@ -60,7 +60,7 @@ rusage ReadUsage(const std::string& directory, int64_t total) {
   return usage;
 }
 
-void Add(timeval* a, const timeval& b) { *a = FromNs(ToNs(*a) + ToNs(b)); }
+void Add(timeval* a, const timeval& b) { *a = ToTimeval(ToNs(*a) + ToNs(b)); }
 
 }  // namespace
 
@@ -87,8 +87,8 @@ rusage UsageOf(const ThreadGroup& group) {
     user = std::max(total - system, extras.told_user);
     extras.told_user = user;
     extras.told_system = system;
-    usage.ru_utime = FromNs(user);
-    usage.ru_stime = FromNs(system);
+    usage.ru_utime = ToTimeval(user);
+    usage.ru_stime = ToTimeval(system);
     if (task->has_mm()) usage.ru_maxrss = std::max(usage.ru_maxrss, static_cast<long>(task->mm().GetUsage().resident_peak / 1024));
     return usage;
   }

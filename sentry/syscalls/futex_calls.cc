@@ -5,8 +5,10 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 
+#include "sentry/kernel/futex_pi.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
+#include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
@@ -43,9 +45,42 @@ ErrnoOr<uint64_t> TimedWait(Task& task, uint64_t address, int op, uint32_t value
   return task.BlockNatively(address, value, bitset, (op & FUTEX_PRIVATE_FLAG) == 0, deadline);
 }
 
+// Guest monotonic; `clock` is that of the caller's absolute time.
+ErrnoOr<int64_t> PiDeadline(Task& task, UserPtr<const timespec> timeout, clockid_t clock) {
+  if (!timeout) return kNever;
+  return DeadlineAt(task, clock, TRY(CopyInDuration(task, timeout)));
+}
+
+// FUTEX_LOCK_PI and its kin. FUTEX_LOCK_PI alone always takes times of CLOCK_REALTIME.
+ErrnoOr<uint64_t> PriorityInheritance(Task& task, uint64_t address, int op, unsigned value, UserPtr<const timespec> timeout,
+                                      uint64_t address2, unsigned value3) {
+  PiFutexes& locks = task.kernel().lifecycle().pi_futexes();
+  bool shared = (op & FUTEX_PRIVATE_FLAG) == 0;
+  int command = op & FUTEX_CMD_MASK;
+  bool realtime = (op & FUTEX_CLOCK_REALTIME) != 0;
+  // futex_cmd_has_timeout() and do_futex(): who takes the flag.
+  if (realtime && command != FUTEX_LOCK_PI2 && command != FUTEX_WAIT_REQUEUE_PI) return Errno(ENOSYS);
+  clockid_t clock = realtime || command == FUTEX_LOCK_PI ? CLOCK_REALTIME : CLOCK_MONOTONIC;
+  switch (command) {
+    case FUTEX_LOCK_PI:
+    case FUTEX_LOCK_PI2:
+      return locks.Lock(task, address, shared, TRY(PiDeadline(task, timeout, clock)), false);
+    case FUTEX_TRYLOCK_PI:
+      return locks.Lock(task, address, shared, kNever, true);
+    case FUTEX_UNLOCK_PI:
+      return locks.Unlock(task, address, shared);
+    case FUTEX_WAIT_REQUEUE_PI:
+      return locks.WaitRequeue(task, address, shared, value, TRY(PiDeadline(task, timeout, clock)), address2);
+    case FUTEX_CMP_REQUEUE_PI:
+      // The fourth argument is a number here.
+      return locks.Requeue(task, address, shared, static_cast<int>(value), static_cast<int>(timeout.address()), address2, value3);
+    default:
+      return Errno(ENOSYS);
+  }
+}
+
 ErrnoOr<uint64_t> Futex(Task& task, uint64_t address, int op, unsigned value, UserPtr<const timespec> timeout,
                         uint64_t address2, unsigned value3) {
-  (void)address2;
   switch (op & FUTEX_CMD_MASK) {
     case FUTEX_WAIT:
     case FUTEX_WAIT_BITSET:
@@ -53,7 +88,7 @@ ErrnoOr<uint64_t> Futex(Task& task, uint64_t address, int op, unsigned value, Us
       if (!task.framed()) return Errno(ENOSYS);
       return TimedWait(task, address, op, value, timeout, value3);
     default:
-      return Errno(ENOSYS);
+      return PriorityInheritance(task, address, op, value, timeout, address2, value3);
   }
 }
 
@@ -75,7 +110,7 @@ ErrnoOr<uint64_t> GetRobustList(Task& task, int tid, UserPtr<uint64_t> head, Use
 }  // namespace
 
 void RegisterFutexCalls(SyscallTable& table) {
-  table.Set(SYS_futex, Partial<&Futex>("no priority inheritance yet"));
+  table.Set(SYS_futex, Partial<&Futex>("priority inheritance locks hand over by priority, but no thread is boosted"));
   table.Set(SYS_set_robust_list, Full<&SetRobustList>());
   table.Set(SYS_get_robust_list, Full<&GetRobustList>());
 }

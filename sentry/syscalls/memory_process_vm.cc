@@ -1,5 +1,4 @@
 // process_vm_readv and process_vm_writev.
-#include <linux/capability.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -8,6 +7,7 @@
 
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/memory_map.h"
 
@@ -16,16 +16,6 @@ namespace amber {
 namespace {
 
 constexpr size_t kChunk = 128 << 10;
-
-// __ptrace_may_access() with PTRACE_MODE_ATTACH_REALCREDS.
-bool MayAccess(const Task& task, const Task& target) {
-  if (&task.group() == &target.group()) return true;
-  const Credentials& me = task.creds();
-  const Credentials& it = target.creds();
-  if (me.HasIn(it.user_ns.get(), CAP_SYS_PTRACE)) return true;
-  bool same = me.uid == it.euid && me.uid == it.suid && me.uid == it.uid && me.gid == it.egid && me.gid == it.sgid && me.gid == it.gid;
-  return same && target.group().dumpable() && me.user_ns == it.user_ns && (it.permitted & ~me.permitted) == 0;
-}
 
 // A thread of the process or thread `pid` that still has memory.
 ErrnoOr<RefPtr<MemoryManager>> FindMemory(Task& task, int pid) {
@@ -38,7 +28,7 @@ ErrnoOr<RefPtr<MemoryManager>> FindMemory(Task& task, int pid) {
     }
   }
   if (target->thread() == nullptr) return Errno(ESRCH);
-  if (!MayAccess(task, *target)) return Errno(EPERM);
+  if (!Tracing::MayAccess(task, *target)) return Errno(EPERM);
   return RefPtr<MemoryManager>(&target->mm());
 }
 

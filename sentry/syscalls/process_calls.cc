@@ -13,6 +13,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/exec_open.h"
@@ -145,11 +146,13 @@ ErrnoOr<uint64_t> Execveat(Task& task, int dirfd, UserPtr<const char> path, User
 }
 
 ErrnoOr<uint64_t> Exit(Task& task, int status) {
+  if (task.extras().tracee != nullptr && Tracing::BeforeExit(task, (status & 0xff) << 8, 0)) return kBlocked;
   task.kernel().lifecycle().ExitThread(task, status);
   return kNoAnswer;
 }
 
 ErrnoOr<uint64_t> ExitGroup(Task& task, int status) {
+  if (task.extras().tracee != nullptr && Tracing::BeforeExit(task, (status & 0xff) << 8, 0)) return kBlocked;
   task.kernel().lifecycle().ExitGroup(task.group(), (status & 0xff) << 8);
   return kNoAnswer;
 }

@@ -2,6 +2,7 @@
 
 #include "sentry/base/check.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/ptrace_registers.h"
 
 namespace amber {
 
@@ -54,6 +55,7 @@ SyscallTable::SyscallTable() {
   RegisterFutex2Calls(*this);
   RegisterNewMountCalls(*this);
   RegisterAioCalls(*this);
+  RegisterPtraceCalls(*this);
   RegisterStatMountCalls(*this);
 }
 

@@ -3,10 +3,12 @@
 #include <sys/wait.h>
 
 #include "sentry/fs/pidfd/pidfd.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fd_table.h"
@@ -21,9 +23,10 @@ struct WaitFor {
   const ProcessGroup* group = nullptr;  // kProcessGroup: the caller's own
 };
 
-// What was found: `group` is null if there is nothing to report yet.
+// What was found, if anything.
 struct Found {
-  ThreadGroup* group = nullptr;
+  bool any = false;
+  ThreadGroup* group = nullptr;  // of a child
   int pid = 0;
   uint32_t uid = 0;
   int status = 0;  // as wait4 reports it
@@ -31,6 +34,16 @@ struct Found {
   int value = 0;   // si_status
   rusage usage{};
 };
+
+// __WNOTHREAD: those that the caller itself made. Of a thread that is gone they are its process's first thread's (find_alive_thread()).
+bool MadeBy(const Task& task, const ThreadGroup& child) {
+  Task* creator = task.FindTask(child.extras().creator_tid);
+  if (creator != nullptr && !creator->exiting() && &creator->group() == &task.group()) return creator == &task;
+  for (const RefPtr<Task>& t : task.group().tasks()) {
+    if (!t->exiting()) return t.get() == &task;
+  }
+  return false;
+}
 
 bool Matches(const PidNamespace& ns, const WaitFor& w, const ThreadGroup& child) {
   // __WCLONE: children that do not send SIGCHLD; __WALL: all.
@@ -50,6 +63,7 @@ bool Matches(const PidNamespace& ns, const WaitFor& w, const ThreadGroup& child)
 }
 
 void Describe(ThreadGroup& child, Found* out) {
+  out->any = true;
   out->group = &child;
   // In the parent's terms, which is who waits.
   out->pid = child.parent()->pids().IdOf(child);
@@ -66,6 +80,8 @@ bool Look(const WaitFor& w, ThreadGroup& child, Found* out) {
     out->usage = child.usage();
     return true;
   }
+  // Its stops are its tracer's to see.
+  if (child.leader()->extras().tracee != nullptr && child.leader()->extras().tracee->tracer == child.parent()) return false;
   bool peek = (w.options & WNOWAIT) != 0;
   if ((w.options & WSTOPPED) != 0 && child.TakeStopReport(peek)) {
     Describe(child, out);
@@ -84,21 +100,64 @@ bool Look(const WaitFor& w, ThreadGroup& child, Found* out) {
   return false;
 }
 
-// One round over the children (of all threads: __WNOTHREAD is accepted and means the same here).
+bool MatchesTracee(const PidNamespace& ns, const WaitFor& w, int tid, const Task* task) {
+  switch (w.who) {
+    case WaitFor::Who::kAny:
+      return true;
+    case WaitFor::Who::kPid:
+      return tid == w.id;
+    case WaitFor::Who::kProcessGroup:
+      if (task == nullptr) return false;
+      return w.group != nullptr ? &task->group().process_group() == w.group : ns.IdOf(task->group().process_group()) == w.id;
+  }
+  return false;
+}
+
+// Stops of threads that the caller traces, and ends of those that are not its children; __WALL is implied. True if there are any to wait for.
+bool LookAtTracees(Task& caller, const WaitFor& w, Found* out) {
+  GroupExtras& extras = caller.group().extras();
+  const PidNamespace& ns = caller.group().pids();
+  bool any = false;
+  bool peek = (w.options & WNOWAIT) != 0;
+  for (Task* task : extras.tracees) {
+    if (!MatchesTracee(ns, w, ns.IdOf(*task), task)) continue;
+    any = true;
+    Tracee& t = *task->extras().tracee;
+    if (task->exiting() || t.stop == Tracee::Stop::kNone || t.reported) continue;
+    if (!peek) t.reported = true;
+    *out = {.any = true, .pid = ns.IdOf(*task), .uid = task->creds().uid, .status = t.code << 8 | 0x7f, .code = CLD_TRAPPED, .value = t.code};
+    return true;
+  }
+  for (auto it = extras.dead_tracees.begin(); it != extras.dead_tracees.end(); ++it) {
+    if (!MatchesTracee(ns, w, it->tid, nullptr)) continue;
+    any = true;
+    if ((w.options & WEXITED) == 0) continue;
+    bool killed = WIFSIGNALED(it->status);
+    *out = {.any = true, .pid = it->tid, .uid = it->uid, .status = it->status, .code = killed ? CLD_KILLED : CLD_EXITED,
+            .value = killed ? WTERMSIG(it->status) : WEXITSTATUS(it->status)};
+    if (!peek) extras.dead_tracees.erase(it);
+    return true;
+  }
+  return any;
+}
+
+// One round over the children and whom the caller traces.
 ErrnoOr<Found> WaitOnce(Task& task, const WaitFor& w) {
   bool any = false;
   Found found;
   for (ThreadGroup* child : task.group().children()) {
     if (!Matches(task.group().pids(), w, *child)) continue;
+    if ((w.options & __WNOTHREAD) != 0 && !MadeBy(task, *child)) continue;
     any = true;
     if (Look(w, *child, &found)) break;
   }
+  if (!found.any && LookAtTracees(task, w, &found)) any = true;
   if (!any) return Errno(ECHILD);
   return found;
 }
 
 void ReapIfZombie(Task& task, const WaitFor& w, const Found& found) {
-  if (found.group->zombie() && (w.options & WNOWAIT) == 0) task.kernel().lifecycle().Reap(*found.group);
+  if (found.group != nullptr && found.group->zombie() && (w.options & WNOWAIT) == 0) task.kernel().lifecycle().Reap(*found.group);
 }
 
 ErrnoOr<uint64_t> Wait4(Task& task, int pid, UserPtr<int> status, int options, UserPtr<rusage> usage) {
@@ -114,7 +173,7 @@ ErrnoOr<uint64_t> Wait4(Task& task, int pid, UserPtr<int> status, int options, U
     w = {WaitFor::Who::kProcessGroup, 0, w.options, &task.group().process_group()};
   }
   Found found = TRY(WaitOnce(task, w));
-  if (found.group == nullptr) {
+  if (!found.any) {
     if ((options & WNOHANG) != 0) return 0;
     return task.Block(task.group().child_queue(), POLLIN);
   }
@@ -163,15 +222,15 @@ ErrnoOr<uint64_t> Waitid(Task& task, int type, int id, UserPtr<siginfo_t> info, 
   }
   WaitFor w = TRY(DecodeWaitid(task, type, id, options));
   Found found = TRY(WaitOnce(task, w));
-  if (found.group == nullptr && (w.options & WNOHANG) == 0) {
+  if (!found.any && (w.options & WNOHANG) == 0) {
     return task.Block(task.group().child_queue(), POLLIN);
   }
-  if (found.group == nullptr && type == P_PIDFD && (options & WNOHANG) == 0) return Errno(EAGAIN);
-  if (found.group != nullptr) ReapIfZombie(task, w, found);
+  if (!found.any && type == P_PIDFD && (options & WNOHANG) == 0) return Errno(EAGAIN);
+  if (found.any) ReapIfZombie(task, w, found);
   if (usage) TRY(task.CopyOut(usage, found.usage));
   if (info) {
     siginfo_t out{};
-    if (found.group != nullptr) {
+    if (found.any) {
       out.si_signo = SIGCHLD;
       out.si_code = found.code;
       out.si_pid = found.pid;

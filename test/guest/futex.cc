@@ -350,6 +350,221 @@ GUEST_TEST(Futex, PriorityInheritanceMutex) {
   JOIN_OK(waiter);
 }
 
+GUEST_TEST(Futex, PiLock2TakesMonotonicTimes) {
+  auto* word = Shared<int>();
+  *word = MUST(Fork([] { pause(); }));
+  const timespec until = Ns(NowNs() + 30 * kMs);
+  EXPECT_ERRNO(Futex(word, 13 /*FUTEX_LOCK_PI2*/, 0, &until), ETIMEDOUT);
+  EXPECT_GE(NowNs(), until.tv_sec * 1'000'000'000 + until.tv_nsec);
+  const timespec real = Ns(NowNs(CLOCK_REALTIME) + 30 * kMs);
+  EXPECT_ERRNO(Futex(word, 13 | FUTEX_CLOCK_REALTIME, 0, &real), ETIMEDOUT);
+  EXPECT_ERRNO(Futex(word, FUTEX_LOCK_PI | FUTEX_CLOCK_REALTIME, 0, &real), ENOSYS);
+  kill(*word & FUTEX_TID_MASK, SIGKILL);
+}
+
+GUEST_TEST(Futex, PiLocksInACircle) {
+  int first = 0, second = 0;
+  ASSERT_EQ(Futex(&first, FUTEX_LOCK_PI, 0), 0);
+  Gate locked;
+  Thread other([&] {
+    EXPECT_EQ(Futex(&second, FUTEX_LOCK_PI, 0), 0);
+    locked.Open();
+    EXPECT_EQ(Futex(&first, FUTEX_LOCK_PI, 0), 0);
+    EXPECT_EQ(Futex(&first, FUTEX_UNLOCK_PI, 0), 0);
+    EXPECT_EQ(Futex(&second, FUTEX_UNLOCK_PI, 0), 0);
+  });
+  locked.Await();
+  other.AwaitAsleep();
+  EXPECT_ERRNO(Futex(&second, FUTEX_LOCK_PI, 0), EDEADLK);
+  EXPECT_EQ(Futex(&first, FUTEX_UNLOCK_PI, 0), 0);
+  other.Join();
+}
+
+GUEST_TEST(Futex, PiLockOfAKilledOwnerIsHandedOn) {
+  auto* word = Shared<int>();
+  Gate locked;
+  const pid_t owner = Fork([&] {
+    EXPECT_EQ(Futex(word, FUTEX_LOCK_PI, 0), 0);
+    locked.Open();
+    pause();
+  });
+  locked.Await();
+  const pid_t waiter = Fork([=] {
+    EXPECT_EQ(Futex(word, FUTEX_LOCK_PI, 0), 0);
+    EXPECT_EQ(*word & FUTEX_TID_MASK, getpid());
+    EXPECT_NE(*word & FUTEX_OWNER_DIED, 0);
+    EXPECT_EQ(Futex(word, FUTEX_UNLOCK_PI, 0), 0);
+  });
+  AwaitAsleep(waiter);
+  CheckpointHere();
+  kill(owner, SIGKILL);
+  EXPECT_KILLED(WaitStatus(owner), SIGKILL);
+  JOIN_OK(waiter);
+}
+
+GUEST_TEST(Futex, PiLockSurvivesASignal) {
+  CountSignals(SIGUSR1);
+  auto* word = Shared<int>();
+  Gate locked, interrupted;
+  const pid_t self = getpid();
+  const pid_t owner = Fork([&] {
+    EXPECT_EQ(Futex(word, FUTEX_LOCK_PI, 0), 0);
+    locked.Open();
+    AwaitAsleep(self);
+    kill(self, SIGUSR1);
+    SleepMs(20);
+    AwaitAsleep(self);
+    EXPECT_EQ(Futex(word, FUTEX_UNLOCK_PI, 0), 0);
+  });
+  locked.Await();
+  EXPECT_EQ(Futex(word, FUTEX_LOCK_PI, 0), 0);  // Restarted, whatever the handler's flags say.
+  EXPECT_EQ(*word & FUTEX_TID_MASK, getpid());
+  EXPECT_EQ(Futex(word, FUTEX_UNLOCK_PI, 0), 0);
+  JOIN_OK(owner);
+}
+
+GUEST_TEST(Futex, PiRequeue) {
+  int condition = 0, lock = 0;
+  auto wait = [&] {
+    EXPECT_EQ(Futex(&condition, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 0, nullptr, &lock), 0);
+    EXPECT_EQ(lock & FUTEX_TID_MASK, syscall(SYS_gettid));
+    EXPECT_EQ(Futex(&lock, FUTEX_UNLOCK_PI_PRIVATE, 0), 0);
+  };
+  EXPECT_ERRNO(Futex(&condition, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 1, nullptr, &lock), EAGAIN);
+  EXPECT_ERRNO(Futex(&condition, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 0, nullptr, &condition), EINVAL);
+  const timespec until = Ns(NowNs() + 20 * kMs);
+  EXPECT_ERRNO(Futex(&condition, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 0, &until, &lock), ETIMEDOUT);
+  Thread a(wait), b(wait);
+  a.AwaitAsleep();
+  b.AwaitAsleep();
+  ASSERT_EQ(Futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0), 0);
+  EXPECT_ERRNO(Futex(&condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 2, Count(1), &lock, 0), EINVAL);
+  EXPECT_ERRNO(Futex(&condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 1, Count(1), &lock, 5), EAGAIN);
+  EXPECT_EQ(Futex(&condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 1, Count(10), &lock, 0), 2);
+  CheckpointHere();
+  EXPECT_EQ(Futex(&lock, FUTEX_UNLOCK_PI_PRIVATE, 0), 0);
+  a.Join();
+  b.Join();
+  EXPECT_EQ(lock & FUTEX_TID_MASK, 0);
+}
+
+GUEST_TEST(Futex, PiRequeueToAFreeLock) {
+  int condition = 0, lock = 0;
+  Thread waiter([&] {
+    EXPECT_EQ(Futex(&condition, FUTEX_WAIT_REQUEUE_PI, 0, nullptr, &lock), 0);
+    EXPECT_EQ(Futex(&lock, FUTEX_UNLOCK_PI, 0), 0);
+  });
+  waiter.AwaitAsleep();
+  EXPECT_EQ(Futex(&condition, FUTEX_CMP_REQUEUE_PI, 1, Count(0), &lock, 0), 1);
+  waiter.Join();
+}
+
+GUEST_TEST(Futex, PiMutexUnderContention) {
+  pthread_mutex_t mutex;
+  Init(&mutex, false, false, PTHREAD_PRIO_INHERIT);
+  int count = 0;
+  auto work = [&] {
+    for (int i = 0; i < 300; ++i) {
+      EXPECT_EQ(pthread_mutex_lock(&mutex), 0);
+      count = count + 1;
+      if (i % 50 == 0) sched_yield();
+      EXPECT_EQ(pthread_mutex_unlock(&mutex), 0);
+    }
+  };
+  {
+    Thread a(work), b(work), c(work);
+    work();
+  }
+  EXPECT_EQ(count, 1200);
+}
+
+GUEST_TEST(Futex, PiMutexWithACondition) {
+  pthread_mutex_t mutex;
+  pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
+  Init(&mutex, false, false, PTHREAD_PRIO_INHERIT);
+  int turn = 0;
+  auto play = [&](int me) {
+    for (int i = 0; i < 50; ++i) {
+      pthread_mutex_lock(&mutex);
+      while (turn != me) pthread_cond_wait(&condition, &mutex);
+      turn = 1 - me;
+      pthread_cond_signal(&condition);
+      pthread_mutex_unlock(&mutex);
+    }
+  };
+  Thread other([&] { play(1); });
+  play(0);
+  other.Join();
+  EXPECT_EQ(turn, 0);
+}
+
+namespace {
+
+struct RobustEntry {
+  RobustEntry* next;
+  int word;
+};
+
+// A process whose robust list has `count` entries, all of them its own locks; closed by its head or not.
+void DieWithList(robust_list_head* head, RobustEntry* entries, int count, bool closed) {
+  JOIN_OK(Fork([=] {
+    for (int i = 0; i < count; ++i) {
+      entries[i].next = i + 1 < count ? &entries[i + 1] : closed ? reinterpret_cast<RobustEntry*>(head) : &entries[0];
+      entries[i].word = getpid();
+    }
+    head->list.next = reinterpret_cast<robust_list*>(&entries[0]);
+    head->futex_offset = offsetof(RobustEntry, word);
+    head->list_op_pending = nullptr;
+    MUST(syscall(SYS_set_robust_list, head, sizeof(*head)));
+    _exit(0);
+  }));
+}
+
+}  // namespace
+
+GUEST_TEST(Futex, RobustListIsWalkedToItsLimit) {
+  constexpr int kCount = 2060;
+  auto* head = Shared<robust_list_head>();
+  auto* entries = static_cast<RobustEntry*>(
+      MUST(mmap(nullptr, kCount * sizeof(RobustEntry), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)));
+  DieWithList(head, entries, kCount, true);
+  EXPECT_EQ(entries[0].word, static_cast<int>(FUTEX_OWNER_DIED));
+  EXPECT_EQ(entries[2047].word, static_cast<int>(FUTEX_OWNER_DIED));
+  EXPECT_NE(entries[2048].word, static_cast<int>(FUTEX_OWNER_DIED));
+  EXPECT_NE(entries[kCount - 1].word, static_cast<int>(FUTEX_OWNER_DIED));
+}
+
+GUEST_TEST(Futex, RobustListThatNeverEnds) {
+  auto* head = Shared<robust_list_head>();
+  auto* entries = Shared<RobustEntry>();
+  DieWithList(head, entries, 1, false);
+  EXPECT_EQ(entries->word, static_cast<int>(FUTEX_OWNER_DIED));
+}
+
+GUEST_TEST(Futex, RobustMutexOfAThreadThatOthersWaitFor) {
+  pthread_mutex_t mutex;
+  Init(&mutex, false, true, PTHREAD_PRIO_NONE);
+  Gate locked, die;
+  Thread owner([&] {
+    EXPECT_EQ(pthread_mutex_lock(&mutex), 0);
+    locked.Open();
+    die.Await();
+  });
+  locked.Await();
+  auto wait = [&] {
+    const int result = pthread_mutex_lock(&mutex);
+    EXPECT(result == 0 || result == EOWNERDEAD);
+    if (result == EOWNERDEAD) EXPECT_EQ(pthread_mutex_consistent(&mutex), 0);
+    EXPECT_EQ(pthread_mutex_unlock(&mutex), 0);
+  };
+  Thread a(wait), b(wait), c(wait);
+  a.AwaitAsleep();
+  b.AwaitAsleep();
+  c.AwaitAsleep();
+  CheckpointHere();
+  die.Open();
+}
+
 GUEST_TEST(Futex, SharedConditionVariable) {
   struct Block {
     pthread_mutex_t mutex;

@@ -275,3 +275,296 @@ GUEST_TEST(Ptrace, Errors) {
   kill(pid, SIGKILL);
   WaitStatus(pid);
 }
+
+GUEST_TEST(Ptrace, InterruptedCallEndsAndBeginsAgain) {
+  Gate ready;
+  const pid_t pid = Traced([&] {
+    ready.Open();
+    pause();
+    _exit(4);
+  });
+  MUST(ptrace(PTRACE_SETOPTIONS, pid, nullptr, static_cast<long>(PTRACE_O_TRACESYSGOOD)));
+  MUST(Resume(PTRACE_CONT, pid));
+  ready.Await();
+  AwaitAsleep(pid);
+  kill(pid, SIGUSR1);
+  EXPECT_STOPPED(Wait(pid), SIGUSR1);
+  user_regs_struct registers = {};
+  MUST(ptrace(PTRACE_GETREGS, pid, nullptr, &registers));
+  EXPECT_EQ(registers.orig_rax, SYS_pause);
+  EXPECT_EQ(static_cast<long>(registers.rax), -514);  // ERESTARTNOHAND
+  CheckpointHere();
+  MUST(Resume(PTRACE_SYSCALL, pid));  // Without the signal: the call begins again.
+  EXPECT_STOPPED(Wait(pid), SIGTRAP | 0x80);
+  MUST(ptrace(PTRACE_GETREGS, pid, nullptr, &registers));
+  EXPECT_EQ(registers.orig_rax, SYS_pause);
+  EXPECT_EQ(static_cast<long>(registers.rax), -ENOSYS);
+  MUST(Resume(PTRACE_SYSCALL, pid));
+  AwaitAsleep(pid);
+  kill(pid, SIGUSR2);
+  EXPECT_STOPPED(Wait(pid), SIGTRAP | 0x80);  // Its end comes before the signal.
+  MUST(ptrace(PTRACE_GETREGS, pid, nullptr, &registers));
+  EXPECT_EQ(static_cast<long>(registers.rax), -514);
+  MUST(Resume(PTRACE_SYSCALL, pid));
+  EXPECT_STOPPED(Wait(pid), SIGUSR2);
+  MUST(Resume(PTRACE_CONT, pid, SIGUSR2));
+  EXPECT_KILLED(Wait(pid), SIGUSR2);
+}
+
+GUEST_TEST(Ptrace, CallOfTheTracersOwn) {
+  // As a debugger calls a function: out of a call that waits, and back.
+  static volatile long called = 0;
+  const pid_t pid = Traced([&] {
+    const timespec wait = Ns(200 * kMs);
+    const int64_t start = NowNs();
+    EXPECT_EQ(nanosleep(&wait, nullptr), 0);
+    EXPECT_GE(NowNs() - start, 200 * kMs);
+    EXPECT_EQ(called, 77);
+  });
+  MUST(Resume(PTRACE_CONT, pid));
+  AwaitAsleep(pid);
+  kill(pid, SIGUSR1);
+  EXPECT_STOPPED(Wait(pid), SIGUSR1);
+  user_regs_struct saved = {};
+  MUST(ptrace(PTRACE_GETREGS, pid, nullptr, &saved));
+  static const unsigned char code[] = {0x48, 0xc7, 0x07, 77, 0, 0, 0, 0xcc};  // movq $77, (%rdi); int3
+  long word = 0;
+  memcpy(&word, code, sizeof(word));
+  const long old = ptrace(PTRACE_PEEKTEXT, pid, saved.rip, nullptr);
+  MUST(ptrace(PTRACE_POKETEXT, pid, saved.rip, word));
+  user_regs_struct other = saved;
+  other.rdi = reinterpret_cast<unsigned long>(&called);
+  other.orig_rax = static_cast<unsigned long long>(-1);
+  MUST(ptrace(PTRACE_SETREGS, pid, nullptr, &other));
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_STOPPED(Wait(pid), SIGTRAP);
+  EXPECT_EQ(ptrace(PTRACE_PEEKDATA, pid, &called, nullptr), 77);
+  MUST(ptrace(PTRACE_POKETEXT, pid, saved.rip, old));
+  MUST(ptrace(PTRACE_SETREGS, pid, nullptr, &saved));
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_EXITED(Wait(pid), 0);
+}
+
+GUEST_TEST(Ptrace, SyscallInfo) {
+  const pid_t pid = Traced([] { syscall(SYS_close, -5); });
+  MUST(ptrace(PTRACE_SETOPTIONS, pid, nullptr, static_cast<long>(PTRACE_O_TRACESYSGOOD)));
+  struct {
+    uint8_t op, pad[3];
+    uint32_t arch;
+    uint64_t ip, sp, a, b, rest[5];
+  } info = {};
+  auto get = [&] { return ptrace(static_cast<__ptrace_request>(0x420e), pid, sizeof(info), &info); };
+  EXPECT_EQ(MUST(get()), 24);
+  EXPECT_EQ(info.op, 0);
+  for (int i = 0; i < 200; ++i) {
+    MUST(Resume(PTRACE_SYSCALL, pid));
+    EXPECT_STOPPED(Wait(pid), SIGTRAP | 0x80);
+    EXPECT_EQ(MUST(get()), 80);
+    EXPECT_EQ(info.op, 1);
+    const bool found = info.a == SYS_close && static_cast<int>(info.b) == -5;
+    MUST(Resume(PTRACE_SYSCALL, pid));
+    EXPECT_STOPPED(Wait(pid), SIGTRAP | 0x80);
+    EXPECT_EQ(MUST(get()), 33);
+    EXPECT_EQ(info.op, 2);
+    if (!found) continue;
+    EXPECT_EQ(static_cast<long>(info.a), -EBADF);
+    break;
+  }
+  MUST(ptrace(PTRACE_DETACH, pid, nullptr, nullptr));
+  EXPECT_EXITED(Wait(pid), 0);
+}
+
+GUEST_TEST(Ptrace, SysemuSkipsTheCall) {
+  const pid_t pid = Traced([] {
+    syscall(SYS_getppid);
+    EXPECT_EQ(syscall(SYS_getppid), 4242);
+  });
+  user_regs_struct registers = {};
+  for (int i = 0; i < 200 && registers.orig_rax != SYS_getppid; ++i) {
+    MUST(Resume(PTRACE_SYSCALL, pid));
+    EXPECT_STOPPED(Wait(pid), SIGTRAP);
+    MUST(ptrace(PTRACE_GETREGS, pid, nullptr, &registers));
+  }
+  MUST(Resume(PTRACE_SYSCALL, pid));  // The end of the first.
+  EXPECT_STOPPED(Wait(pid), SIGTRAP);
+  MUST(Resume(static_cast<__ptrace_request>(31 /*PTRACE_SYSEMU*/), pid));
+  EXPECT_STOPPED(Wait(pid), SIGTRAP);
+  MUST(ptrace(PTRACE_GETREGS, pid, nullptr, &registers));
+  EXPECT_EQ(registers.orig_rax, SYS_getppid);
+  registers.rax = 4242;
+  MUST(ptrace(PTRACE_SETREGS, pid, nullptr, &registers));
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_EXITED(Wait(pid), 0);
+}
+
+GUEST_TEST(Ptrace, SignalsCanBeChanged) {
+  const pid_t pid = Traced([] {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGRTMIN);
+    sigprocmask(SIG_BLOCK, &set, nullptr);
+    raise(SIGUSR1);
+    siginfo_t info = {};
+    EXPECT_EQ(sigwaitinfo(&set, &info), SIGRTMIN);
+    EXPECT_EQ(info.si_pid, getppid());
+  });
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_STOPPED(Wait(pid), SIGUSR1);
+  uint64_t mask = 0;
+  MUST(ptrace(PTRACE_GETSIGMASK, pid, 8L, &mask));
+  EXPECT_EQ(mask, uint64_t{1} << (SIGRTMIN - 1));
+  MUST(Resume(PTRACE_CONT, pid, SIGRTMIN));  // Blocked: it stays pending.
+  int status = Wait(pid);
+  if (WIFSTOPPED(status)) {
+    MUST(Resume(PTRACE_CONT, pid, WSTOPSIG(status)));
+    status = Wait(pid);
+  }
+  EXPECT_EXITED(status, 0);
+}
+
+GUEST_TEST(Ptrace, GroupStopAndListen) {
+  const pid_t pid = Fork([] {
+    for (;;) pause();
+  });
+  AwaitAsleep(pid);
+  MUST(ptrace(PTRACE_SEIZE, pid, nullptr, nullptr));
+  kill(pid, SIGSTOP);
+  EXPECT_STOPPED(Wait(pid), SIGSTOP);
+  MUST(Resume(PTRACE_CONT, pid, SIGSTOP));
+  int status = Wait(pid);
+  EXPECT_STOPPED(status, SIGSTOP);
+  EXPECT_EQ(status >> 16, PTRACE_EVENT_STOP);
+  CheckpointHere();
+  MUST(Resume(PTRACE_LISTEN, pid));
+  EXPECT_EQ(waitpid(pid, nullptr, WNOHANG | __WALL), 0);
+  EXPECT_ERRNO(Resume(PTRACE_CONT, pid), ESRCH);
+  kill(pid, SIGCONT);
+  status = Wait(pid);
+  EXPECT_STOPPED(status, SIGTRAP);
+  EXPECT_EQ(status >> 16, PTRACE_EVENT_STOP);
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_STOPPED(Wait(pid), SIGCONT);
+  MUST(ptrace(PTRACE_DETACH, pid, nullptr, static_cast<long>(SIGTERM)));
+  EXPECT_KILLED(Wait(pid), SIGTERM);
+}
+
+GUEST_TEST(Ptrace, ThreadsAreTraced) {
+  const pid_t pid = Traced([] {
+    Thread thread([] {});
+    thread.Join();
+    _exit(0);
+  });
+  MUST(ptrace(PTRACE_SETOPTIONS, pid, nullptr, static_cast<long>(PTRACE_O_TRACECLONE)));
+  MUST(Resume(PTRACE_CONT, pid));
+  const int event = Wait(pid);
+  EXPECT_EQ(event >> 16, PTRACE_EVENT_CLONE);
+  unsigned long tid = 0;
+  MUST(ptrace(PTRACE_GETEVENTMSG, pid, nullptr, &tid));
+  EXPECT_STOPPED(Wait(static_cast<pid_t>(tid)), SIGSTOP);
+  CheckpointHere();
+  MUST(Resume(PTRACE_CONT, pid));
+  MUST(Resume(PTRACE_CONT, static_cast<pid_t>(tid)));
+  EXPECT_EXITED(Wait(static_cast<pid_t>(tid)), 0);
+  EXPECT_EXITED(Wait(pid), 0);
+}
+
+GUEST_TEST(Ptrace, VforkEvents) {
+  const pid_t pid = Traced([] {
+    const pid_t child = vfork();
+    if (child == 0) _exit(3);
+    EXPECT_EXITED(WaitStatus(child), 3);
+  });
+  MUST(ptrace(PTRACE_SETOPTIONS, pid, nullptr, static_cast<long>(PTRACE_O_TRACEVFORK | PTRACE_O_TRACEVFORKDONE)));
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_EQ(Wait(pid) >> 16, PTRACE_EVENT_VFORK);
+  unsigned long child = 0, done = 0;
+  MUST(ptrace(PTRACE_GETEVENTMSG, pid, nullptr, &child));
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_STOPPED(Wait(static_cast<pid_t>(child)), SIGSTOP);
+  MUST(Resume(PTRACE_CONT, static_cast<pid_t>(child)));
+  EXPECT_EXITED(Wait(static_cast<pid_t>(child)), 3);
+  int status = Wait(pid);
+  while (WIFSTOPPED(status)) {
+    if (status >> 16 == PTRACE_EVENT_VFORK_DONE) {
+      MUST(ptrace(PTRACE_GETEVENTMSG, pid, nullptr, &done));
+      MUST(Resume(PTRACE_CONT, pid));
+    } else {
+      MUST(Resume(PTRACE_CONT, pid, WSTOPSIG(status)));  // SIGCHLD
+    }
+    status = Wait(pid);
+  }
+  EXPECT_EQ(done, child);
+  EXPECT_EXITED(status, 0);
+}
+
+GUEST_TEST(Ptrace, FloatingPointAndUserWords) {
+  const pid_t pid = Traced([] {});
+  user_fpregs_struct floating = {};
+  MUST(ptrace(PTRACE_GETFPREGS, pid, nullptr, &floating));
+  EXPECT_NE(floating.mxcsr, 0);
+  floating.xmm_space[0] = 0x12345678;
+  MUST(ptrace(PTRACE_SETFPREGS, pid, nullptr, &floating));
+  user_fpregs_struct again = {};
+  MUST(ptrace(PTRACE_GETFPREGS, pid, nullptr, &again));
+  EXPECT_EQ(again.xmm_space[0], 0x12345678);
+  CheckpointHere();
+  char state[8192];
+  iovec set = {state, sizeof(state)};
+  MUST(ptrace(PTRACE_GETREGSET, pid, 0x202L /*NT_X86_XSTATE*/, &set));
+  EXPECT_GE(set.iov_len, 576);
+  uint32_t word = 0;
+  memcpy(&word, state + 160, sizeof(word));
+  EXPECT_EQ(word, 0x12345678);
+  user_regs_struct registers = {};
+  MUST(ptrace(PTRACE_GETREGS, pid, nullptr, &registers));
+  errno = 0;
+  EXPECT_EQ(ptrace(PTRACE_PEEKUSER, pid, offsetof(user, regs.rsp), nullptr), static_cast<long>(registers.rsp));
+  MUST(ptrace(PTRACE_POKEUSER, pid, offsetof(user, regs.rbx), 5L));
+  EXPECT_EQ(ptrace(PTRACE_PEEKUSER, pid, offsetof(user, regs.rbx), nullptr), 5);
+  EXPECT_EQ(ptrace(PTRACE_PEEKUSER, pid, offsetof(user, u_debugreg[7]), nullptr), 0);
+  EXPECT_ERRNO(ptrace(PTRACE_PEEKUSER, pid, 3L, nullptr), EIO);
+  kill(pid, SIGKILL);
+  EXPECT_KILLED(Wait(pid), SIGKILL);
+}
+
+GUEST_TEST(Ptrace, MemoryByItsFile) {
+  static volatile long value = 5;
+  const pid_t pid = Traced([] { _exit(value == 6 ? 0 : 1); });
+  const int fd = MUST(open(Str("/proc/%d/mem", pid), O_RDWR));
+  long copy = 0;
+  EXPECT_EQ(pread(fd, &copy, sizeof(copy), reinterpret_cast<off_t>(&value)), sizeof(copy));
+  EXPECT_EQ(copy, 5);
+  CheckpointHere();
+  copy = 6;
+  EXPECT_EQ(pwrite(fd, &copy, sizeof(copy), reinterpret_cast<off_t>(&value)), sizeof(copy));
+  // Text can be written, too.
+  const auto text = reinterpret_cast<off_t>(&getppid);
+  char byte = 0;
+  EXPECT_EQ(pread(fd, &byte, 1, text), 1);
+  EXPECT_EQ(pwrite(fd, &byte, 1, text), 1);
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_EXITED(Wait(pid), 0);
+  EXPECT_EQ(pread(fd, &copy, sizeof(copy), reinterpret_cast<off_t>(&value)), 0);
+}
+
+GUEST_TEST(Ptrace, WaitidTellsOfStops) {
+  const pid_t pid = Fork([] {
+    for (;;) pause();
+  });
+  AwaitAsleep(pid);
+  MUST(ptrace(PTRACE_SEIZE, pid, nullptr, static_cast<long>(PTRACE_O_TRACEEXIT)));
+  kill(pid, SIGUSR1);
+  siginfo_t info = {};
+  MUST(waitid(P_PID, static_cast<id_t>(pid), &info, WSTOPPED | WNOWAIT));
+  EXPECT_EQ(info.si_code, CLD_TRAPPED);
+  EXPECT_EQ(info.si_status, SIGUSR1);
+  MUST(waitid(P_PID, static_cast<id_t>(pid), &info, WSTOPPED));
+  MUST(Resume(PTRACE_CONT, pid, SIGUSR1));
+  MUST(waitid(P_PID, static_cast<id_t>(pid), &info, WSTOPPED));
+  EXPECT_EQ(info.si_status, SIGTRAP | PTRACE_EVENT_EXIT << 8);
+  unsigned long status = 0;
+  MUST(ptrace(PTRACE_GETEVENTMSG, pid, nullptr, &status));
+  EXPECT_EQ(status, SIGUSR1);
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_KILLED(Wait(pid), SIGUSR1);
+}

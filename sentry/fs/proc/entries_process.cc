@@ -229,6 +229,7 @@ constexpr ProcEntry kEntries[] = {
     {"limits", kProcFile, &ProcLimitsText},
     {"loginuid", kProcWritable, &LoginUid, &RefuseWrite},
     {"maps", kProcFile, &Maps, nullptr, true},
+    {"mem", S_IFREG | 0600, &Empty},  // proc_mem.h
     {"mountinfo", kProcFile, &MountInfo},
     {"mounts", kProcFile, &Mounts},
     {"mountstats", kProcPrivate, &MountStats},

@@ -11,6 +11,7 @@
 #include "sentry/kernel/seccomp_filter.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/proc_text.h"
 #include "sentry/vfs/fd_table.h"
@@ -62,6 +63,7 @@ const char* StateName(char letter) {
   switch (letter) {
     case 'R': return "R (running)";
     case 'T': return "T (stopped)";
+    case 't': return "t (tracing stop)";
     case 'Z': return "Z (zombie)";
     case 'X': return "X (dead)";
     case 'D': return "D (disk sleep)";
@@ -132,8 +134,8 @@ ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target) {
   const Credentials& c = t.creds();
   std::string out = "Name:\t" + EscapedName(t.name()) + "\n";
   if (!t.exiting()) AppendFormat(&out, "Umask:\t%04o\n", t.fs().umask());
-  AppendFormat(&out, "State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t0\n", StateName(t.state_letter()),
-               ns.IdOf(g), ns.IdOf(t), ParentIn(ns, g));
+  AppendFormat(&out, "State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t%d\n", StateName(t.state_letter()),
+               ns.IdOf(g), ns.IdOf(t), ParentIn(ns, g), t.extras().tracee != nullptr ? ns.IdOf(*t.extras().tracee->tracer) : 0);
   AppendFormat(&out, "Uid:\t%u\t%u\t%u\t%u\nGid:\t%u\t%u\t%u\t%u\n", ShownUid(user, c.uid),
                ShownUid(user, c.euid), ShownUid(user, c.suid), ShownUid(user, c.fsuid), ShownGid(user, c.gid), ShownGid(user, c.egid),
                ShownGid(user, c.sgid), ShownGid(user, c.fsgid));

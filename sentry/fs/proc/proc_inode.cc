@@ -14,7 +14,9 @@
 #include "sentry/fs/proc/proc.pb.h"
 #include "sentry/fs/nsfs/nsfs.h"
 #include "sentry/kernel/namespaces.h"
+#include "sentry/fs/proc/proc_mem.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/directory_file.h"
 #include "sentry/vfs/fd_table.h"
@@ -315,6 +317,11 @@ ErrnoOr<RefPtr<File>> ProcInode::Open(const VfsContext& ctx, const VfsPath& path
   if (IsDir()) return RefPtr<File>(MakeRef<DirectoryFile>(path, flags));
   if (!IsRegular()) return Errno(ENXIO);
   if (entry_ != nullptr && entry_->ptrace && ctx.task != nullptr && !MayInspect(*ctx.task, *target_)) return Errno(EACCES);
+  if (entry_ != nullptr && path_ == "mem" && !global()) {
+    if (!target_->has_mm()) return Errno(ESRCH);
+    if (ctx.task != nullptr && !Tracing::MayAccess(*ctx.task, *target_)) return Errno(EACCES);
+    return RefPtr<File>(MakeRef<ProcMemFile>(path, flags, RefPtr<MemoryManager>(&target_->mm())));
+  }
   return RefPtr<File>(MakeRef<ProcTextFile>(path, flags, ctx.creds));
 }
 
