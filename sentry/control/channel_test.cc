@@ -57,6 +57,19 @@ TEST_F(Channel, TellsTheEnd) {
   EXPECT_TRUE(absl::IsUnavailable(SendPacket(far_.get(), "x")));
 }
 
+TEST_F(Channel, ASideThatEndedBeforeTheRequestIsStillHeard) {
+  Reply reason;
+  reason.set_code(static_cast<int>(absl::StatusCode::kFailedPrecondition));
+  reason.set_error("there is nothing to start with");
+  ASSERT_TRUE(SendPacket(far_.get(), reason.SerializeAsString()).ok());
+  far_.reset();
+  Client client(std::move(near_));
+  Request request;
+  absl::Status status = client.Call(request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.message(), "there is nothing to start with");
+}
+
 TEST_F(Channel, ASideThatDiesWithMessagesUnreadIsStillHeard) {
   ASSERT_TRUE(SendPacket(near_.get(), "never read").ok());
   ASSERT_TRUE(SendPacket(far_.get(), "last words").ok());

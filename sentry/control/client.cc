@@ -71,7 +71,8 @@ absl::StatusOr<Reply> Client::Receive(const std::function<void(const ProgressRep
 absl::StatusOr<Reply> Client::Call(Request& request, std::span<const int> fds,
                                    const std::function<void(const ProgressReply&)>& progress) {
   absl::Status sent = Send(request, fds);
-  if (!sent.ok()) return sent;
+  // Who is gone may have said why: a sandbox that cannot start answers a request that it has not read.
+  if (!sent.ok() && !absl::IsUnavailable(sent)) return sent;
   return Receive(progress);
 }
 
