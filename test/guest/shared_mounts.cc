@@ -24,15 +24,20 @@ void InOwnMounts(const TempDir& dir, F body) {
 void Tmpfs(const char* where) { MUST(mount("none", where, "tmpfs", 0, nullptr)); }
 bool Exists(const char* path) { return access(path, F_OK) == 0; }
 
+// Two places, a tmpfs with `propagation` at the first.
+void MakeTwo(const TempDir& dir, unsigned long propagation) {
+  MUST(mkdir(dir / "a", 0755));
+  MUST(mkdir(dir / "b", 0755));
+  Tmpfs(dir / "a");
+  MUST(mount(nullptr, dir / "a", nullptr, propagation, nullptr));
+}
+
 }  // namespace
 
 GUEST_TEST(SharedMounts, PeersSeeEachOther) {
   TempDir dir;
   InOwnMounts(dir, [&] {
-    MUST(mkdir(dir / "a", 0755));
-    MUST(mkdir(dir / "b", 0755));
-    Tmpfs(dir / "a");
-    MUST(mount(nullptr, dir / "a", nullptr, MS_SHARED, nullptr));
+    MakeTwo(dir, MS_SHARED);
     MUST(mkdir(dir / "a/x", 0755));
     MUST(mount(dir / "a", dir / "b", nullptr, MS_BIND, nullptr));
     Tmpfs(dir / "b/x");
@@ -53,10 +58,7 @@ GUEST_TEST(SharedMounts, PeersSeeEachOther) {
 GUEST_TEST(SharedMounts, SlavesTakeAndDoNotGive) {
   TempDir dir;
   InOwnMounts(dir, [&] {
-    MUST(mkdir(dir / "a", 0755));
-    MUST(mkdir(dir / "b", 0755));
-    Tmpfs(dir / "a");
-    MUST(mount(nullptr, dir / "a", nullptr, MS_SHARED, nullptr));
+    MakeTwo(dir, MS_SHARED);
     MUST(mkdir(dir / "a/x", 0755));
     MUST(mkdir(dir / "a/y", 0755));
     MUST(mount(dir / "a", dir / "b", nullptr, MS_BIND, nullptr));
@@ -117,10 +119,7 @@ GUEST_TEST(SharedMounts, InfoTells) {
 GUEST_TEST(SharedMounts, UnbindableStays) {
   TempDir dir;
   InOwnMounts(dir, [&] {
-    MUST(mkdir(dir / "a", 0755));
-    MUST(mkdir(dir / "b", 0755));
-    Tmpfs(dir / "a");
-    MUST(mount(nullptr, dir / "a", nullptr, MS_UNBINDABLE, nullptr));
+    MakeTwo(dir, MS_UNBINDABLE);
     EXPECT_ERRNO(mount(dir / "a", dir / "b", nullptr, MS_BIND, nullptr), EINVAL);
   });
 }
