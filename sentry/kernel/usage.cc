@@ -29,7 +29,6 @@ std::string ReadProc(const std::string& path) {
   return n > 0 ? std::string(text, static_cast<size_t>(n)) : "";
 }
 
-timeval ToTimeval(int64_t ns) { return {ns / kNsPerSecond, ns % kNsPerSecond / 1000}; }
 int64_t ToNs(const timeval& t) { return t.tv_sec * kNsPerSecond + t.tv_usec * 1000; }
 
 long StatusNumber(const std::string& status, const char* key) {
@@ -63,6 +62,8 @@ rusage ReadUsage(const std::string& directory, int64_t total) {
 void Add(timeval* a, const timeval& b) { *a = ToTimeval(ToNs(*a) + ToNs(b)); }
 
 }  // namespace
+
+timeval ToTimeval(int64_t ns) { return {ns / kNsPerSecond, ns % kNsPerSecond / 1000}; }
 
 void AddUsage(rusage* a, const rusage& b) {
   Add(&a->ru_utime, b.ru_utime);

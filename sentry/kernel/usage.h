@@ -2,6 +2,9 @@
 #pragma once
 
 #include <sys/resource.h>
+#include <sys/time.h>
+
+#include <cstdint>
 
 namespace amber {
 
@@ -13,6 +16,7 @@ class ThreadGroup;
 rusage UsageOf(const ThreadGroup& group);
 // The same of one thread.
 rusage UsageOf(const Task& task);
+timeval ToTimeval(int64_t ns);
 // a += b, but for the maximum of memory, which is that of the larger.
 void AddUsage(rusage* a, const rusage& b);
 

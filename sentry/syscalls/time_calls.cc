@@ -30,7 +30,6 @@ ErrnoOr<int64_t> ToNanoseconds(const timeval& tv) {
 }
 
 timespec ToTimespec(int64_t ns) { return {ns / kNsPerSecond, ns % kNsPerSecond}; }
-timeval ToTimeval(int64_t ns) { return {ns / kNsPerSecond, ns % kNsPerSecond / 1000}; }
 
 ErrnoOr<int64_t> CopyInDuration(Task& task, UserPtr<const timespec> p) { return ToNanoseconds(TRY(task.CopyIn(p))); }
 

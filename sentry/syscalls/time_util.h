@@ -18,7 +18,6 @@ class Task;
 ErrnoOr<int64_t> ToNanoseconds(const timespec& ts);
 ErrnoOr<int64_t> ToNanoseconds(const timeval& tv);
 timespec ToTimespec(int64_t ns);
-timeval ToTimeval(int64_t ns);
 
 ErrnoOr<int64_t> CopyInDuration(Task& task, UserPtr<const timespec> p);
 // Guest monotonic time `duration` from now; kNever stays kNever.

@@ -9,6 +9,7 @@
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/usage.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/syscalls/time_util.h"
