@@ -1,9 +1,7 @@
 #include "sentry/kernel/kernel.h"
 
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <sys/random.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -153,17 +151,6 @@ void Kernel::OnProcessDeath(platform::AddressSpace&, std::span<platform::Thread*
     // Nobody ordered it: out of memory, killed by the host, or the guest broke its stub.
     int signo = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : SIGKILL;
     lifecycle_->KillGroup(task->group(), signo);
-  }
-}
-
-void Kernel::WakeFutex(Task& task, uint64_t address) {
-  // A word in memory that others share: any live thread of this address space may order the wake. The dying task itself is
-  // stopped or about to be killed; its siblings see the word when they look.
-  for (const RefPtr<Task>& t : LiveTasks()) {
-    if (t.get() == &task || t->exiting_ || &t->mm() != &task.mm()) continue;
-    if (t->where_ != Task::Where::kStopped || !t->held_) continue;
-    t->thread_->RunOps({{SYS_futex, {address, FUTEX_WAKE, 1, 0, 0, 0}}}, [](std::span<const int64_t>) {});
-    return;
   }
 }
 

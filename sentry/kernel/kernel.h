@@ -82,8 +82,6 @@ class Kernel final : public platform::Client, public state::Saveable {
   const std::set<RefPtr<ThreadGroup>>& groups() const { return groups_; }
   size_t task_count() const { return task_count_; }
   size_t TasksOf(uid_t uid) const;
-  // Wakes one native waiter of a futex word of `task`'s memory from outside; for words in shared sentry memory.
-  void WakeFutex(Task& task, uint64_t address);
 
   // Makes `task`'s call be executed again soon (by whoever holds the lock, when it lets go).
   void MakeRunnable(Task& task);
