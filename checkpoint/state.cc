@@ -34,6 +34,8 @@ void Saver::Run(const Saveable* root) {
 }
 
 Loader::~Loader() {
+  // What was refused half-way is not taken apart: destructors count on what the other objects would have become. The sandbox that it was for ends.
+  if (!error_.empty()) return;
   // File systems go last: inodes and names know theirs by a plain pointer, and may be held by nobody else now.
   std::vector<const Created*> file_systems;
   for (auto& [id, created] : objects_) {

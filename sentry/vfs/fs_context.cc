@@ -21,4 +21,6 @@ bool FsContext::Load(state::Loader& loader, std::string_view bytes) {
   return LoadPath(loader, m.root(), &root_) && LoadPath(loader, m.cwd(), &cwd_);
 }
 
+bool FsContext::AfterLoad(state::Loader& loader) { return CheckPath(loader, root_) && CheckPath(loader, cwd_); }
+
 }  // namespace amber

@@ -30,6 +30,7 @@ class FsContext final : public RefCounted<FsContext>, public state::Saveable {
   state::Kind kind() const override { return state::Kind::kFsContext; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
 
  private:
   VfsPath root_;

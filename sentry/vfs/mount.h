@@ -64,6 +64,7 @@ class Mount final : public RefCounted<Mount>, public state::Saveable {
   state::Kind kind() const override { return state::Kind::kMount; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
 
  private:
   friend class MountNamespace;
@@ -84,6 +85,7 @@ class Mount final : public RefCounted<Mount>, public state::Saveable {
   Mount* parent_ = nullptr;
   RefPtr<Dentry> mountpoint_;
   MountNamespace* ns_ = nullptr;
+  const MountNamespace* listed_in_ = nullptr;  // from an image, until AfterLoad()
   RefPtr<PeerGroup> peers_, master_;
   bool unbindable_ = false;
   bool locked_ = false;

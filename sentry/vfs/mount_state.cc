@@ -1,6 +1,9 @@
 // What the image keeps of mounts and namespaces, and how /proc shows them.
 #include <sys/sysmacros.h>
 
+#include <unordered_map>
+#include <vector>
+
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/path.h"
 #include "sentry/vfs/propagation.h"
@@ -131,6 +134,15 @@ bool Mount::Load(state::Loader& loader, std::string_view bytes) {
   return fs_ && root_ && (parent_ != nullptr) == static_cast<bool>(mountpoint_);
 }
 
+bool Mount::AfterLoad(state::Loader& loader) {
+  if (&root_->fs() != fs_.get() || root_->negative()) return loader.Fail("a mount shows another file system than its own");
+  if (ns_ != listed_in_) return loader.Fail("a mount is not in its namespace");
+  if (parent_ == nullptr) return true;
+  if (ns_ == nullptr || parent_->ns_ != ns_) return loader.Fail("a mount lies on one of another namespace");
+  bool there = &mountpoint_->fs() == parent_->fs_.get() && !mountpoint_->negative();
+  return there || loader.Fail("a mount lies on a place that its parent does not have");
+}
+
 std::string MountNamespace::Save(state::Saver& saver) const {
   vfs_state::MountNamespace m;
   m.set_root(saver.Ref(root_));
@@ -144,24 +156,36 @@ bool MountNamespace::Load(state::Loader& loader, std::string_view bytes) {
   vfs_state::MountNamespace m;
   if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
   root_ = loader.GetRef<Mount>(m.root());
+  if (static_cast<size_t>(m.mounts_size()) > kMaxMounts) return loader.Fail("a namespace has too many mounts");
   for (uint64_t id : m.mounts()) {
     RefPtr<Mount> mount = loader.GetRef<Mount>(id);
     if (!mount) return false;
+    if (mount->listed_in_ != nullptr) return loader.Fail("a mount is listed twice");
+    mount->listed_in_ = this;
     mounts_.push_back(std::move(mount));
   }
   return root_ && LoadCommon(loader, m.ino(), m.owner());
 }
 
 bool MountNamespace::AfterLoad(state::Loader& loader) {
+  std::unordered_map<const Mount*, std::vector<const Mount*>> children;
   for (const auto& m : mounts_) {
     if (m->ns_ != this) return loader.Fail("a mount is in two namespaces");
+    children[m->parent_].push_back(m.get());
     if (m->parent_ == nullptr) continue;
     if (!on_.emplace(std::pair(m->parent_, m->mountpoint_.get()), m.get()).second) {
       return loader.Fail("two mounts are at one place");
     }
     ++m->mountpoint_->mounts_here;
   }
-  return true;
+  // Whoever walks up must arrive: every mount is above the root, none on a ring of its own.
+  std::vector<const Mount*> reached = children[nullptr];
+  if (reached.size() != 1 || reached[0] != root_.get()) return loader.Fail("a namespace's root is not the lowest mount");
+  for (size_t i = 0; i < reached.size(); ++i) {
+    const std::vector<const Mount*>& on_it = children[reached[i]];
+    reached.insert(reached.end(), on_it.begin(), on_it.end());
+  }
+  return reached.size() == mounts_.size() || loader.Fail("mounts lie on each other");
 }
 
 }  // namespace amber

@@ -26,6 +26,11 @@ bool LoadPath(state::Loader& loader, const vfs_state::Path& m, VfsPath* out) {
   return true;
 }
 
+bool CheckPath(state::Loader& loader, const VfsPath& path) {
+  if (&path.dentry->fs() != &path.mount->fs()) return loader.Fail("a path's name is not in its mount's file system");
+  return !path.dentry->negative() || loader.Fail("a path has no inode");
+}
+
 void SaveAttr(const Attr& a, vfs_state::Attr* out) {
   out->set_ino(a.ino);
   out->set_mode(a.mode);

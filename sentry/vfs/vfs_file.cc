@@ -89,7 +89,7 @@ bool VfsFile::Load(state::Loader& loader, std::string_view bytes) {
 }
 
 bool VfsFile::AfterLoad(state::Loader& loader) {
-  if (path_.dentry->negative()) return loader.Fail("an open file has no inode");
+  if (!CheckPath(loader, path_)) return false;
   if ((flags() & O_PATH) == 0) ++inode().open_files;
   if (writable() && inode().IsRegular()) {
     counted_as_writer_ = true;
