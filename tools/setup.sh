@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian 12 packages that the build and the tests need.
-# Usage: tools/setup.sh [build|test|bench]...   (root, or a user with sudo)
+# Usage: tools/setup.sh [build|test|docker|bench]...   (root, or a user with sudo)
 # Nothing is downloaded when all of them are there (0.1 s).
 set -euo pipefail
 
@@ -17,6 +17,7 @@ test='
     xz-utils procps file bsdextrautils psmisc bc
 '
 bench='runc linux-perf'
+docker='docker.io containerd'
 
 [ $# -gt 0 ] || set -- build
 wanted=
@@ -24,6 +25,8 @@ for group in "$@"; do
     case $group in
         build) wanted+=" $build" ;;
         test) wanted+=" $test" ;;
+        # Only where no Docker is: Debian's would put another one out.
+        docker) command -v dockerd >/dev/null || wanted+=" $docker" ;;
         bench) wanted+=" $bench" ;;
         *) echo "setup.sh: no group named $group" >&2; exit 2 ;;
     esac
