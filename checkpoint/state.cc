@@ -34,8 +34,12 @@ void Saver::Run(const Saveable* root) {
 }
 
 Loader::~Loader() {
-  // What was refused half-way is not taken apart: destructors count on what the other objects would have become. The sandbox that it was for ends.
-  if (!error_.empty()) return;
+  if (!error_.empty()) {
+    // What was refused half-way is not taken apart: destructors count on what the other objects would have become. The sandbox that it was for ends.
+    static auto* refused = new std::deque<decltype(objects_)>;
+    refused->push_back(std::move(objects_));
+    return;
+  }
   // File systems go last: inodes and names know theirs by a plain pointer, and may be held by nobody else now.
   std::vector<const Created*> file_systems;
   for (auto& [id, created] : objects_) {

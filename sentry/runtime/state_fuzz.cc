@@ -110,14 +110,14 @@ const state::Saver& Saved() {
     for (const char* dir : {"/etc", "/tmp", "/q"}) below.MkDir(dir);
     below.Write("/etc/f", "lower");
     below.Symlink("etc/f", "/link");
-    auto* tree = new TestTree(MakeOverlayOnTmpfs(lower));
+    static auto* tree = new TestTree(MakeOverlayOnTmpfs(lower));
     auto tmp = MakeRef<TmpfsFileSystem>(TmpfsFileSystem::Options{.size = 1 << 20});
     AMBER_CHECK(tree->ns->Attach(MakeRef<Mount>(tmp, tmp->root(), MS_NODEV, "tmp"), *tree->Find("/tmp")).ok());
     auto queues = MqueueFileSystem::New();
     AMBER_CHECK(tree->ns->Attach(MakeRef<Mount>(queues, queues->root(), 0, "mqueue"), *tree->Find("/q")).ok());
     tree->Write("/etc/new", "upper");
     tree->Write("/tmp/f", "in memory");
-    auto* root = new Root;
+    static auto* root = new Root;
     root->fs = tree->context;
     FillFiles(*root->files, *tree);
     FillSockets(*root->files);
@@ -197,8 +197,6 @@ void LoadAndUse(const Records& records) {
 
 }  // namespace
 }  // namespace amber
-
-extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   FuzzedDataProvider data(bytes, size);
