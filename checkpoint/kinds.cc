@@ -27,6 +27,7 @@
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/other_namespaces.h"
 #include "sentry/kernel/seccomp_filter.h"
+#include "sentry/kernel/seccomp_listener.h"
 #include "sentry/kernel/signal.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -61,6 +62,7 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kPidNamespace: return &Loader::Make<PidNamespace>;
     case Kind::kUserNamespace: return &Loader::Make<UserNamespace>;
     case Kind::kSeccompFilter: return &Loader::Make<SeccompFilter>;
+    case Kind::kSeccompListener: return &Loader::Make<SeccompListener>;
     case Kind::kCgroupNamespace: return &Loader::Make<CgroupNamespace>;
     case Kind::kTimeNamespace: return &Loader::Make<TimeNamespace>;
     case Kind::kNamespaceFile: return &Loader::Make<NsFile>;

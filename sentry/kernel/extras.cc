@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/aio_context.h"
@@ -10,6 +11,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/seccomp_filter.h"
+#include "sentry/kernel/seccomp_listener.h"
 #include "sentry/kernel/sigio.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -33,6 +35,9 @@ void TaskExtras::Inherit(Task& parent, uint64_t flags) {
   time = (flags & CLONE_VM) != 0 ? from.time : from.time_for_children;
   seccomp_mode = from.seccomp_mode;
   seccomp = from.seccomp;
+  traps_native = from.traps_native;
+  // rseq_fork(): threads register their own.
+  if ((flags & CLONE_VM) == 0) rseq = from.rseq;
   if ((flags & CLONE_SYSVSEM) != 0) {
     if (!from.sem_undo) from.sem_undo = MakeRef<SemUndo>(from.ipc);
     sem_undo = from.sem_undo;
@@ -45,6 +50,17 @@ void TaskExtras::Inherit(Task& parent, uint64_t flags) {
   ioprio = from.ioprio;
 }
 
+bool TaskExtras::WantsNativeCalls() const {
+  return seccomp_mode == SECCOMP_MODE_STRICT || (seccomp && seccomp->WantsNativeCalls());
+}
+
+void TaskExtras::OnExec() {
+  rseq = {};
+  before_guest.clear();
+  traps_native = WantsNativeCalls();
+  if (traps_native) before_guest.push_back(platform::TrapNativeCallsOp(false));
+}
+
 void TaskExtras::LeaveSemUndo(Task& task) {
   RefPtr<SemUndo> undo = std::move(sem_undo);
   if (undo && undo->ref_count() == 1) undo->Apply(task.pid());
@@ -54,6 +70,10 @@ void TaskExtras::OnExit(Task& task) {
   LeaveSemUndo(task);
   ipc.reset();
   net.reset();
+  notification.reset();
+  for (const SeccompFilter* f = seccomp.get(); f != nullptr; f = f->below()) {
+    if (f->listener() != nullptr) f->listener()->OnTaskGone();
+  }
 }
 
 std::string TaskExtras::Save(state::Saver& saver, const Task& task) const {
@@ -72,6 +92,19 @@ std::string TaskExtras::Save(state::Saver& saver, const Task& task) const {
   m.set_pids_for_children(saver.Ref(pids_for_children));
   m.set_seccomp_mode(seccomp_mode);
   m.set_seccomp(saver.Ref(seccomp));
+  m.set_rseq_area(rseq.area);
+  m.set_rseq_size(rseq.size);
+  m.set_rseq_signature(rseq.signature);
+  if (notification != nullptr) {
+    auto* n = m.mutable_notification();
+    if (notification->listener != nullptr) n->set_listener(saver.Ref(RefPtr<SeccompListener>(notification->listener)));
+    n->set_id(notification->id);
+    n->set_data(&notification->data, sizeof(notification->data));
+    n->set_state(static_cast<int>(notification->state));
+    n->set_error(notification->error);
+    n->set_value(notification->value);
+    n->set_goes_on(notification->goes_on);
+  }
   if (pi_wait != nullptr) {
     m.set_pi_granted(pi_wait->granted);
     m.set_pi_requeued(pi_wait->requeued);
@@ -80,6 +113,27 @@ std::string TaskExtras::Save(state::Saver& saver, const Task& task) const {
   if (tracee != nullptr) m.set_tracee(Tracing::Save(saver, *tracee));
   return m.SerializeAsString();
 }
+
+namespace {
+
+bool LoadNotification(state::Loader& loader, const proto::SeccompNotification& in, Task& task) {
+  auto n = std::make_unique<SeccompNotification>(task);
+  int last = static_cast<int>(SeccompNotification::State::kReplied);
+  if (in.data().size() != sizeof(n->data) || in.state() < 0 || in.state() > last) return loader.Fail("a call that awaits a listener is malformed");
+  memcpy(&n->data, in.data().data(), sizeof(n->data));
+  n->id = in.id();
+  n->state = static_cast<SeccompNotification::State>(in.state());
+  n->error = in.error();
+  n->value = in.value();
+  n->goes_on = in.goes_on();
+  auto* listener = loader.Get<SeccompListener>(in.listener());
+  if (listener == nullptr && n->state != SeccompNotification::State::kReplied) return loader.Fail("a call awaits no listener");
+  if (listener != nullptr) listener->Add(*n);
+  task.extras().notification = std::move(n);
+  return true;
+}
+
+}  // namespace
 
 bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& task) {
   proto::TaskExtras m;
@@ -100,6 +154,10 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& tas
   seccomp = loader.GetRef<SeccompFilter>(m.seccomp());
   if (seccomp_mode < 0 || seccomp_mode > 2 || (seccomp_mode == 2) != static_cast<bool>(seccomp)) return loader.Fail("a task's filter is missing");
   cpu_base = m.cpu_base();
+  rseq = {m.rseq_area(), m.rseq_size(), m.rseq_signature()};
+  // What was good for the host before is refused by it now at worst, which harms the program alone.
+  if (rseq.area != 0) before_guest.push_back({SYS_rseq, {rseq.area, rseq.size, 0, rseq.signature}});
+  if (m.has_notification() && !LoadNotification(loader, m.notification(), task)) return false;
   if (m.pi_granted() != 0 || m.pi_age() != 0) {
     // It waits again when its call is executed again.
     pi_wait = std::make_unique<PiWait>(task);

@@ -20,6 +20,7 @@
 #include "sentry/base/ref_ptr.h"
 #include "sentry/kernel/other_namespaces.h"
 #include "sentry/base/unique_fd.h"
+#include "sentry/platform/platform.h"
 
 namespace amber {
 
@@ -30,6 +31,7 @@ class Kernel;
 class NetNamespace;
 class PidNamespace;
 class SeccompFilter;
+struct SeccompNotification;  // sentry/kernel/seccomp_listener.h
 struct DeadTracee;  // sentry/kernel/tracing.h
 struct PiWait;      // sentry/kernel/futex_pi.h
 struct Tracee;
@@ -59,6 +61,15 @@ class TaskExtras {
   // seccomp(2): SECCOMP_MODE_*, and the innermost filter.
   int seccomp_mode = 0;
   RefPtr<SeccompFilter> seccomp;
+  std::unique_ptr<SeccompNotification> notification;  // its call waits for a listener's answer
+  bool traps_native = false;  // its host thread brings calls to us that it would else execute by itself (platform::TrapNativeCallsOp)
+  // rseq(2), as the host does it for this thread; `area` 0: not registered.
+  struct Rseq {
+    uint64_t area = 0;
+    uint32_t size = 0, signature = 0;
+  } rseq;
+  // Operations of its host thread that are due before it runs guest code again: what exec and a restore lose.
+  std::vector<platform::StubOp> before_guest;
   SchedAttributes sched;
   int ioprio = 0;
   // It touched memory that is away (GroupExtras::away) and stands still until that is back.
@@ -73,6 +84,10 @@ class TaskExtras {
 
   // A child of `parent` made with CLONE_* `flags`.
   void Inherit(Task& parent, uint64_t flags);
+  // Its seccomp mode is one that wants to see what the host would else execute by itself.
+  bool WantsNativeCalls() const;
+  // It has a new host thread, of a new program.
+  void OnExec();
   // The task exits and will not come back.
   void OnExit(Task& task);
   // unshare(CLONE_SYSVSEM), and before another ipc namespace is entered.

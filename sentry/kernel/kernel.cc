@@ -11,6 +11,12 @@
 #include "sentry/kernel/thread_group.h"
 
 namespace amber {
+namespace {
+
+// How long threads may take to be back in their futex waits, and how often one looks, ns.
+constexpr int64_t kSettleLimit = 100'000'000, kSettleStep = 200'000;
+
+}  // namespace
 
 Kernel::Kernel() : lifecycle_(std::make_unique<TaskLifecycle>(*this)) {}
 Kernel::~Kernel() = default;
@@ -101,6 +107,7 @@ void Kernel::Drain() {
 
 void Kernel::Freeze(std::function<void()> done) {
   frozen_ = true;
+  settling_.clear();
   when_frozen_ = std::move(done);
   for (const RefPtr<Task>& t : LiveTasks()) t->Interrupt();
   CheckFrozen();
@@ -119,6 +126,27 @@ void Kernel::CheckFrozen() {
 void Kernel::Thaw() {
   frozen_ = false;
   when_frozen_ = nullptr;
+  settling_.clear();
+  for (const RefPtr<Task>& t : LiveTasks()) {
+    if (t->held_ && t->StandsBeforeFutexWait()) settling_.push_back(t);
+  }
+  for (const RefPtr<Task>& t : settling_) {
+    if (t->held_ && !t->exiting_) t->ReturnToGuest();
+  }
+  settle_deadline_ = clocks_.Monotonic() + kSettleLimit;
+  AwaitSettled();
+}
+
+void Kernel::AwaitSettled() {
+  if (frozen_) return;  // again; the next Thaw() begins anew
+  std::erase_if(settling_, [](const RefPtr<Task>& t) { return t->HasSettled(); });
+  if (settling_.empty() || clocks_.Monotonic() >= settle_deadline_) return ReleaseHeld();
+  if (settle_timer_ == nullptr) settle_timer_ = std::make_unique<Timer>([this] { AwaitSettled(); });
+  settle_timer_->Arm(*timers_, clocks_.Monotonic() + kSettleStep);
+}
+
+void Kernel::ReleaseHeld() {
+  settling_.clear();
   for (const RefPtr<Task>& t : LiveTasks()) {
     if (t->held_ && !t->exiting_) t->ReturnToGuest();
   }

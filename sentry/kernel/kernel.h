@@ -71,7 +71,8 @@ class Kernel final : public platform::Client, public state::Saveable {
 
   // Stops every task with its frame in our hands (pause, checkpoint). `done` runs once with the lock held, when all stand still.
   void Freeze(std::function<void()> done);
-  // Lets them go on.
+  // Lets them go on. Those that were taken out of a futex wait that the host does are first, and the others follow when those wait again:
+  // else a wake that changes no word could come before its waiter.
   void Thaw();
   bool frozen() const { return frozen_; }
   // A task came to stand still, or went: looks whether that completes a Freeze().
@@ -122,8 +123,15 @@ class Kernel final : public platform::Client, public state::Saveable {
   std::set<RefPtr<ThreadGroup>> groups_;
   size_t task_count_ = 0;
   size_t max_tasks_ = 32768;
+  // Threads on their way back to a futex wait, after Thaw(), until ReleaseHeld().
+  void AwaitSettled();
+  void ReleaseHeld();
+
   bool frozen_ = false;
   std::function<void()> when_frozen_;
+  std::vector<RefPtr<Task>> settling_;
+  int64_t settle_deadline_ = 0;
+  std::unique_ptr<Timer> settle_timer_;
   std::deque<RefPtr<Task>> runnable_;
   bool draining_ = false;
   std::vector<std::function<void()>> after_unlock_;

@@ -1,6 +1,7 @@
 #include "sentry/kernel/seccomp.h"
 
 #include <linux/audit.h>
+#include <poll.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -9,9 +10,11 @@
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/seccomp_filter.h"
+#include "sentry/kernel/seccomp_listener.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 
 namespace amber {
 namespace {
@@ -42,9 +45,41 @@ void End(Task& task, int signo, bool whole) {
   lifecycle.ExitThread(task, 0);
 }
 
+// Restart codes would have the call executed after all; a program sees none of them but by a filter.
+int64_t NoRestart(int64_t value) { return value <= -512 && value >= -516 ? -EINTR : value; }
+
+// seccomp_do_user_notification(). False if nobody listens.
+bool Notify(Task& task, const SeccompFilter& filter, const seccomp_data& data) {
+  if (filter.listener() == nullptr) return false;
+  auto notification = std::make_unique<SeccompNotification>(task);
+  notification->data = data;
+  filter.listener()->Add(*notification);
+  task.extras().notification = std::move(notification);
+  return true;
+}
+
 }  // namespace
 
-bool SeccompGate::Pass(Task& task) {
+std::optional<ErrnoOr<uint64_t>> SeccompGate::Await(Task& task) {
+  TaskExtras& extras = task.extras();
+  SeccompNotification& n = *extras.notification;
+  if (n.state != SeccompNotification::State::kReplied) {
+    bool killable = n.state == SeccompNotification::State::kReceived && n.listener->wait_killable();
+    return task.Block(n.queue, POLLIN, kNever, killable ? kKillable : kErestartsys);
+  }
+  bool goes_on = n.goes_on;
+  int64_t value = NoRestart(n.error != 0 ? n.error : n.value);
+  extras.notification.reset();
+  if (!goes_on) return static_cast<uint64_t>(value);
+  // Nothing of the wait is the call's.
+  SyscallState& call = task.syscall();
+  call.restarted = call.timed_out = false;
+  call.deadline = kNever;
+  call.on_signal = kErestartsys.number();
+  return std::nullopt;
+}
+
+bool SeccompGate::Pass(Task& task, bool after_trace) {
   const TaskExtras& extras = task.extras();
   const SyscallState& call = task.syscall();
   if (extras.seccomp_mode == SECCOMP_MODE_STRICT) {
@@ -58,24 +93,27 @@ bool SeccompGate::Pass(Task& task) {
   data.instruction_pointer = call.ip;
   std::copy(std::begin(call.args), std::end(call.args), data.args);
   // The chain may be replaced by nobody meanwhile: the lock is held.
-  uint32_t verdict = extras.seccomp->Run(data).action;
+  SeccompFilter::Verdict said = extras.seccomp->Run(data);
+  uint32_t verdict = said.action;
   uint32_t value = verdict & SECCOMP_RET_DATA;
   switch (verdict & SECCOMP_RET_ACTION_FULL) {
     case SECCOMP_RET_ALLOW:
     case SECCOMP_RET_LOG:
       return true;
     case SECCOMP_RET_ERRNO:
-      // Restart codes would have the call executed after all; a program sees none of them but by such a filter.
-      if (value >= 512 && value <= 516) value = EINTR;
-      task.FinishSyscall(-static_cast<int64_t>(std::min<uint32_t>(value, kMaxErrno)));
+      task.FinishSyscall(NoRestart(-static_cast<int64_t>(std::min<uint32_t>(value, kMaxErrno))));
       return false;
     case SECCOMP_RET_TRAP:
       // The registers are as before the call but for rip, which is behind it (syscall_rollback).
       task.SendForced(SigsysOf(call, value));
       task.FinishSyscall(static_cast<int64_t>(call.number));
       return false;
-    case SECCOMP_RET_TRACE:       // nobody traces
-    case SECCOMP_RET_USER_NOTIF:  // nobody listens
+    case SECCOMP_RET_TRACE:
+      if (after_trace) return true;
+      if (extras.tracee == nullptr || !Tracing::AtFilter(task, value)) task.FinishSyscall(-ENOSYS);
+      return false;
+    case SECCOMP_RET_USER_NOTIF:
+      if (Notify(task, *said.filter, data)) return true;
       task.FinishSyscall(-ENOSYS);
       return false;
     case SECCOMP_RET_KILL_THREAD:

@@ -1,5 +1,9 @@
 #include "sentry/kernel/seccomp_filter.h"
 
+#include <linux/audit.h>
+#include <sys/syscall.h>
+
+#include <cstddef>
 #include <cstring>
 
 #include "sentry/kernel/kernel.pb.h"
@@ -9,6 +13,50 @@ namespace {
 
 // The order of actions: as a signed number, the smallest wins (ACTION_ONLY).
 int32_t Rank(uint32_t action) { return static_cast<int32_t>(action & SECCOMP_RET_ACTION_FULL); }
+
+bool Jumps(const sock_filter& at, uint32_t a) {
+  switch (BPF_OP(at.code)) {
+    case BPF_JEQ:
+      return a == at.k;
+    case BPF_JGE:
+      return a >= at.k;
+    case BPF_JGT:
+      return a > at.k;
+    default:  // BPF_JSET
+      return (a & at.k) != 0;
+  }
+}
+
+// Follows the program for as long as it looks at nothing but the number and the architecture. It was checked: jumps lead forward, within.
+bool AllowsByNumber(const std::vector<sock_filter>& program, uint32_t number) {
+  uint32_t a = 0;
+  for (size_t pc = 0; pc < program.size(); ++pc) {
+    const sock_filter& at = program[pc];
+    switch (at.code) {
+      case BPF_LD | BPF_W | BPF_ABS:
+        if (at.k != offsetof(seccomp_data, nr) && at.k != offsetof(seccomp_data, arch)) return false;
+        a = at.k == offsetof(seccomp_data, nr) ? number : AUDIT_ARCH_X86_64;
+        break;
+      case BPF_RET | BPF_K:
+        return at.k == SECCOMP_RET_ALLOW;
+      case BPF_JMP | BPF_JA:
+        pc += at.k;
+        break;
+      case BPF_JMP | BPF_JEQ | BPF_K:
+      case BPF_JMP | BPF_JGE | BPF_K:
+      case BPF_JMP | BPF_JGT | BPF_K:
+      case BPF_JMP | BPF_JSET | BPF_K:
+        pc += Jumps(at, a) ? at.jt : at.jf;
+        break;
+      case BPF_ALU | BPF_AND | BPF_K:
+        a &= at.k;
+        break;
+      default:
+        return false;
+    }
+  }
+  return false;
+}
 
 }  // namespace
 
@@ -40,6 +88,21 @@ SeccompFilter::Verdict SeccompFilter::Run(const seccomp_data& data) const {
     if (Rank(action) < Rank(worst.action)) worst = {action, f};
   }
   return worst;
+}
+
+bool SeccompFilter::AlwaysAllows(uint32_t number) const {
+  for (const SeccompFilter* f = this; f != nullptr; f = f->below_.get()) {
+    if (!AllowsByNumber(f->program_, number)) return false;
+  }
+  return true;
+}
+
+bool SeccompFilter::WantsNativeCalls() const { return !AlwaysAllows(SYS_futex) || !AlwaysAllows(SYS_sched_yield); }
+
+bool SeccompFilter::HasListener() const {
+  const SeccompFilter* at = this;
+  while (at != nullptr && at->listener_ == nullptr) at = at->below_.get();
+  return at != nullptr;
 }
 
 std::string SeccompFilter::Save(state::Saver& saver) const {

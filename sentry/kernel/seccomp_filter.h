@@ -13,6 +13,8 @@
 
 namespace amber {
 
+class SeccompListener;
+
 class SeccompFilter final : public RefCounted<SeccompFilter>, public state::Saveable {
  public:
   // MAX_INSNS_PER_PATH: of all filters of a task, each four more than its length.
@@ -36,6 +38,16 @@ class SeccompFilter final : public RefCounted<SeccompFilter>, public state::Save
   };
   // seccomp_run_filters(): the most severe answer.
   Verdict Run(const seccomp_data& data) const;
+  // Every filter of the chain lets the call `number` pass whatever its arguments are and whoever makes it (seccomp_is_const_allow()).
+  bool AlwaysAllows(uint32_t number) const;
+  // Futex and sched_yield have to come to the sentry to be filtered.
+  bool WantsNativeCalls() const;
+
+  // Who answers SECCOMP_RET_USER_NOTIF, or null. It holds a reference to this.
+  SeccompListener* listener() const { return listener_; }
+  void set_listener(SeccompListener* listener) { listener_ = listener; }
+  // One of the chain has a listener.
+  bool HasListener() const;
 
   state::Kind kind() const override { return state::Kind::kSeccompFilter; }
   std::string Save(state::Saver& saver) const override;
@@ -47,6 +59,7 @@ class SeccompFilter final : public RefCounted<SeccompFilter>, public state::Save
   RefPtr<SeccompFilter> below_;
   size_t total_ = 0, depth_ = 1;
   bool log_ = false;
+  SeccompListener* listener_ = nullptr;
 };
 
 }  // namespace amber

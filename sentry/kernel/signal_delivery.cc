@@ -8,6 +8,7 @@
 
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/seccomp_listener.h"
 #include "sentry/kernel/signal_frame.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task.h"
@@ -37,16 +38,6 @@ DefaultAction DefaultActionOf(int signo) {
 
 constexpr uint64_t kHandlerIgnore = 1;
 
-// A futex wait without a time-out runs in the host, which rewinds it for a kick: the frame stands before the call, with its number in
-// rax. (It may also be one that has not begun yet.)
-bool BeforeNativeFutexWait(Task& task, const platform::Registers& regs) {
-  if (regs.rax != SYS_futex || regs.r10 != 0) return false;
-  uint64_t command = regs.rsi & FUTEX_CMD_MASK;
-  if (command != FUTEX_WAIT && command != FUTEX_WAIT_BITSET) return false;
-  uint8_t code[2];
-  return task.CopyInBytes(regs.rip, code, sizeof(code)).ok() && code[0] == 0x0f && code[1] == 0x05;
-}
-
 // poll_select_finish(): select and its kin that a handler interrupts tell what is left of their time-out, whose address is in scratch[2].
 // That it cannot be written is no error.
 void CopyOutPollRemaining(Task& task) {
@@ -61,6 +52,35 @@ void CopyOutPollRemaining(Task& task) {
 
 }  // namespace
 
+// A futex wait without a time-out runs in the host, which rewinds it for a kick: the frame stands before the call, with its number in
+// rax. (It may also be one that has not begun yet.)
+bool Task::BeforeNativeFutexWait() {
+  const platform::Registers& regs = thread_->frame().regs;
+  if (regs.rax != SYS_futex || regs.r10 != 0) return false;
+  uint64_t command = regs.rsi & FUTEX_CMD_MASK;
+  if (command != FUTEX_WAIT && command != FUTEX_WAIT_BITSET) return false;
+  uint8_t code[2];
+  return CopyInBytes(regs.rip, code, sizeof(code)).ok() && code[0] == 0x0f && code[1] == 0x05;
+}
+
+bool Task::StandsBeforeFutexWait() {
+  if (exiting_ || where_ != Where::kStopped || thread_ == nullptr || group_->stopped() || extras_->tracee != nullptr) return false;
+  if (call_ == Call::kNone) return BeforeNativeFutexWait();
+  uint64_t command = syscall_.args[1] & FUTEX_CMD_MASK;
+  return call_ == Call::kBlocked && syscall_.number == SYS_futex && (command == FUTEX_WAIT || command == FUTEX_WAIT_BITSET);
+}
+
+SignalSet Task::Takeable() const {
+  if (!waits_killably()) return ~blocked_;
+  // complete_signal(): what ends the process without a core file and is not traced kills all of its threads at once.
+  SignalSet fatal = 0;
+  if (group_->is_init() || extras_->tracee != nullptr) return fatal;
+  for (int signo = 1; signo <= kNumSignals; ++signo) {
+    if (group_->handlers()[signo].handler == 0 && DefaultActionOf(signo) == DefaultAction::kTerminate) fatal |= SignalBit(signo);
+  }
+  return fatal & ~blocked_;
+}
+
 bool Task::DeliverSignals() {
   if (undone_) AdoptCallIntoFrame();
   for (;;) {
@@ -68,7 +88,7 @@ bool Task::DeliverSignals() {
     if (group_->exiting()) return false;  // its death is under way
     SigInfo info;
     if (extras_->tracee == nullptr || !Tracing::TakeDecided(*this, &info)) {
-      if (!TakeSignal(~blocked_, &info)) break;
+      if (!TakeSignal(Takeable(), &info)) break;
       if (extras_->tracee != nullptr && Tracing::StopsForSignal(*this, info)) return true;
     }
     if (info.signo() == 0) continue;  // its tracer has taken it away
@@ -130,13 +150,14 @@ void Task::ForceSignal(const SigInfo& info) {
 void Task::ApplyRestart(const SigAction& action) {
   platform::Registers& regs = thread_->frame().regs;
   if (call_ != Call::kBlocked) {
-    if ((action.flags & SA_RESTART) == 0 && BeforeNativeFutexWait(*this, regs)) {
+    if ((action.flags & SA_RESTART) == 0 && BeforeNativeFutexWait()) {
       regs.rax = static_cast<uint64_t>(-EINTR);
       regs.rip += 2;
     }
     return;
   }
   call_ = Call::kNone;
+  extras_->notification.reset();
   int64_t result;
   bool restart = syscall_.on_signal == kErestartnointr.number() ||
                  (syscall_.on_signal == kErestartsys.number() && (action.flags & SA_RESTART) != 0);

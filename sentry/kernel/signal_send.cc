@@ -32,7 +32,7 @@ SignalSet Task::pending() const { return pending_.set() | group_->pending_.set()
 
 bool Task::HasDeliverableSignal() const {
   if (exiting_) return false;
-  return (pending() & ~blocked_) != 0;
+  return (pending() & Takeable()) != 0;
 }
 
 bool Task::HasFatalSignal() const { return group_->exiting() || (pending() & SignalBit(SIGKILL)) != 0; }
@@ -58,13 +58,14 @@ bool Task::TakeSignal(SignalSet wanted, SigInfo* out) {
   return true;
 }
 
-void ThreadGroup::PrepareSignal(int signo) {
+bool ThreadGroup::PrepareSignal(int signo) {
   if ((SignalBit(signo) & kStopSignals) != 0) {
     DiscardEverywhere(SignalBit(SIGCONT));
   } else if (signo == SIGCONT) {
     DiscardEverywhere(kStopSignals);
-    Continue();
+    return EndStop();
   }
+  return false;
 }
 
 void ThreadGroup::DiscardEverywhere(SignalSet signals) {
@@ -77,10 +78,15 @@ void Task::SendSignal(const SigInfo& info) {
   int signo = info.signo();
   if (signo == SIGKILL) return group_->SendSignal(info);
   RefPtr<ThreadGroup> group(group_);
-  group->PrepareSignal(signo);
-  if (Discarded(group->handlers(), blocked_ | (has_saved_mask_ ? saved_mask_ : 0), signo, this)) return;
-  ++kernel_->stats().signals;
-  if (!pending_.Add(info)) return;
+  bool goes_on = group->PrepareSignal(signo);
+  bool queued = false;
+  if (!Discarded(group->handlers(), blocked_ | (has_saved_mask_ ? saved_mask_ : 0), signo, this)) {
+    ++kernel_->stats().signals;
+    queued = pending_.Add(info);
+  }
+  // With the signal in its queue: its handler runs before anything else of the program does (prepare_signal() and the sending are one step).
+  if (goes_on) group->GoOn();
+  if (!queued || exiting_) return;
   group->signal_queue().Notify(POLLIN);
   if ((blocked_ & SignalBit(signo)) == 0) Interrupt();
 }
@@ -89,7 +95,7 @@ void ThreadGroup::SendSignal(const SigInfo& info) {
   if (zombie_ || info.signo() == 0) return;
   RefPtr<ThreadGroup> self(this);
   int signo = info.signo();
-  PrepareSignal(signo);
+  bool goes_on = PrepareSignal(signo);
   if (signo == SIGKILL) {
     // No handler can see it: the process goes now, whatever its threads do.
     ++kernel_->stats().signals;
@@ -101,9 +107,13 @@ void ThreadGroup::SendSignal(const SigInfo& info) {
   for (const RefPtr<Task>& t : tasks_) {
     if (!t->exiting_) blocked_by_all &= t->blocked_ | (t->has_saved_mask_ ? t->saved_mask_ : 0);
   }
-  if (Discarded(*handlers_, blocked_by_all, signo, leader_)) return;
-  ++kernel_->stats().signals;
-  if (!pending_.Add(info)) return;
+  bool queued = false;
+  if (!Discarded(*handlers_, blocked_by_all, signo, leader_)) {
+    ++kernel_->stats().signals;
+    queued = pending_.Add(info);
+  }
+  if (goes_on) GoOn();
+  if (!queued || zombie_) return;
   signal_queue_.Notify(POLLIN);
   WakeForPending();
 }

@@ -38,31 +38,29 @@ bool ReadSchedstat(int fd, int64_t* time) {
   return true;
 }
 
-// 'S' if the host's thread sleeps, else 'R': the letter behind the name in /proc/PID/task/TID/stat.
-char HostState(int pid, int tid) {
-  char path[64], text[256];
-  snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
+size_t ReadHostFile(int pid, int tid, const char* name, char* out, size_t size) {
+  char path[64];
+  snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", pid, tid, name);
   UniqueFd fd(open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return 'R';
-  ssize_t n = read(fd.get(), text, sizeof(text) - 1);
-  if (n <= 0) return 'R';
-  text[n] = 0;
-  const char* end = strrchr(text, ')');
-  if (end == nullptr || end[1] != ' ' || end[2] != 'S') return 'R';
-  // Also asleep on its way to us, and in the stub: only a wait of its own counts.
-  snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", pid, tid);
-  fd = UniqueFd(open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return 'S';
-  n = read(fd.get(), text, sizeof(text) - 1);
-  if (n <= 0) return 'S';
-  text[n] = 0;
+  ssize_t n = fd.valid() ? read(fd.get(), out, size - 1) : -1;
+  out[n > 0 ? n : 0] = 0;
+  return n > 0 ? static_cast<size_t>(n) : 0;
+}
+
+// True if the host's thread sleeps in a futex call on a word of the guest's. Other sleep is not the guest's: on the way to us, with the
+// same call before us to be looked at, or in the stub, whose words lie above the guest's memory.
+bool WaitsForWord(int pid, int tid) {
+  char text[256], where[64];
+  if (ReadHostFile(pid, tid, "syscall", text, sizeof(text)) == 0) return false;
   // "NUMBER ARG1 ... ARG6 SP PC", or "running".
   char* rest;
   long number = strtol(text, &rest, 10);
   constexpr long kFutexWaitv = 449, kFutexWait = 455;
-  if ((number != SYS_futex && number != kFutexWaitv && number != kFutexWait) || rest == text) return 'R';
-  const char* pc = strrchr(rest, ' ');
-  return pc != nullptr && strtoull(pc, nullptr, 16) < platform::kGuestTop ? 'S' : 'R';
+  if ((number != SYS_futex && number != kFutexWaitv && number != kFutexWait) || rest == text) return false;
+  if (strtoull(rest, nullptr, 16) >= platform::kGuestTop) return false;
+  // futex_wait_queue(), futex_do_wait() and the like, against seccomp_do_user_notification(). A host without symbols says "0".
+  size_t n = ReadHostFile(pid, tid, "wchan", where, sizeof(where));
+  return n == 0 || strcmp(where, "0") == 0 || strncmp(where, "futex", 5) == 0;
 }
 
 constexpr uint64_t kPage = 4096;
@@ -82,10 +80,18 @@ char Task::state_letter() const {
   if (exiting_) return 'Z';
   if (extras_->tracee != nullptr && extras_->tracee->stop != Tracee::Stop::kNone) return 't';
   if (group_->stopped()) return 'T';
-  if (call_ == Call::kBlocked) return 'S';
-  // In guest code, as far as the kernel knows: it may sleep in a lock of its own, which the host executes.
-  if (where_ == Where::kGuest && thread_ != nullptr) return HostState(thread_->host_pid(), thread_->host_tid());
-  return 'R';
+  if (call_ == Call::kBlocked && !native_wait_) return 'S';
+  // In guest code, as far as the kernel knows, or in an operation: it may sleep in a lock of its own, which the host executes.
+  bool may_wait = where_ == Where::kGuest || native_wait_ || call_ == Call::kContinuation;
+  return may_wait && thread_ != nullptr && WaitsForWord(thread_->host_pid(), thread_->host_tid()) ? 'S' : 'R';
+}
+
+bool Task::HasSettled() const {
+  if (exiting_ || thread_ == nullptr) return true;
+  bool prepares = where_ == Where::kStopped && call_ == Call::kNone && !held_;
+  if (prepares) return false;
+  if (where_ != Where::kGuest && !native_wait_ && call_ != Call::kContinuation) return true;
+  return WaitsForWord(thread_->host_pid(), thread_->host_tid());
 }
 
 int64_t Task::CpuTime() const {

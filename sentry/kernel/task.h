@@ -59,6 +59,9 @@ struct SyscallState {
   int on_signal = 512;       // restart code or errno that an interruption means
 };
 
+// For Block(): only what kills the process ends the wait (TASK_KILLABLE); other signals, stops and tracers come when it is over.
+inline constexpr Errno kKillable{599};
+
 struct WaitOn {
   WaitQueue* queue;
   uint32_t events;
@@ -186,10 +189,17 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   int64_t CpuTime() const;
   // A signal is pending that would interrupt a blocked call.
   bool HasDeliverableSignal() const;
+  // It waits with kKillable.
+  bool waits_killably() const { return call_ == Call::kBlocked && syscall_.on_signal == kKillable.number(); }
   SignalSet pending() const;
   SignalSet own_pending() const { return pending_.set(); }
   // Takes one of the pending signals in `wanted` (signalfd, sigtimedwait), this thread's own first; false if there is none.
   bool TakeSignal(SignalSet wanted, SigInfo* out);
+
+  // Its frame stands before a futex wait that the host does, or its call is one.
+  bool StandsBeforeFutexWait();
+  // It waits in the host again, or does something else.
+  bool HasSettled() const;
 
   void set_clear_child_tid(uint64_t address, bool native) {
     clear_child_tid_ = address;
@@ -266,6 +276,7 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   void EnterCall(const platform::Syscall& call, bool framed);
   // Executes the handler and acts on what it returns.
   void RunHandler();
+  void ActOn(ErrnoOr<uint64_t> result);
   void EndBlock();
   // The call is over: `result` goes to the guest.
   void CompleteCall(int64_t result);
@@ -277,12 +288,18 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   bool MustHold() const;
   // From the platform: the thread has stopped.
   void OnStopped(platform::Stop stop, const platform::Fault* fault);
+  // Has the host thread do what is due before it runs guest code (TaskExtras::before_guest).
+  void PrepareForGuest();
   // Turns a call that was undone (registers as before `syscall`) or blocked into one that completes through the frame.
   void AdoptCallIntoFrame();
 
   // --- signal_delivery.cc ---
   // Acts on deliverable signals. False if the task died.
   bool DeliverSignals();
+  // Those that it would take now if they were pending.
+  SignalSet Takeable() const;
+  // The frame stands before a futex wait that runs in the host.
+  bool BeforeNativeFutexWait();
   // Builds the handler's frame; false if the guest's stack cannot take it.
   bool PushSignalFrame(const SigInfo& info, const SigAction& action);
   void ApplyRestart(const SigAction& action);

@@ -3,10 +3,12 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/seccomp.h"
+#include "sentry/kernel/seccomp_listener.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -74,6 +76,7 @@ void Task::EnterCall(const platform::Syscall& call, bool framed) {
   std::copy(std::begin(call.args), std::end(call.args), syscall_.args);
   syscall_.ip = call.ip;
   syscall_.framed = framed;
+  extras_->notification.reset();  // of a call that its tracer has ended
   ++kernel_->stats().syscalls;
   if (kernel_->strace() != nullptr) kernel_->strace()->Enter(*this);
   if (extras_->tracee != nullptr && Tracing::AtEntry(*this)) return;
@@ -86,15 +89,22 @@ void Task::EnterCall(const platform::Syscall& call, bool framed) {
 
 void Task::RunHandler() {
   call_ = Call::kRunning;
+  RefPtr<Task> self(this);
+  if (extras_->notification != nullptr) {
+    if (std::optional<ErrnoOr<uint64_t>> answer = SeccompGate::Await(*this)) return ActOn(*answer);
+  }
   const SyscallEntry* entry = SyscallTable::Get().Find(syscall_.number);
   if (entry == nullptr || entry->handler == nullptr) {
     kernel_->CountUnknown(syscall_.number);
     return CompleteCall(-ENOSYS);
   }
-  RefPtr<Task> self(this);
   on_stack_ = true;
   ErrnoOr<uint64_t> result = entry->handler(*this, syscall_.args);
   on_stack_ = false;
+  ActOn(result);
+}
+
+void Task::ActOn(ErrnoOr<uint64_t> result) {
   if (exiting_) return kernel_->lifecycle().Release(*this);  // exit, exit_group, or a signal to itself
   if (result.ok()) return CompleteCall(static_cast<int64_t>(*result));
   if (result.error() == kNoAnswer) {
@@ -184,7 +194,8 @@ void Task::StopForOps(std::vector<platform::StubOp> ops, std::function<void(std:
 
 bool Task::MustHold() const {
   if (kernel_->frozen() || extras_->waits_for_memory) return true;
-  return extras_->tracee != nullptr ? Tracing::Holds(*this) : group_->stopped();
+  if (extras_->tracee != nullptr) return Tracing::Holds(*this);
+  return group_->stopped() && !waits_killably();
 }
 
 void Task::Interrupt() {
@@ -252,9 +263,18 @@ void Task::ReturnToGuest() {
     RunHandler();
     return;
   }
+  if (!extras_->before_guest.empty()) return PrepareForGuest();
   if (extras_->tracee != nullptr) Tracing::BeforeGuest(*this);
   where_ = Where::kGuest;
   thread_->Resume();
+}
+
+void Task::PrepareForGuest() {
+  RefPtr<Task> self(this);
+  thread_->RunOps(std::exchange(extras_->before_guest, {}), [self](std::span<const int64_t>) {
+    KernelLock lock(self->kernel());
+    if (!self->exiting_ && self->where_ == Where::kStopped) self->ReturnToGuest();
+  });
 }
 
 void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
@@ -293,7 +313,7 @@ void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
 Errno Task::BlockNatively(uint64_t address, uint32_t value, uint32_t bitset, bool shared, int64_t deadline) {
   AMBER_CHECK(where_ == Where::kStopped);
   if (syscall_.deadline == kNever) syscall_.deadline = deadline;
-  syscall_.on_signal = kErestartRestartblock.number();
+  syscall_.on_signal = (syscall_.deadline == kNever ? kErestartsys : kErestartRestartblock).number();
   native_wait_ = true;
   RefPtr<Task> self(this);
   thread_->FutexWait(address, value, bitset, shared, /*realtime=*/false,

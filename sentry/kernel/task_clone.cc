@@ -78,7 +78,8 @@ ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
   bool may = (args.flags & CLONE_NEWUSER) != 0 || parent.creds().HasOwn(CAP_SYS_ADMIN);
   if ((args.flags & kPrivileged) != 0 && !may) return Errno(EPERM);
   if (parent.syscall().scratch[0] != 0) {
-    // Executed again: a vfork parent waits for its child to exec or exit. Only a fatal signal ends that.
+    // Executed again: a vfork parent waits for its child to exec or exit. Only a fatal signal ends that (wait_for_vfork_done()): a handler
+    // would find the stack in use by the child, and behind it the call would begin anew.
     Task* child = parent.FindTask(static_cast<int>(parent.syscall().scratch[0]));
     if (child == nullptr || !child->vfork_pending_) {
       if (parent.extras_->tracee != nullptr && (args.flags & CLONE_VFORK) != 0) {
@@ -86,7 +87,7 @@ ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
       }
       return parent.syscall().scratch[0];
     }
-    return parent.Block(child->vfork_queue_, POLLIN, kNever, kErestartnointr);
+    return parent.Block(child->vfork_queue_, POLLIN, kNever, kKillable);
   }
   bool thread = (args.flags & CLONE_THREAD) != 0;
   bool share_vm = (args.flags & CLONE_VM) != 0;
@@ -258,6 +259,7 @@ void TaskLifecycle::FinishClone(Task& parent, const RefPtr<Task>& child, const C
   if (traced) {
     // The call goes on after the tracer's stop; if the tracer goes before, its result is known.
     parent.syscall_.done = child->vfork_pending_ ? 0 : tid;
+    if (child->vfork_pending_) parent.syscall_.on_signal = kKillable.number();
     return parent.ReturnToGuest();
   }
   parent.RunHandler();

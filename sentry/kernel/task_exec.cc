@@ -167,6 +167,7 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   task.clear_child_tid_native_ = false;
   task.last_fault_ = {};
   task.keep_caps_ = false;
+  task.extras_->OnExec();
   bool raised = loaded.secure;
   if (raised) task.parent_death_signal_ = 0;
   group.dumpable_ = !raised;

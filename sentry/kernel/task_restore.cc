@@ -3,8 +3,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -113,6 +116,11 @@ std::string TaskRestore::BuildSpace(const Tasks& tasks) {
   Adopt(first, **thread, false);
   if (first.mm_->exe()) MarkRunning(*first.mm_->exe());
   first.mm_->Attach(RefPtr<platform::AddressSpace>(&(*thread)->space()));
+  // Threads inherit it when they are made, so that all have the same filters of the host.
+  if (std::ranges::any_of(tasks, [](const RefPtr<Task>& t) { return t->extras().WantsNativeCalls(); })) {
+    if (std::string error = TrapNativeCalls(first); !error.empty()) return error;
+    for (const RefPtr<Task>& t : tasks) t->extras().traps_native = true;
+  }
   Task* maker = &first;
   for (size_t i = 1; i < tasks.size(); ++i) {
     Task& task = *tasks[i];
@@ -120,6 +128,24 @@ std::string TaskRestore::BuildSpace(const Tasks& tasks) {
     if (std::string error = AddThread(*maker, task, new_process); !error.empty()) return error;
     if (new_process) maker = &task;
   }
+  return "";
+}
+
+std::string TaskRestore::TrapNativeCalls(Task& task) {
+  struct Made {
+    absl::Notification done;
+    int64_t result = -EAGAIN;
+  };
+  auto made = std::make_shared<Made>();
+  {
+    KernelUnlock unlock(kernel_);
+    task.thread_->RunOps({platform::TrapNativeCallsOp(false)}, [made](std::span<const int64_t> results) {
+      if (!results.empty()) made->result = results[0];
+      made->done.Notify();
+    });
+    if (!made->done.WaitForNotificationWithTimeout(absl::Seconds(10))) return absl::StrCat("thread ", task.tid(), " did not start");
+  }
+  if (made->result != 0) return Describe(task, "its filter cannot be set up", Errno(static_cast<int>(-made->result)));
   return "";
 }
 

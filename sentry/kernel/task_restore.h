@@ -47,6 +47,8 @@ class TaskRestore {
   std::string MakePlan(Task& task, platform::ExecPlan* plan);
   std::string ReadCopies(const std::vector<ImageRun>& copies, platform::ExecPlan* plan);
   // A further thread beside `maker`, or with `new_process` a process that shares its memory.
+  // Before other threads are made.
+  std::string TrapNativeCalls(Task& task);
   std::string AddThread(Task& maker, Task& task, bool new_process);
   static void Adopt(Task& task, platform::Thread& thread, bool clears_tid);
   void KillAll();

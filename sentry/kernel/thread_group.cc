@@ -63,12 +63,16 @@ void ThreadGroup::Stop(int signo) {
   NotifyParent(CLD_STOPPED, signo);
 }
 
-void ThreadGroup::Continue() {
-  if (!stopped_) return;
+bool ThreadGroup::EndStop() {
+  if (!stopped_) return false;
   stopped_ = false;
   stop_reported_ = true;
   continued_ = true;
   Tracing::OnContinue(*this);
+  return true;
+}
+
+void ThreadGroup::GoOn() {
   std::vector<RefPtr<Task>> tasks(tasks_);
   for (const RefPtr<Task>& t : tasks) {
     if (!t->held_ || t->exiting_) continue;

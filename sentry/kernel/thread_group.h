@@ -208,8 +208,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   PidNamespace& pids() const { return *pids_; }
   // Its namespace's init: signals from inside that it does not handle do nothing.
   bool is_init() const { return pid_ == 1; }
-  // The process that this belongs to was told to stop being stopped (SIGCONT), or to stop (job control).
-  void Continue();
+  // The process was told to stop (job control).
   void Stop(int signo);
   // Sends to the process: any of its threads may take it.
   void SendSignal(const SigInfo& info);
@@ -256,8 +255,12 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   friend class TestTask;
   friend class ProcessGroup;
 
-  // What a signal does at the moment it is sent: SIGCONT and stop signals cancel each other.
-  void PrepareSignal(int signo);
+  // What a signal does at the moment it is sent: SIGCONT and stop signals cancel each other. True if that ended a stop: then GoOn() is due
+  // once the signal is in its queue.
+  bool PrepareSignal(int signo);
+  bool EndStop();
+  // Lets threads go on that a stop held.
+  void GoOn();
   void DiscardEverywhere(SignalSet signals);
   // Interrupts threads that can take what is pending for the group.
   void WakeForPending();

@@ -85,6 +85,11 @@ ErrnoOr<Task*> Tracing::Find(Task& tracer, int tid, bool running) {
 ErrnoOr<void> Tracing::TraceMe(Task& task) {
   ThreadGroup* parent = task.group().parent();
   if (task.extras().tracee != nullptr || parent == nullptr || parent->exiting()) return Errno(EPERM);
+  // cap_ptrace_traceme(): a tracer may do what its tracee may.
+  const Credentials& above = parent->leader()->creds();
+  const Credentials& own = task.creds();
+  bool covers = above.user_ns == own.user_ns && (own.permitted & ~above.permitted) == 0;
+  if (!covers && !above.HasIn(own.user_ns.get(), CAP_SYS_PTRACE)) return Errno(EPERM);
   Link(task, *parent, 0, false);
   return Ok();
 }
@@ -163,7 +168,7 @@ void Tracing::Detach(Task& task, int signo) {
   bool stopped = Of(task).stop != Tracee::Stop::kNone || task.held_;
   int death = Of(task).death;
   // A call that had not begun, or that only awaits its end, is executed; a handler that comes first restarts it.
-  if (Of(task).goes_on) task.syscall_.on_signal = kErestartnointr.number();
+  if (Of(task).goes_on && !task.waits_killably()) task.syscall_.on_signal = kErestartnointr.number();
   if (Of(task).stepping && task.where_ == Task::Where::kStopped) task.thread_->frame().regs.rflags &= ~kFlagTf;
   Unlink(task);
   if (death != 0) return task.kernel().lifecycle().KillGroup(task.group(), death);
@@ -175,7 +180,9 @@ void Tracing::Detach(Task& task, int signo) {
 
 bool Tracing::Holds(const Task& task) {
   const Tracee& t = *task.extras().tracee;
-  if (t.stop != Tracee::Stop::kNone || t.listening || t.interrupt || !t.pending.empty()) return true;
+  if (t.stop != Tracee::Stop::kNone || !t.pending.empty()) return true;
+  if (task.waits_killably()) return false;
+  if (t.listening || t.interrupt) return true;
   return task.group().stopped() && !t.group_stop_seen;
 }
 
@@ -230,7 +237,7 @@ void Tracing::OnReturn(Task& task) {
     t.pending.pop_front();
     return Enter(task, stop);
   }
-  if (t.goes_on) return;
+  if (t.goes_on || (task.waits_killably() && t.death == 0)) return;
   if (t.death != 0) return task.kernel().lifecycle().KillGroup(task.group(), std::exchange(t.death, 0));
   bool group_stop = task.group().stopped() && !t.group_stop_seen;
   // A call that its tracer saw begin ends for now.
@@ -253,6 +260,7 @@ bool Tracing::GoesOn(Task& task) {
   if (!t.goes_on) return false;
   t.goes_on = false;
   bool fresh = std::exchange(t.call_is_new, false);
+  bool filter_told = std::exchange(t.filter_told, false);
   platform::Registers& regs = task.thread_->frame().regs;
   if (fresh) {
     if (t.orig_rax < 0 || task.syscall_.scratch[0] == kEmulated) {
@@ -270,7 +278,7 @@ bool Tracing::GoesOn(Task& task) {
     // Filters see what the tracer made of the call (syscall_trace_enter()).
     if (task.extras().seccomp_mode != 0) {
       task.call_ = Task::Call::kRunning;
-      if (!SeccompGate::Pass(task)) return true;
+      if (!SeccompGate::Pass(task, filter_told)) return true;
     }
   } else {
     task.syscall_.restarted = true;
@@ -312,6 +320,18 @@ bool Tracing::AtEntry(Task& task) {
   t.pending.push_back(CallStop(t, Tracee::Stop::kEntry));
   task.syscall_.on_signal = kErestartnointr.number();
   task.syscall_.scratch[0] = t.run == Tracee::Run::kSysemu ? kEmulated : 0;
+  task.call_ = Task::Call::kBlocked;
+  task.Interrupt();
+  return true;
+}
+
+bool Tracing::AtFilter(Task& task, uint32_t data) {
+  Tracee& t = Of(task);
+  if ((t.options & PTRACE_O_TRACESECCOMP) == 0) return false;
+  t.goes_on = t.call_is_new = t.filter_told = true;
+  t.pending.push_back({Tracee::Stop::kEvent, EventCode(PTRACE_EVENT_SECCOMP), data});
+  task.syscall_.on_signal = kErestartnointr.number();
+  task.syscall_.scratch[0] = 0;
   task.call_ = Task::Call::kBlocked;
   task.Interrupt();
   return true;

@@ -53,6 +53,7 @@ struct Tracee {
   bool in_call = false;           // the stop at a call's entry was reported and not yet that at its exit
   bool goes_on = false;           // stopped inside a call, which goes on before signals are looked at
   bool call_is_new = false;       // ... at its very beginning
+  bool filter_told = false;       // ... for a filter's SECCOMP_RET_TRACE
   bool exit_told = false;         // PTRACE_EVENT_EXIT was reported
   bool stepping = false;          // the trap flag in its registers is ours
   int death = 0;                  // the signal that it dies of once PTRACE_EVENT_EXIT is over
@@ -95,6 +96,8 @@ class TaskLifecycle::Tracing {
   static void OnTrap(Task& task);
   // A call begins: true if the tracer is to see that first.
   static bool AtEntry(Task& task);
+  // A filter says SECCOMP_RET_TRACE with `data`: true if the tracer is to see the call first.
+  static bool AtFilter(Task& task, uint32_t data);
   // A call is over.
   static void AtExit(Task& task);
   // A signal is about to be delivered: true if the task stops instead.

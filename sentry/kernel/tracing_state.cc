@@ -37,6 +37,7 @@ std::string Tracing::Save(state::Saver& saver, const Tracee& t) {
   m.set_exit_told(t.exit_told);
   m.set_stepping(t.stepping);
   m.set_death(t.death);
+  m.set_filter_told(t.filter_told);
   return m.SerializeAsString();
 }
 
@@ -73,6 +74,7 @@ bool Tracing::Load(state::Loader& loader, const std::string& bytes, Task& task) 
   t.exit_told = m.exit_told();
   t.stepping = m.stepping();
   t.death = m.death();
+  t.filter_told = m.filter_told();
   return true;
 }
 

@@ -9,6 +9,7 @@
 #include <array>
 
 #include "sentry/base/check.h"
+#include "sentry/platform/platform.h"
 #include "sentry/platform/stub_abi.h"
 
 namespace amber::platform {
@@ -139,6 +140,29 @@ std::vector<sock_filter> BuildFilter(uint64_t sigreturn_ip) {
   b.Place(kForeign);
   b.Return(SECCOMP_RET_TRAP | kTrapForeign);
   return b.Finish();
+}
+
+std::vector<sock_filter> BuildTrapFilter() {
+  Builder b;
+  b.Load(kNumber);
+  b.Equal(SYS_futex, kByPlace);
+  b.Equal(SYS_sched_yield, kByPlace, kAllow);
+  b.Place(kByPlace);
+  b.Load(kIpHigh);
+  b.Equal(kTextAddress >> 32, kNext, kTrap);
+  b.Load(kIpLow);
+  b.If(BPF_JGE, static_cast<uint32_t>(kTextAddress), kNext, kTrap);
+  b.If(BPF_JGT, static_cast<uint32_t>(kTextAddress + kTextSize), kTrap, kAllow);
+  b.Place(kAllow);
+  b.Return(SECCOMP_RET_ALLOW);
+  b.Place(kTrap);
+  b.Return(SECCOMP_RET_TRAP | kTrapCall);
+  return b.Finish();
+}
+
+StubOp TrapNativeCallsOp(bool all) {
+  uint64_t flags = all ? SECCOMP_FILTER_FLAG_TSYNC : 0;
+  return {SYS_seccomp, {SECCOMP_SET_MODE_FILTER, flags, kTextAddress + kTrapFilterOffset}};
 }
 
 bool IsNative(uint64_t number, const uint64_t* args) {

@@ -16,6 +16,9 @@ inline constexpr uint16_t kTrapForeign = 2;  // by another architecture's entry
 // The program for stub text at kTextAddress whose rt_sigreturn ends at `sigreturn_ip`.
 std::vector<sock_filter> BuildFilter(uint64_t sigreturn_ip);
 
+// A program to be added to it: the calls that it lets run without a notification are trapped, but for those of the stub text.
+std::vector<sock_filter> BuildTrapFilter();
+
 // True if the filter lets this call run without a notification, wherever it comes from.
 bool IsNative(uint64_t number, const uint64_t* args);
 

@@ -84,6 +84,10 @@ struct StubOp {
   int fd_arg = 4;
 };
 
+// The operation after which the thread that runs it (with `all`: every thread of its process) stops for calls, too, that the host else
+// executes by itself: futex and sched_yield. It cannot be undone; forked and cloned threads inherit it. For tasks with filters of their own.
+StubOp TrapNativeCallsOp(bool all);
+
 class Thread;
 class AddressSpace;
 

@@ -27,7 +27,16 @@ namespace {
 
 constexpr int64_t kPatience = 10;  // seconds for a step of a stub, if it is alive
 
-// The stub's text as it will lie at kTextAddress: code, and the filter behind it.
+void PlaceFilter(const std::vector<sock_filter>& filter, uint64_t offset, uint64_t end, std::vector<uint8_t>* text) {
+  sock_fprog program = {static_cast<unsigned short>(filter.size()),
+                        reinterpret_cast<sock_filter*>(kTextAddress + offset + sizeof(sock_fprog))};
+  size_t bytes = filter.size() * sizeof(sock_filter);
+  AMBER_CHECK(offset + sizeof(program) + bytes <= end);
+  memcpy(text->data() + offset, &program, sizeof(program));
+  memcpy(text->data() + offset + sizeof(program), filter.data(), bytes);
+}
+
+// The stub's text as it will lie at kTextAddress: code, and the filters behind it.
 std::vector<uint8_t> BuildText() {
   std::vector<uint8_t> text(kTextSize);
   size_t code = static_cast<size_t>(__stop_stub_text - __start_stub_text);
@@ -37,14 +46,8 @@ std::vector<uint8_t> BuildText() {
   int32_t distance = static_cast<int32_t>(StubAddress(stub_fast_start) - (kFastEntry + 5));
   text[kFastEntryOffset] = 0xe9;
   memcpy(text.data() + kFastEntryOffset + 1, &distance, sizeof(distance));
-  std::vector<sock_filter> filter = BuildFilter(StubAddress(stub_sigreturn_end));
-  sock_fprog program = {
-      static_cast<unsigned short>(filter.size()),
-      reinterpret_cast<sock_filter*>(kTextAddress + kFilterOffset + sizeof(sock_fprog))};
-  size_t bytes = filter.size() * sizeof(sock_filter);
-  AMBER_CHECK(kFilterOffset + sizeof(program) + bytes <= kTextSize);
-  memcpy(text.data() + kFilterOffset, &program, sizeof(program));
-  memcpy(text.data() + kFilterOffset + sizeof(program), filter.data(), bytes);
+  PlaceFilter(BuildFilter(StubAddress(stub_sigreturn_end)), kFilterOffset, kTrapFilterOffset, &text);
+  PlaceFilter(BuildTrapFilter(), kTrapFilterOffset, kTextSize, &text);
   return text;
 }
 

@@ -26,6 +26,7 @@ inline constexpr uint64_t kTextAddress = 0x7ffff0010000;
 inline constexpr uint64_t kTextSize = 0x10000;
 inline constexpr uint64_t kFilterOffset =
     0x8000;  // inside the text: a sock_fprog, then its instructions
+inline constexpr uint64_t kTrapFilterOffset = 0x9000;  // likewise, for those who filter themselves (TrapNativeCallsOp)
 inline constexpr uint64_t kControlAddress = 0x7ffff0100000;  // only in the seed
 inline constexpr uint64_t kControlSize = 0x1000;
 // Aligned to kWindowAlignment, so that the fast path recognises a mailbox address by one shift.

@@ -42,6 +42,7 @@ void RegisterCompareCalls(SyscallTable& table);  // compare_calls.cc: kcmp
 void RegisterAbsentCalls(SyscallTable& table);   // absent_calls.cc: what this kernel is built without
 void RegisterInotifyCalls(SyscallTable& table);  // inotify_calls.cc
 void RegisterFutex2Calls(SyscallTable& table);   // futex2_calls.cc: futex_wake and its kin
+void RegisterRseqCalls(SyscallTable& table);     // rseq_calls.cc
 void RegisterNewMountCalls(SyscallTable& table);   // new_mount_calls.cc: fsopen and its kin
 void RegisterStatMountCalls(SyscallTable& table);  // statmount_calls.cc
 void RegisterAioCalls(SyscallTable& table);      // aio_calls.cc: io_setup and its kin

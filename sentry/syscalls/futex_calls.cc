@@ -1,7 +1,8 @@
 // futex(2), as far as it does not run natively.
 //
 // Waits without a time-out, wakes and requeues are executed by the host on the guest's own words (platform README). What comes here:
-// timed waits, which the sentry orders as native waits with a deadline in host time, and priority inheritance.
+// timed waits, which the sentry orders as native waits with a deadline in host time, priority inheritance, and every call of a thread whose
+// own filters look at it (TaskExtras::WantsNativeCalls).
 #include <linux/futex.h>
 #include <sys/syscall.h>
 
@@ -11,6 +12,7 @@
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/memory_ops.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/syscalls/time_util.h"
 
@@ -33,7 +35,7 @@ ErrnoOr<uint64_t> TimedWait(Task& task, uint64_t address, int op, uint32_t value
     return Errno(error);
   }
   int64_t deadline = call.deadline;
-  if (!call.restarted) {
+  if (!call.restarted && timeout) {
     int64_t time = TRY(CopyInDuration(task, timeout));
     // FUTEX_WAIT takes a duration, FUTEX_WAIT_BITSET a time.
     if (command == FUTEX_WAIT) {
@@ -42,6 +44,7 @@ ErrnoOr<uint64_t> TimedWait(Task& task, uint64_t address, int op, uint32_t value
       deadline = DeadlineAt(task, (op & FUTEX_CLOCK_REALTIME) != 0 ? CLOCK_REALTIME : CLOCK_MONOTONIC, time);
     }
   }
+  if (!timeout) deadline = kNever;
   return task.BlockNatively(address, value, bitset, (op & FUTEX_PRIVATE_FLAG) == 0, deadline);
 }
 
@@ -87,6 +90,12 @@ ErrnoOr<uint64_t> Futex(Task& task, uint64_t address, int op, unsigned value, Us
       // Without its frame this is an untimed wait that the filter should have let through.
       if (!task.framed()) return Errno(ENOSYS);
       return TimedWait(task, address, op, value, timeout, value3);
+    case FUTEX_WAKE:
+    case FUTEX_WAKE_BITSET:
+    case FUTEX_REQUEUE:
+    case FUTEX_CMP_REQUEUE:
+    case FUTEX_WAKE_OP:
+      return RunUnlocked(task);
     default:
       return PriorityInheritance(task, address, op, value, timeout, address2, value3);
   }

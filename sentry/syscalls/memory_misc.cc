@@ -110,19 +110,21 @@ ErrnoOr<uint64_t> GetMempolicy(Task& task, UserPtr<int> mode, UserPtr<uint64_t> 
 // The commands that concern this process only; what the stub's kernel says is the answer.
 ErrnoOr<uint64_t> Membarrier(Task& task, int command, unsigned flags, int cpu) {
   (void)cpu;
+  constexpr int kPrivateRseq = 128, kRegisterPrivateRseq = 256;
   constexpr int kQuery = 0, kGlobal = 1, kPrivate = 8, kRegisterPrivate = 16, kSyncCore = 32, kRegisterSyncCore = 64;
   constexpr int kGlobalExpedited = 2, kRegisterGlobal = 4, kGetRegistrations = 512;
-  if (flags != 0) return Errno(EINVAL);
+  // MEMBARRIER_CMD_FLAG_CPU: which processor to interrupt.
+  if (flags != 0 && (flags != 1 || command != kPrivateRseq)) return Errno(EINVAL);
   switch (command) {
     case kQuery:
-      // Without CONFIG_RSEQ there are no commands for it.
       return uint64_t{kGlobal | kGlobalExpedited | kRegisterGlobal | kPrivate | kRegisterPrivate | kSyncCore | kRegisterSyncCore |
-                      kGetRegistrations};
+                      kPrivateRseq | kRegisterPrivateRseq | kGetRegistrations};
     case kGetRegistrations:
       return uint64_t{task.mm().membarrier()};
     case kRegisterPrivate:
     case kRegisterGlobal:
     case kRegisterSyncCore:
+    case kRegisterPrivateRseq:
       // A restored process registers again: the host's memory is a new one.
       task.mm().NoteMembarrier(static_cast<uint32_t>(command));
       [[fallthrough]];
@@ -130,6 +132,7 @@ ErrnoOr<uint64_t> Membarrier(Task& task, int command, unsigned flags, int cpu) {
     case kGlobalExpedited:
     case kPrivate:
     case kSyncCore:
+    case kPrivateRseq:
       return RunUnlocked(task);
     default:
       return Errno(EINVAL);

@@ -18,6 +18,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/memory_ops.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/syscalls/time_util.h"
 
@@ -54,7 +55,7 @@ ErrnoOr<Task*> TaskOrSelf(Task& task, int tid) {
   return found;
 }
 
-ErrnoOr<uint64_t> SchedYield(Task&) { return 0; }
+ErrnoOr<uint64_t> SchedYield(Task& task) { return task.framed() ? RunUnlocked(task) : 0; }
 
 ErrnoOr<uint64_t> SchedGetaffinity(Task& task, int tid, uint64_t size, UserPtr<void> out) {
   Task* target = TRY(TaskOrSelf(task, tid));

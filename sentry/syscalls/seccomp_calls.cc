@@ -4,19 +4,24 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
+
+#include <algorithm>
 
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/seccomp_filter.h"
+#include "sentry/kernel/seccomp_listener.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
+#include "sentry/vfs/fd_table.h"
 
 namespace amber {
 namespace {
 
-constexpr uint32_t kTsync = 1, kLog = 2, kSpecAllow = 4, kTsyncEsrch = 16;
+constexpr uint32_t kTsync = 1, kLog = 2, kSpecAllow = 4, kNewListener = 8, kTsyncEsrch = 16, kWaitKillable = 32;
 
 // struct sock_fprog of x86-64.
 struct Program {
@@ -25,13 +30,6 @@ struct Program {
   uint64_t code;
 };
 static_assert(sizeof(Program) == 16);
-
-ErrnoOr<uint64_t> SetStrict(Task& task) {
-  TaskExtras& extras = task.extras();
-  if (extras.seccomp_mode != SECCOMP_MODE_DISABLED && extras.seccomp_mode != SECCOMP_MODE_STRICT) return Errno(EINVAL);
-  extras.seccomp_mode = SECCOMP_MODE_STRICT;
-  return 0;
-}
 
 // seccomp_prepare_filter().
 ErrnoOr<std::vector<sock_filter>> CopyInProgram(Task& task, uint64_t address) {
@@ -57,12 +55,49 @@ Task* CannotSync(Task& task) {
   return nullptr;
 }
 
+// Has the host thread (with TSYNC every one of the process) bring calls to us that the filter is to see, and the handler executed again.
+ErrnoOr<uint64_t> TrapFirst(Task& task, bool all) {
+  RefPtr<Task> self(&task);
+  task.StopForOps({platform::TrapNativeCallsOp(all)}, [self, all](std::span<const int64_t> results) {
+    int64_t result = results.empty() ? -ENOMEM : results[0];
+    // A number is that of a thread whose filters differ in the host; it is none of the guest's.
+    if (result != 0) return self->FinishSyscall(result < 0 ? result : -ENOMEM);
+    for (const RefPtr<Task>& t : self->group().tasks()) {
+      if (all || t.get() == self.get()) t->extras().traps_native = true;
+    }
+    self->FinishSyscall(-static_cast<int64_t>(kErestartnointr.number()));
+  });
+  return kNoAnswer;
+}
+
+ErrnoOr<uint64_t> SetStrict(Task& task) {
+  TaskExtras& extras = task.extras();
+  if (extras.seccomp_mode != SECCOMP_MODE_DISABLED && extras.seccomp_mode != SECCOMP_MODE_STRICT) return Errno(EINVAL);
+  if (!extras.traps_native) return TrapFirst(task, false);
+  extras.seccomp_mode = SECCOMP_MODE_STRICT;
+  return 0;
+}
+
+bool TrapsEverywhere(Task& task, bool all) {
+  if (!all) return task.extras().traps_native;
+  return std::ranges::all_of(task.group().tasks(), [](const RefPtr<Task>& t) { return t->exiting() || t->extras().traps_native; });
+}
+
+ErrnoOr<void> CheckFlags(uint32_t flags) {
+  if ((flags & ~(kTsync | kLog | kSpecAllow | kNewListener | kTsyncEsrch | kWaitKillable)) != 0) return Errno(EINVAL);
+  // The result is either a descriptor or the number of a thread.
+  if ((flags & kTsync) != 0 && (flags & kNewListener) != 0 && (flags & kTsyncEsrch) == 0) return Errno(EINVAL);
+  if ((flags & kWaitKillable) != 0 && (flags & kNewListener) == 0) return Errno(EINVAL);
+  return Ok();
+}
+
 ErrnoOr<uint64_t> SetFilter(Task& task, uint32_t flags, uint64_t address) {
-  // SECCOMP_FILTER_FLAG_NEW_LISTENER is unknown, as to a kernel before 5.0.
-  if ((flags & ~(kTsync | kLog | kSpecAllow | kTsyncEsrch)) != 0) return Errno(EINVAL);
+  TRY(CheckFlags(flags));
   std::vector<sock_filter> code = TRY(CopyInProgram(task, address));
   TaskExtras& extras = task.extras();
   if (extras.seccomp_mode == SECCOMP_MODE_STRICT) return Errno(EINVAL);
+  // One listener in a chain (has_duplicate_listener()).
+  if ((flags & kNewListener) != 0 && extras.seccomp && extras.seccomp->HasListener()) return Errno(EBUSY);
   auto filter = MakeRef<SeccompFilter>(std::move(code), extras.seccomp, (flags & kLog) != 0);
   if (filter->total() > SeccompFilter::kMaxTotal) return Errno(ENOMEM);
   if ((flags & kTsync) != 0) {
@@ -70,6 +105,15 @@ ErrnoOr<uint64_t> SetFilter(Task& task, uint32_t flags, uint64_t address) {
       if ((flags & kTsyncEsrch) != 0) return Errno(ESRCH);
       return static_cast<uint64_t>(other->tid());
     }
+  }
+  bool all = (flags & kTsync) != 0;
+  if (filter->WantsNativeCalls() && !TrapsEverywhere(task, all)) return TrapFirst(task, all);
+  uint64_t result = 0;
+  if ((flags & kNewListener) != 0) {
+    auto listener = MakeRef<SeccompListener>(filter, (flags & kWaitKillable) != 0);
+    result = static_cast<uint64_t>(TRY(task.files().Allocate(std::move(listener), true, task.limit(RLIMIT_NOFILE))));
+  }
+  if (all) {
     for (const RefPtr<Task>& t : task.group().tasks()) {
       if (t.get() == &task || t->exiting()) continue;
       t->extras().seccomp = filter;
@@ -79,7 +123,7 @@ ErrnoOr<uint64_t> SetFilter(Task& task, uint32_t flags, uint64_t address) {
   }
   extras.seccomp = std::move(filter);
   extras.seccomp_mode = SECCOMP_MODE_FILTER;
-  return 0;
+  return result;
 }
 
 ErrnoOr<uint64_t> ActionAvailable(Task& task, uint64_t address) {
@@ -88,6 +132,7 @@ ErrnoOr<uint64_t> ActionAvailable(Task& task, uint64_t address) {
     case SECCOMP_RET_KILL_THREAD:
     case SECCOMP_RET_TRAP:
     case SECCOMP_RET_ERRNO:
+    case SECCOMP_RET_USER_NOTIF:
     case SECCOMP_RET_TRACE:
     case SECCOMP_RET_LOG:
     case SECCOMP_RET_ALLOW:
@@ -132,8 +177,7 @@ ErrnoOr<uint64_t> PrctlSetSeccomp(Task& task, uint64_t mode, uint64_t program) {
 }
 
 void RegisterSeccompCalls(SyscallTable& table) {
-  table.Set(SYS_seccomp, Partial<&Seccomp>("no listener; calls that the host executes by itself are not filtered: futex without a "
-                                           "time-out, sched_yield, rt_sigreturn"));
+  table.Set(SYS_seccomp, Full<&Seccomp>());
 }
 
 }  // namespace amber

@@ -104,7 +104,6 @@ ErrnoOr<uint64_t> Syslog(Task& task, int type, UserPtr<char>, int) {
   return task.Has(CAP_SYSLOG) ? ErrnoOr<uint64_t>(0) : Errno(EPERM);
 }
 
-ErrnoOr<uint64_t> Rseq(Task&, uint64_t, unsigned, int, unsigned) { return Errno(ENOSYS); }
 ErrnoOr<uint64_t> RestartSyscall(Task&) { return Errno(EINTR); }
 ErrnoOr<uint64_t> NotPermitted(Task&) { return Errno(EPERM); }
 ErrnoOr<uint64_t> ModifyLdt(Task&, int, UserPtr<void>, uint64_t) { return Errno(ENOSYS); }
@@ -119,7 +118,6 @@ void RegisterSystemCalls(SyscallTable& table) {
   table.Set(SYS_getrandom, Full<&Getrandom>());
   table.Set(SYS_personality, Partial<&Personality>("PER_LINUX; of the flags ADDR_NO_RANDOMIZE has an effect"));
   table.Set(SYS_syslog, Partial<&Syslog>("the log is empty"));
-  table.Set(SYS_rseq, Refused<&Rseq>("as a kernel without CONFIG_RSEQ; glibc does without"));
   table.Set(SYS_restart_syscall, Full<&RestartSyscall>());
   table.Set(SYS_modify_ldt, Refused<&ModifyLdt>("as a kernel without CONFIG_MODIFY_LDT_SYSCALL"));
   for (int number : {SYS_reboot, SYS_swapon, SYS_swapoff, SYS_init_module, SYS_finit_module, SYS_delete_module,

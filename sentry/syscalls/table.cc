@@ -53,6 +53,7 @@ SyscallTable::SyscallTable() {
   RegisterAbsentCalls(*this);
   RegisterInotifyCalls(*this);
   RegisterFutex2Calls(*this);
+  RegisterRseqCalls(*this);
   RegisterNewMountCalls(*this);
   RegisterAioCalls(*this);
   RegisterPtraceCalls(*this);

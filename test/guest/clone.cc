@@ -149,6 +149,42 @@ GUEST_TEST(Vfork, SharesMemory) {
   EXPECT_EXITED(WaitStatus(pid), 0);
 }
 
+GUEST_TEST(Vfork, SignalsWaitForItsEnd) {
+  CountSignals(SIGUSR1);
+  volatile int made = 0;
+  volatile int handled = -1;
+  const pid_t self = getpid();
+  const pid_t pid = vfork();
+  if (pid == 0) {
+    made = made + 1;
+    syscall(SYS_kill, self, SIGUSR1);
+    const timespec wait = {.tv_sec = 0, .tv_nsec = 30 * kMs};
+    syscall(SYS_nanosleep, &wait, nullptr);
+    handled = SignalCount();
+    _exit(3);
+  }
+  EXPECT_EQ(made, 1);
+  EXPECT_EQ(handled, 0);
+  EXPECT_EQ(SignalCount(), 1);
+  EXPECT_EXITED(WaitStatus(pid), 3);
+  EXPECT_ERRNO(waitpid(-1, nullptr, WNOHANG), ECHILD);
+}
+
+GUEST_TEST(Vfork, FatalSignalEndsTheWait) {
+  auto* child = Shared<pid_t>();
+  const pid_t parent = Fork([=] {
+    const pid_t pid = vfork();
+    if (pid == 0) {
+      __atomic_store_n(child, static_cast<pid_t>(syscall(SYS_getpid)), __ATOMIC_SEQ_CST);
+      for (;;) syscall(SYS_pause);
+    }
+  });
+  while (__atomic_load_n(child, __ATOMIC_SEQ_CST) == 0) SleepMs(1);
+  kill(parent, SIGTERM);
+  EXPECT_KILLED(WaitStatus(parent), SIGTERM);
+  EXPECT_OK(kill(*child, SIGKILL));
+}
+
 GUEST_TEST(Vfork, WaitingParentSurvivesKillOfTheChild) {
   auto* child = Shared<pid_t>();
   const pid_t killer = Fork([=] {

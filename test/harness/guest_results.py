@@ -50,8 +50,12 @@ def compare(native, guest):
 
 
 def read_known(path, mode):
-    """(pattern, reason) pairs of a mode. Lines: `mode Family.Name reason…`; mode may be `*`, the name a glob."""
+    """(pattern, reason) pairs of a mode. Lines: `mode Family.Name reason…`; mode may be `*`, the name a glob.
+
+    A checkpoint run is one in the sandbox, too: lines of `sandbox` count there.
+    """
     known = []
+    modes = {"*", mode} | ({"sandbox"} if mode == "checkpoint" else set())
     try:
         with open(path, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -61,7 +65,7 @@ def read_known(path, mode):
                 fields = line.split(None, 2)
                 if len(fields) != 3:
                     raise SystemExit(f"{path}:{number}: expected `mode Family.Name reason`")
-                if fields[0] in ("*", mode):
+                if fields[0] in modes:
                     known.append((fields[1], fields[2]))
     except FileNotFoundError:
         pass
