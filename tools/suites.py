@@ -39,10 +39,9 @@ class Outcome:
 class Suite:
     """A command, how to read its result, and when it has a place in this tree."""
 
-    def __init__(self, name, what, command, read, minutes, needs=(), binary=False, on_request=False, least=0):
+    def __init__(self, name, what, command, read, minutes, needs=(), binary=False, least=0):
         self.name, self.what, self.command, self.read = name, what, command, read
         self.minutes, self.needs, self.binary = minutes, needs, binary
-        self.on_request = on_request  # runs only when it is named
         # With less of the budget left, in minutes, it is skipped; when the budget ends while it runs, it is
         # stopped, which is not a failure. 0: it must run.
         self.least = least
@@ -157,21 +156,21 @@ def all_suites():
             "gpu", "GPU programs on a driver that does not exist",
             python("test/gpu/run.py", "--sandbox", SANDBOX, "--programs", "bazel-bin/test/gpu"), read_counts, 5, ["test/gpu/run.py"], binary=True,
         ),
-        # These compile everything anew, so they come last. The fuzz configuration is AddressSanitizer and UBSan
+        # These compile everything anew, so they come last, and what the budget has no time for is skipped. The fuzz configuration is AddressSanitizer and UBSan
         # plus coverage, so that the unit tests and the fuzz targets share one build.
         Suite(
             "asan", "unit tests under AddressSanitizer and UBSan",
             bazel_test("asan", "--config=fuzz", "--test_tag_filters=-nosan,-noasan"),
-            read_bazel, 25, least=3, on_request=True,
+            read_bazel, 25, least=3,
         ),
         Suite(
             "fuzz", f"fuzz targets, {fuzz_seconds} s each",
-            python("tools/fuzz.py", "--seconds", fuzz_seconds), read_counts, 15, least=3, on_request=True,
+            python("tools/fuzz.py", "--seconds", fuzz_seconds), read_counts, 15, least=3,
         ),
         Suite(
             "tsan", "unit tests of what has threads, under ThreadSanitizer",
             bazel_test("tsan", "--config=tsan", "--test_tag_filters=-nosan,-notsan", targets=THREADED),
-            read_bazel, 20, on_request=True,
+            read_bazel, 20, least=3,
         ),
     ]
 
@@ -375,7 +374,7 @@ def main():
     suites = [suite for suite in all_suites() if suite.present()]
     if arguments.list:
         for suite in suites:
-            print(f"{suite.name:<18}{suite.what}{' (only when named)' if suite.on_request else ''}")
+            print(f"{suite.name:<18}{suite.what}")
         return 0
     known = {suite.name for suite in suites}
     unknown = [name for name in arguments.suites if name not in known]
@@ -385,10 +384,6 @@ def main():
         return 2
     if arguments.suites:
         suites = [suite for suite in suites if suite.name in arguments.suites]
-    else:
-        later = [suite.name for suite in suites if suite.on_request]
-        suites = [suite for suite in suites if not suite.on_request]
-        print(f"Not run unless named: {', '.join(later)} (./dev test {later[0]})" if later else "")
     shutil.rmtree(OUT, ignore_errors=True)
     os.makedirs(OUT)
     budget = float(os.environ.get("AMBER_TEST_BUDGET", "44" if os.environ.get("AMBER_CI") else "120")) * 60
