@@ -33,6 +33,7 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/net/inet/host_socket.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/inet/raw_socket.h"
 #include "sentry/net/inet/tcp_socket.h"
@@ -102,6 +103,7 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kTcpConnection: return &Loader::Make<net::TcpConnection>;
     case Kind::kTcpSocket: return &Loader::Make<TcpSocket>;
     case Kind::kUdpSocket: return &Loader::Make<UdpSocket>;
+    case Kind::kHostSocket: return &Loader::Make<HostSocket>;
     case Kind::kNetlinkSocket: return &Loader::Make<NetlinkSocket>;
     case Kind::kRawSocket: return &Loader::Make<RawSocket>;
     case Kind::kUnixSocket: return &Loader::Make<UnixSocket>;

@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -59,6 +61,12 @@ class NetworkVisit {
     if (!home_.valid()) return Failed("/proc/self/ns/net");
     if (path.empty()) {
       if (unshare(CLONE_NEWNET) != 0) return Failed("cannot make a network namespace");
+      // As runc: a new namespace has its loopback.
+      UniqueFd any(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+      ifreq request{};
+      strncpy(request.ifr_name, "lo", sizeof(request.ifr_name) - 1);
+      request.ifr_flags = IFF_UP;
+      if (any.valid()) (void)ioctl(any.get(), SIOCSIFFLAGS, &request);
       return absl::OkStatus();
     }
     UniqueFd target(open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -238,7 +246,7 @@ absl::Status Launcher::StartTheWaiter() {
   if (own_network) {
     if (absl::Status status = network_.Enter(bundle_.network_path); !status.ok()) return status;
   }
-  if (options_.network == "host" || (options_.network.empty() && own_network)) network_kind_ = NetworkKind::kHost;
+  if (options_.network == "host") network_kind_ = NetworkKind::kHost;
 
   absl::StatusOr<WaiterStream> stream = MakeWaiterStream();
   if (!stream.ok()) return stream.status();

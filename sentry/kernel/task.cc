@@ -228,13 +228,24 @@ UserSource::UserSource(Task& task, UserPtr<const void> p, size_t size)
 UserSource::UserSource(Task& task, std::vector<iovec> ranges)
     : task_(task), ranges_(std::move(ranges)), left_(Total(ranges_)) {}
 
+void UserSource::PutBack(const void* data, size_t size) { back_.insert(0, static_cast<const char*>(data), size); }
+
 ErrnoOr<size_t> UserSource::Take(void* data, size_t size) {
+  if (size_t again = std::min(size, back_.size()); again > 0) {
+    memcpy(data, back_.data(), again);
+    back_.erase(0, again);
+    return again;
+  }
   return MoveRanges(ranges_, index_, left_, size, [&](uint64_t address, size_t offset, size_t length) {
     return task_.mm().space().Read(address, static_cast<char*>(data) + offset, length);
   });
 }
 
 ErrnoOr<void> UserSource::Skip(size_t size) {
+  size_t again = std::min(size, back_.size());
+  back_.erase(0, again);
+  size -= again;
+  if (size == 0) return Ok();
   auto r = MoveRanges(ranges_, index_, left_, size,
                       [](uint64_t, size_t, size_t length) { return ErrnoOr<size_t>(length); });
   return r.ok() ? Ok() : r.error();

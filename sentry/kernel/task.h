@@ -384,15 +384,17 @@ class UserSource final : public Source {
  public:
   UserSource(Task& task, UserPtr<const void> p, size_t size);
   UserSource(Task& task, std::vector<iovec> ranges);
-  size_t remaining() const override { return left_; }
+  size_t remaining() const override { return left_ + back_.size(); }
   ErrnoOr<size_t> Take(void* data, size_t size) override;
+  void PutBack(const void* data, size_t size) override;
   ErrnoOr<void> Skip(size_t size) override;
 
  private:
   Task& task_;
   std::vector<iovec> ranges_;
   size_t index_ = 0;
-  size_t left_ = 0;
+  size_t left_ = 0;    // in ranges_
+  std::string back_;   // comes before them
 };
 
 }  // namespace amber

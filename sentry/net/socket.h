@@ -1,4 +1,4 @@
-// A socket: a file with the operations of socket(2) on top. Families derive from it (unix/, and host/ later).
+// A socket: a file with the operations of socket(2) on top. Families derive from it (unix/, inet/, netlink/).
 //
 // Guarded by the kernel lock. As with all files nothing blocks: EAGAIN means that wait_queue() will announce a change, whatever
 // O_NONBLOCK says; the system call layer waits (sentry/syscalls/socket_calls.cc). Only Connect() may call Task::Block() itself, since what it waits

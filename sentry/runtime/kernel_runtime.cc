@@ -9,6 +9,7 @@
 #include "sentry/fs/proc/proc.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
+#include "sentry/net/inet/host_socket.h"
 #include "sentry/vfs/mount_setup.h"
 
 namespace amber {
@@ -20,6 +21,7 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const SandboxOptions& o
 absl::StatusOr<std::unique_ptr<KernelRuntime>> KernelRuntime::Make(const SandboxOptions& options, SandboxFds fds) {
   std::unique_ptr<KernelRuntime> runtime(new KernelRuntime(options, std::move(fds)));
   // Before the tables of /proc and /sys are first read.
+  if (options.network == NetworkKind::kHost) HostNetwork::Enable();
   std::string error = GpuSupport::Start(runtime->kernel_, options.gpu);
   if (!error.empty()) return absl::FailedPreconditionError(error);
   RegisterFileSystems();

@@ -29,6 +29,8 @@ class Source {
   virtual size_t remaining() const = 0;
   // Fetches up to `size` bytes; returns how many, or EFAULT if none could be.
   virtual ErrnoOr<size_t> Take(void* data, size_t size) = 0;
+  // Gives back the end of what the last Take() fetched: `data` has been copied already and is what comes next.
+  virtual void PutBack(const void* data, size_t size) = 0;
   // Moves past `size` bytes, which an earlier round of the same call has taken.
   virtual ErrnoOr<void> Skip(size_t size) {
     char scratch[512];
@@ -69,6 +71,10 @@ class BufferSource final : public Source {
     data_ += size;
     left_ -= size;
     return size;
+  }
+  void PutBack(const void* /*data*/, size_t size) override {
+    data_ -= size;
+    left_ += size;
   }
 
  private:

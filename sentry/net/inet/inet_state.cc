@@ -3,6 +3,7 @@
 #include <array>
 
 #include "sentry/kernel/kernel.h"
+#include "sentry/net/inet/host_socket.h"
 #include "sentry/net/inet/inet.pb.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/inet/raw_layer.h"
@@ -235,7 +236,9 @@ std::string NetNamespace::Save(state::Saver& saver) const {
   m.set_cookie(cookie_);
   m.set_ino(ino());
   m.set_owner(SaveOwner(saver));
+  m.set_host(host_);
   for (const auto& link : stack_->links()) {
+    if (host_ && !link->loopback()) continue;  // the next host has others
     auto* out = m.add_link();
     out->set_index(link->index());
     out->set_name(link->name());
@@ -283,7 +286,7 @@ std::string NetNamespace::Save(state::Saver& saver) const {
 
 bool NetNamespace::LoadLinks(const proto::NetNamespace& m) {
   for (const auto& in : m.link()) {
-    // lo is the only kind so far.
+    // lo is the only kind that is kept.
     net::Link* link = stack_->FindLink(std::string_view(in.name()));
     if (link == nullptr) return false;
     link->set_mtu(std::clamp<uint32_t>(in.mtu(), 68, 0x3fffffff));
@@ -325,6 +328,8 @@ bool NetNamespace::Load(state::Loader& loader, std::string_view bytes) {
   cookie_ = m.cookie();
   if (!LoadCommon(loader, m.ino(), m.owner())) return false;
   if (!LoadLinks(m)) return loader.Fail("a network interface is malformed");
+  if (m.host() && !HostNetwork::enabled()) return loader.Fail("its sockets are the host's: restore it with --network=host");
+  if (m.host()) BecomeHost();
   for (uint64_t id : m.connection()) {
     RefPtr<net::TcpConnection> c = loader.GetRef<net::TcpConnection>(id);
     if (!c) return false;

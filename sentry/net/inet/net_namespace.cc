@@ -3,6 +3,7 @@
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/net/inet/host_socket.h"
 #include "sentry/net/inet/raw_layer.h"
 #include "sentry/net/inet/udp_layer.h"
 #include "sentry/net/tcp/tcp_layer.h"
@@ -38,7 +39,14 @@ RefPtr<NetNamespace> NetNamespace::ForNewProcess(Kernel& kernel, Task* init) {
   for (const RefPtr<ThreadGroup>& g : kernel.groups()) {
     if (g->is_init() && g->pids().level() == 0 && g->leader() != nullptr && g->leader()->extras().net) return g->leader()->extras().net;
   }
-  return MakeRef<NetNamespace>(kernel, true);
+  auto net = MakeRef<NetNamespace>(kernel, true);
+  if (HostNetwork::enabled()) net->BecomeHost();
+  return net;
+}
+
+void NetNamespace::BecomeHost() {
+  host_ = true;
+  HostNetwork::ShowIn(*stack_);
 }
 
 NetNamespace::~NetNamespace() {

@@ -47,6 +47,8 @@ class NetNamespace final : public Namespace, public net::StackHost {
   net::UdpLayer& udp() { return *udp_; }
   net::RawLayer& raw() { return *raw_; }
   uint64_t cookie() const { return cookie_; }
+  // --network=host: new TCP and UDP sockets are the host's, and the host's interfaces are shown.
+  bool host() const { return host_; }
 
   int64_t Now() override;
   void ArmAt(int64_t deadline) override;
@@ -59,11 +61,13 @@ class NetNamespace final : public Namespace, public net::StackHost {
 
  private:
   void SetUp();
+  void BecomeHost();
   bool LoadLinks(const proto::NetNamespace& m);
 
   Kernel* kernel_ = nullptr;
   Timer timer_;
   uint64_t cookie_ = 1;
+  bool host_ = false;
   uint64_t random_[32];
   size_t random_left_ = 0;
   std::unique_ptr<net::Stack> stack_;

@@ -32,8 +32,9 @@ Stack::Stack(StackHost& host) : host_(host), timers_([this](int64_t deadline) { 
 
 Stack::~Stack() = default;
 
-Link& Stack::AddLink(std::unique_ptr<Link> link) {
-  link->index_ = next_index_++;
+Link& Stack::AddLink(std::unique_ptr<Link> link, int index) {
+  link->index_ = index != 0 && FindLink(index) == nullptr ? index : next_index_;
+  next_index_ = std::max(next_index_, link->index_ + 1);
   links_.push_back(std::move(link));
   Changed();
   return *links_.back();

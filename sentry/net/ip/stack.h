@@ -101,7 +101,8 @@ class Stack {
   void SetTap(std::function<bool(const Packet&)> tap) { tap_ = std::move(tap); }
 
   // --- interfaces ---
-  Link& AddLink(std::unique_ptr<Link> link);
+  // `index`: 0 for the next free one.
+  Link& AddLink(std::unique_ptr<Link> link, int index = 0);
   const std::vector<std::unique_ptr<Link>>& links() const { return links_; }
   Link* FindLink(int index) const;
   Link* FindLink(std::string_view name) const;
