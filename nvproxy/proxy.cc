@@ -105,6 +105,11 @@ void Proxy::OnExit(uint64_t process) {
   }
 }
 
+bool Proxy::HasClients(uint64_t process) {
+  absl::MutexLock lock(&mu_);
+  return std::ranges::any_of(clients_, [&](const auto& c) { return c.second->session().process == process; });
+}
+
 int Proxy::HostIoctl(HostFile file, uint32_t command, std::span<std::byte> block, std::span<const HostBuffer> nested) {
   host_calls_.fetch_add(1, std::memory_order_relaxed);
   return host_.Ioctl(file, command, block, nested);

@@ -75,6 +75,8 @@ class Proxy {
   uint32_t Poll(OpenFile& file);
   // A process has ended: nobody can use its clients any more, even if others hold the files.
   void OnExit(uint64_t process);
+  // Takes no lock but the proxy's own.
+  bool HasClients(uint64_t process);
 
   HostDriver& host() { return host_; }
   const Branch& branch() const { return *branch_; }

@@ -203,8 +203,9 @@ void GroupExtras::Inherit(ThreadGroup& group) {
   if (group.rlim(RLIMIT_CPU).rlim_cur != RLIM_INFINITY) cpu_timers(group).UpdateLimit();
 }
 
-void GroupExtras::OnExit() {
+void GroupExtras::OnExit(ThreadGroup& group) {
   if (cpu_timers_ != nullptr) cpu_timers_->CancelAll();
+  if (exit_watcher_ != nullptr) exit_watcher_(group);
 }
 
 std::string GroupExtras::Save(state::Saver& saver, const ThreadGroup& group) const {

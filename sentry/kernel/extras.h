@@ -124,13 +124,17 @@ class GroupExtras {
 
   // A child of `parent`.
   void Inherit(ThreadGroup& group);
-  void OnExit();
+  // The last thread is gone.
+  void OnExit(ThreadGroup& group);
+  // Called for every process that ends, of whatever kernel; set once, before the first runs. For what processes own without a descriptor of theirs.
+  static void SetExitWatcher(void (*watcher)(ThreadGroup&)) { exit_watcher_ = watcher; }
   bool AfterLoad(state::Loader& loader, ThreadGroup& group);
 
   std::string Save(state::Saver& saver, const ThreadGroup& group) const;
   bool Load(state::Loader& loader, const std::string& bytes);
 
  private:
+  static inline void (*exit_watcher_)(ThreadGroup&) = nullptr;
   std::unique_ptr<CpuTimers> cpu_timers_;
   std::vector<std::pair<uint64_t, std::string>> owned_;  // files and their owners, between Load() and AfterLoad()
   int64_t loaded_[4] = {};  // virtual and prof: target and interval, between Load() and AfterLoad()

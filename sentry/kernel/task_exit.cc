@@ -141,7 +141,7 @@ void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
   // Not destroyed yet: this may run inside one's callback.
   if (group.real_timer_ != nullptr) group.real_timer_->Cancel();
   if (group.posix_timers_ != nullptr) group.posix_timers_->CancelAll();
-  group.extras_->OnExit();
+  group.extras_->OnExit(group);
   group.pending_.Discard(~SignalSet{0});
   std::vector<RefPtr<ProcessGroup>> orphaned;
   if (Anchors(group, group.parent_)) orphaned.emplace_back(&group.process_group());

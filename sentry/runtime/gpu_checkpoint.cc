@@ -24,7 +24,8 @@ constexpr absl::Duration kStateLimit = absl::Seconds(5);
 constexpr absl::Duration kCopyLimit = absl::Seconds(60);
 constexpr absl::Duration kGoneLimit = absl::Seconds(2);
 constexpr int kNotCuda = 3, kOperatingSystem = 304;
-constexpr int kStateRunning = 0, kStateCheckpointed = 2;
+constexpr int kStateRunning = 0, kStateLocked = 1, kStateCheckpointed = 2;
+constexpr int kTries = 2;  // to bring a process back, each with a helper of its own
 
 // One step's time, noted at its end.
 class Phase {
@@ -147,7 +148,10 @@ absl::StatusOr<GpuHelper::Answer> GpuCheckpoint::Ask(Target& target, const char*
 absl::Status GpuCheckpoint::Verb(Target& target, const char* verb, const std::string& rest, absl::Duration limit) {
   absl::StatusOr<GpuHelper::Answer> answer = Ask(target, verb, rest, limit);
   std::string what = absl::StrCat("GPU ", verb, " of process ", target.pid, " (", target.group->leader()->name(), "): ");
-  if (!answer.ok()) return absl::Status(answer.status().code(), absl::StrCat(what, answer.status().message()));
+  if (!answer.ok()) {
+    target.unsure = true;
+    return absl::Status(answer.status().code(), absl::StrCat(what, answer.status().message()));
+  }
   if (answer->result != 0) return absl::FailedPreconditionError(absl::StrCat(what, GpuResultText(answer->result)));
   return absl::OkStatus();
 }
@@ -297,6 +301,37 @@ std::vector<std::pair<std::string, std::string>> GpuCheckpoint::DeviceMap() cons
   return map;
 }
 
+// After a verb without an answer: the helper was killed or stopped, before it asked or after, and the process stands wherever that left it.
+absl::Status GpuCheckpoint::LearnState(Target& t) {
+  absl::StatusOr<GpuHelper::Answer> answer = Ask(t, "state", "", kStateLimit);
+  std::string unknown = absl::StrCat("whether process ", t.pid, " (", t.group->leader()->name(), ") goes on is not known: ");
+  if (!answer.ok()) return absl::UnavailableError(absl::StrCat(unknown, answer.status().message()));
+  if (answer->result != 0) return absl::UnavailableError(absl::StrCat(unknown, GpuResultText(answer->result)));
+  if (answer->state != kStateRunning && answer->state != kStateLocked && answer->state != kStateCheckpointed) {
+    return absl::InternalError(absl::StrCat("process ", t.pid, " is lost: its CUDA library is in state ", answer->state));
+  }
+  t.drained = answer->state == kStateCheckpointed;
+  t.locked = answer->state != kStateRunning;
+  t.unsure = false;
+  return absl::OkStatus();
+}
+
+absl::Status GpuCheckpoint::BringBack(Target& t, const std::string& pairs) {
+  absl::Status status;
+  for (int i = 0; i < kTries; ++i) {
+    status = t.unsure ? LearnState(t) : absl::OkStatus();
+    if (!status.ok()) continue;
+    if (t.drained) {
+      status = Verb(t, "restore", pairs, CopyTime());
+      if (status.ok()) t.drained = false;
+    }
+    if (status.ok() && t.locked) status = Verb(t, "unlock", "", kStateLimit);
+    // What the library itself has answered it would answer again.
+    if (status.ok() || !t.unsure) return status;
+  }
+  return status;
+}
+
 absl::Status GpuCheckpoint::Refill() {
   if (targets_.empty()) return absl::OkStatus();
   Phase phase(&phases_, "GPU return");
@@ -307,11 +342,8 @@ absl::Status GpuCheckpoint::Refill() {
   }
   std::vector<std::string> lost;
   for (Target& t : targets_) {
-    absl::Status status;
-    if (t.drained) status = Verb(t, "restore", pairs, CopyTime());
-    if (status.ok() && t.locked) status = Verb(t, "unlock", "", kStateLimit);
-    if (!status.ok()) lost.emplace_back(status.message());
-    t.drained = t.locked = false;
+    if (absl::Status s = BringBack(t, pairs); !s.ok()) lost.emplace_back(s.message());
+    t.drained = t.locked = t.unsure = false;
   }
   helper_.reset();
   ComeBack();

@@ -57,6 +57,7 @@ class GpuCheckpoint {
     uint64_t process = 0;  // nvproxy::Session::process
     int pid = 0;           // in its container
     bool locked = false, drained = false;
+    bool unsure = false;  // a verb was not answered: only the library knows how far it got
     std::vector<std::pair<uint64_t, uint64_t>> away;  // mapped from devices when it was drained
   };
   absl::StatusOr<GpuHelper::Answer> Ask(Target& target, const char* verb, const std::string& rest, absl::Duration limit);
@@ -64,6 +65,8 @@ class GpuCheckpoint {
   absl::Status AskStates();
   std::vector<std::pair<std::string, std::string>> DeviceMap() const;
   absl::Status StartHelper(const RefPtr<Container>& container);
+  absl::Status LearnState(Target& target);
+  absl::Status BringBack(Target& target, const std::string& pairs);
   absl::Status Undo(absl::Status why);
   absl::Status VerifyDrained();
   void NoteAway();

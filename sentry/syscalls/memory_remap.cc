@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "sentry/mm/moved.h"
 #include "sentry/syscalls/memory_map.h"
 #include "sentry/syscalls/memory_ops.h"
 #include "sentry/vfs/file.h"
@@ -51,7 +52,9 @@ ErrnoOr<void> CheckArguments(uint64_t old_address, uint64_t new_length, uint64_t
 // vma_to_resize() of mm/mremap.c.
 ErrnoOr<void> CheckResize(Task& task, const Vma& vma, uint64_t guest_end, uint64_t address, uint64_t old_size, uint64_t new_size,
                           bool keep_old) {
-  if (old_size == 0 && !vma.shared) return Errno(EINVAL);
+  if (old_size == 0 && (!vma.shared || IsMoved(vma))) return Errno(EINVAL);
+  // A device has its pages: what a host mapping of them could grow into or leave behind would not be the guest's private memory.
+  if (IsMoved(vma) && (new_size > old_size || keep_old)) return Errno(ENOMEM);
   if (old_size > guest_end - address) return Errno(EFAULT);
   uint64_t grow = keep_old ? new_size : new_size > old_size ? new_size - old_size : 0;
   if (vma.file && vma.offset + (address - vma.start) + new_size < new_size) return Errno(EINVAL);

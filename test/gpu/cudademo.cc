@@ -4,6 +4,7 @@
 //   cudademo hold [MIB]  fills MIB of device memory and registers host memory, says "ready", computes until a line comes on standard input, then
 //                        checks all of it and says "held"
 //   cudademo touch       as hold, while a second thread keeps on reading device memory by its address
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,6 +81,24 @@ void Maps(Host& host) {
   Expect(!shared, "registered memory is private in /proc/self/maps");
 }
 
+// Registered memory moves and shrinks as memory does; it does not grow, nor leave anything behind, since a device has its pages.
+void Remap() {
+  constexpr size_t kSize = 2 << 20;
+  char* memory = static_cast<char*>(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  for (size_t i = 0; i < kSize / 4; ++i) reinterpret_cast<unsigned*>(memory)[i] = Pattern(i);
+  Expect(cuMemHostRegister_v2(memory, kSize, 0) == kCudaOk, "register what is remapped");
+  Expect(mremap(memory, kSize, kSize * 2, MREMAP_MAYMOVE) == MAP_FAILED && errno == ENOMEM, "registered memory does not grow", errno);
+  Expect(mremap(memory, 0, kSize, MREMAP_MAYMOVE) == MAP_FAILED && errno == EINVAL, "nor is it seen twice", errno);
+  Expect(mremap(memory, kSize, kSize, MREMAP_MAYMOVE | MREMAP_DONTUNMAP) == MAP_FAILED && errno == ENOMEM, "nor does it leave its place behind", errno);
+  void* place = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  auto* moved = static_cast<char*>(mremap(memory, kSize, kSize / 2, MREMAP_MAYMOVE | MREMAP_FIXED, place));
+  bool good = moved == place;
+  for (size_t i = 0; good && i < kSize / 8; ++i) good = reinterpret_cast<unsigned*>(moved)[i] == Pattern(i);
+  Expect(good, "it moves and shrinks", errno);
+  Expect(cuMemHostUnregister(memory) == kCudaOk, "unregister what was remapped");
+  if (good) munmap(moved, kSize / 2);
+}
+
 volatile bool stop = false;
 
 void* Count(void* word) {
@@ -124,6 +143,7 @@ int Round() {
   Maps(host);
   Fork(host);
   Race();
+  Remap();
   Expect(cuMemHostUnregister(host.all + Host::kFrom) == kCudaOk, "unregister");
   Expect(host.Good(), "and after");
   Expect(cuMemFree_v2(memory) == kCudaOk, "free");

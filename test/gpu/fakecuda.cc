@@ -2,9 +2,12 @@
 //
 // As in the real library a thread of the target does the work of the verbs, which callers in other processes ask for; here over an abstract Unix
 // socket. Calls of a locked process wait. $FAKECUDA_FAIL of the target makes verbs go wrong: "lock=600,restore=2,checkpoint=hang,checkpoint=exit".
+// $FAKECUDA_HELPER makes the checkpoint helper go wrong instead, which asks for them: "lock=exit" before it asks, "lock=late" when it has, "lock=hang", of
+// "init" and each verb; once, unless a "!" follows.
 #include "test/gpu/fakecuda.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -62,6 +65,32 @@ int Injected(int verb) {
     return atoi(at);
   }
   return -1;
+}
+
+bool IsHelper() {
+  char name[16] = {};
+  int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+  ssize_t n = fd >= 0 ? read(fd, name, sizeof(name) - 1) : -1;
+  if (fd >= 0) close(fd);
+  return n > 0 && strcmp(name, "gpu-checkpoint") == 0;
+}
+
+// What $FAKECUDA_HELPER says of a step, done if this is its moment.
+void HelperFails(const char* step, bool late) {
+  const char* text = getenv("FAKECUDA_HELPER");
+  if (text == nullptr || !IsHelper()) return;
+  size_t length = strlen(step);
+  for (const char* at = text; at != nullptr && *at != 0; at = strchr(at, ',') != nullptr ? strchr(at, ',') + 1 : nullptr) {
+    if (strncmp(at, step, length) != 0 || at[length] != '=') continue;
+    const char* what = at + length + 1;
+    if (late != (strncmp(what, "late", 4) == 0)) continue;
+    char mark[64];
+    snprintf(mark, sizeof(mark), "/tmp/fakecuda-%s", step);
+    size_t word = strcspn(what, ",");
+    if (what[word - 1] != '!' && open(mark, O_CREAT | O_EXCL | O_WRONLY, 0600) < 0) continue;
+    while (strncmp(what, "hang", 4) == 0) pause();
+    _exit(9);
+  }
 }
 
 int Transition(int from, int to, int result) {
@@ -128,12 +157,14 @@ int Ask(int pid, int verb, unsigned timeout_ms, Reply* reply) {
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   // Nobody there: not a process that uses CUDA.
   int result = kCudaNotInitialized;
+  HelperFails(kNames[verb], false);
   if (fd >= 0 && connect(fd, reinterpret_cast<sockaddr*>(&address), size) == 0) {
     Request request{verb, timeout_ms};
     bool good = send(fd, &request, sizeof(request), MSG_NOSIGNAL) == sizeof(request) && recv(fd, reply, sizeof(*reply), MSG_WAITALL) == sizeof(*reply);
     result = good ? reply->result : kCudaOperatingSystem;
   }
   if (fd >= 0) close(fd);
+  HelperFails(kNames[verb], true);
   return result;
 }
 
@@ -165,6 +196,7 @@ using fakecuda::device;
 extern "C" {
 
 int cuInit(unsigned) {
+  fakecuda::HelperFails("init", false);
   fakecuda::Call call;
   return fakecuda::Initialize();
 }

@@ -1,9 +1,11 @@
 // A guest program that speaks to the GPU driver as CUDA does at its start, without CUDA: the whole way from system call to driver and back.
 // Prints a line per step, "ok NAME" or "FAIL NAME: why", and ends with 1 if any failed. `rawrm hold` keeps what NVML would, says "ready", and
 // goes on when a line comes on standard input; `rawrm busy` has GPU memory besides. `rawrm eat` allocates GPU memory, 256 MiB at a time, until there is no more, and tells how much.
+// `rawrm orphan` wants a quota of 2 GiB.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -213,6 +215,36 @@ int Hold(bool busy) {
   return failures != 0;
 }
 
+// A killed process leaves a child that still has its files: its memory is given back all the same.
+int Orphan() {
+  constexpr uint64_t kSize = uint64_t{3} << 29;
+  int ends[2];
+  if (pipe(ends) != 0) return 2;
+  pid_t parent = fork();
+  if (parent == 0) {
+    Session s = Start();
+    Expect(Memory(s, 0x100, kSize) == kNvOk, "memory of a process that is killed");
+    fflush(stdout);
+    char byte;
+    if (fork() == 0) _exit(close(ends[1]) + static_cast<int>(read(ends[0], &byte, 1)));
+    raise(SIGKILL);
+  }
+  int status = 0;
+  waitpid(parent, &status, 0);
+  Expect(WIFSIGNALED(status), "killed", static_cast<uint64_t>(status));
+  Session s = Start();
+  // The driver's part of an exit ends a moment after the parent has heard of it.
+  uint32_t result = kNvNoMemory;
+  for (int i = 0; i < 200 && result == kNvNoMemory; ++i) {
+    result = Memory(s, 0x100, kSize);
+    if (result == kNvNoMemory) usleep(10000);
+  }
+  Expect(result == kNvOk, "the memory is free again", result);
+  printf("%s\n", failures == 0 ? "PASS" : "FAILED");
+  close(ends[1]);
+  return failures != 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -220,6 +252,7 @@ int main(int argc, char** argv) {
   if (argc > 1 && strcmp(argv[1], "eat") == 0) return Eat();
   if (argc > 1 && strcmp(argv[1], "hold") == 0) return Hold(false);
   if (argc > 1 && strcmp(argv[1], "busy") == 0) return Hold(true);
+  if (argc > 1 && strcmp(argv[1], "orphan") == 0) return Orphan();
   Session s = Start();
   Files();
   Mapping(s);

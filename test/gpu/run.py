@@ -48,6 +48,10 @@ class Tests:
         result = self.do(self.rawrm, "eat", flags=["--gpu-memory=2GiB"])
         assert result.returncode == 0 and "allocated 2048 MiB" in result.stdout, result.stdout + result.stderr
 
+    def test_a_killed_process_leaves_nothing_to_its_children(self):
+        result = self.do(self.rawrm, "orphan", flags=["--gpu-memory=2GiB"])
+        assert result.returncode == 0 and "FAIL" not in result.stdout and "PASS" in result.stdout, result.stdout + result.stderr
+
     def test_whole_card_without_quota(self):
         result = self.do(self.rawrm, "eat")
         assert result.returncode == 0 and "allocated 81920 MiB" in result.stdout, result.stdout + result.stderr
@@ -108,7 +112,7 @@ class Tests:
         shutil.copy(self.rawrm, root)
         return bundle.write(os.path.join(self.work, name), root, ["/rawrm", *arguments])
 
-    def cuda_bundle(self, *arguments, fail=""):
+    def cuda_bundle(self, *arguments, fail="", helper=""):
         """A root of its own for cudademo: the host's C library and the fake libcuda."""
         root = os.path.join(self.work, "cuda-root")
         for folder in ("proc", "dev", "tmp", "sys", "lib64", "cuda"):
@@ -120,12 +124,12 @@ class Tests:
                 shutil.copy(found, os.path.join(root, "cuda"))
         shutil.copy(os.path.join(self.programs, "libcuda.so.1"), os.path.join(root, "cuda"))
         shutil.copy(os.path.join(self.programs, "cudademo"), root)
-        environment = {"LD_LIBRARY_PATH": "/cuda", "FAKECUDA_FAIL": fail}
+        environment = {"LD_LIBRARY_PATH": "/cuda", "FAKECUDA_FAIL": fail, "FAKECUDA_HELPER": helper}
         return bundle.write(os.path.join(self.work, "cuda"), root, ["/cudademo", *arguments], environment=environment)
 
-    def hold(self, *arguments, fail=""):
+    def hold(self, *arguments, fail="", helper=""):
         """A running cudademo that has said "ready"."""
-        self.folder, self.image = self.cuda_bundle(*arguments, fail=fail), os.path.join(self.work, "image")
+        self.folder, self.image = self.cuda_bundle(*arguments, fail=fail, helper=helper), os.path.join(self.work, "image")
         process = self.start("run", "--bundle", self.folder, "hold")
         self.read_until(process, "ready")
         self.wait_running("hold")
@@ -378,7 +382,89 @@ class CheckpointTests(RequestTests):
         self.finish(self.fails("checkpoint=2", "GPU checkpoint of process 1 (cudademo): out of memory", "the GPU programs run on"))
 
     def test_a_library_that_hangs(self):
-        self.finish(self.fails("lock=hang", "does not answer", "the GPU programs run on"))
+        self.finish(self.fails("lock=hang", "does not answer", "whether process 1 (cudademo) goes on is not known"))
+
+    def helper_fails(self, helper, *words):
+        """A checkpoint without its helper fails, and whatever the helper has done by then, the program runs on."""
+        process = self.hold("hold", helper=helper)
+        frozen = self.checkpoint()
+        assert frozen.returncode != 0, helper
+        for word in words:
+            assert word in frozen.stderr, (helper, frozen.stderr)
+        assert set(os.listdir(self.image)) <= {"dump.log"}, helper
+        processes = self.cli("ps", "hold").stdout
+        assert "gpu-checkpoint" not in processes, processes
+        if "!" not in helper:
+            # The next one works.
+            shutil.rmtree(self.image)
+            frozen = self.checkpoint("--leave-running")
+            assert frozen.returncode == 0, (helper, frozen.stderr)
+        self.finish(process)
+
+    def test_a_helper_that_does_not_start(self):
+        self.helper_fails("init=exit", "does not start", "has ended")
+
+    def test_a_helper_that_is_killed_at_the_state(self):
+        self.helper_fails("state=exit", "has ended")
+
+    def test_a_helper_that_is_killed_at_the_lock(self):
+        self.helper_fails("lock=exit", "GPU lock of process 1 (cudademo)", "has ended", "the GPU programs run on")
+
+    def test_a_helper_that_is_killed_after_the_lock(self):
+        self.helper_fails("lock=late", "GPU lock of process 1 (cudademo)", "has ended", "the GPU programs run on")
+
+    def test_a_helper_that_is_killed_at_the_checkpoint(self):
+        self.helper_fails("checkpoint=exit", "GPU checkpoint of process 1 (cudademo)", "has ended", "the GPU programs run on")
+
+    def test_a_helper_that_is_killed_after_the_checkpoint(self):
+        self.helper_fails("checkpoint=late", "GPU checkpoint of process 1 (cudademo)", "has ended", "the GPU programs run on")
+
+    def test_a_helper_that_is_killed_at_every_lock(self):
+        self.helper_fails("lock=exit!", "GPU lock of process 1 (cudademo)", "the GPU programs run on")
+
+    def test_a_helper_that_hangs(self):
+        self.helper_fails("lock=hang", "does not answer", "the GPU programs run on")
+
+    def on_the_way_back(self, helper):
+        """A helper that is lost on the way back is replaced, after a checkpoint and after a restore."""
+        process = self.hold("hold", helper=helper)
+        frozen = self.checkpoint("--leave-running")
+        assert frozen.returncode == 0, (helper, frozen.stderr)
+        self.finish(process)
+
+    def test_a_helper_that_is_killed_at_the_restore(self):
+        self.on_the_way_back("restore=exit")
+
+    def test_a_helper_that_is_killed_after_the_restore(self):
+        self.on_the_way_back("restore=late")
+
+    def test_a_helper_that_is_killed_at_the_unlock(self):
+        self.on_the_way_back("unlock=exit")
+
+    def test_a_helper_that_is_killed_after_the_unlock(self):
+        self.on_the_way_back("unlock=late")
+
+    def test_a_helper_that_hangs_on_the_way_back(self):
+        self.on_the_way_back("unlock=hang")
+
+    def test_a_helper_that_is_killed_when_an_image_is_restored(self):
+        for n, helper in enumerate(("restore=late", "unlock=exit")):
+            if n > 0:
+                shutil.rmtree(os.path.join(self.work, "cuda-root"))
+            process = self.hold("hold", helper=helper)
+            frozen = self.checkpoint()
+            assert frozen.returncode == 0, frozen.stderr
+            self.gone(process)
+            self.finish(self.restore())
+            self.cli("delete", "--force", "hold")
+            shutil.rmtree(self.image)
+
+    def test_a_helper_that_is_always_killed_at_the_restore(self):
+        process = self.hold("hold", helper="restore=exit!")
+        frozen = self.checkpoint()
+        assert frozen.returncode == 0, frozen.stderr
+        self.gone(process)
+        self.refused(self.restore(), "GPU restore of process 1 (cudademo)", "has ended")
 
     def test_a_target_that_dies(self):
         process = self.fails("checkpoint=exit", "ended before it answered")  # it was the container's only one

@@ -11,6 +11,7 @@
 #include "sentry/control/runtime.h"
 #include "sentry/fs/nvidia/nvidia_file.h"
 #include "sentry/fs/proc/entry.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -86,6 +87,7 @@ std::string GpuSupport::Start(Kernel& kernel, const GpuOptions& options) {
   }
   support->AddTexts();
   RegisterNvidiaDevices();
+  GroupExtras::SetExitWatcher(&GpuSupport::OnExit);
   TheOne() = std::move(support);
   return "";
 }
@@ -112,12 +114,22 @@ void GpuSupport::AddTexts() {
 }
 
 nvproxy::Session GpuSupport::SessionOf(Task& task) {
-  uint64_t pid = static_cast<uint32_t>(task.pid());
-  // The start time tells a process from an earlier one of the same number; both survive a restore.
-  uint64_t process = pid << 40 ^ static_cast<uint64_t>(task.group().start_time());
   // Each container has a pid namespace of its own.
   auto container = reinterpret_cast<uint64_t>(&task.group().pids());
-  return {.process = process, .container = container, .uid = task.creds().uid, .pid = static_cast<uint32_t>(pid)};
+  return {.process = ProcessOf(task.group()), .container = container, .uid = task.creds().uid, .pid = static_cast<uint32_t>(task.pid())};
+}
+
+uint64_t GpuSupport::ProcessOf(const ThreadGroup& group) {
+  // The start time tells a process from an earlier one of the same number; both survive a restore.
+  return static_cast<uint64_t>(static_cast<uint32_t>(group.pid())) << 40 ^ static_cast<uint64_t>(group.start_time());
+}
+
+// Its clients end with it, even where a child still holds the files that it made them on: nobody else may use them.
+void GpuSupport::OnExit(ThreadGroup& group) {
+  GpuSupport* gpus = TheOne().get();
+  uint64_t process = ProcessOf(group);
+  if (gpus == nullptr || !gpus->proxy().HasClients(process)) return;
+  gpus->kernel_->AfterUnlock([gpus, process] { gpus->proxy().OnExit(process); });
 }
 
 void GpuSupport::AddStats(ContainerStats* stats) {

@@ -17,6 +17,7 @@ namespace amber {
 
 class Kernel;
 class Task;
+class ThreadGroup;
 struct ContainerStats;
 
 class GpuSupport {
@@ -30,6 +31,8 @@ class GpuSupport {
   nvproxy::Proxy& proxy() { return *proxy_; }
   // Whose clients a task's are.
   static nvproxy::Session SessionOf(Task& task);
+  // Session::process. Its pid is the one that it has in its own container.
+  static uint64_t ProcessOf(const ThreadGroup& group);
 
   // Two pipes for the standard streams of a checkpoint helper, made while the sentry may still make pipes.
   struct HelperStreams {
@@ -57,8 +60,9 @@ class GpuSupport {
   std::string UseFake(const GpuOptions& options);
   std::string UseReal(const GpuOptions& options);
   void AddTexts();
+  static void OnExit(ThreadGroup& group);
 
-  const Kernel* kernel_ = nullptr;
+  Kernel* kernel_ = nullptr;
   std::shared_ptr<void> fake_;  // the machine that a fake driver is on
   std::unique_ptr<nvproxy::HostDriver> driver_;
   std::unique_ptr<nvproxy::Proxy> proxy_;
