@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -29,6 +30,8 @@ struct Listener::Receiver {
   int surplus = 0;
   bool blocked = false;
   bool watch = false;
+  uint64_t handling = 0;               // the notification
+  seccomp_notif_resp answer = {};      // to it, when everything else is done; id 0: none
 };
 
 thread_local Listener::Receiver* Listener::current_ = nullptr;
@@ -71,15 +74,31 @@ void Listener::Answer(uint64_t id, int64_t value) {
   Send(response);
 }
 
-void Listener::Continue(uint64_t id) {
+void Listener::Continue(uint64_t id, bool now) {
   seccomp_notif_resp response = {};
   response.id = id;
   response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
-  Send(response);
+  if (now) {
+    SendNow(response);
+  } else {
+    Send(response);
+  }
+}
+
+void Listener::Send(const seccomp_notif_resp& response) {
+  if (current_ == nullptr || current_->listener != this || current_->handling != response.id) return SendNow(response);
+  current_->answer = response;
+  current_->handling = 0;
+}
+
+void Listener::SendDeferred(Receiver& receiver) {
+  receiver.handling = 0;
+  if (receiver.answer.id != 0) SendNow(receiver.answer);
+  receiver.answer = {};
 }
 
 // Whoever watches keeps its CPU: the thread must be woken elsewhere.
-void Listener::Send(seccomp_notif_resp& response) {
+void Listener::SendNow(seccomp_notif_resp response) {
   bool elsewhere = Watcher::Watching();
   if (elsewhere) SetHandOver(false);
   while (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response) != 0 && errno == EINTR) {
@@ -93,7 +112,6 @@ void Listener::SetHandOver(bool on) {
 }
 
 void Listener::WatchAfterwards() {
-  SetHandOver(false);
   if (current_ != nullptr) current_->watch = true;
 }
 
@@ -139,6 +157,7 @@ void Listener::AboutToBlock() {
   if (receiver == nullptr || receiver->blocked) return;
   receiver->blocked = true;
   Listener& listener = *receiver->listener;
+  listener.SendDeferred(*receiver);
   listener.busy_.fetch_sub(1);
   if (listener.receivers_.fetch_sub(1) == 1) listener.AddReceiver(1);
 }
@@ -157,16 +176,18 @@ bool Listener::Handle(Receiver& receiver) {
   platform_.counters().notifications.fetch_add(1, std::memory_order_relaxed);
   RefPtr<ThreadImpl> thread = Find(static_cast<pid_t>(notification.pid));
   busy_.fetch_add(1, std::memory_order_relaxed);
+  receiver.handling = notification.id;
   if (thread) {
     thread->OnNotification(notification);
   } else {
     platform_.OnStranger(*this, notification);
   }
   if (std::exchange(receiver.watch, false)) {
-    SetHandOver(true);
-    AboutToBlock();
-    platform_.watcher().Watch(watch_credit_);
+    // The guest thread goes on on this CPU, so whoever watches must not come here.
+    bool ok = platform_.workers().RunElsewhere(sched_getcpu(), [self = shared_from_this()] { self->platform_.watcher().Watch(self->watch_credit_); });
+    if (!ok) platform_.watcher().GiveUp();
   }
+  SendDeferred(receiver);
   if (receiver.blocked) {
     // Somebody else may have taken over: then this one is surplus, and retires soon.
     receiver.blocked = false;

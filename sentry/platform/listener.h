@@ -36,11 +36,12 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void Remove(pid_t tid);
   RefPtr<ThreadImpl> Find(pid_t tid);
 
-  // Answer a notification. A notification that is no longer there (its process was killed) is no
+  // Answer a notification. If it is the one that the calling receiver handles, the answer goes when the client is done with it: the guest
+  // thread that is let go takes this CPU, and whoever is left without one should hold no lock. A notification that is no longer there (its process was killed) is no
   // error.
   void Answer(uint64_t id, int64_t value);
-  // Lets the call run in the host kernel. Only for calls that were checked.
-  void Continue(uint64_t id);
+  // Lets the call run in the host kernel. Only for calls that were checked. `now`: before the client is told of what comes of it.
+  void Continue(uint64_t id, bool now = false);
   // Puts `fd` into the stub's table as `number`, which must be free; with `answer` that is the
   // call's answer, too. 0, or -errno.
   int AddFd(uint64_t id, int fd, int number, bool answer);
@@ -60,7 +61,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   // True if notifications wait for a receiver.
   bool Behind() const;
 
-  // On a receiver, before the client is told of a call: its answer wakes the thread on another CPU, and then this worker watches.
+  // On a receiver, before the client is told of a call: when that is dealt with, a worker on another CPU begins to watch.
   void WatchAfterwards();
   WatchCredit& watch_credit() { return watch_credit_; }
 
@@ -69,7 +70,9 @@ class Listener : public std::enable_shared_from_this<Listener> {
 
  private:
   struct Receiver;
-  void Send(seccomp_notif_resp& response);
+  void Send(const seccomp_notif_resp& response);
+  void SendNow(seccomp_notif_resp response);
+  void SendDeferred(Receiver& receiver);
   void SetHandOver(bool on);
   void Receive();
   bool Handle(Receiver& receiver);

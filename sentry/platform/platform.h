@@ -229,7 +229,7 @@ struct Options {
 
 struct Stats {
   uint64_t notifications, stops, faults, kicks, kick_resends, stub_ops, forks, execs, clones, answers_continue, parks, fast_calls, fast_redone,
-      patched_sites;
+      patched_sites, posted_contacts;
 };
 
 class Platform {

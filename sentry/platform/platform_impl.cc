@@ -94,7 +94,7 @@ Stats PlatformImpl::stats() const {
   const Counters& c = counters_;
   return {get(c.notifications), get(c.stops), get(c.faults), get(c.kicks),  get(c.kick_resends),
           get(c.stub_ops),      get(c.forks), get(c.execs),  get(c.clones), get(c.answers_continue),
-          get(c.parks),         get(c.fast_calls), get(c.fast_redone), get(c.patched_sites)};
+          get(c.parks),         get(c.fast_calls), get(c.fast_redone), get(c.patched_sites), get(c.posted_contacts)};
 }
 
 PlatformImpl::HostThread PlatformImpl::LookAt(pid_t tid) const {

@@ -28,7 +28,7 @@ namespace amber::platform {
 struct Counters {
   std::atomic<uint64_t> notifications{0}, stops{0}, faults{0}, kicks{0}, kick_resends{0},
       stub_ops{0}, forks{0}, execs{0}, clones{0}, answers_continue{0}, parks{0}, fast_calls{0}, fast_redone{0},
-      patched_sites{0};
+      patched_sites{0}, posted_contacts{0};
 };
 
 class PlatformImpl final : public Platform {

@@ -86,16 +86,17 @@ enum RunFlags : uint32_t {
 };
 
 // States of a call on the fast path (stub_fast.cc). The guest goes from idle to posted, and back if it gives up; the sentry from
-// posted to taken, and on to one of the last two; the guest back to idle.
+// posted to taken, and on to one of the last three; the guest back to idle.
 enum FastState : uint32_t {
   kFastIdle = 0,
   kFastPosted = 1,
   kFastTaken = 2,
   kFastDone = 3,  // `result` is the answer
   kFastRedo = 4,  // make the call itself
+  kFastStop = 5,  // hand the frame over, by a trap
 };
 
-// A call of the fast path. Three cache lines, by who writes them.
+// A call of the fast path, and hand-overs of a stub's own while the sentry watches. Cache lines by who writes them.
 struct FastCall {
   uint32_t state;
   uint32_t number;
@@ -104,9 +105,16 @@ struct FastCall {
   uint64_t behind;  // the guest's: address behind the `syscall` instruction
   uint64_t pad1[7];
   uint32_t watching;  // the sentry's: posted calls are looked for
-  uint32_t pad2[15 + 16 * 5];
+  uint32_t pad2[15];
+  // A StubCallKind that is posted here instead of being told by a kStubCall, or 0; who takes it sets it back to 0. The stub withdraws one that
+  // nobody took, and makes the call.
+  uint32_t contact;
+  uint32_t waiting;  // the stub's: it sleeps, or is about to, on `order`
+  uint64_t context;  // of the contact: its argument
+  uint64_t pad3[6 + 8 * 4];
 };
-static_assert(offsetof(FastCall, behind) == 64 && offsetof(FastCall, watching) == 128 && sizeof(FastCall) == 512);
+static_assert(offsetof(FastCall, behind) == 64 && offsetof(FastCall, watching) == 128 && offsetof(FastCall, contact) == 192 &&
+              sizeof(FastCall) == 512);
 
 // Where the fast path begins, an address that patched code knows: it must never change.
 inline constexpr uint64_t kFastEntryOffset = 0x7fe0;

@@ -174,18 +174,52 @@ STUB_INLINE int64_t CloneThread(StubContext* context, uint32_t slot, volatile Ma
                        box->nonce);
 }
 
-// Obeys orders until one is to return to the guest. `last` is the order that was seen last.
-extern "C" STUB_TEXT void StubObey(StubContext* context, uint32_t last) {
+// About 30 us of looking, as in stub_fast.cc.
+constexpr int kLooks = 2000;
+
+// Hands over by the mailbox while the sentry watches it; false if it must be done by a call. Either the sentry takes it or the stub does
+// not leave it there: never both, and never neither.
+STUB_INLINE bool PostContact(volatile Mailbox* box, uint32_t kind, StubContext* context) {
+  volatile FastCall* fast = &box->fast;
+  if (fast->watching == 0) return false;
+  fast->context = reinterpret_cast<uint64_t>(context);
+  uint32_t* word = const_cast<uint32_t*>(&fast->contact);
+  // A fence: either this sees that nobody watches any more, or who stopped watching sees the post.
+  __atomic_exchange_n(word, kind, __ATOMIC_SEQ_CST);
+  for (int i = 0; i < kLooks && fast->watching != 0; i++) {
+    if (LoadAcquire(word) != kind) return true;
+    __builtin_ia32_pause();
+  }
+  uint32_t posted = kind;
+  return !__atomic_compare_exchange_n(word, &posted, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+// Sleeps while the order is `last`. Whoever orders wakes if it sees `waiting`.
+STUB_INLINE void AwaitOrder(volatile Mailbox* box, uint32_t last) {
+  uint32_t* waiting = const_cast<uint32_t*>(&box->fast.waiting);
+  __atomic_exchange_n(waiting, 1, __ATOMIC_SEQ_CST);
+  Sys(kSysFutex, reinterpret_cast<uint64_t>(&box->order), kFutexWait, last);
+  StoreRelease(waiting, 0);
+}
+
+// Obeys orders until one is to return to the guest. `last` is the order that was seen last; the next one is looked for `looks` times before
+// this thread sleeps.
+STUB_INLINE void Obey(StubContext* context, uint32_t last, int looks) {
   uint32_t slot = SlotOf(context);
   volatile Mailbox* box = MailboxOf(slot);
   for (;;) {
     uint32_t* word = const_cast<uint32_t*>(&box->order);
     uint32_t order = LoadAcquire(word);
     if (order == last) {
-      Sys(kSysFutex, reinterpret_cast<uint64_t>(word), kFutexWait, last);
+      if (looks-- > 0) {
+        __builtin_ia32_pause();
+      } else {
+        AwaitOrder(box, last);
+      }
       continue;
     }
     last = order;
+    looks = 0;
     uint32_t command = order & 0xff;
     int64_t result = 0;
     if (command == kCommandResume) {
@@ -212,9 +246,16 @@ extern "C" STUB_TEXT void StubObey(StubContext* context, uint32_t last) {
       if (result >= 0 && nonce != 0) continue;  // the child process makes itself known
       box->results[0] = result;
     }
-    Call(kContactReport, reinterpret_cast<uint64_t>(context));
+    // What asks for a contact wants a notification.
+    if (command != kCommandContact && PostContact(box, kContactReport, context)) {
+      looks = kLooks;
+    } else {
+      Call(kContactReport, reinterpret_cast<uint64_t>(context));
+    }
   }
 }
+
+extern "C" STUB_TEXT void StubObey(StubContext* context, uint32_t last) { Obey(context, last, 0); }
 
 extern "C" STUB_TEXT void StubCloneChild(StubContext* context, uint64_t nonce) {
   if (nonce != 0) Call(kContactChild, nonce, reinterpret_cast<uint64_t>(context));
@@ -240,8 +281,9 @@ extern "C" STUB_TEXT void StubHandler(int, StubSiginfo* info, StubContext* conte
   box->address = info->address;
   box->trapno = context->trapno;
   box->error_code = context->error_code;
-  Call(kContactFrame, reinterpret_cast<uint64_t>(context));
-  StubObey(context, last);
+  bool posted = PostContact(box, kContactFrame, context);
+  if (!posted) Call(kContactFrame, reinterpret_cast<uint64_t>(context));
+  Obey(context, last, posted ? kLooks : 0);
 }
 
 }  // namespace

@@ -61,6 +61,16 @@ Thread* TestClient::Start(void (*entry)(uint64_t, uint64_t), uint64_t a, uint64_
   return *thread;
 }
 
+Thread* TestClient::StartFast(void (*entry)(uint64_t, uint64_t), uint64_t a, uint64_t b) {
+  constexpr uint64_t kArea = 0x18000000;
+  ExecPlan plan = Plan(entry, a, b);
+  plan.ops.push_back({.number = SYS_mmap,
+                      .args = {kArea, kFastAreaSize, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}});
+  plan.fast_areas = {{kArea, kFastAreaSize}};
+  ErrnoOr<Thread*> thread = platform_->Exec(plan);
+  return thread.ok() ? *thread : nullptr;
+}
+
 void TestClient::OnSyscall(Thread& thread, const Syscall& call) {
   if (on_syscall && on_syscall(thread, call)) return;
   switch (call.number) {

@@ -31,6 +31,8 @@ class TestClient : public Client {
 
   // A process that will run `entry`(a, b), stopped.
   Thread* Start(void (*entry)(uint64_t, uint64_t), uint64_t a = 0, uint64_t b = 0);
+  // The same, with memory for thunks: calls may be posted.
+  Thread* StartFast(void (*entry)(uint64_t, uint64_t), uint64_t a = 0, uint64_t b = 0);
   static ExecPlan Plan(void (*entry)(uint64_t, uint64_t), uint64_t a, uint64_t b);
   // Where guest code lies in the guest.
   static uint64_t Address(void (*entry)(uint64_t, uint64_t));

@@ -68,6 +68,39 @@ GUEST_TEXT void GuestMmapLoop(uint64_t rounds, uint64_t) {
   Leave();
 }
 
+GUEST_TEXT void GuestMmapForever(uint64_t, uint64_t) {
+  for (;;) {
+    int64_t at = Sys(kSysMmap, 0x40000000, 0x10000, kProtRead | kProtWrite, kMapPrivate | kMapAnonymous | kMapFixed, ~0ull, 0);
+    if (at != 0x40000000) Log(static_cast<uint64_t>(at));
+  }
+}
+
+GUEST_TEXT void GuestFaultLoop(uint64_t rounds, uint64_t) {
+  uint64_t wrong = 0;
+  volatile uint64_t* page = reinterpret_cast<volatile uint64_t*>(kGuestData + 0x4000);
+  for (uint64_t i = 0; i < rounds; i++) {
+    *page = i;
+    if (*page != i) wrong++;
+    if (Sys(kSysMremap, kGuestData + 0x4000) != 7) wrong++;
+  }
+  Log(wrong);
+  Leave();
+}
+
+GUEST_TEXT void GuestPostFor(uint64_t index, uint64_t) {
+  for (uint64_t round = 0;; round++) {
+    for (uint64_t slot = 0; slot < 6; slot++) {
+      volatile Mailbox* box = &reinterpret_cast<Window*>(kWindowAddress)->mailboxes[slot];
+      box->fast.context = kStacksAddress + slot * kStackSize + 1024;
+      box->signo = round % 3 == 0 ? 31 : round % 3 == 1 ? 23 : 11;
+      box->fast.waiting = 0;
+      box->fast.contact = static_cast<uint32_t>((round + index) % 6);
+    }
+    if (round % 64 == 0) Sys(kGuestEcho, round);
+    if (round % 256 == 0) Sys(kSysMmap, 0x40000000, 0x1000, 3, 0x32, ~0ull, 0);
+  }
+}
+
 GUEST_TEXT void GuestMunmapLoop(uint64_t rounds, uint64_t) {
   uint64_t wrong = 0;
   for (uint64_t i = 0; i < rounds; i++) {

@@ -61,6 +61,9 @@ GUEST(GuestScribble);  // fills window and alternate stacks with junk while maki
 GUEST(GuestStubCall);  // a: address of a `syscall` in the stub text, b: kind
 GUEST(GuestBreak);     // a: what to break before a trap; logs 66 if it comes back
 GUEST(GuestChurn);     // threads, mappings, forks, without end
+GUEST(GuestMmapForever);  // the same without end; logs only wrong answers
+GUEST(GuestFaultLoop);    // a: rounds; writes to a page and has it made read-only again by a trapped call; logs how many writes went wrong
+GUEST(GuestPostFor);      // posts contacts of all kinds in the names of all threads, for ever
 GUEST(GuestMunmapLoop);  // a: rounds of a notified munmap
 GUEST(GuestFastEcho);         // as GuestEchoLoop, by a call site that can be patched
 GUEST(GuestFastEchoForever);  // logs only wrong answers

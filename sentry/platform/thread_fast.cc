@@ -17,6 +17,8 @@
 namespace amber::platform {
 namespace {
 
+constexpr int64_t kRestartNointr = -513;
+
 uint32_t StateOf(const FastCall& call) { return __atomic_load_n(&call.state, __ATOMIC_ACQUIRE); }
 
 void SetStateOf(FastCall& call, uint32_t state) { __atomic_store_n(&call.state, state, __ATOMIC_RELEASE); }
@@ -26,6 +28,29 @@ void SetStateOf(FastCall& call, uint32_t state) { __atomic_store_n(&call.state, 
 uint64_t ThreadImpl::MailboxAddress() const { return kWindowAddress + offsetof(Window, mailboxes) + slot_ * sizeof(Mailbox); }
 
 void ThreadImpl::SetWatched(bool on) { __atomic_store_n(&box_->fast.watching, on ? 1u : 0u, __ATOMIC_SEQ_CST); }
+
+ThreadImpl::Fast ThreadImpl::TakePosted() {
+  Fast taken = TakeFast();
+  if (taken != Fast::kNo) return taken;
+  return TakeContact() ? Fast::kTaken : Fast::kNo;
+}
+
+// A stub that hands over while its mailbox is watched posts the contact instead of making the call. From here on it is the same; only
+// that there is no notification to answer: the order word is all that the stub looks at.
+bool ThreadImpl::TakeContact() {
+  FastCall& fast = box_->fast;
+  uint32_t kind = __atomic_load_n(&fast.contact, __ATOMIC_ACQUIRE);
+  if (kind == 0) return false;
+  {
+    absl::MutexLock lock(&mu_);
+    if (state_ == State::kGone) return false;  // the mailbox may be another thread's by now
+    if (!__atomic_compare_exchange_n(&fast.contact, &kind, 0u, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return false;
+  }
+  uint64_t context = __atomic_load_n(&fast.context, __ATOMIC_RELAXED);
+  platform_.counters().posted_contacts.fetch_add(1, std::memory_order_relaxed);
+  if (BeginContact() != State::kGone) OnContact(0, kind, context);
+  return true;
+}
 
 ThreadImpl::Fast ThreadImpl::TakeFast() {
   FastCall& fast = box_->fast;
@@ -92,6 +117,32 @@ bool ThreadImpl::FastAnswer(int64_t value) {
   return true;
 }
 
+// Answers a taken call whose thread is to stop: it does by itself, without a signal from here. False if this is not one.
+bool ThreadImpl::FastStop(int64_t value) {
+  uint64_t kick;
+  {
+    absl::MutexLock lock(&mu_);
+    if (state_ != State::kNotified || fast_ != Fast::kTaken) return false;
+    fast_ = Fast::kStopping;
+    fast_value_ = value;
+    if (kick_ == 0) kick_ = platform_.NextKick();
+    kick = kick_;
+    SetState(State::kRunning);
+    SetStateOf(box_->fast, kFastStop);
+  }
+  platform_.monitor().WatchKick(*this, kick);
+  return true;
+}
+
+// The frame of a thread that was told to stop is there: it is put behind its call, or before it if that was undone.
+void ThreadImpl::LeaveStopping() {
+  bool undone = fast_value_ == kRestartNointr;
+  frame_.regs.rip = call_.instruction_pointer - (undone ? 2 : 0);
+  frame_.regs.rax = undone ? static_cast<uint32_t>(call_.nr) : static_cast<uint64_t>(fast_value_);
+  fast_ = Fast::kNo;
+  SetStateOf(box_->fast, kFastIdle);
+}
+
 // A call that the guest was told to make itself has arrived.
 bool ThreadImpl::BindFast(uint64_t id, const seccomp_data& data) {
   Deed deed;
@@ -128,7 +179,7 @@ bool ThreadImpl::OnFastContact(uint64_t id, uint64_t context) {
   if (fast_ == Fast::kNo || shelf_ != Shelf::kNo || released_ || !ContextOk(context) || box_->signo != SIGURG) return false;
   context_ = context;
   notification_ = id;
-  held_ = true;
+  held_ = id != 0;
   LoadFrame();
   frame_.regs.rip = call_.instruction_pointer - 2;
   frame_.regs.rax = static_cast<uint32_t>(call_.nr);
@@ -180,11 +231,23 @@ bool ThreadImpl::LeavePatching() {
 // Counts a call of the base path; true if whoever handles it should watch afterwards.
 bool ThreadImpl::NoteSite(const seccomp_data& data) {
   FastSites* sites = process_->space().fast_sites();
-  if (sites == nullptr || !sites->Note(process_->space(), process_->pid(), data)) {
+  if (sites == nullptr) return false;
+  // Calls that are never posted are no reason to watch, and none against it.
+  if (!FastCallable(static_cast<uint32_t>(data.nr))) return false;
+  if (!sites->Note(process_->space(), process_->pid(), data)) {
     streak_ = 0;
     return false;
   }
-  constexpr int64_t kClose = 40'000;  // ns between calls of a thread that is worth watching
+  return NoteClose();
+}
+
+// The same for a contact that came by a notification.
+void ThreadImpl::NoteContact() {
+  if (process_->space().fast_sites() != nullptr && NoteClose()) process_->listener().WatchAfterwards();
+}
+
+bool ThreadImpl::NoteClose() {
+  constexpr int64_t kClose = 100'000;  // ns between calls of a thread that is worth watching
   constexpr int kStreak = 6;
   int64_t now = WatchClock();
   streak_ = now - last_site_call_ < kClose ? streak_ + 1 : 0;

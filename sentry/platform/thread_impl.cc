@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <utility>
 
 #include "sentry/base/sandbox_log.h"
@@ -52,6 +53,7 @@ ThreadImpl::ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process,
       box_(process_->space().mailbox(slot)),
       space_(std::move(space)) {
   __atomic_store_n(&box_->fast.state, uint32_t{kFastIdle}, __ATOMIC_RELAXED);
+  __atomic_store_n(&box_->fast.contact, 0u, __ATOMIC_RELAXED);
   SetWatched(false);
 }
 
@@ -130,14 +132,16 @@ void ThreadImpl::Post(Command command) {
   } else if (held) {
     process_->listener().Answer(id, 0);
   } else {
-    syscall(SYS_futex, &box_->order, FUTEX_WAKE, 1);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    // A stub that forges this word waits for ever, which is its own loss: see Monitor.
+    if (__atomic_load_n(&box_->fast.waiting, __ATOMIC_RELAXED) != 0) syscall(SYS_futex, &box_->order, FUTEX_WAKE, 1);
   }
 }
 
 // --- arrivals ---
 
-void ThreadImpl::OnNotification(const seccomp_notif& notification) {
-  const seccomp_data& data = notification.data;
+// The thread is heard of again: what was to be done then is done. Returns the state it is in.
+ThreadImpl::State ThreadImpl::BeginContact() {
   std::function<void()> continued;
   State state;
   {
@@ -153,9 +157,15 @@ void ThreadImpl::OnNotification(const seccomp_notif& notification) {
     Callback callback(*this);
     continued();
   }
+  return state;
+}
+
+void ThreadImpl::OnNotification(const seccomp_notif& notification) {
+  const seccomp_data& data = notification.data;
+  State state = BeginContact();
   if (state == State::kGone) return;
   if (InStubText(data.instruction_pointer) && static_cast<uint32_t>(data.nr) == kStubCall) {
-    OnStubCall(notification.id, data);
+    OnContact(notification.id, data.args[0], data.args[1]);
   } else if (state == State::kOrdered) {
     OnOrderedCall(notification.id, data);
   } else {
@@ -176,6 +186,7 @@ void ThreadImpl::OnGuestCall(uint64_t id, const seccomp_data& data) {
       if (released_ || close_expected_) return Hostile();
       notification_ = id;
       call_ = data;
+      fast_ = Fast::kNo;  // if it was told to stop it did not, and will be kicked
       SetState(State::kNotified);
     }
   }
@@ -196,10 +207,10 @@ void ThreadImpl::OnGuestCall(uint64_t id, const seccomp_data& data) {
   ShelveIfCrowded();
 }
 
-void ThreadImpl::OnStubCall(uint64_t id, const seccomp_data& data) {
-  if (data.args[0] == kContactFrame) {
-    OnFrameContact(id, data.args[1]);
-  } else if (data.args[0] == kContactReport) {
+void ThreadImpl::OnContact(uint64_t id, uint64_t kind, uint64_t context) {
+  if (kind == kContactFrame) {
+    OnFrameContact(id, context);
+  } else if (kind == kContactReport) {
     OnReport(id);
   } else {
     Hostile();
@@ -215,6 +226,7 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
     mu_.Unlock();
     return DoDeed();
   }
+  if (state_ == State::kGone) return mu_.Unlock();
   bool futex = state_ == State::kOrdered && order_ == Order::kFutex;
   if ((state_ != State::kRunning && !futex) || !ContextOk(context) || released_) {
     mu_.Unlock();
@@ -222,13 +234,18 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
   }
   context_ = context;
   notification_ = id;
-  held_ = true;
+  held_ = id != 0;
   LoadFrame();
-  if (!futex) LeaveFastCode();
+  bool stopping = fast_ == Fast::kStopping;
+  if (stopping) {
+    LeaveStopping();
+  } else if (!futex) {
+    LeaveFastCode();
+  }
   fault = {box_->signo, box_->code, box_->address, box_->trapno, box_->error_code};
   bool foreign = box_->error == kTrapForeign || static_cast<uint32_t>(box_->arch) != AUDIT_ARCH_X86_64;
   if (fault.signo == SIGSYS) stop = foreign ? Stop::kForeign : Stop::kSyscall;
-  if (fault.signo == SIGURG) stop = Stop::kKick;
+  if (fault.signo == SIGURG || stopping) stop = Stop::kKick;
   platform_.counters().stops.fetch_add(1, std::memory_order_relaxed);
   if (futex) {
     mu_.Unlock();
@@ -236,7 +253,7 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
   }
   // A kick that was overtaken by another stop has been delivered with it.
   bool overtaken = stop == Stop::kKick && kick_ == 0;
-  if (overtaken || (fault.signo == SIGTRAP && LeavePatching())) {
+  if (overtaken || (fault.signo == SIGTRAP && !stopping && LeavePatching())) {
     memcpy(box_->regs, &frame_.regs, sizeof(frame_.regs));
     box_->flags = kResumeRegisters;
     return Post(kCommandResume);
@@ -244,6 +261,7 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
   if (stop == Stop::kKick) kick_ = 0;
   SetState(State::kStopped);
   mu_.Unlock();
+  if (id != 0) NoteContact();
   if (stop == Stop::kFault) platform_.counters().faults.fetch_add(1, std::memory_order_relaxed);
   Deliver(stop, stop == Stop::kFault ? &fault : nullptr);
 }
@@ -315,8 +333,7 @@ void ThreadImpl::AnswerStop() { AnswerAndStop(kRestartNointr); }
 
 void ThreadImpl::AnswerAndStop(int64_t value) {
   RefPtr<ThreadImpl> self(this);
-  if (ShelvedDeed(value == kRestartNointr ? Deed::kStop : Deed::kAnswerAndStop, value, nullptr))
-    return;
+  if (FastStop(value) || ShelvedDeed(value == kRestartNointr ? Deed::kStop : Deed::kAnswerAndStop, value, nullptr)) return;
   uint64_t id, kick;
   {
     absl::MutexLock lock(&mu_);

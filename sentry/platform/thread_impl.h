@@ -113,9 +113,10 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
     kNo,
     kTaken,  // a posted call is being handled
     kRedo,   // the guest is about to make the call itself
+    kStopping,  // the guest is about to hand its frame over
   };
-  // Handles the call that this thread has posted, if any (kNo: none). Calls the client. Only for whoever watches.
-  Fast TakeFast();
+  // Handles what this thread has posted, a call or a contact, if anything (kNo: nothing). Calls the client. Only for whoever watches.
+  Fast TakePosted();
   // Tells the guest whether to post its calls.
   void SetWatched(bool on);
 
@@ -147,15 +148,23 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   bool OnShelfContact(uint64_t id, uint64_t context) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   uint64_t MailboxAddress() const;
+  Fast TakeFast();
+  bool TakeContact();
   bool NoteSite(const seccomp_data& data);
+  void NoteContact();
+  bool NoteClose();
   void Redo() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool FastAnswer(int64_t value);
+  bool FastStop(int64_t value);
+  void LeaveStopping() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool BindFast(uint64_t id, const seccomp_data& data);
   bool OnFastContact(uint64_t id, uint64_t context) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void LeaveFastCode() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool LeavePatching();
 
-  void OnStubCall(uint64_t id, const seccomp_data& data);
+  State BeginContact();
+  // `id` is 0 for a contact that was posted.
+  void OnContact(uint64_t id, uint64_t kind, uint64_t context);
   void OnFrameContact(uint64_t id, uint64_t context);
   void OnReport(uint64_t id);
   void OnOrderedCall(uint64_t id, const seccomp_data& data);
@@ -220,6 +229,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   bool continue_pending_ ABSL_GUARDED_BY(mu_) = false;
 
   Fast fast_ ABSL_GUARDED_BY(mu_) = Fast::kNo;
+  int64_t fast_value_ ABSL_GUARDED_BY(mu_) = 0;  // kStopping: what the call is answered
   Shelf shelf_ ABSL_GUARDED_BY(mu_) = Shelf::kNo;
   uint64_t shelf_kick_ ABSL_GUARDED_BY(mu_) = 0;
   Deed deed_ ABSL_GUARDED_BY(mu_) = Deed::kNone;  // what the client answered
@@ -231,7 +241,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   Frame handed_over_ = {};
   bool load_bases_ = false;
   uint64_t host_gs_base_ = 0;  // what gs really is in the stub: the mailbox's address, unless the guest set it
-  // Of whoever handles this thread's notifications: calls at patched sites that came close together.
+  // Of whoever handles this thread's notifications: calls and contacts that could have been posted and came close together.
   int64_t last_site_call_ = 0;
   int streak_ = 0;
   uint64_t context_ =

@@ -188,7 +188,7 @@ void ThreadImpl::OnOrderedCall(uint64_t id, const seccomp_data& data) {
     clone_restarts_++;
     return process_->listener().Answer(id, -EAGAIN);
   }
-  process_->listener().Continue(id);
+  process_->listener().Continue(id, true);
   if (order == Order::kBirth) OnBirthCall(id, data);
   if (last) OnOpsReport();
 }
@@ -199,9 +199,10 @@ void ThreadImpl::OnReport(uint64_t id) {
     absl::MutexLock lock(&mu_);
     if (state_ != State::kOrdered || held_ || quiet_) return Hostile();
     notification_ = id;
-    held_ = true;
+    held_ = id != 0;
     order = order_;
   }
+  if (id != 0) NoteContact();
   if (order == Order::kOps) return OnOpsReport();
   if (order == Order::kFork || order == Order::kClone) return OnCloneReport();
   Hostile();

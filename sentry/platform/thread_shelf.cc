@@ -48,7 +48,7 @@ bool ThreadImpl::OnShelfContact(uint64_t id, uint64_t context) {
     return false;
   context_ = context;
   notification_ = id;
-  held_ = true;
+  held_ = id != 0;
   LoadFrame();
   shelf_ = Shelf::kThere;
   return true;

@@ -13,8 +13,8 @@ namespace {
 
 constexpr int64_t kMicrosecond = 1000;
 constexpr size_t kMaxEntries = 8;
-// How long a thread is given for its first call, which a wake-up comes before, and between two calls.
-constexpr int64_t kFirstWait = 250 * kMicrosecond;
+// How long a thread is given for its first call, and between two calls.
+constexpr int64_t kFirstWait = 120 * kMicrosecond;
 constexpr int64_t kWait = 80 * kMicrosecond;
 constexpr int64_t kTestWait = 50'000 * kMicrosecond;
 // A round that took longer without work was interrupted: the CPU is wanted by others.
@@ -75,7 +75,7 @@ void Watcher::Dismiss(size_t index) {
   thread->SetWatched(false);
   // A full fence is between this and the last look: the guest has one between its post and its look at `watching`.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  thread->TakeFast();
+  thread->TakePosted();
 }
 
 // True if anything was posted.
@@ -83,7 +83,7 @@ bool Watcher::Round(int64_t now) {
   bool any = false;
   for (size_t i = 0; i < entries_.size();) {
     Entry& entry = entries_[i];
-    ThreadImpl::Fast result = entry.thread->TakeFast();
+    ThreadImpl::Fast result = entry.thread->TakePosted();
     if (result == ThreadImpl::Fast::kNo) {
       // Time goes by only with rounds that do nothing, so a long call of one thread does not cost another its place.
       if (now - entry.last > (always_ ? kTestWait : kWait)) {
@@ -126,6 +126,13 @@ void Watcher::Watch(WatchCredit& credit) {
   int64_t pause = failed ? std::clamp(credit.pause.load(std::memory_order_relaxed) * 2, kShortPause, kLongPause) : 0;
   credit.pause.store(pause, std::memory_order_relaxed);
   credit.not_before.store(before + pause, std::memory_order_relaxed);
+  active_.store(false, std::memory_order_release);
+}
+
+void Watcher::GiveUp() {
+  absl::MutexLock lock(&mu_);
+  joining_.clear();
+  new_.store(false, std::memory_order_relaxed);
   active_.store(false, std::memory_order_release);
 }
 

@@ -1,9 +1,11 @@
 // Watching: instead of going back to sleep, one worker spins on the mailboxes of threads that make many calls, and takes what they post.
 // See stub_fast.cc for the guest's side.
 //
-// It pays only while another CPU is idle, and a thread that has been woken elsewhere costs two wake-ups first (~50 us each on a virtual
-// machine). Nobody tells the sentry which CPUs are idle, so it is found by trying: a watch that gets few calls, or whose calls block, or
-// that finds itself scheduled away, is a failure, and each failure doubles the time until that listener's threads are watched again.
+// It pays only while another CPU is idle. Nobody tells the sentry which CPUs are idle, so it is found by trying: a watch that gets few calls,
+// or whose calls block, or that finds itself scheduled away, is a failure, and each failure doubles the time until that listener's threads
+// are watched again. The guest thread stays where it is, and its receiver with it, and does not wait: the worker that watches is one that
+// slept on another CPU. (The other way round, answering the guest thread so that it wakes elsewhere, fails as often as not: a host that has
+// been busy does not look for an idle CPU, and the guest thread then waits behind the one that watches.)
 //
 // One watch at a time in the sandbox; threads that become hot meanwhile join it. Thread-safe.
 #pragma once
@@ -31,11 +33,12 @@ class Watcher {
  public:
   // `always`: whatever experience says, and patiently. For tests.
   explicit Watcher(bool always) : always_(always) {}
-  // `thread` made a call at a patched site by the base path, and will be answered soon. True if the caller should Watch() afterwards:
-  // then the answer must wake the thread on another CPU.
+  // `thread` made a call at a patched site by the base path, or a contact, and will be answered soon. True if the caller should have a worker
+  // Watch() afterwards, on another CPU (or GiveUp()).
   bool Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now);
   // Spins until nothing is posted any more. The caller holds no lock.
   void Watch(WatchCredit& credit);
+  void GiveUp();
   // True on the thread that is in Watch().
   static bool Watching();
   // Takes no more threads; Watch() returns soon.

@@ -1,8 +1,11 @@
 #include "sentry/platform/workers.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace amber::platform {
@@ -24,6 +27,7 @@ struct Workers::Worker {
   Workers* pool;
   std::function<void()> job;
   absl::CondVar wake;
+  int cpu = -1;  // where it fell asleep
 };
 
 void Workers::Drain() {
@@ -34,14 +38,17 @@ void Workers::Drain() {
   while (live_ > 0) ended_.Wait(&mu_);
 }
 
-bool Workers::Run(std::function<void()> job) {
+bool Workers::Run(std::function<void()> job) { return RunElsewhere(-2, std::move(job)); }
+
+bool Workers::RunElsewhere(int cpu, std::function<void()> job) {
   {
     absl::MutexLock lock(&mu_);
     // (Jobs that are still running may want helpers; they are waited for, too.)
     if (stopping_ && live_ == 0) return false;
-    if (!idle_.empty()) {
-      Worker* worker = idle_.back();
-      idle_.pop_back();
+    auto found = std::find_if(idle_.rbegin(), idle_.rend(), [cpu](const Worker* worker) { return worker->cpu != cpu; });
+    if (found != idle_.rend()) {
+      Worker* worker = *found;
+      idle_.erase(std::next(found).base());
       worker->job = std::move(job);
       worker->wake.Signal();
       return true;
@@ -84,6 +91,7 @@ void Workers::Loop(Worker* worker) {
     worker->job = nullptr;  // what it holds goes now, outside the lock
     absl::MutexLock lock(&mu_);
     if (!stopping_ && idle_.size() < kMaxIdle) {
+      worker->cpu = sched_getcpu();
       idle_.push_back(worker);
       while (worker->job == nullptr && !stopping_) worker->wake.Wait(&mu_);
     }

@@ -23,6 +23,8 @@ class Workers {
   // Runs `job` on a thread of the pool. False if the host has no thread left; then `job` will not
   // run.
   bool Run(std::function<void()> job);
+  // The same, by a worker that was last on another CPU than `cpu`: the host wakes it there if that CPU is idle.
+  bool RunElsewhere(int cpu, std::function<void()> job);
 
  private:
   struct Worker;

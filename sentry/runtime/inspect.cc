@@ -75,6 +75,7 @@ std::string KernelRuntime::StatsText() {
   line("fast_calls", p.fast_calls);
   line("fast_redone", p.fast_redone);
   line("patched_sites", p.patched_sites);
+  line("posted_contacts", p.posted_contacts);
   return out;
 }
 
