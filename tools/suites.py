@@ -100,12 +100,12 @@ def read_unittest(suite, status):
     return Outcome(passed, failed, skipped, failures)
 
 
-def bazel_test(name, *flags, targets=("//...",)):
+def bazel_test(name, *flags):
     events = os.path.join(OUT, name + ".events")
     return [
         "bazel", "test", "--config=ci", "--show_progress", "--show_progress_rate_limit=15",
         "--keep_going", "--build_tests_only",
-        "--test_timeout=60,300,600,900", f"--build_event_json_file={events}", *flags, *targets,
+        "--test_timeout=60,300,600,900", f"--build_event_json_file={events}", *flags, "//...",
     ]
 
 
@@ -115,10 +115,6 @@ def python(*arguments):
 
 # Where a checkpoint in the middle is quick and every failure is understood: the slice that runs by default.
 CHECKPOINT_FAMILIES = "basic,pipes,wait,signals,epoll,polling,files,creds,timers,unix_sockets,memory"
-
-
-# What has threads of its own. The rest of the sentry runs under one lock, in tests by one thread.
-THREADED = ("//checkpoint/...", "//gofer/...", "//nvproxy:proxy_test", "//sentry/control/...", "//sentry/platform/...")
 
 
 def guest(mode):
@@ -168,8 +164,8 @@ def all_suites():
             python("tools/fuzz.py", "--seconds", fuzz_seconds), read_counts, 15, least=3,
         ),
         Suite(
-            "tsan", "unit tests of what has threads, under ThreadSanitizer",
-            bazel_test("tsan", "--config=tsan", "--test_tag_filters=-nosan,-notsan", targets=THREADED),
+            "tsan", "unit tests under ThreadSanitizer",
+            bazel_test("tsan", "--config=tsan", "--test_tag_filters=-nosan,-notsan"),
             read_bazel, 20, least=3,
         ),
     ]
