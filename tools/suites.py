@@ -113,15 +113,10 @@ def python(*arguments):
     return [sys.executable, "-u", *arguments]
 
 
-# Where a checkpoint in the middle is quick and every failure is understood: the slice that runs by default.
-CHECKPOINT_FAMILIES = "basic,pipes,wait,signals,epoll,polling,files,creds,timers,unix_sockets,memory"
-
-
 def guest(mode):
     return Suite(
         f"guest-{mode}", f"guest programs, {mode}",
-        python("test/run_guest.py", "--mode", mode, "--sandbox", SANDBOX,
-               *(["--families", CHECKPOINT_FAMILIES] if mode == "checkpoint" else ["--jobs", "2"])),
+        python("test/run_guest.py", "--mode", mode, "--sandbox", SANDBOX, "--jobs", "2"),
         read_counts, 10, ["test/run_guest.py"], binary=mode != "native",
     )
 
