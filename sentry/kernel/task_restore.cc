@@ -1,6 +1,7 @@
 #include "sentry/kernel/task_restore.h"
 
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -112,10 +113,13 @@ std::string TaskRestore::BuildSpace(const Tasks& tasks) {
     thread = kernel_.platform().Exec(plan);
   }
   if (!thread.ok()) return Describe(first, "its memory cannot be built", thread.error());
-  // The host clears no word for this thread: ExitThread() does it.
   Adopt(first, **thread, false);
   if (first.mm_->exe()) MarkRunning(*first.mm_->exe());
   first.mm_->Attach(RefPtr<platform::AddressSpace>(&(*thread)->space()));
+  if (first.clear_child_tid_ != 0) {
+    if (std::string error = RunOp(first, {SYS_set_tid_address, {first.clear_child_tid_}}, nullptr); !error.empty()) return error;
+    first.clear_child_tid_native_ = true;
+  }
   // Threads inherit it when they are made, so that all have the same filters of the host.
   if (std::ranges::any_of(tasks, [](const RefPtr<Task>& t) { return t->extras().WantsNativeCalls(); })) {
     if (std::string error = TrapNativeCalls(first); !error.empty()) return error;
@@ -131,7 +135,8 @@ std::string TaskRestore::BuildSpace(const Tasks& tasks) {
   return "";
 }
 
-std::string TaskRestore::TrapNativeCalls(Task& task) {
+std::string TaskRestore::RunOp(Task& task, platform::StubOp op, int64_t* result) {
+  // Shared with the callback, which may come late if the process dies meanwhile.
   struct Made {
     absl::Notification done;
     int64_t result = -EAGAIN;
@@ -139,13 +144,20 @@ std::string TaskRestore::TrapNativeCalls(Task& task) {
   auto made = std::make_shared<Made>();
   {
     KernelUnlock unlock(kernel_);
-    task.thread_->RunOps({platform::TrapNativeCallsOp(false)}, [made](std::span<const int64_t> results) {
+    task.thread_->RunOps({std::move(op)}, [made](std::span<const int64_t> results) {
       if (!results.empty()) made->result = results[0];
       made->done.Notify();
     });
     if (!made->done.WaitForNotificationWithTimeout(absl::Seconds(10))) return absl::StrCat("thread ", task.tid(), " did not start");
   }
-  if (made->result != 0) return Describe(task, "its filter cannot be set up", Errno(static_cast<int>(-made->result)));
+  if (result != nullptr) *result = made->result;
+  return "";
+}
+
+std::string TaskRestore::TrapNativeCalls(Task& task) {
+  int64_t result = 0;
+  if (std::string error = RunOp(task, platform::TrapNativeCallsOp(false), &result); !error.empty()) return error;
+  if (result != 0) return Describe(task, "its filter cannot be set up", Errno(static_cast<int>(-result)));
   return "";
 }
 

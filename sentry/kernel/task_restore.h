@@ -46,9 +46,11 @@ class TaskRestore {
   // The plan of the first task's process.
   std::string MakePlan(Task& task, platform::ExecPlan* plan);
   std::string ReadCopies(const std::vector<ImageRun>& copies, platform::ExecPlan* plan);
-  // A further thread beside `maker`, or with `new_process` a process that shares its memory.
+  // A host call or operation in the task's thread; `result` may be null.
+  std::string RunOp(Task& task, platform::StubOp op, int64_t* result);
   // Before other threads are made.
   std::string TrapNativeCalls(Task& task);
+  // A further thread beside `maker`, or with `new_process` a process that shares its memory.
   std::string AddThread(Task& maker, Task& task, bool new_process);
   static void Adopt(Task& task, platform::Thread& thread, bool clears_tid);
   void KillAll();
