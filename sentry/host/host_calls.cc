@@ -73,6 +73,7 @@ std::vector<HostCall> MakeHostCalls() {
       CALL(prctl, "names of threads and mappings", OneOf(0, {PR_SET_NAME, PR_SET_VMA})),
       CALL(sched_yield, "spinning waits"),
       CALL(sched_getaffinity, "number of CPUs"),
+      CALL(sched_setaffinity, "processors that guest threads ask for"),
       CALL(sched_getscheduler, "a contended absl::Mutex looks at its thread's priority"),
       CALL(sched_getparam, "a contended absl::Mutex looks at its thread's priority"),
       CALL(sysinfo, "memory of the machine, for the guest's /proc/meminfo"),

@@ -48,6 +48,7 @@ void TaskExtras::Inherit(Task& parent, uint64_t flags) {
     sched = SchedAttributes{.policy = realtime ? SCHED_OTHER : sched.policy};
   }
   ioprio = from.ioprio;
+  affinity = from.affinity;
 }
 
 bool TaskExtras::WantsNativeCalls() const {
@@ -59,6 +60,12 @@ void TaskExtras::OnExec() {
   before_guest.clear();
   traps_native = WantsNativeCalls();
   if (traps_native) before_guest.push_back(platform::TrapNativeCallsOp(false));
+}
+
+void TaskExtras::ApplyAffinity(const Task& task) const {
+  if (!affinity || task.thread() == nullptr) return;
+  // A machine that has none of these processors (after a restore) lets it run on all of them, as Linux does when they are unplugged.
+  (void)sched_setaffinity(task.thread()->host_tid(), sizeof(*affinity), &*affinity);
 }
 
 void TaskExtras::LeaveSemUndo(Task& task) {
@@ -85,6 +92,7 @@ std::string TaskExtras::Save(state::Saver& saver, const Task& task) const {
   m.set_sched_priority(sched.priority);
   m.set_sched_reset_on_fork(sched.reset_on_fork);
   m.set_ioprio(ioprio);
+  if (affinity) m.set_affinity(&*affinity, sizeof(*affinity));
   m.set_net(saver.Ref(net));
   m.set_cgroup(saver.Ref(cgroup));
   m.set_time(saver.Ref(time));
@@ -144,6 +152,10 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& tas
   sem_undo = loader.GetRef<SemUndo>(m.sem_undo());
   sched = {m.sched_policy(), m.sched_priority(), m.sched_reset_on_fork()};
   ioprio = m.ioprio();
+  if (!m.affinity().empty()) {
+    if (m.affinity().size() != sizeof(cpu_set_t)) return loader.Fail("a task's set of processors is malformed");
+    memcpy(&affinity.emplace(), m.affinity().data(), sizeof(cpu_set_t));
+  }
   net = loader.GetRef<NetNamespace>(m.net());
   if (m.net() != 0 && !net) return false;
   cgroup = loader.GetRef<CgroupNamespace>(m.cgroup());

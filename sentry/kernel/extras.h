@@ -4,11 +4,13 @@
 // Owned by the Task and the ThreadGroup. Guarded by the kernel lock.
 #pragma once
 
+#include <sched.h>
 #include <sys/resource.h>
 
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -72,6 +74,7 @@ class TaskExtras {
   std::vector<platform::StubOp> before_guest;
   SchedAttributes sched;
   int ioprio = 0;
+  std::optional<cpu_set_t> affinity;  // sched_setaffinity(2), if it was ever asked for: its host thread has it
   // It touched memory that is away (GroupExtras::away) and stands still until that is back.
   bool waits_for_memory = false;
   // Processor time of host threads that this one had before (exec and restore make new ones), ns; and the file that tells that of its host
@@ -88,6 +91,9 @@ class TaskExtras {
   bool WantsNativeCalls() const;
   // It has a new host thread, of a new program.
   void OnExec();
+  // Gives its host thread the set of processors that it asked for: at a change, and what exec and a restore lose. Host threads that others
+  // clone inherit it.
+  void ApplyAffinity(const Task& task) const;
   // The task exits and will not come back.
   void OnExit(Task& task);
   // unshare(CLONE_SYSVSEM), and before another ipc namespace is entered.

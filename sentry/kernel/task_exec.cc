@@ -168,6 +168,7 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   task.last_fault_ = {};
   task.keep_caps_ = false;
   task.extras_->OnExec();
+  task.extras_->ApplyAffinity(task);
   bool raised = loaded.secure;
   if (raised) task.parent_death_signal_ = 0;
   group.dumpable_ = !raised;

@@ -197,6 +197,7 @@ void TaskRestore::Adopt(Task& task, platform::Thread& thread, bool clears_tid) {
   task.where_ = Task::Where::kStopped;
   task.clear_child_tid_native_ = clears_tid;
   task.saved_frame_.reset();
+  task.extras_->ApplyAffinity(task);
 }
 
 void TaskRestore::SetContainer(Task& task, Container* container) { task.container_ = container; }

@@ -1,5 +1,5 @@
 // Scheduling: sched(7), setpriority(2), ioprio_set(2), getcpu(2). The host decides when its threads run; what a task asks for is checked as
-// Linux checks it, kept, inherited and told.
+// Linux checks it, kept, inherited and told. Sets of processors are given to the host.
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sched.h>
@@ -57,8 +57,18 @@ ErrnoOr<Task*> TaskOrSelf(Task& task, int tid) {
 
 ErrnoOr<uint64_t> SchedYield(Task& task) { return task.framed() ? RunUnlocked(task) : 0; }
 
+bool SameOwner(const Task& task, const Task& target) {
+  return task.creds().euid == target.creds().euid || task.creds().euid == target.creds().uid;
+}
+
+// Unlike the other calls of this family, those of affinity take a negative id for one that nobody has (kernel/sched/syscalls.c).
+ErrnoOr<Task*> AffinityTask(Task& task, int tid) {
+  if (tid < 0) return Errno(ESRCH);
+  return TaskOrSelf(task, tid);
+}
+
 ErrnoOr<uint64_t> SchedGetaffinity(Task& task, int tid, uint64_t size, UserPtr<void> out) {
-  Task* target = TRY(TaskOrSelf(task, tid));
+  Task* target = TRY(AffinityTask(task, tid));
   cpu_set_t set;
   int host = target->thread() != nullptr ? target->thread()->host_tid() : 0;
   if (sched_getaffinity(host, sizeof(set), &set) != 0) return Errno(errno);
@@ -70,7 +80,8 @@ ErrnoOr<uint64_t> SchedGetaffinity(Task& task, int tid, uint64_t size, UserPtr<v
 }
 
 ErrnoOr<uint64_t> SchedSetaffinity(Task& task, int tid, uint64_t size, UserPtr<const void> in) {
-  TRY(TaskOrSelf(task, tid));
+  Task* target = TRY(AffinityTask(task, tid));
+  if (!SameOwner(task, *target) && !task.creds().HasIn(target->creds().user_ns.get(), CAP_SYS_NICE)) return Errno(EPERM);
   cpu_set_t wanted{};
   size_t length = std::min<size_t>(size, sizeof(wanted));
   TRY(task.CopyInBytes(in.address(), &wanted, length));
@@ -78,6 +89,8 @@ ErrnoOr<uint64_t> SchedSetaffinity(Task& task, int tid, uint64_t size, UserPtr<c
   if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return Errno(errno);
   CPU_AND(&wanted, &wanted, &allowed);
   if (CPU_COUNT(&wanted) == 0) return Errno(EINVAL);
+  target->extras().affinity = wanted;
+  target->extras().ApplyAffinity(*target);
   return 0;
 }
 
@@ -109,10 +122,6 @@ struct Request {
   bool has_nice = false;
   int nice = 0;
 };
-
-bool SameOwner(const Task& task, const Task& target) {
-  return task.creds().euid == target.creds().euid || task.creds().euid == target.creds().uid;
-}
 
 // can_nice(): RLIMIT_NICE counts from 20 (nice 20) to 40 (nice -20).
 bool MayNice(const Task& target, int nice) { return static_cast<uint64_t>(20 - nice) <= target.limit(RLIMIT_NICE); }
@@ -360,7 +369,7 @@ void RegisterSchedCalls(SyscallTable& table) {
   constexpr const char* kKept = "kept and told; the host schedules as it likes";
   table.Set(SYS_sched_yield, Full<&SchedYield>());
   table.Set(SYS_sched_getaffinity, Full<&SchedGetaffinity>());
-  table.Set(SYS_sched_setaffinity, Partial<&SchedSetaffinity>("checked, without effect"));
+  table.Set(SYS_sched_setaffinity, Full<&SchedSetaffinity>());
   table.Set(SYS_getcpu, Full<&Getcpu>());
   table.Set(SYS_sched_getscheduler, Full<&SchedGetscheduler>());
   table.Set(SYS_sched_setscheduler, Partial<&SchedSetscheduler>(kKept));

@@ -211,6 +211,31 @@ GUEST_TEST(Scheduler, AffinityArguments) {
   EXPECT_GE(syscall(SYS_sched_getaffinity, 0, sizeof(set), &set), 8);
   EXPECT_GE(CPU_COUNT(&set), 1);
   EXPECT_ERRNO(sched_getaffinity(0x3ffffff, sizeof(set), &set), ESRCH);
+  EXPECT_ERRNO(sched_getaffinity(-1, sizeof(set), &set), ESRCH);
+  MUST(sched_getaffinity(0, sizeof(set), &set));
+  EXPECT_ERRNO(sched_setaffinity(-1, sizeof(set), &set), ESRCH);
+  EXPECT_OK(sched_setaffinity(getpid(), sizeof(set), &set));
+}
+
+GUEST_TEST(Scheduler, AffinityIsInheritedAndKept) {
+  cpu_set_t all, one, now;
+  MUST(sched_getaffinity(0, sizeof(all), &all));
+  CPU_ZERO(&one);
+  int cpu = CPU_SETSIZE - 1;
+  while (!CPU_ISSET(cpu, &all)) --cpu;
+  CPU_SET(cpu, &one);
+  MUST(sched_setaffinity(0, sizeof(one), &one));
+  CheckpointHere();
+  EXPECT_EQ(sched_getcpu(), cpu);
+  const pid_t child = Fork([&] {
+    MUST(sched_getaffinity(0, sizeof(now), &now));
+    EXPECT(CPU_EQUAL(&now, &one));
+    // Beyond what it was left: the parent's set stays as it is.
+    EXPECT_OK(sched_setaffinity(0, sizeof(all), &all));
+  });
+  JOIN_OK(child);
+  MUST(sched_getaffinity(0, sizeof(now), &now));
+  EXPECT(CPU_EQUAL(&now, &one));
 }
 
 GUEST_TEST(Scheduler, GetcpuIsInTheSet) {
