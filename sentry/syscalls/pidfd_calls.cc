@@ -5,10 +5,12 @@
 
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/fs/proc/entry.h"
+#include "sentry/fs/proc/proc.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
+#include "sentry/vfs/dentry.h"
 #include "sentry/vfs/fd_table.h"
 
 namespace amber {
@@ -36,6 +38,26 @@ ErrnoOr<RefPtr<File>> GetPidFd(Task& task, int fd) {
   return file;
 }
 
+// Whom a signal by descriptor is for: a pidfd stands for a process or a thread, an open directory /proc/PID for its process
+// (pidfd_send_signal(2), tgid_pidfd_to_pid of Linux).
+struct Receiver {
+  RefPtr<Task> task;
+  bool is_thread;
+};
+
+ErrnoOr<Receiver> ReceiverOf(File& file) {
+  if (PidFd* pidfd = PidFd::From(file)) {
+    if (!pidfd->alive()) return Errno(ESRCH);
+    Task* task = pidfd->task() != nullptr ? pidfd->task() : pidfd->group().leader();
+    if (task == nullptr) return Errno(ESRCH);
+    return Receiver{RefPtr<Task>(task), pidfd->task() != nullptr};
+  }
+  auto* proc = file.dentry() != nullptr ? dynamic_cast<ProcInode*>(file.dentry()->inode()) : nullptr;
+  if (proc == nullptr || proc->process() == nullptr) return Errno(EBADF);
+  if (!proc->Alive()) return Errno(ESRCH);
+  return Receiver{RefPtr<Task>(proc->process()), false};
+}
+
 // kill_ok_by_cred() of Linux, and SIGCONT within a session.
 bool MaySend(Task& task, Task& target, int signo) {
   const Credentials& c = task.creds();
@@ -49,14 +71,11 @@ ErrnoOr<uint64_t> PidfdSendSignal(Task& task, int fd, int signo, UserPtr<const s
   if ((flags & ~(kSignalThread | kSignalThreadGroup | kSignalProcessGroup)) != 0 || (flags & (flags - 1)) != 0) {
     return Errno(EINVAL);
   }
-  RefPtr<File> file = TRY(GetPidFd(task, fd));
-  PidFd& pidfd = *PidFd::From(*file);
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  auto [target, is_thread] = TRY(ReceiverOf(*file));
   if (signo < 0 || signo > kNumSignals) return Errno(EINVAL);
-  if (!pidfd.alive()) return Errno(ESRCH);
-  ThreadGroup& group = pidfd.group();
-  RefPtr<Task> target(pidfd.task() != nullptr ? pidfd.task() : group.leader());
-  if (!target) return Errno(ESRCH);
-  bool thread = flags == kSignalThread || (flags == 0 && pidfd.task() != nullptr);
+  ThreadGroup& group = target->group();
+  bool thread = flags == kSignalThread || (flags == 0 && is_thread);
   // Only processes of the own pid namespace or below (pidfd_send_signal).
   if (!group.pids().IsWithin(task.group().pids())) return Errno(EINVAL);
   SigInfo info = SignalFrom(task, group, signo, thread ? SI_TKILL : SI_USER);

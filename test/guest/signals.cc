@@ -384,6 +384,23 @@ GUEST_TEST(Signal, PermissionByUid) {
   EXPECT_KILLED(WaitStatus(victim), SIGKILL);
 }
 
+GUEST_TEST(Signal, ProcDirectoryServesAsPidfd) {
+  const pid_t pid = Fork([] { pause(); });
+  char path[64];
+  snprintf(path, sizeof(path), "/proc/%d", pid);
+  const int fd = MUST(open(path, O_DIRECTORY | O_CLOEXEC));
+  snprintf(path, sizeof(path), "/proc/%d/task/%d", pid, pid);
+  const int thread = MUST(open(path, O_DIRECTORY));
+  const int proc = MUST(open("/proc", O_DIRECTORY));
+  CheckpointHere();
+  EXPECT_ERRNO(syscall(SYS_pidfd_send_signal, thread, 0, nullptr, 0), EBADF);
+  EXPECT_ERRNO(syscall(SYS_pidfd_send_signal, proc, 0, nullptr, 0), EBADF);
+  EXPECT_OK(syscall(SYS_pidfd_send_signal, fd, 0, nullptr, 0));
+  EXPECT_OK(syscall(SYS_pidfd_send_signal, fd, SIGTERM, nullptr, 0));
+  EXPECT_KILLED(WaitStatus(pid), SIGTERM);
+  EXPECT_ERRNO(syscall(SYS_pidfd_send_signal, fd, 0, nullptr, 0), ESRCH);
+}
+
 GUEST_TEST(Signal, PidfdSendSignal) {
   const pid_t pid = Fork([] { pause(); });
   const int fd = MUST(syscall(SYS_pidfd_open, pid, 0));

@@ -69,6 +69,8 @@ class ProcInode final : public Inode {
 
   const ProcEntry* entry() const { return entry_; }
   Task* target() const { return target_.get(); }
+  // The leader of the process whose directory /proc/PID this is, else null.
+  Task* process() const { return scope_ == Scope::kProcess && path_.empty() ? target_.get() : nullptr; }
   // The target has not been reaped.
   bool Alive() const;
   // The text of a file, as `reader` may see it.
