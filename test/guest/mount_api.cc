@@ -3,6 +3,7 @@
 #include <linux/mount.h>
 #include <sched.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "test/harness/guest_util.h"
 
@@ -59,6 +60,33 @@ GUEST_TEST(MountApi, NewFileSystem) {
     EXPECT_OK(access(dir / "early", F_OK));
     MUST(umount2(dir.path(), 0));
     EXPECT_ERRNO(access(dir / "early", F_OK), ENOENT);
+  });
+}
+
+GUEST_TEST(MountApi, TmpfsCountsWhatFilesTake) {
+  TempDir dir;
+  Inside([&] {
+    MUST(mount("guest", dir.path(), "tmpfs", 0, nullptr));
+    struct statfs empty, now;
+    MUST(statfs(dir.path(), &empty));
+    EXPECT(empty.f_blocks > 0);
+    EXPECT_EQ(empty.f_bfree, empty.f_blocks);
+    const int file = MUST(open(dir / "f", O_CREAT | O_RDWR, 0600));
+    for (int i = 0; i < 64; ++i) EXPECT_EQ(pwrite(file, dir.path(), 1, i * 4096), 1);
+    CheckpointHere();
+    MUST(statfs(dir.path(), &now));
+    EXPECT_EQ(empty.f_bfree - now.f_bfree, 64u);
+    // Half of the machine's memory is all that it may take.
+    EXPECT_ERRNO(fallocate(file, 0, 0, static_cast<off_t>((empty.f_blocks + 1) * 4096)), ENOSPC);
+    MUST(ftruncate(file, 0));
+    MUST(statfs(dir.path(), &now));
+    EXPECT_EQ(now.f_bfree, empty.f_bfree);
+    close(file);
+    MUST(umount2(dir.path(), 0));
+    MUST(mount("guest", dir.path(), "tmpfs", 0, "size=0"));
+    MUST(statfs(dir.path(), &now));
+    EXPECT_EQ(now.f_blocks, 0u);
+    MUST(umount2(dir.path(), 0));
   });
 }
 

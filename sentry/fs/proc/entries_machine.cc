@@ -8,6 +8,7 @@
 
 #include "sentry/fs/proc/entry.h"
 #include "sentry/fs/proc/machine.h"
+#include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -77,13 +78,17 @@ ErrnoOr<std::string> MemInfo(Task&, Task*) {
       break;
     }
   }
-  uint64_t free = total - std::min(total, used);
+  // Pages of such files that programs have mapped count twice: free memory is told too low rather than too high.
+  uint64_t shared = TmpfsFileSystem::AllUsed() / 1024;
+  uint64_t free = total - std::min(total, used + shared);
   std::string out;
   auto line = [&](const char* name, uint64_t kb) { AppendFormat(&out, "%-15s %8llu kB\n", name, static_cast<unsigned long long>(kb)); };
   line("MemTotal:", total);
   line("MemFree:", free);
   line("MemAvailable:", free);
-  for (const char* name : {"Buffers:", "Cached:", "SwapCached:", "Active:", "Inactive:"}) line(name, 0);
+  line("Buffers:", 0);
+  line("Cached:", shared);
+  for (const char* name : {"SwapCached:", "Active:", "Inactive:"}) line(name, 0);
   line("Active(anon):", anonymous);
   for (const char* name : {"Inactive(anon):", "Active(file):", "Inactive(file):", "Unevictable:", "Mlocked:", "SwapTotal:",
                            "SwapFree:", "Dirty:", "Writeback:"}) {
@@ -91,7 +96,8 @@ ErrnoOr<std::string> MemInfo(Task&, Task*) {
   }
   line("AnonPages:", anonymous);
   line("Mapped:", used - std::min(used, anonymous));
-  for (const char* name : {"Shmem:", "KReclaimable:", "Slab:", "SReclaimable:", "SUnreclaim:", "KernelStack:", "PageTables:",
+  line("Shmem:", shared);
+  for (const char* name : {"KReclaimable:", "Slab:", "SReclaimable:", "SUnreclaim:", "KernelStack:", "PageTables:",
                            "NFS_Unstable:", "Bounce:", "WritebackTmp:"}) {
     line(name, 0);
   }

@@ -54,7 +54,9 @@ ErrnoOr<void> TmpfsInode::BeginIo(bool) {
 }
 
 void TmpfsInode::EndIo(bool) {
-  if (--open_ > 0 || attr_.nlink == 0 || attr_.size > kSmall) return;
+  if (--open_ > 0) return;
+  Account();
+  if (attr_.nlink == 0 || attr_.size > kSmall) return;
   auto& idle = tmpfs().idle_;
   idle_ = true;
   idle_position_ = idle.insert(idle.end(), this);
@@ -79,12 +81,19 @@ ErrnoOr<void> TmpfsInode::Refresh() {
     Reaccount(attr_.blocks * 512);
   } else {
     attr_.blocks = RoundUp(small_.size()) / 512;
+    Reaccount(attr_.blocks * 512);
   }
   return Ok();
 }
 
+// Kernel lock.
+static uint64_t all_used = 0;
+
+uint64_t TmpfsFileSystem::AllUsed() { return all_used; }
+
 void TmpfsInode::Reaccount(uint64_t bytes) {
   tmpfs().used_ += bytes - accounted_;
+  all_used += bytes - accounted_;
   accounted_ = bytes;
 }
 
@@ -95,8 +104,8 @@ ErrnoOr<uint64_t> TmpfsInode::PrepareWrite(uint64_t offset, uint64_t size) {
     if (offset >= attr_.size) return Errno(EPERM);
     size = attr_.size - offset;
   }
-  uint64_t limit = tmpfs().options_.size;
-  if (limit == 0 || offset + size <= RoundUp(attr_.size)) return size;
+  uint64_t limit = tmpfs().limit();
+  if (offset + size <= RoundUp(attr_.size)) return size;
   uint64_t free = limit > tmpfs().used_ ? limit - tmpfs().used_ : 0;
   // Writing inside the file is taken to need nothing new; beyond it, whole pages.
   uint64_t inside = RoundUp(attr_.size) > offset ? RoundUp(attr_.size) - offset : 0;
@@ -106,9 +115,11 @@ ErrnoOr<uint64_t> TmpfsInode::PrepareWrite(uint64_t offset, uint64_t size) {
 }
 
 void TmpfsInode::DidWrite(uint64_t end) {
+  bool grew = end > RoundUp(attr_.size);
   attr_.size = std::max(attr_.size, end);
   attr_.mtime = attr_.ctime = FileTimeNow();
-  if (tmpfs().options_.size != 0) Account();
+  // Holes that were filled count at the next look; under a limit of somebody's choice at once.
+  if (grew || tmpfs().options_.size != 0) Account();
 }
 
 ErrnoOr<void> TmpfsInode::SetSize(uint64_t size) {
@@ -137,10 +148,10 @@ ErrnoOr<void> TmpfsInode::Fallocate(const VfsContext&, int mode, uint64_t offset
   uint64_t end = offset + size;
   if (seals_ > 0 && punch && (seals_ & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0) return Errno(EPERM);
   if (seals_ > 0 && !punch && (seals_ & F_SEAL_GROW) != 0 && end > attr_.size) return Errno(EPERM);
-  uint64_t limit = tmpfs().options_.size;
-  if (!punch && limit != 0 && end > attr_.size) {
+  uint64_t limit = tmpfs().limit();
+  if (!punch && end > attr_.size) {
     uint64_t more = RoundUp(end) - std::min(RoundUp(end), std::max(RoundUp(attr_.size), offset / kPage * kPage));
-    if (tmpfs().used_ + more > limit) return Errno(ENOSPC);
+    if (more > limit - std::min(limit, tmpfs().used_)) return Errno(ENOSPC);
   }
   TRY(NeedMemFd());
   if (fallocate(memfd_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) return Errno(errno);

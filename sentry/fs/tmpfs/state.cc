@@ -11,6 +11,7 @@ std::string TmpfsFileSystem::Save(state::Saver& saver) const {
   m.set_mode(options_.mode);
   m.set_uid(options_.uid);
   m.set_gid(options_.gid);
+  m.set_unlimited(options_.unlimited);
   m.set_next_ino(next_ino_);
   return SaveBase(saver, m.SerializeAsString());
 }
@@ -19,7 +20,7 @@ bool TmpfsFileSystem::Load(state::Loader& loader, std::string_view bytes) {
   std::string specific;
   tmpfs_state::FileSystem m;
   if (!LoadBase(loader, bytes, &specific) || !m.ParseFromString(specific)) return false;
-  options_ = {m.size(), m.inodes(), m.mode(), m.uid(), m.gid()};
+  options_ = {m.size(), m.inodes(), m.mode(), m.uid(), m.gid(), m.unlimited()};
   next_ino_ = m.next_ino();
   return true;
 }

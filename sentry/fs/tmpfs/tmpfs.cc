@@ -227,22 +227,29 @@ TmpfsFileSystem::TmpfsFileSystem(const Options& options) : options_(options) {
       this, NewNode{.mode = S_IFDIR | (options.mode & 07777), .uid = options.uid, .gid = options.gid}));
 }
 
+uint64_t TmpfsFileSystem::limit() const {
+  if (options_.unlimited) return UINT64_MAX;
+  return options_.size != 0 ? options_.size : static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * 2048;
+}
+
 ErrnoOr<void> TmpfsFileSystem::StatFs(struct statfs* out) {
   *out = {};
   out->f_type = TMPFS_MAGIC;
   out->f_bsize = out->f_frsize = 4096;
   out->f_namelen = 255;
-  // Without a limit Linux reports half of the memory; the container's memory limit is the real one here.
-  uint64_t total = options_.size != 0 ? options_.size : static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * 2048;
-  out->f_blocks = total / 4096;
-  out->f_bfree = out->f_bavail = total > used_ ? (total - used_) / 4096 : 0;
-  out->f_files = options_.inodes != 0 ? options_.inodes : out->f_blocks;
+  // Without a limit nothing is told (shmem_statfs).
+  if (!options_.unlimited) {
+    out->f_blocks = limit() / 4096;
+    out->f_bfree = out->f_bavail = limit() > used_ ? (limit() - used_) / 4096 : 0;
+  }
+  out->f_files = options_.inodes != 0 ? options_.inodes : static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) / 2;
   out->f_ffree = out->f_files > inodes_ ? out->f_files - inodes_ : 0;
   return Ok();
 }
 
 std::string TmpfsFileSystem::ShowOptions() const {
   std::string s;
+  if (options_.unlimited) s += ",size=0";
   if (options_.size != 0) s += ",size=" + std::to_string(options_.size / 1024) + "k";
   if (options_.inodes != 0) s += ",nr_inodes=" + std::to_string(options_.inodes);
   if (options_.mode != 01777) {
@@ -308,6 +315,7 @@ ErrnoOr<TmpfsFileSystem::Options> ParseTmpfsOptions(const std::vector<std::strin
       if (!ParseSize(value, &n)) return Errno(EINVAL);
       if (key == "size") o.size = (n + 4095) / 4096 * 4096;
       if (key == "nr_blocks") o.size = n * 4096;
+      if (key != "nr_inodes") o.unlimited = n == 0;
       if (key == "nr_inodes") o.inodes = n;
     } else if (key == "mode") {
       if (!ParseNumber(value, 8, &n)) return Errno(EINVAL);

@@ -92,10 +92,11 @@ class TmpfsInode final : public Inode {
 class TmpfsFileSystem final : public FileSystem {
  public:
   struct Options {
-    uint64_t size = 0;    // bytes; 0 means no limit of its own
+    uint64_t size = 0;    // bytes; 0: half of the machine's memory, as shmem_default_max_blocks() of Linux
     uint64_t inodes = 0;  // 0 means no limit
     uint32_t mode = 01777;
     uint32_t uid = 0, gid = 0;
+    bool unlimited = false;  // size=0
   };
 
   TmpfsFileSystem() = default;  // for Loader
@@ -103,6 +104,9 @@ class TmpfsFileSystem final : public FileSystem {
   ~TmpfsFileSystem() override { DropDentries(); }
 
   const char* type_name() const override { return "tmpfs"; }
+  // Bytes that files of all file systems of this kind take (Shmem of /proc/meminfo).
+  static uint64_t AllUsed();
+
   ErrnoOr<void> StatFs(struct statfs* out) override;
   std::string ShowOptions() const override;
   // mount -o remount,size=...
@@ -114,6 +118,7 @@ class TmpfsFileSystem final : public FileSystem {
 
  private:
   friend class TmpfsInode;
+  uint64_t limit() const;
   bool MayAddInode() const { return options_.inodes == 0 || inodes_ < options_.inodes; }
 
   Options options_;

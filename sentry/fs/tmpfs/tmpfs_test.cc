@@ -103,6 +103,29 @@ TEST(Tmpfs, SizeLimit) {
   EXPECT_EQ(t.MkDir("/3"), ENOSPC);
 }
 
+TEST(Tmpfs, CountsWithoutALimitOfItsOwn) {
+  uint64_t before = TmpfsFileSystem::AllUsed();
+  TestTree t;
+  struct statfs empty, now;
+  ASSERT_TRUE(t.Find("/")->inode()->fs().StatFs(&empty).ok());
+  EXPECT_EQ(t.Write("/f", std::string(16384, 'x')), 0);
+  EXPECT_EQ(t.Write("/g", "y"), 0);
+  ASSERT_TRUE(t.Find("/")->inode()->fs().StatFs(&now).ok());
+  EXPECT_EQ(empty.f_bfree - now.f_bfree, 5u);
+  EXPECT_EQ(TmpfsFileSystem::AllUsed() - before, 5 * 4096u);
+  // More than half of the memory can be had by none but who asks for it.
+  auto inode = RefPtr<Inode>(t.Find("/g")->inode());
+  VfsContext ctx = t.ctx();
+  EXPECT_TRUE(inode->Fallocate(ctx, 0, 0, (now.f_bfree + 2) * 4096).Is(ENOSPC));
+  EXPECT_EQ(t.Unlink("/f"), 0);
+  EXPECT_EQ(t.Unlink("/g"), 0);
+  inode.reset();
+  EXPECT_EQ(TmpfsFileSystem::AllUsed(), before);
+  auto o = ParseTmpfsOptions({"size=0"});
+  ASSERT_TRUE(o.ok());
+  EXPECT_TRUE(o->unlimited);
+}
+
 TEST(Tmpfs, Options) {
   auto o = ParseTmpfsOptions({"size=64k", "mode=1770", "uid=7", "nr_inodes=10"});
   ASSERT_TRUE(o.ok());
