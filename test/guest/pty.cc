@@ -77,6 +77,31 @@ pid_t Session(const Pty& pty, F body) {
 
 }  // namespace
 
+GUEST_TEST(Pty, AttributesOfSystemV) {
+  // struct termio of <asm/termios.h>, which does not go with <termios.h>.
+  struct {
+    unsigned short input, output, control, local;
+    unsigned char line, characters[8];
+  } old = {};
+  Pty pty;
+  MUST(ioctl(pty.slave, TCGETA, &old));
+  const termios before = pty.Attributes();
+  EXPECT_EQ(old.input, before.c_iflag & 0xffff);
+  EXPECT_EQ(old.local, before.c_lflag & 0xffff);
+  EXPECT_EQ(old.characters[VEOF], before.c_cc[VEOF]);
+  old.local &= static_cast<unsigned short>(~ECHO);
+  old.characters[VINTR] = 1;
+  MUST(ioctl(pty.slave, TCSETA, &old));
+  CheckpointHere();
+  const termios after = pty.Attributes();
+  EXPECT_EQ(after.c_lflag, before.c_lflag & ~static_cast<tcflag_t>(ECHO));
+  EXPECT_EQ(after.c_cflag, before.c_cflag);
+  EXPECT_EQ(after.c_cc[VINTR], 1);
+  EXPECT_EQ(after.c_cc[VSUSP], before.c_cc[VSUSP]);
+  EXPECT_OK(ioctl(pty.slave, TCSETAF, &old));
+  EXPECT_ERRNO(ioctl(pty.slave, TCGETA, nullptr), EFAULT);
+}
+
 GUEST_TEST(Pty, NumbersAndNodes) {
   Pty a, b;
   EXPECT_NE(a.number, b.number);

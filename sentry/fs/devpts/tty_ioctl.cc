@@ -21,6 +21,37 @@ namespace {
 
 // Commands with a structure in their number, which the headers spell with types that clash with glibc's.
 constexpr uint32_t kTcGetS2 = 0x802c542a, kTcSetS2 = 0x402c542b, kTcSetSW2 = 0x402c542c, kTcSetSF2 = 0x402c542d;
+// The interface of System V, which some programs still try first: struct termio of <asm/termios.h>, whose header clashes likewise.
+constexpr uint32_t kTcGetA = 0x5405, kTcSetA = 0x5406, kTcSetAW = 0x5407, kTcSetAF = 0x5408;
+struct Termio {
+  uint16_t iflag, oflag, cflag, lflag;
+  uint8_t line;
+  uint8_t cc[8];
+  uint8_t padding;
+};
+static_assert(sizeof(Termio) == 18);
+
+Termio ToTermio(const Termios& t) {
+  Termio out{};
+  out.iflag = static_cast<uint16_t>(t.iflag);
+  out.oflag = static_cast<uint16_t>(t.oflag);
+  out.cflag = static_cast<uint16_t>(t.cflag);
+  out.lflag = static_cast<uint16_t>(t.lflag);
+  out.line = t.line;
+  memcpy(out.cc, t.cc, sizeof(out.cc));
+  return out;
+}
+
+// The upper halves of flags and the characters from the ninth on stay (user_termio_to_kernel_termios).
+void PutTermio(const Termio& in, Termios* t) {
+  t->iflag = (t->iflag & 0xffff0000) | in.iflag;
+  t->oflag = (t->oflag & 0xffff0000) | in.oflag;
+  t->cflag = (t->cflag & 0xffff0000) | in.cflag;
+  t->lflag = (t->lflag & 0xffff0000) | in.lflag;
+  t->line = in.line;
+  memcpy(t->cc, in.cc, sizeof(in.cc));
+}
+
 constexpr size_t kOldTermiosSize = 36;  // struct termios without speeds
 
 // What termios2 adds, from c_cflag's coded speed (BOTHER keeps what was given).
@@ -53,6 +84,10 @@ ErrnoOr<uint64_t> TtyFile::Ioctl(Task& task, uint32_t command, uint64_t argument
     case kTcSetS2:
     case kTcSetSW2:
     case kTcSetSF2:
+    case kTcGetA:
+    case kTcSetA:
+    case kTcSetAW:
+    case kTcSetAF:
     case TIOCGWINSZ:
     case TIOCSWINSZ:
       return TermiosIoctl(task, command, argument);
@@ -84,6 +119,9 @@ ErrnoOr<uint64_t> TtyFile::TermiosIoctl(Task& task, uint32_t command, uint64_t a
     case kTcGetS2:
       TRY(task.CopyOutBytes(argument, &t, sizeof(t)));
       return uint64_t{0};
+    case kTcGetA:
+      TRY(task.CopyOut(UserPtr<Termio>(argument), ToTermio(t)));
+      return uint64_t{0};
     case TIOCGWINSZ:
       TRY(task.CopyOut(UserPtr<winsize>(argument), tty_->window()));
       return uint64_t{0};
@@ -95,12 +133,16 @@ ErrnoOr<uint64_t> TtyFile::TermiosIoctl(Task& task, uint32_t command, uint64_t a
   }
   if (!master_) TRY(tty_->CheckBackground(task, SIGTTOU));
   bool modern = command == kTcSetS2 || command == kTcSetSW2 || command == kTcSetSF2;
-  TRY(task.CopyInBytes(argument, &t, modern ? sizeof(t) : kOldTermiosSize));
+  if (command == kTcSetA || command == kTcSetAW || command == kTcSetAF) {
+    PutTermio(TRY(task.CopyIn(UserPtr<Termio>(argument))), &t);
+  } else {
+    TRY(task.CopyInBytes(argument, &t, modern ? sizeof(t) : kOldTermiosSize));
+  }
   t.ospeed = SpeedOf(t.cflag & 0010017, t.ospeed);
   uint32_t input = t.cflag >> 16 & 0010017;
   t.ispeed = input == 0 ? t.ospeed : SpeedOf(input, t.ispeed);
   // Output of a pty is drained when it is in the buffer, so waiting for it takes no time.
-  if (command == TCSETSF || command == kTcSetSF2) tty_->Flush(true, false);
+  if (command == TCSETSF || command == kTcSetSF2 || command == kTcSetAF) tty_->Flush(true, false);
   tty_->SetTermios(t);
   return uint64_t{0};
 }
