@@ -1,10 +1,14 @@
 // Delivering signals to a stopped thread: dispositions, and the frame of a handler (arch/x86/kernel/signal_64.c).
 #include <linux/futex.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/ucontext.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
+#include <span>
+#include <vector>
 
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -48,6 +52,28 @@ void CopyOutPollRemaining(Task& task) {
   int64_t left = std::max<int64_t>(call.deadline - task.kernel().clocks().Monotonic(), 0);
   int64_t out[2] = {left / kNsPerSecond, seconds ? left % kNsPerSecond / 1000 : left % kNsPerSecond};
   (void)task.CopyOutBytes(call.scratch[2], out, sizeof(out));
+}
+
+// Of the last signal frame that was pushed, to copy the next one in at once: all threads of a machine have the same.
+std::atomic<size_t> usual_frame_size{0};
+
+// Loads the extended state that a guest's frame names. `near` are the bytes there, as many as were copied.
+ErrnoOr<void> LoadXstate(Task& task, uint64_t address, std::span<const uint8_t> near) {
+  std::vector<uint8_t> bytes;
+  auto need = [&](size_t size) -> ErrnoOr<void> {
+    if (near.size() >= size) return Ok();
+    bytes.resize(size);
+    TRY(task.CopyInBytes(address, bytes.data(), size));
+    near = bytes;
+    return Ok();
+  };
+  TRY(need(kXstateSoftwareOffset + sizeof(XstateSoftware)));
+  XstateSoftware software;
+  memcpy(&software, near.data() + kXstateSoftwareOffset, sizeof(software));
+  size_t size = software.magic1 == kXstateMagic1 ? software.extended_size : kLegacyXstateSize;
+  if (size < kLegacyXstateSize || size > kMaxXstateSize) return Errno(EFAULT);
+  TRY(need(size));
+  return task.thread()->set_xstate(near.first(size));
 }
 
 }  // namespace
@@ -212,8 +238,12 @@ bool Task::PushSignalFrame(const SigInfo& info, const SigAction& action) {
   out.context.mask = has_saved_mask_ ? saved_mask_ : blocked_;
   out.context.old_mask = out.context.mask;
   out.info = info.raw;
-  auto copied = CopyOutBytes(fpstate, xstate->data(), xstate->size());
-  if (!copied.ok() || !CopyOutBytes(sp, &out, sizeof(out)).ok()) return false;
+  // In one copy. What lies between the two (alignment) is nobody's.
+  std::vector<uint8_t> bytes(fpstate - sp + xstate->size());
+  memcpy(bytes.data(), &out, sizeof(out));
+  memcpy(bytes.data() + (fpstate - sp), xstate->data(), xstate->size());
+  if (!CopyOutBytes(sp, bytes.data(), bytes.size()).ok()) return false;
+  usual_frame_size.store(bytes.size(), std::memory_order_relaxed);
 
   has_saved_mask_ = false;
   if ((altstack_.flags & kSsAutodisarm) != 0) altstack_ = AltStack{};
@@ -234,14 +264,17 @@ bool Task::PushSignalFrame(const SigInfo& info, const SigAction& action) {
 ErrnoOr<void> Task::SignalReturn() {
   platform::Frame& frame = thread_->frame();
   // The handler's `ret` has popped the return address.
-  SignalFrame in = TRY(CopyIn(UserPtr<SignalFrame>(frame.regs.rsp - 8)));
+  uint64_t sp = frame.regs.rsp - 8;
+  std::vector<uint8_t> whole(std::max(sizeof(SignalFrame), usual_frame_size.load(std::memory_order_relaxed)));
+  size_t have = TRY(mm_->space().Read(sp, whole.data(), whole.size()));
+  if (have < sizeof(SignalFrame)) return Errno(EFAULT);
+  SignalFrame in;
+  memcpy(&in, whole.data(), sizeof(in));
   if (in.context.fpstate != 0) {
-    XstateSoftware software = TRY(CopyIn(UserPtr<XstateSoftware>(in.context.fpstate + kXstateSoftwareOffset)));
-    size_t size = software.magic1 == kXstateMagic1 ? software.extended_size : kLegacyXstateSize;
-    if (size < kLegacyXstateSize || size > kMaxXstateSize) return Errno(EFAULT);
-    std::vector<uint8_t> bytes(size);
-    TRY(CopyInBytes(in.context.fpstate, bytes.data(), bytes.size()));
-    TRY(thread_->set_xstate(bytes));
+    std::span<const uint8_t> near;  // the state, if it was copied with the frame
+    uint64_t offset = in.context.fpstate - sp;
+    if (offset >= sizeof(in) && offset < have) near = std::span<const uint8_t>(whole).first(have).subspan(offset);
+    TRY(LoadXstate(*this, in.context.fpstate, near));
   }
   uint64_t flags = (frame.regs.rflags & ~kUserFlags) | (in.context.regs.rflags & kUserFlags);
   frame.regs = in.context.regs;

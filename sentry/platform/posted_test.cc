@@ -136,6 +136,28 @@ TEST_F(PostedTest, ResumedLate) {
   resumer.join();
 }
 
+// Threads that post in vain, because the one that watches is busy, call instead, stop posting, and are watched again later.
+TEST_F(PostedTest, WatcherHeldUp) {
+  std::atomic<int> count = 0;
+  client_->on_frame = [&](Thread&, Stop, const Fault*) {
+    if (++count % 100 == 0) usleep(1000);
+    return false;
+  };
+  Thread* maker = client_->StartFast(GuestThreadMaker, 3, TestClient::Address(GuestMmapForever));
+  RefPtr<AddressSpace> space(&maker->space());
+  maker->Resume();
+  EXPECT_TRUE(client_->AwaitLog(1));
+  for (int step = 0; step < 5; step++) {
+    uint64_t posted = Posted();
+    int frames = count;
+    for (int i = 0; i < 3000 && (Posted() <= posted + 5 || count <= frames + 100); i++) usleep(10000);
+    EXPECT_GT(Posted(), posted + 5) << step;
+  }
+  EXPECT_EQ(client_->log().size(), 1u) << "a mapping went wrong";
+  space->Kill();
+  EXPECT_TRUE(client_->AwaitDeaths(1));
+}
+
 // A descriptor needs a notification to come with.
 TEST_F(PostedTest, MappingsOfFiles) {
   UniqueFd file(static_cast<int>(syscall(SYS_memfd_create, "posted", 0)));

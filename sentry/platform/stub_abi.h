@@ -104,7 +104,7 @@ struct FastCall {
   int64_t result;
   uint64_t behind;  // the guest's: address behind the `syscall` instruction
   uint64_t pad1[7];
-  uint32_t watching;  // the sentry's: posted calls are looked for
+  uint32_t watching;  // the sentry's: posted calls are looked for; the guest clears it when it posted in vain
   uint32_t pad2[15];
   // A StubCallKind that is posted here instead of being told by a kStubCall, or 0; who takes it sets it back to 0. The stub withdraws one that
   // nobody took, and makes the call.
@@ -136,7 +136,7 @@ struct Mailbox {
   MailboxOp ops[kMailboxOps];
   int64_t results[kMailboxOps];
   int64_t deadline[2];  // a timespec for the timed futex wait
-  uint64_t reserved;
+  uint64_t fpstate;  // out: address of the frame's extended state
   FastCall fast;
 };
 static_assert(sizeof(Mailbox) == 1024 && offsetof(Mailbox, fast) == 512);

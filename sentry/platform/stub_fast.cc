@@ -57,6 +57,8 @@ stub_fast_posted:
   xorl %r11d, %r11d
   lock cmpxchgl %r11d, %gs:512
   jne 3f
+  # Whoever watches has lost its CPU; it says so again when it is back.
+  movl $0, %gs:640
   movl %gs:516, %eax
 9:
 stub_fast_given_up:

@@ -174,8 +174,8 @@ STUB_INLINE int64_t CloneThread(StubContext* context, uint32_t slot, volatile Ma
                        box->nonce);
 }
 
-// About 30 us of looking, as in stub_fast.cc.
-constexpr int kLooks = 2000;
+// About 50 us of looking.
+constexpr int kLooks = 1000;
 
 // Hands over by the mailbox while the sentry watches it; false if it must be done by a call. Either the sentry takes it or the stub does
 // not leave it there: never both, and never neither.
@@ -191,7 +191,9 @@ STUB_INLINE bool PostContact(volatile Mailbox* box, uint32_t kind, StubContext* 
     __builtin_ia32_pause();
   }
   uint32_t posted = kind;
-  return !__atomic_compare_exchange_n(word, &posted, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+  if (!__atomic_compare_exchange_n(word, &posted, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return true;
+  fast->watching = 0;  // whoever watches has lost its CPU; it says so again when it is back
+  return false;
 }
 
 // Sleeps while the order is `last`. Whoever orders wakes if it sees `waiting`.
@@ -281,6 +283,7 @@ extern "C" STUB_TEXT void StubHandler(int, StubSiginfo* info, StubContext* conte
   box->address = info->address;
   box->trapno = context->trapno;
   box->error_code = context->error_code;
+  box->fpstate = context->fpstate;
   bool posted = PostContact(box, kContactFrame, context);
   if (!posted) Call(kContactFrame, reinterpret_cast<uint64_t>(context));
   Obey(context, last, posted ? kLooks : 0);

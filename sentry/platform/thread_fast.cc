@@ -29,6 +29,8 @@ uint64_t ThreadImpl::MailboxAddress() const { return kWindowAddress + offsetof(W
 
 void ThreadImpl::SetWatched(bool on) { __atomic_store_n(&box_->fast.watching, on ? 1u : 0u, __ATOMIC_SEQ_CST); }
 
+bool ThreadImpl::IsWatched() const { return __atomic_load_n(&box_->fast.watching, __ATOMIC_RELAXED) != 0; }
+
 ThreadImpl::Fast ThreadImpl::TakePosted() {
   Fast taken = TakeFast();
   if (taken != Fast::kNo) return taken;

@@ -88,6 +88,7 @@ void ThreadImpl::LoadFrame() {
   memcpy(&frame_.regs, box_->regs, sizeof(frame_.regs));
   frame_.fs_base = box_->fs_base;
   host_gs_base_ = box_->gs_base;
+  fpstate_ = box_->fpstate;
   bool ours = process_->space().fast_sites() != nullptr && host_gs_base_ == MailboxAddress();
   frame_.gs_base = ours ? 0 : host_gs_base_;
   handed_over_ = frame_;
@@ -384,9 +385,8 @@ void ThreadImpl::ResendKick() {
 // --- stopped ---
 
 uint64_t ThreadImpl::XstateAddress() {
-  uint64_t address = 0;
-  if (!process_->space().CopyRaw(context_ + offsetof(StubContext, fpstate), &address, 8, false))
-    return 0;
+  uint64_t address = fpstate_;
+  if (address == 0 && !process_->space().CopyRaw(context_ + offsetof(StubContext, fpstate), &address, 8, false)) return 0;
   uint64_t top = kStacksAddress + (slot_ + 1ull) * kStackSize;
   uint64_t size = platform_.xstate_layout().frame_size();
   if (address % 64 != 0 || address < context_ || address > top - size) return 0;
@@ -453,6 +453,7 @@ void ThreadImpl::SetFirstFrame(const Frame& frame, uint64_t context, bool load_b
   frame_ = frame;
   handed_over_ = frame;
   context_ = context;
+  fpstate_ = 0;
   load_bases_ = load_bases;
   xstate_valid_ = false;
 }

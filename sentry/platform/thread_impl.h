@@ -119,6 +119,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   Fast TakePosted();
   // Tells the guest whether to post its calls.
   void SetWatched(bool on);
+  bool IsWatched() const;
 
  private:
   enum class State { kRunning, kNotified, kStopped, kOrdered, kGone };
@@ -246,6 +247,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   int streak_ = 0;
   uint64_t context_ =
       0;  // address of the ucontext in the stub, inside this thread's alternate stack
+  uint64_t fpstate_ = 0;  // where the stub says that the extended state of `context_` is; 0: to be read there
   std::vector<uint8_t> xstate_;
   bool xstate_valid_ = false;
 

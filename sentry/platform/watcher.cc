@@ -90,6 +90,7 @@ bool Watcher::Round(int64_t now) {
         Dismiss(i);
         continue;
       }
+      if (!entry.thread->IsWatched()) entry.thread->SetWatched(true);
     } else {
       any = true;
       taken_++;
