@@ -15,9 +15,6 @@ class Isolation : public testing::Test {
     b = thief.Start();
     EXPECT_EQ(victim.Memory(a.ctl, a.client, a.device, 0x100, 1 << 20), uint32_t{kNvOk});
     EXPECT_EQ(thief.Memory(b.ctl, b.client, b.device, 0x100, 1 << 20), uint32_t{kNvOk});
-    uvm = thief.Open(NodeKind::kUvm);
-    std::vector<uint8_t> init(16);
-    EXPECT_EQ(thief.Uvm(uvm, 0x30000001, init), 0);
   }
   ~Isolation() override { EXPECT_EQ(world.host.violations(), std::vector<std::string>{}); }
 
@@ -26,14 +23,18 @@ class Isolation : public testing::Test {
     EXPECT_EQ(attempt(), expected) << what;
     EXPECT_EQ(world.host.calls(), before) << what << " asked the host";
   }
-  int64_t UvmOn(uint32_t number, uint32_t client, uint32_t object) {
+  void TryFrontend(TestProcess& t, const TestProcess::Basic& own);
+  void TryParameters(TestProcess& t, const TestProcess::Basic& own);
+  void TryUvm(TestProcess& t, const TestProcess::Basic& own);
+  void TryAll(TestProcess& t, const TestProcess::Basic& own);
+  int64_t UvmOn(TestProcess& t, int file, uint32_t number, uint32_t client, uint32_t object) {
     std::vector<uint8_t> block(FindEntry(proxy.branch().uvm, number)->size);
     UvmOffsets at = TestProcess::Offsets(proxy, number);
     int none = -1;
     std::memcpy(block.data() + at.client, &client, 4);
     if (at.object != 0) std::memcpy(block.data() + at.object, &object, 4);
     if (at.fd != 0) std::memcpy(block.data() + at.fd, &none, 4);
-    return thief.Uvm(uvm, number, block);
+    return t.Uvm(file, number, block);
   }
   uint32_t Dup(TestProcess& p, const TestProcess::Basic& to, uint32_t from, uint32_t object, uint32_t as) {
     RmDup block{.hClient = to.client, .hParent = to.device, .hObject = as, .hClientSrc = from, .hObjectSrc = object};
@@ -49,89 +50,120 @@ class Isolation : public testing::Test {
   }
 
   World world;
-  Proxy& proxy = world.Sandbox();
+  Proxy& proxy = world.Sandbox({.capabilities = 0x7f});
   TestProcess victim{proxy, {.process = 1, .container = 1, .uid = 1000, .pid = 10}};
   TestProcess thief{proxy, {.process = 2, .container = 1, .uid = 1000, .pid = 11}};
   TestProcess::Basic a, b;
-  int uvm = -1;
 };
 
-TEST_F(Isolation, FrontendCalls) {
+// Every call of the frontend that can name a client or an object, by `t`, whose own are `own`.
+void Isolation::TryFrontend(TestProcess& t, const TestProcess::Basic& own) {
   Refused("control", [&] {
     std::vector<uint8_t> params(4);
-    return thief.Control(b.ctl, a.client, a.client, 0x20800111, params);
+    return t.Control(own.ctl, a.client, a.client, 0x20800111, params);
   });
-  Refused("alloc", [&] { return thief.Alloc(b.ctl, a.client, a.client, 1, 0x80, std::vector<uint8_t>(56)); });
-  Refused("parent of another client", [&] { return thief.Alloc(b.ctl, b.client, a.client, 1, 0x80, std::vector<uint8_t>(56)); },
+  Refused("control of another's object", [&] {
+    std::vector<uint8_t> params(64);
+    return t.Control(own.ctl, own.client, 0x7777, 0x20800111, params);
+  }, kNvInvalidObjectHandle);
+  Refused("alloc", [&] { return t.Alloc(own.ctl, a.client, a.client, 1, 0x80, std::vector<uint8_t>(56)); });
+  Refused("parent of another client", [&] { return t.Alloc(own.ctl, own.client, a.client, 1, 0x80, std::vector<uint8_t>(56)); },
           kNvInvalidObjectParent);
-  Refused("free", [&] { return thief.Free(b.ctl, a.client, a.client); });
-  Refused("dup", [&] { return Dup(thief, b, a.client, 0x100, 0x200); });
+  Refused("free", [&] { return t.Free(own.ctl, a.client, a.client); });
+  Refused("dup", [&] { return Dup(t, own, a.client, 0x100, 0x200); });
+  auto status_of = [&](int fd, uint32_t number, auto block) -> int64_t {
+    int result = t.Frontend(fd, number, block);
+    return result != 0 ? result : block.status;
+  };
   Refused("dup into", [&] {
-    RmDup block{.hClient = a.client, .hParent = a.device, .hObject = 0x200, .hClientSrc = b.client, .hObjectSrc = 0x100};
-    thief.Frontend(b.ctl, 0x34, block);
-    return block.status;
+    return status_of(own.ctl, 0x34, RmDup{.hClient = a.client, .hParent = a.device, .hObject = 0x200, .hClientSrc = own.client, .hObjectSrc = 0x100});
   });
-  Refused("share", [&] {
-    RmShare block{.hClient = a.client, .hObject = 0x100, .sharePolicy_type = 1};
-    thief.Frontend(b.ctl, 0x35, block);
-    return block.status;
-  });
+  Refused("share", [&] { return status_of(own.ctl, 0x35, RmShare{.hClient = a.client, .hObject = 0x100, .sharePolicy_type = 1}); });
   Refused("map", [&] {
-    RmMapMemory block{.hClient = a.client, .hDevice = a.device, .hMemory = 0x100, .length = 4096, .pad_fd = b.gpu};
-    thief.Frontend(b.ctl, 0x4e, block);
-    return block.status;
+    return status_of(own.ctl, 0x4e, RmMapMemory{.hClient = a.client, .hDevice = a.device, .hMemory = 0x100, .length = 4096, .pad_fd = own.gpu});
   });
-  Refused("unmap", [&] {
-    RmUnmapMemory block{.hClient = a.client, .hDevice = a.device, .hMemory = 0x100};
-    thief.Frontend(b.ctl, 0x4f, block);
-    return block.status;
-  });
-  Refused("event", [&] {
-    OsEvent block{.hClient = a.client, .hDevice = a.device, .fd = b.gpu};
-    thief.Frontend(b.ctl, 0xce, block);
-    return block.status;
-  });
-  Refused("heap", [&] {
-    RmHeap block{.hRoot = a.client, .hObjectParent = a.device, .function = 2, .AllocSize_size = 4096};
-    thief.Frontend(b.ctl, 0x4a, block);
-    return block.status;
-  });
-  Refused("alloc memory", [&] {
-    RmAllocMemory block{.hRoot = a.client, .hObjectParent = a.device, .hObjectNew = 5, .hClass = 0x40, .limit = 4095};
-    thief.Frontend(b.gpu, 0x27, block);
-    return block.status;
-  });
-}
-
-TEST_F(Isolation, ClientsInsideParameters) {
-  std::vector<uint8_t> device(56);
-  std::memcpy(device.data() + 4, &a.client, 4);
-  Refused("hClientShare", [&] { return thief.Alloc(b.ctl, b.client, b.client, 1, 0x80, device); });
-  device.assign(56, 0);
-  std::memcpy(device.data() + 8, &a.client, 4);
-  Refused("hTargetClient", [&] { return thief.Alloc(b.ctl, b.client, b.client, 1, 0x80, device); });
-  std::vector<uint8_t> event(24);
-  std::memcpy(event.data(), &a.client, 4);
-  Refused("event's parent client", [&] { return thief.Alloc(b.ctl, b.client, b.subdevice, 1, 0x79, event); });
-  std::vector<uint8_t> debugger(12);
-  std::memcpy(debugger.data() + 4, &a.client, 4);
-  Refused("debugger", [&] { return thief.Alloc(b.ctl, b.client, b.device, 1, 0x83de, debugger); });
-  std::vector<uint8_t> confidential(4);
-  std::memcpy(confidential.data(), &a.client, 4);
-  Refused("confidential compute", [&] { return thief.Alloc(b.ctl, b.client, b.client, 1, 0xcb33, confidential); });
-  std::vector<uint8_t> disable(536);
-  std::memcpy(disable.data() + 24 + 4 * 7, &a.client, 4);
-  Refused("disable channels", [&] { return thief.Control(b.ctl, b.client, b.subdevice, 0x2080110b, disable); });
-}
-
-// The driver itself would accept these: it only compares host processes.
-TEST_F(Isolation, UvmCalls) {
-  for (uint32_t number : {0x19u, 0x1bu, 0x1cu, 0x21u, 0x25u}) {
-    Refused("UVM", [&] { return UvmOn(number, a.client, 0x100); });
-    Refused("UVM with an unknown client", [&] { return UvmOn(number, 0xc1d0ffff, 0x100); });
+  Refused("unmap", [&] { return status_of(own.ctl, 0x4f, RmUnmapMemory{.hClient = a.client, .hDevice = a.device, .hMemory = 0x100}); });
+  for (uint32_t number : {0xceu, 0xcfu}) {
+    Refused("event", [&] {
+      OsEvent block{.hClient = a.client, .hDevice = a.device, .fd = own.gpu};
+      int result = t.Frontend(own.ctl, number, block);
+      return result != 0 ? result : static_cast<int64_t>(block.status);
+    });
   }
-  Refused("UVM with an unknown object", [&] { return UvmOn(0x21, b.client, 0x4242); }, kNvInvalidObjectHandle);
-  EXPECT_NE(UvmOn(0x21, b.client, 0x100), int64_t{kNvInvalidClient});
+  Refused("heap", [&] { return status_of(own.ctl, 0x4a, RmHeap{.hRoot = a.client, .hObjectParent = a.device, .function = 2, .AllocSize_size = 4096}); });
+  Refused("alloc memory", [&] {
+    return status_of(own.gpu, 0x27, RmAllocMemory{.hRoot = a.client, .hObjectParent = a.device, .hObjectNew = 5, .hClass = 0x40, .limit = 4095});
+  });
+  Refused("context dma", [&] { return status_of(own.ctl, 0x54, ContextDma{.hObjectParent = a.client, .hObjectNew = 6, .hMemory = 0x100}); });
+  Refused("idle channels", [&] {
+    uint64_t list = t.Put(a.client);
+    return status_of(own.ctl, 0x41, IdleChannels{.hClient = own.client, .numChannels = 1, .phClients = list, .phDevices = list, .phChannels = list});
+  });
+  // Blocks that begin with the client, of whatever size the branch has.
+  for (uint32_t number : {0x57u, 0x58u, 0x5eu}) {
+    const Entry& entry = *FindEntry(proxy.branch().frontend, number);
+    std::vector<uint8_t> block(entry.size);
+    std::memcpy(block.data(), &a.client, 4);
+    Refused(entry.name, [&]() -> int64_t {
+      uint64_t at = t.PutBytes(block);
+      int result = t.Raw(own.ctl, 0xc0004600u | entry.size << 16 | number, at);
+      return result != 0 ? result : t.Get<uint32_t>(at + entry.status);
+    });
+  }
+  const Entry& dmabuf = *FindEntry(proxy.branch().frontend, 0xd9);
+  Refused("dma-buf", [&] { return int64_t{t.Raw(own.gpu, 0xc0004600u | dmabuf.size << 16 | 0xd9, t.PutBytes(std::vector<uint8_t>(dmabuf.size)))}; }, -EINVAL);
+}
+
+// Clients that stand inside parameters.
+void Isolation::TryParameters(TestProcess& t, const TestProcess::Basic& own) {
+  auto with = [&](size_t size, size_t offset) {
+    std::vector<uint8_t> params(size);
+    std::memcpy(params.data() + offset, &a.client, 4);
+    return params;
+  };
+  Refused("hClientShare", [&] { return t.Alloc(own.ctl, own.client, own.client, 1, 0x80, with(56, 4)); });
+  Refused("hTargetClient", [&] { return t.Alloc(own.ctl, own.client, own.client, 1, 0x80, with(56, 8)); });
+  Refused("event's parent client", [&] { return t.Alloc(own.ctl, own.client, own.subdevice, 1, 0x79, with(24, 0)); });
+  Refused("debugger", [&] { return t.Alloc(own.ctl, own.client, own.device, 1, 0x83de, with(12, 4)); });
+  Refused("confidential compute", [&] { return t.Alloc(own.ctl, own.client, own.client, 1, 0xcb33, with(4, 0)); });
+  Refused("disable channels", [&] {
+    auto params = with(536, 24 + 4 * 7);
+    return t.Control(own.ctl, own.client, own.subdevice, 0x2080110b, params);
+  });
+}
+
+// The driver itself would accept these of another guest process: it only compares host processes.
+void Isolation::TryUvm(TestProcess& t, const TestProcess::Basic& own) {
+  int file = t.Open(NodeKind::kUvm);
+  std::vector<uint8_t> init(16);
+  EXPECT_EQ(t.Uvm(file, 0x30000001, init), 0);
+  for (uint32_t number : {0x19u, 0x1bu, 0x1cu, 0x21u, 0x25u}) {
+    Refused("UVM", [&] { return UvmOn(t, file, number, a.client, 0x100); });
+    Refused("UVM with an unknown client", [&] { return UvmOn(t, file, number, 0xc1d0ffff, 0x100); });
+  }
+  Refused("UVM with an unknown object", [&] { return UvmOn(t, file, 0x21, own.client, 0x4242); }, kNvInvalidObjectHandle);
+  EXPECT_NE(UvmOn(t, file, 0x21, own.client, own.device), int64_t{kNvInvalidClient});
+}
+
+void Isolation::TryAll(TestProcess& t, const TestProcess::Basic& own) {
+  TryFrontend(t, own);
+  TryParameters(t, own);
+  TryUvm(t, own);
+}
+
+TEST_F(Isolation, AnotherProcess) { TryAll(thief, b); }
+
+TEST_F(Isolation, AnotherContainer) {
+  EXPECT_EQ(ShareIt(kShareAll), uint32_t{kNvOk});  // which is for its own container's processes
+  TestProcess neighbour(proxy, {.process = 4, .container = 2, .uid = 1000, .pid = 10});
+  TryAll(neighbour, neighbour.Start());
+}
+
+TEST_F(Isolation, AnotherSandbox) {
+  EXPECT_EQ(ShareIt(kShareAll), uint32_t{kNvOk});
+  Proxy& other = world.Sandbox({.capabilities = 0x7f});
+  TestProcess stranger(other, {.process = 1, .container = 1, .uid = 1000, .pid = 10});
+  TryAll(stranger, stranger.Start());
 }
 
 // A child has its parent's files but is another process: the clients stay the parent's.

@@ -24,11 +24,13 @@ class Walk {
       case 0: return Exit(actor);
       case 1: return NewClient(actor);
       case 2: return CloseClient(actor);
+      case 3: return Fork(actor);
+      case 4: return Exec(actor);
       default: break;
     }
     if (actor.clients.empty()) return NewClient(actor);
     auto& b = actor.clients[Pick(actor.clients.size())];
-    switch (Pick(12)) {
+    switch (Pick(14)) {
       case 0:
       case 1: actor.process->Memory(b.ctl, b.client, Parent(b), Handle(), Pick(64) << 16); return;
       case 2: actor.process->Memory(b.ctl, b.client, Parent(b), Handle(), Pick(1 << 20), 0x3e); return;
@@ -40,6 +42,8 @@ class Walk {
       case 8: return Share(actor, b);
       case 9:
       case 10: actor.process->Free(b.ctl, b.client, Pick(20) == 0 ? b.device : Handle()); return;
+      case 11: return Map(actor, b);
+      case 12: return Pin(actor, b);
       default: return Uvm(actor, b);
     }
   }
@@ -67,6 +71,35 @@ class Walk {
     actor.process->Close(actor.clients.back().gpu);
     actor.process->Close(actor.clients.back().ctl);
     actor.clients.pop_back();
+  }
+  // A child has its parent's files, and with them keeps its parent's clients alive, which it may not use.
+  void Fork(Actor& parent) {
+    if (actors_.size() >= 6 || parent.clients.empty()) return;
+    auto b = parent.clients[Pick(parent.clients.size())];
+    uint64_t id = ++next_process_;
+    auto child = std::make_unique<TestProcess>(proxy_, Session{.process = id, .pid = static_cast<uint32_t>(id)});
+    child->Inherit(b.ctl, *parent.process), child->Inherit(b.gpu, *parent.process);
+    EXPECT_EQ(child->Memory(b.ctl, b.client, b.device, 0x4000, 1 << 16), uint32_t{kNvInvalidClient});
+    actors_.push_back({std::move(child), {}});
+  }
+  // All its files were opened to be closed then.
+  void Exec(Actor& actor) {
+    while (!actor.clients.empty()) CloseClient(actor);
+  }
+  // A mapping context on a file of its own, and sometimes the mapping; the memory may be freed in between.
+  void Map(Actor& actor, TestProcess::Basic& b) {
+    int fd = actor.process->Open(NodeKind::kGpu, 0);
+    uint32_t handle = Handle();
+    RmMapMemory block{.hClient = b.client, .hDevice = b.device, .hMemory = handle, .length = Pick(8) << 12, .pad_fd = fd};
+    actor.process->Frontend(b.ctl, 0x4e, block);
+    if (Pick(4) == 0) actor.process->Free(b.ctl, b.client, handle);
+    if (Pick(2) == 0) (void)proxy_.Map(*actor.process->FileOf(fd), *actor.process, 0, Pick(8) << 12, 3, true);
+    if (Pick(8) != 0) actor.process->Close(fd);
+  }
+  void Pin(Actor& actor, TestProcess::Basic& b) {
+    RmAllocMemory block{.hRoot = b.client, .hObjectParent = b.device, .hObjectNew = Handle(), .hClass = 0x71,
+                        .pMemory = TestProcess::kBase + (Pick(64) << 12), .limit = ((Pick(15) + 1) << 12) - 1 + (Pick(10) == 0)};
+    actor.process->Frontend(b.gpu, 0x27, block);
   }
   void WithSpace(Actor& actor, TestProcess::Basic& b, uint32_t number, size_t offset) {
     std::vector<uint8_t> params(actor.process->SizeOf(number));

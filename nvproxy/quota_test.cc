@@ -217,6 +217,109 @@ TEST_F(Quota, ProgramsSeeTheLimit) {
   EXPECT_EQ(p.Control(b.ctl, b.client, b.subdevice, 0x20801303, info), uint32_t{kNvInvalidArgument});
 }
 
+TEST_F(Quota, FabricMemory) {
+  auto alloc = [&](uint32_t handle, uint64_t size) {
+    std::vector<uint8_t> params(p.SizeOf(0xf8));
+    std::memcpy(params.data() + 8, &size, 8);
+    uint32_t status = p.Alloc(b.ctl, b.client, b.subdevice, handle, 0xf8, params);
+    Agree();
+    return status;
+  };
+  EXPECT_EQ(alloc(1, kLimit + 1), uint32_t{kNvNoMemory});
+  EXPECT_EQ(alloc(1, kLimit), uint32_t{kNvOk});
+  EXPECT_EQ(proxy.ledger().used(0), kLimit);
+  EXPECT_EQ(Mem(2, 1), uint32_t{kNvNoMemory});
+  p.Free(b.ctl, b.client, 1);
+  Agree();
+}
+
+TEST_F(Quota, AddressesCostNothing) {
+  std::vector<uint8_t> space(p.SizeOf(0x90f1));
+  EXPECT_EQ(p.Alloc(b.ctl, b.client, b.device, 1, 0x90f1, space), uint32_t{kNvOk});
+  EXPECT_EQ(Mem(2, kLimit * 2, 0x50a0), uint32_t{kNvOk});
+  std::vector<uint8_t> multicast(p.SizeOf(0xfd));
+  std::memcpy(multicast.data() + 48, &kLimit, 8);
+  EXPECT_EQ(p.Alloc(b.ctl, b.client, b.client, 3, 0xfd, multicast), uint32_t{kNvOk});
+  Agree();
+  EXPECT_EQ(proxy.ledger().used(0), 0u);
+}
+
+TEST_F(Quota, AKilledProcessGivesBack) {
+  TestProcess other(proxy, {.process = 2, .pid = 11});
+  auto o = other.Start();
+  EXPECT_EQ(other.Memory(o.ctl, o.client, o.device, 1, kMiB), uint32_t{kNvOk});
+  EXPECT_EQ(other.Memory(o.ctl, o.client, o.device, 2, kMiB, 0x3e), uint32_t{kNvOk});
+  TestProcess child(proxy, {.process = 3, .pid = 12});
+  child.Inherit(o.ctl, other), child.Inherit(o.gpu, other);
+  EXPECT_TRUE(proxy.HasClients(2));
+  EXPECT_FALSE(proxy.HasClients(3));
+  proxy.OnExit(2);
+  EXPECT_FALSE(proxy.HasClients(2));
+  Agree();
+  EXPECT_EQ(proxy.ledger().used(0) + proxy.ledger().host_used(), 0u);
+}
+
+// A duplicate of another process keeps the bytes of one that is gone.
+TEST_F(Quota, AKilledProcessKeepsWhatOthersHave) {
+  TestProcess other(proxy, {.process = 2, .pid = 11});
+  auto o = other.Start();
+  EXPECT_EQ(other.Memory(o.ctl, o.client, o.device, 1, kMiB), uint32_t{kNvOk});
+  RmShare share{.hClient = o.client, .hObject = 1, .sharePolicy_accessMask = 1, .sharePolicy_type = kShareAll};
+  EXPECT_EQ(other.Frontend(o.ctl, 0x35, share), 0);
+  RmDup dup{.hClient = b.client, .hParent = b.device, .hObject = 2, .hClientSrc = o.client, .hObjectSrc = 1};
+  EXPECT_EQ(p.Frontend(b.ctl, 0x34, dup), 0);
+  EXPECT_EQ(dup.status, uint32_t{kNvOk});
+  proxy.OnExit(2);
+  Agree();
+  EXPECT_EQ(proxy.ledger().used(0), kMiB);
+  EXPECT_EQ(p.Free(b.ctl, b.client, 2), uint32_t{kNvOk});
+  Agree();
+  EXPECT_EQ(proxy.ledger().used(0), 0u);
+}
+
+// The list by a pointer, which graphics programs use.
+TEST_F(Quota, TheOlderListIsClampedToo) {
+  Proxy& graphics = world.Sandbox({.capabilities = kCompute | kUtility | kGraphics, .memory_limit = kLimit});
+  TestProcess q(graphics, {.process = 1});
+  auto c = q.Start();
+  uint32_t pairs[] = {7, 0, 8, 0, 9, 0, 0x16, 0, 0x12, 0, 0x20, 0};
+  struct {
+    uint32_t count, pad;
+    uint64_t list;
+  } info{6, 0, q.Put(pairs)};
+  std::vector<uint8_t> params(sizeof(info));
+  std::memcpy(params.data(), &info, sizeof(info));
+  EXPECT_EQ(q.Control(c.ctl, c.client, c.subdevice, 0x20801301, params), uint32_t{kNvOk});
+  for (uint32_t i = 0; i < 6; ++i) EXPECT_EQ(q.Get<uint32_t>(info.list + 8 * i + 4), kLimit >> 10) << i;
+}
+
+TEST_F(Quota, SemaphorePoolsAreNotManagedMemory) {
+  int fd = p.Open(NodeKind::kUvm);
+  uvms.push_back(fd);
+  std::vector<uint8_t> init(16), pool(FindEntry(proxy.branch().uvm, 0x44)->size);
+  EXPECT_EQ(p.Uvm(fd, 0x30000001, init), 0);
+  EXPECT_TRUE(proxy.Map(*p.FileOf(fd), p, 0x10000000, kMiB, PROT_READ | PROT_WRITE, true).ok());
+  EXPECT_EQ(proxy.ledger().used(0), kMiB);
+  uint64_t range[] = {0x10000000, kMiB};
+  std::memcpy(pool.data(), range, sizeof(range));
+  EXPECT_EQ(p.Uvm(fd, 0x44, pool), 0);
+  EXPECT_EQ(proxy.ledger().used(0), 0u);
+}
+
+// Memory that other tenants hold is not the sandbox's: it gets what the driver has, and its ledger does not move.
+TEST(QuotaHeld, OthersHoldMemory) {
+  FakeConfig config = TwoGpus();
+  config.gpus[0].held = config.gpus[0].memory - kMiB;
+  World world(config);
+  Proxy& proxy = world.Sandbox();
+  EXPECT_EQ(*proxy.FreeBytes(0), kMiB);
+  TestProcess p(proxy, {.process = 1});
+  auto b = p.Start();
+  EXPECT_EQ(p.Memory(b.ctl, b.client, b.device, 1, kMiB + 1), uint32_t{kNvNoMemory});
+  EXPECT_EQ(proxy.ledger().used(0), 0u);
+  EXPECT_EQ(p.Memory(b.ctl, b.client, b.device, 1, kMiB), uint32_t{kNvOk});
+}
+
 TEST_F(Quota, ManagedMemoryIsBounded) {
   int fd = p.Open(NodeKind::kUvm);
   uvms.push_back(fd);

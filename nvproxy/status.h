@@ -7,6 +7,7 @@ namespace amber::nvproxy {
 
 enum NvStatus : uint32_t {
   kNvOk = 0x0,
+  kNvGpuIsLost = 0xf,
   kNvIllegalAction = 0x16,
   kNvInUse = 0x17,
   kNvInsertDuplicateName = 0x19,

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -88,6 +89,7 @@ class TestProcess : public Caller {
   int Open(NodeKind kind, uint32_t minor = 0) {
     auto file = proxy_.Open({kind, minor}, O_RDWR, session_);
     if (!file.ok()) return -file.error().number();
+    while (files_.contains(next_fd_)) ++next_fd_;
     files_[next_fd_] = *file;
     return next_fd_++;
   }
@@ -96,7 +98,19 @@ class TestProcess : public Caller {
     return next_fd_++;
   }
   void Close(int fd) { files_.erase(fd); }
-  void Inherit(int fd, TestProcess& from) { files_[fd] = from.FileOf(fd); }
+  void Inherit(int fd, TestProcess& from) {
+    files_[fd] = from.FileOf(fd);
+    next_fd_ = std::max(next_fd_, fd + 1);
+  }
+  void InheritAll(TestProcess& from) {
+    for (const auto& [fd, file] : from.files_) Inherit(fd, from);
+  }
+  void Move(int from, int to) {
+    if (from == to) return;
+    std::shared_ptr<OpenFile> file = FileOf(from);
+    files_.erase(from);
+    files_[to] = std::move(file);
+  }
   // 0, or -errno.
   int Raw(int fd, uint32_t command, uint64_t argument) {
     auto result = proxy_.Ioctl(FileOf(fd), *this, command, argument);

@@ -53,11 +53,15 @@ bool ParseGpu(std::string_view line, FakeGpu* gpu) {
       gpu->name = value;
     } else if (key == "pci") {
       if (std::sscanf(value.c_str(), "%x:%x:%x", &gpu->domain, &gpu->bus, &gpu->slot) != 3) return false;
+    } else if (key == "lost-at") {
+      gpu->lost_at = static_cast<uint32_t>(std::strtoul(value.c_str(), nullptr, 0));
+    } else if (key == "held") {
+      if (!ParseSize(value, &gpu->held)) return false;
     } else if (key != "memory" || !ParseSize(value, &gpu->memory)) {
       return false;
     }
   }
-  return gpu->uuid.size() == 40;
+  return gpu->uuid.size() == 40 && gpu->held <= gpu->memory;
 }
 
 }  // namespace
@@ -103,6 +107,7 @@ FakeConfig DefaultFakeConfig() {
 FakeHost::FakeHost(FakeConfig config) : config_(std::move(config)), device_bytes_(config_.gpus.size()) {
   std::string_view error;
   branch_ = BranchForVersion(config_.version, true, &error);
+  for (size_t i = 0; i < config_.gpus.size(); ++i) device_bytes_[i] = config_.gpus[i].held;
 }
 
 FakeHost::~FakeHost() {
@@ -228,7 +233,9 @@ void FakeHost::Close(HostFile file) {
 uint32_t FakeHost::Poll(HostFile file) {
   absl::MutexLock lock(&mu_);
   File* f = Find(file);
-  return f == nullptr ? 0 : std::exchange(f->events, 0);
+  if (f == nullptr) return 0;
+  if (f->node.kind == NodeKind::kGpu && removed_.contains(f->node.minor)) return POLLHUP;
+  return std::exchange(f->events, 0);
 }
 
 void FakeHost::SetReadyCallback(HostFile file, std::function<void()> on_ready) {
@@ -254,7 +261,9 @@ ErrnoOr<HostMapping> FakeHost::Map(HostFile file, uint64_t offset, uint64_t leng
     Violation("a mapping of a part");
     return Errno(EINVAL);
   }
-  Bytes& bytes = *f->pending->bytes;
+  std::shared_ptr<Bytes> alive = f->pending->bytes.lock();
+  if (alive == nullptr) return Errno(EINVAL);
+  Bytes& bytes = *alive;
   if (!bytes.memory.valid()) {
     bytes.memory = UniqueFd(memfd_create("fake-gpu", MFD_CLOEXEC));
     if (ftruncate(bytes.memory.get(), static_cast<off_t>(std::max<uint64_t>(bytes.size, 1 << 16))) != 0) return Errno(ENOMEM);
@@ -262,6 +271,19 @@ ErrnoOr<HostMapping> FakeHost::Map(HostFile file, uint64_t offset, uint64_t leng
   HostMapping mapping{bytes.memory.get(), f->pending->offset};
   f->pending.reset();
   return mapping;
+}
+
+// Whether the call is about an object of a GPU that is gone. Clients can still be freed.
+bool FakeHost::IsLost(Args& args) {
+  if (args.file.node.kind == NodeKind::kUvm || args.number == 0x29) return false;
+  // Of every block of the frontend that names an object, the client comes first and the object, or the new one's parent, behind it.
+  auto client = clients_.find(args.Word(0));
+  if (client == clients_.end()) return false;
+  auto object = client->second->objects.find(args.Word(4));
+  if (object == client->second->objects.end() || object->second.gpu < 0) return false;
+  const FakeGpu& gpu = config_.gpus[static_cast<size_t>(object->second.gpu)];
+  if (args.number == 0x2a && gpu.lost_at != 0 && args.Word(8) == gpu.lost_at) removed_.insert(gpu.minor);
+  return removed_.contains(gpu.minor);
 }
 
 bool FakeHost::Injected(uint32_t number, uint32_t command, uint32_t* status, int* error) {
@@ -300,6 +322,11 @@ int FakeHost::Ioctl(uint64_t process, HostFile handle, uint32_t command, std::sp
   uint32_t status = 0;
   int error = 0;
   uint32_t control = args.number == 0x2a ? args.Word(8) : 0;
+  if (entry->status != kNoStatus && IsLost(args)) {
+    constexpr uint32_t kLost = kNvGpuIsLost;
+    std::memcpy(block.data() + entry->status, &kLost, 4);
+    return 0;
+  }
   if (Injected(args.number, control, &status, &error)) {
     if (error == 0 && entry->status != kNoStatus) std::memcpy(block.data() + entry->status, &status, 4);
     return error;

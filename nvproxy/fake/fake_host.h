@@ -28,6 +28,8 @@ struct FakeGpu {
   uint16_t vendor = 0x10de, device = 0x2330;
   std::string uuid, name = "NVIDIA Fake H100";  // "GPU-..."
   uint64_t memory = uint64_t{80} << 30;
+  uint64_t held = 0;         // bytes of it that others on the machine use
+  uint32_t lost_at = 0;      // the control by which it falls off the bus; 0: never
 };
 
 struct FakeConfig {
@@ -36,8 +38,8 @@ struct FakeConfig {
   uint64_t context_bytes = 400 << 20;
 };
 
-// Lines "version V", "context BYTES" and "gpu minor=N uuid=GPU-... pci=0000:41:00.0 memory=BYTES name=WORD"; sizes may end in K, M or G. An
-// error says which line.
+// Lines "version V", "context BYTES" and "gpu minor=N uuid=GPU-... pci=0000:41:00.0 memory=BYTES held=BYTES lost-at=CONTROL name=WORD"; sizes may end in
+// K, M or G. An error says which line.
 bool ParseFakeConfig(std::string_view text, FakeConfig* out, std::string* error);
 // One GPU of 80 GiB.
 FakeConfig DefaultFakeConfig();
@@ -71,7 +73,8 @@ class FakeHost {
   void FireEvent(HostFile file);
   // Called before each ioctl without the lock: to block, or to look.
   void SetHook(std::function<void(HostFile, uint32_t command)> hook);
-  void RemoveGpu(uint32_t minor);  // fails what comes after
+  // It fell off the bus: what comes after fails, but that objects are freed.
+  void RemoveGpu(uint32_t minor);
 
   // --- for FakeDriver ---
   std::string ReadInfo(const std::string& path);
@@ -97,6 +100,7 @@ class FakeHost {
   void FreeObject(Client& client, uint32_t handle) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FreeClient(uint32_t handle) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   uint32_t AddObject(Client& client, uint32_t* handle, uint32_t parent, uint32_t number) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool IsLost(Args& args) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Injected(uint32_t number, uint32_t command, uint32_t* status, int* error) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   int Frontend(Args& args) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -38,7 +38,7 @@ struct FakeHost::File {
   HostFile linked = -1;
   bool attached = false;
   struct Pending {
-    std::shared_ptr<Bytes> bytes;
+    std::weak_ptr<Bytes> bytes;  // a context does not keep memory alive
     uint64_t offset, length;
     bool whole;
   };

@@ -1,7 +1,7 @@
 // A guest program that speaks to the GPU driver as CUDA does at its start, without CUDA: the whole way from system call to driver and back.
 // Prints a line per step, "ok NAME" or "FAIL NAME: why", and ends with 1 if any failed. `rawrm hold` keeps what NVML would, says "ready", and
 // goes on when a line comes on standard input; `rawrm busy` has GPU memory besides. `rawrm eat` allocates GPU memory, 256 MiB at a time, until there is no more, and tells how much.
-// `rawrm orphan` wants a quota of 2 GiB.
+// `rawrm orphan` wants a quota of 2 GiB, `rawrm lost` a GPU that is lost at control 0x20800111.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -198,6 +198,27 @@ int Eat() {
   return failures != 0;
 }
 
+// The GPU falls off the bus in the middle: errors from then on, and an end like any other.
+int Lost() {
+  Session s = Start();
+  uint32_t status = Memory(s, 0x100, 1 << 20);
+  Expect(status == kNvOk, "memory", status);
+  uint8_t params[64] = {};
+  status = Control(s, kSubdevice, 0x20800111, params, sizeof(params));
+  Expect(status == kNvGpuIsLost, "a control of a lost GPU", status);
+  status = Memory(s, 0x101, 1 << 20);
+  Expect(status == kNvGpuIsLost, "memory of a lost GPU", status);
+  errno = 0;
+  Expect(open("/dev/nvidia0", O_RDWR) == -1 && errno == EIO, "a lost GPU cannot be opened");
+  pollfd p = {s.gpu, POLLIN, 0};
+  Expect(poll(&p, 1, 0) == 1 && p.revents == POLLHUP, "it has hung up", static_cast<uint64_t>(p.revents));
+  RmFree all{};
+  all.hRoot = all.hObjectOld = s.client;
+  Expect(Call(s.ctl, 0x29, all) == 0 && all.status == kNvOk, "free", all.status);
+  printf("%s\n", failures == 0 ? "PASS" : "FAILED");
+  return failures != 0;
+}
+
 // With `busy`, it also has GPU memory, which no image can hold.
 int Hold(bool busy) {
   Session s = Start();
@@ -252,6 +273,7 @@ int main(int argc, char** argv) {
   if (argc > 1 && strcmp(argv[1], "eat") == 0) return Eat();
   if (argc > 1 && strcmp(argv[1], "hold") == 0) return Hold(false);
   if (argc > 1 && strcmp(argv[1], "busy") == 0) return Hold(true);
+  if (argc > 1 && strcmp(argv[1], "lost") == 0) return Lost();
   if (argc > 1 && strcmp(argv[1], "orphan") == 0) return Orphan();
   Session s = Start();
   Files();

@@ -52,6 +52,11 @@ class Tests:
         result = self.do(self.rawrm, "orphan", flags=["--gpu-memory=2GiB"])
         assert result.returncode == 0 and "FAIL" not in result.stdout and "PASS" in result.stdout, result.stdout + result.stderr
 
+    def test_a_gpu_that_is_lost(self):
+        lost = "gpu minor=0 uuid=GPU-6f2d1c00-1111-2222-3333-444455556666 pci=0000:41:00.0 lost-at=0x20800111\n"
+        result = self.cli("do", *self.config("version 580.159.04\n" + lost), "--tty=false", self.rawrm, "lost", stdin=subprocess.DEVNULL)
+        assert result.returncode == 0 and "FAIL" not in result.stdout and "PASS" in result.stdout, result.stdout + result.stderr
+
     def test_whole_card_without_quota(self):
         result = self.do(self.rawrm, "eat")
         assert result.returncode == 0 and "allocated 81920 MiB" in result.stdout, result.stdout + result.stderr
@@ -493,6 +498,10 @@ class CheckpointTests(RequestTests):
         self.refused(self.restore(gpu=["--overlay=none"]), "restore it with --gpu")
         self.refused(self.restore(gpu=self.config(version + other.replace("80G", "16M"))), "18 MiB of memory of GPU 3", "16 MiB are free")
         self.refused(self.restore("--gpu-memory=4MiB"), "--gpu-memory is 4 MiB")
+        self.refused(self.restore(gpu=self.config(version + other.replace("80G", "80G held=79G").replace("79G", "81915M"))), "18 MiB of memory of GPU 3",
+                     "5 MiB are free", "try again when others have given theirs back")
+        self.refused(self.restore(gpu=["--gpu"]), "no NVIDIA driver on this machine")
+        self.refused(self.restore(gpu=self.config(version + other.replace("80G", "80G lost-at=0x20801303"))), "GPU")
         same_minor = other.replace("minor=3", "minor=0")
         self.finish(self.restore(gpu=self.config(version + same_minor)))
 

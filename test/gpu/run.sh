@@ -75,14 +75,55 @@ S0() {
     { uname -a; cat /proc/driver/nvidia/version /proc/driver/nvidia/params; ls -l /dev/nvidia* ; free -m; cat /sys/kernel/mm/transparent_hugepage/*enabled; } >"$out/probe.txt" 2>&1
     if has_gpu; then result S0.probe PASS 0 "$(head -n 1 /proc/driver/nvidia/version 2>/dev/null)"; else skip S0.probe "no NVIDIA driver here"; fi
 }
-S0b() { skip S0b.record "the native recorder is not built yet"; }
+# What programs say to the driver, by record.cc; the replay tells where the driver that does not exist answers otherwise, and leaves the recording normalised.
+recorded() {  # FILE LEAST: that many calls and more
+    calls=$(grep -c '^ioctl' "$1")
+    echo "$calls calls"
+    [ "$calls" -ge "$2" ]
+}
+record_native() {  # FILE LEAST COMMAND...
+    file=$1 least=$2
+    shift 2
+    "$programs/record" "$file" "$@" >/dev/null && recorded "$file" "$least"
+}
+record_inside() {  # the same in a sandbox, which keeps its files to itself
+    file=$1 least=$2
+    shift 2
+    inside /bin/sh -c 'recorder=$1; shift; "$recorder" /tmp/recording "$@" >&2; status=$?; cat /tmp/recording; exit $status' sh "$programs/record" "$@" \
+        >"$file" && recorded "$file" "$least"
+}
+S0b() {
+    if ! has_gpu; then skip S0b.record "no NVIDIA driver here"; return; fi
+    for name in smi query matmul memory train; do
+        case $name in
+        smi) set -- nvidia-smi ;;
+        query) set -- nvidia-smi -q ;;
+        *) set -- python3 "$here/workloads.py" $name ;;
+        esac
+        check S0b.$name 60 record_native "$out/native-$name.rec" 100 "$@"
+        check S0b.replay-$name 60 "$programs/replay" "$out/native-$name.rec" "$out/native-$name.txt"
+    done
+}
 S1() {
     check S1.rawrm 60 inside "$rawrm"
     if [ $dry -eq 1 ]; then skip S1.smi "needs nvidia-smi and a card"; return; fi
     check S1.smi 60 inside nvidia-smi
     check S1.smi-query 60 inside nvidia-smi -q
 }
-S1b() { skip S1b.record "the recorder of the sandbox is not built yet"; }
+S1b() {
+    check S1b.rawrm 60 record_inside "$out/sandbox-rawrm.rec" 15 "$rawrm"
+    check S1b.replay-rawrm 60 "$programs/replay" "$out/sandbox-rawrm.rec" "$out/sandbox-rawrm.txt"
+    if [ $dry -eq 1 ]; then
+        check S1b.cuda 60 record_inside "$out/sandbox-cuda.rec" 15 /usr/bin/env LD_LIBRARY_PATH="$programs" "$programs/cudademo"
+        check S1b.replay-cuda 60 "$programs/replay" "$out/sandbox-cuda.rec" "$out/sandbox-cuda.txt"
+        return
+    fi
+    for name in smi matmul memory; do
+        if [ $name = smi ]; then set -- nvidia-smi; else set -- python3 "$here/workloads.py" $name; fi
+        check S1b.$name 120 record_inside "$out/sandbox-$name.rec" 100 "$@"
+        check S1b.replay-$name 60 "$programs/replay" "$out/sandbox-$name.rec" "$out/sandbox-$name.txt"
+    done
+}
 
 # A workload of workloads.py natively and in the sandbox, with gates.
 ratio() {  # STEP WORKLOAD LIMIT GATE...
