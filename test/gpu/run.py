@@ -109,6 +109,45 @@ class Tests:
         result = self.cuda(flags=["--gpu-host-memory=64MiB"])
         assert result.returncode == 0, result.stdout + result.stderr
 
+    def recording(self, *command):
+        """What the program says to the driver, as a tracer in the same sandbox sees it."""
+        script = 'recorder=$1; shift; "$recorder" /tmp/recording "$@" >&2; status=$?; cat /tmp/recording; exit $status'
+        result = self.do("/bin/sh", "-c", script, "sh", os.path.join(self.programs, "record"), *command)
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr
+        path = os.path.join(self.work, "recording")
+        with open(path, "w") as file:
+            file.write(result.stdout)
+        return path, result.stdout
+
+    def replay(self, *arguments):
+        return subprocess.run([os.path.join(self.programs, "replay"), *arguments], capture_output=True, text=True, timeout=LIMIT, check=False)
+
+    def test_recordings_play_the_same(self):
+        made = os.path.join(self.work, "golden")
+        for name, command in (("rawrm", [self.rawrm]),
+                              ("cudademo", ["/usr/bin/env", f"LD_LIBRARY_PATH={self.programs}", os.path.join(self.programs, "cudademo")])):
+            path, _ = self.recording(*command)
+            played = self.replay(path, made)
+            assert played.returncode == 0 and ", 0 differ" in played.stdout, played.stdout + played.stderr
+            with open(made) as got, open(os.path.join(HERE, "goldens", name + ".txt")) as kept:
+                assert got.read() == kept.read(), f"{name} says something else than test/gpu/goldens has"
+
+    def test_a_recording_of_another_driver_differs(self):
+        path, text = self.recording(self.rawrm)
+        lines = text.splitlines(keepends=True)
+        # The first control's answer was another one: its status is the last word of the block that came back.
+        at = next(i for i, line in enumerate(lines) if " 0xc020462a " in line)
+        words = lines[at].split(" ")
+        words[8] = words[8][:56] + "57000000"
+        lines[at] = " ".join(words)
+        with open(path, "w") as file:
+            file.writelines(lines)
+        played = self.replay(path)
+        assert played.returncode == 1 and "status 0x57" in played.stdout and ", 1 differ" in played.stdout, played.stdout
+        with open(path, "w") as file:
+            file.write("ioctl 1 2\n")
+        assert self.replay(path).returncode == 2
+
     def bundle(self, name, *arguments):
         root = os.path.join(self.work, name + "-root")
         os.makedirs(root)
