@@ -27,6 +27,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,7 @@ struct Thread {
 FILE* out;
 const Branch* branch;
 std::map<pid_t, Thread> threads;
+std::set<pid_t> known;  // processes whose beginning is written
 
 double Microseconds() {
   timespec now;
@@ -177,23 +179,34 @@ void OnSyscall(pid_t tid, Thread& t) {
   if (info.op == PTRACE_SYSCALL_INFO_EXIT && t.inside) Leave(tid, t, info.exit.rval);
 }
 
-// The thread group of a thread, by its own word.
-pid_t ProcessOf(pid_t tid) {
+// A number of /proc/TID/status, by its word there.
+pid_t StatusOf(pid_t tid, const char* format) {
   char path[64], line[128];
   snprintf(path, sizeof(path), "/proc/%d/status", tid);
   FILE* file = fopen(path, "r");
-  pid_t process = tid;
+  pid_t value = 0;
   while (file != nullptr && fgets(line, sizeof(line), file) != nullptr) {
-    if (sscanf(line, "Tgid: %d", &process) == 1) break;
+    if (sscanf(line, format, &value) == 1) break;
   }
   if (file != nullptr) fclose(file);
-  return process;
+  return value;
+}
+
+// Parent and child may be seen in either order.
+void NoteFork(pid_t parent, pid_t child) {
+  if (known.insert(child).second) fprintf(out, "fork %d %d\n", parent, child);
 }
 
 void OnEvent(pid_t tid, const Thread& t, int event) {
   if (event != PTRACE_EVENT_FORK && event != PTRACE_EVENT_VFORK) return;
   unsigned long child = 0;
-  if (ptrace(PTRACE_GETEVENTMSG, tid, 0, &child) == 0) fprintf(out, "fork %d %lu\n", t.process, child);
+  if (ptrace(PTRACE_GETEVENTMSG, tid, 0, &child) == 0) NoteFork(t.process, static_cast<pid_t>(child));
+}
+
+void OnNew(pid_t tid, Thread& t) {
+  t.process = StatusOf(tid, "Tgid: %d");
+  if (t.process == 0) t.process = tid;
+  if (t.process == tid) NoteFork(StatusOf(tid, "PPid: %d"), tid);
 }
 
 int Trace(pid_t first) {
@@ -202,6 +215,7 @@ int Trace(pid_t first) {
   int status = 0, end = 1;
   if (waitpid(first, &status, 0) != first || !WIFSTOPPED(status) || ptrace(PTRACE_SETOPTIONS, first, 0, kOptions) != 0) return 1;
   threads[first].process = first;
+  known.insert(first);
   ptrace(PTRACE_SYSCALL, first, 0, 0);
   for (;;) {
     pid_t tid = waitpid(-1, &status, __WALL);
@@ -213,7 +227,7 @@ int Trace(pid_t first) {
     }
     Thread& t = threads[tid];
     bool fresh = t.process == 0;
-    if (fresh) t.process = ProcessOf(tid);
+    if (fresh) OnNew(tid, t);
     int signal = WSTOPSIG(status), event = status >> 16;
     if (signal == (SIGTRAP | 0x80)) {
       OnSyscall(tid, t);
