@@ -199,6 +199,9 @@ bool Task::MustHold() const {
 }
 
 void Task::Interrupt() {
+  // What it waits for has come already. Sleepers of Linux look for that first, and for signals only before they sleep again (do_wait(),
+  // ep_poll() and their like): so does ActOn() when the call has been executed once more.
+  if (call_ == Call::kBlocked && runnable_ && !held_ && !native_wait_ && !MustHold() && !HasFatalSignal()) return;
   switch (where_) {
     case Where::kGuest:
       thread_->Kick();

@@ -42,7 +42,10 @@ void ThreadGroup::NotifyParent(int code, int status) {
     info.raw.si_status = status;
     info.raw.si_utime = usage_.ru_utime.tv_sec * 100 + usage_.ru_utime.tv_usec / 10000;
     info.raw.si_stime = usage_.ru_stime.tv_sec * 100 + usage_.ru_stime.tv_usec / 10000;
+    // The wait's own wake-up comes first: a wait4() that the signal meets finds this child, and does not end with EINTR.
+    parent->child_queue_.Notify(POLLIN);
     parent->SendSignal(info);
+    return;
   }
   parent->child_queue_.Notify(POLLIN);
 }

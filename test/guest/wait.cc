@@ -22,6 +22,23 @@ pid_t ForkStopping(Gate* before_exit = nullptr) {
 
 }  // namespace
 
+GUEST_TEST(Wait, ChildIsFoundBeforeItsSignal) {
+  static volatile sig_atomic_t signals = 0;
+  struct sigaction action = {};
+  action.sa_handler = [](int) { signals = signals + 1; };  // without SA_RESTART
+  MUST(sigaction(SIGCHLD, &action, nullptr));
+  for (int i = 0; i < 20; ++i) {
+    const pid_t parent = getpid();
+    const pid_t pid = Fork([&] { AwaitAsleep(parent); });
+    int status = -1;
+    // It sleeps when the child ends, whose signal comes with what is waited for.
+    EXPECT_EQ(waitpid(pid, &status, 0), pid);
+    EXPECT_EXITED(status, 0);
+    EXPECT_EQ(signals, i + 1);
+    if (i == 10) CheckpointHere();
+  }
+}
+
 GUEST_TEST(Wait, StatusOfExit) {
   for (const int code : {0, 1, 42, 255}) EXPECT_EXITED(WaitStatus(ForkExit(code)), code);
 }
