@@ -53,6 +53,12 @@ void TaskLifecycle::ExitThread(Task& task, int status) {
       ops.push_back({SYS_futex, {word, FUTEX_WAKE, 1, 0, 0, 0}});
     }
   }
+  // The usual end: the host thread may make its own call, and need not be stopped for another.
+  if (ops.empty() && task.where_ == Task::Where::kNotified && !task.framed() && task.syscall_.number == SYS_exit) {
+    task.thread_->Exit();
+    Exit(task, (status & 0xff) << 8);
+    return Release(task);
+  }
   task.StopForOps(std::move(ops), [this, &task, status](std::span<const int64_t>) {
     task.thread_->Exit();
     Exit(task, (status & 0xff) << 8);
