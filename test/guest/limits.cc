@@ -92,7 +92,8 @@ GUEST_TEST(Rlimit, CpuTimeSignals) {
     MUST(Set(RLIMIT_CPU, 1, 2));
     while (SignalCount() == 0) {
     }
-    EXPECT_GE(NowNs(CLOCK_PROCESS_CPUTIME_ID), 900 * kMs);
+    // Linux looks at what its ticks have counted, which a machine with stolen time makes too much.
+    EXPECT_GE(NowNs(CLOCK_PROCESS_CPUTIME_ID), 500 * kMs);
     for (;;) {
     }
   });
