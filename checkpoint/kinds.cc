@@ -26,6 +26,7 @@
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/other_namespaces.h"
+#include "sentry/io_uring/io_uring.h"
 #include "sentry/kernel/seccomp_filter.h"
 #include "sentry/kernel/seccomp_listener.h"
 #include "sentry/kernel/signal.h"
@@ -63,6 +64,7 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kPidNamespace: return &Loader::Make<PidNamespace>;
     case Kind::kUserNamespace: return &Loader::Make<UserNamespace>;
     case Kind::kSeccompFilter: return &Loader::Make<SeccompFilter>;
+    case Kind::kIoUring: return &Loader::Make<IoUring>;
     case Kind::kSeccompListener: return &Loader::Make<SeccompListener>;
     case Kind::kCgroupNamespace: return &Loader::Make<CgroupNamespace>;
     case Kind::kTimeNamespace: return &Loader::Make<TimeNamespace>;

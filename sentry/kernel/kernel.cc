@@ -85,6 +85,8 @@ void Kernel::MakeRunnable(Task& task) {
   runnable_.emplace_back(&task);
 }
 
+void Kernel::MakeRunnableAfterThaw(Task& helper) { waiting_helpers_.emplace_back(&helper); }
+
 void Kernel::Drain() {
   // Re-entered through KernelLock of a callback on the same stack: the outer one goes on.
   if (draining_) return;
@@ -96,9 +98,17 @@ void Kernel::Drain() {
     // It may have been interrupted, killed or held since. While it stops, its call waits for the frame: ReturnToGuest() goes on with it.
     if (task->exiting_ || task->call_ != Task::Call::kBlocked || task->held_ || task->native_wait_) continue;
     if (task->where_ == Task::Where::kStopping) continue;
+    if (frozen_ && task->helper_) {
+      waiting_helpers_.push_back(std::move(task));
+      continue;
+    }
     task->EndBlock();
     task->syscall_.restarted = true;
-    task->RunHandler();
+    if (!task->helper_) {
+      task->RunHandler();
+    } else if (task->call_owner_ != nullptr) {
+      task->call_owner_->OnReady();
+    }
   }
   draining_ = false;
 }
@@ -116,7 +126,7 @@ void Kernel::Freeze(std::function<void()> done) {
 void Kernel::OnHeld(Task&) { CheckFrozen(); }
 
 void Kernel::CheckFrozen() {
-  if (!frozen_ || !when_frozen_) return;
+  if (!frozen_ || !when_frozen_ || lifecycle_->running_helpers() > 0) return;
   for (const RefPtr<Task>& t : LiveTasks()) {
     if (!t->held_ && t->thread_ != nullptr) return;
   }
@@ -133,6 +143,7 @@ void Kernel::Thaw() {
   for (const RefPtr<Task>& t : settling_) {
     if (t->held_ && !t->exiting_) t->ReturnToGuest();
   }
+  for (const RefPtr<Task>& t : std::exchange(waiting_helpers_, {})) MakeRunnable(*t);
   settle_deadline_ = clocks_.Monotonic() + kSettleLimit;
   AwaitSettled();
 }

@@ -86,6 +86,8 @@ class Kernel final : public platform::Client, public state::Saveable {
 
   // Makes `task`'s call be executed again soon (by whoever holds the lock, when it lets go).
   void MakeRunnable(Task& task);
+  // The same once Thaw() has been called, for a helper that comes from an image.
+  void MakeRunnableAfterThaw(Task& helper);
   // Runs what MakeRunnable() collected. Called by KernelLock.
   void Drain();
   // Calls `action` once the lock has been released: for callbacks to those who call the kernel. Lock held.
@@ -130,6 +132,7 @@ class Kernel final : public platform::Client, public state::Saveable {
   bool frozen_ = false;
   std::function<void()> when_frozen_;
   std::vector<RefPtr<Task>> settling_;
+  std::vector<RefPtr<Task>> waiting_helpers_;  // runnable, until Thaw()
   int64_t settle_deadline_ = 0;
   std::unique_ptr<Timer> settle_timer_;
   std::deque<RefPtr<Task>> runnable_;

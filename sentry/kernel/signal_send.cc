@@ -74,6 +74,7 @@ void ThreadGroup::DiscardEverywhere(SignalSet signals) {
 }
 
 void Task::SendSignal(const SigInfo& info) {
+  if (helps_ != nullptr) return helps_->SendSignal(info);
   if (exiting_ || info.signo() == 0) return;
   int signo = info.signo();
   if (signo == SIGKILL) return group_->SendSignal(info);

@@ -62,6 +62,18 @@ struct SyscallState {
 // For Block(): only what kills the process ends the wait (TASK_KILLABLE); other signals, stops and tracers come when it is over.
 inline constexpr Errno kKillable{599};
 
+// Who has a call made by a HelperTask (helper_task.h).
+class CallOwner {
+ public:
+  // What the call waited for may have happened: it is to be run again.
+  virtual void OnReady() = 0;
+  // It is over.
+  virtual void OnDone(int64_t result) = 0;
+
+ protected:
+  ~CallOwner() = default;
+};
+
 struct WaitOn {
   WaitQueue* queue;
   uint32_t events;
@@ -246,6 +258,7 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   friend class Strace;
   friend class TaskRestore;
   friend class TestTask;
+  friend class HelperTask;
 
   // Where the platform thread is, as this kernel knows it.
   enum class Where : uint8_t {
@@ -315,6 +328,9 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   std::unique_ptr<SavedFrame> saved_frame_;
 
   Kernel* kernel_ = nullptr;
+  CallOwner* call_owner_ = nullptr;  // of a helper
+  bool helper_ = false;
+  Task* helps_ = nullptr;  // while a helper's call runs
   RefPtr<ThreadGroup> group_;
   int tid_ = 0;
   std::string name_;

@@ -129,6 +129,11 @@ void Task::FinishSyscall(int64_t result) {
 }
 
 void Task::CompleteCall(int64_t result) {
+  if (helper_) {
+    call_ = Call::kNone;
+    if (call_owner_ != nullptr) call_owner_->OnDone(result <= -512 && result >= -516 ? -EINTR : result);
+    return;
+  }
   bool restart_code = result <= -512 && result >= -516;
   if (restart_code) {
     // Only meaningful with a signal about to be delivered; then the way through the frame sorts it out.

@@ -85,6 +85,9 @@ class TaskLifecycle {
   // Locks with priority inheritance; they outlive their owners.
   PiFutexes& pi_futexes() { return *pi_futexes_; }
 
+  // Calls of helpers (helper_task.h) that run, and may have let go of the lock meanwhile: a freeze waits for them.
+  int running_helpers() const { return running_helpers_; }
+
  private:
   // A program that is in memory, not yet anybody's.
   struct Loaded {
@@ -114,6 +117,8 @@ class TaskLifecycle {
 
   Kernel& kernel_;
   std::unique_ptr<PiFutexes> pi_futexes_;
+  friend class HelperTask;
+  int running_helpers_ = 0;
 };
 
 }  // namespace amber

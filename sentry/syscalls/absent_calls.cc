@@ -99,9 +99,9 @@ void RegisterAbsentCalls(SyscallTable& table) {
                           SYS_epoll_wait_old, SYS_lookup_dcookie, SYS_set_thread_area, SYS_get_thread_area}) {
     table.Set(number, Refused<&NotConfigured>("ENOSYS, as every Linux of today on x86-64"));
   }
-  // Key rings, landlock, io_uring, fanotify, attributes of files by path.
+  // Key rings, landlock, fanotify, attributes of files by path.
   for (uint64_t number : {uint64_t{SYS_add_key}, uint64_t{SYS_request_key}, uint64_t{SYS_keyctl}, uint64_t{444}, uint64_t{445},
-                          uint64_t{446}, uint64_t{425}, uint64_t{426}, uint64_t{427}, uint64_t{SYS_fanotify_init},
+                          uint64_t{446}, uint64_t{SYS_fanotify_init},
                           uint64_t{SYS_fanotify_mark}}) {
     table.Set(number, Refused<&NotConfigured>("ENOSYS, as on a kernel built without it; not there yet"));
   }

@@ -43,6 +43,7 @@ void RegisterAbsentCalls(SyscallTable& table);   // absent_calls.cc: what this k
 void RegisterInotifyCalls(SyscallTable& table);  // inotify_calls.cc
 void RegisterFutex2Calls(SyscallTable& table);   // futex2_calls.cc: futex_wake and its kin
 void RegisterRseqCalls(SyscallTable& table);     // rseq_calls.cc
+void RegisterIoUringCalls(SyscallTable& table);  // io_uring_calls.cc
 void RegisterNewMountCalls(SyscallTable& table);   // new_mount_calls.cc: fsopen and its kin
 void RegisterStatMountCalls(SyscallTable& table);  // statmount_calls.cc
 void RegisterAioCalls(SyscallTable& table);      // aio_calls.cc: io_setup and its kin

@@ -39,7 +39,10 @@ ErrnoOr<void> ParseRights(Task& task, std::span<const uint8_t> data, SendRequest
   for (size_t i = 0; i < count; ++i) {
     int fd = -1;
     memcpy(&fd, data.data() + i * sizeof(int), sizeof(fd));
-    request->rights.push_back(TRY(task.files().GetAny(fd)));
+    RefPtr<File> file = TRY(task.files().GetAny(fd));
+    // A ring's requests hold files; in a message to one of these it would keep itself alive (scm_fp_copy()).
+    if (file->kind() == state::Kind::kIoUring) return Errno(EINVAL);
+    request->rights.push_back(std::move(file));
   }
   return Ok();
 }

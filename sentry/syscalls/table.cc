@@ -54,6 +54,7 @@ SyscallTable::SyscallTable() {
   RegisterInotifyCalls(*this);
   RegisterFutex2Calls(*this);
   RegisterRseqCalls(*this);
+  RegisterIoUringCalls(*this);
   RegisterNewMountCalls(*this);
   RegisterAioCalls(*this);
   RegisterPtraceCalls(*this);

@@ -1,0 +1,294 @@
+#include "sentry/io_uring/io_uring.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "sentry/fs/anon/anon.h"
+#include "sentry/fs/eventfd/eventfd.h"
+#include "sentry/io_uring/operations.h"
+#include "sentry/kernel/task.h"
+
+namespace amber {
+namespace {
+
+constexpr uint32_t kSupportedSetup = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_ATTACH_WQ | IORING_SETUP_R_DISABLED |
+                                     IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+                                     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
+constexpr uint32_t kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS |
+                               IORING_FEAT_FAST_POLL | IORING_FEAT_POLL_32BITS | IORING_FEAT_EXT_ARG | IORING_FEAT_NATIVE_WORKERS |
+                               IORING_FEAT_CQE_SKIP | IORING_FEAT_LINKED_FILE;
+
+uint32_t PowerOfTwo(uint32_t n) {
+  uint32_t p = 1;
+  while (p < n) p *= 2;
+  return p;
+}
+
+}  // namespace
+
+ErrnoOr<RefPtr<IoUring>> IoUring::Create(Task&, uint32_t entries, io_uring_params* p) {
+  if (std::ranges::any_of(p->resv, [](uint32_t r) { return r != 0; })) return Errno(EINVAL);
+  if ((p->flags & ~kSupportedSetup) != 0) return Errno(EINVAL);
+  if ((p->flags & IORING_SETUP_DEFER_TASKRUN) != 0 && (p->flags & IORING_SETUP_SINGLE_ISSUER) == 0) return Errno(EINVAL);
+  if ((p->flags & IORING_SETUP_TASKRUN_FLAG) != 0 && (p->flags & (IORING_SETUP_COOP_TASKRUN | IORING_SETUP_DEFER_TASKRUN)) == 0) return Errno(EINVAL);
+  bool clamp = (p->flags & IORING_SETUP_CLAMP) != 0;
+  if (entries == 0 || (entries > kMaxEntries && !clamp)) return Errno(EINVAL);
+  uint32_t submissions = PowerOfTwo(std::min(entries, kMaxEntries)), completions = 2 * submissions;
+  if ((p->flags & IORING_SETUP_CQSIZE) != 0) {
+    if (p->cq_entries == 0 || (p->cq_entries > 2 * kMaxEntries && !clamp)) return Errno(EINVAL);
+    completions = PowerOfTwo(std::min(p->cq_entries, 2 * kMaxEntries));
+    if (completions < submissions) return Errno(EINVAL);
+  }
+  auto ring = MakeRef<IoUring>();
+  TRY(ring->memory_.Create(submissions, completions));
+  ring->setup_flags_ = p->flags;
+  ring->set_flags(O_RDWR);
+  ring->memory_.Describe(p);
+  p->features = kFeatures;
+  return ring;
+}
+
+IoUring::~IoUring() {
+  for (const RefPtr<Request>& r : pending_) r->Drop();
+  for (const RefPtr<Request>& r : deferred_) r->Drop();
+  for (const Due& due : due_) due.request->Drop();
+}
+
+bool IoUring::Supports(uint8_t opcode) { return IsKnown(opcode); }
+
+// --- submissions ---
+
+ErrnoOr<uint32_t> IoUring::Submit(Task& task, uint32_t count) {
+  RefPtr<IoUring> self(this);
+  uint32_t entries = memory_.submissions(), taken = 0;
+  count = std::min({count, entries, memory_.SubmissionTail() - sq_head_});
+  if (count > 0 && pending_.size() + deferred_.size() + count > kMaxRequests) return Errno(EAGAIN);
+  submitting_ = true;
+  while (taken < count) {
+    uint32_t index = memory_.SubmissionIndex(sq_head_++);
+    if (index >= entries) {
+      memory_.CountDropped();
+      break;
+    }
+    ++taken;
+    if (!SubmitOne(task, memory_.Submission(index)) && (setup_flags_ & IORING_SETUP_SUBMIT_ALL) == 0) break;
+  }
+  memory_.SetSubmissionHead(sq_head_);
+  SubmitChain();
+  submitting_ = false;
+  return taken;
+}
+
+bool IoUring::SubmitOne(Task& task, const io_uring_sqe& sqe) {
+  auto request = MakeRef<Request>(*this, task, sqe);
+  bool good = request->Check() == 0;
+  bool linked = request->linked();
+  // A time-out of nothing.
+  if (good && chain_.empty() && sqe.opcode == IORING_OP_LINK_TIMEOUT) {
+    Complete(*request, -EINVAL);
+    return false;
+  }
+  if (chain_.empty() && !linked) {
+    if (good) {
+      Take(std::move(request));
+    } else {
+      Complete(*request, -request->error());
+    }
+    return good;
+  }
+  chain_.push_back(std::move(request));
+  if (!good) chain_failed_ = true;
+  if (!linked) SubmitChain();
+  return good;
+}
+
+void IoUring::SubmitChain() {
+  std::vector<RefPtr<Request>> chain = std::exchange(chain_, {});
+  bool failed = std::exchange(chain_failed_, false);
+  if (chain.empty()) return;
+  if (failed) {
+    for (const RefPtr<Request>& r : chain) Complete(*r, r->error() != 0 ? -r->error() : -ECANCELED);
+    return;
+  }
+  for (size_t i = 0; i + 1 < chain.size(); ++i) chain[i]->next = chain[i + 1];
+  Take(chain.front());
+}
+
+void IoUring::Take(RefPtr<Request> head) {
+  bool drain = (head->sqe().flags & IOSQE_IO_DRAIN) != 0;
+  if (barrier_ != nullptr || !deferred_.empty() || (drain && !pending_.empty())) {
+    deferred_.push_back(std::move(head));
+    return;
+  }
+  if (drain) barrier_ = head.get();
+  due_.push_back({std::move(head), 0, false});
+  Work();
+}
+
+void IoUring::Work() {
+  if (working_) return;
+  RefPtr<IoUring> self(this);
+  working_ = true;
+  while (true) {
+    if (due_.empty()) BeginDeferred();
+    if (due_.empty()) break;
+    Due due = std::move(due_.front());
+    due_.pop_front();
+    if (due.reached) {
+      due.request->Cancel(0);
+    } else if (due.failure != 0) {
+      Complete(*due.request, due.failure);
+    } else {
+      Begin(std::move(due.request));
+    }
+  }
+  working_ = false;
+}
+
+void IoUring::BeginDeferred() {
+  if (deferred_.empty() || barrier_ != nullptr) return;
+  bool drain = (deferred_.front()->sqe().flags & IOSQE_IO_DRAIN) != 0;
+  if (drain && !pending_.empty()) return;
+  if (drain) barrier_ = deferred_.front().get();
+  due_.push_back({std::move(deferred_.front()), 0, false});
+  deferred_.pop_front();
+}
+
+void IoUring::Begin(RefPtr<Request> request) {
+  RefPtr<Request> watch;
+  if (request->next && request->next->opcode() == IORING_OP_LINK_TIMEOUT) {
+    watch = std::move(request->next);
+    request->next = std::move(watch->next);
+    request->partner = watch.get();
+    watch->partner = request.get();
+  }
+  pending_.push_back(request);
+  if (watch) pending_.push_back(watch);
+  request->Start();
+  // Unless what it watches is over by now.
+  if (watch && watch->partner != nullptr) watch->Start();
+}
+
+// --- completions ---
+
+void IoUring::Complete(Request& request, int32_t result) {
+  RefPtr<IoUring> self(this);
+  RefPtr<Request> keep(&request);
+  std::erase(pending_, keep);
+  const io_uring_sqe& sqe = request.sqe();
+  bool scalar = IsReadWrite(sqe.opcode) && sqe.opcode != IORING_OP_READV && sqe.opcode != IORING_OP_WRITEV;
+  bool failed = result < 0 || (scalar && static_cast<uint32_t>(result) != sqe.len);
+  if (result == -ETIME && (sqe.timeout_flags & IORING_TIMEOUT_ETIME_SUCCESS) != 0 && sqe.opcode == IORING_OP_TIMEOUT) failed = false;
+  if (failed || (sqe.flags & IOSQE_CQE_SKIP_SUCCESS) == 0) {
+    io_uring_cqe cqe{};
+    cqe.user_data = sqe.user_data;
+    cqe.res = result;
+    if (sqe.opcode != IORING_OP_TIMEOUT) ++posted_;
+    Post(cqe);
+  }
+  if (Request* watch = std::exchange(request.partner, nullptr)) {
+    RefPtr<Request> other(watch);
+    watch->partner = nullptr;
+    bool limits = request.opcode() == IORING_OP_LINK_TIMEOUT;  // what it limits goes on without it
+    if (!limits && !watch->Cancel(-ECANCELED)) Complete(*watch, -ECANCELED);
+  }
+  if (barrier_ == &request) barrier_ = nullptr;
+  // The rest of its chain begins, or fails with it (but for a hard link).
+  RefPtr<Request> rest = std::move(request.next);
+  if (rest && failed && (sqe.flags & IOSQE_IO_HARDLINK) == 0) {
+    while (rest) {
+      RefPtr<Request> after = std::move(rest->next);
+      due_.push_back({std::move(rest), -ECANCELED, false});
+      rest = std::move(after);
+    }
+  } else if (rest) {
+    due_.push_back({std::move(rest), 0, false});
+  }
+  CheckCounts();
+  Work();
+}
+
+void IoUring::CheckCounts() {
+  for (const RefPtr<Request>& r : pending_) {
+    if (r->TakeCountReached()) due_.push_back({r, 0, true});
+  }
+}
+
+uint32_t IoUring::Ready() const { return std::min(cq_tail_ - memory_.CompletionHead(), memory_.completions()); }
+
+void IoUring::Post(const io_uring_cqe& cqe) {
+  if (!overflow_.empty() || Ready() >= memory_.completions()) {
+    if (overflow_.size() >= kMaxRequests) {
+      memory_.CountOverflow();
+    } else {
+      overflow_.push_back(cqe);
+      memory_.SetFlag(IORING_SQ_CQ_OVERFLOW, true);
+    }
+  } else {
+    memory_.PutCompletion(cq_tail_++, cqe);
+  }
+  queue_.Notify(POLLIN | POLLRDNORM);
+  if (event_fd_ && !memory_.EventsDisabled() && !(event_async_ && submitting_)) static_cast<EventFd&>(*event_fd_).Signal(1);
+}
+
+void IoUring::FlushOverflow() {
+  while (!overflow_.empty() && Ready() < memory_.completions()) {
+    memory_.PutCompletion(cq_tail_++, overflow_.front());
+    overflow_.pop_front();
+  }
+  if (overflow_.empty()) memory_.SetFlag(IORING_SQ_CQ_OVERFLOW, false);
+}
+
+Request* IoUring::FindPending(uint64_t user_data, int opcode) {
+  for (const RefPtr<Request>& r : pending_) {
+    if (r->waits() && r->sqe().user_data == user_data && (opcode < 0 || r->opcode() == opcode)) return r.get();
+  }
+  return nullptr;
+}
+
+int32_t IoUring::Cancel(const Request& by, uint64_t user_data, int fd, uint32_t flags, int opcode) {
+  RefPtr<File> file;
+  if ((flags & IORING_ASYNC_CANCEL_FD) != 0) {
+    file = by.FileOf(fd);
+    if (!file) return -EBADF;
+  }
+  std::vector<RefPtr<Request>> found;
+  bool all = (flags & (IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_ANY)) != 0;
+  for (const RefPtr<Request>& r : pending_) {
+    bool any = (flags & IORING_ASYNC_CANCEL_ANY) != 0;
+    bool by_data = (flags & (IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_FD)) == 0 || (flags & IORING_ASYNC_CANCEL_USERDATA) != 0;
+    if (r.get() == &by || !r->waits() || (opcode >= 0 && r->opcode() != opcode)) continue;
+    if (!any && file && r->file() != file.get()) continue;
+    if (!any && by_data && r->sqe().user_data != user_data) continue;
+    found.push_back(r);
+    if (!all) break;
+  }
+  int32_t count = 0;
+  for (const RefPtr<Request>& r : found) count += r->Cancel(-ECANCELED) ? 1 : 0;
+  if (all) return count;
+  return count > 0 ? 0 : -ENOENT;
+}
+
+// --- as a file ---
+
+ErrnoOr<MapSource> IoUring::Map(Task&, uint64_t offset, uint64_t size, int, bool) {
+  uint64_t at = TRY(memory_.Locate(offset, size));
+  return MapSource{memory_.fd(), at - offset, true};
+}
+
+ErrnoOr<void> IoUring::Stat(Task&, struct stat* out) {
+  FillAnonStat(out, kAnonMinor, 1, 0600);
+  return Ok();
+}
+
+uint32_t IoUring::Poll(Task&) {
+  uint32_t events = 0;
+  if (Ready() > 0 || overflown()) events |= POLLIN | POLLRDNORM;
+  if (memory_.SubmissionTail() - sq_head_ < memory_.submissions()) events |= POLLOUT | POLLWRNORM;
+  return events;
+}
+
+}  // namespace amber

@@ -1,0 +1,95 @@
+// One submission of an io_uring: a call that a HelperTask makes for whoever submitted it, or a poll, a time-out, a cancellation.
+//
+// Most operations are system calls with their arguments in other places (operations.cc), so they are made by the ordinary handlers and wait as those
+// do. The file is that which the descriptor meant at the time of the submission. Guarded by the kernel lock.
+#pragma once
+
+#include <linux/io_uring.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "checkpoint/state.h"
+#include "sentry/base/ref_ptr.h"
+#include "sentry/kernel/helper_task.h"
+#include "sentry/kernel/task.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/file.h"
+
+namespace amber {
+
+class IoUring;
+namespace proto {
+class IoRequest;
+}
+
+class Request final : public RefCounted<Request>, public CallOwner {
+ public:
+  // `sqe` is our copy.
+  Request(IoUring& ring, Task& task, const io_uring_sqe& sqe);
+  ~Request();
+
+  // Looks at what can be wrong before it begins (io_init_req(), the op's prep). An errno, or 0, which is kept.
+  int Check();
+  int error() const { return error_; }
+  // Begins; Complete() of the ring follows, now or later.
+  void Start() { Run(); }
+  // The ring is told nothing more, and forgets it.
+  void Drop();
+  // Ends with -ECANCELED. False if it does not wait.
+  bool Cancel(int32_t result);
+  bool waits() const { return helper_ != nullptr && helper_->waits(); }
+
+  const io_uring_sqe& sqe() const { return sqe_; }
+  File* file() const { return file_.get(); }
+  // What `fd` means to the task, or null.
+  RefPtr<File> FileOf(int fd) const;
+  uint8_t opcode() const { return sqe_.opcode; }
+  // It is a TIMEOUT whose count of completions has been reached; true once.
+  bool TakeCountReached();
+  // TIMEOUT_REMOVE with IORING_TIMEOUT_UPDATE.
+  void MoveDeadline(int64_t deadline);
+  bool linked() const { return (sqe_.flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK)) != 0; }
+
+  // What is linked behind it.
+  RefPtr<Request> next;
+  // A LINK_TIMEOUT that watches it, or, for one, what it watches.
+  Request* partner = nullptr;
+
+  void OnReady() override { Run(); }
+  void OnDone(int64_t result) override;
+
+  void Save(state::Saver& saver, proto::IoRequest* out) const;
+  Request() = default;  // for Load
+  static RefPtr<Request> Load(state::Loader& loader, IoUring& ring, const proto::IoRequest& in);
+  // All is loaded. A request that waited goes on waiting by Resume().
+  void AfterLoad();
+  void Resume();
+
+ private:
+  void Run();
+  RefPtr<FdTable> FilesFor();
+  ErrnoOr<uint64_t> Execute(Task& helper);
+  ErrnoOr<uint64_t> ReadWrite(Task& helper);
+  ErrnoOr<uint64_t> Poll(Task& helper);
+  ErrnoOr<uint64_t> Timeout(Task& helper);
+  ErrnoOr<uint64_t> RemoveTimeout(Task& helper);
+  ErrnoOr<uint64_t> Accept(Task& helper);
+  ErrnoOr<uint64_t> Call(Task& helper);
+  ErrnoOr<int64_t> DeadlineOf(Task& helper, uint64_t address, uint32_t flags);
+  int fd() const { return private_files_ ? 0 : sqe_.fd; }
+
+  IoUring* ring_ = nullptr;
+  RefPtr<Task> task_;
+  const void* space_ = nullptr;  // the address space that its addresses mean
+  io_uring_sqe sqe_{};
+  RefPtr<File> file_;
+  bool private_files_ = false;
+  int error_ = 0;
+  SyscallState saved_;  // out of an image, until Resume()
+  uint64_t count_target_ = 0;
+  std::unique_ptr<HelperTask> helper_;
+};
+
+}  // namespace amber

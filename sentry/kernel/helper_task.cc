@@ -1,0 +1,71 @@
+#include "sentry/kernel/helper_task.h"
+
+#include "sentry/ipc/ipc_namespace.h"
+#include "sentry/kernel/extras.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task_lifecycle.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/uts_namespace.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/net/inet/net_namespace.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/mount.h"
+
+namespace amber {
+
+HelperTask::HelperTask(Kernel& kernel, CallOwner& owner) : task_(MakeRef<Task>()) {
+  task_->kernel_ = &kernel;
+  task_->helper_ = true;
+  task_->call_owner_ = &owner;
+  task_->blocked_ = ~SignalSet{0};
+}
+
+HelperTask::~HelperTask() {
+  task_->call_owner_ = nullptr;
+  task_->call_ = Task::Call::kNone;
+  task_->EndBlock();
+}
+
+void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler) {
+  RefPtr<Task> t(task_);
+  RefPtr<Task> keep(&other);
+  t->helps_ = &other;
+  t->group_ = other.group_;
+  t->tid_ = other.tid_;
+  t->name_ = other.name_;
+  t->mm_ = other.mm_;
+  t->files_ = std::move(files);
+  t->fs_ = other.fs_;
+  t->creds_ = other.creds_;
+  t->mounts_ = other.mounts_;
+  t->uts_ = other.uts_;
+  t->container_ = other.container_;
+  t->extras_->ids_above = other.extras_->ids_above;
+  t->extras_->ipc = other.extras_->ipc;
+  t->extras_->net = other.extras_->net;
+  t->extras_->cgroup = other.extras_->cgroup;
+  t->call_ = Task::Call::kRunning;
+  Kernel& kernel = t->kernel();
+  ++kernel.lifecycle().running_helpers_;
+  ErrnoOr<uint64_t> result = handler(*t);
+  --kernel.lifecycle().running_helpers_;
+  t->mm_.reset();
+  t->files_.reset();
+  t->fs_.reset();
+  t->mounts_.reset();
+  t->uts_.reset();
+  t->extras_->ipc.reset();
+  t->extras_->net.reset();
+  t->extras_->cgroup.reset();
+  t->helps_ = nullptr;
+  t->ActOn(result);
+  kernel.CheckFrozen();
+}
+
+void HelperTask::RunAfterThaw() {
+  task_->call_ = Task::Call::kBlocked;
+  task_->kernel().MakeRunnableAfterThaw(*task_);
+}
+
+}  // namespace amber

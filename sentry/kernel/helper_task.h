@@ -1,0 +1,39 @@
+// A task that makes calls on another one's behalf while that one does something else (Linux: an io_uring worker).
+//
+// It runs the ordinary handlers with the ordinary Block(): a call that waits is run again when it may go on. It has no thread, is in no process's
+// list, takes no signals (what a call sends to itself goes to the one that it helps), and holds the other one's memory, files and credentials
+// only while a handler runs, so that it keeps nothing alive. Guarded by the kernel lock.
+#pragma once
+
+#include <functional>
+
+#include "sentry/base/ref_ptr.h"
+#include "sentry/kernel/task.h"
+
+namespace amber {
+
+class HelperTask {
+ public:
+  HelperTask(Kernel& kernel, CallOwner& owner);
+  // No callback comes after this.
+  ~HelperTask();
+  HelperTask(const HelperTask&) = delete;
+  HelperTask& operator=(const HelperTask&) = delete;
+
+  using Handler = std::function<ErrnoOr<uint64_t>(Task&)>;
+  // Runs `handler` for `other`, with `files` as its descriptors. What comes of it is told by the owner's OnDone(), inside or later; this object and
+  // its owner may be gone then.
+  void Run(Task& other, RefPtr<FdTable> files, const Handler& handler);
+  // From an image: OnReady() follows once tasks run.
+  void RunAfterThaw();
+  // True if a call waits.
+  bool waits() const { return task_->call_ == Task::Call::kBlocked; }
+
+  // The call's arguments and progress.
+  SyscallState& call() { return task_->syscall_; }
+
+ private:
+  RefPtr<Task> task_;
+};
+
+}  // namespace amber
