@@ -227,6 +227,16 @@ GUEST_TEST(Proc, ChildrenOfAThread) {
   EXPECT_STREQ(Read(path), "");
   const pid_t a = Fork([] { pause(); }), b = Fork([] { pause(); });
   EXPECT_STREQ(Read(path), Str("%d %d ", a, b));
+  Thread other([&] {
+    // A thread's own children are not the first one's.
+    const pid_t c = Fork([] { pause(); });
+    EXPECT_STREQ(Read(Str("/proc/self/task/%ld/children", syscall(SYS_gettid))), Str("%d ", c));
+    kill(c, SIGKILL);
+    WaitStatus(c);
+  });
+  other.Join();
+  EXPECT_ERRNO(access("/proc/self/children", F_OK), ENOENT);
+  EXPECT_STREQ(Read(path), Str("%d %d ", a, b));
   kill(a, SIGKILL);
   kill(b, SIGKILL);
   WaitStatus(a);

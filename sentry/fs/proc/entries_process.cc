@@ -8,6 +8,7 @@
 
 #include "sentry/fs/proc/entries_net.h"
 #include "sentry/fs/proc/entry.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -185,6 +186,24 @@ ErrnoOr<std::string> SyscallText(Task& reader, Task* target) {
   return out;
 }
 
+// The children that this thread has made, oldest first; those of threads that are gone are the leader's.
+ErrnoOr<std::string> Children(Task&, Task* target) {
+  if (target->exiting()) return std::string();
+  const ThreadGroup& group = target->group();
+  std::vector<const ThreadGroup*> own;
+  for (const ThreadGroup* child : group.children()) {
+    int creator = child->extras().creator_tid;
+    bool lives = std::ranges::any_of(group.tasks(), [&](const RefPtr<Task>& t) { return !t->exiting() && t->tid() == creator; });
+    if (lives ? creator == target->tid() : target->is_leader()) own.push_back(child);
+  }
+  std::ranges::sort(own, {}, [](const ThreadGroup* g) { return std::pair(g->start_time(), g->pid()); });
+  std::string out;
+  for (const ThreadGroup* g : own) {
+    if (int pid = ProcTerms::Now().IdOf(*g); pid != 0) out += std::to_string(pid) + " ";
+  }
+  return out;
+}
+
 // --- mounts ---
 
 ErrnoOr<std::string> Mounts(Task&, Task* target) {
@@ -219,6 +238,7 @@ ErrnoOr<std::string> NetArp(Task&, Task*) {
 constexpr ProcEntry kEntries[] = {
     {"auxv", kProcPrivate, &Auxv, nullptr, true},
     {"cgroup", kProcFile, &Cgroup},
+    {"children", kProcFile, &Children},  // of threads only
     {"clear_refs", S_IFREG | 0200, &Empty, &Accept},
     {"cmdline", kProcFile, &CommandLine},
     {"comm", kProcWritable, &Name, &SetTaskName},

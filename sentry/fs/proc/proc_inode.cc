@@ -60,7 +60,9 @@ void ForEachEntry(Scope scope, F visit) {
     for (const ProcEntry& e : MachineEntries()) visit(e);
     for (const ProcEntry& e : SysctlEntries()) visit(e);
   } else {
-    for (const ProcEntry& e : scope == Scope::kSysfs ? SysfsEntries() : ProcessEntries()) visit(e);
+    for (const ProcEntry& e : scope == Scope::kSysfs ? SysfsEntries() : ProcessEntries()) {
+      if (scope != Scope::kProcess || std::string_view(e.path) != "children") visit(e);
+    }
   }
 }
 
