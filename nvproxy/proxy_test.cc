@@ -147,6 +147,19 @@ TEST_P(ProxyTest, EveryControl) {
   }
 }
 
+// But for those that the list has, with exactly their sizes and from their branch on.
+TEST_P(ProxyTest, ListedFirmwareCommandsPass) {
+  auto b = p.Start();
+  for (const Legacy& known : LegacyCommands()) {
+    if (known.command == 0) continue;
+    std::vector<uint8_t> params(known.size), longer(known.size + 4);
+    uint32_t expected = proxy.branch().number >= known.since ? kNvOk : kNvNotSupported;
+    EXPECT_EQ(p.Control(b.ctl, b.client, b.subdevice, known.command, params), expected) << known.command;
+    EXPECT_EQ(p.Control(b.ctl, b.client, b.subdevice, known.command, longer), uint32_t{kNvNotSupported}) << known.command;
+    EXPECT_NE(known.command & 0xc000u, 0xc000u) << "root's";
+  }
+}
+
 TEST_P(ProxyTest, FirmwareCommandsAreRefused) {
   auto b = p.Start();
   std::vector<uint8_t> params(32);

@@ -20,7 +20,7 @@ const Entry* Lookup(Call& call, uint32_t command, uint32_t size) {
   if (IsLegacy(command)) {
     if ((command & kLegacyRoot) == kLegacyRoot) return nullptr;
     for (const Legacy& known : LegacyCommands()) {
-      if (known.command == command && known.size == size && command != 0) return &kLegacyEntry;
+      if (known.command == command && known.size == size && command != 0 && call.proxy.branch().number >= known.since) return &kLegacyEntry;
     }
     std::snprintf(text, sizeof(text), "control %#x of %u bytes, for the firmware", command, size);
     call.proxy.LogOnce(std::string(call.proxy.options().permissive ? "let through " : "refused ") + text);

@@ -79,6 +79,7 @@ struct Named {
 };
 struct Legacy {
   uint32_t command, size;
+  uint32_t since;  // branch
 };
 
 std::span<const Branch> AllBranches();

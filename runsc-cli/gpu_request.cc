@@ -194,13 +194,29 @@ std::vector<MountSpec> GpuDriverMounts(std::string_view listing) {
   for (std::string_view line : absl::StrSplit(listing, '\n', absl::SkipEmpty())) {
     if (line[0] != '/' || absl::StartsWith(line, "/dev/")) continue;
     add(line, std::string(line));
+    size_t so = line.rfind(".so."), slash = line.rfind('/');
+    if (so == std::string_view::npos || so < slash) continue;
     // "libcuda.so.580.159.04" is linked with as libcuda.so.1; NVIDIA's tools run ldconfig for that.
-    size_t so = line.rfind(".so.");
-    if (so == std::string_view::npos || absl::StrContains(line.substr(so), '/')) continue;
     std::string name = absl::StrCat(line.substr(0, so), ".so.1");
-    if (name != line) add(line, std::move(name));
+    if (name != line) add(line, name);
+    add(line, absl::StrCat(kGpuLibraries, line.substr(slash)));
+    add(line, absl::StrCat(kGpuLibraries, std::string_view(name).substr(slash)));
   }
   return mounts;
+}
+
+void AddGpuLibraries(std::vector<std::string>* environment) {
+  constexpr std::string_view kName = "LD_LIBRARY_PATH=";
+  // Of several the last one counts.
+  auto it = std::find_if(environment->rbegin(), environment->rend(), [&](const std::string& e) { return absl::StartsWith(e, kName); });
+  if (it == environment->rend()) {
+    environment->push_back(absl::StrCat(kName, kGpuLibraries));
+    return;
+  }
+  std::vector<std::string_view> folders = absl::StrSplit(std::string_view(*it).substr(kName.size()), ':');
+  if (std::find(folders.begin(), folders.end(), kGpuLibraries) != folders.end()) return;
+  // An empty value is no folder; an empty part of a list is the current one.
+  *it = it->size() == kName.size() ? absl::StrCat(kName, kGpuLibraries) : absl::StrCat(*it, ":", kGpuLibraries);
 }
 
 }  // namespace amber::cli

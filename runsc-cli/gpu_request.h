@@ -46,7 +46,11 @@ uint64_t ParseGpuBytes(std::string_view text);
 absl::StatusOr<uint8_t> ParseGpuCapabilities(std::string_view text, std::string_view what);
 
 // Mounts for what `nvidia-container-cli list` printed, a host path a line: libraries (also by the names that programs link with), programs, firmware,
-// sockets; nodes of /dev are left out.
+// sockets; nodes of /dev are left out. Libraries are in kGpuLibraries as well, which NVIDIA's own images search, and nothing else is: where their own folder is
+// not one that the container's loader looks into, or its cache does not know them, the variable of AddGpuLibraries() finds them, without ldconfig.
 std::vector<MountSpec> GpuDriverMounts(std::string_view listing);
+inline constexpr char kGpuLibraries[] = "/usr/local/nvidia/lib64";
+// Appends it to LD_LIBRARY_PATH, if it is not there.
+void AddGpuLibraries(std::vector<std::string>* environment);
 
 }  // namespace amber::cli

@@ -164,12 +164,28 @@ TEST(GpuRequest, Sizes) {
 
 TEST(GpuRequest, DriverMounts) {
   auto mounts = GpuDriverMounts("/dev/nvidia0\n/usr/bin/nvidia-smi\n/usr/lib/x/libcuda.so.580.1\n/usr/lib/x/libcuda.so.580.1\nnot a path\n");
-  ASSERT_EQ(mounts.size(), 3u);
+  ASSERT_EQ(mounts.size(), 5u);
   EXPECT_EQ(mounts[0].destination, "/usr/bin/nvidia-smi");
   EXPECT_EQ(mounts[1].destination, "/usr/lib/x/libcuda.so.580.1");
   EXPECT_EQ(mounts[2].destination, "/usr/lib/x/libcuda.so.1");
   EXPECT_EQ(mounts[2].source, "/usr/lib/x/libcuda.so.580.1");
+  EXPECT_EQ(mounts[3].destination, "/usr/local/nvidia/lib64/libcuda.so.580.1");
+  EXPECT_EQ(mounts[4].destination, "/usr/local/nvidia/lib64/libcuda.so.1");
+  EXPECT_EQ(mounts[4].source, "/usr/lib/x/libcuda.so.580.1");
   for (const MountSpec& m : mounts) EXPECT_TRUE(m.read_only);
+}
+
+TEST(GpuRequest, LibrariesWithoutLdconfig) {
+  auto with = [](std::vector<std::string> environment) {
+    AddGpuLibraries(&environment);
+    return environment;
+  };
+  using List = std::vector<std::string>;
+  EXPECT_EQ(with({"A=1"}), (List{"A=1", "LD_LIBRARY_PATH=/usr/local/nvidia/lib64"}));
+  EXPECT_EQ(with({"LD_LIBRARY_PATH="}), List{"LD_LIBRARY_PATH=/usr/local/nvidia/lib64"});
+  EXPECT_EQ(with({"LD_LIBRARY_PATH=/x"}), List{"LD_LIBRARY_PATH=/x:/usr/local/nvidia/lib64"});
+  EXPECT_EQ(with({"LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64"}), List{"LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64"});
+  EXPECT_EQ(with({"LD_LIBRARY_PATH=/x", "LD_LIBRARY_PATH=/y"}), (List{"LD_LIBRARY_PATH=/x", "LD_LIBRARY_PATH=/y:/usr/local/nvidia/lib64"}));
 }
 
 }  // namespace

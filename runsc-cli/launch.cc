@@ -234,6 +234,7 @@ absl::Status Launcher::PrepareGpus() {
       mount.attach = absl::StrCat("gpu", number++);
       spec_.mounts.push_back(std::move(mount));
     }
+    AddGpuLibraries(&spec_.process.env);
   }
   if (!gpu_.enabled) return absl::OkStatus();
   spec_.gpu = true;

@@ -98,7 +98,7 @@ class Tables:
         elif kind == "refused":
             self.refused.append((int(words[1], 0), words[2]))
         elif kind == "legacy":
-            self.legacy.append((int(words[1], 0), int(words[2], 0)))
+            self.legacy.append((int(words[1], 0), int(words[2], 0), int(words[3])))
         elif kind == "layout":
             start, until = (int(word) for word in words[2].split("-"))
             fields = {}
@@ -166,8 +166,8 @@ class Writer:
         out += ["};", "constexpr Named kRefusedList[] = {"]
         out += [f'    {{{n:#x}, "{name}"}},' for n, name in self.tables.refused]
         # An array of no elements does not exist in C++: the first is a number that no command has.
-        out += ["};", "constexpr Legacy kLegacyList[] = {", "    {0, 0},"]
-        out += [f"    {{{n:#x}, {size}}}," for n, size in self.tables.legacy]
+        out += ["};", "constexpr Legacy kLegacyList[] = {", "    {0, 0, 0},"]
+        out += [f"    {{{n:#x}, {size}, {since}}}," for n, size, since in self.tables.legacy]
         out += ["};", "}  // namespace", "std::span<const Branch> AllBranches() { return kBranchList; }",
                 "std::span<const Version> AllVersions() { return kVersionList; }", "std::span<const Named> RefusedFrontend() { return kRefusedList; }",
                 "std::span<const Legacy> LegacyCommands() { return kLegacyList; }",
@@ -226,6 +226,8 @@ def write_page(tables, path):
             span = f"{there[0]}-{there[-1]}"
             out.append(f"| {e.number:#x} | {e.name} | {e.one['caps']} | {at(e.one.get('size', '?'), branch)} | {span} |")
         out.append("")
+    out += ["## Commands for the firmware", "", "| number | size | from branch |", "|---|---|---|"]
+    out += [f"| {number:#x} | {size} | {since} |" for number, size, since in tables.legacy] + [""]
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(out))
 

@@ -116,6 +116,10 @@ uint32_t FakeHost::Control(Args& args) {
   if (it == client->objects.end()) return kNvInvalidObjectHandle;
   const Entry* entry = FindEntry(branch_->controls, block.cmd);
   if (entry == nullptr) {
+    for (const Legacy& known : LegacyCommands()) {
+      bool same = known.command == block.cmd && known.size == block.paramsSize && branch_->number >= known.since;
+      if (same) return Nested(args, block.params, block.paramsSize) != nullptr ? kNvOk : kNvInvalidArgument;
+    }
     Violation("control " + std::to_string(block.cmd) + " is not in the list");
     return kNvNotSupported;
   }

@@ -14,6 +14,7 @@
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/mm/moved.h"
 #include "sentry/kernel/tracing.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/file.h"
@@ -22,11 +23,13 @@ namespace amber {
 
 namespace {
 
-// True for a fault at memory that the tree says may be used so, while an operation is about to change what the host has.
+// True for a fault at memory that the tree says may be used so, while an operation is about to change what the host has, or at memory that was just moved: a fault
+// from before the end of that may be heard of after it.
 bool IsPassingFault(const MemoryManager& mm, const platform::Fault& fault) {
-  constexpr uint64_t kPageFault = 14, kWrite = 2, kFetch = 16;
-  if (fault.signo != SIGSEGV || fault.trapno != kPageFault || !mm.locked()) return false;
+  constexpr uint64_t kPageFault = 14, kWrite = 2, kFetch = 16, kProtectionKey = 32;
+  if (fault.signo != SIGSEGV || fault.trapno != kPageFault || (fault.error_code & kProtectionKey) != 0) return false;
   const Vma* vma = mm.vmas().Find(fault.address);
+  if (!mm.locked() && (vma == nullptr || !IsMoved(*vma))) return false;
   int needed = (fault.error_code & kWrite) != 0 ? PROT_WRITE : (fault.error_code & kFetch) != 0 ? PROT_EXEC : PROT_READ;
   return vma != nullptr && (vma->prot & needed) != 0;
 }

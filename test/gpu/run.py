@@ -317,6 +317,28 @@ class RequestTests(Tests):
         result = self.asking(environment=["NVIDIA_VISIBLE_DEVICES=0"], hook=True, cli=listing)
         assert result.returncode == 0 and "PASS" in result.stdout, result.stdout + result.stderr
 
+    def test_libraries_are_found_without_ldconfig(self):
+        """The driver's library lies where the container's loader does not look, and no cache knows it."""
+        odd = os.path.join(self.work, "odd", "libcuda.so.580.159.04")
+        os.makedirs(os.path.dirname(odd))
+        folder = self.cuda_bundle()
+        shutil.move(os.path.join(self.work, "cuda-root", "cuda", "libcuda.so.1"), odd)
+        path = os.path.join(folder, "config.json")
+        with open(path) as file:
+            config = json.load(file)
+        config["process"]["env"] += ["NVIDIA_VISIBLE_DEVICES=all"]
+        config["root"]["readonly"] = False
+        config["hooks"] = {"prestart": [{"path": "/nonexistent/nvidia-container-runtime-hook"}]}
+        with open(path, "w") as file:
+            json.dump(config, file)
+        tools = os.path.join(self.work, "tools")
+        os.makedirs(tools)
+        with open(os.path.join(tools, "nvidia-container-cli"), "w") as file:
+            file.write(f"#!/bin/sh\necho {odd}\n")
+        os.chmod(os.path.join(tools, "nvidia-container-cli"), 0o755)
+        result = self.cli(*self.DRIVER, "run", "--bundle", folder, "asks", env={**os.environ, "PATH": tools + ":" + os.environ["PATH"]}, stdin=subprocess.DEVNULL)
+        assert result.returncode == 0 and "PASS" in result.stdout and "FAIL" not in result.stdout, result.stdout + result.stderr
+
     def test_hook_on_a_root_that_cannot_take_its_mounts(self):
         result = self.asking(environment=["NVIDIA_VISIBLE_DEVICES=0"], hook=True, cli=f"echo {self.rawrm}\n", read_only=True)
         assert result.returncode != 0 and "cannot make the mount point" in result.stderr, result.stderr
