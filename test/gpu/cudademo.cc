@@ -117,7 +117,7 @@ void Race() {
   while (*word < 1000) usleep(100);
   int result = cuMemHostRegister_v2(memory, kSize, 0);
   unsigned long before = *word;
-  usleep(20000);
+  for (int i = 0; i < 5000 && *word <= before; ++i) usleep(1000);
   stop = true;
   pthread_join(thread, nullptr);
   Expect(result == kCudaOk, "register what another thread writes to", result);
