@@ -1,12 +1,26 @@
 #!/bin/bash
+# Usage: rootfs.sh [big]
 # Prints the path of a Debian 12 root file system with the programs that the tests run; makes it
-# first if it is not there (about a minute). The mirrors are those that this machine's apt uses.
-# Kept under $AMBER_CACHE (default ~/.cache/amber), named after its list of packages.
+# first if it is not there (about a minute; `big`, with servers and interpreters, some five and 3 GB).
+# The mirrors are those that this machine's apt uses. Kept under $AMBER_CACHE (default
+# ~/.cache/amber), named after its list of packages.
 set -euo pipefail
 
 # minbase has coreutils, findutils, grep, sed, tar, gzip, util-linux and perl-base.
 packages='bash perl python3 python3-numpy gcc g++ make git sqlite3 busybox-static xz-utils procps
     file bsdextrautils psmisc bc libc6-dev'
+case ${1:-} in
+'') ;;
+big)
+    packages+=' strace gdb redis-server nginx-light curl wrk postgresql-15 nodejs golang-go
+    openjdk-17-jdk-headless ruby php-cli openssh-server openssh-client rsync vim-tiny vim tmux
+    ffmpeg mariadb-server libpython3.11-testsuite stress-ng iproute2 netcat-openbsd'
+    ;;
+*)
+    echo "rootfs.sh: no list of packages named $1" >&2
+    exit 2
+    ;;
+esac
 
 cache=${AMBER_CACHE:-$HOME/.cache/amber}
 key=$(echo "bookworm $packages" | sha256sum | cut -c1-12)

@@ -39,9 +39,10 @@ class Outcome:
 class Suite:
     """A command, how to read its result, and when it has a place in this tree."""
 
-    def __init__(self, name, what, command, read, minutes, needs=(), binary=False, least=0):
+    def __init__(self, name, what, command, read, minutes, needs=(), binary=False, least=0, on_request=False):
         self.name, self.what, self.command, self.read = name, what, command, read
         self.minutes, self.needs, self.binary = minutes, needs, binary
+        self.on_request = on_request  # runs only when it is named
         # With less of the budget left, in minutes, it is skipped; when the budget ends while it runs, it is
         # stopped, which is not a failure. 0: it must run.
         self.least = least
@@ -137,6 +138,11 @@ def all_suites():
             "programs", "Debian's programs, native and in the sandbox",
             python("test/programs/run.py", "--sandbox", SANDBOX),
             read_counts, 15, ["test/programs/run.py"],
+        ),
+        Suite(
+            "big", "servers, databases, interpreters, other projects' test suites",
+            python("test/programs/run.py", "--set", "big", "--sandbox", SANDBOX), read_counts, 60, ["test/programs/big"],
+            binary=True, on_request=True,
         ),
         Suite(
             "faults", "bad input, full disks, killed processes",
@@ -365,7 +371,7 @@ def main():
     suites = [suite for suite in all_suites() if suite.present()]
     if arguments.list:
         for suite in suites:
-            print(f"{suite.name:<18}{suite.what}")
+            print(f"{suite.name:<18}{suite.what}{' (only when named)' if suite.on_request else ''}")
         return 0
     known = {suite.name for suite in suites}
     unknown = [name for name in arguments.suites if name not in known]
@@ -375,6 +381,8 @@ def main():
         return 2
     if arguments.suites:
         suites = [suite for suite in suites if suite.name in arguments.suites]
+    else:
+        suites = [suite for suite in suites if not suite.on_request]
     shutil.rmtree(OUT, ignore_errors=True)
     os.makedirs(OUT)
     budget = float(os.environ.get("AMBER_TEST_BUDGET", "44" if os.environ.get("AMBER_CI") else "120")) * 60

@@ -18,7 +18,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BASE_ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": "/tmp", "TERM": "dumb"}
 
 
-def mounts(binds):
+def mounts(binds, scratch=()):
     yield {"destination": "/proc", "type": "proc", "source": "proc"}
     yield {
         "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
@@ -36,6 +36,11 @@ def mounts(binds):
         "destination": "/tmp", "type": "tmpfs", "source": "tmpfs",
         "options": ["nosuid", "nodev", "mode=1777", "size=4g"],
     }
+    for path in scratch:
+        yield {
+            "destination": path, "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "nodev", "mode=755"],
+        }
     for source, destination, *writable in binds:
         yield {
             "destination": destination, "type": "bind", "source": os.path.abspath(source),
@@ -43,7 +48,7 @@ def mounts(binds):
         }
 
 
-def config(rootfs, arguments, *, binds=(), pids=None, environment=None, read_only=True):
+def config(rootfs, arguments, *, binds=(), scratch=(), pids=None, environment=None, read_only=True):
     """The config.json of a container that runs `arguments`."""
     variables = dict(BASE_ENVIRONMENT, **(environment or {}))
     resources = {"devices": [{"allow": False, "access": "rwm"}]}
@@ -63,7 +68,7 @@ def config(rootfs, arguments, *, binds=(), pids=None, environment=None, read_onl
             "capabilities": {name: CAPABILITIES for name in sets},
             "noNewPrivileges": True,
         },
-        "mounts": list(mounts(binds)),
+        "mounts": list(mounts(binds, scratch)),
         "linux": {
             "namespaces": [{"type": name} for name in ("pid", "ipc", "uts", "mount", "network")],
             "resources": resources,

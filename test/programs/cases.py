@@ -1,4 +1,4 @@
-"""Reads the cases: scripts under cases/, with settings in comments at their top.
+"""Reads the cases: scripts under cases/ or big/, with settings in comments at their top.
 
     # timeout: SECONDS   how long the sandbox may take (60)
     # modes: do run      where it runs (both); native comes first unless `native: no`
@@ -12,20 +12,20 @@ import os
 import re
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-FOLDER = os.path.join(HERE, "cases")
-SETTING = re.compile(r"^# (timeout|modes|native|expect|pids|checkpoint): (.*)$")
-INTERPRETERS = {".sh": "sh", ".bash": "bash", ".py": "python3", ".pl": "perl"}
+SETS = ("cases", "big")
+SETTING = re.compile(r"^(?:#|//) (timeout|modes|native|expect|pids|checkpoint): (.*)$")
+INTERPRETERS = {".sh": "sh", ".bash": "bash", ".py": "python3", ".pl": "perl", ".js": "node"}
 
 
 class Case:
-    def __init__(self, file):
+    def __init__(self, folder, file):
         self.file = file
         self.name, suffix = os.path.splitext(file)
         self.interpreter = INTERPRETERS[suffix]
         settings = {}
-        with open(os.path.join(FOLDER, file)) as script:
+        with open(os.path.join(folder, file)) as script:
             for line in script:
-                if not line.startswith("#"):
+                if not line.startswith(("#", "//")):
                     break
                 match = SETTING.match(line)
                 if match:
@@ -47,6 +47,6 @@ class Case:
         return ["/bin/sh", "-c", script]
 
 
-def load():
-    files = sorted(os.listdir(FOLDER))
-    return [Case(file) for file in files if os.path.splitext(file)[1] in INTERPRETERS]
+def load(folder):
+    files = sorted(os.listdir(folder))
+    return [Case(folder, file) for file in files if os.path.splitext(file)[1] in INTERPRETERS]

@@ -4,6 +4,7 @@
   test/programs/run.py --sandbox bazel-bin/sandbox [--modes do,run,checkpoint] [CASE...]
   test/programs/run.py --native            only natively, each twice: are the cases themselves sound?
   test/programs/run.py --modes runc        the bundle under runc instead: is the bundle sound?
+  test/programs/run.py --set big [CASE...] servers, databases, interpreters, test suites: modes run and checkpoint
 
 Mode `do` is `sandbox do` over this machine's root; `run` is `sandbox run` of an OCI bundle over a
 Debian root file system (tools/rootfs.sh), compared with a chroot there; `checkpoint` is the same,
@@ -79,11 +80,15 @@ class Modes:
     def __init__(self, options, work):
         self.options, self.work, self.count, self._rootfs = options, work, 0, None
         self.state = os.path.join(work, "state")
+        self.folder = os.path.join(cases.HERE, options.set)
+        # Servers write below these, too; `big` alone has any.
+        self.scratch = ["/run", "/root"] if options.set == "big" else []
 
     @property
     def rootfs(self):
         if self._rootfs is None:
-            made = subprocess.run([os.path.join(ROOT, "tools", "rootfs.sh")], text=True,
+            command = [os.path.join(ROOT, "tools", "rootfs.sh")]
+            made = subprocess.run(command + (["big"] if self.options.set == "big" else []), text=True,
                                   stdout=subprocess.PIPE)
             if made.returncode:
                 raise SystemExit("FAIL the Debian root file system cannot be made\n"
@@ -92,7 +97,7 @@ class Modes:
         return self._rootfs
 
     def native(self, case):
-        return execute(case.command(cases.FOLDER), case.timeout)
+        return execute(case.command(self.folder), case.timeout)
 
     def chroot(self, case):
         """Native on the container's root: the same view as in the bundle, by unshare and chroot."""
@@ -102,7 +107,9 @@ class Modes:
             "mount -t proc proc /mnt/proc",
             "mount -t tmpfs -o size=4g,mode=1777 tmpfs /mnt/tmp",
             "mount --rbind /dev /mnt/dev",
-            f"mount --bind {cases.FOLDER} /mnt/srv",
+            f"mount --bind {self.folder} /mnt/srv",
+            *(f"mount -t tmpfs -o mode=755 tmpfs /mnt{path}" for path in self.scratch),
+            "ip link set lo up 2>/dev/null || chroot /mnt ip link set lo up 2>/dev/null || true",
             'exec chroot /mnt "$@"',
         ])
         command = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--net", "--fork",
@@ -110,7 +117,7 @@ class Modes:
         return execute(command, case.timeout)
 
     def do(self, case):
-        command = [self.options.sandbox, *self.options.flag, "do", *case.command(cases.FOLDER)]
+        command = [self.options.sandbox, *self.options.flag, "do", *case.command(self.folder)]
         return execute(command, case.timeout)
 
     def _bundle(self, case):
@@ -118,7 +125,7 @@ class Modes:
         name = f"programs-{os.getpid()}-{self.count}"
         folder = os.path.join(self.work, name)
         bundle.write(folder, self.rootfs, case.command("/srv"), pids=case.pids,
-                     binds=[(cases.FOLDER, "/srv")])
+                     binds=[(self.folder, "/srv")], scratch=self.scratch)
         return name, folder
 
     def _delete(self, runtime, name):
@@ -281,11 +288,15 @@ def main():
     parser.add_argument("--sandbox", default=os.path.join(ROOT, "bazel-bin", "sandbox"))
     parser.add_argument("--flag", action="append", default=[], help="a global flag, repeatable")
     parser.add_argument("--modes", default="do,run,checkpoint")
+    parser.add_argument("--set", choices=cases.SETS, default="cases", help="which folder of cases")
     parser.add_argument("--native", action="store_true")
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
     options.sandbox = os.path.abspath(options.sandbox)
-    everything = cases.load()
+    everything = cases.load(os.path.join(cases.HERE, options.set))
+    if options.set == "big":  # what they need is in the root file system that is made for them
+        for case in everything:
+            case.modes = [mode for mode in case.modes if mode != "do"]
     unknown = set(options.cases) - {case.name for case in everything}
     if unknown:
         parser.error(f"no case named {', '.join(sorted(unknown))}")
