@@ -26,6 +26,7 @@ uint64_t Xcr0() {
 }
 
 // Bits that programs cannot use, or that say something else than "there is an instruction": privileged features and changing state.
+// clang-format off: a table
 constexpr std::array<uint32_t, CpuFeatures::kWords> kIgnored = {
     // DTES64, MONITOR, DS-CPL, VMX, SMX, EIST, TM2, CNXT, SDBG, xTPR, PDCM, PCID, DCA, x2APIC, TSC-deadline, OSXSAVE, hypervisor
     1u << 2 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 7 | 1u << 8 | 1u << 10 | 1u << 11 | 1u << 14 | 1u << 15 | 1u << 17 |
@@ -50,6 +51,7 @@ constexpr std::array<uint32_t, CpuFeatures::kWords> kIgnored = {
     // edx: only SYSCALL, MMXEXT, RDTSCP, 3DNow!
     ~(1u << 11 | 1u << 22 | 1u << 27 | 1u << 30 | 1u << 31),
 };
+// clang-format on
 
 struct Name {
   uint8_t word, bit;
@@ -57,6 +59,7 @@ struct Name {
 };
 
 // The ones that people know; others are given by number.
+// clang-format off: a table
 constexpr Name kNames[] = {
     {0, 0, "sse3"},      {0, 1, "pclmulqdq"}, {0, 9, "ssse3"},     {0, 12, "fma"},       {0, 13, "cx16"},     {0, 19, "sse4_1"},
     {0, 20, "sse4_2"},   {0, 22, "movbe"},    {0, 23, "popcnt"},   {0, 25, "aes"},       {0, 26, "xsave"},    {0, 28, "avx"},
@@ -69,6 +72,7 @@ constexpr Name kNames[] = {
     {4, 23, "avx512_fp16"}, {4, 24, "amx_tile"}, {4, 25, "amx_int8"}, {5, 4, "avx_vnni"}, {5, 5, "avx512_bf16"}, {8, 5, "abm"},
     {8, 6, "sse4a"},     {8, 11, "xop"},      {8, 16, "fma4"},     {9, 27, "rdtscp"},
 };
+// clang-format on
 
 std::string NameOf(size_t word, size_t bit) {
   for (const Name& n : kNames) {
@@ -83,8 +87,7 @@ CpuFeatures CpuFeatures::Here() {
   CpuFeatures f;
   Regs id = Cpuid(0, 0);
   for (uint32_t part : {id.b, id.d, id.c}) f.vendor.append(reinterpret_cast<const char*>(&part), 4);
-  Regs one = Cpuid(1, 0), seven = Cpuid(7, 0), seven1 = Cpuid(7, 1), xsave = Cpuid(0xd, 0), xsave1 = Cpuid(0xd, 1),
-       extended = Cpuid(0x80000001, 0);
+  Regs one = Cpuid(1, 0), seven = Cpuid(7, 0), seven1 = Cpuid(7, 1), xsave = Cpuid(0xd, 0), xsave1 = Cpuid(0xd, 1), extended = Cpuid(0x80000001, 0);
   if (seven.a < 1) seven1 = {};
   f.words = {one.c, one.d, seven.b, seven.c, seven.d, seven1.a, seven1.d, xsave1.a, extended.c, extended.d};
   if ((one.c & 1u << 27) != 0) {

@@ -26,7 +26,7 @@ class Manifest;
 
 // In bytes, multiples of kImagePage.
 struct ImageExtent {
-  uint64_t start = 0;   // guest address, or offset in the file
+  uint64_t start = 0;  // guest address, or offset in the file
   uint64_t size = 0;
   uint64_t offset = 0;  // in the image
 };

@@ -29,9 +29,9 @@ struct Header {
   uint64_t file_size;
   uint64_t pages_offset;  // guest pages; in whole pages
   uint64_t pages_size;
-  Section manifest;  // proto Manifest
-  Section objects;   // proto Objects
-  Section index;     // proto Index
+  Section manifest;   // proto Manifest
+  Section objects;    // proto Objects
+  Section index;      // proto Index
   uint64_t checksum;  // of the bytes before
 };
 static_assert(sizeof(Header) == 120);

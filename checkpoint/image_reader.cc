@@ -70,11 +70,10 @@ absl::Status ImageReader::ReadHeader() {
   }
   // Before the checksum, which a newer version may compute otherwise.
   if (header_.version > kFormatVersion) {
-    return absl::FailedPreconditionError(absl::StrCat("the image has format ", header_.version, ", this program reads formats up to ",
-                                                      kFormatVersion, ": restore it with the version that wrote it, or a newer one"));
+    return absl::FailedPreconditionError(absl::StrCat("the image has format ", header_.version, ", this program reads formats up to ", kFormatVersion,
+                                                      ": restore it with the version that wrote it, or a newer one"));
   }
-  if (header_.version == 0 || header_.header_size != sizeof(Header) ||
-      header_.checksum != XXH3_64bits(&header_, offsetof(Header, checksum))) {
+  if (header_.version == 0 || header_.header_size != sizeof(Header) || header_.checksum != XXH3_64bits(&header_, offsetof(Header, checksum))) {
     return Damaged("its header does not fit its checksum");
   }
   if (header_.file_size != size) {
@@ -83,8 +82,8 @@ absl::Status ImageReader::ReadHeader() {
   Trailer trailer;
   if (size < 2 * kImagePage || size % kImagePage != 0) return Damaged("its size makes no sense");
   if (absl::Status s = ReadAll(fd_, &trailer, sizeof(trailer), size - kImagePage); !s.ok()) return s;
-  if (memcmp(trailer.magic, kTrailerMagic, sizeof(kTrailerMagic)) != 0 || trailer.file_size != size ||
-      trailer.header_checksum != header_.checksum || trailer.checksum != XXH3_64bits(&trailer, offsetof(Trailer, checksum))) {
+  if (memcmp(trailer.magic, kTrailerMagic, sizeof(kTrailerMagic)) != 0 || trailer.file_size != size || trailer.header_checksum != header_.checksum ||
+      trailer.checksum != XXH3_64bits(&trailer, offsetof(Trailer, checksum))) {
     return Damaged("its end is not what it should be");
   }
   if (header_.pages_offset % kImagePage != 0 || header_.pages_size % kImagePage != 0 || header_.pages_offset < kImagePage ||
@@ -113,9 +112,9 @@ absl::Status ImageReader::ReadManifest() {
   manifest_ = std::make_unique<proto::Manifest>();
   if (!manifest_->ParseFromString(*bytes)) return Damaged("its manifest cannot be parsed");
   if (manifest_->schema() > kSchemaVersion) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the image was written by version ", manifest_->creator(), " with schema ", manifest_->schema(),
-                     ", this program reads schemas up to ", kSchemaVersion, ": restore it with that version, or a newer one"));
+    return absl::FailedPreconditionError(absl::StrCat("the image was written by version ", manifest_->creator(), " with schema ", manifest_->schema(),
+                                                      ", this program reads schemas up to ", kSchemaVersion,
+                                                      ": restore it with that version, or a newer one"));
   }
   return absl::OkStatus();
 }

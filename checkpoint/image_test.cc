@@ -36,7 +36,8 @@ struct Sample {
       EXPECT_TRUE(writer.Append(page.data(), page.size()).ok());
     }
     ImageIndex index;
-    index.spaces.push_back({7, {{0x400000, pages / 3 * kImagePage, pages_at}, {0x800000000, pages / 2 * kImagePage, pages_at + pages / 3 * kImagePage}}});
+    index.spaces.push_back(
+        {7, {{0x400000, pages / 3 * kImagePage, pages_at}, {0x800000000, pages / 2 * kImagePage, pages_at + pages / 3 * kImagePage}}});
     index.files.push_back({1, 600 * kImagePage + 10, {{100 * kImagePage, 5 * kImagePage, pages_at + 5 * kImagePage}}});
     proto::Manifest manifest;
     manifest.set_creator("test");
@@ -124,8 +125,11 @@ TEST(Image, DamageIsNamed) {
     uint64_t at;
     const char* text;
   } const cases[] = {
-      {20, "header"}, {h.manifest.offset + 1, "manifest"}, {h.objects.offset + 100, "objects"},
-      {h.index.offset + 3, "memory index"}, {h.file_size - kImagePage + 9, "end"},
+      {20, "header"},
+      {h.manifest.offset + 1, "manifest"},
+      {h.objects.offset + 100, "objects"},
+      {h.index.offset + 3, "memory index"},
+      {h.file_size - kImagePage + 9, "end"},
   };
   for (const auto& c : cases) {
     Sample s;
@@ -194,15 +198,15 @@ TEST(Image, HostileIndexesAreRefused) {
     uint64_t page, count, image_page;
   };
   const std::vector<std::vector<Range>> cases = {
-      {{10, 0, 1}},                                  // empty
-      {{10, 1, 0}},                                  // the header as a page
-      {{10, 31, 1}},                               // beyond the pages
-      {{10, 1, 31}},                               // behind them
-      {{10, 5, 1}, {14, 5, 1}},                      // overlap
-      {{20, 1, 1}, {10, 1, 1}},                      // order
-      {{~uint64_t{0}, 1, 1}},                        // overflow
-      {{10, ~uint64_t{0}, 1}},                       //
-      {{10, 1, ~uint64_t{0}}},                       //
+      {{10, 0, 1}},              // empty
+      {{10, 1, 0}},              // the header as a page
+      {{10, 31, 1}},             // beyond the pages
+      {{10, 1, 31}},             // behind them
+      {{10, 5, 1}, {14, 5, 1}},  // overlap
+      {{20, 1, 1}, {10, 1, 1}},  // order
+      {{~uint64_t{0}, 1, 1}},    // overflow
+      {{10, ~uint64_t{0}, 1}},   //
+      {{10, 1, ~uint64_t{0}}},   //
   };
   for (const auto& ranges : cases) {
     for (bool file : {false, true}) {

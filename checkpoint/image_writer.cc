@@ -158,7 +158,7 @@ class ImageWriter::Pump {
   std::vector<char*> buffers_;
   char* current_ = nullptr;
   size_t used_ = 0;
-  uint64_t offset_ = kImagePage;  // of `current_` in the file
+  uint64_t offset_ = kImagePage;     // of `current_` in the file
   std::vector<uint64_t> checksums_;  // the thread's until Drain()
   absl::Mutex mu_;
   std::vector<char*> free_ ABSL_GUARDED_BY(mu_);
@@ -230,8 +230,7 @@ std::string EncodeObjects(const std::vector<state::Saver::Record>& objects) {
 
 }  // namespace
 
-absl::Status ImageWriter::Finish(proto::Manifest& manifest, const std::vector<state::Saver::Record>& objects,
-                                 const ImageIndex& index) {
+absl::Status ImageWriter::Finish(proto::Manifest& manifest, const std::vector<state::Saver::Record>& objects, const ImageIndex& index) {
   Header header = {};
   header.pages_offset = kImagePage;
   header.pages_size = pump_->position() - kImagePage;

@@ -38,8 +38,7 @@ absl::Status ExtentBuilder::Keep(uint64_t address, const char* bytes, size_t siz
     ImageExtent& last = extents_.back();
     uint64_t hole = address - (last.start + last.size);
     // Not more zeros than pages, so that thinly used memory does not make the image many times larger.
-    bool fill = hole == 0 || (may_fill && may_fill_ && hole <= kMaxJoinedHole &&
-                              (filled_ + hole <= last.size || extents_.size() > kManyExtents));
+    bool fill = hole == 0 || (may_fill && may_fill_ && hole <= kMaxJoinedHole && (filled_ + hole <= last.size || extents_.size() > kManyExtents));
     if (fill) {
       if (hole > 0) {
         if (absl::Status s = writer_.AppendZeros(hole); !s.ok()) return s;
@@ -75,8 +74,7 @@ absl::StatusOr<SpacePlan> PlanSpace(const MemoryManager& mm, uint64_t object) {
   plan.space = mm.space_ref();
   auto runs = PagesToSave(mm);
   if (!runs.ok()) {
-    return absl::InternalError(
-        absl::StrCat("cannot find out which pages a process has: ", strerrordesc_np(runs.error().number())));
+    return absl::InternalError(absl::StrCat("cannot find out which pages a process has: ", strerrordesc_np(runs.error().number())));
   }
   for (const PageRun& run : *runs) {
     for (const Vma& vma : mm.vmas().Slice(run.start, run.end)) {

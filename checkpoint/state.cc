@@ -79,14 +79,12 @@ bool Loader::Run(const std::vector<Saver::Record>& records) {
   }
   for (const Saver::Record& r : records) {
     if (!Find(r.id)->Load(*this, r.bytes) || !error_.empty()) {
-      return Fail("object " + std::to_string(r.id) + " of kind " + std::to_string(static_cast<uint32_t>(r.kind)) +
-                  " is malformed");
+      return Fail("object " + std::to_string(r.id) + " of kind " + std::to_string(static_cast<uint32_t>(r.kind)) + " is malformed");
     }
   }
   for (const Saver::Record& r : records) {
     if (!Find(r.id)->AfterLoad(*this) || !error_.empty()) {
-      return Fail("object " + std::to_string(r.id) + " of kind " + std::to_string(static_cast<uint32_t>(r.kind)) +
-                  " could not be brought back");
+      return Fail("object " + std::to_string(r.id) + " of kind " + std::to_string(static_cast<uint32_t>(r.kind)) + " could not be brought back");
     }
   }
   return true;

@@ -183,7 +183,10 @@ class Loader {
   ~Loader();
 
   // The object with `id` exists already (the kernel): it is loaded, but not created.
-  void Provide(uint64_t id, Saveable* object) { objects_[id] = {object, [] {}}; provided_ = id; }
+  void Provide(uint64_t id, Saveable* object) {
+    objects_[id] = {object, [] {}};
+    provided_ = id;
+  }
   // Creates and loads all of `records`; false if one is malformed (see error()).
   bool Run(const std::vector<Saver::Record>& records);
   // The object with `id` as a T: null for id 0. A wrong id or kind Fail()s and gives null.

@@ -30,9 +30,7 @@ Attributes Decode(wire::Attributes::Reader r) {
   return a;
 }
 
-Node Decode(wire::Node::Reader r) {
-  return Node{r.getId(), Decode(r.getAttributes()), std::string(AsString(r.getTarget()))};
-}
+Node Decode(wire::Node::Reader r) { return Node{r.getId(), Decode(r.getAttributes()), std::string(AsString(r.getTarget()))}; }
 
 void Encode(NewInode inode, wire::NewInode::Builder b) {
   b.setMode(inode.mode);
@@ -84,8 +82,7 @@ ErrnoOr<AttachedRoot> Client::Attach(std::string_view name) {
   });
 }
 
-ErrnoOr<WalkResult> Client::Walk(NodeId parent, std::span<const std::string_view> names,
-                                 WalkOptions options) {
+ErrnoOr<WalkResult> Client::Walk(NodeId parent, std::span<const std::string_view> names, WalkOptions options) {
   if (names.size() > kMaxNames) return Errno(ENAMETOOLONG);
   return Call(*impl_, [&](Transaction& t) -> ErrnoOr<WalkResult> {
     auto walk = t.request().initWalk();
@@ -178,8 +175,7 @@ ErrnoOr<Attributes> Client::SetAttr(NodeId node, const AttributeChange& change) 
     set.setUid(change.uid.value_or(0));
     set.setGid(change.gid.value_or(0));
     set.setMode(change.mode.value_or(0));
-    uint32_t mask = (change.size ? kSetSize : 0) | (change.uid ? kSetUid : 0) |
-                    (change.gid ? kSetGid : 0) | (change.mode ? kSetMode : 0);
+    uint32_t mask = (change.size ? kSetSize : 0) | (change.uid ? kSetUid : 0) | (change.gid ? kSetGid : 0) | (change.mode ? kSetMode : 0);
     if (change.atime) {
       mask |= change.atime->now ? kSetAtimeNow : kSetAtime;
       set.setAtime(change.atime->time.seconds);
@@ -265,8 +261,7 @@ ErrnoOr<Node> Client::MkDir(NodeId parent, std::string_view name, NewInode inode
   });
 }
 
-ErrnoOr<Node> Client::Symlink(NodeId parent, std::string_view name, std::string_view target,
-                              uint32_t uid, uint32_t gid) {
+ErrnoOr<Node> Client::Symlink(NodeId parent, std::string_view name, std::string_view target, uint32_t uid, uint32_t gid) {
   return Call(*impl_, [&](Transaction& t) -> ErrnoOr<Node> {
     auto make = t.request().initSymlink();
     make.setParent(parent);
@@ -278,8 +273,7 @@ ErrnoOr<Node> Client::Symlink(NodeId parent, std::string_view name, std::string_
   });
 }
 
-ErrnoOr<Node> Client::MkNod(NodeId parent, std::string_view name, uint32_t type, uint64_t rdev,
-                            NewInode inode) {
+ErrnoOr<Node> Client::MkNod(NodeId parent, std::string_view name, uint32_t type, uint64_t rdev, NewInode inode) {
   return Call(*impl_, [&](Transaction& t) -> ErrnoOr<Node> {
     auto make = t.request().initMkNod();
     make.setParent(parent);
@@ -301,8 +295,7 @@ ErrnoOr<Attributes> Client::Link(NodeId node, NodeId new_parent, std::string_vie
   });
 }
 
-ErrnoOr<void> Client::Rename(NodeId old_parent, std::string_view old_name, NodeId new_parent,
-                             std::string_view new_name, uint32_t flags) {
+ErrnoOr<void> Client::Rename(NodeId old_parent, std::string_view old_name, NodeId new_parent, std::string_view new_name, uint32_t flags) {
   return Call(*impl_, [&](Transaction& t) -> ErrnoOr<void> {
     auto rename = t.request().initRename();
     rename.setOldParent(old_parent);

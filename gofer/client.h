@@ -83,15 +83,15 @@ struct WalkResult {
   };
   std::vector<Node> found;  // one for each name up to the stop
   Stop stop = Stop::kDone;
-  Errno error{0};           // of kError
-  UniqueFd file;            // with WalkOptions::open_flags
-  Errno open_error{0};      // why `file` is absent although it was asked for; 0 if there was nothing to open
+  Errno error{0};       // of kError
+  UniqueFd file;        // with WalkOptions::open_flags
+  Errno open_error{0};  // why `file` is absent although it was asked for; 0 if there was nothing to open
 };
 
 struct DirEntry {
   std::string name;  // never "." or ".."
   uint64_t ino = 0;
-  uint8_t type = 0;  // DT_REG, DT_DIR, ... ; never DT_UNKNOWN
+  uint8_t type = 0;                      // DT_REG, DT_DIR, ... ; never DT_UNKNOWN
   std::optional<Attributes> attributes;  // with ReadDir(plus); absent if the entry vanished meanwhile
 };
 
@@ -184,8 +184,7 @@ class Client {
   // A hard link to `node`; returns its attributes after it. EXDEV across attach points.
   ErrnoOr<Attributes> Link(NodeId node, NodeId new_parent, std::string_view new_name);
   // `flags` as renameat2: 0, RENAME_NOREPLACE or RENAME_EXCHANGE. EXDEV across attach points.
-  ErrnoOr<void> Rename(NodeId old_parent, std::string_view old_name, NodeId new_parent, std::string_view new_name,
-                       uint32_t flags = 0);
+  ErrnoOr<void> Rename(NodeId old_parent, std::string_view old_name, NodeId new_parent, std::string_view new_name, uint32_t flags = 0);
   // `flags`: 0 or AT_REMOVEDIR.
   ErrnoOr<void> Unlink(NodeId parent, std::string_view name, int flags = 0);
 

@@ -50,9 +50,7 @@ class Gofer {
     waitpid(pid_, nullptr, 0);
     std::filesystem::remove_all(directory_);
   }
-  WalkResult Walk(std::vector<std::string_view> names, WalkOptions options = {}) {
-    return client_->Walk(root_, names, options).value();
-  }
+  WalkResult Walk(std::vector<std::string_view> names, WalkOptions options = {}) { return client_->Walk(root_, names, options).value(); }
   Client& client() { return *client_; }
   NodeId root() const { return root_; }
   NodeId usr() const { return usr_; }

@@ -33,9 +33,7 @@ std::string ReadAll(int fd) {
 
 class ClientTest : public testing::Test {
  protected:
-  WalkResult Walk(std::vector<std::string_view> names, WalkOptions options = {}) {
-    return client().Walk(gofer_.root(), names, options).value();
-  }
+  WalkResult Walk(std::vector<std::string_view> names, WalkOptions options = {}) { return client().Walk(gofer_.root(), names, options).value(); }
   NodeId Find(std::string_view name) {
     WalkResult walk = Walk({name});
     return walk.found.size() == 1 ? walk.found[0].id : kNoNode;

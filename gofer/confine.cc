@@ -19,13 +19,10 @@ constexpr uint64_t Bit(int capability) { return uint64_t{1} << capability; }
 
 }  // namespace
 
-absl::Status ErrnoStatus(int number, std::string what) {
-  return absl::InternalError(absl::StrCat(what, ": ", strerror(number)));
-}
+absl::Status ErrnoStatus(int number, std::string what) { return absl::InternalError(absl::StrCat(what, ": ", strerror(number))); }
 
 uint64_t NeededCapabilities(const GoferConfig& config) {
-  uint64_t needed = Bit(CAP_CHOWN) | Bit(CAP_DAC_OVERRIDE) | Bit(CAP_DAC_READ_SEARCH) | Bit(CAP_FOWNER) |
-                    Bit(CAP_FSETID);
+  uint64_t needed = Bit(CAP_CHOWN) | Bit(CAP_DAC_OVERRIDE) | Bit(CAP_DAC_READ_SEARCH) | Bit(CAP_FOWNER) | Bit(CAP_FSETID);
   for (const MountConfig& mount : config.mounts) {
     if (mount.allow_devices) needed |= Bit(CAP_MKNOD);
   }

@@ -50,9 +50,8 @@ absl::Status MountError(const MountConfig& mount, const char* what) {
 absl::StatusOr<UniqueFd> CloneMount(const MountConfig& mount) {
   unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (mount.recursive ? AT_RECURSIVE : 0);
   const bool by_fd = mount.fd.valid();
-  UniqueFd tree(static_cast<int>(syscall(SYS_open_tree, by_fd ? mount.fd.get() : AT_FDCWD,
-                                         by_fd ? "" : mount.path.c_str(),
-                                         flags | (by_fd ? AT_EMPTY_PATH : 0))));
+  UniqueFd tree(static_cast<int>(
+      syscall(SYS_open_tree, by_fd ? mount.fd.get() : AT_FDCWD, by_fd ? "" : mount.path.c_str(), flags | (by_fd ? AT_EMPTY_PATH : 0))));
   if (!tree.valid()) return MountError(mount, "cannot copy the mount");
   struct mount_attr attr = {};
   attr.propagation = MS_PRIVATE;
@@ -64,9 +63,8 @@ absl::StatusOr<UniqueFd> CloneMount(const MountConfig& mount) {
 }
 
 bool IsKernelInterface(std::string_view type) {
-  for (std::string_view name :
-       {"proc", "sysfs", "cgroup", "cgroup2", "devpts", "debugfs", "tracefs", "securityfs", "bpf", "configfs",
-        "fusectl", "efivarfs", "pstore", "binfmt_misc", "mqueue", "rpc_pipefs", "nsfs", "selinuxfs", "binder"}) {
+  for (std::string_view name : {"proc", "sysfs", "cgroup", "cgroup2", "devpts", "debugfs", "tracefs", "securityfs", "bpf", "configfs", "fusectl",
+                                "efivarfs", "pstore", "binfmt_misc", "mqueue", "rpc_pipefs", "nsfs", "selinuxfs", "binder"}) {
     if (type == name) return true;
   }
   return false;
@@ -89,8 +87,7 @@ std::vector<std::string> KernelInterfacesBelow(int mountinfo, const std::string&
     if (!absl::CUnescape(fields[4], &point)) continue;  // \040 and so on
     if (!point.starts_with(top + "/")) continue;
     // Parents come before what is mounted on them.
-    bool below = std::any_of(points.begin(), points.end(),
-                             [&](const std::string& other) { return point.starts_with(other + "/"); });
+    bool below = std::any_of(points.begin(), points.end(), [&](const std::string& other) { return point.starts_with(other + "/"); });
     if (!below) points.push_back(std::move(point));
   }
   return points;
@@ -113,8 +110,8 @@ absl::StatusOr<AttachPoint> Place(const MountConfig& mount, UniqueFd tree, size_
   struct stat st;
   if (fstatat(tree.get(), "", &st, AT_EMPTY_PATH) != 0) return MountError(mount, "cannot be read");
   if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode)) {
-    return absl::InvalidArgumentError(absl::StrCat("gofer: attach point \"", mount.name, "\" (", mount.path,
-                                                   ") is neither a directory nor a regular file"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("gofer: attach point \"", mount.name, "\" (", mount.path, ") is neither a directory nor a regular file"));
   }
   if (S_ISDIR(st.st_mode)) {
     if (mkdir(where.c_str(), 0755) != 0) return MountError(mount, "mkdir");

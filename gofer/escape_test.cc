@@ -99,27 +99,21 @@ TEST_F(EscapeTest, DirectoryExchangedWithSymlink) {
   ASSERT_EQ(mkdir(gofer_.Path("deep").c_str(), 0755), 0);
   std::ofstream(gofer_.Path("deep/secret")) << "inside";
   ASSERT_EQ(symlink((outside_ + "/deep").c_str(), gofer_.Path("link").c_str()), 0);
-  Churn churn([&] {
-    renameat2(AT_FDCWD, gofer_.Path("deep").c_str(), AT_FDCWD, gofer_.Path("link").c_str(), RENAME_EXCHANGE);
-  });
+  Churn churn([&] { renameat2(AT_FDCWD, gofer_.Path("deep").c_str(), AT_FDCWD, gofer_.Path("link").c_str(), RENAME_EXCHANGE); });
   WalkForAWhile({"deep", "secret"});
 }
 
 TEST_F(EscapeTest, FileExchangedWithSymlink) {
   std::ofstream(gofer_.Path("secret")) << "inside";
   ASSERT_EQ(symlink((outside_ + "/secret").c_str(), gofer_.Path("link").c_str()), 0);
-  Churn churn([&] {
-    renameat2(AT_FDCWD, gofer_.Path("secret").c_str(), AT_FDCWD, gofer_.Path("link").c_str(), RENAME_EXCHANGE);
-  });
+  Churn churn([&] { renameat2(AT_FDCWD, gofer_.Path("secret").c_str(), AT_FDCWD, gofer_.Path("link").c_str(), RENAME_EXCHANGE); });
   WalkForAWhile({"secret"});
 }
 
 TEST_F(EscapeTest, ExchangedThroughTheGoferItself) {
   std::ofstream(gofer_.Path("secret")) << "inside";
   ASSERT_TRUE(client().Symlink(gofer_.root(), "link", outside_ + "/secret", getuid(), getgid()).ok());
-  Churn churn([&] {
-    (void)client().Rename(gofer_.root(), "secret", gofer_.root(), "link", RENAME_EXCHANGE).ok();
-  });
+  Churn churn([&] { (void)client().Rename(gofer_.root(), "secret", gofer_.root(), "link", RENAME_EXCHANGE).ok(); });
   WalkForAWhile({"secret"});
 }
 
@@ -129,9 +123,7 @@ TEST_F(EscapeTest, NodesDoNotFollowTheirNames) {
   NodeId node = client().Walk(gofer_.root(), {{"file"}}).value().found[0].id;
   uint64_t ino = client().GetAttr(node)->ino;
   ASSERT_EQ(symlink((outside_ + "/secret").c_str(), gofer_.Path("link").c_str()), 0);
-  Churn churn([&] {
-    renameat2(AT_FDCWD, gofer_.Path("file").c_str(), AT_FDCWD, gofer_.Path("link").c_str(), RENAME_EXCHANGE);
-  });
+  Churn churn([&] { renameat2(AT_FDCWD, gofer_.Path("file").c_str(), AT_FDCWD, gofer_.Path("link").c_str(), RENAME_EXCHANGE); });
   for (int i = 0; i < 3000; ++i) {
     UniqueFd file = client().Open(node, O_RDWR).value();
     struct stat st;
@@ -148,9 +140,7 @@ TEST_F(EscapeTest, NodesDoNotFollowTheirNames) {
 TEST_F(EscapeTest, NothingIsMadeOutside) {
   ASSERT_EQ(mkdir(gofer_.Path("dir").c_str(), 0755), 0);
   ASSERT_EQ(symlink(outside_.c_str(), gofer_.Path("link").c_str()), 0);
-  Churn churn([&] {
-    renameat2(AT_FDCWD, gofer_.Path("dir").c_str(), AT_FDCWD, gofer_.Path("link").c_str(), RENAME_EXCHANGE);
-  });
+  Churn churn([&] { renameat2(AT_FDCWD, gofer_.Path("dir").c_str(), AT_FDCWD, gofer_.Path("link").c_str(), RENAME_EXCHANGE); });
   int made = 0;
   for (int i = 0; i < 2000; ++i) {
     WalkResult walk = client().Walk(gofer_.root(), {{"dir"}}).value();

@@ -153,9 +153,8 @@ int GoferMain(GoferConfig config) {
 absl::StatusOr<pid_t> StartGofer(GoferConfig config) {
   // As fork(2), which cannot make the namespace; the C library sees no difference in a process with one thread.
   uint64_t flags = config.new_pid_namespace ? CLONE_NEWPID : 0;
-  pid_t pid = static_cast<pid_t>(
-      config.cgroup < 0 ? syscall(SYS_clone, flags | SIGCHLD, nullptr, nullptr, nullptr, nullptr)
-                        : CloneInto({.flags = flags, .exit_signal = SIGCHLD}, config.cgroup));
+  pid_t pid = static_cast<pid_t>(config.cgroup < 0 ? syscall(SYS_clone, flags | SIGCHLD, nullptr, nullptr, nullptr, nullptr)
+                                                   : CloneInto({.flags = flags, .exit_signal = SIGCHLD}, config.cgroup));
   if (pid < 0) return ErrnoStatus(errno, "gofer: clone");
   if (pid > 0) return pid;
   setsid();  // no keys of the caller's terminal

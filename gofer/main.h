@@ -34,7 +34,7 @@ struct GoferConfig {
   std::vector<UniqueFd> channels;  // server ends
 
   // Confinement. All of it is on in the product; tests without privileges turn parts off.
-  bool new_mount_namespace = true;  // pivot_root into a tmpfs that holds only the attach points
+  bool new_mount_namespace = true;   // pivot_root into a tmpfs that holds only the attach points
   bool new_other_namespaces = true;  // ipc, uts, net
   bool new_pid_namespace = true;     // by StartGofer only
   bool drop_capabilities = true;
@@ -50,7 +50,7 @@ struct GoferConfig {
   // for the gofer.
   bool keep_stderr = false;
 
-  int cgroup = -1;  // directory of a cgroup of version 2 to be born in if possible; -1 for the caller's
+  int cgroup = -1;         // directory of a cgroup of version 2 to be born in if possible; -1 for the caller's
   uint32_t max_nodes = 0;  // 0: as many as RLIMIT_NOFILE allows
 };
 

@@ -36,8 +36,7 @@ std::string ReadFile(const std::string& path) {
 bool MayConfine() {
   pid_t child = fork();
   if (child == 0) {
-    bool may = unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID) == 0 &&
-               mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+    bool may = unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID) == 0 && mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
                mount("t", "/proc", "tmpfs", 0, nullptr) == 0;
     _exit(may ? 0 : 1);
   }
@@ -125,8 +124,7 @@ TEST_F(MainTest, ConfinesItself) {
   EXPECT_NE(status.find("NoNewPrivs:\t1\n"), std::string::npos);
   EXPECT_NE(status.find("Seccomp:\t2\n"), std::string::npos);
   for (const char* ns : {"mnt", "pid", "net", "ipc", "uts"}) {
-    EXPECT_NE(std::filesystem::read_symlink(proc + "/ns/" + ns),
-              std::filesystem::read_symlink(std::string("/proc/self/ns/") + ns));
+    EXPECT_NE(std::filesystem::read_symlink(proc + "/ns/" + ns), std::filesystem::read_symlink(std::string("/proc/self/ns/") + ns));
   }
   // Nothing but the attach points is in its root.
   std::set<std::string> names;

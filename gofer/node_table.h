@@ -30,8 +30,7 @@ struct AttachPoint {
 // One inode. Immutable. An inode's type never changes, so `type` holds for as long as the descriptor is open.
 class HostNode : public RefCounted<HostNode> {
  public:
-  HostNode(UniqueFd fd, const AttachPoint& attach, uint32_t type, uint64_t dev)
-      : fd_(std::move(fd)), attach_(attach), type_(type), dev_(dev) {}
+  HostNode(UniqueFd fd, const AttachPoint& attach, uint32_t type, uint64_t dev) : fd_(std::move(fd)), attach_(attach), type_(type), dev_(dev) {}
   int fd() const { return fd_.get(); }
   const AttachPoint& attach() const { return attach_; }
   uint32_t type() const { return type_; }  // S_IFREG, S_IFDIR, ...

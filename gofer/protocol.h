@@ -13,10 +13,10 @@ namespace amber::gofer {
 // The largest packet either way. Twice the largest extended attribute (64 KiB), and less than the default send buffer of
 // a Unix socket (212,992 bytes), which bounds a SEQPACKET message.
 inline constexpr size_t kMaxPacket = 128 * 1024;
-inline constexpr size_t kMaxNames = 256;      // of one Walk
-inline constexpr size_t kMaxForgets = 4096;   // of one Request
-inline constexpr size_t kNameMax = 255;       // bytes, NAME_MAX
-inline constexpr size_t kTargetMax = 4095;    // bytes, PATH_MAX less the NUL
+inline constexpr size_t kMaxNames = 256;         // of one Walk
+inline constexpr size_t kMaxForgets = 4096;      // of one Request
+inline constexpr size_t kNameMax = 255;          // bytes, NAME_MAX
+inline constexpr size_t kTargetMax = 4095;       // bytes, PATH_MAX less the NUL
 inline constexpr size_t kXattrValueMax = 65536;  // XATTR_SIZE_MAX
 inline constexpr size_t kXattrListMax = 65536;   // XATTR_LIST_MAX
 

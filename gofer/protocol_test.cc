@@ -62,8 +62,8 @@ class ProtocolTest : public testing::Test {
 };
 
 TEST_F(ProtocolTest, GarbageClosesTheChannel) {
-  for (std::string bytes : {std::string("x"), std::string(7, '\xff'), std::string(8, '\xff'), std::string(64, '\xff'),
-                            std::string(3, '\0'), std::string(4096, 'A')}) {
+  for (std::string bytes :
+       {std::string("x"), std::string(7, '\xff'), std::string(8, '\xff'), std::string(64, '\xff'), std::string(3, '\0'), std::string(4096, 'A')}) {
     UniqueFd channel = gofer_.NewChannel();
     SendRaw(channel.get(), bytes);
     EXPECT_TRUE(IsClosed(channel.get())) << bytes.size();

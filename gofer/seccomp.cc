@@ -80,9 +80,7 @@ const Rule kRules[] = {
 };
 #undef RULE
 
-absl::Status Fail(int error, const char* what) {
-  return absl::InternalError(absl::StrCat("gofer: seccomp: ", what, ": ", strerror(-error)));
-}
+absl::Status Fail(int error, const char* what) { return absl::InternalError(absl::StrCat("gofer: seccomp: ", what, ": ", strerror(-error))); }
 
 absl::Status Fill(scmp_filter_ctx context) {
   int error = seccomp_attr_set(context, SCMP_FLTATR_CTL_TSYNC, 1);

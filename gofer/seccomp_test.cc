@@ -34,8 +34,7 @@ TEST(Seccomp, MatchesTheReviewedList) {
   std::ifstream file("gofer/testdata/seccomp.golden");
   std::stringstream golden;
   golden << file.rdbuf();
-  EXPECT_EQ(golden.str(), DescribeSeccompFilter())
-      << "If the change is intended, replace gofer/testdata/seccomp.golden by this output.";
+  EXPECT_EQ(golden.str(), DescribeSeccompFilter()) << "If the change is intended, replace gofer/testdata/seccomp.golden by this output.";
 }
 
 TEST(Seccomp, AllowsWhatTheServerDoes) {

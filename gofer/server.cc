@@ -28,8 +28,7 @@ ErrnoOr<void> Server::PrepareThread() {
 void Server::Serve(int socket) { Session(*this, socket).Run(); }
 
 ErrnoOr<UniqueFd> OpenProcSelfFd() {
-  int mount = static_cast<int>(
-      syscall(SYS_open_tree, AT_FDCWD, "/proc/self/fd", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+  int mount = static_cast<int>(syscall(SYS_open_tree, AT_FDCWD, "/proc/self/fd", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
   if (mount >= 0) return UniqueFd(mount);
   int fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return Errno(errno);

@@ -89,17 +89,16 @@ class Session {
   // Makes `inode` a node of the peer's and describes it.
   ErrnoOr<void> AddNode(Inode inode, const AttachPoint& attach, wire::Node::Builder b);
   // Finds what was just made under a name, gives it its owner and mode, and answers with its node.
-  ErrnoOr<void> FinishNew(const HostNode& parent, std::string_view name, uint32_t type,
-                          wire::NewInode::Reader wanted, wire::Response::Builder response);
-  ErrnoOr<void> FinishFile(UniqueFd file, const AttachPoint& attach, wire::NewInode::Reader wanted,
-                           wire::Response::Builder response);
+  ErrnoOr<void> FinishNew(const HostNode& parent, std::string_view name, uint32_t type, wire::NewInode::Reader wanted,
+                          wire::Response::Builder response);
+  ErrnoOr<void> FinishFile(UniqueFd file, const AttachPoint& attach, wire::NewInode::Reader wanted, wire::Response::Builder response);
 
   Server& server_;
   const int socket_;
   WireBuffer wire_;
-  UniqueFd reply_file_;   // rides along with the answer under construction
-  UniqueFd directory_;    // read by ReadDir, until its last chunk or any other call
-  std::string scratch_;   // of getdents and extended attributes
+  UniqueFd reply_file_;  // rides along with the answer under construction
+  UniqueFd directory_;   // read by ReadDir, until its last chunk or any other call
+  std::string scratch_;  // of getdents and extended attributes
 };
 
 }  // namespace amber::gofer

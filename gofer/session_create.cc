@@ -53,8 +53,7 @@ ErrnoOr<UniqueFd> OpenNew(int directory, const char* name, int flags, uint32_t m
 
 }  // namespace
 
-ErrnoOr<void> Session::FinishFile(UniqueFd file, const AttachPoint& attach,
-                                  wire::NewInode::Reader wanted, wire::Response::Builder response) {
+ErrnoOr<void> Session::FinishFile(UniqueFd file, const AttachPoint& attach, wire::NewInode::Reader wanted, wire::Response::Builder response) {
   UniqueFd path(open(FdName(file.get()).text, O_PATH | O_CLOEXEC));
   if (!path.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
   Inode inode{std::move(path), TRY(StatDescriptor(file.get()))};
@@ -88,8 +87,8 @@ ErrnoOr<void> Session::TmpFile(wire::TmpFile::Reader request, wire::Response::Bu
   return FinishFile(std::move(file), parent->attach(), request.getInode(), response);
 }
 
-ErrnoOr<void> Session::FinishNew(const HostNode& parent, std::string_view name, uint32_t type,
-                                 wire::NewInode::Reader wanted, wire::Response::Builder response) {
+ErrnoOr<void> Session::FinishNew(const HostNode& parent, std::string_view name, uint32_t type, wire::NewInode::Reader wanted,
+                                 wire::Response::Builder response) {
   Inode inode = TRY(LookUp(parent, name));
   // Somebody else may have put another file here: then ours is gone, and theirs is not to be dressed.
   if (inode.type() != type) return Errno(ENOENT);
@@ -140,15 +139,13 @@ ErrnoOr<void> Session::MkNod(wire::MkNod::Reader request, wire::Response::Builde
   switch (type) {
     case S_IFREG:
     case S_IFIFO:
-    case S_IFSOCK:
-      break;
+    case S_IFSOCK: break;
     case S_IFCHR:
     case S_IFBLK:
       // A whiteout is no device: it cannot be opened, and needs no capability on the host.
       if (!whiteout && !parent->attach().allow_devices) return Errno(EPERM);
       break;
-    default:
-      return Errno(EINVAL);
+    default: return Errno(EINVAL);
   }
   std::string name(AsString(request.getName()));
   dev_t device = type == S_IFCHR || type == S_IFBLK ? request.getRdev() : 0;

@@ -55,8 +55,7 @@ bool IsKernelInterface(int fd) {
     case 0x62656570:  // configfs
     case 0x65735543:  // fusectl
       return true;
-    default:
-      return false;
+    default: return false;
   }
 }
 
@@ -84,9 +83,7 @@ ErrnoOr<std::string> ReadTarget(int fd) {
 
 }  // namespace
 
-FdName::FdName(int fd) {
-  *std::to_chars(text, text + sizeof text - 1, fd).ptr = '\0';
-}
+FdName::FdName(int fd) { *std::to_chars(text, text + sizeof text - 1, fd).ptr = '\0'; }
 
 uint64_t DeviceOf(const struct statx& s) { return makedev(s.stx_dev_major, s.stx_dev_minor); }
 uint64_t Inode::dev() const { return DeviceOf(attributes); }
@@ -238,8 +235,7 @@ ErrnoOr<void> Session::ReadDir(wire::ReadDir::Reader request, wire::Response::Bu
     entry.setType(record.type);
     if (!plus && record.type != DT_UNKNOWN) continue;
     struct statx s;
-    if (statx(directory.get(), record.name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT,
-              STATX_BASIC_STATS | STATX_BTIME, &s) != 0) {
+    if (statx(directory.get(), record.name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS | STATX_BTIME, &s) != 0) {
       continue;
     }
     entry.setType(IFTODT(s.stx_mode));

@@ -12,8 +12,7 @@ namespace {
 
 // O_LARGEFILE as the kernel numbers it; glibc's is 0 on 64-bit machines.
 constexpr int kLargeFile = 0100000;
-constexpr int kAllowedFlags = O_ACCMODE | O_APPEND | O_TRUNC | O_DIRECT | O_SYNC | O_DSYNC | O_NOATIME |
-                              O_NONBLOCK | kLargeFile;
+constexpr int kAllowedFlags = O_ACCMODE | O_APPEND | O_TRUNC | O_DIRECT | O_SYNC | O_DSYNC | O_NOATIME | O_NONBLOCK | kLargeFile;
 
 ErrnoOr<void> CheckType(const HostNode& node) {
   switch (node.type()) {

@@ -13,8 +13,7 @@ namespace {
 constexpr size_t kXattrNameMax = 255;  // XATTR_NAME_MAX
 
 bool Visible(std::string_view name) {
-  return name.starts_with("user.") || name == "system.posix_acl_access" ||
-         name == "system.posix_acl_default" || name == "security.capability";
+  return name.starts_with("user.") || name == "system.posix_acl_access" || name == "system.posix_acl_default" || name == "security.capability";
 }
 
 ErrnoOr<std::string> NameOf(capnp::Data::Reader data) {

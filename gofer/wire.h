@@ -43,11 +43,7 @@ class WireBuffer {
   std::optional<capnp::FlatArrayMessageReader> reader_;
 };
 
-inline std::string_view AsString(capnp::Data::Reader data) {
-  return {reinterpret_cast<const char*>(data.begin()), data.size()};
-}
-inline capnp::Data::Reader AsData(std::string_view text) {
-  return {reinterpret_cast<const kj::byte*>(text.data()), text.size()};
-}
+inline std::string_view AsString(capnp::Data::Reader data) { return {reinterpret_cast<const char*>(data.begin()), data.size()}; }
+inline capnp::Data::Reader AsData(std::string_view text) { return {reinterpret_cast<const kj::byte*>(text.data()), text.size()}; }
 
 }  // namespace amber::gofer

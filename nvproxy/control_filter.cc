@@ -178,7 +178,10 @@ ErrnoOr<uint32_t> PrepareFilter(ControlCall& c) {
       return uint32_t{kNvOk};
     case Kind::kGpuPids: AnswerPids(c); return uint32_t{kNvOk};
     case Kind::kGpuPidInfo: return AnswerPidInfo(c);
-    case Kind::kBoostGroups: std::memset(c.params.data(), 0, c.params.size()); c.answered = true; return uint32_t{kNvOk};
+    case Kind::kBoostGroups:
+      std::memset(c.params.data(), 0, c.params.size());
+      c.answered = true;
+      return uint32_t{kNvOk};
     case Kind::kFbInfoV2:
       // Where the tables have no size the guest's may be any.
       if (c.params.size() < 4) return uint32_t{kNvInvalidParamStruct};

@@ -178,7 +178,7 @@ ErrnoOr<uint64_t> FrontendCall(Call& call) {
     case Kind::kFreeOsEvent: return OsEventCall(call);
     case Kind::kVersion: return VersionCall(call);
     case Kind::kAttachGpus: return AttachGpusCall(call);
-    case Kind::kSysParams: return call.Done();  // host-wide, and set by whoever came first: accepted, not given on
+    case Kind::kSysParams: return call.Done();                                // host-wide, and set by whoever came first: accepted, not given on
     case Kind::kWaitOpen: call.block.As<uint64_t>() = 0; return call.Done();  // opens here are complete
     case Kind::kUnmapMemory:
     case Kind::kSimple: return PlainCall(call);

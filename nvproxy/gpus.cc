@@ -31,15 +31,22 @@ class Probe {
     return true;
   }
   bool Allocate(uint32_t parent, uint32_t handle, uint32_t number, std::span<std::byte> params) {
-    RmAlloc alloc{.hRoot = client_, .hObjectParent = parent == 0 ? client_ : parent, .hObjectNew = handle, .hClass = number,
-                  .pAllocParms = reinterpret_cast<uint64_t>(params.data()), .paramsSize = static_cast<uint32_t>(params.size())};
+    RmAlloc alloc{.hRoot = client_,
+                  .hObjectParent = parent == 0 ? client_ : parent,
+                  .hObjectNew = handle,
+                  .hClass = number,
+                  .pAllocParms = reinterpret_cast<uint64_t>(params.data()),
+                  .paramsSize = static_cast<uint32_t>(params.size())};
     HostBuffer nested[] = {{params.data(), params.size()}};
     return Run<RmAlloc>(0x2b, {&alloc, 1}, nested) && alloc.status == 0;
   }
   // On the client itself if `object` is 0.
   bool Control(uint32_t object, uint32_t command, void* params, size_t size) {
-    RmControl block{.hClient = client_, .hObject = object == 0 ? client_ : object, .cmd = command,
-                    .params = reinterpret_cast<uint64_t>(params), .paramsSize = static_cast<uint32_t>(size)};
+    RmControl block{.hClient = client_,
+                    .hObject = object == 0 ? client_ : object,
+                    .cmd = command,
+                    .params = reinterpret_cast<uint64_t>(params),
+                    .paramsSize = static_cast<uint32_t>(size)};
     HostBuffer nested[] = {{params, size}};
     return Run<RmControl>(0x2a, {&block, 1}, nested) && block.status == 0;
   }
@@ -74,7 +81,12 @@ struct AttachIds {
 };
 
 bool DescribeCard(Probe& probe, const CardInfo& card, Gpu* gpu) {
-  *gpu = {.minor = card.minor, .gpu_id = card.gpu_id, .domain = card.domain, .bus = card.bus, .slot = card.slot, .vendor = card.vendor,
+  *gpu = {.minor = card.minor,
+          .gpu_id = card.gpu_id,
+          .domain = card.domain,
+          .bus = card.bus,
+          .slot = card.slot,
+          .vendor = card.vendor,
           .device = card.device};
   AttachIds attach;
   std::ranges::fill(attach.ids, ~0u);

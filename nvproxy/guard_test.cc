@@ -1,6 +1,5 @@
 // What callers rely on beside results: no lock of all across host calls, little time of our own, and which GPUs a sandbox gets.
 #include <gtest/gtest.h>
-
 #include <poll.h>
 
 #include <chrono>

@@ -14,11 +14,11 @@ bool Passes(const std::vector<HostIoctlRule>& rules, uint32_t command) {
 TEST(HostRules, PassWhatTheTablesHave) {
   for (const Branch& branch : AllBranches()) {
     auto rules = HostIoctlRules(branch, kCompute | kUtility);
-    EXPECT_TRUE(Passes(rules, 0xc030462b)) << branch.number;                 // RM_ALLOC, 48 bytes
-    EXPECT_TRUE(Passes(rules, 0xc020462a)) << branch.number;                 // RM_CONTROL
+    EXPECT_TRUE(Passes(rules, 0xc030462b)) << branch.number;                   // RM_ALLOC, 48 bytes
+    EXPECT_TRUE(Passes(rules, 0xc020462a)) << branch.number;                   // RM_CONTROL
     EXPECT_TRUE(Passes(rules, 0xc00046c8 | 72u * 32 << 16)) << branch.number;  // CARD_INFO of 32 cards
-    EXPECT_TRUE(Passes(rules, 0x30000001)) << branch.number;                 // UVM_INITIALIZE
-    EXPECT_TRUE(Passes(rules, 0x25)) << branch.number;                       // UVM_REGISTER_GPU
+    EXPECT_TRUE(Passes(rules, 0x30000001)) << branch.number;                   // UVM_INITIALIZE
+    EXPECT_TRUE(Passes(rules, 0x25)) << branch.number;                         // UVM_REGISTER_GPU
   }
 }
 

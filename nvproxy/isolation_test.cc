@@ -42,7 +42,11 @@ class Isolation : public testing::Test {
     return block.status;
   }
   uint32_t ShareIt(uint16_t type, uint8_t action = 0, uint32_t target = 0) {
-    RmShare block{.hClient = a.client, .hObject = 0x100, .sharePolicy_target = target, .sharePolicy_accessMask = 1, .sharePolicy_type = type,
+    RmShare block{.hClient = a.client,
+                  .hObject = 0x100,
+                  .sharePolicy_target = target,
+                  .sharePolicy_accessMask = 1,
+                  .sharePolicy_type = type,
                   .sharePolicy_action = action};
     victim.Frontend(a.ctl, 0x35, block);
     EXPECT_EQ(block.sharePolicy_type, type);  // the guest sees its own
@@ -62,13 +66,16 @@ void Isolation::TryFrontend(TestProcess& t, const TestProcess::Basic& own) {
     std::vector<uint8_t> params(4);
     return t.Control(own.ctl, a.client, a.client, 0x20800111, params);
   });
-  Refused("control of another's object", [&] {
-    std::vector<uint8_t> params(64);
-    return t.Control(own.ctl, own.client, 0x7777, 0x20800111, params);
-  }, kNvInvalidObjectHandle);
+  Refused(
+      "control of another's object",
+      [&] {
+        std::vector<uint8_t> params(64);
+        return t.Control(own.ctl, own.client, 0x7777, 0x20800111, params);
+      },
+      kNvInvalidObjectHandle);
   Refused("alloc", [&] { return t.Alloc(own.ctl, a.client, a.client, 1, 0x80, std::vector<uint8_t>(56)); });
-  Refused("parent of another client", [&] { return t.Alloc(own.ctl, own.client, a.client, 1, 0x80, std::vector<uint8_t>(56)); },
-          kNvInvalidObjectParent);
+  Refused(
+      "parent of another client", [&] { return t.Alloc(own.ctl, own.client, a.client, 1, 0x80, std::vector<uint8_t>(56)); }, kNvInvalidObjectParent);
   Refused("free", [&] { return t.Free(own.ctl, a.client, a.client); });
   Refused("dup", [&] { return Dup(t, own, a.client, 0x100, 0x200); });
   auto status_of = [&](int fd, uint32_t number, auto block) -> int64_t {
@@ -90,7 +97,8 @@ void Isolation::TryFrontend(TestProcess& t, const TestProcess::Basic& own) {
       return result != 0 ? result : static_cast<int64_t>(block.status);
     });
   }
-  Refused("heap", [&] { return status_of(own.ctl, 0x4a, RmHeap{.hRoot = a.client, .hObjectParent = a.device, .function = 2, .AllocSize_size = 4096}); });
+  Refused("heap",
+          [&] { return status_of(own.ctl, 0x4a, RmHeap{.hRoot = a.client, .hObjectParent = a.device, .function = 2, .AllocSize_size = 4096}); });
   Refused("alloc memory", [&] {
     return status_of(own.gpu, 0x27, RmAllocMemory{.hRoot = a.client, .hObjectParent = a.device, .hObjectNew = 5, .hClass = 0x40, .limit = 4095});
   });
@@ -111,7 +119,9 @@ void Isolation::TryFrontend(TestProcess& t, const TestProcess::Basic& own) {
     });
   }
   const Entry& dmabuf = *FindEntry(proxy.branch().frontend, 0xd9);
-  Refused("dma-buf", [&] { return int64_t{t.Raw(own.gpu, 0xc0004600u | dmabuf.size << 16 | 0xd9, t.PutBytes(std::vector<uint8_t>(dmabuf.size)))}; }, -EINVAL);
+  Refused(
+      "dma-buf", [&] { return int64_t{t.Raw(own.gpu, 0xc0004600u | dmabuf.size << 16 | 0xd9, t.PutBytes(std::vector<uint8_t>(dmabuf.size)))}; },
+      -EINVAL);
 }
 
 // Clients that stand inside parameters.

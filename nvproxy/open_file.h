@@ -39,9 +39,9 @@ class OpenFile : public std::enable_shared_from_this<OpenFile> {
   // --- /dev/nvidiactl and /dev/nvidiaN ---
   // The control file that this one was registered with, once.
   std::shared_ptr<OpenFile> linked ABSL_GUARDED_BY(mu);
-  bool has_links ABSL_GUARDED_BY(mu) = false;  // others are registered with it
-  bool attached ABSL_GUARDED_BY(mu) = false;   // ATTACH_GPUS_TO_FD was done
-  bool exports ABSL_GUARDED_BY(mu) = false;    // objects were exported to it: never mapped any more
+  bool has_links ABSL_GUARDED_BY(mu) = false;                             // others are registered with it
+  bool attached ABSL_GUARDED_BY(mu) = false;                              // ATTACH_GPUS_TO_FD was done
+  bool exports ABSL_GUARDED_BY(mu) = false;                               // objects were exported to it: never mapped any more
   std::vector<std::shared_ptr<Allocation>> exported ABSL_GUARDED_BY(mu);  // their memory
   // What the next mmap maps.
   struct Pending {

@@ -97,8 +97,12 @@ class Walk {
     if (Pick(8) != 0) actor.process->Close(fd);
   }
   void Pin(Actor& actor, TestProcess::Basic& b) {
-    RmAllocMemory block{.hRoot = b.client, .hObjectParent = b.device, .hObjectNew = Handle(), .hClass = 0x71,
-                        .pMemory = TestProcess::kBase + (Pick(64) << 12), .limit = ((Pick(15) + 1) << 12) - 1 + (Pick(10) == 0)};
+    RmAllocMemory block{.hRoot = b.client,
+                        .hObjectParent = b.device,
+                        .hObjectNew = Handle(),
+                        .hClass = 0x71,
+                        .pMemory = TestProcess::kBase + (Pick(64) << 12),
+                        .limit = ((Pick(15) + 1) << 12) - 1 + (Pick(10) == 0)};
     actor.process->Frontend(b.gpu, 0x27, block);
   }
   void WithSpace(Actor& actor, TestProcess::Basic& b, uint32_t number, size_t offset) {
@@ -116,8 +120,12 @@ class Walk {
     actor.process->Frontend(b.ctl, 0x34, block);
   }
   void Share(Actor& actor, TestProcess::Basic& b) {
-    RmShare block{.hClient = b.client, .hObject = Handle(), .sharePolicy_target = b.client, .sharePolicy_accessMask = 1,
-                  .sharePolicy_type = static_cast<uint16_t>(Pick(9)), .sharePolicy_action = static_cast<uint8_t>(Pick(8))};
+    RmShare block{.hClient = b.client,
+                  .hObject = Handle(),
+                  .sharePolicy_target = b.client,
+                  .sharePolicy_accessMask = 1,
+                  .sharePolicy_type = static_cast<uint16_t>(Pick(9)),
+                  .sharePolicy_action = static_cast<uint8_t>(Pick(8))};
     actor.process->Frontend(b.ctl, 0x35, block);
   }
   void Uvm(Actor& actor, TestProcess::Basic& b) {

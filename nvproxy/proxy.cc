@@ -13,9 +13,7 @@ namespace amber::nvproxy {
 
 namespace {
 
-constexpr uint32_t FrontendCommand(uint32_t number, size_t size) {
-  return 0xc0004600u | static_cast<uint32_t>(size) << 16 | number;
-}
+constexpr uint32_t FrontendCommand(uint32_t number, size_t size) { return 0xc0004600u | static_cast<uint32_t>(size) << 16 | number; }
 
 std::string Hex(uint32_t value) {
   char text[16];
@@ -47,8 +45,7 @@ Proxy::Proxy(HostDriver& host, const Options& options, std::function<void(const 
 
 Proxy::~Proxy() = default;
 
-std::unique_ptr<Proxy> Proxy::Create(HostDriver& host, const Options& options, std::function<void(const std::string&)> log,
-                                     std::string* error) {
+std::unique_ptr<Proxy> Proxy::Create(HostDriver& host, const Options& options, std::function<void(const std::string&)> log, std::string* error) {
   std::unique_ptr<Proxy> proxy(new Proxy(host, options, std::move(log)));
   proxy->version_ = host.Version();
   if (proxy->version_.empty()) {

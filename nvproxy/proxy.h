@@ -48,8 +48,8 @@ struct Options {
   uint8_t capabilities = kCompute | kUtility;
   // The GPUs that the sandbox has: an index in PCI order ("0"), "GPU-uuid" or "minor:N"; empty means all.
   std::vector<std::string> devices;
-  uint64_t memory_limit = 0;     // bytes of each GPU; 0 means no limit
-  uint64_t host_limit = 0;       // bytes of host memory that drivers allocate or pin for the sandbox; 0 means no limit
+  uint64_t memory_limit = 0;           // bytes of each GPU; 0 means no limit
+  uint64_t host_limit = 0;             // bytes of host memory that drivers allocate or pin for the sandbox; 0 means no limit
   uint64_t context_bytes = 400 << 20;  // what a process's first context on a GPU costs
   bool allow_other_driver = false;     // point releases that are not known to work
   bool permissive = false;             // lets through, and logs, commands of unknown meaning
@@ -61,8 +61,7 @@ struct Options {
 class Proxy {
  public:
   // Asks the driver for its version and its GPUs. Null, and why in `error`.
-  static std::unique_ptr<Proxy> Create(HostDriver& host, const Options& options, std::function<void(const std::string&)> log,
-                                       std::string* error);
+  static std::unique_ptr<Proxy> Create(HostDriver& host, const Options& options, std::function<void(const std::string&)> log, std::string* error);
   ~Proxy();
 
   // open(2) of a device node by `session`. ENXIO for a GPU that the sandbox has not.

@@ -29,8 +29,8 @@ class ProxyTest : public testing::TestWithParam<const char*> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Branches, ProxyTest,
-                         testing::Values("535.288.01", "550.163.01", "570.195.03", "575.64.05", "580.159.04", "590.48.01", "595.45.04",
-                                         "610.1.1", "615.1.1", "620.1.1"));
+                         testing::Values("535.288.01", "550.163.01", "570.195.03", "575.64.05", "580.159.04", "590.48.01", "595.45.04", "610.1.1",
+                                         "615.1.1", "620.1.1"));
 
 TEST_P(ProxyTest, FindsTheGpus) {
   ASSERT_EQ(proxy.gpus().size(), 2u);
@@ -69,9 +69,9 @@ TEST_P(ProxyTest, ClientsAndObjects) {
   EXPECT_EQ(p.Alloc(b.ctl, b.client, b.client, 0x77, 0x2080, std::vector<uint8_t>(4)), uint32_t{kNvInvalidObjectParent});
   EXPECT_EQ(p.Alloc(b.ctl, b.client, 0x9999, 0x77, 0x2080, std::vector<uint8_t>(4)), uint32_t{kNvInvalidObjectParent});
   EXPECT_EQ(p.Alloc(b.ctl, b.client, b.device, 0x77, 0xdead), uint32_t{kNvInvalidClass});
-  EXPECT_EQ(p.Alloc(b.ctl, b.client, b.device, 0x77, 0x73), uint32_t{kNvInvalidClass});  // graphics
+  EXPECT_EQ(p.Alloc(b.ctl, b.client, b.device, 0x77, 0x73), uint32_t{kNvInvalidClass});     // graphics
   EXPECT_EQ(p.Alloc(b.ctl, b.client, b.device, 0x77, 0x40), uint32_t{kNvInvalidArgument});  // no parameters
-  EXPECT_EQ(p.Free(b.ctl, b.client, 0x4242), uint32_t{kNvOk});  // unknown: gone already
+  EXPECT_EQ(p.Free(b.ctl, b.client, 0x4242), uint32_t{kNvOk});                              // unknown: gone already
   EXPECT_EQ(p.Free(b.ctl, b.client, b.device), uint32_t{kNvOk});
   EXPECT_EQ(world.host.Graph(1000).size(), 1u);
   EXPECT_EQ(proxy.counts().objects, 1u);
@@ -105,7 +105,10 @@ TEST_P(ProxyTest, EveryClass) {
       p.Alloc(b.ctl, b.client, parent, 0x8000 + entry.number, entry.number);
       p.Free(b.ctl, b.client, 0x8000 + entry.number);
     }
-    RmAlloc block{.hRoot = b.client, .hObjectParent = b.device, .hObjectNew = 1, .hClass = entry.number,
+    RmAlloc block{.hRoot = b.client,
+                  .hObjectParent = b.device,
+                  .hObjectNew = 1,
+                  .hClass = entry.number,
                   .pAllocParms = TestProcess::kBase + p.memory().size() - 1};
     int result = p.Frontend(b.ctl, 0x2b, block);
     EXPECT_TRUE(result == -EFAULT || result == 0) << entry.name;

@@ -29,8 +29,13 @@ class Quota : public testing::Test {
     return status;
   }
   uint32_t Heap(uint32_t handle, uint64_t size, uint32_t attr, uint32_t flags = 0, uint32_t function = 2) {
-    RmHeap block{.hRoot = b.client, .hObjectParent = b.device, .function = function, .AllocSize_hMemory = handle, .AllocSize_flags = flags,
-                 .AllocSize_attr = attr, .AllocSize_size = size};
+    RmHeap block{.hRoot = b.client,
+                 .hObjectParent = b.device,
+                 .function = function,
+                 .AllocSize_hMemory = handle,
+                 .AllocSize_flags = flags,
+                 .AllocSize_attr = attr,
+                 .AllocSize_size = size};
     EXPECT_EQ(p.Frontend(b.ctl, 0x4a, block), 0);
     Agree();
     return block.status;
@@ -85,8 +90,8 @@ TEST_F(Quota, PageSizes) {
 
 TEST_F(Quota, HeapCalls) {
   EXPECT_EQ(Heap(1, kLimit, 0), uint32_t{kNvOk});
-  EXPECT_EQ(Heap(2, 1, 3u << 25), uint32_t{kNvNoMemory});  // ANY is the GPU's
-  EXPECT_EQ(Heap(2, kLimit, 0, 0x80000), uint32_t{kNvOk});  // addresses alone
+  EXPECT_EQ(Heap(2, 1, 3u << 25), uint32_t{kNvNoMemory});    // ANY is the GPU's
+  EXPECT_EQ(Heap(2, kLimit, 0, 0x80000), uint32_t{kNvOk});   // addresses alone
   EXPECT_EQ(Heap(3, 16 * kMiB, 1u << 25), uint32_t{kNvOk});  // host memory
   EXPECT_EQ(Heap(4, 1, 1u << 25), uint32_t{kNvNoMemory});
   EXPECT_EQ(Heap(5, 1, 0, 0, 14), uint32_t{kNvInvalidFunction});
@@ -95,8 +100,13 @@ TEST_F(Quota, HeapCalls) {
 
 TEST_F(Quota, AllocMemoryCalls) {
   auto alloc = [&](uint32_t number, uint32_t handle, uint64_t size) {
-    RmAllocMemory block{.hRoot = b.client, .hObjectParent = b.device, .hObjectNew = handle, .hClass = number, .flags = 1u << 16,
-                        .pMemory = TestProcess::kBase, .limit = size - 1};
+    RmAllocMemory block{.hRoot = b.client,
+                        .hObjectParent = b.device,
+                        .hObjectNew = handle,
+                        .hClass = number,
+                        .flags = 1u << 16,
+                        .pMemory = TestProcess::kBase,
+                        .limit = size - 1};
     EXPECT_EQ(p.Frontend(b.gpu, 0x27, block), 0);
     if (block.status != kNvOk || number == 0x71) EXPECT_EQ(block.pMemory, TestProcess::kBase);
     Agree();

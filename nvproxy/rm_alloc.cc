@@ -10,7 +10,7 @@ constexpr uint32_t kEventAlias = 0x5;  // NV01_EVENT: the real class is in the p
 
 // An allocation on its way, whatever form it came in.
 struct Making {
-  RmAlloc request;        // as the guest gave it
+  RmAlloc request;  // as the guest gave it
   const Entry* entry = nullptr;
   Block params{0};
   std::shared_ptr<Allocation> bytes, context;
@@ -135,7 +135,9 @@ ErrnoOr<uint64_t> MakeClient(Call& call, const RmAlloc& request) {
   auto held = call.proxy.ClientsOf([&](const Client& c) { return c.session().process == call.session.process; });
   if (held.size() >= call.proxy.options().max_clients) return Answer(call, request, request.hObjectNew, kNvInsufficientResources);
   uint32_t handle = 0;
-  RmAlloc block{.hRoot = request.hRoot, .hObjectNew = request.hObjectNew, .hClass = 0x41,
+  RmAlloc block{.hRoot = request.hRoot,
+                .hObjectNew = request.hObjectNew,
+                .hClass = 0x41,
                 .pAllocParms = request.pAllocParms != 0 ? reinterpret_cast<uint64_t>(&handle) : 0,
                 .paramsSize = request.pAllocParms != 0 ? 4u : 0u};
   HostBuffer nested[] = {{&handle, 4}};
@@ -229,8 +231,12 @@ ErrnoOr<uint64_t> RmAllocCall(Call& call) {
   Making making{.request = {}};
   if (call.block.size() == sizeof(RmAllocShort)) {
     const auto& block = call.As<RmAllocShort>();
-    making.request = {.hRoot = block.hRoot, .hObjectParent = block.hObjectParent, .hObjectNew = block.hObjectNew, .hClass = block.hClass,
-                      .pAllocParms = block.pAllocParms, .paramsSize = block.paramsSize};
+    making.request = {.hRoot = block.hRoot,
+                      .hObjectParent = block.hObjectParent,
+                      .hObjectNew = block.hObjectNew,
+                      .hClass = block.hClass,
+                      .pAllocParms = block.pAllocParms,
+                      .paramsSize = block.paramsSize};
   } else {
     making.request = call.As<RmAlloc>();
   }

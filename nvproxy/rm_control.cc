@@ -9,8 +9,8 @@ namespace {
 constexpr uint32_t kLegacyBit = 0x8000, kLegacyRoot = 0xc000, kBinaryClass = 0x2081;
 
 // An entry for a command that goes to the firmware as it is. Its fields hold nothing but the size.
-const Entry kLegacyEntry{.number = 0, .size = kUnknownSize, .status = kNoStatus, .kind = Kind::kOpaque, .caps = 0xff,
-                         .name = "a command for the firmware"};
+const Entry kLegacyEntry{
+    .number = 0, .size = kUnknownSize, .status = kNoStatus, .kind = Kind::kOpaque, .caps = 0xff, .name = "a command for the firmware"};
 
 bool IsLegacy(uint32_t command) { return (command & kLegacyBit) != 0 || command >> 16 == kBinaryClass; }
 

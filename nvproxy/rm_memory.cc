@@ -10,7 +10,7 @@ namespace amber::nvproxy {
 namespace {
 
 constexpr uint32_t kSystemMemory = 0x3e, kLocalPrivileged = 0x3f, kLocalMemory = 0x40, kOsDescriptor = 0x71;
-constexpr uint32_t kHeapAllocSize = 2;    // NVOS32_FUNCTION_ALLOC_SIZE
+constexpr uint32_t kHeapAllocSize = 2;      // NVOS32_FUNCTION_ALLOC_SIZE
 constexpr uint32_t kHeapVirtual = 0x80000;  // NVOS32_ALLOC_FLAGS_VIRTUAL
 constexpr uint64_t kPageSize = 4096;
 

@@ -70,7 +70,9 @@ ErrnoOr<uint64_t> RmDupCall(Call& call) {
 NvStatus RecordShare(SharePolicy& policy, ShareList& list) {
   if (policy.sharePolicy_type > kShareFabric) return kNvInvalidArgument;
   if (policy.sharePolicy_type == kShareFabric) return kNvNotSupported;
-  ApplyShare(list, {.target = policy.sharePolicy_target, .mask = policy.sharePolicy_accessMask, .type = policy.sharePolicy_type,
+  ApplyShare(list, {.target = policy.sharePolicy_target,
+                    .mask = policy.sharePolicy_accessMask,
+                    .type = policy.sharePolicy_type,
                     .action = policy.sharePolicy_action});
   // To the host "everybody", "same user" and "same GPU" would mean other sandboxes too. All guest processes are one process to it, so
   // that is enough; between them the recorded policy decides.

@@ -57,8 +57,8 @@ std::vector<std::string> Proxy::CannotSave(OpenFile& file) {
     for (const auto& [handle, object] : client->objects()) {
       if (object->params || out.size() >= 8) continue;
       char text[160];
-      std::snprintf(text, sizeof(text), "process %u still has a GPU object of class %#x (%s, handle %#x of client %#x)",
-                    client->session().pid, object->number, object->origin, handle, client->handle());
+      std::snprintf(text, sizeof(text), "process %u still has a GPU object of class %#x (%s, handle %#x of client %#x)", client->session().pid,
+                    object->number, object->origin, handle, client->handle());
       out.emplace_back(text);
     }
   }
@@ -128,7 +128,8 @@ std::string Proxy::RestoreClient(const std::shared_ptr<OpenFile>& file, const pr
     if (gpu == nullptr) gpu = &gpus_[0];  // another card takes its place
     if (entry->kind == Kind::kDevice && params.size() >= 4) std::memcpy(params.data(), &gpu->instance, 4);
     RmAlloc block{.hRoot = saved.handle(), .hObjectParent = object.parent(), .hObjectNew = object.handle(), .hClass = object.number()};
-    if (Replay(*this, file->host(), block, &params) != kNvOk) return std::string(name) + ": an object of class " + entry->name + " cannot be made again";
+    if (Replay(*this, file->host(), block, &params) != kNvOk)
+      return std::string(name) + ": an object of class " + entry->name + " cannot be made again";
     Object* made = client->Add(object.handle(), object.number(), entry, parent);
     if (made == nullptr) return std::string(name) + " is malformed in the image";
     made->gpu = IndexOf(*gpu);

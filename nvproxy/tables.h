@@ -10,6 +10,7 @@
 namespace amber::nvproxy {
 
 // How an entry is treated. One list for all sections; a handler is found by it.
+// clang-format off
 enum class Kind : uint8_t {
   kSimple,
   kOpaque,  // a blob of unknown meaning: let through only in permissive mode
@@ -27,13 +28,20 @@ enum class Kind : uint8_t {
   // classes
   kRoot, kDevice, kMemorySystem, kMemoryLocal, kMemoryVirtual, kEvent, kFabric, kMulticast, kDebugger, kImexSession,
 };
+// clang-format on
 
 // What an object is to those that hang under it.
+// clang-format off
 enum class Category : uint8_t { kOther, kClient, kDevice, kSubdevice, kChannel, kGroup, kVaspace, kShare, kMemory };
+// clang-format on
 
+// clang-format off
 enum class ParamRule : uint8_t { kRequired, kOptional, kNone };
+// clang-format on
 
+// clang-format off
 enum class Role : uint8_t { kClient, kObject, kNew, kGpu, kUuid, kPointer, kFd, kDepends };
+// clang-format on
 
 struct Field {
   Role role;
@@ -45,12 +53,18 @@ inline constexpr uint32_t kUnknownSize = ~uint32_t{0};
 inline constexpr uint16_t kNoStatus = 0xffff;
 
 // Bits of Entry::caps, and of what a sandbox may use.
+// clang-format off
 enum Capability : uint8_t { kCompute = 1, kUtility = 2, kGraphics = 4, kVideo = 8, kProfiling = 16, kRdma = 32, kImex = 64 };
+// clang-format on
 // Bits of Entry::node.
+// clang-format off
 enum NodeBit : uint8_t { kOnControl = 1, kOnGpu = 2 };
+// clang-format on
 // Bits of Entry::parents.
+// clang-format off
 enum Parent : uint8_t { kUnderRoot = 1, kUnderClient = 2, kUnderDevice = 4, kUnderSubdevice = 8, kUnderChannel = 16, kUnderGroup = 32,
                         kUnderAny = 64 };
+// clang-format on
 
 struct Entry {
   uint32_t number;
@@ -66,7 +80,7 @@ struct Entry {
 };
 
 struct Branch {
-  uint32_t number;  // 580
+  uint32_t number;                                          // 580
   std::span<const Entry> frontend, uvm, controls, classes;  // by number
 };
 struct Version {

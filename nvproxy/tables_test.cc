@@ -31,7 +31,7 @@ TEST(Tables, Counts) {
   EXPECT_EQ(b610->classes.size(), 101u);
 }
 
-uint32_t SizeOf(uint32_t branch, std::span<const Entry> Branch::*section, uint32_t number) {
+uint32_t SizeOf(uint32_t branch, std::span<const Entry> Branch::* section, uint32_t number) {
   const Entry* entry = FindEntry(FindBranch(branch)->*section, number);
   return entry == nullptr ? 0 : entry->size;
 }

@@ -202,9 +202,7 @@ class TestProcess : public Caller {
   }
 
  private:
-  bool Inside(uint64_t address, size_t size) const {
-    return address >= kBase && size <= memory_.size() && address - kBase <= memory_.size() - size;
-  }
+  bool Inside(uint64_t address, size_t size) const { return address >= kBase && size <= memory_.size() && address - kBase <= memory_.size() - size; }
 
   Proxy& proxy_;
   const Session session_;
@@ -219,8 +217,10 @@ class TestProcess : public Caller {
 inline FakeConfig TwoGpus(const char* version = "580.159.04") {
   FakeConfig config;
   std::string error;
-  ParseFakeConfig("gpu minor=0 uuid=GPU-6f2d1c00-1111-2222-3333-444455556666 pci=0000:41:00.0\n"
-                  "gpu minor=1 uuid=GPU-7f2d1c00-1111-2222-3333-444455556666 pci=0000:42:00.0\n", &config, &error);
+  ParseFakeConfig(
+      "gpu minor=0 uuid=GPU-6f2d1c00-1111-2222-3333-444455556666 pci=0000:41:00.0\n"
+      "gpu minor=1 uuid=GPU-7f2d1c00-1111-2222-3333-444455556666 pci=0000:42:00.0\n",
+      &config, &error);
   config.version = version;
   return config;
 }

@@ -47,8 +47,8 @@ void RecordExternal(Call& call, Client& client, uint32_t handle) {
   Object* memory = client.Find(handle);
   if (memory == nullptr) return;
   absl::MutexLock lock(&call.file->mu);
-  call.file->externals.emplace(Base(call), OpenFile::External{.size = Length(call), .bytes = memory->bytes, .pinned = memory->pinned,
-                                                              .imported = memory->imported});
+  call.file->externals.emplace(
+      Base(call), OpenFile::External{.size = Length(call), .bytes = memory->bytes, .pinned = memory->pinned, .imported = memory->imported});
 }
 
 void DropExternals(OpenFile& file, uint64_t base, uint64_t length) {

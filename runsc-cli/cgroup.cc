@@ -25,9 +25,7 @@
 namespace amber::cli {
 namespace {
 
-bool Contains(const std::vector<std::string>& list, std::string_view item) {
-  return std::find(list.begin(), list.end(), item) != list.end();
-}
+bool Contains(const std::vector<std::string>& list, std::string_view item) { return std::find(list.begin(), list.end(), item) != list.end(); }
 
 // A new cpuset of version 1 has no CPUs and cannot be joined: it takes its parent's.
 void InheritCpuset(const std::string& mount_point, const std::string& directory) {
@@ -73,8 +71,8 @@ std::vector<CgroupHierarchy> ParseCgroupMounts(std::string_view mountinfo) {
     CgroupHierarchy hierarchy = {.mount_point = std::string(fields[4]), .v2 = type == "cgroup2"};
     if (!hierarchy.v2) {
       for (std::string_view option : absl::StrSplit(separator[3], ',')) {
-        if (option == "rw" || option == "ro" || option == "xattr" || option == "none" || option == "clone_children" ||
-            option == "noprefix" || option.substr(0, 14) == "release_agent=") {
+        if (option == "rw" || option == "ro" || option == "xattr" || option == "none" || option == "clone_children" || option == "noprefix" ||
+            option.substr(0, 14) == "release_agent=") {
           continue;
         }
         hierarchy.controllers.emplace_back(option);
@@ -94,8 +92,7 @@ absl::StatusOr<std::string> CgroupPath(std::string_view cgroups_path, const std:
   if (systemd) {
     std::vector<std::string> parts = absl::StrSplit(wanted, ':');
     if (parts.size() != 3 || parts[2].empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("linux.cgroupsPath \"", wanted, "\" must read slice:prefix:name with --systemd-cgroup"));
+      return absl::InvalidArgumentError(absl::StrCat("linux.cgroupsPath \"", wanted, "\" must read slice:prefix:name with --systemd-cgroup"));
     }
     std::string slice = parts[0].empty() ? "system.slice" : parts[0];
     // a-b.slice lies in a.slice.
@@ -192,8 +189,8 @@ std::string Cgroup::Directory(std::string_view controller) const {
   return place == nullptr ? "" : place->directory;
 }
 
-absl::Status Cgroup::Set(std::string_view controller, std::string_view v1_file, std::string_view v2_file,
-                         std::string_view value_v1, std::string_view value_v2) const {
+absl::Status Cgroup::Set(std::string_view controller, std::string_view v1_file, std::string_view v2_file, std::string_view value_v1,
+                         std::string_view value_v2) const {
   const Place* place = Find(controller);
   if (place == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat("cannot limit ", controller, ": this host has no such cgroup controller"));
@@ -280,9 +277,8 @@ absl::Status Cgroup::Apply(const Resources& r) const {
   }
   for (const auto& [file, value] : r.unified) {
     auto place = std::find_if(places_.begin(), places_.end(), [](const Place& p) { return p.v2; });
-    absl::Status s = place == places_.end()
-                         ? absl::FailedPreconditionError("linux.resources.unified needs cgroup version 2")
-                         : WriteExistingFile(absl::StrCat(place->directory, "/", file), value);
+    absl::Status s = place == places_.end() ? absl::FailedPreconditionError("linux.resources.unified needs cgroup version 2")
+                                            : WriteExistingFile(absl::StrCat(place->directory, "/", file), value);
     if (!s.ok() && first.ok()) first = s;
   }
   return first;
@@ -328,9 +324,8 @@ absl::Status CgroupVisit::Enter(const Cgroup& cgroup, const std::vector<CgroupHi
   std::vector<UniqueFd> away;
   for (const Cgroup::Place& place : cgroup.places_) {
     if (place.v2) continue;
-    auto hierarchy = std::find_if(hierarchies.begin(), hierarchies.end(), [&](const CgroupHierarchy& h) {
-      return !h.v2 && h.controllers == place.controllers;
-    });
+    auto hierarchy =
+        std::find_if(hierarchies.begin(), hierarchies.end(), [&](const CgroupHierarchy& h) { return !h.v2 && h.controllers == place.controllers; });
     std::optional<std::string> path = hierarchy != hierarchies.end() ? PathIn(*now, *hierarchy) : std::nullopt;
     if (!path) return absl::NotFoundError("a cgroup hierarchy is not in /proc/self/cgroup");
     home.emplace_back(open(absl::StrCat(hierarchy->mount_point, *path, "/tasks").c_str(), O_WRONLY | O_CLOEXEC));

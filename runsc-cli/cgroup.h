@@ -62,8 +62,8 @@ class Cgroup {
     bool made = false;
   };
   const Place* Find(std::string_view controller) const;
-  absl::Status Set(std::string_view controller, std::string_view v1_file, std::string_view v2_file,
-                   std::string_view value_v1, std::string_view value_v2) const;
+  absl::Status Set(std::string_view controller, std::string_view v1_file, std::string_view v2_file, std::string_view value_v1,
+                   std::string_view value_v2) const;
   absl::Status ApplyMemory(const Resources& r) const;
   absl::Status ApplyCpu(const Resources& r) const;
   std::vector<Place> places_;

@@ -79,9 +79,8 @@ void WriteWorkLog(const Flags& flags, const char* name, std::string_view text) {
 }
 
 std::string Describe(const control::CheckpointReply& r) {
-  std::string out = absl::StrFormat("image %d bytes, memory %d bytes, guest paused %.3f ms, total %.3f ms\n", r.image_bytes(),
-                                    r.memory_bytes(), static_cast<double>(r.pause_ns()) / 1e6,
-                                    static_cast<double>(r.total_ns()) / 1e6);
+  std::string out = absl::StrFormat("image %d bytes, memory %d bytes, guest paused %.3f ms, total %.3f ms\n", r.image_bytes(), r.memory_bytes(),
+                                    static_cast<double>(r.pause_ns()) / 1e6, static_cast<double>(r.total_ns()) / 1e6);
   for (const control::Phase& phase : r.phases()) {
     absl::StrAppend(&out, phase.name(), absl::StrFormat(" %.3f ms\n", static_cast<double>(phase.ns()) / 1e6));
   }
@@ -168,7 +167,8 @@ absl::StatusOr<UniqueFd> OpenImage(const Flags& flags) {
   if (stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) path = absl::StrCat(path, "/", kImageName);
   UniqueFd image(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!image.valid()) {
-    if (errno == ENOENT) return absl::NotFoundError(absl::StrCat("there is no image ", path, ": --image-path names the directory that checkpoint wrote to"));
+    if (errno == ENOENT)
+      return absl::NotFoundError(absl::StrCat("there is no image ", path, ": --image-path names the directory that checkpoint wrote to"));
     return Failed("cannot open the image", path);
   }
   if (fstat(image.get(), &st) != 0 || !S_ISREG(st.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, " is not a file"));
@@ -228,29 +228,27 @@ std::vector<Command> CheckpointCommands() {
       {"checkpoint", "[FLAGS] ID", "saves a running container into one image, which ends it",
        "The image is written beside its target, flushed and renamed: a crash leaves the old one or the new\n"
        "one. If anything cannot be saved the container runs on, and the error says what.",
-       Join(SharedFlags(),
-            {{"leave-running", 0, FlagKind::kBool, nullptr, "lets the container run on"},
-             {"check", 0, FlagKind::kBool, nullptr, "only lists what could not be saved"},
-             {"compress", 0, FlagKind::kBool, nullptr, "a smaller image, slower to restore"},
-             {"parent-path", 0, FlagKind::kString, "DIR", "an earlier image, relative to this one, to build upon"},
-             {"pre-dump", 0, FlagKind::kBool, nullptr, nullptr},
-             {"page-server", 0, FlagKind::kString, nullptr, nullptr},
-             {"timings", 0, FlagKind::kBool, nullptr, "prints sizes and times"}}),
+       Join(SharedFlags(), {{"leave-running", 0, FlagKind::kBool, nullptr, "lets the container run on"},
+                            {"check", 0, FlagKind::kBool, nullptr, "only lists what could not be saved"},
+                            {"compress", 0, FlagKind::kBool, nullptr, "a smaller image, slower to restore"},
+                            {"parent-path", 0, FlagKind::kString, "DIR", "an earlier image, relative to this one, to build upon"},
+                            {"pre-dump", 0, FlagKind::kBool, nullptr, nullptr},
+                            {"page-server", 0, FlagKind::kString, nullptr, nullptr},
+                            {"timings", 0, FlagKind::kBool, nullptr, "prints sizes and times"}}),
        Checkpoint},
       {"restore", "[FLAGS] ID", "brings a container back from an image",
        "The bundle says where its files are now; programs, memory and open files come from the image.",
-       Join(Join(SharedFlags(),
-                 {{"bundle", 'b', FlagKind::kString, "DIR", "the bundle (default: the current directory)"},
-                  {"detach", 'd', FlagKind::kBool, nullptr, "does not wait"},
-                  {"pid-file", 0, FlagKind::kString, "FILE", "writes the pid that stands for the container"},
-                  {"console-socket", 0, FlagKind::kString, "SOCKET", "sends the terminal's master there"},
-                  {"preserve-fds", 0, FlagKind::kNumber, "N", "passes descriptors 3 to N+2 on"},
-                  {"pidfd-socket", 0, FlagKind::kString, nullptr, nullptr},
-                  {"no-pivot", 0, FlagKind::kBool, nullptr, nullptr},
-                  {"no-subreaper", 0, FlagKind::kBool, nullptr, nullptr},
-                  {"no-new-keyring", 0, FlagKind::kBool, nullptr, nullptr},
-                  {"lsm-profile", 0, FlagKind::kString, nullptr, nullptr},
-                  {"lsm-mount-context", 0, FlagKind::kString, nullptr, nullptr}}),
+       Join(Join(SharedFlags(), {{"bundle", 'b', FlagKind::kString, "DIR", "the bundle (default: the current directory)"},
+                                 {"detach", 'd', FlagKind::kBool, nullptr, "does not wait"},
+                                 {"pid-file", 0, FlagKind::kString, "FILE", "writes the pid that stands for the container"},
+                                 {"console-socket", 0, FlagKind::kString, "SOCKET", "sends the terminal's master there"},
+                                 {"preserve-fds", 0, FlagKind::kNumber, "N", "passes descriptors 3 to N+2 on"},
+                                 {"pidfd-socket", 0, FlagKind::kString, nullptr, nullptr},
+                                 {"no-pivot", 0, FlagKind::kBool, nullptr, nullptr},
+                                 {"no-subreaper", 0, FlagKind::kBool, nullptr, nullptr},
+                                 {"no-new-keyring", 0, FlagKind::kBool, nullptr, nullptr},
+                                 {"lsm-profile", 0, FlagKind::kString, nullptr, nullptr},
+                                 {"lsm-mount-context", 0, FlagKind::kString, nullptr, nullptr}}),
             SandboxFlags()),
        Restore},
   };

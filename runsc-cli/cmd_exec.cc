@@ -157,7 +157,9 @@ absl::StatusOr<int> Exec(Context& context) {
 }  // namespace
 
 std::vector<Command> ExecCommands() {
-  return {{"exec", "[FLAGS] ID [PROGRAM [ARGUMENTS]]", "runs one more program in a running container",
+  return {{"exec",
+           "[FLAGS] ID [PROGRAM [ARGUMENTS]]",
+           "runs one more program in a running container",
            "Without --process, user, environment and capabilities are those of the container's own program.",
            {{"process", 'p', FlagKind::kString, "FILE", "what to run, as an OCI process object"},
             {"detach", 'd', FlagKind::kBool, nullptr, "does not wait"},

@@ -26,10 +26,7 @@ Json ExampleMounts() {
        {"type", "devpts"},
        {"source", "devpts"},
        {"options", {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}}},
-      {{"destination", "/dev/shm"},
-       {"type", "tmpfs"},
-       {"source", "shm"},
-       {"options", {"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}}},
+      {{"destination", "/dev/shm"}, {"type", "tmpfs"}, {"source", "shm"}, {"options", {"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}}},
       {{"destination", "/sys"}, {"type", "sysfs"}, {"source", "sysfs"}, {"options", {"nosuid", "noexec", "nodev", "ro"}}},
   });
 }
@@ -46,12 +43,8 @@ Json Example(const std::vector<std::string>& command, bool terminal) {
                   {"noNewPrivileges", true}};
   Json namespaces = Json::array();
   for (const char* type : {"pid", "network", "ipc", "uts", "mount"}) namespaces.push_back({{"type", type}});
-  return {{"ociVersion", "1.1.0"},
-          {"process", process},
-          {"root", {{"path", "rootfs"}, {"readonly", false}}},
-          {"hostname", "sandbox"},
-          {"mounts", ExampleMounts()},
-          {"linux", {{"namespaces", namespaces}}}};
+  return {{"ociVersion", "1.1.0"}, {"process", process},        {"root", {{"path", "rootfs"}, {"readonly", false}}},
+          {"hostname", "sandbox"}, {"mounts", ExampleMounts()}, {"linux", {{"namespaces", namespaces}}}};
 }
 
 absl::StatusOr<int> Spec(Context& context) {
@@ -73,19 +66,19 @@ absl::StatusOr<int> Spec(Context& context) {
 absl::StatusOr<int> Features(Context&) {
   Json capabilities = Json::array();
   for (int n = 0; !CapabilityName(n).empty(); ++n) capabilities.push_back(CapabilityName(n));
-  Json features = {
-      {"ociVersionMin", "1.0.0"},
-      {"ociVersionMax", "1.1.0"},
-      {"hooks", {"prestart", "createRuntime", "createContainer", "poststart", "poststop"}},
-      {"mountOptions", {"bind", "rbind", "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "private", "rprivate", "relatime", "noatime"}},
-      {"linux",
-       {{"namespaces", {"pid", "network", "ipc", "uts", "mount", "cgroup"}},
-        {"capabilities", capabilities},
-        {"cgroup", {{"v1", true}, {"v2", true}, {"systemd", false}, {"systemdUser", false}}},
-        {"seccomp", {{"enabled", false}}},
-        {"apparmor", {{"enabled", false}}},
-        {"selinux", {{"enabled", false}}}}},
-      {"annotations", {{"org.amber.sandbox.version", kVersion}, {"org.amber.sandbox.checkpoint.enabled", "true"}}}};
+  Json features = {{"ociVersionMin", "1.0.0"},
+                   {"ociVersionMax", "1.1.0"},
+                   {"hooks", {"prestart", "createRuntime", "createContainer", "poststart", "poststop"}},
+                   {"mountOptions",
+                    {"bind", "rbind", "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "private", "rprivate", "relatime", "noatime"}},
+                   {"linux",
+                    {{"namespaces", {"pid", "network", "ipc", "uts", "mount", "cgroup"}},
+                     {"capabilities", capabilities},
+                     {"cgroup", {{"v1", true}, {"v2", true}, {"systemd", false}, {"systemdUser", false}}},
+                     {"seccomp", {{"enabled", false}}},
+                     {"apparmor", {{"enabled", false}}},
+                     {"selinux", {{"enabled", false}}}}},
+                   {"annotations", {{"org.amber.sandbox.version", kVersion}, {"org.amber.sandbox.checkpoint.enabled", "true"}}}};
   fputs((features.dump(2) + "\n").c_str(), stdout);
   return 0;
 }
@@ -115,9 +108,11 @@ std::string VersionText() {
 
 std::vector<Command> InfoCommands() {
   return {
-      {"spec", "[FLAGS] [PROGRAM [ARGUMENTS]]", "writes an example config.json", "",
-       {{"bundle", 'b', FlagKind::kString, "DIR", "where (default: the current directory)"},
-        {"rootless", 0, FlagKind::kBool, nullptr, nullptr}},
+      {"spec",
+       "[FLAGS] [PROGRAM [ARGUMENTS]]",
+       "writes an example config.json",
+       "",
+       {{"bundle", 'b', FlagKind::kString, "DIR", "where (default: the current directory)"}, {"rootless", 0, FlagKind::kBool, nullptr, nullptr}},
        Spec},
       {"features", "", "prints what this runtime can do, as JSON", "", {}, Features},
       {"version", "", "prints the version", "", {}, Version},

@@ -23,9 +23,7 @@ namespace {
 
 void Print(std::string_view text) { fwrite(text.data(), 1, text.size(), stdout); }
 
-std::string Dump(const nlohmann::ordered_json& json) {
-  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-}
+std::string Dump(const nlohmann::ordered_json& json) { return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n"; }
 
 absl::StatusOr<State> ReadState(Context& context) {
   absl::StatusOr<std::string> id = context.ContainerId();
@@ -72,8 +70,15 @@ absl::StatusOr<int> List(Context& context) {
     std::string status = state->Status();
     pid_t pid = status == "stopped" ? 0 : state->waiter.pid;
     absl::StrAppend(&table, absl::StrFormat("%-28s %-8d %-8s %-32s %s\n", id, pid, status, state->created, state->bundle));
-    json.push_back({{"ociVersion", "1.1.0"}, {"id", id}, {"pid", pid}, {"status", status}, {"bundle", state->bundle},
-                    {"rootfs", state->rootfs}, {"created", state->created}, {"annotations", state->annotations}, {"owner", "root"}});
+    json.push_back({{"ociVersion", "1.1.0"},
+                    {"id", id},
+                    {"pid", pid},
+                    {"status", status},
+                    {"bundle", state->bundle},
+                    {"rootfs", state->rootfs},
+                    {"created", state->created},
+                    {"annotations", state->annotations},
+                    {"owner", "root"}});
   }
   if (!context.flags.Bool("quiet")) Print(format == "json" ? Dump(json) : table);
   return 0;
@@ -134,8 +139,8 @@ absl::StatusOr<int> Ps(Context& context) {
   if (!reply.ok()) return reply.status();
   Print(absl::StrFormat("%7s %7s %7s %3s %8s %9s %10s %s\n", "PID", "PPID", "UID", "S", "THREADS", "RSS KiB", "CPU ms", "COMMAND"));
   for (const control::ProcessEntry& p : reply->processes().processes()) {
-    Print(absl::StrFormat("%7d %7d %7d %3s %8d %9d %10d %s\n", p.pid(), p.parent(), p.uid(), p.state(), p.threads(),
-                          p.resident_bytes() >> 10, p.cpu_ns() / 1'000'000, p.command()));
+    Print(absl::StrFormat("%7d %7d %7d %3s %8d %9d %10d %s\n", p.pid(), p.parent(), p.uid(), p.state(), p.threads(), p.resident_bytes() >> 10,
+                          p.cpu_ns() / 1'000'000, p.command()));
   }
   return 0;
 }
@@ -258,18 +263,34 @@ absl::StatusOr<int> Debug(Context& context) {
 std::vector<Command> InspectCommands() {
   return {
       {"state", "ID", "prints the state of a container as JSON", "", {}, ShowState},
-      {"list", "[FLAGS]", "lists the containers", "",
+      {"list",
+       "[FLAGS]",
+       "lists the containers",
+       "",
        {{"format", 'f', FlagKind::kString, "FORMAT", "table or json"}, {"quiet", 'q', FlagKind::kBool, nullptr, "ids only"}},
        List},
-      {"ps", "[FLAGS] ID", "lists the processes of a container",
+      {"ps",
+       "[FLAGS] ID",
+       "lists the processes of a container",
        "The table shows the container's own process ids; JSON has the host's pids, as engines want them.",
-       {{"format", 'f', FlagKind::kString, "FORMAT", "table or json"}}, Ps},
-      {"wait", "[FLAGS] ID", "waits for a container's end and prints its exit status as JSON", "",
-       {{"pid", 'p', FlagKind::kNumber, "PID", "waits for this process of the container"}}, Wait},
-      {"events", "[FLAGS] ID", "prints statistics of a container as JSON lines", "",
+       {{"format", 'f', FlagKind::kString, "FORMAT", "table or json"}},
+       Ps},
+      {"wait",
+       "[FLAGS] ID",
+       "waits for a container's end and prints its exit status as JSON",
+       "",
+       {{"pid", 'p', FlagKind::kNumber, "PID", "waits for this process of the container"}},
+       Wait},
+      {"events",
+       "[FLAGS] ID",
+       "prints statistics of a container as JSON lines",
+       "",
        {{"stats", 0, FlagKind::kBool, nullptr, "once"}, {"interval", 0, FlagKind::kString, "SECONDS", "how often (default 5s)"}},
        Events},
-      {"debug", "[FLAGS] ID", "looks into a running sandbox", "",
+      {"debug",
+       "[FLAGS] ID",
+       "looks into a running sandbox",
+       "",
        {{"stats", 0, FlagKind::kBool, nullptr, "counters: notifications, stub operations, gofer calls, ..."},
         {"unknown-syscalls", 0, FlagKind::kBool, nullptr, "calls that the guest made and we do not know"},
         {"stacks", 0, FlagKind::kBool, nullptr, "what each task is doing"},

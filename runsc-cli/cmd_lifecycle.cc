@@ -55,8 +55,7 @@ absl::StatusOr<int> Delete(Context& context) {
   }
   std::string status = state->Status();
   if (!force && status != "stopped" && status != "created") {
-    return absl::FailedPreconditionError(
-        absl::StrCat("container \"", *id, "\" is ", status, ", not stopped: kill it first, or delete --force"));
+    return absl::FailedPreconditionError(absl::StrCat("container \"", *id, "\" is ", status, ", not stopped: kill it first, or delete --force"));
   }
   if (absl::Status destroyed = Destroy(context.options, *dir, *state); !destroyed.ok()) {
     // Everything is gone by the time that poststop hooks fail.
@@ -184,15 +183,25 @@ std::vector<Command> LifecycleCommands() {
             SandboxFlags()),
        Create},
       {"start", "ID", "starts the program of a created container", "", {}, Start},
-      {"kill", "[FLAGS] ID [SIGNAL]", "sends a signal to a container's first process (default TERM)", "",
+      {"kill",
+       "[FLAGS] ID [SIGNAL]",
+       "sends a signal to a container's first process (default TERM)",
+       "",
        {{"all", 'a', FlagKind::kBool, nullptr, "to all its processes"},
         {"pid", 'p', FlagKind::kNumber, "PID", "to this process, numbered as in the container"}},
        Kill},
-      {"delete", "[FLAGS] ID", "removes a stopped container", "",
-       {{"force", 'f', FlagKind::kBool, nullptr, "kills it first; a missing one is no error"}}, Delete},
+      {"delete",
+       "[FLAGS] ID",
+       "removes a stopped container",
+       "",
+       {{"force", 'f', FlagKind::kBool, nullptr, "kills it first; a missing one is no error"}},
+       Delete},
       {"pause", "ID", "stops every process of a container until resume", "", {}, Pause},
       {"resume", "ID", "lets a paused container run on", "", {}, Resume},
-      {"update", "[FLAGS] ID", "changes the limits of a container", "",
+      {"update",
+       "[FLAGS] ID",
+       "changes the limits of a container",
+       "",
        {{"resources", 'r', FlagKind::kString, "FILE", "linux.resources as JSON; - is standard input"},
         {"memory", 0, FlagKind::kNumber, "BYTES", "memory limit"},
         {"memory-reservation", 0, FlagKind::kNumber, "BYTES", "memory kept under pressure"},

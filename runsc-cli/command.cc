@@ -70,7 +70,8 @@ std::vector<FlagSpec> SandboxFlags() {
           {"gpu-memory", 0, FlagKind::kString, "SIZE", "limits the memory of each GPU: 8GiB, 512MiB"},
           {"gpu-host-memory", 0, FlagKind::kString, "SIZE", "limits the host memory that the GPUs' driver allocates or pins"},
           {"gpu-devices", 0, FlagKind::kString, "LIST", "which GPUs: indices in PCI order, or GPU-uuid (default: all)"},
-          {"gpu-capabilities", 0, FlagKind::kString, "LIST", "what may be asked for, of compute, utility, graphics, video, profiling (default: compute,utility)"},
+          {"gpu-capabilities", 0, FlagKind::kString, "LIST",
+           "what may be asked for, of compute, utility, graphics, video, profiling (default: compute,utility)"},
           {"gpu-allow-other-driver", 0, FlagKind::kBool, nullptr, "takes point releases that are not known to work"},
           {"debug", 0, FlagKind::kBool, nullptr, "logs more"}};
 }
@@ -153,8 +154,8 @@ std::string GeneralHelp() {
 }
 
 std::string CommandHelp(const Command& command) {
-  std::string out = absl::StrCat("sandbox ", command.name, ": ", command.summary == nullptr ? "" : command.summary, "\n\nUsage: sandbox [GLOBAL FLAGS] ",
-                                 command.name, " ", command.arguments, "\n");
+  std::string out = absl::StrCat("sandbox ", command.name, ": ", command.summary == nullptr ? "" : command.summary,
+                                 "\n\nUsage: sandbox [GLOBAL FLAGS] ", command.name, " ", command.arguments, "\n");
   if (command.details[0] != '\0') absl::StrAppend(&out, "\n", command.details, "\n");
   std::string flags = DescribeFlags(command.flags);
   if (!flags.empty()) absl::StrAppend(&out, "\nFlags:\n", flags);

@@ -14,9 +14,7 @@
 namespace amber::cli {
 namespace {
 
-absl::Status Failed(std::string_view what) {
-  return absl::InternalError(absl::StrCat("terminal: ", what, ": ", strerrordesc_np(errno)));
-}
+absl::Status Failed(std::string_view what) { return absl::InternalError(absl::StrCat("terminal: ", what, ": ", strerrordesc_np(errno))); }
 
 absl::Status SendDescriptor(int socket, int fd, std::string_view name) {
   iovec part = {const_cast<char*>(name.data()), name.size()};

@@ -95,12 +95,10 @@ std::string DescribeFlags(std::span<const FlagSpec> specs) {
   std::string out;
   for (const FlagSpec& spec : specs) {
     if (spec.help == nullptr) continue;
-    std::string left = spec.letter != 0 ? absl::StrFormat("-%c, --%s", spec.letter, spec.name)
-                                        : absl::StrCat("    --", spec.name);
+    std::string left = spec.letter != 0 ? absl::StrFormat("-%c, --%s", spec.letter, spec.name) : absl::StrCat("    --", spec.name);
     if (spec.argument != nullptr) absl::StrAppend(&left, " ", spec.argument);
     // A long name gets a line of its own.
-    absl::StrAppend(&out, absl::StrFormat("  %-26s", left), left.size() > 26 ? "\n                            " : "", " ",
-                    spec.help, "\n");
+    absl::StrAppend(&out, absl::StrFormat("  %-26s", left), left.size() > 26 ? "\n                            " : "", " ", spec.help, "\n");
   }
   return out;
 }

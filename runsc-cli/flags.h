@@ -20,7 +20,7 @@ enum class FlagKind { kBool, kString, kNumber, kList };
 
 struct FlagSpec {
   const char* name;
-  char letter;           // one-letter form, 0 for none
+  char letter;  // one-letter form, 0 for none
   FlagKind kind;
   const char* argument;  // what the value is called in the help; nullptr for booleans
   const char* help;      // nullptr: taken for compatibility, not shown

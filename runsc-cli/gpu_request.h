@@ -22,9 +22,9 @@ struct GpuRequest {
   bool all = false;
   // Else these: an index in PCI order ("0"), a uuid ("GPU-..."), or a minor number ("minor:0").
   std::vector<std::string> devices;
-  uint8_t capabilities = 3;   // as GpuOptions::capabilities
+  uint8_t capabilities = 3;       // as GpuOptions::capabilities
   bool all_capabilities = false;  // whatever may be asked for
-  uint64_t memory_limit = 0;  // by annotation; 0: none given
+  uint64_t memory_limit = 0;      // by annotation; 0: none given
   // The old hook stands in the bundle: its work (libraries and programs of the driver in the container) is ours to do.
   bool legacy_hook = false;
   std::vector<std::string> warnings;

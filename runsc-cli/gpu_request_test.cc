@@ -184,7 +184,8 @@ TEST(GpuRequest, LibrariesWithoutLdconfig) {
   EXPECT_EQ(with({"A=1"}), (List{"A=1", "LD_LIBRARY_PATH=/usr/local/nvidia/lib64"}));
   EXPECT_EQ(with({"LD_LIBRARY_PATH="}), List{"LD_LIBRARY_PATH=/usr/local/nvidia/lib64"});
   EXPECT_EQ(with({"LD_LIBRARY_PATH=/x"}), List{"LD_LIBRARY_PATH=/x:/usr/local/nvidia/lib64"});
-  EXPECT_EQ(with({"LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64"}), List{"LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64"});
+  EXPECT_EQ(with({"LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64"}),
+            List{"LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64"});
   EXPECT_EQ(with({"LD_LIBRARY_PATH=/x", "LD_LIBRARY_PATH=/y"}), (List{"LD_LIBRARY_PATH=/x", "LD_LIBRARY_PATH=/y:/usr/local/nvidia/lib64"}));
 }
 

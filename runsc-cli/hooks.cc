@@ -39,13 +39,10 @@ std::string Tail(int file) {
 }
 
 absl::Status RunHook(const Hook& hook, const char* kind, const std::string& state_json) {
-  auto failed = [&](std::string_view why) {
-    return absl::InternalError(absl::StrCat(kind, " hook ", hook.path, ": ", why));
-  };
+  auto failed = [&](std::string_view why) { return absl::InternalError(absl::StrCat(kind, " hook ", hook.path, ": ", why)); };
   UniqueFd input(memfd_create("hook-input", MFD_CLOEXEC));
   UniqueFd output(memfd_create("hook-output", MFD_CLOEXEC));
-  if (!input.valid() || !output.valid() ||
-      pwrite(input.get(), state_json.data(), state_json.size(), 0) != static_cast<ssize_t>(state_json.size())) {
+  if (!input.valid() || !output.valid() || pwrite(input.get(), state_json.data(), state_json.size(), 0) != static_cast<ssize_t>(state_json.size())) {
     return failed(strerrordesc_np(errno));
   }
   posix_spawn_file_actions_t actions;
@@ -68,8 +65,7 @@ absl::Status RunHook(const Hook& hook, const char* kind, const std::string& stat
   waitpid(pid, &status, 0);
   if (ready == 0) return failed(absl::StrCat("did not end within ", hook.timeout_s, " s"));
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return absl::OkStatus();
-  std::string how = WIFEXITED(status) ? absl::StrCat("exit status ", WEXITSTATUS(status))
-                                      : absl::StrCat("killed by signal ", WTERMSIG(status));
+  std::string how = WIFEXITED(status) ? absl::StrCat("exit status ", WEXITSTATUS(status)) : absl::StrCat("killed by signal ", WTERMSIG(status));
   std::string said = Tail(output.get());
   return failed(said.empty() ? how : absl::StrCat(how, ": ", said));
 }

@@ -22,8 +22,7 @@ absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::string_view
 class JsonReader {
  public:
   // `error` receives the first mismatch and outlives all readers.
-  JsonReader(const nlohmann::json* value, std::string path, absl::Status* error)
-      : value_(value), path_(std::move(path)), error_(error) {}
+  JsonReader(const nlohmann::json* value, std::string path, absl::Status* error) : value_(value), path_(std::move(path)), error_(error) {}
 
   bool exists() const { return value_ != nullptr; }
   const std::string& path() const { return path_; }

@@ -39,9 +39,7 @@ constexpr int kGoferChannels = 2;
 constexpr uint32_t kFirstHostId = 0x70000000;
 constexpr uint32_t kHostIdMask = 0x07ffffff;
 
-absl::Status Failed(std::string_view what) {
-  return absl::InternalError(absl::StrCat(what, ": ", strerrordesc_np(errno)));
-}
+absl::Status Failed(std::string_view what) { return absl::InternalError(absl::StrCat(what, ": ", strerrordesc_np(errno))); }
 
 UniqueFd PidFd(pid_t pid) { return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))); }
 
@@ -354,8 +352,7 @@ absl::Status Launcher::StartTheGofer() {
 absl::Status Launcher::SendRequests() {
   control::Request request = MakeRequest(request_.id);
   bool restore = request_.image.valid();
-  control::Container* container =
-      restore ? request.mutable_restore()->mutable_container() : request.mutable_create()->mutable_container();
+  control::Container* container = restore ? request.mutable_restore()->mutable_container() : request.mutable_create()->mutable_container();
   control::Encode(spec_, container);
   std::vector<int> fds;
   control::Descriptors* d = request.mutable_descriptors();
@@ -530,8 +527,7 @@ absl::Status PrepareMounts(const GlobalOptions& options, Bundle* bundle) {
     mount.attach = absl::StrCat("mount", number++);
     std::string source = mount.source[0] == '/' ? mount.source : absl::StrCat(bundle->directory, "/", mount.source);
     if (access(source.c_str(), F_OK) != 0) {
-      return absl::NotFoundError(
-          absl::StrCat("cannot show ", source, " at ", mount.destination, ": ", strerrordesc_np(errno)));
+      return absl::NotFoundError(absl::StrCat("cannot show ", source, " at ", mount.destination, ": ", strerrordesc_np(errno)));
     }
   }
   if (access(bundle->root.c_str(), F_OK) != 0) {
@@ -568,9 +564,9 @@ absl::Status WritePidFile(const std::string& path, pid_t pid) {
 
 std::string OciState(const State& state) {
   std::string status = state.status == "creating" ? state.status : state.Status();
-  nlohmann::ordered_json out = {{"ociVersion", "1.1.0"}, {"id", state.id},         {"status", status},
-                                {"pid", status == "stopped" ? 0 : state.waiter.pid}, {"bundle", state.bundle},
-                                {"rootfs", state.rootfs}, {"created", state.created}, {"annotations", state.annotations}};
+  nlohmann::ordered_json out = {
+      {"ociVersion", "1.1.0"},  {"id", state.id},         {"status", status},         {"pid", status == "stopped" ? 0 : state.waiter.pid},
+      {"bundle", state.bundle}, {"rootfs", state.rootfs}, {"created", state.created}, {"annotations", state.annotations}};
   return out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
@@ -613,9 +609,7 @@ absl::Status Destroy(const GlobalOptions& options, StateDir& dir, const State& s
 
 void DestroyAfterForeground(const GlobalOptions& options, const State& state) {
   absl::StatusOr<StateDir> dir = StateDir::OpenLocked(options.root, state.id);
-  absl::Status status = absl::IsNotFound(dir.status()) ? absl::OkStatus()
-                        : dir.ok()                     ? Destroy(options, *dir, state)
-                                                       : dir.status();
+  absl::Status status = absl::IsNotFound(dir.status()) ? absl::OkStatus() : dir.ok() ? Destroy(options, *dir, state) : dir.status();
   if (!status.ok()) options.report->Warning(std::string(status.message()));
   // Sentry and gofer have ended: takes their exit statuses from the process table.
   while (waitpid(-1, nullptr, WNOHANG) > 0) {

@@ -1,4 +1,6 @@
 // Names that configurations use for numbers.
+#include "runsc-cli/names.h"
+
 #include <linux/capability.h>
 #include <signal.h>
 
@@ -7,13 +9,13 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/strip.h"
-#include "runsc-cli/names.h"
 #include "runsc-cli/oci.h"
 
 namespace amber::cli {
 namespace {
 
 // By number (capabilities(7)).
+// clang-format off: a table
 constexpr std::string_view kCapabilities[] = {
     "CHOWN",          "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER",        "FSETID",         "KILL",
     "SETGID",         "SETUID",       "SETPCAP",         "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST",
@@ -23,17 +25,21 @@ constexpr std::string_view kCapabilities[] = {
     "AUDIT_CONTROL",  "SETFCAP",      "MAC_OVERRIDE",    "MAC_ADMIN",     "SYSLOG",         "WAKE_ALARM",
     "BLOCK_SUSPEND",  "AUDIT_READ",   "PERFMON",         "BPF",           "CHECKPOINT_RESTORE",
 };
+// clang-format on
 
 // By number on x86-64 (asm-generic/resource.h).
+// clang-format off: a table
 constexpr std::string_view kRlimits[] = {
     "CPU",   "FSIZE", "DATA",  "STACK",      "CORE",     "RSS",  "NPROC",  "NOFILE",
     "MEMLOCK", "AS",  "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
 };
+// clang-format on
 
 struct SignalName {
   std::string_view name;
   int number;
 };
+// clang-format off: a table
 constexpr SignalName kSignals[] = {
     {"HUP", SIGHUP},       {"INT", SIGINT},       {"QUIT", SIGQUIT},   {"ILL", SIGILL},       {"TRAP", SIGTRAP},
     {"ABRT", SIGABRT},     {"IOT", SIGABRT},      {"BUS", SIGBUS},     {"FPE", SIGFPE},       {"KILL", SIGKILL},
@@ -44,6 +50,7 @@ constexpr SignalName kSignals[] = {
     {"IO", SIGIO},         {"POLL", SIGIO},       {"PWR", SIGPWR},     {"SYS", SIGSYS},       {"RTMIN", 34},
     {"RTMAX", 64},
 };
+// clang-format on
 
 template <size_t N>
 std::optional<int> IndexOf(const std::string_view (&names)[N], std::string_view name) {

@@ -69,9 +69,7 @@ ProcessSpec ReadProcess(const JsonReader& json) {
   process.uid = static_cast<uint32_t>(user["uid"].Integer(0, 0, kMaxId));
   process.gid = static_cast<uint32_t>(user["gid"].Integer(0, 0, kMaxId));
   if (user["umask"].exists()) process.umask = static_cast<uint32_t>(user["umask"].Integer(022, 0, 0777));
-  user["additionalGids"].ForEach([&process](const JsonReader& item) {
-    process.groups.push_back(static_cast<uint32_t>(item.Integer(0, 0, kMaxId)));
-  });
+  user["additionalGids"].ForEach([&process](const JsonReader& item) { process.groups.push_back(static_cast<uint32_t>(item.Integer(0, 0, kMaxId))); });
   JsonReader caps = json["capabilities"];
   process.capabilities = {.bounding = ReadCapabilitySet(caps["bounding"]),
                           .effective = ReadCapabilitySet(caps["effective"]),
@@ -82,8 +80,7 @@ ProcessSpec ReadProcess(const JsonReader& json) {
   process.no_new_privs = json["noNewPrivileges"].Bool();
   process.terminal = json["terminal"].Bool();
   JsonReader size = json["consoleSize"];
-  process.window = {static_cast<uint16_t>(size["height"].Integer(0, 0, UINT16_MAX)),
-                    static_cast<uint16_t>(size["width"].Integer(0, 0, UINT16_MAX))};
+  process.window = {static_cast<uint16_t>(size["height"].Integer(0, 0, UINT16_MAX)), static_cast<uint16_t>(size["width"].Integer(0, 0, UINT16_MAX))};
   if (json["oomScoreAdj"].exists()) {
     process.oom_score_adj = static_cast<int>(json["oomScoreAdj"].Integer(0, -1000, 1000));
   }
@@ -208,8 +205,7 @@ void NoteWhatIsNotDone(const JsonReader& json, Bundle* bundle) {
 
 bool IsBind(const MountSpec& mount) {
   if (mount.type == "bind") return true;
-  return std::any_of(mount.options.begin(), mount.options.end(),
-                     [](const std::string& option) { return option == "bind" || option == "rbind"; });
+  return std::any_of(mount.options.begin(), mount.options.end(), [](const std::string& option) { return option == "bind" || option == "rbind"; });
 }
 
 absl::StatusOr<Bundle> ParseConfig(std::string_view text, const std::string& directory) {

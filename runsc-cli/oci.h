@@ -31,7 +31,7 @@ struct Resources {
   std::optional<uint64_t> cpu_period;
   std::string cpuset_cpus;
   std::string cpuset_mems;
-  std::optional<int64_t> pids_limit;  // 0 and less is no limit
+  std::optional<int64_t> pids_limit;           // 0 and less is no limit
   std::map<std::string, std::string> unified;  // cgroup v2 files
 };
 
@@ -48,14 +48,14 @@ struct Hooks {
 
 struct Bundle {
   std::string oci_version;
-  std::string directory;   // absolute
-  std::string root;        // absolute path of the root file system
+  std::string directory;  // absolute
+  std::string root;       // absolute path of the root file system
   // Mounts with an empty attach name; those of `type` "bind" (or with a bind option) are to be served by the gofer.
   ContainerSpec container;
-  bool host_network = false;     // no network namespace was asked for
-  std::string network_path;      // join this one; empty: make one (unless host_network)
-  bool shares_sandbox = false;   // pod member, by annotation
-  std::string sandbox_id;        // of the pod
+  bool host_network = false;    // no network namespace was asked for
+  std::string network_path;     // join this one; empty: make one (unless host_network)
+  bool shares_sandbox = false;  // pod member, by annotation
+  std::string sandbox_id;       // of the pod
   std::string cgroups_path;
   Resources resources;
   Hooks hooks;

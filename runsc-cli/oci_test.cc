@@ -46,7 +46,7 @@ TEST(Config, EverythingWeRead) {
       "resources": {"memory": {"limit": 1048576, "swap": -1}, "pids": {"limit": 33},
                     "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": "0-1"},
                     "unified": {"memory.high": "900000"}}}})",
-                                               "/b");
+                                              "/b");
   ASSERT_TRUE(bundle.ok()) << bundle.status();
   const ContainerSpec& c = bundle->container;
   EXPECT_EQ(bundle->root, "/srv/root");
@@ -88,25 +88,21 @@ TEST(Config, ErrorsNameTheField) {
   EXPECT_THAT(Error(R"({"root":{"path":"r"},"process":{"args":["a"],"cwd":"x"}})"), HasSubstr("process.cwd"));
   EXPECT_THAT(Error(R"({"root":{"path":"r"},"process":{"args":["a"],"user":{"uid":-1}}})"), HasSubstr("process.user.uid"));
   EXPECT_THAT(Error(R"({"root":{"path":"r"},"process":{"args":["a"],"user":{"uid":1e99}}})"), HasSubstr("uid"));
-  EXPECT_THAT(Error(R"({"root":{"path":"r"},"process":{"args":["a"],"rlimits":[{"type":"RLIMIT_FUN"}]}})"),
-              HasSubstr("rlimits[0].type"));
+  EXPECT_THAT(Error(R"({"root":{"path":"r"},"process":{"args":["a"],"rlimits":[{"type":"RLIMIT_FUN"}]}})"), HasSubstr("rlimits[0].type"));
   EXPECT_THAT(Error(R"({"ociVersion":"2.0","root":{"path":"r"},"process":{"args":["a"]}})"), HasSubstr("ociVersion"));
-  EXPECT_THAT(Error(R"({"root":{"path":"r"},"process":{"args":["a"]},"linux":{"resources":{"unified":{"../x":"1"}}}})"),
-              HasSubstr("cgroup file"));
+  EXPECT_THAT(Error(R"({"root":{"path":"r"},"process":{"args":["a"]},"linux":{"resources":{"unified":{"../x":"1"}}}})"), HasSubstr("cgroup file"));
 }
 
 TEST(Config, BoundsSizeAndDepth) {
   std::string deep(100000, '[');
   EXPECT_THAT(Error(absl::StrCat("{\"x\":", deep)), HasSubstr("nests deeper"));
   // Brackets in strings do not nest.
-  EXPECT_TRUE(ParseConfig(R"({"x":"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",)" +
-                              std::string(kSmall + 1), "/b").ok());
+  EXPECT_TRUE(
+      ParseConfig(R"({"x":"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",)" + std::string(kSmall + 1), "/b").ok());
   EXPECT_THAT(Error(std::string(kMaxConfigBytes + 1, ' ')), HasSubstr("larger than"));
 }
 
-TEST(Config, MissingBundle) {
-  EXPECT_THAT(std::string(LoadBundle("/does/not/exist").status().message()), HasSubstr("/does/not/exist"));
-}
+TEST(Config, MissingBundle) { EXPECT_THAT(std::string(LoadBundle("/does/not/exist").status().message()), HasSubstr("/does/not/exist")); }
 
 TEST(Process, ReadsAProcessFile) {
   absl::StatusOr<ProcessSpec> process = ParseProcess(R"({"args":["id"],"cwd":"/","terminal":false})");

@@ -14,9 +14,7 @@
 
 namespace amber::cli {
 
-std::string JsonString(std::string_view text) {
-  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
+std::string JsonString(std::string_view text) { return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); }
 
 std::string TimestampNow() {
   timespec now;
@@ -42,9 +40,8 @@ absl::Status Report::Open(const std::string& path, std::string_view format, bool
 
 void Report::Write(std::string_view level, std::string_view message) {
   if (fd_ < 0) return;
-  std::string line =
-      json_ ? absl::StrCat("{\"level\":\"", level, "\",\"msg\":", JsonString(message), ",\"time\":\"", TimestampNow(), "\"}\n")
-            : absl::StrCat("time=\"", TimestampNow(), "\" level=", level, " msg=", JsonString(message), "\n");
+  std::string line = json_ ? absl::StrCat("{\"level\":\"", level, "\",\"msg\":", JsonString(message), ",\"time\":\"", TimestampNow(), "\"}\n")
+                           : absl::StrCat("time=\"", TimestampNow(), "\" level=", level, " msg=", JsonString(message), "\n");
   (void)!write(fd_, line.data(), line.size());
 }
 

@@ -25,9 +25,7 @@ namespace {
 
 using nlohmann::json;
 
-absl::Status NoSuchContainer(std::string_view id) {
-  return absl::NotFoundError(absl::StrCat("container \"", id, "\" does not exist"));
-}
+absl::Status NoSuchContainer(std::string_view id) { return absl::NotFoundError(absl::StrCat("container \"", id, "\" does not exist")); }
 
 struct ProcStat {
   char state = 'X';
@@ -50,9 +48,7 @@ ProcStat ReadProcStat(pid_t pid) {
 
 json ToJson(const ProcessRef& process) { return {{"pid", process.pid}, {"start", process.start}}; }
 
-ProcessRef ReadProcess(const JsonReader& reader) {
-  return {static_cast<pid_t>(reader["pid"].Integer(0, 0, INT32_MAX)), reader["start"].Unsigned()};
-}
+ProcessRef ReadProcess(const JsonReader& reader) { return {static_cast<pid_t>(reader["pid"].Integer(0, 0, INT32_MAX)), reader["start"].Unsigned()}; }
 
 }  // namespace
 
@@ -131,8 +127,8 @@ absl::Status CheckId(std::string_view id) {
       std::all_of(id.begin(), id.end(), good)) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "invalid container id \"", id, "\": use 1 to 255 letters, digits and _ + - . (neither \".\" nor \"..\")"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("invalid container id \"", id, "\": use 1 to 255 letters, digits and _ + - . (neither \".\" nor \"..\")"));
 }
 
 absl::StatusOr<UniqueFd> StateDir::Lock(const std::string& path) {
@@ -169,8 +165,7 @@ absl::StatusOr<StateDir> StateDir::Create(const std::string& root, const std::st
       return dir;
     }
     absl::StatusOr<State> state = dir.Load();
-    bool gone = state.ok() && state->Status() == "stopped" && (replace_stopped || state->owner.pid != 0) &&
-                !state->owner.Alive();
+    bool gone = state.ok() && state->Status() == "stopped" && (replace_stopped || state->owner.pid != 0) && !state->owner.Alive();
     if (!gone) {
       return absl::AlreadyExistsError(
           absl::StrCat("container with id \"", id, "\" exists already: choose another id or `sandbox delete ", id, "` first"));

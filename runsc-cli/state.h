@@ -40,7 +40,7 @@ struct State {
   ProcessRef waiter;  // the pid that engines see
   ProcessRef sentry;
   ProcessRef gofer;
-  ProcessRef owner;       // the command line that runs it in the foreground; 0 if detached
+  ProcessRef owner;        // the command line that runs it in the foreground; 0 if detached
   std::string sandbox_id;  // whose control.sock serves this container
   int32_t guest_pid = 0;   // init, in its own pid namespace
   uint32_t host_id = 0;

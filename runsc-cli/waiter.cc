@@ -18,15 +18,13 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "sentry/base/clone_into.h"
 #include "runsc-cli/waiter_body.h"
+#include "sentry/base/clone_into.h"
 
 namespace amber::cli {
 namespace {
 
-absl::Status Failed(const char* what) {
-  return absl::InternalError(absl::StrCat("starting the waiter: ", what, ": ", strerrordesc_np(errno)));
-}
+absl::Status Failed(const char* what) { return absl::InternalError(absl::StrCat("starting the waiter: ", what, ": ", strerrordesc_np(errno))); }
 
 size_t RoundUp(size_t bytes) { return (bytes + 4095) & ~size_t{4095}; }
 
@@ -105,8 +103,8 @@ void ForgetRseq() {
   }
   ForgetRseq();
   syscall(SYS_set_robust_list, nullptr, 24);
-  auto body = reinterpret_cast<uintptr_t>(block.code) +
-              (reinterpret_cast<uintptr_t>(&AmberWaiterBody) - reinterpret_cast<uintptr_t>(__start_waiter_text));
+  auto body =
+      reinterpret_cast<uintptr_t>(block.code) + (reinterpret_cast<uintptr_t>(&AmberWaiterBody) - reinterpret_cast<uintptr_t>(__start_waiter_text));
   asm volatile(
       "mov %0, %%rsp\n"
       "xor %%ebp, %%ebp\n"

@@ -36,10 +36,10 @@ struct CleanupStep {
 };
 
 struct WaiterOptions {
-  int stream = -1;    // connected to the sentry
-  int console = -1;   // host terminal that becomes the waiter's controlling terminal; -1 for none
-  int owner = -1;     // pidfd; -1 for none
-  int cgroup = -1;    // directory of a cgroup of version 2 to be born in if possible; -1 for the caller's
+  int stream = -1;   // connected to the sentry
+  int console = -1;  // host terminal that becomes the waiter's controlling terminal; -1 for none
+  int owner = -1;    // pidfd; -1 for none
+  int cgroup = -1;   // directory of a cgroup of version 2 to be born in if possible; -1 for the caller's
   std::vector<CleanupStep> cleanup;
 };
 

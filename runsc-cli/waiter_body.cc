@@ -15,18 +15,15 @@ namespace {
 
 #define AMBER_INLINE inline __attribute__((always_inline))
 
-constexpr int32_t kResize = 1001;     // control::kWaiterResize
-constexpr int32_t kDetach = 0x10000;  // control::kWaiterDetach
+constexpr int32_t kResize = 1001;        // control::kWaiterResize
+constexpr int32_t kDetach = 0x10000;     // control::kWaiterDetach
 constexpr int32_t kAbandoned = 0x20009;  // control::kWaiterAbandoned
 
 AMBER_INLINE long Call(long number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
   long result;
   register long r10 asm("r10") = d;
   register long r8 asm("r8") = e;
-  asm volatile("syscall"
-               : "=a"(result)
-               : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-               : "rcx", "r11", "memory");
+  asm volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
   return result;
 }
 

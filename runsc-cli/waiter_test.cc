@@ -38,9 +38,7 @@ int Reap(pid_t pid) {
   return status;
 }
 
-void Send(const Started& waiter, int32_t status) {
-  EXPECT_EQ(send(waiter.sentry.get(), &status, sizeof(status), 0), 4);
-}
+void Send(const Started& waiter, int32_t status) { EXPECT_EQ(send(waiter.sentry.get(), &status, sizeof(status), 0), 4); }
 
 TEST(Waiter, MirrorsExitCodes) {
   for (int code : {0, 1, 42, 255}) {

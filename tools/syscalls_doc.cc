@@ -8,14 +8,10 @@ namespace {
 
 const char* Word(Support support) {
   switch (support) {
-    case Support::kNone:
-      return "missing";
-    case Support::kPartial:
-      return "partial";
-    case Support::kFull:
-      return "full";
-    case Support::kRefused:
-      return "refused";
+    case Support::kNone: return "missing";
+    case Support::kPartial: return "partial";
+    case Support::kFull: return "full";
+    case Support::kRefused: return "refused";
   }
   return "";
 }
@@ -36,8 +32,8 @@ int PrintAll() {
       "Of %d system calls that Linux has on x86-64, %d are full, %d partial, %d refused (they fail as on a machine "
       "without\nthe feature), %d missing (ENOSYS).\n\n"
       "| number | name | support | note |\n|---|---|---|---|\n",
-      total, counts[static_cast<int>(Support::kFull)], counts[static_cast<int>(Support::kPartial)],
-      counts[static_cast<int>(Support::kRefused)], counts[static_cast<int>(Support::kNone)]);
+      total, counts[static_cast<int>(Support::kFull)], counts[static_cast<int>(Support::kPartial)], counts[static_cast<int>(Support::kRefused)],
+      counts[static_cast<int>(Support::kNone)]);
   for (int number = 0; number < kMaxSyscall; ++number) {
     const SyscallEntry* entry = table.Find(static_cast<uint64_t>(number));
     if (entry == nullptr) continue;

@@ -40,9 +40,19 @@ void FakeHost::CardInfoCall(Args& args) {
   size_t count = args.block.size() / sizeof(CardInfo);
   for (size_t i = 0; i < count && i < config_.gpus.size(); ++i) {
     const FakeGpu& gpu = config_.gpus[i];
-    cards[i] = {.valid = 1, .domain = gpu.domain, .bus = static_cast<uint8_t>(gpu.bus), .slot = static_cast<uint8_t>(gpu.slot),
-                .vendor = gpu.vendor, .device = gpu.device, .gpu_id = gpu.gpu_id, .irq = 16, .reg_address = 0xfeed00000000, .reg_size = 16 << 20,
-                .fb_address = 0xfeed80000000, .fb_size = gpu.memory, .minor = gpu.minor};
+    cards[i] = {.valid = 1,
+                .domain = gpu.domain,
+                .bus = static_cast<uint8_t>(gpu.bus),
+                .slot = static_cast<uint8_t>(gpu.slot),
+                .vendor = gpu.vendor,
+                .device = gpu.device,
+                .gpu_id = gpu.gpu_id,
+                .irq = 16,
+                .reg_address = 0xfeed00000000,
+                .reg_size = 16 << 20,
+                .fb_address = 0xfeed80000000,
+                .fb_size = gpu.memory,
+                .minor = gpu.minor};
   }
 }
 
@@ -192,7 +202,8 @@ uint32_t FakeHost::RunControl(Args& args, Client& client, Object& object, const 
     uint64_t pointer = field.role == Role::kPointer ? Get<uint64_t>(params + field.offset) : 0;
     bool known = pointer == 0 || std::ranges::any_of(args.nested, [&](const HostBuffer& b) { return reinterpret_cast<uint64_t>(b.data) == pointer; });
     if (!known) Violation(std::string(entry.name) + " leads to memory that is not the proxy's");
-    if (field.role == Role::kFd && Find(Get<HostFile>(params + field.offset)) == nullptr) Violation(std::string(entry.name) + " with a descriptor that is not the host's");
+    if (field.role == Role::kFd && Find(Get<HostFile>(params + field.offset)) == nullptr)
+      Violation(std::string(entry.name) + " with a descriptor that is not the host's");
   }
   return kNvOk;
 }
@@ -253,9 +264,8 @@ uint32_t FakeHost::UvmRun(Args& args, const Entry& entry) {
         uint8_t uuid[16] = {};
         UuidBytes(gpu.uuid, uuid);
         if (std::memcmp(uuid, args.block.data(), 16) != 0) continue;
-        bool open = std::ranges::any_of(files_, [&](const auto& f) {
-          return f.second->process == args.process && f.second->node == Node{NodeKind::kGpu, gpu.minor};
-        });
+        bool open = std::ranges::any_of(
+            files_, [&](const auto& f) { return f.second->process == args.process && f.second->node == Node{NodeKind::kGpu, gpu.minor}; });
         return open ? kNvOk : kNvInsufficientPermissions;
       }
       return kNvInvalidDevice;

@@ -28,8 +28,8 @@ struct FakeGpu {
   uint16_t vendor = 0x10de, device = 0x2330;
   std::string uuid, name = "NVIDIA Fake H100";  // "GPU-..."
   uint64_t memory = uint64_t{80} << 30;
-  uint64_t held = 0;         // bytes of it that others on the machine use
-  uint32_t lost_at = 0;      // the control by which it falls off the bus; 0: never
+  uint64_t held = 0;     // bytes of it that others on the machine use
+  uint32_t lost_at = 0;  // the control by which it falls off the bus; 0: never
 };
 
 struct FakeConfig {
@@ -148,9 +148,7 @@ class FakeDriver final : public HostDriver {
   int Ioctl(HostFile file, uint32_t command, std::span<std::byte> block, std::span<const HostBuffer> nested) override {
     return host_.Ioctl(process_, file, command, block, nested);
   }
-  ErrnoOr<HostMapping> Map(HostFile file, uint64_t offset, uint64_t length, int prot) override {
-    return host_.Map(file, offset, length, prot);
-  }
+  ErrnoOr<HostMapping> Map(HostFile file, uint64_t offset, uint64_t length, int prot) override { return host_.Map(file, offset, length, prot); }
   uint32_t Poll(HostFile file) override { return host_.Poll(file); }
   int WaitFd(HostFile) override { return -1; }
   void SetReadyCallback(HostFile file, std::function<void()> on_ready) override { host_.SetReadyCallback(file, std::move(on_ready)); }

@@ -112,9 +112,8 @@ uint32_t FakeHost::FillObject(Args& args, Client& client, Object& object, const 
     object.gpu = static_cast<int>(instance);
     // As the driver: the process must have the GPU's own node open.
     uint32_t minor = config_.gpus[instance].minor;
-    bool open = std::ranges::any_of(files_, [&](const auto& f) {
-      return f.second->process == args.process && f.second->node == Node{NodeKind::kGpu, minor};
-    });
+    bool open = std::ranges::any_of(
+        files_, [&](const auto& f) { return f.second->process == args.process && f.second->node == Node{NodeKind::kGpu, minor}; });
     if (!open) return kNvInsufficientPermissions;
   }
   if (entry.kind == Kind::kEvent) {

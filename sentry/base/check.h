@@ -14,9 +14,9 @@ void SetCheckLog(int fd);
 
 }  // namespace amber
 
-#define AMBER_CHECK(condition)                                       \
-  do {                                                               \
-    if (__builtin_expect(!(condition), 0)) {                         \
-      ::amber::CheckFailed(__FILE__, __LINE__, #condition);          \
-    }                                                                \
+#define AMBER_CHECK(condition)                              \
+  do {                                                      \
+    if (__builtin_expect(!(condition), 0)) {                \
+      ::amber::CheckFailed(__FILE__, __LINE__, #condition); \
+    }                                                       \
   } while (0)

@@ -25,10 +25,10 @@ class [[nodiscard]] Errno {
 };
 
 // Restart codes (include/linux/errno.h).
-inline constexpr Errno kErestartsys{512};            // restart if the handler has SA_RESTART, else EINTR
-inline constexpr Errno kErestartnointr{513};         // always restart
-inline constexpr Errno kErestartnohand{514};         // restart only if no handler runs
-inline constexpr Errno kErestartRestartblock{516};   // restart through restart_syscall, EINTR if a handler runs
+inline constexpr Errno kErestartsys{512};           // restart if the handler has SA_RESTART, else EINTR
+inline constexpr Errno kErestartnointr{513};        // always restart
+inline constexpr Errno kErestartnohand{514};        // restart only if no handler runs
+inline constexpr Errno kErestartRestartblock{516};  // restart through restart_syscall, EINTR if a handler runs
 // The call registered what it waits for (Task::Block) and is to be executed again when that happens.
 inline constexpr Errno kBlocked{600};
 // The answer is delivered by somebody else (a continuation, a frame that was edited): nothing to send.
@@ -37,8 +37,8 @@ inline constexpr Errno kNoAnswer{601};
 template <typename T>
 class [[nodiscard]] ErrnoOr {
  public:
-  ErrnoOr(T value) : value_(std::move(value)) {}                // NOLINT: implicit by design
-  ErrnoOr(Errno error) : value_(std::unexpected(error)) {}      // NOLINT: implicit by design
+  ErrnoOr(T value) : value_(std::move(value)) {}            // NOLINT: implicit by design
+  ErrnoOr(Errno error) : value_(std::unexpected(error)) {}  // NOLINT: implicit by design
   bool ok() const { return value_.has_value(); }
   Errno error() const {
     AMBER_CHECK(!ok());
@@ -93,10 +93,10 @@ inline ErrnoOr<void> Ok() { return {}; }
 // May be nested: each use has a variable of its own.
 #define AMBER_TRY_CAT2(a, b) a##b
 #define AMBER_TRY_CAT(a, b) AMBER_TRY_CAT2(a, b)
-#define AMBER_TRY(expression, result)      \
-  ({                                       \
-    auto result = (expression);            \
+#define AMBER_TRY(expression, result)        \
+  ({                                         \
+    auto result = (expression);              \
     if (!result.ok()) return result.error(); \
-    std::move(result).value();             \
+    std::move(result).value();               \
   })
 #define TRY(expression) AMBER_TRY(expression, AMBER_TRY_CAT(try_result_, __COUNTER__))

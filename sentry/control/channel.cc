@@ -15,9 +15,7 @@ namespace amber::control {
 namespace {
 
 // strerror is not thread-safe, strerrordesc_np is (glibc).
-absl::Status ErrnoStatus(std::string_view what) {
-  return absl::InternalError(absl::StrCat("control socket: ", what, ": ", strerrordesc_np(errno)));
-}
+absl::Status ErrnoStatus(std::string_view what) { return absl::InternalError(absl::StrCat("control socket: ", what, ": ", strerrordesc_np(errno))); }
 
 absl::StatusOr<UniqueFd> IntoMemfd(std::string_view bytes) {
   UniqueFd file(memfd_create("amber-message", MFD_CLOEXEC));

@@ -23,8 +23,7 @@ absl::StatusOr<sockaddr_un> Address(const std::string& path, UniqueFd& directory
     if (errno == ENOENT) return absl::NotFoundError(absl::StrCat(parent, " does not exist"));
     return absl::InternalError(absl::StrCat(parent, ": ", strerrordesc_np(errno)));
   }
-  std::string name = absl::StrCat("/proc/self/fd/", directory.get(), "/",
-                                  slash == std::string::npos ? path : path.substr(slash + 1));
+  std::string name = absl::StrCat("/proc/self/fd/", directory.get(), "/", slash == std::string::npos ? path : path.substr(slash + 1));
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (name.size() >= sizeof(address.sun_path)) return absl::InvalidArgumentError("socket name too long");
@@ -68,8 +67,7 @@ absl::StatusOr<Reply> Client::Receive(const std::function<void(const ProgressRep
   }
 }
 
-absl::StatusOr<Reply> Client::Call(Request& request, std::span<const int> fds,
-                                   const std::function<void(const ProgressReply&)>& progress) {
+absl::StatusOr<Reply> Client::Call(Request& request, std::span<const int> fds, const std::function<void(const ProgressReply&)>& progress) {
   absl::Status sent = Send(request, fds);
   // Who is gone may have said why: a sandbox that cannot start answers a request that it has not read.
   if (!sent.ok() && !absl::IsUnavailable(sent)) return sent;
@@ -82,8 +80,8 @@ absl::StatusOr<UniqueFd> Listen(const std::string& path) {
   if (!address.ok()) return address.status();
   UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   // The directory is closed to others, so the moment before the chmod does no harm.
-  if (!socket.valid() || bind(socket.get(), reinterpret_cast<sockaddr*>(&*address), sizeof(*address)) != 0 ||
-      chmod(address->sun_path, 0600) != 0 || listen(socket.get(), 64) != 0) {
+  if (!socket.valid() || bind(socket.get(), reinterpret_cast<sockaddr*>(&*address), sizeof(*address)) != 0 || chmod(address->sun_path, 0600) != 0 ||
+      listen(socket.get(), 64) != 0) {
     return absl::InternalError(absl::StrCat("cannot make the control socket ", path, ": ", strerrordesc_np(errno)));
   }
   return socket;

@@ -22,8 +22,7 @@ class Client {
   absl::Status Send(Request& request, std::span<const int> fds = {});
   // The next final reply; progress reports go to `progress`. A reply with an error code is turned into a status.
   absl::StatusOr<Reply> Receive(const std::function<void(const ProgressReply&)>& progress = nullptr);
-  absl::StatusOr<Reply> Call(Request& request, std::span<const int> fds = {},
-                             const std::function<void(const ProgressReply&)>& progress = nullptr);
+  absl::StatusOr<Reply> Call(Request& request, std::span<const int> fds = {}, const std::function<void(const ProgressReply&)>& progress = nullptr);
   int fd() const { return socket_.get(); }
 
  private:

@@ -29,11 +29,9 @@ struct TakenFds {
 };
 
 absl::StatusOr<TakenFds> Take(const Descriptors& d, std::vector<UniqueFd> fds) {
-  uint64_t wanted = uint64_t{d.gofer()} + d.waiter() + (d.stdio() ? 3 : 0) + d.console() + d.extra() + d.image() +
-                    d.parent();
+  uint64_t wanted = uint64_t{d.gofer()} + d.waiter() + (d.stdio() ? 3 : 0) + d.console() + d.extra() + d.image() + d.parent();
   if (wanted != fds.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the request announces ", wanted, " descriptors and carries ", fds.size()));
+    return absl::InvalidArgumentError(absl::StrCat("the request announces ", wanted, " descriptors and carries ", fds.size()));
   }
   TakenFds taken;
   size_t next = 0;
@@ -73,38 +71,24 @@ void Server::Finish(const Call& call, absl::Status status) {
 void Server::Handle(std::shared_ptr<Call> call) {
   const std::string& container = call->request.container();
   switch (call->request.verb_case()) {
-    case Request::kCreate:
-      return HandleCreate(*call);
-    case Request::kStart:
-      return Finish(*call, runtime_->StartContainer(container));
-    case Request::kExec:
-      return HandleExec(*call);
-    case Request::kSignal:
-      return HandleSignal(*call);
-    case Request::kWait:
-      return HandleWait(std::move(call));
+    case Request::kCreate: return HandleCreate(*call);
+    case Request::kStart: return Finish(*call, runtime_->StartContainer(container));
+    case Request::kExec: return HandleExec(*call);
+    case Request::kSignal: return HandleSignal(*call);
+    case Request::kWait: return HandleWait(std::move(call));
     case Request::kPause:
-      return runtime_->Pause([this, call](absl::Status status) {
-        Post([this, call, status = std::move(status)] { Finish(*call, status); });
-      });
-    case Request::kResume:
-      return Finish(*call, runtime_->Resume());
-    case Request::kCheckpoint:
-      return HandleCheckpoint(std::move(call));
-    case Request::kRestore:
-      return HandleRestore(*call);
-    case Request::kProcesses:
-      return HandleProcesses(*call);
-    case Request::kStats:
-      return HandleStats(*call);
+      return runtime_->Pause([this, call](absl::Status status) { Post([this, call, status = std::move(status)] { Finish(*call, status); }); });
+    case Request::kResume: return Finish(*call, runtime_->Resume());
+    case Request::kCheckpoint: return HandleCheckpoint(std::move(call));
+    case Request::kRestore: return HandleRestore(*call);
+    case Request::kProcesses: return HandleProcesses(*call);
+    case Request::kStats: return HandleStats(*call);
     case Request::kResize: {
       const Window& window = call->request.resize().window();
-      return Finish(*call, runtime_->ResizeTerminal(
-                               container, {call->request.resize().pid()},
-                               {static_cast<uint16_t>(window.rows()), static_cast<uint16_t>(window.columns())}));
+      return Finish(*call, runtime_->ResizeTerminal(container, {call->request.resize().pid()},
+                                                    {static_cast<uint16_t>(window.rows()), static_cast<uint16_t>(window.columns())}));
     }
-    case Request::kStrace:
-      return Finish(*call, runtime_->SetStrace(call->request.strace().on()));
+    case Request::kStrace: return Finish(*call, runtime_->SetStrace(call->request.strace().on()));
     case Request::kDebug: {
       absl::StatusOr<std::string> text = runtime_->Debug(call->request.debug().query());
       if (!text.ok()) return Finish(*call, text.status());
@@ -112,10 +96,8 @@ void Server::Handle(std::shared_ptr<Call> call) {
       reply.set_text(*std::move(text));
       return SendReply(*call, reply);
     }
-    case Request::kDestroy:
-      return HandleDestroy(std::move(call));
-    case Request::kDetach:
-      return HandleDetach(*call);
+    case Request::kDestroy: return HandleDestroy(std::move(call));
+    case Request::kDetach: return HandleDetach(*call);
     case Request::VERB_NOT_SET:
       return Finish(*call, absl::UnimplementedError("the sandbox is older than this command line and does not know "
                                                     "the request"));
@@ -170,8 +152,7 @@ void Server::HandleExec(Call& call) {
   absl::StatusOr<TakenFds> fds = Take(call.request.descriptors(), std::move(call.fds));
   if (!fds.ok()) return Finish(call, fds.status());
   const std::string& container = call.request.container();
-  absl::StatusOr<ProcessId> process =
-      runtime_->Exec(container, Decode(call.request.exec().process()), std::move(fds->container.process));
+  absl::StatusOr<ProcessId> process = runtime_->Exec(container, Decode(call.request.exec().process()), std::move(fds->container.process));
   if (!process.ok()) return Finish(call, process.status());
   Track(call, container, process->pid, /*init=*/false, std::move(fds->waiter), std::move(fds->console));
   Reply reply;
@@ -242,9 +223,8 @@ void Server::HandleCheckpoint(std::shared_ptr<Call> call) {
     const CheckpointRequest& request = call->request.checkpoint();
     if (result.status.ok() && !request.check_only() && !request.leave_running()) EndAll(SIGKILL);
   };
-  runtime_->Checkpoint(std::move(options), progress, [this, finished](CheckpointResult result) {
-    Post([finished, result = std::move(result)] { finished(result); });
-  });
+  runtime_->Checkpoint(std::move(options), progress,
+                       [this, finished](CheckpointResult result) { Post([finished, result = std::move(result)] { finished(result); }); });
 }
 
 void Server::HandleDetach(Call& call) {

@@ -26,12 +26,8 @@ constexpr size_t kMaxConnections = 256;
 }  // namespace
 
 Server::Server(Runtime* runtime, ServerOptions options, StepTimings* timings)
-    : runtime_(runtime),
-      timings_(timings),
-      listener_(std::move(options.listener)),
-      epoll_(epoll_create1(EPOLL_CLOEXEC)),
-      wakeup_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      next_token_(kFirstToken) {
+    : runtime_(runtime), timings_(timings), listener_(std::move(options.listener)), epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      wakeup_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), next_token_(kFirstToken) {
   AMBER_CHECK(epoll_.valid() && wakeup_.valid());
   Watch(wakeup_.get(), kWakeupToken);
   if (listener_.valid()) Watch(listener_.get(), kListenerToken);
@@ -152,8 +148,7 @@ void Server::ReadWaiter(uint64_t token) {
   if (!record.status) runtime_->Signal(key.first, {key.second}, SIGKILL).IgnoreError();
 }
 
-void Server::Track(const Call& call, const std::string& container, int32_t pid, bool init, UniqueFd waiter,
-                   UniqueFd console) {
+void Server::Track(const Call& call, const std::string& container, int32_t pid, bool init, UniqueFd waiter, UniqueFd console) {
   Key key(container, pid);
   if (auto it = connections_.find(call.connection); it != connections_.end()) it->second->made.push_back(key);
   auto record = std::make_unique<Record>();

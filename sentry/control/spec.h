@@ -100,7 +100,7 @@ struct ContainerSpec {
   std::vector<MountSpec> mounts;  // in order, without the root
   std::vector<DeviceSpec> devices;
   NamespaceSpec namespaces;
-  std::map<std::string, std::string> sysctls;      // "net.ipv4.ip_forward" -> "1"
+  std::map<std::string, std::string> sysctls;  // "net.ipv4.ip_forward" -> "1"
   std::map<std::string, std::string> annotations;
   std::vector<std::string> masked_paths;
   std::vector<std::string> read_only_paths;
@@ -125,8 +125,8 @@ struct GpuNode {
 // GPUs of the whole sandbox (nvproxy/).
 struct GpuOptions {
   bool enabled = false;
-  bool fake = false;        // a driver that does not exist, for tests
-  std::string driver;       // of a fake one: its description (nvproxy/fake)
+  bool fake = false;   // a driver that does not exist, for tests
+  std::string driver;  // of a fake one: its description (nvproxy/fake)
   // Of the real one: its version, its texts by path below /proc/driver/nvidia, its nodes.
   std::string version;
   std::map<std::string, std::string> info;
@@ -147,7 +147,7 @@ struct SandboxOptions {
   bool debug = false;
   bool timings = false;
   bool fast_path = true;  // see sentry/platform/README.md
-  uint32_t cpus = 0;  // how many the guest sees; 0 means as many as the host lets us use
+  uint32_t cpus = 0;      // how many the guest sees; 0 means as many as the host lets us use
   GpuOptions gpu;
 };
 

@@ -145,10 +145,8 @@ ContainerSpec Decode(const Container& from) {
   }
   for (const Mount& m : from.mounts()) to.mounts.push_back(Decode(m));
   for (const Device& d : from.devices()) to.devices.push_back(Decode(d));
-  to.namespaces = {.pid = from.namespaces().pid(),
-                   .ipc = from.namespaces().ipc(),
-                   .uts = from.namespaces().uts(),
-                   .network = from.namespaces().network()};
+  to.namespaces = {
+      .pid = from.namespaces().pid(), .ipc = from.namespaces().ipc(), .uts = from.namespaces().uts(), .network = from.namespaces().network()};
   for (const auto& [key, value] : from.sysctls()) to.sysctls[key] = value;
   for (const auto& [key, value] : from.annotations()) to.annotations[key] = value;
   to.masked_paths = Strings(from.masked_paths());

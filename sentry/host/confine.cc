@@ -24,13 +24,10 @@
 namespace amber {
 namespace {
 
-absl::Status Failed(const char* what) {
-  return absl::InternalError(absl::StrCat("setting up the sandbox: ", what, ": ", strerrordesc_np(errno)));
-}
+absl::Status Failed(const char* what) { return absl::InternalError(absl::StrCat("setting up the sandbox: ", what, ": ", strerrordesc_np(errno))); }
 
 // A file system that is mounted nowhere yet; -1 with errno.
-int DetachedMount(const char* type, std::initializer_list<std::pair<const char*, const char*>> options,
-                  unsigned attributes) {
+int DetachedMount(const char* type, std::initializer_list<std::pair<const char*, const char*>> options, unsigned attributes) {
   UniqueFd context(fsopen(type, FSOPEN_CLOEXEC));
   if (!context.valid()) return -1;
   for (const auto& [key, value] : options) {
@@ -106,9 +103,8 @@ absl::Status DropCapabilities() {
   }
   prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
   // Root's privileges do not come back by exec or setuid.
-  prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED |
-                               SECBIT_KEEP_CAPS_LOCKED,
-        0, 0, 0);
+  prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED, 0,
+        0, 0);
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct none[2] = {};
   if (syscall(SYS_capset, &header, none) != 0) return Failed("capset");
@@ -116,9 +112,7 @@ absl::Status DropCapabilities() {
   return absl::OkStatus();
 }
 
-bool CanForbidFileOpens() {
-  return syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0;
-}
+bool CanForbidFileOpens() { return syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0; }
 
 absl::Status ForbidFileOpens(std::span<const int> nodes) {
   if (!CanForbidFileOpens()) return absl::OkStatus();

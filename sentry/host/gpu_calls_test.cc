@@ -65,9 +65,9 @@ TEST(GpuCalls, ALiveFilterLetsOutWhatTheTableHas) {
     // They reach /dev/null, which has none of them.
     EXPECT_EQ(Try(kGpu, rule.value), ENOTTY) << rule.name;
   }
-  EXPECT_EQ(Try(kGpu, 0xc01046d3), 70);   // the envelope
-  EXPECT_EQ(Try(kGpu, 0xc024462a), 70);   // RM_CONTROL of another size
-  EXPECT_EQ(Try(kGpu, 0x4d), 70);         // a number that UVM's table has not
+  EXPECT_EQ(Try(kGpu, 0xc01046d3), 70);    // the envelope
+  EXPECT_EQ(Try(kGpu, 0xc024462a), 70);    // RM_CONTROL of another size
+  EXPECT_EQ(Try(kGpu, 0x4d), 70);          // a number that UVM's table has not
   EXPECT_EQ(Try(kOther, 0xc020462a), 70);  // a descriptor of another kind
   EXPECT_EQ(Try(kOther, 0x25), 70);
 }

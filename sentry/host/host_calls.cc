@@ -1,8 +1,7 @@
 #include "sentry/host/host_calls.h"
 
-
-#include <fcntl.h>
 #include <asm/ioctls.h>
+#include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/futex.h>
 #include <linux/prctl.h>
@@ -22,8 +21,7 @@ constexpr uint64_t kWord = 0xffffffff;  // ints: the kernel looks at the low hal
 constexpr uint64_t kAll = ~uint64_t{0};
 
 // Alternatives that each fix one argument.
-std::vector<std::vector<ArgumentRule>> OneOf(unsigned index, std::initializer_list<uint64_t> values,
-                                             uint64_t mask = kWord) {
+std::vector<std::vector<ArgumentRule>> OneOf(unsigned index, std::initializer_list<uint64_t> values, uint64_t mask = kWord) {
   std::vector<std::vector<ArgumentRule>> out;
   for (uint64_t value : values) out.push_back({{index, mask, value}});
   return out;
@@ -40,9 +38,8 @@ std::vector<HostCall> MakeHostCalls() {
   return {
       // Platform: stubs, notifications, guest memory.
       CALL(ioctl, "listeners (receive, send, descriptors), terminals of the user, page state of stubs",
-           OneOf(1, {SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_ID_VALID,
-                     SECCOMP_IOCTL_NOTIF_ADDFD, kNotifSetFlags, kPagemapScan, UFFDIO_API, UFFDIO_REGISTER,
-                     UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT, TIOCGWINSZ, TCGETS, FIONREAD, FIONBIO})),
+           OneOf(1, {SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_ADDFD, kNotifSetFlags,
+                     kPagemapScan, UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT, TIOCGWINSZ, TCGETS, FIONREAD, FIONBIO})),
       CALL(process_vm_readv, "copies from guest memory; only stubs share the sentry's pid namespace"),
       CALL(process_vm_writev, "copies to guest memory"),
       CALL(pidfd_open, "watches stubs; pids of the sentry's own namespace"),
@@ -57,8 +54,7 @@ std::vector<HostCall> MakeHostCalls() {
       CALL(ftruncate, "sizes of memfds; guest truncates files it may write"),
       CALL(fallocate, "holes in memfds; guest's fallocate"),
       // Own memory and threads.
-      CALL(mmap, "heap, stacks, mailboxes, file windows; not executable",
-           {{{2, PROT_EXEC, 0}}}),
+      CALL(mmap, "heap, stacks, mailboxes, file windows; not executable", {{{2, PROT_EXEC, 0}}}),
       CALL(munmap, "heap, stacks, mailboxes"),
       CALL(mprotect, "stack guards, heap; not executable", {{{2, PROT_EXEC, 0}}}),
       CALL(mremap, "growth of large heap blocks"),
@@ -108,8 +104,8 @@ std::vector<HostCall> MakeHostCalls() {
       CALL(fadvise64, "read-ahead of files and images"),
       CALL(close, "descriptors"),
       CALL(fcntl, "descriptor flags, pipe sizes, seals of memfds",
-           OneOf(1, {F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, 1031 /* F_SETPIPE_SZ */,
-                     1032 /* F_GETPIPE_SZ */, 1033 /* F_ADD_SEALS */, 1034 /* F_GET_SEALS */})),
+           OneOf(1, {F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, 1031 /* F_SETPIPE_SZ */, 1032 /* F_GETPIPE_SZ */, 1033 /* F_ADD_SEALS */,
+                     1034 /* F_GET_SEALS */})),
       CALL(poll, "readiness of standard descriptors and listeners"),
       CALL(epoll_create1, "event loops"),
       CALL(epoll_ctl, "event loops"),
@@ -127,8 +123,10 @@ std::vector<HostCall> MakeHostCalls() {
 std::vector<HostCall> MakeHostNetworkCalls() {
   return {
       CALL(socket, "guest's internet sockets",
-           {{{0, kWord, AF_INET}, {1, 0xf, SOCK_STREAM}}, {{0, kWord, AF_INET}, {1, 0xf, SOCK_DGRAM}},
-            {{0, kWord, AF_INET6}, {1, 0xf, SOCK_STREAM}}, {{0, kWord, AF_INET6}, {1, 0xf, SOCK_DGRAM}}}),
+           {{{0, kWord, AF_INET}, {1, 0xf, SOCK_STREAM}},
+            {{0, kWord, AF_INET}, {1, 0xf, SOCK_DGRAM}},
+            {{0, kWord, AF_INET6}, {1, 0xf, SOCK_STREAM}},
+            {{0, kWord, AF_INET6}, {1, 0xf, SOCK_DGRAM}}}),
       CALL(bind, "guest's sockets"),
       CALL(listen, "guest's sockets"),
       CALL(connect, "guest's sockets"),
@@ -151,11 +149,10 @@ void Describe(const HostCall& call, std::string* out) {
     const char* separator = " ";
     for (const ArgumentRule& rule : alternative) {
       if (rule.mask == kWord || rule.mask == kAll) {
-        snprintf(line, sizeof(line), "%sargument %u = 0x%llx", separator, rule.index,
-                 static_cast<unsigned long long>(rule.value));
+        snprintf(line, sizeof(line), "%sargument %u = 0x%llx", separator, rule.index, static_cast<unsigned long long>(rule.value));
       } else {
-        snprintf(line, sizeof(line), "%sargument %u & 0x%llx = 0x%llx", separator, rule.index,
-                 static_cast<unsigned long long>(rule.mask), static_cast<unsigned long long>(rule.value));
+        snprintf(line, sizeof(line), "%sargument %u & 0x%llx = 0x%llx", separator, rule.index, static_cast<unsigned long long>(rule.mask),
+                 static_cast<unsigned long long>(rule.value));
       }
       *out += line;
       separator = ", ";

@@ -14,9 +14,8 @@ TEST(HostCalls, EqualTheReviewedList) {
   std::ifstream file("sentry/host/host_calls.golden.txt");
   std::stringstream golden;
   golden << file.rdbuf();
-  EXPECT_EQ(DescribeHostCalls(), golden.str())
-      << "The sentry's host calls have changed. Have the change reviewed, then put the text above into "
-         "sentry/host/host_calls.golden.txt.";
+  EXPECT_EQ(DescribeHostCalls(), golden.str()) << "The sentry's host calls have changed. Have the change reviewed, then put the text above into "
+                                                  "sentry/host/host_calls.golden.txt.";
 }
 
 TEST(HostCalls, AreFewAndUnique) {

@@ -34,9 +34,7 @@ void OnForbiddenCall(int, siginfo_t* info, void*) {
   _exit(70);
 }
 
-absl::Status Failed(const char* what, int error) {
-  return absl::InternalError(absl::StrCat("seccomp: ", what, ": ", strerrordesc_np(error)));
-}
+absl::Status Failed(const char* what, int error) { return absl::InternalError(absl::StrCat("seccomp: ", what, ": ", strerrordesc_np(error))); }
 
 int AddRule(scmp_filter_ctx filter, const HostCall& call, const std::vector<ArgumentRule>& conditions) {
   scmp_arg_cmp compared[6];

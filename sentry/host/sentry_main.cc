@@ -55,8 +55,7 @@ absl::Status Run(const SentryLaunch& launch, int gate, StepTimings& timings) {
   SandboxFds fds = {.log = UniqueFd(launch.log), .proc = *std::move(proc), .cgroup = UniqueFd(launch.cgroup)};
   absl::StatusOr<std::unique_ptr<Runtime>> runtime = Runtime::Create(launch.options, std::move(fds));
   if (!runtime.ok()) return runtime.status();
-  control::ServerOptions server_options = {.listener = UniqueFd(launch.listener),
-                                           .primary = UniqueFd(launch.primary)};
+  control::ServerOptions server_options = {.listener = UniqueFd(launch.listener), .primary = UniqueFd(launch.primary)};
   control::Server server(runtime->get(), std::move(server_options), &timings);
   timings.Begin("sentry: install the list of host calls");
   bool host_network = launch.options.network == NetworkKind::kHost;
@@ -114,8 +113,7 @@ absl::Status LaunchedSentry::Release() {
 
 absl::StatusOr<LaunchedSentry> LaunchSentry(const SentryLaunch& launch) {
   if (geteuid() != 0) {
-    return absl::PermissionDeniedError(
-        "starting a sandbox needs root for now (for namespaces, user id maps and cgroups): try sudo");
+    return absl::PermissionDeniedError("starting a sandbox needs root for now (for namespaces, user id maps and cgroups): try sudo");
   }
   if (launch.host_id == 0) return absl::InvalidArgumentError("a sentry must not run as the host's root");
   int ends[2];

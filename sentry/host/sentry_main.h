@@ -30,8 +30,8 @@ struct SentryLaunch {
   // Where the sentry's last words go: 2 in the foreground; otherwise the log or nowhere, since who waits for the end of
   // a pipe on the command line's stderr should not wait for the sandbox.
   int messages = -1;
-  int cgroup = -1;    // -1 for none
-  int born_in = -1;   // directory of a cgroup of version 2 to be born in if possible; -1 for the caller's
+  int cgroup = -1;   // -1 for none
+  int born_in = -1;  // directory of a cgroup of version 2 to be born in if possible; -1 for the caller's
 };
 
 // The child sets itself up at once, but makes no process of its own before Release(): so that all are born in the

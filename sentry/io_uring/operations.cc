@@ -14,10 +14,8 @@ bool IsReadWrite(uint8_t opcode) {
     case IORING_OP_READ_FIXED:
     case IORING_OP_WRITE_FIXED:
     case IORING_OP_READ:
-    case IORING_OP_WRITE:
-      return true;
-    default:
-      return false;
+    case IORING_OP_WRITE: return true;
+    default: return false;
   }
 }
 
@@ -34,10 +32,8 @@ bool TakesFile(uint8_t opcode) {
     case IORING_OP_FADVISE:
     case IORING_OP_SEND:
     case IORING_OP_RECV:
-    case IORING_OP_SHUTDOWN:
-      return true;
-    default:
-      return IsReadWrite(opcode);
+    case IORING_OP_SHUTDOWN: return true;
+    default: return IsReadWrite(opcode);
   }
 }
 
@@ -52,10 +48,8 @@ bool IsKnown(uint8_t opcode) {
     case IORING_OP_TIMEOUT:
     case IORING_OP_TIMEOUT_REMOVE:
     case IORING_OP_ASYNC_CANCEL:
-    case IORING_OP_LINK_TIMEOUT:
-      return true;
-    default:
-      return IsReadWrite(opcode) || CallOf(sqe, 0, &call);
+    case IORING_OP_LINK_TIMEOUT: return true;
+    default: return IsReadWrite(opcode) || CallOf(sqe, 0, &call);
   }
 }
 
@@ -68,52 +62,29 @@ bool CallOf(const io_uring_sqe& s, int descriptor, OperationCall* out) {
     return true;
   };
   switch (s.opcode) {
-    case IORING_OP_FSYNC:
-      return is((s.fsync_flags & IORING_FSYNC_DATASYNC) != 0 ? SYS_fdatasync : SYS_fsync, fd);
-    case IORING_OP_SYNC_FILE_RANGE:
-      return is(SYS_sync_file_range, fd, s.off, s.len, s.sync_range_flags);
-    case IORING_OP_SENDMSG:
-      return is(SYS_sendmsg, fd, s.addr, send_flags);
-    case IORING_OP_RECVMSG:
-      return is(SYS_recvmsg, fd, s.addr, s.msg_flags);
-    case IORING_OP_SEND:
-      return is(SYS_sendto, fd, s.addr, s.len, send_flags, s.addr2, s.addr_len);
-    case IORING_OP_RECV:
-      return is(SYS_recvfrom, fd, s.addr, s.len, s.msg_flags);
-    case IORING_OP_ACCEPT:
-      return is(SYS_accept4, fd, s.addr, s.addr2, s.accept_flags);
-    case IORING_OP_CONNECT:
-      return is(SYS_connect, fd, s.addr, s.addr2);
-    case IORING_OP_FALLOCATE:
-      return is(SYS_fallocate, fd, s.len, s.off, s.addr);
-    case IORING_OP_OPENAT:
-      return is(SYS_openat, fd, s.addr, s.open_flags, s.len);
-    case IORING_OP_OPENAT2:
-      return is(437 /* openat2 */, fd, s.addr, s.addr2, s.len);
-    case IORING_OP_CLOSE:
-      return is(SYS_close, fd);
-    case IORING_OP_STATX:
-      return is(SYS_statx, fd, s.addr, s.statx_flags, s.len, s.addr2);
-    case IORING_OP_FADVISE:
-      return is(SYS_fadvise64, fd, s.off, s.len, s.fadvise_advice);
-    case IORING_OP_EPOLL_CTL:
-      return is(SYS_epoll_ctl, fd, s.len, s.off, s.addr);
-    case IORING_OP_SHUTDOWN:
-      return is(SYS_shutdown, fd, s.len);
-    case IORING_OP_RENAMEAT:
-      return is(SYS_renameat2, fd, s.addr, s.len, s.addr2, s.rename_flags);
-    case IORING_OP_UNLINKAT:
-      return is(SYS_unlinkat, fd, s.addr, s.unlink_flags);
-    case IORING_OP_MKDIRAT:
-      return is(SYS_mkdirat, fd, s.addr, s.len);
-    case IORING_OP_SYMLINKAT:
-      return is(SYS_symlinkat, s.addr, fd, s.addr2);
-    case IORING_OP_LINKAT:
-      return is(SYS_linkat, fd, s.addr, s.len, s.addr2, s.hardlink_flags);
-    case IORING_OP_SOCKET:
-      return is(SYS_socket, fd, s.off, s.len);
-    default:
-      return false;
+    case IORING_OP_FSYNC: return is((s.fsync_flags & IORING_FSYNC_DATASYNC) != 0 ? SYS_fdatasync : SYS_fsync, fd);
+    case IORING_OP_SYNC_FILE_RANGE: return is(SYS_sync_file_range, fd, s.off, s.len, s.sync_range_flags);
+    case IORING_OP_SENDMSG: return is(SYS_sendmsg, fd, s.addr, send_flags);
+    case IORING_OP_RECVMSG: return is(SYS_recvmsg, fd, s.addr, s.msg_flags);
+    case IORING_OP_SEND: return is(SYS_sendto, fd, s.addr, s.len, send_flags, s.addr2, s.addr_len);
+    case IORING_OP_RECV: return is(SYS_recvfrom, fd, s.addr, s.len, s.msg_flags);
+    case IORING_OP_ACCEPT: return is(SYS_accept4, fd, s.addr, s.addr2, s.accept_flags);
+    case IORING_OP_CONNECT: return is(SYS_connect, fd, s.addr, s.addr2);
+    case IORING_OP_FALLOCATE: return is(SYS_fallocate, fd, s.len, s.off, s.addr);
+    case IORING_OP_OPENAT: return is(SYS_openat, fd, s.addr, s.open_flags, s.len);
+    case IORING_OP_OPENAT2: return is(437 /* openat2 */, fd, s.addr, s.addr2, s.len);
+    case IORING_OP_CLOSE: return is(SYS_close, fd);
+    case IORING_OP_STATX: return is(SYS_statx, fd, s.addr, s.statx_flags, s.len, s.addr2);
+    case IORING_OP_FADVISE: return is(SYS_fadvise64, fd, s.off, s.len, s.fadvise_advice);
+    case IORING_OP_EPOLL_CTL: return is(SYS_epoll_ctl, fd, s.len, s.off, s.addr);
+    case IORING_OP_SHUTDOWN: return is(SYS_shutdown, fd, s.len);
+    case IORING_OP_RENAMEAT: return is(SYS_renameat2, fd, s.addr, s.len, s.addr2, s.rename_flags);
+    case IORING_OP_UNLINKAT: return is(SYS_unlinkat, fd, s.addr, s.unlink_flags);
+    case IORING_OP_MKDIRAT: return is(SYS_mkdirat, fd, s.addr, s.len);
+    case IORING_OP_SYMLINKAT: return is(SYS_symlinkat, s.addr, fd, s.addr2);
+    case IORING_OP_LINKAT: return is(SYS_linkat, fd, s.addr, s.len, s.addr2, s.hardlink_flags);
+    case IORING_OP_SOCKET: return is(SYS_socket, fd, s.off, s.len);
+    default: return false;
   }
 }
 

@@ -111,18 +111,15 @@ ErrnoOr<uint64_t> IoUring::Probe(Task& task, uint64_t argument, uint32_t count) 
 ErrnoOr<uint64_t> IoUring::Register(Task& task, uint32_t what, uint64_t argument, uint32_t count) {
   bool bare = argument == 0 && count == 0;
   switch (what) {
-    case IORING_REGISTER_BUFFERS:
-      return RegisterBuffers(task, argument, count);
+    case IORING_REGISTER_BUFFERS: return RegisterBuffers(task, argument, count);
     case IORING_UNREGISTER_BUFFERS:
       if (!bare) return Errno(EINVAL);
       if (!buffers_registered_) return Errno(ENXIO);
       buffers_.clear();
       buffers_registered_ = false;
       return 0;
-    case IORING_REGISTER_FILES:
-      return RegisterFiles(task, argument, count);
-    case IORING_REGISTER_FILES_UPDATE:
-      return UpdateFiles(task, argument, count);
+    case IORING_REGISTER_FILES: return RegisterFiles(task, argument, count);
+    case IORING_REGISTER_FILES_UPDATE: return UpdateFiles(task, argument, count);
     case IORING_UNREGISTER_FILES:
       if (!bare) return Errno(EINVAL);
       if (!files_registered_) return Errno(ENXIO);
@@ -130,22 +127,19 @@ ErrnoOr<uint64_t> IoUring::Register(Task& task, uint32_t what, uint64_t argument
       files_registered_ = false;
       return 0;
     case IORING_REGISTER_EVENTFD:
-    case IORING_REGISTER_EVENTFD_ASYNC:
-      return count != 1 ? Errno(EINVAL) : RegisterEventFd(task, argument, what == IORING_REGISTER_EVENTFD_ASYNC);
+    case IORING_REGISTER_EVENTFD_ASYNC: return count != 1 ? Errno(EINVAL) : RegisterEventFd(task, argument, what == IORING_REGISTER_EVENTFD_ASYNC);
     case IORING_UNREGISTER_EVENTFD:
       if (!bare) return Errno(EINVAL);
       if (!event_fd_) return Errno(ENXIO);
       event_fd_.reset();
       return 0;
-    case IORING_REGISTER_PROBE:
-      return argument == 0 ? Errno(EINVAL) : Probe(task, argument, count);
+    case IORING_REGISTER_PROBE: return argument == 0 ? Errno(EINVAL) : Probe(task, argument, count);
     case IORING_REGISTER_ENABLE_RINGS:
       if (!bare) return Errno(EINVAL);
       if (!disabled()) return Errno(EBADFD);
       setup_flags_ &= ~uint32_t{IORING_SETUP_R_DISABLED};
       return 0;
-    default:
-      return Errno(EINVAL);
+    default: return Errno(EINVAL);
   }
 }
 

@@ -27,37 +27,24 @@ constexpr uint8_t kKnownFlags = 0x7f;
 bool HasStrayFields(const io_uring_sqe& s) {
   switch (s.opcode) {
     case IORING_OP_TIMEOUT:
-    case IORING_OP_LINK_TIMEOUT:
-      return s.buf_index != 0 || s.len != 1 || s.splice_fd_in != 0 || (s.opcode == IORING_OP_LINK_TIMEOUT && s.off != 0);
-    case IORING_OP_TIMEOUT_REMOVE:
-      return s.buf_index != 0 || s.len != 0 || s.splice_fd_in != 0;
-    case IORING_OP_POLL_ADD:
-      return s.buf_index != 0 || s.off != 0 || s.addr != 0 || s.len != 0;
-    case IORING_OP_POLL_REMOVE:
-      return s.buf_index != 0 || s.splice_fd_in != 0 || s.len != 0;
-    case IORING_OP_ASYNC_CANCEL:
-      return s.off != 0 || s.splice_fd_in != 0;
-    case IORING_OP_ACCEPT:
-      return s.len != 0 || s.buf_index != 0 || s.ioprio != 0 || s.file_index != 0;
-    case IORING_OP_FSYNC:
-      return s.addr != 0 || s.buf_index != 0 || s.splice_fd_in != 0 || (s.fsync_flags & ~uint32_t{IORING_FSYNC_DATASYNC}) != 0;
-    case IORING_OP_CONNECT:
-      return s.len != 0 || s.buf_index != 0 || s.rw_flags != 0 || s.splice_fd_in != 0;
+    case IORING_OP_LINK_TIMEOUT: return s.buf_index != 0 || s.len != 1 || s.splice_fd_in != 0 || (s.opcode == IORING_OP_LINK_TIMEOUT && s.off != 0);
+    case IORING_OP_TIMEOUT_REMOVE: return s.buf_index != 0 || s.len != 0 || s.splice_fd_in != 0;
+    case IORING_OP_POLL_ADD: return s.buf_index != 0 || s.off != 0 || s.addr != 0 || s.len != 0;
+    case IORING_OP_POLL_REMOVE: return s.buf_index != 0 || s.splice_fd_in != 0 || s.len != 0;
+    case IORING_OP_ASYNC_CANCEL: return s.off != 0 || s.splice_fd_in != 0;
+    case IORING_OP_ACCEPT: return s.len != 0 || s.buf_index != 0 || s.ioprio != 0 || s.file_index != 0;
+    case IORING_OP_FSYNC: return s.addr != 0 || s.buf_index != 0 || s.splice_fd_in != 0 || (s.fsync_flags & ~uint32_t{IORING_FSYNC_DATASYNC}) != 0;
+    case IORING_OP_CONNECT: return s.len != 0 || s.buf_index != 0 || s.rw_flags != 0 || s.splice_fd_in != 0;
     case IORING_OP_OPENAT:
     case IORING_OP_OPENAT2:
-    case IORING_OP_SOCKET:
-      return s.buf_index != 0 || s.file_index != 0;  // no registered descriptors as results
-    case IORING_OP_CLOSE:
-      return s.off != 0 || s.addr != 0 || s.len != 0 || s.rw_flags != 0 || s.buf_index != 0 || s.file_index != 0;
+    case IORING_OP_SOCKET: return s.buf_index != 0 || s.file_index != 0;  // no registered descriptors as results
+    case IORING_OP_CLOSE: return s.off != 0 || s.addr != 0 || s.len != 0 || s.rw_flags != 0 || s.buf_index != 0 || s.file_index != 0;
     case IORING_OP_SEND:
     case IORING_OP_RECV:
     case IORING_OP_SENDMSG:
-    case IORING_OP_RECVMSG:
-      return s.ioprio != 0;  // several shots, polling first
-    case IORING_OP_SHUTDOWN:
-      return s.off != 0 || s.addr != 0 || s.rw_flags != 0 || s.buf_index != 0 || s.splice_fd_in != 0;
-    default:
-      return false;
+    case IORING_OP_RECVMSG: return s.ioprio != 0;  // several shots, polling first
+    case IORING_OP_SHUTDOWN: return s.off != 0 || s.addr != 0 || s.rw_flags != 0 || s.buf_index != 0 || s.splice_fd_in != 0;
+    default: return false;
   }
 }
 
@@ -71,10 +58,8 @@ bool HasUnknownFlags(const io_uring_sqe& s) {
       return (s.timeout_flags & ~kTimes) != 0 || (s.timeout_flags & IORING_TIMEOUT_CLOCK_MASK) == IORING_TIMEOUT_CLOCK_MASK;
     case IORING_OP_TIMEOUT_REMOVE:
       return (s.timeout_flags & ~(IORING_TIMEOUT_UPDATE | IORING_TIMEOUT_ABS)) != 0 || s.timeout_flags == IORING_TIMEOUT_ABS;
-    case IORING_OP_ASYNC_CANCEL:
-      return (s.cancel_flags & ~kCancels) != 0;
-    default:
-      return false;
+    case IORING_OP_ASYNC_CANCEL: return (s.cancel_flags & ~kCancels) != 0;
+    default: return false;
   }
 }
 
@@ -162,25 +147,19 @@ bool Request::Cancel(int32_t result) {
 
 ErrnoOr<uint64_t> Request::Execute(Task& helper) {
   switch (sqe_.opcode) {
-    case IORING_OP_NOP:
-      return 0;
-    case IORING_OP_POLL_ADD:
-      return Poll(helper);
+    case IORING_OP_NOP: return 0;
+    case IORING_OP_POLL_ADD: return Poll(helper);
     case IORING_OP_TIMEOUT:
-    case IORING_OP_LINK_TIMEOUT:
-      return Timeout(helper);
-    case IORING_OP_TIMEOUT_REMOVE:
-      return RemoveTimeout(helper);
+    case IORING_OP_LINK_TIMEOUT: return Timeout(helper);
+    case IORING_OP_TIMEOUT_REMOVE: return RemoveTimeout(helper);
     case IORING_OP_POLL_REMOVE:
     case IORING_OP_ASYNC_CANCEL: {
       bool poll = sqe_.opcode == IORING_OP_POLL_REMOVE;
       int32_t result = ring_->Cancel(*this, sqe_.addr, sqe_.fd, poll ? 0 : sqe_.cancel_flags, poll ? IORING_OP_POLL_ADD : -1);
       return result < 0 ? ErrnoOr<uint64_t>(Errno(-result)) : ErrnoOr<uint64_t>(static_cast<uint64_t>(result));
     }
-    case IORING_OP_ACCEPT:
-      return Accept(helper);
-    default:
-      return IsReadWrite(sqe_.opcode) ? ReadWrite(helper) : Call(helper);
+    case IORING_OP_ACCEPT: return Accept(helper);
+    default: return IsReadWrite(sqe_.opcode) ? ReadWrite(helper) : Call(helper);
   }
 }
 

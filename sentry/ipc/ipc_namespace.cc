@@ -58,20 +58,19 @@ std::string IpcNamespace::SemText() const {
   std::string out = "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n";
   for (const auto& [index, set] : sems_.all()) {
     const IpcPerm& p = set->perm;
-    Line(&out, "%10d %10d  %4o %10u %5u %5u %5u %5u %10llu %10llu\n", p.key, p.id, p.mode, static_cast<unsigned>(set->values.size()),
-         p.uid, p.gid, p.cuid, p.cgid, static_cast<Ull>(set->otime), static_cast<Ull>(set->ctime));
+    Line(&out, "%10d %10d  %4o %10u %5u %5u %5u %5u %10llu %10llu\n", p.key, p.id, p.mode, static_cast<unsigned>(set->values.size()), p.uid, p.gid,
+         p.cuid, p.cgid, static_cast<Ull>(set->otime), static_cast<Ull>(set->ctime));
   }
   return out;
 }
 
 std::string IpcNamespace::MsgText() const {
-  std::string out =
-      "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n";
+  std::string out = "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n";
   for (const auto& [index, queue] : msgs_.all()) {
     const IpcPerm& p = queue->perm;
-    Line(&out, "%10d %10d  %4o  %10llu %10llu %5u %5u %5u %5u %5u %5u %10llu %10llu %10llu\n", p.key, p.id, p.mode,
-         static_cast<Ull>(queue->bytes), static_cast<Ull>(queue->messages.size()), queue->last_sender, queue->last_receiver, p.uid,
-         p.gid, p.cuid, p.cgid, static_cast<Ull>(queue->stime), static_cast<Ull>(queue->rtime), static_cast<Ull>(queue->ctime));
+    Line(&out, "%10d %10d  %4o  %10llu %10llu %5u %5u %5u %5u %5u %5u %10llu %10llu %10llu\n", p.key, p.id, p.mode, static_cast<Ull>(queue->bytes),
+         static_cast<Ull>(queue->messages.size()), queue->last_sender, queue->last_receiver, p.uid, p.gid, p.cuid, p.cgid,
+         static_cast<Ull>(queue->stime), static_cast<Ull>(queue->rtime), static_cast<Ull>(queue->ctime));
   }
   return out;
 }
@@ -82,13 +81,12 @@ std::string IpcNamespace::ShmText(Kernel& kernel) const {
       "                rss                  swap\n";
   for (const auto& [index, s] : shms_.all()) {
     const IpcPerm& p = s->perm;
-    struct stat st {};
+    struct stat st{};
     (void)fstat(s->fd(), &st);
     uint32_t mode = p.mode | (s->removed ? 01000u : 0) | (s->locked ? 02000u : 0);
     Line(&out, "%10d %10d  %4o %21llu %5u %5u  %5llu %5u %5u %5u %5u %10llu %10llu %10llu %21llu %21llu\n", p.key, p.id, mode,
          static_cast<Ull>(s->size), s->creator, s->last, static_cast<Ull>(s->CountAttached(kernel)), p.uid, p.gid, p.cuid, p.cgid,
-         static_cast<Ull>(s->atime), static_cast<Ull>(s->dtime), static_cast<Ull>(s->ctime), static_cast<Ull>(st.st_blocks * 512),
-         Ull{0});
+         static_cast<Ull>(s->atime), static_cast<Ull>(s->dtime), static_cast<Ull>(s->ctime), static_cast<Ull>(st.st_blocks * 512), Ull{0});
   }
   return out;
 }

@@ -14,9 +14,9 @@
 
 namespace amber {
 
-inline constexpr uint64_t kMsgMax = 8192;        // MSGMAX: bytes of a message
+inline constexpr uint64_t kMsgMax = 8192;          // MSGMAX: bytes of a message
 inline constexpr uint64_t kMsgQueueBytes = 16384;  // MSGMNB
-inline constexpr size_t kMsgQueues = 32000;      // MSGMNI
+inline constexpr size_t kMsgQueues = 32000;        // MSGMNI
 
 class MsgQueue final : public RefCounted<MsgQueue> {
  public:

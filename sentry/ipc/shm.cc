@@ -107,8 +107,7 @@ ErrnoOr<MapSource> ShmFile::Map(Task&, uint64_t, uint64_t, int, bool) {
 }
 
 ErrnoOr<void> ShmFile::Stat(Task&, struct stat* out) {
-  FillAnonStat(out, kShmemMinor, static_cast<uint64_t>(segment_->perm.id), S_IFREG | segment_->perm.mode, segment_->perm.uid,
-               segment_->perm.gid);
+  FillAnonStat(out, kShmemMinor, static_cast<uint64_t>(segment_->perm.id), S_IFREG | segment_->perm.mode, segment_->perm.uid, segment_->perm.gid);
   out->st_size = static_cast<off_t>(segment_->size);
   return Ok();
 }

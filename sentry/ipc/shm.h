@@ -30,9 +30,9 @@ class ShmSegment final : public RefCounted<ShmSegment>, public state::Saveable {
   static ErrnoOr<RefPtr<ShmSegment>> Make(IpcNamespace& ns, uint64_t size);
 
   IpcPerm perm;
-  uint64_t size = 0;      // as asked for
-  bool removed = false;   // IPC_RMID: goes with the last attachment
-  bool locked = false;    // SHM_LOCK
+  uint64_t size = 0;          // as asked for
+  bool removed = false;       // IPC_RMID: goes with the last attachment
+  bool locked = false;        // SHM_LOCK
   int creator = 0, last = 0;  // pids
   int64_t atime = 0, dtime = 0, ctime = 0;
 

@@ -29,8 +29,7 @@ int64_t CpuPoll::Delay(int64_t now, int64_t target, size_t threads) {
   return std::max({least, kSoonest, idle_});
 }
 
-CpuTimer::CpuTimer(ThreadGroup& group, std::function<void()> expired)
-    : group_(group), expired_(std::move(expired)), timer_([this] { Look(); }) {}
+CpuTimer::CpuTimer(ThreadGroup& group, std::function<void()> expired) : group_(group), expired_(std::move(expired)), timer_([this] { Look(); }) {}
 
 void CpuTimer::Set(int64_t target, int64_t interval) {
   target_ = target;
@@ -53,10 +52,8 @@ void CpuTimer::Look() {
 }
 
 CpuTimers::CpuTimers(ThreadGroup& group)
-    : group_(group),
-      virtual_(group, [&group] { group.SendSignal(SigInfo::Kernel(SIGVTALRM)); }),
-      prof_(group, [&group] { group.SendSignal(SigInfo::Kernel(SIGPROF)); }),
-      limit_(group, [this] { OnLimit(); }) {}
+    : group_(group), virtual_(group, [&group] { group.SendSignal(SigInfo::Kernel(SIGVTALRM)); }),
+      prof_(group, [&group] { group.SendSignal(SigInfo::Kernel(SIGPROF)); }), limit_(group, [this] { OnLimit(); }) {}
 
 void CpuTimers::UpdateLimit() {
   const rlimit& limit = group_.rlim(RLIMIT_CPU);

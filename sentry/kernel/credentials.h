@@ -36,8 +36,7 @@ struct Credentials : public RefCounted<Credentials> {
   bool HasOver(uint32_t owner, uint32_t group, int capability) const {
     if (!HasOwn(capability)) return false;
     if (!user_ns) return true;
-    return FromKernelUid(user_ns.get(), owner) != UserNamespace::kInvalidId &&
-           FromKernelGid(user_ns.get(), group) != UserNamespace::kInvalidId;
+    return FromKernelUid(user_ns.get(), owner) != UserNamespace::kInvalidId && FromKernelGid(user_ns.get(), group) != UserNamespace::kInvalidId;
   }
   // True if `group` is the file system group or a supplementary one.
   bool InGroup(gid_t group) const {

@@ -71,8 +71,8 @@ ErrnoOr<RefPtr<const Credentials>> CredentialsForExec(const Task& task, const Ex
   if (file.effective && has_file_caps && (file.permitted & ~next->permitted) != 0) return Errno(EPERM);
   next->securebits &= ~static_cast<uint32_t>(SECBIT_KEEP_CAPS);
   bool ids_differ = next->euid != next->uid || next->egid != next->gid;
-  *secure = (ids_differ && (ids.set_uid || ids.set_gid)) ||
-            ((next->uid != root || !has_root) && (file.effective || (next->permitted & ~ambient) != 0));
+  *secure =
+      (ids_differ && (ids.set_uid || ids.set_gid)) || ((next->uid != root || !has_root) && (file.effective || (next->permitted & ~ambient) != 0));
   return RefPtr<const Credentials>(std::move(next));
 }
 

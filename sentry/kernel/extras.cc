@@ -51,9 +51,7 @@ void TaskExtras::Inherit(Task& parent, uint64_t flags) {
   affinity = from.affinity;
 }
 
-bool TaskExtras::WantsNativeCalls() const {
-  return seccomp_mode == SECCOMP_MODE_STRICT || (seccomp && seccomp->WantsNativeCalls());
-}
+bool TaskExtras::WantsNativeCalls() const { return seccomp_mode == SECCOMP_MODE_STRICT || (seccomp && seccomp->WantsNativeCalls()); }
 
 void TaskExtras::OnExec() {
   rseq = {};

@@ -15,13 +15,11 @@
 #include <string>
 #include <utility>
 #include <vector>
-#include <utility>
-#include <vector>
 
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
-#include "sentry/kernel/other_namespaces.h"
 #include "sentry/base/unique_fd.h"
+#include "sentry/kernel/other_namespaces.h"
 #include "sentry/platform/platform.h"
 
 namespace amber {
@@ -34,8 +32,8 @@ class NetNamespace;
 class PidNamespace;
 class SeccompFilter;
 struct SeccompNotification;  // sentry/kernel/seccomp_listener.h
-struct DeadTracee;  // sentry/kernel/tracing.h
-struct PiWait;      // sentry/kernel/futex_pi.h
+struct DeadTracee;           // sentry/kernel/tracing.h
+struct PiWait;               // sentry/kernel/futex_pi.h
 struct Tracee;
 class SemUndo;
 class Task;
@@ -56,10 +54,10 @@ class TaskExtras {
   RefPtr<IpcNamespace> ipc;
   RefPtr<SemUndo> sem_undo;  // null until SEM_UNDO is used; shared under CLONE_SYSVSEM
   RefPtr<NetNamespace> net;
-  RefPtr<CgroupNamespace> cgroup;                   // null: the initial one
+  RefPtr<CgroupNamespace> cgroup;                 // null: the initial one
   RefPtr<TimeNamespace> time, time_for_children;  // likewise
-  RefPtr<PidNamespace> pids_for_children;           // null: the task's own
-  std::vector<int> ids_above;                       // PidIds::above
+  RefPtr<PidNamespace> pids_for_children;         // null: the task's own
+  std::vector<int> ids_above;                     // PidIds::above
   // seccomp(2): SECCOMP_MODE_*, and the innermost filter.
   int seccomp_mode = 0;
   RefPtr<SeccompFilter> seccomp;
@@ -143,7 +141,7 @@ class GroupExtras {
   static inline void (*exit_watcher_)(ThreadGroup&) = nullptr;
   std::unique_ptr<CpuTimers> cpu_timers_;
   std::vector<std::pair<uint64_t, std::string>> owned_;  // files and their owners, between Load() and AfterLoad()
-  int64_t loaded_[4] = {};  // virtual and prof: target and interval, between Load() and AfterLoad()
+  int64_t loaded_[4] = {};                               // virtual and prof: target and interval, between Load() and AfterLoad()
 };
 
 }  // namespace amber

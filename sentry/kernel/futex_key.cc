@@ -49,8 +49,8 @@ bool TellSharedWord(Task& task, uint64_t address, bool wake_only) {
   uint64_t offset = vma->offset + (address - vma->start);
   auto source = file->Map(task, offset & ~(kPageSize - 1), kPageSize, vma->prot, true);
   if (!source.ok()) return false;
-  void* page = mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, source->fd,
-                    static_cast<off_t>(source->offset + (offset & ~(kPageSize - 1))));
+  void* page =
+      mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, source->fd, static_cast<off_t>(source->offset + (offset & ~(kPageSize - 1))));
   if (page == MAP_FAILED) return false;
   uint64_t word = reinterpret_cast<uint64_t>(page) + offset % kPageSize;
   if (wake_only) {

@@ -48,9 +48,7 @@ void PiFutexes::Enter(PiWait& wait, PiWait::Where where, const FutexKey& key, Re
   Waiters& waiters = MapOf(where)[key];
   waiters.owner = owner;
   waiters.pin = std::move(pin);
-  auto before = [](const PiWait* a, const PiWait* b) {
-    return PriorityOf(*a) != PriorityOf(*b) ? PriorityOf(*a) > PriorityOf(*b) : a->age < b->age;
-  };
+  auto before = [](const PiWait* a, const PiWait* b) { return PriorityOf(*a) != PriorityOf(*b) ? PriorityOf(*a) > PriorityOf(*b) : a->age < b->age; };
   waiters.list.insert(std::upper_bound(waiters.list.begin(), waiters.list.end(), &wait, before), &wait);
 }
 
@@ -70,7 +68,8 @@ PiWait* PiFutexes::Next(Map& map, const FutexKey& key) {
     if (it == map.end()) return nullptr;
     PiWait* first = it->second.list.front();
     // A handler may have run instead of the call; it comes back when that is over.
-    if (!first->task.exiting() && !first->task.group().exiting() && first->task.blocked_in_call() && first->task.syscall().number == SYS_futex) return first;
+    if (!first->task.exiting() && !first->task.group().exiting() && first->task.blocked_in_call() && first->task.syscall().number == SYS_futex)
+      return first;
     Leave(*first);
   }
 }

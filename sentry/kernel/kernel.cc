@@ -45,9 +45,7 @@ void Kernel::set_strace(std::unique_ptr<Strace> strace) { strace_ = std::move(st
 
 void Kernel::AddPidNamespace(RefPtr<PidNamespace> pids) { pid_namespaces_.push_back(std::move(pids)); }
 
-void Kernel::CountUnknown(uint64_t number) {
-  ++stats_.unknown[std::min<uint64_t>(number, stats_.unknown.size() - 1)];
-}
+void Kernel::CountUnknown(uint64_t number) { ++stats_.unknown[std::min<uint64_t>(number, stats_.unknown.size() - 1)]; }
 
 void Kernel::Random(void* out, size_t size) {
   auto* p = static_cast<char*>(out);

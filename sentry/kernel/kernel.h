@@ -100,8 +100,7 @@ class Kernel final : public platform::Client, public state::Saveable {
   // platform::Client
   void OnSyscall(platform::Thread& thread, const platform::Syscall& call) override;
   void OnFrame(platform::Thread& thread, platform::Stop stop, const platform::Fault* fault) override;
-  void OnProcessDeath(platform::AddressSpace& space, std::span<platform::Thread* const> threads,
-                      int wait_status) override;
+  void OnProcessDeath(platform::AddressSpace& space, std::span<platform::Thread* const> threads, int wait_status) override;
 
   state::Kind kind() const override { return state::Kind::kKernel; }
   std::string Save(state::Saver& saver) const override;
@@ -143,9 +142,7 @@ class Kernel final : public platform::Client, public state::Saveable {
 // Holds the kernel lock; on release runs the tasks that became runnable.
 class ABSL_SCOPED_LOCKABLE KernelLock {
  public:
-  explicit KernelLock(Kernel& kernel) ABSL_EXCLUSIVE_LOCK_FUNCTION(kernel.mu()) : kernel_(kernel) {
-    kernel_.mu().Lock();
-  }
+  explicit KernelLock(Kernel& kernel) ABSL_EXCLUSIVE_LOCK_FUNCTION(kernel.mu()) : kernel_(kernel) { kernel_.mu().Lock(); }
   ~KernelLock() ABSL_UNLOCK_FUNCTION() {
     kernel_.Drain();
     std::vector<std::function<void()>> actions = kernel_.TakeAfterUnlock();

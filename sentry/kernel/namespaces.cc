@@ -43,9 +43,7 @@ ErrnoOr<RefPtr<const Credentials>> MakeUserNamespace(Task& task) {
   return RefPtr<const Credentials>(CredentialsIn(old, MakeRef<UserNamespace>(old.user_ns, old)));
 }
 
-bool MayEnter(const Credentials& creds, const UserNamespace* owner) {
-  return creds.HasIn(owner, CAP_SYS_ADMIN) && creds.HasOwn(CAP_SYS_ADMIN);
-}
+bool MayEnter(const Credentials& creds, const UserNamespace* owner) { return creds.HasIn(owner, CAP_SYS_ADMIN) && creds.HasOwn(CAP_SYS_ADMIN); }
 
 ErrnoOr<void> JoinMounts(Task& task, const Credentials& creds, MountNamespace& ns, NamespaceSet* set) {
   if (!MayEnter(creds, ns.owner()) || !creds.HasOwn(CAP_SYS_CHROOT)) return Errno(EPERM);
@@ -120,15 +118,9 @@ ErrnoOr<void> JoinNamespace(Task& task, int type, RefPtr<Namespace> ns, Namespac
   if (type == static_cast<int>(kNewTime) && task.group().live_tasks() > 1) return Errno(EUSERS);
   if (!MayEnter(creds, owner)) return Errno(EPERM);
   switch (type) {
-    case CLONE_NEWUTS:
-      set->uts = As<UtsNamespace>(ns);
-      return Ok();
-    case CLONE_NEWIPC:
-      set->ipc = As<IpcNamespace>(ns);
-      return Ok();
-    case CLONE_NEWNET:
-      set->net = As<NetNamespace>(ns);
-      return Ok();
+    case CLONE_NEWUTS: set->uts = As<UtsNamespace>(ns); return Ok();
+    case CLONE_NEWIPC: set->ipc = As<IpcNamespace>(ns); return Ok();
+    case CLONE_NEWNET: set->net = As<NetNamespace>(ns); return Ok();
     case CLONE_NEWCGROUP:
       set->cgroup = As<CgroupNamespace>(ns);
       set->to_initial_cgroup = !ns;
@@ -144,8 +136,7 @@ ErrnoOr<void> JoinNamespace(Task& task, int type, RefPtr<Namespace> ns, Namespac
       set->time = set->time_for_children = As<TimeNamespace>(ns);
       set->to_initial_time = !ns;
       return Ok();
-    default:
-      return Errno(EINVAL);
+    default: return Errno(EINVAL);
   }
 }
 
@@ -177,16 +168,11 @@ ErrnoOr<RefPtr<Namespace>> NamespaceOf(Task& task, int type, bool for_children) 
   if (type == CLONE_NEWUSER) return RefPtr<Namespace>(task.creds().user_ns);
   if (task.exiting() && type != CLONE_NEWPID) return Errno(ENOENT);
   switch (type) {
-    case CLONE_NEWNS:
-      return RefPtr<Namespace>(&task.mounts());
-    case CLONE_NEWUTS:
-      return RefPtr<Namespace>(&task.uts());
-    case CLONE_NEWIPC:
-      return RefPtr<Namespace>(extras.ipc);
-    case CLONE_NEWNET:
-      return RefPtr<Namespace>(&NetNamespace::Of(task));
-    case CLONE_NEWCGROUP:
-      return RefPtr<Namespace>(extras.cgroup);
+    case CLONE_NEWNS: return RefPtr<Namespace>(&task.mounts());
+    case CLONE_NEWUTS: return RefPtr<Namespace>(&task.uts());
+    case CLONE_NEWIPC: return RefPtr<Namespace>(extras.ipc);
+    case CLONE_NEWNET: return RefPtr<Namespace>(&NetNamespace::Of(task));
+    case CLONE_NEWCGROUP: return RefPtr<Namespace>(extras.cgroup);
     case CLONE_NEWPID:
       if (for_children && extras.pids_for_children) {
         // Nobody has been born there: there is nothing to show yet (pidns_for_children_get).
@@ -194,10 +180,8 @@ ErrnoOr<RefPtr<Namespace>> NamespaceOf(Task& task, int type, bool for_children) 
         return RefPtr<Namespace>(extras.pids_for_children);
       }
       return RefPtr<Namespace>(&task.group().pids());
-    case static_cast<int>(kNewTime):
-      return RefPtr<Namespace>(for_children ? extras.time_for_children : extras.time);
-    default:
-      return Errno(EINVAL);
+    case static_cast<int>(kNewTime): return RefPtr<Namespace>(for_children ? extras.time_for_children : extras.time);
+    default: return Errno(EINVAL);
   }
 }
 

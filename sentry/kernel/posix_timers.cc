@@ -88,8 +88,7 @@ void PosixTimers::Expire(PosixTimer& timer) {
   info.raw.si_timerid = timer.id;
   info.raw.si_value.sival_ptr = reinterpret_cast<void*>(timer.value);
   Task* thread = timer.notify == SIGEV_THREAD_ID ? group_.pids().FindTask(timer.thread_id) : nullptr;
-  bool queued = thread != nullptr ? (thread->pending() & SignalBit(timer.signo)) != 0
-                                  : (group_.leader()->pending() & SignalBit(timer.signo)) != 0;
+  bool queued = thread != nullptr ? (thread->pending() & SignalBit(timer.signo)) != 0 : (group_.leader()->pending() & SignalBit(timer.signo)) != 0;
   // While its signal is pending a timer only counts.
   timer.overrun_now = static_cast<int>(std::min<int64_t>(timer.overrun_now + missed + (queued ? 1 : 0), INT32_MAX));
   if (queued) return;

@@ -28,8 +28,8 @@ struct PosixTimer {
   CpuPoll poll;
   int64_t deadline = kNever;  // guest monotonic, or processor time
   int64_t interval = 0;
-  int overrun = 0;       // of the signal delivered last
-  int overrun_now = 0;   // since then
+  int overrun = 0;      // of the signal delivered last
+  int overrun_now = 0;  // since then
   std::unique_ptr<Timer> timer;
 };
 

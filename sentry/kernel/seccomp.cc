@@ -23,9 +23,7 @@ constexpr int kMaxErrno = 4095;
 constexpr int kSysSeccomp = 1;  // SYS_SECCOMP of siginfo.h
 
 // Mode 1: these and nothing else (mode1_syscalls).
-bool AllowedInStrictMode(uint64_t number) {
-  return number == SYS_read || number == SYS_write || number == SYS_exit || number == SYS_rt_sigreturn;
-}
+bool AllowedInStrictMode(uint64_t number) { return number == SYS_read || number == SYS_write || number == SYS_exit || number == SYS_rt_sigreturn; }
 
 SigInfo SigsysOf(const SyscallState& call, uint32_t data) {
   SigInfo info;
@@ -98,11 +96,8 @@ bool SeccompGate::Pass(Task& task, bool after_trace) {
   uint32_t value = verdict & SECCOMP_RET_DATA;
   switch (verdict & SECCOMP_RET_ACTION_FULL) {
     case SECCOMP_RET_ALLOW:
-    case SECCOMP_RET_LOG:
-      return true;
-    case SECCOMP_RET_ERRNO:
-      task.FinishSyscall(NoRestart(-static_cast<int64_t>(std::min<uint32_t>(value, kMaxErrno))));
-      return false;
+    case SECCOMP_RET_LOG: return true;
+    case SECCOMP_RET_ERRNO: task.FinishSyscall(NoRestart(-static_cast<int64_t>(std::min<uint32_t>(value, kMaxErrno)))); return false;
     case SECCOMP_RET_TRAP:
       // The registers are as before the call but for rip, which is behind it (syscall_rollback).
       task.SendForced(SigsysOf(call, value));
@@ -116,9 +111,7 @@ bool SeccompGate::Pass(Task& task, bool after_trace) {
       if (Notify(task, *said.filter, data)) return true;
       task.FinishSyscall(-ENOSYS);
       return false;
-    case SECCOMP_RET_KILL_THREAD:
-      End(task, SIGSYS, false);
-      return false;
+    case SECCOMP_RET_KILL_THREAD: End(task, SIGSYS, false); return false;
     default:  // SECCOMP_RET_KILL_PROCESS, and what nobody knows
       End(task, SIGSYS, true);
       return false;

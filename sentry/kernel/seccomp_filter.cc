@@ -16,12 +16,9 @@ int32_t Rank(uint32_t action) { return static_cast<int32_t>(action & SECCOMP_RET
 
 bool Jumps(const sock_filter& at, uint32_t a) {
   switch (BPF_OP(at.code)) {
-    case BPF_JEQ:
-      return a == at.k;
-    case BPF_JGE:
-      return a >= at.k;
-    case BPF_JGT:
-      return a > at.k;
+    case BPF_JEQ: return a == at.k;
+    case BPF_JGE: return a >= at.k;
+    case BPF_JGT: return a > at.k;
     default:  // BPF_JSET
       return (a & at.k) != 0;
   }
@@ -37,22 +34,14 @@ bool AllowsByNumber(const std::vector<sock_filter>& program, uint32_t number) {
         if (at.k != offsetof(seccomp_data, nr) && at.k != offsetof(seccomp_data, arch)) return false;
         a = at.k == offsetof(seccomp_data, nr) ? number : AUDIT_ARCH_X86_64;
         break;
-      case BPF_RET | BPF_K:
-        return at.k == SECCOMP_RET_ALLOW;
-      case BPF_JMP | BPF_JA:
-        pc += at.k;
-        break;
+      case BPF_RET | BPF_K: return at.k == SECCOMP_RET_ALLOW;
+      case BPF_JMP | BPF_JA: pc += at.k; break;
       case BPF_JMP | BPF_JEQ | BPF_K:
       case BPF_JMP | BPF_JGE | BPF_K:
       case BPF_JMP | BPF_JGT | BPF_K:
-      case BPF_JMP | BPF_JSET | BPF_K:
-        pc += Jumps(at, a) ? at.jt : at.jf;
-        break;
-      case BPF_ALU | BPF_AND | BPF_K:
-        a &= at.k;
-        break;
-      default:
-        return false;
+      case BPF_JMP | BPF_JSET | BPF_K: pc += Jumps(at, a) ? at.jt : at.jf; break;
+      case BPF_ALU | BPF_AND | BPF_K: a &= at.k; break;
+      default: return false;
     }
   }
   return false;

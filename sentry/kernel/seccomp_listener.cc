@@ -163,10 +163,8 @@ ErrnoOr<uint64_t> SeccompListener::AddFd(Task& task, uint64_t address, size_t si
 
 ErrnoOr<uint64_t> SeccompListener::Ioctl(Task& task, uint32_t command, uint64_t argument) {
   switch (command) {
-    case kReceive:
-      return Receive(task, argument);
-    case kSend:
-      return Send(task, argument);
+    case kReceive: return Receive(task, argument);
+    case kSend: return Send(task, argument);
     case kIdValid:
     case kIdValidWrong: {
       SeccompNotification* n = Find(TRY(task.CopyIn(UserPtr<const uint64_t>(argument))));

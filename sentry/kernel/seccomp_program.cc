@@ -38,18 +38,14 @@ bool KnownInstruction(const sock_filter& i) {
     case BPF_LD | BPF_IMM:
     case BPF_LDX | BPF_IMM:
     case BPF_MISC | BPF_TAX:
-    case BPF_MISC | BPF_TXA:
-      return true;
-    case BPF_ALU | BPF_DIV | BPF_K:
-      return i.k != 0;
+    case BPF_MISC | BPF_TXA: return true;
+    case BPF_ALU | BPF_DIV | BPF_K: return i.k != 0;
     case BPF_ALU | BPF_LSH | BPF_K:
-    case BPF_ALU | BPF_RSH | BPF_K:
-      return i.k < 32;
+    case BPF_ALU | BPF_RSH | BPF_K: return i.k < 32;
     case BPF_LD | BPF_MEM:
     case BPF_LDX | BPF_MEM:
     case BPF_ST:
-    case BPF_STX:
-      return i.k < BPF_MEMWORDS;
+    case BPF_STX: return i.k < BPF_MEMWORDS;
     case BPF_JMP | BPF_JA:
     case BPF_JMP | BPF_JEQ | BPF_K:
     case BPF_JMP | BPF_JEQ | BPF_X:
@@ -58,10 +54,8 @@ bool KnownInstruction(const sock_filter& i) {
     case BPF_JMP | BPF_JGT | BPF_K:
     case BPF_JMP | BPF_JGT | BPF_X:
     case BPF_JMP | BPF_JSET | BPF_K:
-    case BPF_JMP | BPF_JSET | BPF_X:
-      return true;
-    default:
-      return false;
+    case BPF_JMP | BPF_JSET | BPF_X: return true;
+    default: return false;
   }
 }
 
@@ -74,9 +68,7 @@ bool ScratchIsWritten(const std::vector<sock_filter>& program) {
     const sock_filter& i = program[pc];
     switch (BPF_CLASS(i.code)) {
       case BPF_ST:
-      case BPF_STX:
-        valid |= static_cast<uint16_t>(1 << i.k);
-        break;
+      case BPF_STX: valid |= static_cast<uint16_t>(1 << i.k); break;
       case BPF_LD:
       case BPF_LDX:
         if (BPF_MODE(i.code) == BPF_MEM && (valid & 1 << i.k) == 0) return false;
@@ -90,8 +82,7 @@ bool ScratchIsWritten(const std::vector<sock_filter>& program) {
         }
         valid = 0xffff;
         break;
-      default:
-        break;
+      default: break;
     }
   }
   return true;
@@ -155,31 +146,18 @@ uint32_t RunSeccompProgram(const std::vector<sock_filter>& program, const seccom
     const sock_filter& i = program[pc];
     uint32_t operand = BPF_SRC(i.code) == BPF_X ? x : i.k;
     switch (BPF_CLASS(i.code)) {
-      case BPF_LD:
-        a = Load(i.code, i.k, data, memory);
-        break;
-      case BPF_LDX:
-        x = Load(i.code, i.k, data, memory);
-        break;
-      case BPF_ST:
-        memory[i.k % BPF_MEMWORDS] = a;
-        break;
-      case BPF_STX:
-        memory[i.k % BPF_MEMWORDS] = x;
-        break;
+      case BPF_LD: a = Load(i.code, i.k, data, memory); break;
+      case BPF_LDX: x = Load(i.code, i.k, data, memory); break;
+      case BPF_ST: memory[i.k % BPF_MEMWORDS] = a; break;
+      case BPF_STX: memory[i.k % BPF_MEMWORDS] = x; break;
       case BPF_ALU:
         // Division by a zero register ends the program with 0 (bpf_convert_filter).
         if (BPF_OP(i.code) == BPF_DIV && operand == 0) return 0;
         a = Alu(i.code, a, operand);
         break;
-      case BPF_JMP:
-        pc += BPF_OP(i.code) == BPF_JA ? i.k : Holds(i.code, a, operand) ? i.jt : i.jf;
-        break;
-      case BPF_RET:
-        return BPF_RVAL(i.code) == BPF_A ? a : i.k;
-      default:
-        (BPF_MISCOP(i.code) == BPF_TXA ? a : x) = BPF_MISCOP(i.code) == BPF_TXA ? x : a;
-        break;
+      case BPF_JMP: pc += BPF_OP(i.code) == BPF_JA ? i.k : Holds(i.code, a, operand) ? i.jt : i.jf; break;
+      case BPF_RET: return BPF_RVAL(i.code) == BPF_A ? a : i.k;
+      default: (BPF_MISCOP(i.code) == BPF_TXA ? a : x) = BPF_MISCOP(i.code) == BPF_TXA ? x : a; break;
     }
   }
   return SECCOMP_RET_KILL_PROCESS;  // never: a checked program returns

@@ -6,8 +6,7 @@ namespace amber {
 namespace {
 
 // Signals whose default action is to be ignored (signal(7)).
-constexpr SignalSet kDefaultIgnored =
-    SignalBit(SIGCHLD) | SignalBit(SIGURG) | SignalBit(SIGWINCH) | SignalBit(SIGCONT);
+constexpr SignalSet kDefaultIgnored = SignalBit(SIGCHLD) | SignalBit(SIGURG) | SignalBit(SIGWINCH) | SignalBit(SIGCONT);
 
 }  // namespace
 
@@ -86,8 +85,7 @@ bool SignalQueue::Add(const SigInfo& info) {
   } else if (info.raw.si_code == SI_TIMER) {
     // A POSIX timer has one entry at most; further expirations are its overrun count.
     for (SigInfo& queued : queue_) {
-      if (queued.signo() == info.signo() && queued.raw.si_code == SI_TIMER &&
-          queued.raw.si_timerid == info.raw.si_timerid) {
+      if (queued.signo() == info.signo() && queued.raw.si_code == SI_TIMER && queued.raw.si_timerid == info.raw.si_timerid) {
         queued = info;
         return false;
       }

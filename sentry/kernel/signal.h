@@ -21,10 +21,9 @@ inline constexpr int kFirstRealtime = 32;
 using SignalSet = uint64_t;
 constexpr SignalSet SignalBit(int signo) { return uint64_t{1} << (signo - 1); }
 inline constexpr SignalSet kUnblockable = SignalBit(SIGKILL) | SignalBit(SIGSTOP);
-inline constexpr SignalSet kStopSignals =
-    SignalBit(SIGSTOP) | SignalBit(SIGTSTP) | SignalBit(SIGTTIN) | SignalBit(SIGTTOU);
-inline constexpr SignalSet kSynchronousSignals = SignalBit(SIGSEGV) | SignalBit(SIGBUS) | SignalBit(SIGILL) |
-                                                 SignalBit(SIGTRAP) | SignalBit(SIGFPE) | SignalBit(SIGSYS);
+inline constexpr SignalSet kStopSignals = SignalBit(SIGSTOP) | SignalBit(SIGTSTP) | SignalBit(SIGTTIN) | SignalBit(SIGTTOU);
+inline constexpr SignalSet kSynchronousSignals =
+    SignalBit(SIGSEGV) | SignalBit(SIGBUS) | SignalBit(SIGILL) | SignalBit(SIGTRAP) | SignalBit(SIGFPE) | SignalBit(SIGSYS);
 
 // The kernel's siginfo_t: 128 bytes, the host's layout.
 struct SigInfo {

@@ -28,15 +28,25 @@ enum class DefaultAction { kIgnore, kTerminate, kCore, kStop };
 
 DefaultAction DefaultActionOf(int signo) {
   switch (signo) {
-    case SIGCHLD: case SIGURG: case SIGWINCH: case SIGCONT:
-      return DefaultAction::kIgnore;
-    case SIGSTOP: case SIGTSTP: case SIGTTIN: case SIGTTOU:
-      return DefaultAction::kStop;
-    case SIGQUIT: case SIGILL: case SIGTRAP: case SIGABRT: case SIGBUS: case SIGFPE: case SIGSEGV: case SIGSYS:
-    case SIGXCPU: case SIGXFSZ:
-      return DefaultAction::kCore;
-    default:
-      return DefaultAction::kTerminate;
+    case SIGCHLD:
+    case SIGURG:
+    case SIGWINCH:
+    case SIGCONT: return DefaultAction::kIgnore;
+    case SIGSTOP:
+    case SIGTSTP:
+    case SIGTTIN:
+    case SIGTTOU: return DefaultAction::kStop;
+    case SIGQUIT:
+    case SIGILL:
+    case SIGTRAP:
+    case SIGABRT:
+    case SIGBUS:
+    case SIGFPE:
+    case SIGSEGV:
+    case SIGSYS:
+    case SIGXCPU:
+    case SIGXFSZ: return DefaultAction::kCore;
+    default: return DefaultAction::kTerminate;
   }
 }
 
@@ -139,8 +149,7 @@ bool Task::DeliverSignals() {
     bool fault = info.raw.si_code > 0 && (SignalBit(signo) & kSynchronousSignals) != 0;
     if (group_->is_init() && group_->pids().level() > 0 && signo != SIGSTOP && !fault) continue;
     switch (DefaultActionOf(signo)) {
-      case DefaultAction::kIgnore:
-        continue;
+      case DefaultAction::kIgnore: continue;
       case DefaultAction::kStop:
         // An orphaned process group is not stopped by the terminal.
         if (signo != SIGSTOP && group_->process_group().IsOrphaned()) continue;
@@ -185,8 +194,7 @@ void Task::ApplyRestart(const SigAction& action) {
   call_ = Call::kNone;
   extras_->notification.reset();
   int64_t result;
-  bool restart = syscall_.on_signal == kErestartnointr.number() ||
-                 (syscall_.on_signal == kErestartsys.number() && (action.flags & SA_RESTART) != 0);
+  bool restart = syscall_.on_signal == kErestartnointr.number() || (syscall_.on_signal == kErestartsys.number() && (action.flags & SA_RESTART) != 0);
   if (syscall_.done != 0) {
     result = static_cast<int64_t>(syscall_.done);
   } else if (restart) {

@@ -34,13 +34,10 @@ std::string Strace::Arguments(Task& task) const {
     uint64_t value = call.args[i];
     switch (kind) {
       case ArgKind::kInt:
-        absl::StrAppend(&out, static_cast<int32_t>(value) == static_cast<int64_t>(value)
-                                  ? static_cast<int64_t>(value)
-                                  : static_cast<int64_t>(static_cast<int32_t>(value)));
+        absl::StrAppend(&out, static_cast<int32_t>(value) == static_cast<int64_t>(value) ? static_cast<int64_t>(value)
+                                                                                         : static_cast<int64_t>(static_cast<int32_t>(value)));
         break;
-      case ArgKind::kUnsigned:
-        absl::StrAppend(&out, static_cast<uint32_t>(value));
-        break;
+      case ArgKind::kUnsigned: absl::StrAppend(&out, static_cast<uint32_t>(value)); break;
       case ArgKind::kString: {
         auto text = task.CopyInString(UserPtr<const char>(value), kShownPath);
         if (text.ok()) {
@@ -49,8 +46,7 @@ std::string Strace::Arguments(Task& task) const {
         }
         [[fallthrough]];
       }
-      default:
-        absl::StrAppendFormat(&out, "%#x", value);
+      default: absl::StrAppendFormat(&out, "%#x", value);
     }
   }
   return out;
@@ -62,8 +58,8 @@ void Strace::Enter(Task& task) {
 }
 
 void Strace::Exit(Task& task, int64_t result) {
-  std::string line = absl::StrFormat("[%d:%d] %s %s(%s) = ", task.pid(), task.tid(), task.name(),
-                                     Name(task.syscall().number), task.strace_arguments_);
+  std::string line =
+      absl::StrFormat("[%d:%d] %s %s(%s) = ", task.pid(), task.tid(), task.name(), Name(task.syscall().number), task.strace_arguments_);
   if (result <= -512 && result >= -516) {
     line += "? (to be restarted)";
   } else if (result < 0 && result >= -4095) {
@@ -78,8 +74,7 @@ void Strace::Exit(Task& task, int64_t result) {
 }
 
 void Strace::Fault(Task& task, int signo, uint64_t address, uint64_t ip) {
-  WriteLine(fd_, absl::StrFormat("[%d:%d] %s --- SIG%s at %#x, ip %#x ---\n", task.pid(), task.tid(), task.name(),
-                                 sigabbrev_np(signo), address, ip));
+  WriteLine(fd_, absl::StrFormat("[%d:%d] %s --- SIG%s at %#x, ip %#x ---\n", task.pid(), task.tid(), task.name(), sigabbrev_np(signo), address, ip));
 }
 
 }  // namespace amber

@@ -114,13 +114,10 @@ ThreadGroup* Task::FindGroup(int pid) const { return group_->pids().FindGroup(pi
 const char* Task::Describe() const {
   if (held_) return "stopped ";
   switch (call_) {
-    case Call::kBlocked:
-      return "blocked in ";
+    case Call::kBlocked: return "blocked in ";
     case Call::kRunning:
-    case Call::kContinuation:
-      return "in ";
-    case Call::kNone:
-      return "runs, last call ";
+    case Call::kContinuation: return "in ";
+    case Call::kNone: return "runs, last call ";
   }
   return "";
 }
@@ -176,9 +173,7 @@ ErrnoOr<std::vector<iovec>> Task::CopyInIovecs(UserPtr<const iovec> p, uint64_t 
 
 namespace {
 
-std::vector<iovec> OneRange(uint64_t address, size_t size) {
-  return {{reinterpret_cast<void*>(address), std::min<size_t>(size, kMaxRwCount)}};
-}
+std::vector<iovec> OneRange(uint64_t address, size_t size) { return {{reinterpret_cast<void*>(address), std::min<size_t>(size, kMaxRwCount)}}; }
 
 size_t Total(const std::vector<iovec>& ranges) {
   size_t total = 0;
@@ -214,8 +209,7 @@ ErrnoOr<size_t> MoveRanges(std::vector<iovec>& ranges, size_t& index, size_t& le
 }  // namespace
 
 UserSink::UserSink(Task& task, UserPtr<void> p, size_t size) : UserSink(task, OneRange(p.address(), size)) {}
-UserSink::UserSink(Task& task, std::vector<iovec> ranges)
-    : task_(task), ranges_(std::move(ranges)), left_(Total(ranges_)) {}
+UserSink::UserSink(Task& task, std::vector<iovec> ranges) : task_(task), ranges_(std::move(ranges)), left_(Total(ranges_)) {}
 
 ErrnoOr<size_t> UserSink::Put(const void* data, size_t size) {
   return MoveRanges(ranges_, index_, left_, size, [&](uint64_t address, size_t offset, size_t length) {
@@ -223,10 +217,8 @@ ErrnoOr<size_t> UserSink::Put(const void* data, size_t size) {
   });
 }
 
-UserSource::UserSource(Task& task, UserPtr<const void> p, size_t size)
-    : UserSource(task, OneRange(p.address(), size)) {}
-UserSource::UserSource(Task& task, std::vector<iovec> ranges)
-    : task_(task), ranges_(std::move(ranges)), left_(Total(ranges_)) {}
+UserSource::UserSource(Task& task, UserPtr<const void> p, size_t size) : UserSource(task, OneRange(p.address(), size)) {}
+UserSource::UserSource(Task& task, std::vector<iovec> ranges) : task_(task), ranges_(std::move(ranges)), left_(Total(ranges_)) {}
 
 void UserSource::PutBack(const void* data, size_t size) { back_.insert(0, static_cast<const char*>(data), size); }
 
@@ -246,8 +238,7 @@ ErrnoOr<void> UserSource::Skip(size_t size) {
   back_.erase(0, again);
   size -= again;
   if (size == 0) return Ok();
-  auto r = MoveRanges(ranges_, index_, left_, size,
-                      [](uint64_t, size_t, size_t length) { return ErrnoOr<size_t>(length); });
+  auto r = MoveRanges(ranges_, index_, left_, size, [](uint64_t, size_t, size_t length) { return ErrnoOr<size_t>(length); });
   return r.ok() ? Ok() : r.error();
 }
 

@@ -49,14 +49,14 @@ class UtsNamespace;
 struct SyscallState {
   uint64_t number = 0;
   uint64_t args[6] = {};
-  uint64_t ip = 0;           // after the `syscall` instruction
-  bool framed = false;       // came with the frame (trap set): the answer goes into rax of the frame
-  bool restarted = false;    // executed again after Block()
-  bool timed_out = false;    // ... because the deadline passed
-  int64_t deadline = kNever; // guest monotonic; set by the first Block() that names one, and kept
-  uint64_t done = 0;         // progress so far (bytes); what an interruption returns if not 0
-  uint64_t scratch[4] = {};  // for the handler
-  int on_signal = 512;       // restart code or errno that an interruption means
+  uint64_t ip = 0;            // after the `syscall` instruction
+  bool framed = false;        // came with the frame (trap set): the answer goes into rax of the frame
+  bool restarted = false;     // executed again after Block()
+  bool timed_out = false;     // ... because the deadline passed
+  int64_t deadline = kNever;  // guest monotonic; set by the first Block() that names one, and kept
+  uint64_t done = 0;          // progress so far (bytes); what an interruption returns if not 0
+  uint64_t scratch[4] = {};   // for the handler
+  int on_signal = 512;        // restart code or errno that an interruption means
 };
 
 // For Block(): only what kills the process ends the wait (TASK_KILLABLE); other signals, stops and tracers come when it is over.
@@ -337,11 +337,11 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   platform::Thread* thread_ = nullptr;
   Where where_ = Where::kNone;
   Call call_ = Call::kNone;
-  bool undone_ = false;     // the notified call was given back to stop the thread: it is executed again from the frame
-  bool on_stack_ = false;   // a handler of this task is on some worker's stack
+  bool undone_ = false;       // the notified call was given back to stop the thread: it is executed again from the frame
+  bool on_stack_ = false;     // a handler of this task is on some worker's stack
   bool native_wait_ = false;  // kBlocked in a futex wait that the host does
-  bool runnable_ = false;   // is in the kernel's run queue
-  bool held_ = false;       // stopped and stays so: job control stop, pause, checkpoint
+  bool runnable_ = false;     // is in the kernel's run queue
+  bool held_ = false;         // stopped and stays so: job control stop, pause, checkpoint
   bool exiting_ = false;
   bool released_ = false;
   // StopForOps: what to do once the thread is stopped.
@@ -362,13 +362,13 @@ class Task final : public RefCounted<Task>, public state::Saveable {
   std::unique_ptr<TaskExtras> extras_;
 
   SignalSet blocked_ = 0;
-  SignalSet saved_mask_ = 0;     // sigsuspend, ppoll, pselect, epoll_pwait: the mask to go back to
+  SignalSet saved_mask_ = 0;  // sigsuspend, ppoll, pselect, epoll_pwait: the mask to go back to
   bool has_saved_mask_ = false;
   SignalQueue pending_;
   AltStack altstack_;
 
-  WaitQueue vfork_queue_;        // notified when this vfork child gives the address space back
-  bool vfork_pending_ = false;   // this child still uses its parent's
+  WaitQueue vfork_queue_;       // notified when this vfork child gives the address space back
+  bool vfork_pending_ = false;  // this child still uses its parent's
   uint64_t clear_child_tid_ = 0;
   bool clear_child_tid_native_ = false;  // the host clears and wakes it
   uint32_t personality_ = 0;
@@ -409,8 +409,8 @@ class UserSource final : public Source {
   Task& task_;
   std::vector<iovec> ranges_;
   size_t index_ = 0;
-  size_t left_ = 0;    // in ranges_
-  std::string back_;   // comes before them
+  size_t left_ = 0;   // in ranges_
+  std::string back_;  // comes before them
 };
 
 }  // namespace amber

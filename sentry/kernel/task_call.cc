@@ -13,9 +13,9 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/moved.h"
-#include "sentry/kernel/tracing.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/file.h"
 
@@ -211,9 +211,7 @@ void Task::Interrupt() {
   // ep_poll() and their like): so does ActOn() when the call has been executed once more.
   if (call_ == Call::kBlocked && runnable_ && !held_ && !native_wait_ && !MustHold() && !HasFatalSignal()) return;
   switch (where_) {
-    case Where::kGuest:
-      thread_->Kick();
-      return;
+    case Where::kGuest: thread_->Kick(); return;
     case Where::kNotified:
       // In a continuation or on a worker's stack: CompleteCall() looks again.
       if (call_ != Call::kBlocked) return;
@@ -233,8 +231,7 @@ void Task::Interrupt() {
       ReturnToGuest();
       return;
     case Where::kNone:
-    case Where::kStopping:
-      return;
+    case Where::kStopping: return;
   }
 }
 
@@ -297,9 +294,7 @@ void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
   }
   platform::Registers& regs = thread_->frame().regs;
   switch (stop) {
-    case platform::Stop::kSyscall:
-      EnterCall({regs.rax, {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9}, regs.rip}, true);
-      return;
+    case platform::Stop::kSyscall: EnterCall({regs.rax, {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9}, regs.rip}, true); return;
     case platform::Stop::kFault:
       // Memory that another thread has moved at this moment is read-only (sentry/fs/nvidia/moved_memory.h): the access is made again.
       if (IsPassingFault(*mm_, *fault)) break;
@@ -312,11 +307,8 @@ void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
       if (kernel_->strace() != nullptr) kernel_->strace()->Fault(*this, fault->signo, fault->address, regs.rip);
       ForceSignal(SigInfo::Fault(fault->signo, fault->code, fault->address));
       break;
-    case platform::Stop::kForeign:
-      ForceSignal(SigInfo::Kernel(SIGSEGV));
-      break;
-    case platform::Stop::kKick:
-      break;
+    case platform::Stop::kForeign: ForceSignal(SigInfo::Kernel(SIGSEGV)); break;
+    case platform::Stop::kKick: break;
   }
   ReturnToGuest();
 }
@@ -327,8 +319,8 @@ Errno Task::BlockNatively(uint64_t address, uint32_t value, uint32_t bitset, boo
   syscall_.on_signal = (syscall_.deadline == kNever ? kErestartsys : kErestartRestartblock).number();
   native_wait_ = true;
   RefPtr<Task> self(this);
-  thread_->FutexWait(address, value, bitset, shared, /*realtime=*/false,
-                     kernel_->clocks().ToHostMonotonic(syscall_.deadline), [self](int64_t result) {
+  thread_->FutexWait(address, value, bitset, shared, /*realtime=*/false, kernel_->clocks().ToHostMonotonic(syscall_.deadline),
+                     [self](int64_t result) {
                        KernelLock lock(self->kernel());
                        if (self->exiting_) return;
                        self->native_wait_ = false;

@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "sentry/fs/pidfd/pidfd.h"
+#include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/namespaces.h"
@@ -14,7 +15,6 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/tracing.h"
 #include "sentry/kernel/uts_namespace.h"
-#include "sentry/ipc/ipc_namespace.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/moved.h"
 #include "sentry/net/inet/net_namespace.h"
@@ -25,10 +25,9 @@
 namespace amber {
 namespace {
 
-constexpr uint64_t kKnownFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_PIDFD | CLONE_PTRACE |
-                                 CLONE_VFORK | CLONE_PARENT | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
-                                 CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_DETACHED | CLONE_UNTRACED |
-                                 CLONE_CHILD_SETTID | CLONE_IO | CLONE_CLEAR_SIGHAND | kNamespaceFlags;
+constexpr uint64_t kKnownFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_PIDFD | CLONE_PTRACE | CLONE_VFORK | CLONE_PARENT |
+                                 CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_DETACHED |
+                                 CLONE_UNTRACED | CLONE_CHILD_SETTID | CLONE_IO | CLONE_CLEAR_SIGHAND | kNamespaceFlags;
 
 }  // namespace
 
@@ -93,8 +92,8 @@ ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
   bool share_vm = (args.flags & CLONE_VM) != 0;
   if (kernel_.task_count_ >= kernel_.max_tasks_) return Errno(EAGAIN);
   const rlimit& nproc = parent.group().rlim(RLIMIT_NPROC);
-  if (kernel_.task_count_ >= nproc.rlim_cur && parent.creds().uid != 0 && !parent.Has(CAP_SYS_RESOURCE) &&
-      !parent.Has(CAP_SYS_ADMIN) && kernel_.TasksOf(parent.creds().uid) >= nproc.rlim_cur) {
+  if (kernel_.task_count_ >= nproc.rlim_cur && parent.creds().uid != 0 && !parent.Has(CAP_SYS_RESOURCE) && !parent.Has(CAP_SYS_ADMIN) &&
+      kernel_.TasksOf(parent.creds().uid) >= nproc.rlim_cur) {
     return Errno(EAGAIN);
   }
   if (!share_vm && !parent.mm().TryLock(parent)) {

@@ -1,5 +1,5 @@
-#include <linux/sched.h>
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <sys/personality.h>
 
 #include "sentry/ipc/ipc_namespace.h"

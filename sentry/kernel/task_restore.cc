@@ -73,8 +73,7 @@ std::string TaskRestore::Build() {
 std::string TaskRestore::ReadCopies(const std::vector<ImageRun>& copies, platform::ExecPlan* plan) {
   for (const ImageRun& run : copies) {
     std::string bytes(run.end - run.start, 0);
-    if (pread(options_.image_fd, bytes.data(), bytes.size(), static_cast<off_t>(run.image_offset)) !=
-        static_cast<ssize_t>(bytes.size())) {
+    if (pread(options_.image_fd, bytes.data(), bytes.size(), static_cast<off_t>(run.image_offset)) != static_cast<ssize_t>(bytes.size())) {
       return "cannot read the image";
     }
     plan->writes.push_back({run.start, std::move(bytes)});

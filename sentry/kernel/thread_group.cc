@@ -121,9 +121,7 @@ void ProcessGroup::Register() {
   }
 }
 
-bool ThreadGroup::IsSessionLeader() const {
-  return process_group_ && session().pids_ == pids_ && session().id() == pid_;
-}
+bool ThreadGroup::IsSessionLeader() const { return process_group_ && session().pids_ == pids_ && session().id() == pid_; }
 
 void ThreadGroup::JoinProcessGroup(RefPtr<ProcessGroup> group) {
   if (process_group_) process_group_->members_.erase(this);

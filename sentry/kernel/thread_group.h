@@ -288,16 +288,16 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   bool zombie_ = false;
   bool group_exit_ = false;
   int exit_status_ = 0;
-  bool stopped_ = false;         // job control stop is in force
+  bool stopped_ = false;  // job control stop is in force
   int stop_signal_ = 0;
-  bool stop_reported_ = true;    // wait4(WUNTRACED) has seen the stop
-  bool continued_ = false;       // wait4(WCONTINUED) may report a continue
+  bool stop_reported_ = true;  // wait4(WUNTRACED) has seen the stop
+  bool continued_ = false;     // wait4(WCONTINUED) may report a continue
   bool child_subreaper_ = false;
   bool did_exec_ = false;
   bool dumpable_ = true;
   int oom_score_adj_ = 0;
   int nice_ = 0;
-  int64_t start_time_ = 0;       // guest monotonic
+  int64_t start_time_ = 0;  // guest monotonic
   std::string exe_path_;
   WaitQueue child_queue_;
   WaitQueue exit_queue_;

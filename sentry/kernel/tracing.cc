@@ -32,9 +32,7 @@ constexpr uint64_t kEmulated = 1;
 
 constexpr int EventCode(int event) { return SIGTRAP | event << 8; }
 
-Tracee::Pending CallStop(const Tracee& t, Tracee::Stop stop) {
-  return {stop, SIGTRAP | ((t.options & PTRACE_O_TRACESYSGOOD) != 0 ? 0x80 : 0), 0};
-}
+Tracee::Pending CallStop(const Tracee& t, Tracee::Stop stop) { return {stop, SIGTRAP | ((t.options & PTRACE_O_TRACESYSGOOD) != 0 ? 0x80 : 0), 0}; }
 
 // Minus the code or errno that says how an interrupted call ends, as it stands in rax then.
 uint64_t RestartValue(const Task& task) { return static_cast<uint64_t>(-static_cast<int64_t>(const_cast<Task&>(task).syscall().on_signal)); }
@@ -432,9 +430,7 @@ void Tracing::OnContinue(ThreadGroup& group) {
   }
 }
 
-void Tracing::OnNewGroupStop(Task& task) {
-  Of(task).group_stop_seen = false;
-}
+void Tracing::OnNewGroupStop(Task& task) { Of(task).group_stop_seen = false; }
 
 void Tracing::OnExit(Task& task, int status) {
   ThreadGroup& tracer = *Of(task).tracer;

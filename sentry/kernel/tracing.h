@@ -46,17 +46,17 @@ struct Tracee {
   int64_t orig_rax = -1;
   std::deque<Pending> pending;
 
-  bool interrupt = false;         // PTRACE_INTERRUPT is to be obeyed
-  bool listening = false;         // PTRACE_LISTEN: stays as it is, but is in no stop
-  bool group_stop_seen = false;   // the group's stop was reported, and ended for this task
-  bool injecting = false;         // `info` is to be delivered, or (signal 0) dropped, without another stop
-  bool in_call = false;           // the stop at a call's entry was reported and not yet that at its exit
-  bool goes_on = false;           // stopped inside a call, which goes on before signals are looked at
-  bool call_is_new = false;       // ... at its very beginning
-  bool filter_told = false;       // ... for a filter's SECCOMP_RET_TRACE
-  bool exit_told = false;         // PTRACE_EVENT_EXIT was reported
-  bool stepping = false;          // the trap flag in its registers is ours
-  int death = 0;                  // the signal that it dies of once PTRACE_EVENT_EXIT is over
+  bool interrupt = false;        // PTRACE_INTERRUPT is to be obeyed
+  bool listening = false;        // PTRACE_LISTEN: stays as it is, but is in no stop
+  bool group_stop_seen = false;  // the group's stop was reported, and ended for this task
+  bool injecting = false;        // `info` is to be delivered, or (signal 0) dropped, without another stop
+  bool in_call = false;          // the stop at a call's entry was reported and not yet that at its exit
+  bool goes_on = false;          // stopped inside a call, which goes on before signals are looked at
+  bool call_is_new = false;      // ... at its very beginning
+  bool filter_told = false;      // ... for a filter's SECCOMP_RET_TRACE
+  bool exit_told = false;        // PTRACE_EVENT_EXIT was reported
+  bool stepping = false;         // the trap flag in its registers is ours
+  int death = 0;                 // the signal that it dies of once PTRACE_EVENT_EXIT is over
 };
 
 // A traced thread that ended, until the tracer waits for it.

@@ -116,9 +116,8 @@ bool Credentials::HasIn(const UserNamespace* ns, int capability) const {
 }
 
 UserNamespace::UserNamespace(RefPtr<UserNamespace> parent, const Credentials& creator)
-    : Namespace(parent), parent_(std::move(parent)), level_(LevelOf(parent_.get()) + 1), creator_uid_(creator.euid),
-      creator_gid_(creator.egid), creator_had_setfcap_(creator.HasOwn(CAP_SETFCAP)),
-      setgroups_allowed_(!parent_ || parent_->setgroups_allowed_) {}
+    : Namespace(parent), parent_(std::move(parent)), level_(LevelOf(parent_.get()) + 1), creator_uid_(creator.euid), creator_gid_(creator.egid),
+      creator_had_setfcap_(creator.HasOwn(CAP_SETFCAP)), setgroups_allowed_(!parent_ || parent_->setgroups_allowed_) {}
 
 UserNamespace::~UserNamespace() = default;
 

@@ -32,9 +32,9 @@ ErrnoOr<void> ReadFully(ExecFile& file, void* data, size_t size, uint64_t offset
 }
 
 bool IsProgram(const Elf64_Ehdr& h) {
-  return memcmp(h.e_ident, ELFMAG, SELFMAG) == 0 && h.e_ident[EI_CLASS] == ELFCLASS64 &&
-         (h.e_type == ET_EXEC || h.e_type == ET_DYN) && h.e_machine == EM_X86_64 && h.e_phentsize == sizeof(Elf64_Phdr) &&
-         h.e_phnum > 0 && h.e_phnum * sizeof(Elf64_Phdr) <= kMaxPhdrBytes && h.e_phoff <= INT64_MAX - kMaxPhdrBytes;
+  return memcmp(h.e_ident, ELFMAG, SELFMAG) == 0 && h.e_ident[EI_CLASS] == ELFCLASS64 && (h.e_type == ET_EXEC || h.e_type == ET_DYN) &&
+         h.e_machine == EM_X86_64 && h.e_phentsize == sizeof(Elf64_Phdr) && h.e_phnum > 0 && h.e_phnum * sizeof(Elf64_Phdr) <= kMaxPhdrBytes &&
+         h.e_phoff <= INT64_MAX - kMaxPhdrBytes;
 }
 
 ErrnoOr<std::string> ReadInterpreter(ExecFile& file, const Elf64_Phdr& p) {
@@ -51,8 +51,7 @@ ErrnoOr<ElfSegment> CheckLoad(const Elf64_Phdr& p) {
   if (p.p_filesz > p.p_memsz || p.p_memsz > kGuestTop || p.p_vaddr > kGuestTop - p.p_memsz) return Errno(EINVAL);
   if (p.p_offset > INT64_MAX - p.p_filesz - kPageSize) return Errno(EINVAL);
   if (p.p_filesz > 0 && p.p_vaddr % kPageSize != p.p_offset % kPageSize) return Errno(EINVAL);
-  int prot = ((p.p_flags & PF_R) != 0 ? PROT_READ : 0) | ((p.p_flags & PF_W) != 0 ? PROT_WRITE : 0) |
-             ((p.p_flags & PF_X) != 0 ? PROT_EXEC : 0);
+  int prot = ((p.p_flags & PF_R) != 0 ? PROT_READ : 0) | ((p.p_flags & PF_W) != 0 ? PROT_WRITE : 0) | ((p.p_flags & PF_X) != 0 ? PROT_EXEC : 0);
   return ElfSegment{p.p_vaddr, p.p_offset, p.p_filesz, p.p_memsz, prot};
 }
 

@@ -29,8 +29,7 @@ struct Draft {
     header.e_phentsize = sizeof(Elf64_Phdr);
     header.e_entry = 0x1000;
     Add({.p_type = PT_LOAD, .p_flags = PF_R | PF_X, .p_filesz = 0x2000, .p_memsz = 0x2000, .p_align = 0x1000});
-    Add({.p_type = PT_LOAD, .p_flags = PF_R | PF_W, .p_offset = 0x2100, .p_vaddr = 0x3100, .p_filesz = 0x10, .p_memsz = 0x5000,
-         .p_align = 0x1000});
+    Add({.p_type = PT_LOAD, .p_flags = PF_R | PF_W, .p_offset = 0x2100, .p_vaddr = 0x3100, .p_filesz = 0x10, .p_memsz = 0x5000, .p_align = 0x1000});
   }
   void Add(const Elf64_Phdr& p) {
     phdrs.push_back(p);

@@ -35,18 +35,13 @@ class SmallKernel final : public platform::Client {
         output_ += text.substr(0, n.ok() ? *n : 0);
         return thread.Answer(n.ok() ? static_cast<int64_t>(*n) : -EFAULT);
       }
-      case SYS_exit_group:
-        status_ = static_cast<int>(call.args[0]);
-        return thread.space().Kill();
+      case SYS_exit_group: status_ = static_cast<int>(call.args[0]); return thread.space().Kill();
       case SYS_getrandom:  // refused, glibc would ask a clock before it knows of the vDSO
         return thread.Answer(static_cast<int64_t>(call.args[1]));
       case SYS_getuid:
-      case SYS_geteuid:
-        return thread.Answer(0);
-      case SYS_mprotect:
-        return thread.AnswerContinue(nullptr);
-      default:
-        return thread.Answer(-ENOSYS);
+      case SYS_geteuid: return thread.Answer(0);
+      case SYS_mprotect: return thread.AnswerContinue(nullptr);
+      default: return thread.Answer(-ENOSYS);
     }
   }
   void OnFrame(Thread& thread, Stop stop, const platform::Fault* fault) override {
@@ -67,13 +62,9 @@ class SmallKernel final : public platform::Client {
         thread.frame().fs_base = regs.rsi;
         regs.rax = regs.rdi == 0x1002 ? 0 : static_cast<uint64_t>(-EINVAL);
         break;
-      case SYS_set_tid_address:
-        regs.rax = 1;
-        break;
-      case SYS_mmap:
-        return MapAnonymous(thread);
-      default:
-        regs.rax = static_cast<uint64_t>(-ENOSYS);
+      case SYS_set_tid_address: regs.rax = 1; break;
+      case SYS_mmap: return MapAnonymous(thread);
+      default: regs.rax = static_cast<uint64_t>(-ENOSYS);
     }
     thread.Resume();
   }

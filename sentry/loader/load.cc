@@ -351,8 +351,6 @@ ErrnoOr<LoadResult> ProgramLoader::Run() {
 
 }  // namespace
 
-ErrnoOr<LoadResult> Load(LoadEnvironment environment, const ExecRequest& request) {
-  return ProgramLoader(std::move(environment), request).Run();
-}
+ErrnoOr<LoadResult> Load(LoadEnvironment environment, const ExecRequest& request) { return ProgramLoader(std::move(environment), request).Run(); }
 
 }  // namespace amber::loader

@@ -18,9 +18,7 @@ class TaskExecFile final : public ExecFile {
     BufferSink sink(data, size);
     return file_->PRead(task_, sink, offset);
   }
-  ErrnoOr<MapSource> Map(uint64_t offset, uint64_t size, int prot) override {
-    return file_->Map(task_, offset, size, prot, /*shared=*/false);
-  }
+  ErrnoOr<MapSource> Map(uint64_t offset, uint64_t size, int prot) override { return file_->Map(task_, offset, size, prot, /*shared=*/false); }
   RefPtr<File> file() override { return file_; }
 
  private:

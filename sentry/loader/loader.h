@@ -31,8 +31,8 @@ struct ExecIdentity {
 };
 
 struct ExecRequest {
-  RefPtr<File> file;   // opened for execution (permission, type and mount flags checked)
-  std::string path;    // as the caller of execve named it (AT_EXECFN, and argv[1] of a script's interpreter)
+  RefPtr<File> file;  // opened for execution (permission, type and mount flags checked)
+  std::string path;   // as the caller of execve named it (AT_EXECFN, and argv[1] of a script's interpreter)
   // `path` will not exist after exec (/dev/fd/N with close-on-exec): a script cannot be run (ENOENT).
   bool path_vanishes = false;
   std::vector<std::string> argv, envp;
@@ -47,9 +47,9 @@ struct ExecRequest {
 
 struct LoadResult {
   platform::ExecPlan plan;
-  RefPtr<MemoryManager> mm;  // not attached yet
-  RefPtr<File> exe;          // the binary: what /proc/PID/exe names
-  std::string comm;          // the new task name (15 bytes of the last path component)
+  RefPtr<MemoryManager> mm;       // not attached yet
+  RefPtr<File> exe;               // the binary: what /proc/PID/exe names
+  std::string comm;               // the new task name (15 bytes of the last path component)
   bool executable_stack = false;  // PT_GNU_STACK asks for it (missing means no on x86-64)
 };
 

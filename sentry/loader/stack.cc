@@ -10,7 +10,7 @@ namespace amber::loader {
 
 namespace {
 
-constexpr uint64_t kArgMax = 131072;               // ARG_MAX: always granted
+constexpr uint64_t kArgMax = 131072;                 // ARG_MAX: always granted
 constexpr uint64_t kMostBytes = (8u << 20) / 4 * 3;  // _STK_LIM / 4 * 3
 constexpr char kPlatform[] = "x86_64";
 
@@ -52,8 +52,8 @@ std::vector<uint64_t> PushStrings(Builder& b, const std::vector<std::string>& st
 
 }  // namespace
 
-ErrnoOr<void> CheckArguments(const std::vector<std::string>& argv, const std::vector<std::string>& envp,
-                             const std::string& path, uint64_t stack_limit) {
+ErrnoOr<void> CheckArguments(const std::vector<std::string>& argv, const std::vector<std::string>& envp, const std::string& path,
+                             uint64_t stack_limit) {
   // bprm_stack_limits() and copy_strings() of fs/exec.c.
   uint64_t limit = std::max(std::min(kMostBytes, stack_limit / 4), kArgMax);
   uint64_t pointers = (std::max<size_t>(argv.size(), 1) + envp.size()) * 8;

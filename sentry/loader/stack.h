@@ -15,10 +15,10 @@ namespace amber::loader {
 inline constexpr size_t kMaxStringBytes = 131072;
 
 struct StackInput {
-  uint64_t top = 0;            // the end of the stack mapping, page aligned
-  uint64_t shift = 0;          // random, below 8192: moves the stack pointer down
+  uint64_t top = 0;    // the end of the stack mapping, page aligned
+  uint64_t shift = 0;  // random, below 8192: moves the stack pointer down
   std::vector<std::string> argv, envp;
-  std::string path;            // AT_EXECFN
+  std::string path;                  // AT_EXECFN
   std::array<uint8_t, 16> random{};  // AT_RANDOM
   // Entries before the ones whose value is an address in the stack (AT_RANDOM, AT_EXECFN, AT_PLATFORM), which are added
   // after them, and AT_NULL.
@@ -34,8 +34,8 @@ struct StackImage {
 
 // E2BIG as Linux: a string that is too long, or all of them more than a quarter of `stack_limit` (at least 128 KiB,
 // at most 6 MiB).
-ErrnoOr<void> CheckArguments(const std::vector<std::string>& argv, const std::vector<std::string>& envp,
-                             const std::string& path, uint64_t stack_limit);
+ErrnoOr<void> CheckArguments(const std::vector<std::string>& argv, const std::vector<std::string>& envp, const std::string& path,
+                             uint64_t stack_limit);
 // The arguments passed CheckArguments().
 StackImage BuildStack(const StackInput& input);
 

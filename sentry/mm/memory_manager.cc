@@ -126,8 +126,7 @@ ErrnoOr<uint64_t> MemoryManager::Place(uint64_t hint, uint64_t size, bool low_2g
   return Errno(ENOMEM);
 }
 
-ErrnoOr<void> MemoryManager::CheckLimits(const MemoryLimits& limits, uint64_t grow, uint64_t data, uint64_t locked,
-                                         size_t pieces) const {
+ErrnoOr<void> MemoryManager::CheckLimits(const MemoryLimits& limits, uint64_t grow, uint64_t data, uint64_t locked, size_t pieces) const {
   if (vmas_.count() + pieces + kHostReserve > kMaxMappings) return Errno(ENOMEM);
   auto exceeds = [](uint64_t have, uint64_t more, uint64_t limit) { return more > limit || have > limit - more; };
   if (grow > 0 && exceeds(vmas_.total(), grow, limits.address_space)) return Errno(ENOMEM);
@@ -156,8 +155,8 @@ StubOp MemoryManager::MapOp(const Vma& vma, const MapSource& source, int extra_f
   bool from_file = vma.file || vma.image;
   if (!from_file) flags |= MAP_ANONYMOUS;
   uint64_t offset = vma.image ? vma.image_offset : vma.offset + source.offset;
-  StubOp op = Op(SYS_mmap, vma.start, vma.size(), static_cast<uint64_t>(vma.prot), static_cast<uint64_t>(flags), ~uint64_t{0},
-                 from_file ? offset : 0);
+  StubOp op =
+      Op(SYS_mmap, vma.start, vma.size(), static_cast<uint64_t>(vma.prot), static_cast<uint64_t>(flags), ~uint64_t{0}, from_file ? offset : 0);
   if (from_file) op.fd = source.fd;
   return op;
 }

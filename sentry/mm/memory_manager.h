@@ -43,7 +43,7 @@ struct MemoryLayout {
   uint64_t start_brk = 0, brk = 0;
   uint64_t start_stack = 0;  // the stack pointer at the program's start
   uint64_t arg_start = 0, arg_end = 0, env_start = 0, env_end = 0;
-  uint64_t mmap_base = 0;    // mappings are placed downwards from here
+  uint64_t mmap_base = 0;  // mappings are placed downwards from here
   uint64_t vdso = 0;
 };
 
@@ -116,8 +116,7 @@ class MemoryManager final : public RefCounted<MemoryManager>, public state::Save
   // --- host operations (values; the caller runs them) ---
   // Maps `vma` as it is described. `source` is from File::Map (or the image); ignored for anonymous memory.
   static platform::StubOp MapOp(const Vma& vma, const MapSource& source, int extra_flags = 0);
-  static platform::StubOp Op(uint64_t number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0,
-                             uint64_t f = 0);
+  static platform::StubOp Op(uint64_t number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0, uint64_t f = 0);
   // Operations that give large anonymous mappings huge pages; empty if not worth it.
   static void AppendHugeAdvice(const Vma& vma, std::vector<platform::StubOp>* ops);
 

@@ -6,8 +6,8 @@ namespace amber {
 
 namespace {
 
-constexpr uint32_t kAllFlags = Vma::kLocked | Vma::kDontFork | Vma::kWipeOnFork | Vma::kDontDump | Vma::kNoReserve | Vma::kHuge |
-                               Vma::kNoHuge | Vma::kSequential | Vma::kRandom | Vma::kSealed;
+constexpr uint32_t kAllFlags = Vma::kLocked | Vma::kDontFork | Vma::kWipeOnFork | Vma::kDontDump | Vma::kNoReserve | Vma::kHuge | Vma::kNoHuge |
+                               Vma::kSequential | Vma::kRandom | Vma::kSealed;
 constexpr uint32_t kAllProt = PROT_READ | PROT_WRITE | PROT_EXEC;
 
 void SaveLayout(const MemoryLayout& l, mm_state::Layout* out) {
@@ -78,9 +78,9 @@ bool MemoryManager::Load(state::Loader& loader, std::string_view bytes) {
     Vma vma;
     vma.start = v.start();
     vma.end = v.end();
-    if (vma.start < last_end || vma.end <= vma.start || vma.end > platform::kGuestTop || vma.start % kPageSize != 0 ||
-        vma.end % kPageSize != 0 || v.offset() % kPageSize != 0 || v.offset() > INT64_MAX - vma.size() ||
-        v.name() > static_cast<uint32_t>(VmaName::kFast) || ((v.prot() | v.max_prot()) & ~kAllProt) != 0) {
+    if (vma.start < last_end || vma.end <= vma.start || vma.end > platform::kGuestTop || vma.start % kPageSize != 0 || vma.end % kPageSize != 0 ||
+        v.offset() % kPageSize != 0 || v.offset() > INT64_MAX - vma.size() || v.name() > static_cast<uint32_t>(VmaName::kFast) ||
+        ((v.prot() | v.max_prot()) & ~kAllProt) != 0) {
       return loader.Fail("an address space has mappings that make no sense");
     }
     last_end = vma.end;
@@ -105,8 +105,6 @@ bool MemoryManager::Load(state::Loader& loader, std::string_view bytes) {
   return in.exe() == 0 || exe_;
 }
 
-std::string MemoryManager::CannotSave() const {
-  return idle() ? "" : "a memory operation of a process is under way";
-}
+std::string MemoryManager::CannotSave() const { return idle() ? "" : "a memory operation of a process is under way"; }
 
 }  // namespace amber

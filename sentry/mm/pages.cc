@@ -78,9 +78,7 @@ ErrnoOr<void> ScanByReading(int pagemap, uint64_t start, uint64_t end, std::vect
 
 // Advice and the like that the host must know again.
 void AppendFlagOps(const Vma& vma, std::vector<StubOp>* ops) {
-  auto advise = [&](int advice) {
-    ops->push_back(MemoryManager::Op(SYS_madvise, vma.start, vma.size(), static_cast<uint64_t>(advice)));
-  };
+  auto advise = [&](int advice) { ops->push_back(MemoryManager::Op(SYS_madvise, vma.start, vma.size(), static_cast<uint64_t>(advice))); };
   if ((vma.flags & Vma::kDontFork) != 0) advise(MADV_DONTFORK);
   if ((vma.flags & Vma::kWipeOnFork) != 0) advise(MADV_WIPEONFORK);
   if (vma.image) return;
@@ -120,8 +118,8 @@ ErrnoOr<std::vector<PageRun>> PagesToSave(const MemoryManager& mm) {
 ErrnoOr<std::vector<StubOp>> RestoreOps(MemoryManager& mm, std::span<const ImageRun> runs, const RestoreSources& sources,
                                         std::vector<ImageRun>* copies) {
   for (const ImageRun& run : runs) {
-    if (run.start >= run.end || (run.start | run.end | run.image_offset) % kPageSize != 0 ||
-        run.image_offset > INT64_MAX - (run.end - run.start) || !mm.IsMapped(run.start, run.end)) {
+    if (run.start >= run.end || (run.start | run.end | run.image_offset) % kPageSize != 0 || run.image_offset > INT64_MAX - (run.end - run.start) ||
+        !mm.IsMapped(run.start, run.end)) {
       return Errno(EINVAL);
     }
     for (const Vma& part : mm.vmas().Slice(run.start, run.end)) {

@@ -37,9 +37,9 @@ struct ImageRun {
 };
 
 struct RestoreSources {
-  int image_fd = -1;                       // stays open until the operations ran
-  int vdso_fd = -1, vdso_params_fd = -1;   // loader::SharedVdso()
-  uint64_t vdso_size = 0;                  // of the image that this binary has
+  int image_fd = -1;                      // stays open until the operations ran
+  int vdso_fd = -1, vdso_params_fd = -1;  // loader::SharedVdso()
+  uint64_t vdso_size = 0;                 // of the image that this binary has
   // What a file mapping maps: File::Map() with a task of the process, or nobody if that needs none.
   std::function<ErrnoOr<MapSource>(const Vma& vma)> map_file;
 };

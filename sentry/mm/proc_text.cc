@@ -105,9 +105,9 @@ void AppendMapping(const Vma& vma, const MapsContext& context, std::string* out)
 
 // The lines of smaps that are sums of kilobytes.
 constexpr const char* kSmapsKeys[] = {
-    "Rss",        "Pss",      "Pss_Dirty", "Shared_Clean",  "Shared_Dirty",   "Private_Clean", "Private_Dirty",  "Referenced",
-    "Anonymous",  "KSM",      "LazyFree",  "AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb",
-    "Swap",       "SwapPss",  "Locked"};
+    "Rss",       "Pss",     "Pss_Dirty", "Shared_Clean",  "Shared_Dirty",   "Private_Clean", "Private_Dirty",  "Referenced",
+    "Anonymous", "KSM",     "LazyFree",  "AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb",
+    "Swap",      "SwapPss", "Locked"};
 constexpr size_t kSmapsCount = std::size(kSmapsKeys);
 using Sums = std::array<uint64_t, kSmapsCount>;
 

@@ -18,10 +18,10 @@ struct MapsContext {
   std::function<std::string(const File& file)> path_of;
 };
 
-std::string MapsText(const MemoryManager& mm, const MapsContext& context);         // /proc/PID/maps
-std::string SmapsText(const MemoryManager& mm, const MapsContext& context);        // /proc/PID/smaps
-std::string SmapsRollupText(const MemoryManager& mm);                              // /proc/PID/smaps_rollup
-std::string StatmText(const MemoryManager& mm);                                    // /proc/PID/statm
+std::string MapsText(const MemoryManager& mm, const MapsContext& context);   // /proc/PID/maps
+std::string SmapsText(const MemoryManager& mm, const MapsContext& context);  // /proc/PID/smaps
+std::string SmapsRollupText(const MemoryManager& mm);                        // /proc/PID/smaps_rollup
+std::string StatmText(const MemoryManager& mm);                              // /proc/PID/statm
 // The lines VmPeak to VmSwap of /proc/PID/status.
 std::string StatusMemoryText(const MemoryManager& mm);
 // Bytes of [start, end) in the guest as they are, short at the first unmapped page: /proc/PID/cmdline and environ.

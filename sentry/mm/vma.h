@@ -26,21 +26,21 @@ enum class VmaName : uint8_t { kNone, kHeap, kStack, kVdso, kVvar, kFast };
 
 struct Vma {
   uint64_t start = 0, end = 0;
-  int prot = 0;                                        // PROT_READ | PROT_WRITE | PROT_EXEC
-  int max_prot = PROT_READ | PROT_WRITE | PROT_EXEC;   // what mprotect may grant
+  int prot = 0;                                       // PROT_READ | PROT_WRITE | PROT_EXEC
+  int max_prot = PROT_READ | PROT_WRITE | PROT_EXEC;  // what mprotect may grant
   bool shared = false;
   VmaName name = VmaName::kNone;
   // Bits of `flags`.
-  static constexpr uint32_t kLocked = 1;       // mlock, MAP_LOCKED
-  static constexpr uint32_t kDontFork = 2;     // MADV_DONTFORK
-  static constexpr uint32_t kWipeOnFork = 4;   // MADV_WIPEONFORK
-  static constexpr uint32_t kDontDump = 8;     // MADV_DONTDUMP
-  static constexpr uint32_t kNoReserve = 16;   // MAP_NORESERVE
-  static constexpr uint32_t kHuge = 32;        // MADV_HUGEPAGE by the guest
-  static constexpr uint32_t kNoHuge = 64;      // MADV_NOHUGEPAGE
-  static constexpr uint32_t kSequential = 128; // MADV_SEQUENTIAL
-  static constexpr uint32_t kRandom = 256;     // MADV_RANDOM
-  static constexpr uint32_t kSealed = 512;     // mseal
+  static constexpr uint32_t kLocked = 1;        // mlock, MAP_LOCKED
+  static constexpr uint32_t kDontFork = 2;      // MADV_DONTFORK
+  static constexpr uint32_t kWipeOnFork = 4;    // MADV_WIPEONFORK
+  static constexpr uint32_t kDontDump = 8;      // MADV_DONTDUMP
+  static constexpr uint32_t kNoReserve = 16;    // MAP_NORESERVE
+  static constexpr uint32_t kHuge = 32;         // MADV_HUGEPAGE by the guest
+  static constexpr uint32_t kNoHuge = 64;       // MADV_NOHUGEPAGE
+  static constexpr uint32_t kSequential = 128;  // MADV_SEQUENTIAL
+  static constexpr uint32_t kRandom = 256;      // MADV_RANDOM
+  static constexpr uint32_t kSealed = 512;      // mseal
   uint32_t flags = 0;
   // The mapped file and its offset at `start`; null for anonymous memory. Shared anonymous memory is a file, too: a
   // sentry-owned memfd (see fs/memfd).

@@ -15,10 +15,9 @@ namespace {
 constexpr int kCapNetAdmin = 12;
 
 // Boolean options without an effect on sockets that never leave the machine.
-constexpr uint64_t kToggles = uint64_t{1} << SO_DEBUG | uint64_t{1} << SO_REUSEADDR | uint64_t{1} << SO_DONTROUTE |
-                              uint64_t{1} << SO_BROADCAST | uint64_t{1} << SO_KEEPALIVE | uint64_t{1} << SO_OOBINLINE |
-                              uint64_t{1} << SO_REUSEPORT | uint64_t{1} << SO_TIMESTAMP | uint64_t{1} << SO_NO_CHECK |
-                              uint64_t{1} << SO_TIMESTAMPNS;
+constexpr uint64_t kToggles = uint64_t{1} << SO_DEBUG | uint64_t{1} << SO_REUSEADDR | uint64_t{1} << SO_DONTROUTE | uint64_t{1} << SO_BROADCAST |
+                              uint64_t{1} << SO_KEEPALIVE | uint64_t{1} << SO_OOBINLINE | uint64_t{1} << SO_REUSEPORT | uint64_t{1} << SO_TIMESTAMP |
+                              uint64_t{1} << SO_NO_CHECK | uint64_t{1} << SO_TIMESTAMPNS;
 
 template <typename T>
 std::string Bytes(const T& value) {
@@ -60,17 +59,10 @@ void Socket::SetIno(uint64_t ino) {
 ErrnoOr<void> Socket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
   if (level != SOL_SOCKET) return Errno(ENOPROTOOPT);
   switch (name) {
-    case SO_RCVTIMEO:
-      receive_timeout_ = TRY(ParseTimeout(value));
-      return Ok();
-    case SO_SNDTIMEO:
-      send_timeout_ = TRY(ParseTimeout(value));
-      return Ok();
-    case SO_LINGER:
-      linger_ = TRY(Parse<linger>(value));
-      return Ok();
-    default:
-      break;
+    case SO_RCVTIMEO: receive_timeout_ = TRY(ParseTimeout(value)); return Ok();
+    case SO_SNDTIMEO: send_timeout_ = TRY(ParseTimeout(value)); return Ok();
+    case SO_LINGER: linger_ = TRY(Parse<linger>(value)); return Ok();
+    default: break;
   }
   int number = TRY(Parse<int>(value));
   switch (name) {
@@ -83,22 +75,17 @@ ErrnoOr<void> Socket::SetOption(Task& task, int level, int name, std::span<const
       // Compared as unsigned, so that negative values mean the maximum (sk_setsockopt).
       number = static_cast<int>(std::min<uint32_t>(static_cast<uint32_t>(number), kMaxBuffer));
       break;
-    case SO_PASSCRED:
-      pass_credentials_ = number != 0;
-      return Ok();
+    case SO_PASSCRED: pass_credentials_ = number != 0; return Ok();
     case SO_PRIORITY:
       if ((number < 0 || number > 6) && !task.Has(kCapNetAdmin)) return Errno(EPERM);
       priority_ = number;
       return Ok();
-    case SO_RCVLOWAT:
-      low_watermark_ = number < 0 ? INT32_MAX : std::max(number, 1);
-      return Ok();
+    case SO_RCVLOWAT: low_watermark_ = number < 0 ? INT32_MAX : std::max(number, 1); return Ok();
     case SO_TYPE:
     case SO_PROTOCOL:
     case SO_DOMAIN:
     case SO_ERROR:
-    case SO_ACCEPTCONN:
-      return Errno(ENOPROTOOPT);
+    case SO_ACCEPTCONN: return Errno(ENOPROTOOPT);
     default:
       if (name < 0 || name >= 64 || (kToggles >> name & 1) == 0) return Errno(ENOPROTOOPT);
       if (number != 0) {
@@ -121,34 +108,20 @@ ErrnoOr<void> Socket::SetOption(Task& task, int level, int name, std::span<const
 ErrnoOr<std::string> Socket::GetOption(Task&, int level, int name, size_t) {
   if (level != SOL_SOCKET) return Errno(EOPNOTSUPP);
   switch (name) {
-    case SO_TYPE:
-      return Bytes(type_);
-    case SO_DOMAIN:
-      return Bytes(family_);
-    case SO_PROTOCOL:
-      return Bytes(protocol_);
-    case SO_ERROR:
-      return Bytes(TakeError());
-    case SO_ACCEPTCONN:
-      return Bytes<int>(listening() ? 1 : 0);
-    case SO_SNDBUF:
-      return Bytes(send_buffer_);
-    case SO_RCVBUF:
-      return Bytes(receive_buffer_);
-    case SO_RCVTIMEO:
-      return Bytes(TimeoutValue(receive_timeout_));
-    case SO_SNDTIMEO:
-      return Bytes(TimeoutValue(send_timeout_));
-    case SO_LINGER:
-      return Bytes(linger_);
-    case SO_PASSCRED:
-      return Bytes<int>(pass_credentials_ ? 1 : 0);
-    case SO_PRIORITY:
-      return Bytes(priority_);
-    case SO_RCVLOWAT:
-      return Bytes(low_watermark_);
-    case SO_SNDLOWAT:
-      return Bytes<int>(1);
+    case SO_TYPE: return Bytes(type_);
+    case SO_DOMAIN: return Bytes(family_);
+    case SO_PROTOCOL: return Bytes(protocol_);
+    case SO_ERROR: return Bytes(TakeError());
+    case SO_ACCEPTCONN: return Bytes<int>(listening() ? 1 : 0);
+    case SO_SNDBUF: return Bytes(send_buffer_);
+    case SO_RCVBUF: return Bytes(receive_buffer_);
+    case SO_RCVTIMEO: return Bytes(TimeoutValue(receive_timeout_));
+    case SO_SNDTIMEO: return Bytes(TimeoutValue(send_timeout_));
+    case SO_LINGER: return Bytes(linger_);
+    case SO_PASSCRED: return Bytes<int>(pass_credentials_ ? 1 : 0);
+    case SO_PRIORITY: return Bytes(priority_);
+    case SO_RCVLOWAT: return Bytes(low_watermark_);
+    case SO_SNDLOWAT: return Bytes<int>(1);
     default:
       if (name < 0 || name >= 64 || (kToggles >> name & 1) == 0) return Errno(ENOPROTOOPT);
       return Bytes<int>((toggles_ >> name & 1) != 0 ? 1 : 0);

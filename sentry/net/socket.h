@@ -29,8 +29,8 @@ struct SendRequest {
   Source& source;
   int flags = 0;  // MSG_*
   std::string address;
-  std::vector<RefPtr<File>> rights;    // SCM_RIGHTS
-  std::optional<ucred> credentials;    // SCM_CREDENTIALS, checked already
+  std::vector<RefPtr<File>> rights;     // SCM_RIGHTS
+  std::optional<ucred> credentials;     // SCM_CREDENTIALS, checked already
   std::vector<ControlMessage> control;  // unused by Unix sockets
 };
 
@@ -39,8 +39,8 @@ struct ReceiveRequest {
   int flags = 0;
   // Results.
   std::string address;
-  int out_flags = 0;                   // MSG_TRUNC, MSG_EOR
-  size_t full_size = 0;                // of a message that was cut off
+  int out_flags = 0;     // MSG_TRUNC, MSG_EOR
+  size_t full_size = 0;  // of a message that was cut off
   std::vector<RefPtr<File>> rights;
   std::optional<ucred> credentials;
   std::vector<ControlMessage> control;

@@ -85,15 +85,34 @@ bool Write(int memory, uint64_t address, const void* data, size_t size) {
 
 bool FastCallable(uint32_t number) {
   switch (number) {
-    case SYS_mmap: case SYS_munmap: case SYS_mprotect: case SYS_madvise: case SYS_mremap: case SYS_brk:
-    case SYS_clone: case SYS_fork: case SYS_vfork: case SYS_execve: case SYS_execveat: case 435 /* clone3 */:
-    case SYS_exit: case SYS_exit_group: case SYS_rt_sigreturn: case SYS_arch_prctl: case SYS_set_tid_address: case SYS_sigaltstack:
-    case SYS_futex: case SYS_sched_yield:
-    case SYS_pause: case SYS_nanosleep: case SYS_clock_nanosleep: case SYS_rt_sigsuspend: case SYS_rt_sigtimedwait: case SYS_wait4:
-    case SYS_waitid:
-      return false;
-    default:
-      return number < 4096;  // not the platform's own
+    case SYS_mmap:
+    case SYS_munmap:
+    case SYS_mprotect:
+    case SYS_madvise:
+    case SYS_mremap:
+    case SYS_brk:
+    case SYS_clone:
+    case SYS_fork:
+    case SYS_vfork:
+    case SYS_execve:
+    case SYS_execveat:
+    case 435 /* clone3 */:
+    case SYS_exit:
+    case SYS_exit_group:
+    case SYS_rt_sigreturn:
+    case SYS_arch_prctl:
+    case SYS_set_tid_address:
+    case SYS_sigaltstack:
+    case SYS_futex:
+    case SYS_sched_yield:
+    case SYS_pause:
+    case SYS_nanosleep:
+    case SYS_clock_nanosleep:
+    case SYS_rt_sigsuspend:
+    case SYS_rt_sigtimedwait:
+    case SYS_wait4:
+    case SYS_waitid: return false;
+    default: return number < 4096;  // not the platform's own
   }
 }
 
@@ -104,8 +123,8 @@ std::optional<SitePatch> FindPatch(uint64_t ip, uint32_t number, uint64_t start,
   SitePatch patch = {SitePatch::Way::kJump, ip - 7, 0, {}};
   uint32_t immediate;
   memcpy(&immediate, code.data() + at - 6, sizeof(immediate));
-  bool load = code[at - 7] == 0xb8 && immediate == number;                    // mov $number, %eax
-  bool sixth = Matches(code, at - 7, {0x4c, 0x8b, 0x4c, 0x24, 0x08});         // mov 8(%rsp), %r9: syscall(2) of glibc
+  bool load = code[at - 7] == 0xb8 && immediate == number;             // mov $number, %eax
+  bool sixth = Matches(code, at - 7, {0x4c, 0x8b, 0x4c, 0x24, 0x08});  // mov 8(%rsp), %r9: syscall(2) of glibc
   if (load || sixth) {
     if (!SameLine(ip - 7, ip - 3)) return std::nullopt;
     patch.displaced.assign(code.begin() + static_cast<ptrdiff_t>(at - 7), code.begin() + static_cast<ptrdiff_t>(at - 2));

@@ -62,12 +62,8 @@ TEST(FindPatchTest, ThunkGoesToTheEntry) {
 
 class FastTest : public testing::Test {
  protected:
-  void SetUp() override {
-    ASSERT_TRUE(client_.started());
-  }
-  Thread* Start(void (*entry)(uint64_t, uint64_t), uint64_t a = 0, uint64_t b = 0) {
-    return client_.StartFast(entry, a, b);
-  }
+  void SetUp() override { ASSERT_TRUE(client_.started()); }
+  Thread* Start(void (*entry)(uint64_t, uint64_t), uint64_t a = 0, uint64_t b = 0) { return client_.StartFast(entry, a, b); }
   TestClient client_{Options{.watch_always = true}};
 };
 

@@ -19,10 +19,8 @@ constexpr uint32_t kClone3 = 435;
 
 // Calls whose answer is more than a value: they need the frame, or another address, flag or
 // descriptor than passed.
-constexpr std::array<uint32_t, 12> kTrapSet = {
-    SYS_mmap,     SYS_brk,        SYS_clone, kClone3,        SYS_mremap,
-    SYS_execve,   SYS_fork,       SYS_vfork, SYS_arch_prctl, SYS_set_tid_address,
-    SYS_execveat, SYS_sigaltstack};
+constexpr std::array<uint32_t, 12> kTrapSet = {SYS_mmap,  SYS_brk,        SYS_clone,           kClone3,      SYS_mremap,     SYS_execve, SYS_fork,
+                                               SYS_vfork, SYS_arch_prctl, SYS_set_tid_address, SYS_execveat, SYS_sigaltstack};
 
 constexpr uint32_t kNumber = offsetof(seccomp_data, nr);
 constexpr uint32_t kArch = offsetof(seccomp_data, arch);
@@ -49,9 +47,7 @@ class Builder {
  public:
   void Load(uint32_t offset) { Add({BPF_LD | BPF_W | BPF_ABS, 0, 0, offset}, kNext, kNext); }
   void And(uint32_t mask) { Add({BPF_ALU | BPF_AND | BPF_K, 0, 0, mask}, kNext, kNext); }
-  void If(uint16_t op, uint32_t k, Label yes, Label no = kNext) {
-    Add({static_cast<uint16_t>(BPF_JMP | op | BPF_K), 0, 0, k}, yes, no);
-  }
+  void If(uint16_t op, uint32_t k, Label yes, Label no = kNext) { Add({static_cast<uint16_t>(BPF_JMP | op | BPF_K), 0, 0, k}, yes, no); }
   void Equal(uint32_t k, Label yes, Label no = kNext) { If(BPF_JEQ, k, yes, no); }
   void Return(uint32_t action) { Add({BPF_RET | BPF_K, 0, 0, action}, kNext, kNext); }
   void Place(Label label) { place_[label] = program_.size(); }
@@ -173,13 +169,10 @@ bool IsNative(uint64_t number, const uint64_t* args) {
     case FUTEX_WAKE_BITSET:
     case FUTEX_REQUEUE:
     case FUTEX_CMP_REQUEUE:
-    case FUTEX_WAKE_OP:
-      return true;
+    case FUTEX_WAKE_OP: return true;
     case FUTEX_WAIT:
-    case FUTEX_WAIT_BITSET:
-      return args[3] == 0;
-    default:
-      return false;
+    case FUTEX_WAIT_BITSET: return args[3] == 0;
+    default: return false;
   }
 }
 

@@ -94,8 +94,7 @@ TEST_F(HostileTest, StubTextIsReadOnly) {
 
 TEST_F(HostileTest, StubRegionCannotBeRemapped) {
   const uint64_t numbers[] = {SYS_munmap, SYS_mprotect, SYS_madvise};
-  const uint64_t addresses[] = {kTextAddress, kWindowAddress, kStacksAddress, kVdsoAddress,
-                                kGuestTop - 4096};
+  const uint64_t addresses[] = {kTextAddress, kWindowAddress, kStacksAddress, kVdsoAddress, kGuestTop - 4096};
   size_t logged = 0;
   for (uint64_t number : numbers) {
     for (uint64_t address : addresses) {
@@ -107,8 +106,7 @@ TEST_F(HostileTest, StubRegionCannotBeRemapped) {
       ASSERT_TRUE(client_->AwaitLog(++logged));
     }
   }
-  for (int64_t value : client_->log())
-    EXPECT_TRUE(value == -EINVAL || value == 0 || value == -ENOMEM) << value;
+  for (int64_t value : client_->log()) EXPECT_TRUE(value == -EINVAL || value == 0 || value == -ENOMEM) << value;
   // What lies wholly in the region was refused.
   for (size_t i = 0; i < client_->log().size(); i++) {
     if (i % 5 != 4) {
@@ -121,12 +119,11 @@ TEST_F(HostileTest, StubRegionCannotBeRemapped) {
 TEST_F(HostileTest, OperationsInTheStubRegionAreRefused) {
   client_->on_frame = [&](Thread& thread, Stop stop, const Fault*) {
     if (stop != Stop::kSyscall) return false;
-    thread.RunOps({{.number = SYS_mmap, .args = {kWindowAddress, 4096, 3, 0x32, ~0ull, 0}}},
-                  [&](std::span<const int64_t> results) {
-                    EXPECT_EQ(results.size(), 1u);
-                    EXPECT_EQ(results[0], -EINVAL);
-                    thread.space().Kill();
-                  });
+    thread.RunOps({{.number = SYS_mmap, .args = {kWindowAddress, 4096, 3, 0x32, ~0ull, 0}}}, [&](std::span<const int64_t> results) {
+      EXPECT_EQ(results.size(), 1u);
+      EXPECT_EQ(results[0], -EINVAL);
+      thread.space().Kill();
+    });
     return true;
   };
   client_->Start(GuestMmap)->Resume();
@@ -155,8 +152,7 @@ TEST_F(HostileTest, ForgedStubCalls) {
 }
 
 TEST_F(HostileTest, JumpsAnywhereIntoStubText) {
-  const uint64_t numbers[] = {SYS_getpid,       SYS_mmap,       SYS_clone,
-                              SYS_rt_sigreturn, SYS_exit_group, SYS_seccomp};
+  const uint64_t numbers[] = {SYS_getpid, SYS_mmap, SYS_clone, SYS_rt_sigreturn, SYS_exit_group, SYS_seccomp};
   uint64_t size = static_cast<uint64_t>(__stop_stub_text - __start_stub_text);
   int started = 0;
   std::vector<RefPtr<AddressSpace>> spaces;

@@ -30,15 +30,13 @@ struct Listener::Receiver {
   int surplus = 0;
   bool blocked = false;
   bool watch = false;
-  uint64_t handling = 0;               // the notification
-  seccomp_notif_resp answer = {};      // to it, when everything else is done; id 0: none
+  uint64_t handling = 0;           // the notification
+  seccomp_notif_resp answer = {};  // to it, when everything else is done; id 0: none
 };
 
 thread_local Listener::Receiver* Listener::current_ = nullptr;
 
-Listener::Listener(PlatformImpl& platform, UniqueFd fd) : platform_(platform), fd_(std::move(fd)) {
-  SetHandOver(true);
-}
+Listener::Listener(PlatformImpl& platform, UniqueFd fd) : platform_(platform), fd_(std::move(fd)) { SetHandOver(true); }
 
 Listener::~Listener() = default;
 
@@ -134,8 +132,7 @@ bool Listener::Behind() const {
 
 bool Listener::AddReceiver(int at_most) {
   int receivers = receivers_.load(std::memory_order_relaxed);
-  if (receivers >= at_most || !receivers_.compare_exchange_strong(receivers, receivers + 1))
-    return false;
+  if (receivers >= at_most || !receivers_.compare_exchange_strong(receivers, receivers + 1)) return false;
   if (platform_.workers().Run([self = shared_from_this()] { self->Receive(); })) return true;
   receivers_.fetch_sub(1);
   return false;
@@ -170,8 +167,7 @@ bool Listener::Handle(Receiver& receiver) {
     if (errno == EINTR) return true;
     // ENOENT: withdrawn (its thread was kicked or killed), or nobody is left to notify.
     pollfd poll_fd = {fd_.get(), POLLIN, 0};
-    return errno == ENOENT && poll(&poll_fd, 1, 0) >= 0 &&
-           (poll_fd.revents & (POLLHUP | POLLERR)) == 0;
+    return errno == ENOENT && poll(&poll_fd, 1, 0) >= 0 && (poll_fd.revents & (POLLHUP | POLLERR)) == 0;
   }
   platform_.counters().notifications.fetch_add(1, std::memory_order_relaxed);
   RefPtr<ThreadImpl> thread = Find(static_cast<pid_t>(notification.pid));
@@ -207,8 +203,7 @@ void Listener::Receive() {
     int wanted = std::min(running_.load(std::memory_order_relaxed), platform_.max_receivers());
     if (receivers <= 1 || wanted >= receivers) {
       receiver.surplus = 0;
-    } else if (++receiver.surplus > kPatience &&
-               receivers_.compare_exchange_strong(receivers, receivers - 1)) {
+    } else if (++receiver.surplus > kPatience && receivers_.compare_exchange_strong(receivers, receivers - 1)) {
       current_ = nullptr;
       return;
     }

@@ -24,8 +24,7 @@ namespace {
 constexpr int64_t kMillisecond = 1000000;
 // Waiting times after the kick and after each resend. Counted from the last step, so that a sentry
 // that was itself frozen or starved gives everybody the full time.
-constexpr int64_t kStages[] = {10 * kMillisecond, 90 * kMillisecond, 900 * kMillisecond,
-                               1000 * kMillisecond};
+constexpr int64_t kStages[] = {10 * kMillisecond, 90 * kMillisecond, 900 * kMillisecond, 1000 * kMillisecond};
 constexpr int64_t kOrderPeriod = 2000 * kMillisecond;
 constexpr int64_t kOrderLimit = 30000 * kMillisecond;
 // A thread that could run but got less CPU time than this was not scheduled (throttled,
@@ -101,8 +100,7 @@ bool Monitor::Watch(const std::shared_ptr<Process>& process) {
 void Monitor::WatchStray(pid_t pid, UniqueFd pidfd) {
   absl::MutexLock lock(&mu_);
   epoll_event event = {.events = EPOLLIN, .data = {.u64 = static_cast<uint64_t>(pid)}};
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, pidfd.get(), &event) == 0)
-    strays_[pid] = std::move(pidfd);
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, pidfd.get(), &event) == 0) strays_[pid] = std::move(pidfd);
 }
 
 void Monitor::Arm(int64_t delay) {
@@ -126,8 +124,7 @@ void Monitor::WatchKick(ThreadImpl& thread, uint64_t kick) {
 }
 
 void Monitor::NoteOrder() {
-  if (!orders_noted_.load(std::memory_order_relaxed))
-    orders_noted_.store(true, std::memory_order_relaxed);
+  if (!orders_noted_.load(std::memory_order_relaxed)) orders_noted_.store(true, std::memory_order_relaxed);
   if (order_timer_.load(std::memory_order_relaxed) || order_timer_.exchange(true)) return;
   absl::MutexLock lock(&mu_);
   Arm(kOrderPeriod);

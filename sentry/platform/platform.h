@@ -149,8 +149,8 @@ class Thread {
   // Natively waits on a futex word until an absolute host time (CLOCK_MONOTONIC, or CLOCK_REALTIME if `realtime`).
   // A Kick() interrupts it. `done` gets 0, -EAGAIN, -ETIMEDOUT or -EINTR; the thread is then stopped, its frame as
   // before the call.
-  virtual void FutexWait(uint64_t address, uint32_t value, uint32_t bitset, bool shared, bool realtime,
-                         int64_t deadline_ns, std::function<void(int64_t)> done) = 0;
+  virtual void FutexWait(uint64_t address, uint32_t value, uint32_t bitset, bool shared, bool realtime, int64_t deadline_ns,
+                         std::function<void(int64_t)> done) = 0;
   // Forks the host process: `done` gets the child's only thread, stopped, with a copy of this thread's frame; its
   // space() is a new AddressSpace. EAGAIN or ENOMEM if the host refuses.
   virtual void Fork(std::function<void(ErrnoOr<Thread*>)> done) = 0;
@@ -221,9 +221,9 @@ struct ExecPlan {
 void AboutToBlock();
 
 struct Options {
-  int ready_stubs = 3;    // size of the pool
-  int max_receivers = 0;  // per listener; 0: the number of CPUs
-  bool fast_path = true;  // patch call sites, and watch for calls while a CPU is idle
+  int ready_stubs = 3;        // size of the pool
+  int max_receivers = 0;      // per listener; 0: the number of CPUs
+  bool fast_path = true;      // patch call sites, and watch for calls while a CPU is idle
   bool watch_always = false;  // watch however busy the machine is, for tests
 };
 

@@ -55,8 +55,7 @@ void Guest(const char* what, void (*entry)(uint64_t, uint64_t), uint64_t rounds)
   client.AwaitLog(1);
   double wall = Now() - start;
   client.AwaitDeaths(1);
-  printf("%-44s %9.2f us, %.2f us of CPU\n", what, wall / static_cast<double>(rounds),
-         (CpuNow() - cpu) / static_cast<double>(rounds));
+  printf("%-44s %9.2f us, %.2f us of CPU\n", what, wall / static_cast<double>(rounds), (CpuNow() - cpu) / static_cast<double>(rounds));
   fflush(stdout);
 }
 
@@ -174,8 +173,7 @@ void IdleThreads() {
   double wall = Now() - start;
   space->Kill();
   client.AwaitDeaths(1);
-  printf("%-44s %9.2f us, %.2f us of CPU\n", "call and answer, four others in futex waits",
-         wall / 50000, (CpuNow() - cpu) / 50000);
+  printf("%-44s %9.2f us, %.2f us of CPU\n", "call and answer, four others in futex waits", wall / 50000, (CpuNow() - cpu) / 50000);
 }
 
 void Probes() {

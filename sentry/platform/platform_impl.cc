@@ -17,10 +17,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "sentry/platform/fast_sites.h"
 #include "sentry/platform/listener.h"
 #include "sentry/platform/ranges.h"
 #include "sentry/platform/stub_sys.h"
-#include "sentry/platform/fast_sites.h"
 #include "sentry/platform/stub_text.h"
 
 namespace amber::platform {
@@ -36,13 +36,8 @@ int CountCpus() {
 }  // namespace
 
 PlatformImpl::PlatformImpl(Client& client, const Options& options)
-    : client_(client),
-      options_(options),
-      max_receivers_(options.max_receivers > 0 ? options.max_receivers : CountCpus()),
-      seed_(windows_),
-      fast_path_(options.fast_path && (options.watch_always || CountCpus() > 1)),
-      watcher_(options.watch_always),
-      monitor_(*this) {}
+    : client_(client), options_(options), max_receivers_(options.max_receivers > 0 ? options.max_receivers : CountCpus()), seed_(windows_),
+      fast_path_(options.fast_path && (options.watch_always || CountCpus() > 1)), watcher_(options.watch_always), monitor_(*this) {}
 
 PlatformImpl::~PlatformImpl() {
   stopping_ = true;
@@ -88,12 +83,10 @@ bool PlatformImpl::Start(std::string* error) {
 }
 
 Stats PlatformImpl::stats() const {
-  auto get = [](const std::atomic<uint64_t>& counter) {
-    return counter.load(std::memory_order_relaxed);
-  };
+  auto get = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
   const Counters& c = counters_;
-  return {get(c.notifications), get(c.stops), get(c.faults), get(c.kicks),  get(c.kick_resends),
-          get(c.stub_ops),      get(c.forks), get(c.execs),  get(c.clones), get(c.answers_continue),
+  return {get(c.notifications), get(c.stops),      get(c.faults),      get(c.kicks),         get(c.kick_resends),
+          get(c.stub_ops),      get(c.forks),      get(c.execs),       get(c.clones),        get(c.answers_continue),
           get(c.parks),         get(c.fast_calls), get(c.fast_redone), get(c.patched_sites), get(c.posted_contacts)};
 }
 
@@ -150,12 +143,10 @@ void PlatformImpl::OnStranger(Listener& listener, const seccomp_notif& notificat
   pid_t tid = static_cast<pid_t>(notification.pid);
   const seccomp_data& data = notification.data;
   UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, tid, 0)));
-  bool call = InStubText(data.instruction_pointer) && static_cast<uint32_t>(data.nr) == kStubCall &&
-              data.args[0] == kContactChild;
+  bool call = InStubText(data.instruction_pointer) && static_cast<uint32_t>(data.nr) == kStubCall && data.args[0] == kContactChild;
   if (pidfd.valid() && call && !stopping()) {
     std::unique_ptr<Birth> birth = TakeBirth(data.args[1]);
-    if (birth != nullptr && birth->context == data.args[2] &&
-        &birth->parent->process().listener() == &listener) {
+    if (birth != nullptr && birth->context == data.args[2] && &birth->parent->process().listener() == &listener) {
       if (Born(listener, notification.id, tid, std::move(pidfd), std::move(birth))) return;
       pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, tid, 0)));
     } else if (birth != nullptr) {
@@ -167,12 +158,9 @@ void PlatformImpl::OnStranger(Listener& listener, const seccomp_notif& notificat
   if (pidfd.valid()) monitor_.WatchStray(tid, std::move(pidfd));
 }
 
-bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pidfd,
-                        std::unique_ptr<Birth> birth) {
-  auto process =
-      std::make_shared<Process>(birth->core, listener.shared_from_this(), pid, std::move(pidfd));
-  RefPtr<SpaceImpl> space =
-      birth->shares_memory ? birth->core->handle() : MakeRef<SpaceImpl>(birth->core);
+bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pidfd, std::unique_ptr<Birth> birth) {
+  auto process = std::make_shared<Process>(birth->core, listener.shared_from_this(), pid, std::move(pidfd));
+  RefPtr<SpaceImpl> space = birth->shares_memory ? birth->core->handle() : MakeRef<SpaceImpl>(birth->core);
   if (!space || !monitor_.Watch(process)) {
     birth->parent->FinishBirth(birth->nonce, Errno(EAGAIN));
     return false;
@@ -182,9 +170,7 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
   child->SetFirstFrame(birth->frame, birth->context, birth->load_bases);
   bool shares_memory = birth->shares_memory;
   uint64_t window = birth->core->lease().index;
-  MailboxOp map = {kSysMmap,
-                   {kWindowAddress, kWindowSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, 0,
-                    window * kWindowSize}};
+  MailboxOp map = {kSysMmap, {kWindowAddress, kWindowSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, 0, window * kWindowSize}};
   child->ExpectBirth(std::move(birth), map);
   process->space().AddProcess(process);
   process->space().AddTid(pid);
@@ -210,8 +196,7 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
   return true;
 }
 
-void PlatformImpl::OnDeath(Process& process, std::span<const RefPtr<ThreadImpl>> threads,
-                           int status) {
+void PlatformImpl::OnDeath(Process& process, std::span<const RefPtr<ThreadImpl>> threads, int status) {
   if (stopping()) {
     // The client hears of nothing any more; what it has not released goes when its callbacks are
     // over.
@@ -295,8 +280,7 @@ ErrnoOr<Thread*> PlatformImpl::Exec(const ExecPlan& plan) {
 ErrnoOr<Thread*> PlatformImpl::Enter(ReadyStub stub, const ExecPlan& plan) {
   const WindowHeader& header = stub.lease.window->header;
   uint64_t context = header.context;
-  UniqueFd listener_fd(
-      static_cast<int>(syscall(SYS_pidfd_getfd, stub.pidfd.get(), header.listener, 0)));
+  UniqueFd listener_fd(static_cast<int>(syscall(SYS_pidfd_getfd, stub.pidfd.get(), header.listener, 0)));
   if (!listener_fd.valid()) {
     int failure = errno;
     seed_.Discard(std::move(stub));
@@ -325,8 +309,7 @@ ErrnoOr<Thread*> PlatformImpl::Enter(ReadyStub stub, const ExecPlan& plan) {
     wait4(pid, &status, __WALL, nullptr);
     return Errno(EAGAIN);
   }
-  ErrnoOr<void> filled =
-      listener->Start() ? Fill(*thread, *core, plan) : ErrnoOr<void>(Errno(EAGAIN));
+  ErrnoOr<void> filled = listener->Start() ? Fill(*thread, *core, plan) : ErrnoOr<void>(Errno(EAGAIN));
   if (!filled.ok()) {
     process->Kill();  // the monitor takes it apart; nobody hears of it, since no reference is left
     thread->Ref();
@@ -350,8 +333,7 @@ ErrnoOr<void> PlatformImpl::Fill(ThreadImpl& thread, SpaceCore& core, const Exec
   return thread.set_xstate(plan.xstate);
 }
 
-std::unique_ptr<Platform> Platform::Create(Client& client, const Options& options,
-                                           std::string* error) {
+std::unique_ptr<Platform> Platform::Create(Client& client, const Options& options, std::string* error) {
   auto platform = std::make_unique<PlatformImpl>(client, options);
   if (!platform->Start(error)) return nullptr;
   return platform;

@@ -26,9 +26,8 @@
 namespace amber::platform {
 
 struct Counters {
-  std::atomic<uint64_t> notifications{0}, stops{0}, faults{0}, kicks{0}, kick_resends{0},
-      stub_ops{0}, forks{0}, execs{0}, clones{0}, answers_continue{0}, parks{0}, fast_calls{0}, fast_redone{0},
-      patched_sites{0}, posted_contacts{0};
+  std::atomic<uint64_t> notifications{0}, stops{0}, faults{0}, kicks{0}, kick_resends{0}, stub_ops{0}, forks{0}, execs{0}, clones{0},
+      answers_continue{0}, parks{0}, fast_calls{0}, fast_redone{0}, patched_sites{0}, posted_contacts{0};
 };
 
 class PlatformImpl final : public Platform {
@@ -80,8 +79,7 @@ class PlatformImpl final : public Platform {
   int HostThreads(pid_t pid) const;
 
  private:
-  bool Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pidfd,
-            std::unique_ptr<Birth> birth);
+  bool Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pidfd, std::unique_ptr<Birth> birth);
   ErrnoOr<ReadyStub> TakeStub();
   void Refill();
   ErrnoOr<Thread*> Enter(ReadyStub stub, const ExecPlan& plan);

@@ -24,8 +24,7 @@ constexpr uint64_t kRounds = 100;
 constexpr unsigned kWaitKillableRecv = 1 << 5;
 
 // for (;;) syscall(kNumber, rdi++)
-constexpr unsigned char kProgram[] = {0xb8, kNumber & 0xff, kNumber >> 8, 0,    0,    0x0f,
-                                      0x05, 0x48,           0xff,         0xc7, 0xeb, 0xf4};
+constexpr unsigned char kProgram[] = {0xb8, kNumber & 0xff, kNumber >> 8, 0, 0, 0x0f, 0x05, 0x48, 0xff, 0xc7, 0xeb, 0xf4};
 
 // Kicks the guest in the middle of each of its calls and answers at once. A kernel without
 // "seccomp: Fix a race with WAIT_KILLABLE_RECV if the tracer replies too fast" (2025) restarts
@@ -65,8 +64,7 @@ class ProbeClient final : public Client {
              "the 2025 fix of "
              "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV): a newer stable kernel is needed";
     }
-    if (calls_ < kRounds || kicks_ == 0)
-      return "a test program under seccomp user notification died";
+    if (calls_ < kRounds || kicks_ == 0) return "a test program under seccomp user notification died";
     return "";
   }
 
@@ -82,8 +80,7 @@ class ProbeClient final : public Client {
 
 std::string ProbeProcessor() {
   if ((getauxval(AT_HWCAP2) & 2) == 0) return "the CPU or kernel lacks FSGSBASE";
-  if (getauxval(AT_MINSIGSTKSZ) + 2048 > kStackSize)
-    return "signal frames of this CPU do not fit alternate stacks";
+  if (getauxval(AT_MINSIGSTKSZ) + 2048 > kStackSize) return "signal frames of this CPU do not fit alternate stacks";
   return "";
 }
 
@@ -93,10 +90,8 @@ std::string ProbeSeccomp() {
   if (syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) != 0) {
     return "the kernel lacks seccomp user notification (CONFIG_SECCOMP_FILTER)";
   }
-  syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
-          SECCOMP_FILTER_FLAG_NEW_LISTENER | kWaitKillableRecv, nullptr);
-  if (errno != EFAULT)
-    return "the kernel lacks SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (Linux 5.19)";
+  syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER | kWaitKillableRecv, nullptr);
+  if (errno != EFAULT) return "the kernel lacks SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (Linux 5.19)";
   return "";
 }
 
@@ -119,21 +114,17 @@ std::string Platform::Probe() {
   std::string error;
   if (!platform.Start(&error)) return error;
   ExecPlan plan;
-  plan.ops.push_back({.number = SYS_mmap,
-                      .args = {kCode, 0x1000, PROT_READ | PROT_WRITE | PROT_EXEC,
-                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}});
-  plan.writes.push_back(
-      {kCode, std::string(reinterpret_cast<const char*>(kProgram), sizeof(kProgram))});
+  plan.ops.push_back(
+      {.number = SYS_mmap, .args = {kCode, 0x1000, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}});
+  plan.writes.push_back({kCode, std::string(reinterpret_cast<const char*>(kProgram), sizeof(kProgram))});
   plan.frame.regs.rip = kCode;
   plan.frame.regs.rsp = kCode + 0x800;
   plan.frame.regs.rflags = 0x202;
   ErrnoOr<Thread*> thread = platform.Exec(plan);
   if (!thread.ok()) return ExplainExec(thread.error().number());
   char byte;
-  if (!(*thread)->space().Read(kCode, &byte, 1).ok())
-    return "process_vm_readv on a child is refused";
-  if (!platform.sync_wake_up())
-    return "the kernel lacks SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6)";
+  if (!(*thread)->space().Read(kCode, &byte, 1).ok()) return "process_vm_readv on a child is refused";
+  if (!platform.sync_wake_up()) return "the kernel lacks SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6)";
   if ((*thread)->xstate().ok() == false) return "signal frames have no readable extended state";
   (*thread)->Resume();
   return client.Result();

@@ -12,12 +12,8 @@
 
 namespace amber::platform {
 
-Process::Process(std::shared_ptr<SpaceCore> space, std::shared_ptr<Listener> listener, pid_t pid,
-                 UniqueFd pidfd)
-    : space_(std::move(space)),
-      listener_(std::move(listener)),
-      pid_(pid),
-      pidfd_(std::move(pidfd)) {}
+Process::Process(std::shared_ptr<SpaceCore> space, std::shared_ptr<Listener> listener, pid_t pid, UniqueFd pidfd)
+    : space_(std::move(space)), listener_(std::move(listener)), pid_(pid), pidfd_(std::move(pidfd)) {}
 
 Process::~Process() = default;
 

@@ -70,8 +70,7 @@ class SpaceCore {
   bool CopyRaw(uint64_t address, void* buffer, size_t size, bool write);
 
  private:
-  ssize_t CopyOnce(const iovec* guest, size_t guest_count, const iovec* local, size_t local_count,
-                   bool write);
+  ssize_t CopyOnce(const iovec* guest, size_t guest_count, const iovec* local, size_t local_count, bool write);
 
   PlatformImpl& platform_;
   const Windows::Lease lease_;
@@ -105,8 +104,7 @@ class SpaceImpl final : public AddressSpace {
 
 class Process {
  public:
-  Process(std::shared_ptr<SpaceCore> space, std::shared_ptr<Listener> listener, pid_t pid,
-          UniqueFd pidfd);
+  Process(std::shared_ptr<SpaceCore> space, std::shared_ptr<Listener> listener, pid_t pid, UniqueFd pidfd);
   ~Process();
 
   pid_t pid() const { return pid_; }

@@ -8,9 +8,7 @@
 namespace amber::platform {
 namespace {
 
-bool Above(uint64_t address, uint64_t size) {
-  return address >= kGuestTop || size > kGuestTop - address;
-}
+bool Above(uint64_t address, uint64_t size) { return address >= kGuestTop || size > kGuestTop - address; }
 
 template <typename T>
 bool Touches(uint64_t number, const T* args) {
@@ -37,18 +35,14 @@ bool Touches(uint64_t number, const T* args) {
     }
     case SYS_brk:
     case SYS_shmat:
-    case SYS_shmdt:
-      return true;
-    default:
-      return false;
+    case SYS_shmdt: return true;
+    default: return false;
   }
 }
 
 }  // namespace
 
-bool TouchesStubRegion(uint64_t number, const unsigned long long* args) {
-  return Touches(number, args);
-}
+bool TouchesStubRegion(uint64_t number, const unsigned long long* args) { return Touches(number, args); }
 bool TouchesStubRegion(uint64_t number, const unsigned long* args) { return Touches(number, args); }
 
 }  // namespace amber::platform

@@ -28,8 +28,7 @@ namespace {
 constexpr int64_t kPatience = 10;  // seconds for a step of a stub, if it is alive
 
 void PlaceFilter(const std::vector<sock_filter>& filter, uint64_t offset, uint64_t end, std::vector<uint8_t>* text) {
-  sock_fprog program = {static_cast<unsigned short>(filter.size()),
-                        reinterpret_cast<sock_filter*>(kTextAddress + offset + sizeof(sock_fprog))};
+  sock_fprog program = {static_cast<unsigned short>(filter.size()), reinterpret_cast<sock_filter*>(kTextAddress + offset + sizeof(sock_fprog))};
   size_t bytes = filter.size() * sizeof(sock_filter);
   AMBER_CHECK(offset + sizeof(program) + bytes <= end);
   memcpy(text->data() + offset, &program, sizeof(program));
@@ -63,8 +62,7 @@ void FindVdso(BootParams* params) {
     params->vdso[params->vdso_count++] = {start, end};
   }
   fclose(maps);
-  if (params->vdso_count > 0 &&
-      params->vdso[params->vdso_count - 1].end - params->vdso[0].start > kVdsoLimit) {
+  if (params->vdso_count > 0 && params->vdso[params->vdso_count - 1].end - params->vdso[0].start > kVdsoLimit) {
     params->vdso_count = 0;
   }
 }
@@ -91,9 +89,7 @@ void Post(uint32_t* word, uint32_t value) {
   syscall(SYS_futex, word, FUTEX_WAKE, 1);
 }
 
-UniqueFd PidfdOpen(pid_t pid) {
-  return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-}
+UniqueFd PidfdOpen(pid_t pid) { return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))); }
 
 void KillAndReap(pid_t pid, int pidfd) {
   syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0);
@@ -121,8 +117,7 @@ bool Seed::Start(std::string* error) {
   params.text = text.data();
   params.text_size = text.size();
   if (__rseq_size != 0) {
-    params.rseq_address = reinterpret_cast<uint64_t>(__builtin_thread_pointer()) +
-                          static_cast<uint64_t>(__rseq_offset);
+    params.rseq_address = reinterpret_cast<uint64_t>(__builtin_thread_pointer()) + static_cast<uint64_t>(__rseq_offset);
     params.rseq_size = 32;  // as glibc registered it, whatever part it uses
   }
   params.memfd = windows_.fd();

@@ -95,24 +95,22 @@ void SpaceCore::set_handle(SpaceImpl* handle) {
   handle_ = handle;
 }
 
-ssize_t SpaceCore::CopyOnce(const iovec* guest, size_t guest_count, const iovec* local,
-                            size_t local_count, bool write) {
+ssize_t SpaceCore::CopyOnce(const iovec* guest, size_t guest_count, const iovec* local, size_t local_count, bool write) {
   absl::ReaderMutexLock lock(&pid_mu_);
   // A thread that was killed but not yet reaped has no memory any more (ESRCH); another process may
   // share it.
   size_t tries = std::min<size_t>(tids_.size(), 16);
   for (size_t i = 0; i < tries; i++) {
     pid_t tid = tids_[i];
-    ssize_t n = write ? process_vm_writev(tid, local, local_count, guest, guest_count, 0)
-                      : process_vm_readv(tid, local, local_count, guest, guest_count, 0);
+    ssize_t n =
+        write ? process_vm_writev(tid, local, local_count, guest, guest_count, 0) : process_vm_readv(tid, local, local_count, guest, guest_count, 0);
     if (n >= 0 || errno != ESRCH) return n;
   }
   errno = EFAULT;
   return -1;
 }
 
-ErrnoOr<size_t> SpaceCore::Copy(std::span<const iovec> guest, std::span<const iovec> local,
-                                bool write) {
+ErrnoOr<size_t> SpaceCore::Copy(std::span<const iovec> guest, std::span<const iovec> local, bool write) {
   size_t total = 0;
   for (const iovec& range : guest) {
     uint64_t address = reinterpret_cast<uint64_t>(range.iov_base);
@@ -136,9 +134,7 @@ bool SpaceCore::CopyRaw(uint64_t address, void* buffer, size_t size, bool write)
   return CopyOnce(&guest, 1, &local, 1, write) == static_cast<ssize_t>(size);
 }
 
-SpaceImpl::SpaceImpl(std::shared_ptr<SpaceCore> core) : core_(std::move(core)) {
-  core_->set_handle(this);
-}
+SpaceImpl::SpaceImpl(std::shared_ptr<SpaceCore> core) : core_(std::move(core)) { core_->set_handle(this); }
 
 SpaceImpl::~SpaceImpl() {
   core_->set_handle(nullptr);
@@ -157,13 +153,9 @@ ErrnoOr<size_t> SpaceImpl::Write(uint64_t address, const void* buffer, size_t si
   return core_->Copy({&guest, 1}, {&local, 1}, true);
 }
 
-ErrnoOr<size_t> SpaceImpl::ReadV(std::span<const iovec> guest, std::span<const iovec> local) {
-  return core_->Copy(guest, local, false);
-}
+ErrnoOr<size_t> SpaceImpl::ReadV(std::span<const iovec> guest, std::span<const iovec> local) { return core_->Copy(guest, local, false); }
 
-ErrnoOr<size_t> SpaceImpl::WriteV(std::span<const iovec> guest, std::span<const iovec> local) {
-  return core_->Copy(guest, local, true);
-}
+ErrnoOr<size_t> SpaceImpl::WriteV(std::span<const iovec> guest, std::span<const iovec> local) { return core_->Copy(guest, local, true); }
 
 int SpaceImpl::host_pid() const { return core_->any_tid(); }
 

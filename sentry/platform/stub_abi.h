@@ -24,9 +24,8 @@ inline constexpr uint64_t kUserEnd = 0x7ffffffff000;
 
 inline constexpr uint64_t kTextAddress = 0x7ffff0010000;
 inline constexpr uint64_t kTextSize = 0x10000;
-inline constexpr uint64_t kFilterOffset =
-    0x8000;  // inside the text: a sock_fprog, then its instructions
-inline constexpr uint64_t kTrapFilterOffset = 0x9000;  // likewise, for those who filter themselves (TrapNativeCallsOp)
+inline constexpr uint64_t kFilterOffset = 0x8000;            // inside the text: a sock_fprog, then its instructions
+inline constexpr uint64_t kTrapFilterOffset = 0x9000;        // likewise, for those who filter themselves (TrapNativeCallsOp)
 inline constexpr uint64_t kControlAddress = 0x7ffff0100000;  // only in the seed
 inline constexpr uint64_t kControlSize = 0x1000;
 // Aligned to kWindowAlignment, so that the fast path recognises a mailbox address by one shift.
@@ -34,8 +33,7 @@ inline constexpr uint64_t kWindowAddress = 0x7ffff0400000;
 inline constexpr uint64_t kWindowAlignment = 0x400000;
 inline constexpr uint64_t kVdsoAddress = 0x7ffff0800000;
 inline constexpr uint64_t kVdsoLimit = 0x100000;
-inline constexpr uint64_t kSeedStackAddress =
-    0x7ffff0a00000;  // only until a stub enters its first guest
+inline constexpr uint64_t kSeedStackAddress = 0x7ffff0a00000;  // only until a stub enters its first guest
 inline constexpr uint64_t kSeedStackSize = 0x8000;
 inline constexpr uint64_t kStacksAddress = 0x7ffff1000000;
 inline constexpr uint64_t kStackSize = 0x4000;
@@ -50,9 +48,8 @@ inline constexpr uint64_t kStubTrap = 0x5ab1;
 enum StubCallKind : uint64_t {
   kContactFrame = 1,   // a signal's frame is handed over; arg 1: address of its ucontext
   kContactReport = 2,  // ordered operations are done; arg 1 as above
-  kContactChild =
-      3,  // first call of a forked process; arg 1: its nonce, arg 2: address of the ucontext
-  kContactLost = 4,  // a signal's frame is not on an alternate stack of ours
+  kContactChild = 3,   // first call of a forked process; arg 1: its nonce, arg 2: address of the ucontext
+  kContactLost = 4,    // a signal's frame is not on an alternate stack of ours
 };
 
 struct MailboxOp {
@@ -70,7 +67,7 @@ enum Command : uint32_t {
   kCommandContact = 3,  // report at once (the sentry wants a notification to attach descriptors to)
   kCommandFork = 4,     // ops[0] is a clone without CLONE_VM; report only failure
   kCommandClone = 5,    // ops[0] is a clone with CLONE_VM onto the stack of `child_slot`; a process
-                      // (nonce set) as for fork, a thread is reported
+                        // (nonce set) as for fork, a thread is reported
 };
 
 // Mailbox::flags of a resume.
@@ -136,7 +133,7 @@ struct Mailbox {
   MailboxOp ops[kMailboxOps];
   int64_t results[kMailboxOps];
   int64_t deadline[2];  // a timespec for the timed futex wait
-  uint64_t fpstate;  // out: address of the frame's extended state
+  uint64_t fpstate;     // out: address of the frame's extended state
   FastCall fast;
 };
 static_assert(sizeof(Mailbox) == 1024 && offsetof(Mailbox, fast) == 512);

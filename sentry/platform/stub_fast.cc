@@ -13,8 +13,7 @@ namespace amber::platform {
 namespace {
 
 // What the assembler text has as numbers.
-static_assert(offsetof(Mailbox, fast) == 512 && offsetof(FastCall, number) == 4 && offsetof(FastCall, args) == 8 &&
-              offsetof(FastCall, result) == 56);
+static_assert(offsetof(Mailbox, fast) == 512 && offsetof(FastCall, number) == 4 && offsetof(FastCall, args) == 8 && offsetof(FastCall, result) == 56);
 static_assert(kWindowAddress >> 22 == 0x1ffffc1 && kWindowAlignment == 1 << 22 && kWindowSize <= kWindowAlignment);
 static_assert(kFastPosted == 1 && kFastDone == 3 && kFastRedo == 4 && kFastStop == 5);
 

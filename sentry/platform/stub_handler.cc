@@ -91,8 +91,7 @@ stub_clone_vm:
   .popsection
 )");
 
-extern "C" int64_t stub_clone_vm(uint64_t flags, uint64_t stack, uint64_t parent_tid,
-                                 uint64_t child_tid, uint64_t tls, StubContext* child,
+extern "C" int64_t stub_clone_vm(uint64_t flags, uint64_t stack, uint64_t parent_tid, uint64_t child_tid, uint64_t tls, StubContext* child,
                                  uint64_t nonce) __attribute__((visibility("hidden")));
 
 STUB_INLINE uint32_t SlotOf(const void* address) {
@@ -104,9 +103,7 @@ STUB_INLINE bool OnOurStacks(const void* address) {
   return a >= kStacksAddress && a < kStacksAddress + kStacksSize;
 }
 
-STUB_INLINE volatile Mailbox* MailboxOf(uint32_t slot) {
-  return &reinterpret_cast<Window*>(kWindowAddress)->mailboxes[slot];
-}
+STUB_INLINE volatile Mailbox* MailboxOf(uint32_t slot) { return &reinterpret_cast<Window*>(kWindowAddress)->mailboxes[slot]; }
 
 STUB_INLINE uint64_t StackTop(uint32_t slot) { return kStacksAddress + (slot + 1ull) * kStackSize; }
 
@@ -134,8 +131,7 @@ STUB_INLINE void RunOps(volatile Mailbox* box) {
   box->done_count = 0;
   for (uint32_t i = 0; i < count; i++) {
     volatile MailboxOp* op = &box->ops[i];
-    int64_t result = Sys(op->number, op->args[0], op->args[1], op->args[2], op->args[3],
-                         op->args[4], op->args[5]);
+    int64_t result = Sys(op->number, op->args[0], op->args[1], op->args[2], op->args[3], op->args[4], op->args[5]);
     box->results[i] = result;
     if (i < always_from) {
       box->done_count = i + 1;
@@ -153,8 +149,7 @@ STUB_INLINE void ForkChild(StubContext* context, uint64_t nonce, uint64_t window
   int64_t answer = Call(kContactChild, nonce, reinterpret_cast<uint64_t>(context));
   if (answer < 0) Sys(kSysExitGroup, 1);
   uint64_t fd = static_cast<uint64_t>(answer);
-  int64_t at = Sys(kSysMmap, kWindowAddress, kWindowSize, kProtRead | kProtWrite,
-                   kMapShared | kMapFixed, fd, window * kWindowSize);
+  int64_t at = Sys(kSysMmap, kWindowAddress, kWindowSize, kProtRead | kProtWrite, kMapShared | kMapFixed, fd, window * kWindowSize);
   if (at < 0 && at >= -4095) Sys(kSysExitGroup, 1);
   Sys(kSysClose, fd);
 }
@@ -170,8 +165,7 @@ STUB_INLINE int64_t CloneThread(StubContext* context, uint32_t slot, volatile Ma
   child->fpstate += delta;
   uint64_t stack = (from + delta - 256) & ~15ull;
   volatile MailboxOp* op = &box->ops[0];
-  return stub_clone_vm(op->args[0], stack, op->args[2], op->args[3], op->args[4], child,
-                       box->nonce);
+  return stub_clone_vm(op->args[0], stack, op->args[2], op->args[3], op->args[4], child, box->nonce);
 }
 
 // About 50 us of looking.

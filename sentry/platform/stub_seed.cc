@@ -39,8 +39,7 @@ struct Timespec {
 STUB_INLINE void AwaitChange(const uint32_t* word, uint32_t last, int64_t parent) {
   while (LoadAcquire(word) == last) {
     Timespec time = {10, 0};
-    Sys(kSysFutex, reinterpret_cast<uint64_t>(word), kFutexWait, last,
-        reinterpret_cast<uint64_t>(&time));
+    Sys(kSysFutex, reinterpret_cast<uint64_t>(word), kFutexWait, last, reinterpret_cast<uint64_t>(&time));
     if (Sys(kSysGetppid) != parent) Die(0);
   }
 }
@@ -51,8 +50,7 @@ STUB_INLINE void Acknowledge(uint32_t* word, uint32_t value) {
 }
 
 STUB_INLINE void SetHandler(uint64_t signal, void (*entry)()) {
-  StubSigaction action = {reinterpret_cast<uint64_t>(entry), kSaFlags,
-                          reinterpret_cast<uint64_t>(&stub_restorer), ~0ull};
+  StubSigaction action = {reinterpret_cast<uint64_t>(entry), kSaFlags, reinterpret_cast<uint64_t>(&stub_restorer), ~0ull};
   Sys(kSysRtSigaction, signal, reinterpret_cast<uint64_t>(&action), 0, 8);
 }
 
@@ -96,8 +94,7 @@ STUB_INLINE int64_t ReceiveFds(int socket, Cmsg* cmsg, uint32_t count) {
   char byte;
   Iovec iov = {&byte, 1};
   Msghdr message = {nullptr, 0, 0, &iov, 1, cmsg, sizeof(Cmsg), 0, 0};
-  int64_t n =
-      Sys(kSysRecvmsg, static_cast<uint64_t>(socket), reinterpret_cast<uint64_t>(&message), 0);
+  int64_t n = Sys(kSysRecvmsg, static_cast<uint64_t>(socket), reinterpret_cast<uint64_t>(&message), 0);
   if (n < 0) return n;
   if (message.control_size < 16 + 4ull * count || cmsg->size < 16 + 4ull * count) return -5;
   return 0;
@@ -115,12 +112,10 @@ STUB_INLINE int64_t RunBatch(WindowHeader* header, Cmsg* cmsg) {
   }
   for (uint32_t i = 0; i < count; i++) {
     BatchOp* op = &header->ops[i];
-    if (op->fd_index >= 0 && static_cast<uint32_t>(op->fd_index) < fds && op->fd_arg >= 0 &&
-        op->fd_arg < 6) {
+    if (op->fd_index >= 0 && static_cast<uint32_t>(op->fd_index) < fds && op->fd_arg >= 0 && op->fd_arg < 6) {
       op->args[op->fd_arg] = static_cast<uint64_t>(cmsg->fds[op->fd_index]);
     }
-    int64_t result = Sys(op->number, op->args[0], op->args[1], op->args[2], op->args[3],
-                         op->args[4], op->args[5]);
+    int64_t result = Sys(op->number, op->args[0], op->args[1], op->args[2], op->args[3], op->args[4], op->args[5]);
     if (result < 0 && result >= -4095) {
       header->failed_op = i;
       return result;
@@ -148,8 +143,7 @@ extern "C" STUB_TEXT void StubExec(StubContext* context) {
     Acknowledge(&header->ack, last);
     if (result < 0) Die(0);
   }
-  for (uint64_t* p = reinterpret_cast<uint64_t*>(cmsg); p < reinterpret_cast<uint64_t*>(cmsg + 1);
-       p++) {
+  for (uint64_t* p = reinterpret_cast<uint64_t*>(cmsg); p < reinterpret_cast<uint64_t*>(cmsg + 1); p++) {
     *const_cast<volatile uint64_t*>(p) = 0;
   }
   Sys(kSysCloseRange, 0, ~0u, 0);
@@ -177,8 +171,8 @@ STUB_INLINE void LoadInitialState() {
 
 [[noreturn]] STUB_INLINE void BecomeStub(Control*, int memfd, uint32_t window) {
   Sys(kSysMunmap, kControlAddress, kControlSize);
-  int64_t at = Sys(kSysMmap, kWindowAddress, kWindowSize, kProtRead | kProtWrite,
-                   kMapShared | kMapFixed, static_cast<uint64_t>(memfd), window * kWindowSize);
+  int64_t at =
+      Sys(kSysMmap, kWindowAddress, kWindowSize, kProtRead | kProtWrite, kMapShared | kMapFixed, static_cast<uint64_t>(memfd), window * kWindowSize);
   if (at < 0) Die(1);
   uint64_t pid = static_cast<uint64_t>(Sys(kSysGetpid));
   Sys(kSysTgkill, pid, pid, kSigUsr1);
@@ -229,8 +223,7 @@ extern "C" STUB_TEXT void StubBoot2(BootParams* p) {
   if (p->vdso_count > 0) total = p->vdso[p->vdso_count - 1].end - p->vdso[0].start;
   for (uint32_t i = 0; i < p->vdso_count; i++) {
     uint64_t size = p->vdso[i].end - p->vdso[i].start;
-    int64_t at = Sys(kSysMremap, p->vdso[i].start, size, size, 3,
-                     aside + p->vdso[i].start - p->vdso[0].start);
+    int64_t at = Sys(kSysMremap, p->vdso[i].start, size, size, 3, aside + p->vdso[i].start - p->vdso[0].start);
     if (at < 0) Die(2);
   }
   Sys(kSysMunmap, 0x1000, temporary - 0x1000);
@@ -251,10 +244,8 @@ extern "C" STUB_TEXT void StubBoot2(BootParams* p) {
   CopyBytes(reinterpret_cast<void*>(kTextAddress), reinterpret_cast<void*>(temporary), kTextSize);
   Sys(kSysMprotect, kTextAddress, kTextSize, kProtRead | kProtExec);
   if (Sys(kSysMmap, kSeedStackAddress, kSeedStackSize, rw, anonymous, ~0ull, 0) < 0) Die(6);
-  if (Sys(kSysMmap, kStacksAddress, kStacksSize, rw, anonymous | kMapNoreserve, ~0ull, 0) < 0)
-    Die(7);
-  if (Sys(kSysMmap, kControlAddress, kControlSize, rw, kMapShared | kMapFixed, memfd, 0) < 0)
-    Die(8);
+  if (Sys(kSysMmap, kStacksAddress, kStacksSize, rw, anonymous | kMapNoreserve, ~0ull, 0) < 0) Die(7);
+  if (Sys(kSysMmap, kControlAddress, kControlSize, rw, kMapShared | kMapFixed, memfd, 0) < 0) Die(8);
   uint64_t seed = reinterpret_cast<uint64_t>(&StubSeed) - temporary + kTextAddress;
   uint64_t stack = kSeedStackAddress + kSeedStackSize;
   asm volatile(
@@ -280,10 +271,8 @@ extern "C" void StubBoot(const amber::platform::BootParams* params) {
   // Anywhere outside the stub region, with room behind it for the vDSO on its way.
   uint64_t size = 2 * kTextSize;
   uint64_t at = 0;
-  for (uint64_t hint = 0x200000000; hint < kRegionStart - (1ull << 40) && at == 0;
-       hint += 0x3300000000) {
-    int64_t got = Sys(kSysMmap, hint, size + kVdsoLimit, kProtRead | kProtWrite,
-                      kMapPrivate | kMapAnonymous | kMapFixedNoreplace, ~0ull, 0);
+  for (uint64_t hint = 0x200000000; hint < kRegionStart - (1ull << 40) && at == 0; hint += 0x3300000000) {
+    int64_t got = Sys(kSysMmap, hint, size + kVdsoLimit, kProtRead | kProtWrite, kMapPrivate | kMapAnonymous | kMapFixedNoreplace, ~0ull, 0);
     if (got == static_cast<int64_t>(hint)) at = hint;
   }
   if (at == 0) Die(9);
@@ -292,8 +281,7 @@ extern "C" void StubBoot(const amber::platform::BootParams* params) {
   CopyBytes(copy, params, sizeof(*params));
   copy->temporary = at;
   Sys(kSysMprotect, at, kTextSize, kProtRead | kProtExec);
-  uint64_t entry =
-      at + (reinterpret_cast<uint64_t>(&StubBoot2) - reinterpret_cast<uint64_t>(__start_stub_text));
+  uint64_t entry = at + (reinterpret_cast<uint64_t>(&StubBoot2) - reinterpret_cast<uint64_t>(__start_stub_text));
   asm volatile(
       "mov %0, %%rsp\n"
       "call *%1\n"

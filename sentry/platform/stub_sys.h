@@ -10,27 +10,19 @@
 
 namespace amber::platform {
 
-STUB_INLINE int64_t Sys(uint64_t number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0,
-                        uint64_t d = 0, uint64_t e = 0, uint64_t f = 0) {
+STUB_INLINE int64_t Sys(uint64_t number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0, uint64_t f = 0) {
   register uint64_t r10 asm("r10") = d;
   register uint64_t r8 asm("r8") = e;
   register uint64_t r9 asm("r9") = f;
   int64_t result;
-  asm volatile("syscall"
-               : "=a"(result)
-               : "0"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-               : "rcx", "r11", "memory");
+  asm volatile("syscall" : "=a"(result) : "0"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
   return result;
 }
 
-STUB_INLINE int64_t Call(uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) {
-  return Sys(kStubCall, a, b, c);
-}
+STUB_INLINE int64_t Call(uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) { return Sys(kStubCall, a, b, c); }
 
 // Not a loop: the compiler would turn it into a call of memcpy.
-STUB_INLINE void CopyBytes(void* to, const void* from, uint64_t size) {
-  asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
-}
+STUB_INLINE void CopyBytes(void* to, const void* from, uint64_t size) { asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory"); }
 
 enum : uint64_t {
   kSysClose = 3,

@@ -24,15 +24,12 @@ extern const char stub_fast_end[] __attribute__((visibility("hidden")));
 
 // Turns the calling process, a fresh copy of the sentry, into the seed. Runs on the caller's stack
 // for its first steps and makes only raw system calls. Never returns.
-[[noreturn]] void StubBoot(const amber::platform::BootParams* params)
-    __attribute__((visibility("hidden")));
+[[noreturn]] void StubBoot(const amber::platform::BootParams* params) __attribute__((visibility("hidden")));
 }
 
 namespace amber::platform {
 
-inline uint64_t StubAddress(const char* label) {
-  return kTextAddress + static_cast<uint64_t>(label - __start_stub_text);
-}
+inline uint64_t StubAddress(const char* label) { return kTextAddress + static_cast<uint64_t>(label - __start_stub_text); }
 
 // True if `ip`, the address behind a `syscall` instruction, lies in the stub text.
 inline bool InStubText(uint64_t ip) { return ip >= kTextAddress && ip <= kTextAddress + kTextSize; }

@@ -28,16 +28,13 @@ void TestClient::Shutdown() {
 }
 
 uint64_t TestClient::Address(void (*entry)(uint64_t, uint64_t)) {
-  return kGuestCode +
-         static_cast<uint64_t>(reinterpret_cast<const char*>(entry) - __start_guest_text);
+  return kGuestCode + static_cast<uint64_t>(reinterpret_cast<const char*>(entry) - __start_guest_text);
 }
 
 ExecPlan TestClient::Plan(void (*entry)(uint64_t, uint64_t), uint64_t a, uint64_t b) {
   ExecPlan plan;
   auto map = [&](uint64_t at, uint64_t size, uint64_t protection) {
-    plan.ops.push_back(
-        {.number = SYS_mmap,
-         .args = {at, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}});
+    plan.ops.push_back({.number = SYS_mmap, .args = {at, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}});
   };
   map(kGuestCode, 0x10000, PROT_READ | PROT_WRITE | PROT_EXEC);
   map(kGuestData, kGuestDataSize, PROT_READ | PROT_WRITE);
@@ -64,8 +61,7 @@ Thread* TestClient::Start(void (*entry)(uint64_t, uint64_t), uint64_t a, uint64_
 Thread* TestClient::StartFast(void (*entry)(uint64_t, uint64_t), uint64_t a, uint64_t b) {
   constexpr uint64_t kArea = 0x18000000;
   ExecPlan plan = Plan(entry, a, b);
-  plan.ops.push_back({.number = SYS_mmap,
-                      .args = {kArea, kFastAreaSize, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}});
+  plan.ops.push_back({.number = SYS_mmap, .args = {kArea, kFastAreaSize, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}});
   plan.fast_areas = {{kArea, kFastAreaSize}};
   ErrnoOr<Thread*> thread = platform_->Exec(plan);
   return thread.ok() ? *thread : nullptr;
@@ -74,8 +70,7 @@ Thread* TestClient::StartFast(void (*entry)(uint64_t, uint64_t), uint64_t a, uin
 void TestClient::OnSyscall(Thread& thread, const Syscall& call) {
   if (on_syscall && on_syscall(thread, call)) return;
   switch (call.number) {
-    case kGuestEcho:
-      return thread.Answer(static_cast<int64_t>(call.args[0] + 1));
+    case kGuestEcho: return thread.Answer(static_cast<int64_t>(call.args[0] + 1));
     case kGuestLog: {
       {
         std::lock_guard lock(mu_);
@@ -92,30 +87,22 @@ void TestClient::OnSyscall(Thread& thread, const Syscall& call) {
       changed_.notify_all();
       return;
     }
-    case kGuestExit:
-      return thread.space().KillProcess(thread);
-    case SYS_exit:
-      thread.Exit();
-      return thread.Release();
+    case kGuestExit: return thread.space().KillProcess(thread);
+    case SYS_exit: thread.Exit(); return thread.Release();
     case SYS_munmap:
     case SYS_mprotect:
-    case SYS_madvise:
-      return thread.AnswerContinue(nullptr);
-    default:
-      return thread.Answer(-ENOSYS);
+    case SYS_madvise: return thread.AnswerContinue(nullptr);
+    default: return thread.Answer(-ENOSYS);
   }
 }
 
 void TestClient::OnFrame(Thread& thread, Stop stop, const Fault* fault) {
   if (on_frame && on_frame(thread, stop, fault)) return;
   switch (stop) {
-    case Stop::kSyscall:
-      return Trapped(thread);
-    case Stop::kKick:
-      return thread.Resume();
+    case Stop::kSyscall: return Trapped(thread);
+    case Stop::kKick: return thread.Resume();
     case Stop::kFault:
-    case Stop::kForeign:
-      return thread.space().KillProcess(thread);
+    case Stop::kForeign: return thread.space().KillProcess(thread);
   }
 }
 
@@ -123,8 +110,7 @@ void TestClient::Trapped(Thread& thread) {
   Registers& regs = thread.frame().regs;
   switch (regs.rax) {
     case SYS_mmap: {
-      StubOp op = {.number = SYS_mmap,
-                   .args = {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9}};
+      StubOp op = {.number = SYS_mmap, .args = {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9}};
       return thread.RunOps({op}, [&thread](std::span<const int64_t> results) {
         thread.frame().regs.rax = static_cast<uint64_t>(results[0]);
         thread.Resume();
@@ -137,8 +123,7 @@ void TestClient::Trapped(Thread& thread) {
           if (on_child) on_child(**child);
           (*child)->Resume();
         }
-        thread.frame().regs.rax = child.ok() ? static_cast<uint64_t>((*child)->host_pid())
-                                             : static_cast<uint64_t>(-child.error().number());
+        thread.frame().regs.rax = child.ok() ? static_cast<uint64_t>((*child)->host_pid()) : static_cast<uint64_t>(-child.error().number());
         thread.Resume();
       });
     case SYS_vfork:
@@ -157,14 +142,11 @@ void TestClient::Trapped(Thread& thread) {
           if (on_child) on_child(**child);
           (*child)->Resume();
         }
-        thread.frame().regs.rax = child.ok() ? static_cast<uint64_t>((*child)->host_tid())
-                                             : static_cast<uint64_t>(-child.error().number());
+        thread.frame().regs.rax = child.ok() ? static_cast<uint64_t>((*child)->host_tid()) : static_cast<uint64_t>(-child.error().number());
         thread.Resume();
       });
     }
-    default:
-      regs.rax = static_cast<uint64_t>(-ENOSYS);
-      return thread.Resume();
+    default: regs.rax = static_cast<uint64_t>(-ENOSYS); return thread.Resume();
   }
 }
 

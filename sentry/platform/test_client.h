@@ -21,8 +21,7 @@ class TestClient : public Client {
 
   void OnSyscall(Thread& thread, const Syscall& call) override;
   void OnFrame(Thread& thread, Stop stop, const Fault* fault) override;
-  void OnProcessDeath(AddressSpace& space, std::span<Thread* const> threads,
-                      int wait_status) override;
+  void OnProcessDeath(AddressSpace& space, std::span<Thread* const> threads, int wait_status) override;
 
   // Ends the platform.
   void Shutdown();

@@ -3,8 +3,7 @@
 #include "sentry/platform/stub_abi.h"
 #include "sentry/platform/stub_sys.h"
 
-#define GUEST_TEXT \
-  extern "C" __attribute__((section("guest_text"), used, visibility("hidden"), noinline))
+#define GUEST_TEXT extern "C" __attribute__((section("guest_text"), used, visibility("hidden"), noinline))
 
 namespace amber::platform {
 namespace {
@@ -47,8 +46,7 @@ GUEST_TEXT void GuestSpin(uint64_t, uint64_t) {
 }
 
 GUEST_TEXT void GuestMmap(uint64_t, uint64_t) {
-  int64_t at = Sys(kSysMmap, 0x40000000, 0x10000, kProtRead | kProtWrite,
-                   kMapPrivate | kMapAnonymous | kMapFixed, ~0ull, 0);
+  int64_t at = Sys(kSysMmap, 0x40000000, 0x10000, kProtRead | kProtWrite, kMapPrivate | kMapAnonymous | kMapFixed, ~0ull, 0);
   Log(static_cast<uint64_t>(at));
   if (at > 0) {
     *reinterpret_cast<volatile uint64_t*>(at) = 42;
@@ -60,8 +58,7 @@ GUEST_TEXT void GuestMmap(uint64_t, uint64_t) {
 GUEST_TEXT void GuestMmapLoop(uint64_t rounds, uint64_t) {
   uint64_t wrong = 0;
   for (uint64_t i = 0; i < rounds; i++) {
-    int64_t at = Sys(kSysMmap, 0x40000000, 0x10000, kProtRead | kProtWrite,
-                     kMapPrivate | kMapAnonymous | kMapFixed, ~0ull, 0);
+    int64_t at = Sys(kSysMmap, 0x40000000, 0x10000, kProtRead | kProtWrite, kMapPrivate | kMapAnonymous | kMapFixed, ~0ull, 0);
     if (at != 0x40000000) wrong++;
   }
   Log(wrong);
@@ -119,8 +116,7 @@ GUEST_TEXT void GuestFault(uint64_t which, uint64_t) {
   if (which == 0) *reinterpret_cast<volatile uint64_t*>(0x1230) = 1;
   if (which == 1) asm volatile("ud2");
   if (which == 2) asm volatile("int3");
-  if (which == 3)
-    asm volatile("xor %%edx, %%edx; xor %%ecx, %%ecx; div %%ecx" : : : "rax", "rdx", "rcx");
+  if (which == 3) asm volatile("xor %%edx, %%edx; xor %%ecx, %%ecx; div %%ecx" : : : "rax", "rdx", "rcx");
   if (which == 4) asm volatile("hlt");
   Log(77);
   Leave();
@@ -195,9 +191,7 @@ GUEST_TEXT void GuestTouch(uint64_t address, uint64_t value) {
   GuestEchoForever(0, 0);
 }
 
-GUEST_TEXT void GuestCallAt(uint64_t address, uint64_t number) {
-  asm volatile("jmp *%0" : : "r"(address), "a"(number) : "memory");
-}
+GUEST_TEXT void GuestCallAt(uint64_t address, uint64_t number) { asm volatile("jmp *%0" : : "r"(address), "a"(number) : "memory"); }
 
 GUEST_TEXT void GuestSyscall(uint64_t number, uint64_t argument) {
   Log(static_cast<uint64_t>(Sys(number, argument, 0x1000)));
@@ -244,8 +238,7 @@ GUEST_TEXT void GuestForge(uint64_t sigreturn, uint64_t) {
 // clone as the tests' kernel takes it: flags, stack, entry, argument.
 GUEST_TEXT void GuestThreadMaker(uint64_t count, uint64_t entry) {
   for (uint64_t i = 0; i < count; i++) {
-    if (Sys(kSysClone, 0x10100, kGuestData + 0x10000 + (i % 900) * 1024 + 1000, entry, i) <= 0)
-      Log(9999);
+    if (Sys(kSysClone, 0x10100, kGuestData + 0x10000 + (i % 900) * 1024 + 1000, entry, i) <= 0) Log(9999);
   }
   Log(9000);
   Sys(kGuestBlock, 9000);
@@ -325,10 +318,7 @@ GUEST_TEXT void GuestScribble(uint64_t index, uint64_t) {
 
 // Makes every kind of stub call by hand, through the stub's own `syscall` instruction at `ip`.
 GUEST_TEXT void GuestStubCall(uint64_t ip, uint64_t kind) {
-  asm volatile("jmp *%0"
-               :
-               : "r"(ip), "a"(kStubCall), "D"(kind), "S"(kStacksAddress + 64), "d"(0ull)
-               : "memory");
+  asm volatile("jmp *%0" : : "r"(ip), "a"(kStubCall), "D"(kind), "S"(kStacksAddress + 64), "d"(0ull) : "memory");
 }
 
 // Breaks what the handler needs, then traps.
@@ -338,8 +328,7 @@ GUEST_TEXT void GuestBreak(uint64_t what, uint64_t) {
   if (what == 2) asm volatile("std");
   if (what == 3) asm volatile("mov %0, %%rsp" : : "r"(0xdead0000dead0000));
   if (what == 4) asm volatile("mov %0, %%rsp" : : "r"(kStacksAddress + 0x2000));
-  if (what == 5)
-    asm volatile("mov $0, %%eax; mov %%eax, %%ds; mov %%eax, %%es; mov %%eax, %%fs" : : : "rax");
+  if (what == 5) asm volatile("mov $0, %%eax; mov %%eax, %%ds; mov %%eax, %%es; mov %%eax, %%fs" : : : "rax");
   asm volatile(
       "mov $9, %%eax\n"
       "syscall\n"
@@ -358,9 +347,7 @@ GUEST_TEXT void GuestChurn(uint64_t, uint64_t) {
   for (uint64_t i = 0;; i++) {
     Sys(kGuestEcho, i);
     Sys(kSysMmap, 0x40000000, 0x3000, 3, 0x32, ~0ull, 0);
-    if (i % 2 == 0)
-      Sys(kSysClone, 0x10100, kGuestData + 0x10000 + (i % 200) * 4096 + 1000,
-          reinterpret_cast<uint64_t>(&GuestThreadEcho), i);
+    if (i % 2 == 0) Sys(kSysClone, 0x10100, kGuestData + 0x10000 + (i % 200) * 4096 + 1000, reinterpret_cast<uint64_t>(&GuestThreadEcho), i);
     if (i % 5 == 0 && Sys(57) == 0) {
       Sys(kGuestEcho, i);
       Leave();

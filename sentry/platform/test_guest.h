@@ -26,8 +26,7 @@ extern const char __start_guest_text[] __attribute__((visibility("hidden")));
 extern const char __stop_guest_text[] __attribute__((visibility("hidden")));
 }
 
-#define GUEST(name) \
-  extern "C" void name(uint64_t a, uint64_t b) __attribute__((visibility("hidden")))
+#define GUEST(name) extern "C" void name(uint64_t a, uint64_t b) __attribute__((visibility("hidden")))
 
 GUEST(GuestHello);      // logs 1, 2, 3; exits
 GUEST(GuestEchoLoop);   // a: rounds; logs the number of wrong answers; exits
@@ -57,14 +56,14 @@ GUEST(GuestTimedWait);    // a trapped futex wait with a time-out; logs the resu
 GUEST(GuestWaker);        // wakes a timed waiter natively; a: the word's address
 GUEST(GuestMmapLoop);     // a: rounds of mmap and munmap through the trap
 GUEST(GuestForkExitLoop);
-GUEST(GuestScribble);  // fills window and alternate stacks with junk while making calls; a: a seed
-GUEST(GuestStubCall);  // a: address of a `syscall` in the stub text, b: kind
-GUEST(GuestBreak);     // a: what to break before a trap; logs 66 if it comes back
-GUEST(GuestChurn);     // threads, mappings, forks, without end
-GUEST(GuestMmapForever);  // the same without end; logs only wrong answers
-GUEST(GuestFaultLoop);    // a: rounds; writes to a page and has it made read-only again by a trapped call; logs how many writes went wrong
-GUEST(GuestPostFor);      // posts contacts of all kinds in the names of all threads, for ever
-GUEST(GuestMunmapLoop);  // a: rounds of a notified munmap
+GUEST(GuestScribble);         // fills window and alternate stacks with junk while making calls; a: a seed
+GUEST(GuestStubCall);         // a: address of a `syscall` in the stub text, b: kind
+GUEST(GuestBreak);            // a: what to break before a trap; logs 66 if it comes back
+GUEST(GuestChurn);            // threads, mappings, forks, without end
+GUEST(GuestMmapForever);      // the same without end; logs only wrong answers
+GUEST(GuestFaultLoop);        // a: rounds; writes to a page and has it made read-only again by a trapped call; logs how many writes went wrong
+GUEST(GuestPostFor);          // posts contacts of all kinds in the names of all threads, for ever
+GUEST(GuestMunmapLoop);       // a: rounds of a notified munmap
 GUEST(GuestFastEcho);         // as GuestEchoLoop, by a call site that can be patched
 GUEST(GuestFastEchoForever);  // logs only wrong answers
 GUEST(GuestFastThread);       // echoes 20,000 times by that site, logs the number of wrong answers, exits as a thread

@@ -51,8 +51,7 @@ void ThreadImpl::StartFork() {
     birth->slot = slot_;
   }
   birth->frame = frame_;
-  birth->load_bases = load_bases_ || frame_.fs_base != handed_over_.fs_base ||
-                      frame_.gs_base != handed_over_.gs_base;
+  birth->load_bases = load_bases_ || frame_.fs_base != handed_over_.fs_base || frame_.gs_base != handed_over_.gs_base;
   birth->context = context_;
   box_->child_slot = lease.index;
   MailboxOp op = {SYS_clone, {CLONE_PARENT | SIGCHLD, 0, 0, 0, 0, 0}};
@@ -65,8 +64,7 @@ void ThreadImpl::Clone(const CloneOptions& options, std::function<void(ErrnoOr<T
   if (state_ != State::kStopped) return mu_.Unlock();
   if (close_listener_) {
     mu_.Unlock();
-    return StartAfterClose(
-        [this, options, done = std::move(done)]() mutable { Clone(options, std::move(done)); });
+    return StartAfterClose([this, options, done = std::move(done)]() mutable { Clone(options, std::move(done)); });
   }
   SetState(State::kOrdered);
   order_ = Order::kClone;
@@ -101,13 +99,11 @@ void ThreadImpl::StartClone() {
   }
   if (options.clear_child_tid != 0) flags |= CLONE_CHILD_CLEARTID;
   if (slot >= 0) {
-    memset(static_cast<void*>(process_->space().mailbox(static_cast<uint32_t>(slot))), 0,
-           sizeof(Mailbox));
+    memset(static_cast<void*>(process_->space().mailbox(static_cast<uint32_t>(slot))), 0, sizeof(Mailbox));
     box_->child_slot = static_cast<uint32_t>(slot);
     uint64_t child = context_ + (static_cast<uint64_t>(slot) - slot_) * kStackSize;
     // The sixth argument means nothing to the host; the stub keeps the child's frame there.
-    MailboxOp op = {SYS_clone,
-                    {flags, (child - 256) & ~15ull, 0, options.clear_child_tid, 0, child}};
+    MailboxOp op = {SYS_clone, {flags, (child - 256) & ~15ull, 0, options.clear_child_tid, 0, child}};
     return PostClone(kCommandClone, op, std::move(birth));
   }
   PostClone(kCommandClone, {}, std::move(birth));
@@ -156,8 +152,7 @@ bool ThreadImpl::FailClone() {
 
 void ThreadImpl::OnCloneReport() {
   mu_.Lock();
-  int64_t result =
-      round_error_ != 0 ? round_error_ : __atomic_load_n(&box_->results[0], __ATOMIC_RELAXED);
+  int64_t result = round_error_ != 0 ? round_error_ : __atomic_load_n(&box_->results[0], __ATOMIC_RELAXED);
   bool process = order_ == Order::kFork || clone_options_.new_process;
   if (round_error_ == 0 && (made_ == 0 || (process && !Failed(result)))) {
     mu_.Unlock();
@@ -187,14 +182,12 @@ void ThreadImpl::OnCloneReport() {
 void ThreadImpl::AdoptThread(int64_t number) {
   pid_t tid = static_cast<pid_t>(number);
   Listener& listener = process_->listener();
-  if (number <= 0 || number != tid || listener.Find(tid) ||
-      syscall(SYS_tgkill, process_->pid(), tid, 0) != 0) {
+  if (number <= 0 || number != tid || listener.Find(tid) || syscall(SYS_tgkill, process_->pid(), tid, 0) != 0) {
     return Hostile();
   }
   RefPtr<SpaceImpl> space = process_->space().handle();
   if (!space) return Hostile();
-  auto child = MakeRef<ThreadImpl>(platform_, process_, std::move(space), tid,
-                                   static_cast<uint32_t>(clone_slot_));
+  auto child = MakeRef<ThreadImpl>(platform_, process_, std::move(space), tid, static_cast<uint32_t>(clone_slot_));
   uint64_t context = context_ + (static_cast<uint64_t>(clone_slot_) - slot_) * kStackSize;
   child->SetFirstFrame(clone_options_.frame, context, true);
   if (!process_->AddThread(child)) return;  // died meanwhile

@@ -153,8 +153,7 @@ bool ThreadImpl::BindFast(uint64_t id, const seccomp_data& data) {
   {
     absl::MutexLock lock(&mu_);
     if (state_ != State::kNotified || fast_ != Fast::kRedo || shelf_ != Shelf::kNo) return false;
-    if (data.nr != call_.nr || data.instruction_pointer != call_.instruction_pointer ||
-        memcmp(data.args, call_.args, sizeof(data.args)) != 0) {
+    if (data.nr != call_.nr || data.instruction_pointer != call_.instruction_pointer || memcmp(data.args, call_.args, sizeof(data.args)) != 0) {
       return false;
     }
     fast_ = Fast::kNo;

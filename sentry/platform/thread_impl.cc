@@ -44,14 +44,8 @@ ThreadImpl::Callback::~Callback() {
   thread_.callbacks_--;
 }
 
-ThreadImpl::ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process,
-                       RefPtr<SpaceImpl> space, pid_t tid, uint32_t slot)
-    : platform_(platform),
-      process_(std::move(process)),
-      tid_(tid),
-      slot_(slot),
-      box_(process_->space().mailbox(slot)),
-      space_(std::move(space)) {
+ThreadImpl::ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process, RefPtr<SpaceImpl> space, pid_t tid, uint32_t slot)
+    : platform_(platform), process_(std::move(process)), tid_(tid), slot_(slot), box_(process_->space().mailbox(slot)), space_(std::move(space)) {
   __atomic_store_n(&box_->fast.state, uint32_t{kFastIdle}, __ATOMIC_RELAXED);
   __atomic_store_n(&box_->fast.contact, 0u, __ATOMIC_RELAXED);
   SetWatched(false);
@@ -397,8 +391,7 @@ ErrnoOr<std::span<const uint8_t>> ThreadImpl::xstate() {
   if (!xstate_valid_) {
     std::vector<uint8_t> bytes(platform_.xstate_layout().frame_size());
     uint64_t address = XstateAddress();
-    if (address == 0 || !process_->space().CopyRaw(address, bytes.data(), bytes.size(), false))
-      return Errno(EFAULT);
+    if (address == 0 || !process_->space().CopyRaw(address, bytes.data(), bytes.size(), false)) return Errno(EFAULT);
     if (!platform_.xstate_layout().Loadable(bytes)) return Errno(EFAULT);
     xstate_ = std::move(bytes);
     xstate_valid_ = true;
@@ -411,8 +404,7 @@ ErrnoOr<void> ThreadImpl::set_xstate(std::span<const uint8_t> bytes) {
   if (!layout.Loadable(bytes)) return Errno(EINVAL);
   std::vector<uint8_t> state = layout.Convert(bytes);
   uint64_t address = XstateAddress();
-  if (address == 0 || !process_->space().CopyRaw(address, state.data(), state.size(), true))
-    return Errno(EFAULT);
+  if (address == 0 || !process_->space().CopyRaw(address, state.data(), state.size(), true)) return Errno(EFAULT);
   xstate_ = std::move(state);
   xstate_valid_ = true;
   return Ok();

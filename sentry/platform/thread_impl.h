@@ -49,8 +49,7 @@ struct Birth {
 class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
  public:
   // Starts stopped and waiting on its mailbox.
-  ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process, RefPtr<SpaceImpl> space,
-             pid_t tid, uint32_t slot);
+  ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process, RefPtr<SpaceImpl> space, pid_t tid, uint32_t slot);
   ~ThreadImpl() override;
 
   // --- Thread ---
@@ -67,8 +66,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   ErrnoOr<void> set_xstate(std::span<const uint8_t> bytes) override;
   void Resume() override;
   void RunOps(std::vector<StubOp> ops, std::function<void(std::span<const int64_t>)> done) override;
-  void FutexWait(uint64_t address, uint32_t value, uint32_t bitset, bool shared, bool realtime,
-                 int64_t deadline_ns, std::function<void(int64_t)> done) override;
+  void FutexWait(uint64_t address, uint32_t value, uint32_t bitset, bool shared, bool realtime, int64_t deadline_ns,
+                 std::function<void(int64_t)> done) override;
   void Fork(std::function<void(ErrnoOr<Thread*>)> done) override;
   void Clone(const CloneOptions& options, std::function<void(ErrnoOr<Thread*>)> done) override;
   void Exit() override;
@@ -111,8 +110,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   // --- fast path (thread_fast.cc) ---
   enum class Fast {
     kNo,
-    kTaken,  // a posted call is being handled
-    kRedo,   // the guest is about to make the call itself
+    kTaken,     // a posted call is being handled
+    kRedo,      // the guest is about to make the call itself
     kStopping,  // the guest is about to hand its frame over
   };
   // Handles what this thread has posted, a call or a contact, if anything (kNo: nothing). Calls the client. Only for whoever watches.
@@ -215,12 +214,11 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   bool released_ ABSL_GUARDED_BY(mu_) = false;
   bool slot_freed_ ABSL_GUARDED_BY(mu_) = false;
   int callbacks_ ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t notification_ ABSL_GUARDED_BY(mu_) =
-      0;                                    // of a notified call, or of a hand-over while held_
-  bool held_ ABSL_GUARDED_BY(mu_) = false;  // a stopped thread's hand-over is not answered yet
-  bool outstanding_ ABSL_GUARDED_BY(mu_) = false;  // in the listener's count of unanswered calls
-  bool counted_ ABSL_GUARDED_BY(mu_) = false;      // in the listener's count of running threads
-  uint64_t kick_ ABSL_GUARDED_BY(mu_) = 0;         // number of the kick that is to be delivered
+  uint64_t notification_ ABSL_GUARDED_BY(mu_) = 0;  // of a notified call, or of a hand-over while held_
+  bool held_ ABSL_GUARDED_BY(mu_) = false;          // a stopped thread's hand-over is not answered yet
+  bool outstanding_ ABSL_GUARDED_BY(mu_) = false;   // in the listener's count of unanswered calls
+  bool counted_ ABSL_GUARDED_BY(mu_) = false;       // in the listener's count of running threads
+  uint64_t kick_ ABSL_GUARDED_BY(mu_) = 0;          // number of the kick that is to be delivered
   uint32_t sequence_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t order_count_ ABSL_GUARDED_BY(mu_) = 0;
   bool close_listener_ ABSL_GUARDED_BY(mu_) = false;  // descriptor 0 is the listener still: exec
@@ -245,8 +243,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   // Of whoever handles this thread's notifications: calls and contacts that could have been posted and came close together.
   int64_t last_site_call_ = 0;
   int streak_ = 0;
-  uint64_t context_ =
-      0;  // address of the ucontext in the stub, inside this thread's alternate stack
+  uint64_t context_ = 0;  // address of the ucontext in the stub, inside this thread's alternate stack
   uint64_t fpstate_ = 0;  // where the stub says that the extended state of `context_` is; 0: to be read there
   std::vector<uint8_t> xstate_;
   bool xstate_valid_ = false;
@@ -266,9 +263,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   std::array<MailboxOp, kMailboxOps> expected_ ABSL_GUARDED_BY(mu_) = {};
   uint32_t expected_count_ ABSL_GUARDED_BY(mu_) = 0;
   uint32_t always_from_ ABSL_GUARDED_BY(mu_) = 0;
-  uint32_t made_ ABSL_GUARDED_BY(mu_) = 0;  // bit i: expected_[i] was let through
-  uint32_t native_ ABSL_GUARDED_BY(mu_) =
-      0;  // bit i: expected_[i] runs without a notification (a futex wake)
+  uint32_t made_ ABSL_GUARDED_BY(mu_) = 0;    // bit i: expected_[i] was let through
+  uint32_t native_ ABSL_GUARDED_BY(mu_) = 0;  // bit i: expected_[i] runs without a notification (a futex wake)
   uint64_t nonce_ ABSL_GUARDED_BY(mu_) = 0;
   std::function<void(ErrnoOr<Thread*>)> clone_callback_;
   int clone_slot_ = -1;

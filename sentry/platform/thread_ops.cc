@@ -42,16 +42,13 @@ void ThreadImpl::StartAfterClose(std::function<void()> work) {
   RunOps(std::move(ops), [work = std::move(work)](std::span<const int64_t>) { work(); });
 }
 
-void ThreadImpl::RunOps(std::vector<StubOp> ops,
-                        std::function<void(std::span<const int64_t>)> done) {
+void ThreadImpl::RunOps(std::vector<StubOp> ops, std::function<void(std::span<const int64_t>)> done) {
   RefPtr<ThreadImpl> self(this);
   mu_.Lock();
   if (state_ != State::kStopped) return mu_.Unlock();
   if (close_listener_) {
     mu_.Unlock();
-    return StartAfterClose([this, ops = std::move(ops), done = std::move(done)]() mutable {
-      RunOps(std::move(ops), std::move(done));
-    });
+    return StartAfterClose([this, ops = std::move(ops), done = std::move(done)]() mutable { RunOps(std::move(ops), std::move(done)); });
   }
   SetState(State::kOrdered);
   order_ = Order::kOps;
@@ -61,8 +58,7 @@ void ThreadImpl::RunOps(std::vector<StubOp> ops,
   results_.clear();
   round_error_ = 0;
   wants_contact_ = false;
-  uses_descriptors_ =
-      std::any_of(ops_.begin(), ops_.end(), [](const StubOp& op) { return op.fd >= 0; });
+  uses_descriptors_ = std::any_of(ops_.begin(), ops_.end(), [](const StubOp& op) { return op.fd >= 0; });
   platform_.counters().stub_ops.fetch_add(ops_.size(), std::memory_order_relaxed);
   if (!uses_descriptors_) return StartRound();
   mu_.Unlock();
@@ -90,8 +86,7 @@ void ThreadImpl::StartRound() {
     std::copy(std::begin(op.args), std::end(op.args), args);
     if (TouchesStubRegion(op.number, args)) round_error_ = -EINVAL;
     MailboxOp& out = expected_[n];
-    auto known = std::find_if(fds.begin(), fds.begin() + fd_count,
-                              [&](auto& fd) { return fd.first == op.fd; });
+    auto known = std::find_if(fds.begin(), fds.begin() + fd_count, [&](auto& fd) { return fd.first == op.fd; });
     bool new_fd = op.fd >= 0 && known == fds.begin() + fd_count;
     if (n + 1 + fd_count + (new_fd ? 1 : 0) > kMailboxOps) break;
     if (round_error_ == 0 && new_fd) {
@@ -226,8 +221,7 @@ void ThreadImpl::OnOpsReport() {
     mu_.Unlock();
     return Hostile();  // says that it did what it did not do
   }
-  for (uint32_t i = 0; i < done; i++)
-    results_.push_back(__atomic_load_n(&box_->results[i], __ATOMIC_RELAXED));
+  for (uint32_t i = 0; i < done; i++) results_.push_back(__atomic_load_n(&box_->results[i], __ATOMIC_RELAXED));
   ops_done_ += done;
   bool failed = Failed(results_.back());
   if (!failed && done < round_ops_) {
@@ -257,24 +251,21 @@ void ThreadImpl::FinishOps() {
 
 // --- timed waits ---
 
-void ThreadImpl::FutexWait(uint64_t address, uint32_t value, uint32_t bitset, bool shared,
-                           bool realtime, int64_t deadline_ns, std::function<void(int64_t)> done) {
+void ThreadImpl::FutexWait(uint64_t address, uint32_t value, uint32_t bitset, bool shared, bool realtime, int64_t deadline_ns,
+                           std::function<void(int64_t)> done) {
   RefPtr<ThreadImpl> self(this);
   mu_.Lock();
   if (state_ != State::kStopped) return mu_.Unlock();
   if (close_listener_) {
     mu_.Unlock();
-    return StartAfterClose(
-        [=, this] { FutexWait(address, value, bitset, shared, realtime, deadline_ns, done); });
+    return StartAfterClose([=, this] { FutexWait(address, value, bitset, shared, realtime, deadline_ns, done); });
   }
   SetState(State::kOrdered);
   order_ = Order::kFutex;
   futex_callback_ = std::move(done);
   saved_frame_ = frame_;
-  uint64_t operation =
-      FUTEX_WAIT_BITSET | (shared ? 0 : FUTEX_PRIVATE_FLAG) | (realtime ? FUTEX_CLOCK_REALTIME : 0);
-  uint64_t deadline_address = kWindowAddress + offsetof(Window, mailboxes) +
-                              slot_ * sizeof(Mailbox) + offsetof(Mailbox, deadline);
+  uint64_t operation = FUTEX_WAIT_BITSET | (shared ? 0 : FUTEX_PRIVATE_FLAG) | (realtime ? FUTEX_CLOCK_REALTIME : 0);
+  uint64_t deadline_address = kWindowAddress + offsetof(Window, mailboxes) + slot_ * sizeof(Mailbox) + offsetof(Mailbox, deadline);
   deadline_ns = std::max<int64_t>(deadline_ns, 0);
   box_->deadline[0] = deadline_ns / 1000000000;
   box_->deadline[1] = deadline_ns % 1000000000;

@@ -25,9 +25,7 @@ void ThreadImpl::ShelveIfCrowded() {
   uint64_t id, kick;
   {
     absl::MutexLock lock(&mu_);
-    if (state_ != State::kNotified || shelf_ != Shelf::kNo || fast_ != Fast::kNo ||
-        call_.instruction_pointer >= kGuestTop)
-      return;
+    if (state_ != State::kNotified || shelf_ != Shelf::kNo || fast_ != Fast::kNo || call_.instruction_pointer >= kGuestTop) return;
     shelf_ = Shelf::kGoing;
     deed_ = Deed::kNone;
     shelf_kick_ = kick = platform_.NextKick();
@@ -44,8 +42,7 @@ void ThreadImpl::ShelveIfCrowded() {
 
 // The frame of a call that is being shelved; false if it is anything else.
 bool ThreadImpl::OnShelfContact(uint64_t id, uint64_t context) {
-  if (shelf_ != Shelf::kGoing || released_ || !ContextOk(context) || box_->signo != SIGURG)
-    return false;
+  if (shelf_ != Shelf::kGoing || released_ || !ContextOk(context) || box_->signo != SIGURG) return false;
   context_ = context;
   notification_ = id;
   held_ = id != 0;
@@ -96,8 +93,7 @@ void ThreadImpl::DoDeed() {
     call.number = static_cast<uint32_t>(call_.nr);
     std::copy(std::begin(call_.args), std::end(call_.args), call.args);
     if (deed == Deed::kStop || deed == Deed::kAnswerAndStop) kick_ = 0;
-    if (deed == Deed::kContinue)
-      continued_ = std::move(done);  // runs, too, if the thread ends before
+    if (deed == Deed::kContinue) continued_ = std::move(done);  // runs, too, if the thread ends before
   }
   if (deed == Deed::kAnswer) return Resume();
   if (deed == Deed::kExit) return Exit();
@@ -114,8 +110,7 @@ void ThreadImpl::DoDeed() {
     });
   }
   // Not inside the client's call.
-  if (!platform_.workers().Run(
-          [self = RefPtr<ThreadImpl>(this)] { self->Deliver(Stop::kKick, nullptr); })) {
+  if (!platform_.workers().Run([self = RefPtr<ThreadImpl>(this)] { self->Deliver(Stop::kKick, nullptr); })) {
     process_->Kill();
   }
 }

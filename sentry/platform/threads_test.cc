@@ -109,15 +109,9 @@ TEST_F(ThreadsTest, CrowdedCallsAreAnswered) {
   for (Thread* t : blocked) {
     if (t == maker) continue;
     switch (i++ % 4) {
-      case 0:
-        t->Answer(7);
-        break;
-      case 1:
-        t->AnswerStop();
-        break;
-      case 2:
-        t->AnswerAndStop(7);
-        break;
+      case 0: t->Answer(7); break;
+      case 1: t->AnswerStop(); break;
+      case 2: t->AnswerAndStop(7); break;
       case 3:
         t->Kick();
         t->Answer(7);
@@ -338,12 +332,8 @@ TEST_F(ThreadsTest, DescriptorsAreMappedAndClosed) {
     if (stop != Stop::kSyscall) return false;
     std::vector<StubOp> ops;
     for (uint64_t i = 0; i < 6; i++) {
-      ops.push_back(
-          {.number = SYS_mmap,
-           .args = {0x40000000 + i * 4096, 4096, PROT_READ, MAP_PRIVATE | MAP_FIXED, 0, 0},
-           .fd = fd});
-      ops.push_back(
-          {.number = SYS_mprotect, .args = {0x40000000 + i * 4096, 4096, PROT_READ | PROT_WRITE}});
+      ops.push_back({.number = SYS_mmap, .args = {0x40000000 + i * 4096, 4096, PROT_READ, MAP_PRIVATE | MAP_FIXED, 0, 0}, .fd = fd});
+      ops.push_back({.number = SYS_mprotect, .args = {0x40000000 + i * 4096, 4096, PROT_READ | PROT_WRITE}});
     }
     ops.push_back({.number = SYS_mmap,  // fails: no such offset alignment
                    .args = {0x50000000, 4096, PROT_READ, MAP_PRIVATE | MAP_FIXED, 0, 1},
@@ -358,8 +348,7 @@ TEST_F(ThreadsTest, DescriptorsAreMappedAndClosed) {
       // None is left in the stub (it may just be closing the last).
       std::string path = "/proc/" + std::to_string(thread.host_pid()) + "/fd/0";
       char target[64];
-      for (int i = 0; i < 1000 && readlink(path.c_str(), target, sizeof(target)) >= 0; i++)
-        usleep(1000);
+      for (int i = 0; i < 1000 && readlink(path.c_str(), target, sizeof(target)) >= 0; i++) usleep(1000);
       EXPECT_LT(readlink(path.c_str(), target, sizeof(target)), 0);
       thread.frame().regs.rax = 1;
       thread.Resume();
@@ -404,16 +393,13 @@ TEST_F(ThreadsTest, OperationsMayBeNativeCalls) {
   client_.on_frame = [&](Thread& thread, Stop stop, const Fault*) {
     if (stop != Stop::kSyscall) return false;
     StubOp wake = {.number = SYS_futex, .args = {kGuestData, 1, 1, 0, 0, 0}};
-    StubOp map = {.number = SYS_mmap,
-                  .args = {0x40000000, 4096, 3, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, ~0ull, 0}};
+    StubOp map = {.number = SYS_mmap, .args = {0x40000000, 4096, 3, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, ~0ull, 0}};
     StubOp bad = {.number = SYS_munmap, .args = {1, 1}};
-    thread.RunOps({wake, map, wake, wake, map, wake, bad, map},
-                  [&](std::span<const int64_t> results) {
-                    EXPECT_EQ(Log(results.begin(), results.end()),
-                              (Log{0, 0x40000000, 0, 0, 0x40000000, 0, -EINVAL}));
-                    thread.frame().regs.rax = 1;
-                    thread.Resume();
-                  });
+    thread.RunOps({wake, map, wake, wake, map, wake, bad, map}, [&](std::span<const int64_t> results) {
+      EXPECT_EQ(Log(results.begin(), results.end()), (Log{0, 0x40000000, 0, 0, 0x40000000, 0, -EINVAL}));
+      thread.frame().regs.rax = 1;
+      thread.Resume();
+    });
     return true;
   };
   client_.Start(GuestSyscall, SYS_mmap, 0)->Resume();
@@ -455,16 +441,13 @@ TEST_F(ThreadsTest, ForksAndDescriptorsKeepApart) {
           std::string path = "/proc/" + std::to_string((*child)->host_pid()) + "/fd/0";
           char target[64] = {};
           // (The mailboxes' descriptor may be seen there: the child is just closing it.)
-          if (readlink(path.c_str(), target, sizeof(target) - 1) >= 0 && strstr(target, "file"))
-            leaked++;
+          if (readlink(path.c_str(), target, sizeof(target) - 1) >= 0 && strstr(target, "file")) leaked++;
           (*child)->space().Kill();
         }
         thread.Resume();
       });
     } else {
-      thread.RunOps({{.number = SYS_mmap,
-                      .args = {0x40000000, 4096, PROT_READ, MAP_PRIVATE | MAP_FIXED},
-                      .fd = fd}},
+      thread.RunOps({{.number = SYS_mmap, .args = {0x40000000, 4096, PROT_READ, MAP_PRIVATE | MAP_FIXED}, .fd = fd}},
                     [&](std::span<const int64_t> results) {
                       EXPECT_EQ(results[0], 0x40000000);
                       thread.Resume();

@@ -37,8 +37,7 @@ int64_t WatchClock() {
 bool Watcher::Watching() { return watching; }
 
 bool Watcher::Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now) {
-  if (stopping_.load(std::memory_order_relaxed) ||
-      (!always_ && now < credit.not_before.load(std::memory_order_relaxed))) {
+  if (stopping_.load(std::memory_order_relaxed) || (!always_ && now < credit.not_before.load(std::memory_order_relaxed))) {
     return false;
   }
   bool mine = !active_.exchange(true, std::memory_order_acquire);

@@ -47,8 +47,7 @@ Windows::Lease Windows::Allocate() {
       lease.index = next_++;
     }
   }
-  void* memory = mmap(nullptr, kWindowSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(),
-                      static_cast<off_t>(lease.index * kWindowSize));
+  void* memory = mmap(nullptr, kWindowSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), static_cast<off_t>(lease.index * kWindowSize));
   if (memory == MAP_FAILED) {
     absl::MutexLock lock(&mu_);
     unmapped_.push_back(lease.index);
@@ -67,8 +66,8 @@ void Windows::Clear(const Lease& lease) {
   memset(static_cast<void*>(lease.window), 0, 4096);
   memset(reinterpret_cast<char*>(lease.window) + kBox, 0, 4096);
   fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, base + 4096, kBox - 4096);
-  fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-            base + static_cast<off_t>(kBox) + 4096, static_cast<off_t>(kWindowSize - kBox) - 4096);
+  fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, base + static_cast<off_t>(kBox) + 4096,
+            static_cast<off_t>(kWindowSize - kBox) - 4096);
 }
 
 void Windows::Free(const Lease& lease) {
@@ -78,8 +77,7 @@ void Windows::Free(const Lease& lease) {
     free_.push_back(lease);
     return;
   }
-  fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-            static_cast<off_t>(lease.index * kWindowSize), kWindowSize);
+  fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(lease.index * kWindowSize), kWindowSize);
   munmap(lease.window, kWindowSize);
   unmapped_.push_back(lease.index);
 }

@@ -11,8 +11,7 @@
 namespace amber::platform {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
-    __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 constexpr size_t kStackBytes = 2 << 20;
 #else
 constexpr size_t kStackBytes = 256 << 10;

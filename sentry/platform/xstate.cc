@@ -47,8 +47,7 @@ bool XstateLayout::Probe() {
   if (sigaction(SIGURG, &action, &before) != 0) return false;
   raise(SIGURG);
   sigaction(SIGURG, &before, nullptr);
-  if (probed.magic1 != kMagic1 || probed.xstate_size < kXstateHeader + 64 ||
-      probed.extended_size != probed.xstate_size + 4) {
+  if (probed.magic1 != kMagic1 || probed.xstate_size < kXstateHeader + 64 || probed.extended_size != probed.xstate_size + 4) {
     return false;
   }
   size = probed.xstate_size;
@@ -60,8 +59,8 @@ bool XstateLayout::Probe() {
 bool XstateLayout::Loadable(std::span<const uint8_t> bytes) const {
   if (bytes.size() < kXstateHeader + 64 + 4) return false;
   Software software = At<Software>(bytes.data(), kXstateSoftware);
-  if (software.magic1 != kMagic1 || software.extended_size != bytes.size() ||
-      software.xstate_size != bytes.size() - 4 || software.xstate_size > size) {
+  if (software.magic1 != kMagic1 || software.extended_size != bytes.size() || software.xstate_size != bytes.size() - 4 ||
+      software.xstate_size > size) {
     return false;
   }
   if (At<uint32_t>(bytes.data(), software.xstate_size) != kMagic2) return false;

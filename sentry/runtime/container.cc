@@ -65,12 +65,9 @@ RefPtr<const Credentials> CredentialsOf(const ProcessSpec& spec) {
 
 uint32_t NodeMode(const DeviceSpec& device) {
   switch (device.type) {
-    case 'b':
-      return S_IFBLK | device.mode;
-    case 'p':
-      return S_IFIFO | device.mode;
-    default:
-      return S_IFCHR | device.mode;
+    case 'b': return S_IFBLK | device.mode;
+    case 'p': return S_IFIFO | device.mode;
+    default: return S_IFCHR | device.mode;
   }
 }
 
@@ -120,9 +117,7 @@ absl::Status Container::AddStdio(FdTable& files, ProcessFds fds) {
   auto add = [&](UniqueFd fd) {
     int number = index++;
     if (!fd.valid()) return true;
-    return files
-        .Replace(number, MakeRef<HostFile>(kernel_->host_poll(), std::move(fd), number), false, FdTable::kMaxFds)
-        .ok();
+    return files.Replace(number, MakeRef<HostFile>(kernel_->host_poll(), std::move(fd), number), false, FdTable::kMaxFds).ok();
   };
   for (UniqueFd& fd : fds.stdio) {
     if (!add(std::move(fd))) return absl::InternalError("cannot install a standard stream");

@@ -42,8 +42,8 @@ class Container final : public RefCounted<Container>, public state::Saveable {
 
   // Processes started from outside, by pid. An entry stays until the container goes, so that a late Wait() gets its answer.
   struct Started {
-    RefPtr<Task> task;        // null once it ended
-    bool running = false;     // its program was started
+    RefPtr<Task> task;     // null once it ended
+    bool running = false;  // its program was started
     std::optional<int> wait_status;
     std::vector<Runtime::WaitCallback> waiters;
   };

@@ -77,12 +77,12 @@ absl::Status GpuCheckpoint::LoadTargets(const checkpoint::proto::Manifest& manif
   GpuSupport* gpus = GpuSupport::Of(kernel_);
   if (gpus == nullptr) return absl::FailedPreconditionError("the image holds processes that use a GPU: restore it with --gpu");
   if (manifest.gpu_driver() != gpus->proxy().version()) {
-    return absl::FailedPreconditionError(absl::StrCat("the image was made with NVIDIA driver ", manifest.gpu_driver(), ", and this machine has ",
-                                                      gpus->proxy().version()));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the image was made with NVIDIA driver ", manifest.gpu_driver(), ", and this machine has ", gpus->proxy().version()));
   }
   if (static_cast<size_t>(manifest.gpu_memory_size()) > gpus->proxy().gpus().size()) {
-    return absl::FailedPreconditionError(absl::StrCat("the image needs ", manifest.gpu_memory_size(), " GPUs, and the sandbox has ",
-                                                      gpus->proxy().gpus().size()));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the image needs ", manifest.gpu_memory_size(), " GPUs, and the sandbox has ", gpus->proxy().gpus().size()));
   }
   for (const auto& memory : manifest.gpu_memory()) {
     if (!IsUuid(memory.uuid())) return absl::InvalidArgumentError("the image is damaged: a GPU has no uuid");
@@ -230,7 +230,8 @@ absl::Status GpuCheckpoint::VerifyDrained() {
     std::set<uint64_t> busy = gpus->proxy().BusyProcesses();
     auto left = std::ranges::find_if(targets_, [&](const Target& t) { return busy.contains(t.process); });
     if (left == targets_.end()) return absl::OkStatus();
-    if (absl::Now() > deadline) return absl::FailedPreconditionError(absl::StrCat("process ", left->pid, " still holds GPU objects after its checkpoint"));
+    if (absl::Now() > deadline)
+      return absl::FailedPreconditionError(absl::StrCat("process ", left->pid, " still holds GPU objects after its checkpoint"));
     absl::SleepFor(absl::Milliseconds(2));
   }
 }
@@ -271,7 +272,8 @@ absl::Status GpuCheckpoint::CheckFreeMemory() {
     int index = proxy.IndexOf(*gpu);
     uint64_t limit = proxy.ledger().limit();
     if (limit != 0 && needed > limit) {
-      return absl::FailedPreconditionError(absl::StrCat("the image needs ", needed >> 20, " MiB of GPU memory, and --gpu-memory is ", limit >> 20, " MiB"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("the image needs ", needed >> 20, " MiB of GPU memory, and --gpu-memory is ", limit >> 20, " MiB"));
     }
     ErrnoOr<uint64_t> free = proxy.FreeBytes(index);
     if (free.ok() && needed > *free) {

@@ -57,7 +57,7 @@ class GpuCheckpoint {
     uint64_t process = 0;  // nvproxy::Session::process
     int pid = 0;           // in its container
     bool locked = false, drained = false;
-    bool unsure = false;  // a verb was not answered: only the library knows how far it got
+    bool unsure = false;                              // a verb was not answered: only the library knows how far it got
     std::vector<std::pair<uint64_t, uint64_t>> away;  // mapped from devices when it was drained
   };
   absl::StatusOr<GpuHelper::Answer> Ask(Target& target, const char* verb, const std::string& rest, absl::Duration limit);

@@ -98,8 +98,8 @@ std::string KernelRuntime::StacksText() {
   for (const RefPtr<Task>& t : kernel_.LiveTasks()) {
     const SyscallState& call = t->syscall();
     const char* name = SyscallName(call.number);
-    absl::StrAppend(&out, "pid ", t->pid(), " tid ", t->tid(), " ", t->name(), " ", std::string(1, t->state_letter()), " ",
-                    t->Describe(), name != nullptr ? name : "", "\n");
+    absl::StrAppend(&out, "pid ", t->pid(), " tid ", t->tid(), " ", t->name(), " ", std::string(1, t->state_letter()), " ", t->Describe(),
+                    name != nullptr ? name : "", "\n");
   }
   return out;
 }

@@ -3,8 +3,8 @@
 #include <signal.h>
 
 #include "absl/strings/str_cat.h"
-#include "sentry/fs/devpts/tty.h"
 #include "sentry/base/check.h"
+#include "sentry/fs/devpts/tty.h"
 #include "sentry/fs/nvidia/gpu_support.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/kernel/strace.h"

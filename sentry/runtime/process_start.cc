@@ -30,14 +30,11 @@ absl::Status Explain(const std::string& program, Errno error) {
   std::string text = absl::StrCat("exec: \"", program, "\": ", strerrordesc_np(error.number()));
   switch (error.number()) {
     case ENOENT:
-    case ENOTDIR:
-      return absl::NotFoundError(text);
+    case ENOTDIR: return absl::NotFoundError(text);
     case EACCES:
     case ENOEXEC:
-    case EPERM:
-      return absl::PermissionDeniedError(text);
-    default:
-      return absl::FailedPreconditionError(text);
+    case EPERM: return absl::PermissionDeniedError(text);
+    default: return absl::FailedPreconditionError(text);
   }
 }
 

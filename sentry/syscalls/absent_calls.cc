@@ -36,7 +36,7 @@ ErrnoOr<uint64_t> UstatCall(Task& task, unsigned device, UserPtr<Ustat> out) {
     uint64_t dev = mount->fs().dev();
     uint64_t dev_major = (dev >> 8 & 0xfff) | (dev >> 32 & ~uint64_t{0xfff}), dev_minor = (dev & 0xff) | (dev >> 12 & ~uint64_t{0xff});
     if (dev_major != major || dev_minor != minor) continue;
-    struct statfs stats {};
+    struct statfs stats{};
     TRY(mount->fs().StatFs(&stats));
     Ustat result{};
     result.free_blocks = static_cast<int32_t>(stats.f_bfree);
@@ -64,10 +64,8 @@ ErrnoOr<uint64_t> Sysfs(Task& task, int option, uint64_t argument, uint64_t buff
       TRY(task.CopyOutBytes(buffer, name.c_str(), name.size() + 1));
       return 0;
     }
-    case 3:
-      return uint64_t{types.size()};
-    default:
-      return Errno(EINVAL);
+    case 3: return uint64_t{types.size()};
+    default: return Errno(EINVAL);
   }
 }
 
@@ -94,15 +92,14 @@ void RegisterAbsentCalls(SyscallTable& table) {
   table.Set(kLsmGetSelfAttr, Refused<&LsmAttr>(kNoAttributes));
   table.Set(kLsmSetSelfAttr, Refused<&LsmAttr>(kNoAttributes));
   table.Set(kMapShadowStack, Refused<&MapShadowStack>("EOPNOTSUPP: no shadow stacks"));
-  for (uint64_t number : {SYS__sysctl, SYS_create_module, SYS_get_kernel_syms, SYS_query_module, SYS_nfsservctl, SYS_getpmsg,
-                          SYS_putpmsg, SYS_afs_syscall, SYS_tuxcall, SYS_security, SYS_vserver, SYS_epoll_ctl_old,
-                          SYS_epoll_wait_old, SYS_lookup_dcookie, SYS_set_thread_area, SYS_get_thread_area}) {
+  for (uint64_t number :
+       {SYS__sysctl, SYS_create_module, SYS_get_kernel_syms, SYS_query_module, SYS_nfsservctl, SYS_getpmsg, SYS_putpmsg, SYS_afs_syscall, SYS_tuxcall,
+        SYS_security, SYS_vserver, SYS_epoll_ctl_old, SYS_epoll_wait_old, SYS_lookup_dcookie, SYS_set_thread_area, SYS_get_thread_area}) {
     table.Set(number, Refused<&NotConfigured>("ENOSYS, as every Linux of today on x86-64"));
   }
   // Key rings, landlock, fanotify, attributes of files by path.
-  for (uint64_t number : {uint64_t{SYS_add_key}, uint64_t{SYS_request_key}, uint64_t{SYS_keyctl}, uint64_t{444}, uint64_t{445},
-                          uint64_t{446}, uint64_t{SYS_fanotify_init},
-                          uint64_t{SYS_fanotify_mark}}) {
+  for (uint64_t number : {uint64_t{SYS_add_key}, uint64_t{SYS_request_key}, uint64_t{SYS_keyctl}, uint64_t{444}, uint64_t{445}, uint64_t{446},
+                          uint64_t{SYS_fanotify_init}, uint64_t{SYS_fanotify_mark}}) {
     table.Set(number, Refused<&NotConfigured>("ENOSYS, as on a kernel built without it; not there yet"));
   }
   for (uint64_t number : {uint64_t{468}, uint64_t{469}}) {

@@ -119,8 +119,7 @@ ErrnoOr<int64_t> Execute(Task& task, File& file, const iocb& cb) {
       auto done = file.Fsync(task, cb.aio_lio_opcode == IOCB_CMD_FDSYNC);
       return done.ok() ? int64_t{0} : -static_cast<int64_t>(done.error().number());
     }
-    default:
-      return Errno(EINVAL);
+    default: return Errno(EINVAL);
   }
 }
 
@@ -164,8 +163,7 @@ ErrnoOr<uint64_t> IoSubmit(Task& task, uint64_t id, int64_t count, UserPtr<uint6
   return done;
 }
 
-ErrnoOr<uint64_t> Collect(Task& task, uint64_t id, int64_t min, int64_t max, UserPtr<AioContext::Event> out, int64_t deadline,
-                          bool zero_wait) {
+ErrnoOr<uint64_t> Collect(Task& task, uint64_t id, int64_t min, int64_t max, UserPtr<AioContext::Event> out, int64_t deadline, bool zero_wait) {
   if (min > max || min < 0 || max < 0) return Errno(EINVAL);
   AioContext* context = TRY(Find(task, id));
   bool over = zero_wait || task.syscall().timed_out;
@@ -179,8 +177,7 @@ ErrnoOr<uint64_t> Collect(Task& task, uint64_t id, int64_t min, int64_t max, Use
   return n;
 }
 
-ErrnoOr<uint64_t> IoGetevents(Task& task, uint64_t id, int64_t min, int64_t max, UserPtr<AioContext::Event> out,
-                              UserPtr<const timespec> timeout) {
+ErrnoOr<uint64_t> IoGetevents(Task& task, uint64_t id, int64_t min, int64_t max, UserPtr<AioContext::Event> out, UserPtr<const timespec> timeout) {
   int64_t duration = kNever;
   if (timeout) duration = TRY(CopyInDuration(task, timeout));
   return Collect(task, id, min, max, out, DeadlineAfter(task, duration), duration == 0);
@@ -191,8 +188,8 @@ struct SigsetArgument {
   uint64_t size;
 };
 
-ErrnoOr<uint64_t> IoPgetevents(Task& task, uint64_t id, int64_t min, int64_t max, UserPtr<AioContext::Event> out,
-                               UserPtr<const timespec> timeout, UserPtr<const SigsetArgument> set) {
+ErrnoOr<uint64_t> IoPgetevents(Task& task, uint64_t id, int64_t min, int64_t max, UserPtr<AioContext::Event> out, UserPtr<const timespec> timeout,
+                               UserPtr<const SigsetArgument> set) {
   if (set) {
     SigsetArgument s = TRY(task.CopyIn(set));
     TRY(SwapMask(task, UserPtr<const SignalSet>(s.mask), s.size));

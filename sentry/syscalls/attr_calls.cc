@@ -32,13 +32,9 @@ ErrnoOr<uint64_t> FChmodAt2(Task& task, int dirfd, UserPtr<const char> path, uin
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> FChmodAt(Task& task, int dirfd, UserPtr<const char> path, uint32_t mode) {
-  return FChmodAt2(task, dirfd, path, mode, 0);
-}
+ErrnoOr<uint64_t> FChmodAt(Task& task, int dirfd, UserPtr<const char> path, uint32_t mode) { return FChmodAt2(task, dirfd, path, mode, 0); }
 
-ErrnoOr<uint64_t> Chmod(Task& task, UserPtr<const char> path, uint32_t mode) {
-  return FChmodAt2(task, AT_FDCWD, path, mode, 0);
-}
+ErrnoOr<uint64_t> Chmod(Task& task, UserPtr<const char> path, uint32_t mode) { return FChmodAt2(task, AT_FDCWD, path, mode, 0); }
 
 ErrnoOr<uint64_t> FChmod(Task& task, int fd, uint32_t mode) {
   RefPtr<File> file = TRY(task.files().Get(fd));
@@ -65,9 +61,7 @@ ErrnoOr<uint64_t> FChownAt(Task& task, int dirfd, UserPtr<const char> path, uint
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> Chown(Task& task, UserPtr<const char> path, uint32_t uid, uint32_t gid) {
-  return FChownAt(task, AT_FDCWD, path, uid, gid, 0);
-}
+ErrnoOr<uint64_t> Chown(Task& task, UserPtr<const char> path, uint32_t uid, uint32_t gid) { return FChownAt(task, AT_FDCWD, path, uid, gid, 0); }
 
 ErrnoOr<uint64_t> LChown(Task& task, UserPtr<const char> path, uint32_t uid, uint32_t gid) {
   return FChownAt(task, AT_FDCWD, path, uid, gid, AT_SYMLINK_NOFOLLOW);
@@ -129,9 +123,7 @@ ErrnoOr<uint64_t> FUtimesAt(Task& task, int dirfd, UserPtr<const char> path, Use
   return SetTimes(task, dirfd, path, times, 0);
 }
 
-ErrnoOr<uint64_t> UTimes(Task& task, UserPtr<const char> path, UserPtr<const timeval> p) {
-  return FUtimesAt(task, AT_FDCWD, path, p);
-}
+ErrnoOr<uint64_t> UTimes(Task& task, UserPtr<const char> path, UserPtr<const timeval> p) { return FUtimesAt(task, AT_FDCWD, path, p); }
 
 ErrnoOr<uint64_t> UTime(Task& task, UserPtr<const char> path, UserPtr<const utimbuf> p) {
   if (p.is_null()) return SetTimes(task, AT_FDCWD, path, nullptr, 0);

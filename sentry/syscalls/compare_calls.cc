@@ -46,25 +46,17 @@ ErrnoOr<uint64_t> Kcmp(Task& task, int pid1, int pid2, int type, uint64_t index1
   if (!MayInspect(task, *a) || !MayInspect(task, *b)) return Errno(EPERM);
   bool gone = a->exiting() || b->exiting();
   switch (type) {
-    case KCMP_FILE:
-      return Order(TRY(FileOf(*a, index1)), TRY(FileOf(*b, index2)));
-    case KCMP_VM:
-      return Order(a->has_mm() ? &a->mm() : nullptr, b->has_mm() ? &b->mm() : nullptr);
-    case KCMP_FILES:
-      return gone ? uint64_t{0} : Order(&a->files(), &b->files());
-    case KCMP_FS:
-      return gone ? uint64_t{0} : Order(&a->fs(), &b->fs());
-    case KCMP_SIGHAND:
-      return Order(&a->group().handlers(), &b->group().handlers());
+    case KCMP_FILE: return Order(TRY(FileOf(*a, index1)), TRY(FileOf(*b, index2)));
+    case KCMP_VM: return Order(a->has_mm() ? &a->mm() : nullptr, b->has_mm() ? &b->mm() : nullptr);
+    case KCMP_FILES: return gone ? uint64_t{0} : Order(&a->files(), &b->files());
+    case KCMP_FS: return gone ? uint64_t{0} : Order(&a->fs(), &b->fs());
+    case KCMP_SIGHAND: return Order(&a->group().handlers(), &b->group().handlers());
     case KCMP_IO:
       // Contexts are made by setting a priority and are each task's own.
       return Order(a->extras().ioprio != 0 ? a : nullptr, b->extras().ioprio != 0 ? b : nullptr);
-    case KCMP_SYSVSEM:
-      return Order(a->extras().sem_undo.get(), b->extras().sem_undo.get());
-    case KCMP_EPOLL_TFD:
-      return CompareEpollTarget(task, *a, index1, *b, index2);
-    default:
-      return Errno(EINVAL);
+    case KCMP_SYSVSEM: return Order(a->extras().sem_undo.get(), b->extras().sem_undo.get());
+    case KCMP_EPOLL_TFD: return CompareEpollTarget(task, *a, index1, *b, index2);
+    default: return Errno(EINVAL);
   }
 }
 

@@ -96,8 +96,7 @@ ErrnoOr<void> CheckCopy(Task& task, File& in, File& out) {
   return Ok();
 }
 
-ErrnoOr<uint64_t> CopyFileRange(Task& task, int in_fd, UserPtr<int64_t> in_p, int out_fd, UserPtr<int64_t> out_p,
-                                uint64_t count, uint32_t flags) {
+ErrnoOr<uint64_t> CopyFileRange(Task& task, int in_fd, UserPtr<int64_t> in_p, int out_fd, UserPtr<int64_t> out_p, uint64_t count, uint32_t flags) {
   if (flags != 0) return Errno(EINVAL);
   RefPtr<File> in = TRY(ReadableFile(task, in_fd));
   RefPtr<File> out = TRY(WritableFile(task, out_fd));

@@ -174,8 +174,7 @@ ErrnoOr<uint64_t> Setfsuid(Task& task, uint32_t id) {
   auto next = MakeRef<Credentials>(old);
   next->fsuid = id;
   // The file system capabilities follow it: chown, dac_override, dac_read_search, fowner, fsetid, linux_immutable, mknod, mac_override.
-  constexpr uint64_t kFsCaps = 0x1f | uint64_t{1} << CAP_LINUX_IMMUTABLE | uint64_t{1} << CAP_MKNOD |
-                               uint64_t{1} << CAP_MAC_OVERRIDE;
+  constexpr uint64_t kFsCaps = 0x1f | uint64_t{1} << CAP_LINUX_IMMUTABLE | uint64_t{1} << CAP_MKNOD | uint64_t{1} << CAP_MAC_OVERRIDE;
   if ((next->securebits & SECBIT_NO_SETUID_FIXUP) == 0) {
     uid_t root = old.root_uid();
     if (before == root && id != root) next->effective &= ~kFsCaps;
@@ -257,13 +256,10 @@ struct CapData {
 // The number of CapData words of a version; 0 if unknown.
 int WordsOf(uint32_t version) {
   switch (version) {
-    case _LINUX_CAPABILITY_VERSION_1:
-      return 1;
+    case _LINUX_CAPABILITY_VERSION_1: return 1;
     case _LINUX_CAPABILITY_VERSION_2:
-    case _LINUX_CAPABILITY_VERSION_3:
-      return 2;
-    default:
-      return 0;
+    case _LINUX_CAPABILITY_VERSION_3: return 2;
+    default: return 0;
   }
 }
 

@@ -85,9 +85,7 @@ size_t PutDirent64(std::span<uint8_t> room, const std::string& name, uint64_t in
   return n;
 }
 
-ErrnoOr<uint64_t> GetDents64(Task& task, int fd, UserPtr<void> out, uint32_t size) {
-  return Dents(task, fd, out.address(), size, PutDirent64);
-}
+ErrnoOr<uint64_t> GetDents64(Task& task, int fd, UserPtr<void> out, uint32_t size) { return Dents(task, fd, out.address(), size, PutDirent64); }
 
 // struct linux_dirent: the type is in the record's last byte.
 size_t PutDirent(std::span<uint8_t> room, const std::string& name, uint64_t ino, uint8_t type, int64_t next) {
@@ -104,9 +102,7 @@ size_t PutDirent(std::span<uint8_t> room, const std::string& name, uint64_t ino,
   return n;
 }
 
-ErrnoOr<uint64_t> GetDents(Task& task, int fd, UserPtr<void> out, uint32_t size) {
-  return Dents(task, fd, out.address(), size, PutDirent);
-}
+ErrnoOr<uint64_t> GetDents(Task& task, int fd, UserPtr<void> out, uint32_t size) { return Dents(task, fd, out.address(), size, PutDirent); }
 
 ErrnoOr<uint64_t> SyncFile(Task& task, int fd, bool data_only) {
   RefPtr<File> file = TRY(task.files().Get(fd));

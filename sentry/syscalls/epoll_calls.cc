@@ -35,17 +35,10 @@ ErrnoOr<uint64_t> EpollCtl(Task& task, int epfd, int op, int fd, UserPtr<const e
   auto* epoll = dynamic_cast<Epoll*>(epoll_file.get());
   if (epoll == nullptr || epoll_file == target) return Errno(EINVAL);
   switch (op) {
-    case EPOLL_CTL_ADD:
-      TRY(epoll->Add(task, fd, *target, event));
-      return uint64_t{0};
-    case EPOLL_CTL_MOD:
-      TRY(epoll->Modify(task, fd, *target, event));
-      return uint64_t{0};
-    case EPOLL_CTL_DEL:
-      TRY(epoll->Remove(fd, *target));
-      return uint64_t{0};
-    default:
-      return Errno(EINVAL);
+    case EPOLL_CTL_ADD: TRY(epoll->Add(task, fd, *target, event)); return uint64_t{0};
+    case EPOLL_CTL_MOD: TRY(epoll->Modify(task, fd, *target, event)); return uint64_t{0};
+    case EPOLL_CTL_DEL: TRY(epoll->Remove(fd, *target)); return uint64_t{0};
+    default: return Errno(EINVAL);
   }
 }
 
@@ -71,14 +64,13 @@ ErrnoOr<uint64_t> EpollWait(Task& task, int epfd, UserPtr<epoll_event> out, int 
   return Wait(task, epfd, out, max, MillisecondsToNs(timeout));
 }
 
-ErrnoOr<uint64_t> EpollPwait(Task& task, int epfd, UserPtr<epoll_event> out, int max, int timeout,
-                             UserPtr<const SignalSet> mask, uint64_t size) {
+ErrnoOr<uint64_t> EpollPwait(Task& task, int epfd, UserPtr<epoll_event> out, int max, int timeout, UserPtr<const SignalSet> mask, uint64_t size) {
   TRY(SwapMask(task, mask, size));
   return Wait(task, epfd, out, max, MillisecondsToNs(timeout));
 }
 
-ErrnoOr<uint64_t> EpollPwait2(Task& task, int epfd, UserPtr<epoll_event> out, int max, UserPtr<const timespec> timeout,
-                              UserPtr<const SignalSet> mask, uint64_t size) {
+ErrnoOr<uint64_t> EpollPwait2(Task& task, int epfd, UserPtr<epoll_event> out, int max, UserPtr<const timespec> timeout, UserPtr<const SignalSet> mask,
+                              uint64_t size) {
   int64_t ns = TRY(CopyInTimeout(task, timeout));
   TRY(SwapMask(task, mask, size));
   return Wait(task, epfd, out, max, ns);

@@ -67,14 +67,12 @@ ErrnoOr<uint64_t> TimerFdCreate(Task& task, int clock, int flags) {
   switch (clock) {
     case CLOCK_MONOTONIC:
     case CLOCK_REALTIME:
-    case CLOCK_BOOTTIME:
-      break;
+    case CLOCK_BOOTTIME: break;
     case CLOCK_REALTIME_ALARM:
     case CLOCK_BOOTTIME_ALARM:
       if (!task.Has(kCapWakeAlarm)) return Errno(EPERM);
       break;
-    default:
-      return Errno(EINVAL);
+    default: return Errno(EINVAL);
   }
   return Install(task, MakeRef<TimerFd>(task.kernel(), clock, flags & TFD_NONBLOCK), (flags & TFD_CLOEXEC) != 0);
 }
@@ -128,9 +126,7 @@ ErrnoOr<uint64_t> SignalFd4(Task& task, int fd, UserPtr<const SignalSet> mask, u
   return static_cast<uint64_t>(fd);
 }
 
-ErrnoOr<uint64_t> SignalFdCall(Task& task, int fd, UserPtr<const SignalSet> mask, uint64_t size) {
-  return SignalFd4(task, fd, mask, size, 0);
-}
+ErrnoOr<uint64_t> SignalFdCall(Task& task, int fd, UserPtr<const SignalSet> mask, uint64_t size) { return SignalFd4(task, fd, mask, size, 0); }
 
 }  // namespace
 

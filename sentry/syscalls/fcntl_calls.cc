@@ -139,8 +139,7 @@ ErrnoOr<uint64_t> SetLock(Task& task, File& file, UserPtr<const struct flock> p,
     case F_WRLCK:
       if (!file.writable()) return Errno(EBADF);
       break;
-    default:
-      return Errno(EINVAL);
+    default: return Errno(EINVAL);
   }
   LockWaits().erase(lock.owner);
   auto r = inode->locks().Take(lock);
@@ -213,25 +212,17 @@ ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
     case F_DUPFD:
     case F_DUPFD_CLOEXEC:
       if (argument >= task.limit(RLIMIT_NOFILE) || argument >= FdTable::kMaxFds) return Errno(EINVAL);
-      return uint64_t(TRY(task.files().Allocate(std::move(file), command == F_DUPFD_CLOEXEC, task.limit(RLIMIT_NOFILE),
-                                                static_cast<int>(argument))));
-    case F_GETFD:
-      return uint64_t{TRY(task.files().close_on_exec(fd)) ? 1u : 0u};
-    case F_SETFD:
-      TRY(task.files().set_close_on_exec(fd, (argument & FD_CLOEXEC) != 0));
-      return uint64_t{0};
-    case F_GETFL:
-      return static_cast<uint64_t>(file->flags());
-    default:
-      break;
+      return uint64_t(TRY(task.files().Allocate(std::move(file), command == F_DUPFD_CLOEXEC, task.limit(RLIMIT_NOFILE), static_cast<int>(argument))));
+    case F_GETFD: return uint64_t{TRY(task.files().close_on_exec(fd)) ? 1u : 0u};
+    case F_SETFD: TRY(task.files().set_close_on_exec(fd, (argument & FD_CLOEXEC) != 0)); return uint64_t{0};
+    case F_GETFL: return static_cast<uint64_t>(file->flags());
+    default: break;
   }
   if (path_only) return Errno(EBADF);
   switch (command) {
-    case F_SETFL:
-      return SetStatusFlags(task, *file, fd, static_cast<int>(argument));
+    case F_SETFL: return SetStatusFlags(task, *file, fd, static_cast<int>(argument));
     case F_GETLK:
-    case F_OFD_GETLK:
-      return GetLock(task, *file, UserPtr<struct flock>(argument), command == F_OFD_GETLK);
+    case F_OFD_GETLK: return GetLock(task, *file, UserPtr<struct flock>(argument), command == F_OFD_GETLK);
     case F_SETLK:
     case F_SETLKW:
     case F_OFD_SETLK:
@@ -244,12 +235,9 @@ ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
     case F_GETOWN_EX:
     case kOwnerUids:
     case F_SETSIG:
-    case F_GETSIG:
-      return OwnerCommand(task, *file, command, argument);
-    case F_GETLEASE:
-      return uint64_t{F_UNLCK};
-    default:
-      return file->Fcntl(task, command, argument);
+    case F_GETSIG: return OwnerCommand(task, *file, command, argument);
+    case F_GETLEASE: return uint64_t{F_UNLCK};
+    default: return file->Fcntl(task, command, argument);
   }
 }
 
@@ -277,17 +265,14 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
   RefPtr<File> file = TRY(task.files().Get(fd));
   switch (command) {
     case FIOCLEX:
-    case FIONCLEX:
-      TRY(task.files().set_close_on_exec(fd, command == FIOCLEX));
-      return uint64_t{0};
+    case FIONCLEX: TRY(task.files().set_close_on_exec(fd, command == FIOCLEX)); return uint64_t{0};
     case FIONBIO:
     case FIOASYNC: {
       int on = TRY(task.CopyIn(UserPtr<const int>(argument)));
       int flag = command == FIONBIO ? O_NONBLOCK : O_ASYNC;
       return SetStatusFlags(task, *file, fd, on != 0 ? file->flags() | flag : file->flags() & ~flag);
     }
-    default:
-      return file->Ioctl(task, command, argument);
+    default: return file->Ioctl(task, command, argument);
   }
 }
 

@@ -21,8 +21,7 @@ namespace {
 
 constexpr uint64_t kRobustListHeadSize = 24;
 
-ErrnoOr<uint64_t> TimedWait(Task& task, uint64_t address, int op, uint32_t value, UserPtr<const timespec> timeout,
-                            uint32_t bitset) {
+ErrnoOr<uint64_t> TimedWait(Task& task, uint64_t address, int op, uint32_t value, UserPtr<const timespec> timeout, uint32_t bitset) {
   int command = op & FUTEX_CMD_MASK;
   if (command == FUTEX_WAIT) bitset = FUTEX_BITSET_MATCH_ANY;
   if (bitset == 0) return Errno(EINVAL);
@@ -55,8 +54,8 @@ ErrnoOr<int64_t> PiDeadline(Task& task, UserPtr<const timespec> timeout, clockid
 }
 
 // FUTEX_LOCK_PI and its kin. FUTEX_LOCK_PI alone always takes times of CLOCK_REALTIME.
-ErrnoOr<uint64_t> PriorityInheritance(Task& task, uint64_t address, int op, unsigned value, UserPtr<const timespec> timeout,
-                                      uint64_t address2, unsigned value3) {
+ErrnoOr<uint64_t> PriorityInheritance(Task& task, uint64_t address, int op, unsigned value, UserPtr<const timespec> timeout, uint64_t address2,
+                                      unsigned value3) {
   PiFutexes& locks = task.kernel().lifecycle().pi_futexes();
   bool shared = (op & FUTEX_PRIVATE_FLAG) == 0;
   int command = op & FUTEX_CMD_MASK;
@@ -66,24 +65,18 @@ ErrnoOr<uint64_t> PriorityInheritance(Task& task, uint64_t address, int op, unsi
   clockid_t clock = realtime || command == FUTEX_LOCK_PI ? CLOCK_REALTIME : CLOCK_MONOTONIC;
   switch (command) {
     case FUTEX_LOCK_PI:
-    case FUTEX_LOCK_PI2:
-      return locks.Lock(task, address, shared, TRY(PiDeadline(task, timeout, clock)), false);
-    case FUTEX_TRYLOCK_PI:
-      return locks.Lock(task, address, shared, kNever, true);
-    case FUTEX_UNLOCK_PI:
-      return locks.Unlock(task, address, shared);
-    case FUTEX_WAIT_REQUEUE_PI:
-      return locks.WaitRequeue(task, address, shared, value, TRY(PiDeadline(task, timeout, clock)), address2);
+    case FUTEX_LOCK_PI2: return locks.Lock(task, address, shared, TRY(PiDeadline(task, timeout, clock)), false);
+    case FUTEX_TRYLOCK_PI: return locks.Lock(task, address, shared, kNever, true);
+    case FUTEX_UNLOCK_PI: return locks.Unlock(task, address, shared);
+    case FUTEX_WAIT_REQUEUE_PI: return locks.WaitRequeue(task, address, shared, value, TRY(PiDeadline(task, timeout, clock)), address2);
     case FUTEX_CMP_REQUEUE_PI:
       // The fourth argument is a number here.
       return locks.Requeue(task, address, shared, static_cast<int>(value), static_cast<int>(timeout.address()), address2, value3);
-    default:
-      return Errno(ENOSYS);
+    default: return Errno(ENOSYS);
   }
 }
 
-ErrnoOr<uint64_t> Futex(Task& task, uint64_t address, int op, unsigned value, UserPtr<const timespec> timeout,
-                        uint64_t address2, unsigned value3) {
+ErrnoOr<uint64_t> Futex(Task& task, uint64_t address, int op, unsigned value, UserPtr<const timespec> timeout, uint64_t address2, unsigned value3) {
   switch (op & FUTEX_CMD_MASK) {
     case FUTEX_WAIT:
     case FUTEX_WAIT_BITSET:
@@ -94,10 +87,8 @@ ErrnoOr<uint64_t> Futex(Task& task, uint64_t address, int op, unsigned value, Us
     case FUTEX_WAKE_BITSET:
     case FUTEX_REQUEUE:
     case FUTEX_CMP_REQUEUE:
-    case FUTEX_WAKE_OP:
-      return RunUnlocked(task);
-    default:
-      return PriorityInheritance(task, address, op, value, timeout, address2, value3);
+    case FUTEX_WAKE_OP: return RunUnlocked(task);
+    default: return PriorityInheritance(task, address, op, value, timeout, address2, value3);
   }
 }
 

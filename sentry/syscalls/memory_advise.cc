@@ -43,33 +43,29 @@ FlagChange ChangeOf(int advice) {
 // 0, or what Linux says to `advice` on this mapping (madvise_vma_behavior of mm/madvise.c).
 int Refusal(const Vma& vma, int advice) {
   // can_madv_modify() of mm/mseal.c: sealed memory that one may not write must not be emptied either.
-  bool discards = advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE || advice == MADV_DONTFORK ||
-                  advice == MADV_WIPEONFORK;
+  bool discards = advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE || advice == MADV_DONTFORK || advice == MADV_WIPEONFORK;
   if (discards && vma.sealed() && !vma.file && (vma.prot & PROT_WRITE) == 0) return EPERM;
   switch (advice) {
     case MADV_DONTNEED:
     case MADV_COLD:
-    case MADV_PAGEOUT:
-      return vma.locked() ? EINVAL : 0;
-    case MADV_FREE:
-      return vma.file || vma.shared || vma.locked() ? EINVAL : 0;
+    case MADV_PAGEOUT: return vma.locked() ? EINVAL : 0;
+    case MADV_FREE: return vma.file || vma.shared || vma.locked() ? EINVAL : 0;
     case MADV_WIPEONFORK:
       // TODO(compat): restored memory would have to be copied out of the image first.
       return vma.file || vma.shared || vma.image ? EINVAL : 0;
     case MADV_REMOVE:
       if (vma.locked() || !vma.file) return EINVAL;
       return vma.shared && (vma.prot & PROT_WRITE) != 0 ? 0 : EACCES;
-    default:
-      return 0;
+    default: return 0;
   }
 }
 
 bool IsKnown(int advice) {
   // Not here: MADV_MERGEABLE (pages merged across sandboxes leak what they hold; EINVAL is what Linux without KSM says) and
   // MADV_GUARD_* (callers fall back to mprotect).
-  for (int known : {MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE, MADV_DONTFORK,
-                    MADV_DOFORK, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK, MADV_KEEPONFORK,
-                    MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE}) {
+  for (int known : {MADV_NORMAL,     MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED,      MADV_DONTNEED,       MADV_FREE,    MADV_REMOVE,
+                    MADV_DONTFORK,   MADV_DOFORK, MADV_HUGEPAGE,   MADV_NOHUGEPAGE,    MADV_DONTDUMP,       MADV_DODUMP,  MADV_WIPEONFORK,
+                    MADV_KEEPONFORK, MADV_COLD,   MADV_PAGEOUT,    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE}) {
     if (advice == known) return true;
   }
   return false;

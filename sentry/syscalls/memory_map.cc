@@ -24,9 +24,8 @@ using platform::StubOp;
 
 constexpr int kProtBits = PROT_READ | PROT_WRITE | PROT_EXEC;
 // What MAP_SHARED_VALIDATE accepts (include/linux/mman.h: LEGACY_MAP_MASK); MAP_SYNC needs a DAX file.
-constexpr int kLegacyFlags = MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_DENYWRITE | MAP_EXECUTABLE | MAP_GROWSDOWN |
-                             MAP_LOCKED | MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK | MAP_STACK | MAP_HUGETLB | MAP_32BIT |
-                             (MAP_HUGE_MASK << MAP_HUGE_SHIFT);
+constexpr int kLegacyFlags = MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_DENYWRITE | MAP_EXECUTABLE | MAP_GROWSDOWN | MAP_LOCKED |
+                             MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK | MAP_STACK | MAP_HUGETLB | MAP_32BIT | (MAP_HUGE_MASK << MAP_HUGE_SHIFT);
 
 // The mapping that the flags, protection and file ask for, without its place.
 ErrnoOr<Vma> Describe(int prot, int flags, RefPtr<File> file, uint64_t offset) {
@@ -43,10 +42,8 @@ ErrnoOr<Vma> Describe(int prot, int flags, RefPtr<File> file, uint64_t offset) {
         if ((prot & PROT_WRITE) != 0 && !file->writable()) return Errno(EACCES);
         if (!file->writable()) vma.max_prot &= ~PROT_WRITE;
         break;
-      case MAP_PRIVATE:
-        break;
-      default:
-        return Errno(EINVAL);
+      case MAP_PRIVATE: break;
+      default: return Errno(EINVAL);
     }
     if (!file->readable()) return Errno(EACCES);
     if ((flags & MAP_GROWSDOWN) != 0) return Errno(EINVAL);

@@ -22,8 +22,7 @@ ErrnoOr<uint64_t> Munmap(Task& task, uint64_t address, uint64_t length);
 ErrnoOr<uint64_t> Mprotect(Task& task, uint64_t address, uint64_t length, uint64_t prot);
 ErrnoOr<uint64_t> Brk(Task& task, uint64_t address);
 // memory_remap.cc
-ErrnoOr<uint64_t> Mremap(Task& task, uint64_t old_address, uint64_t old_length, uint64_t new_length, uint64_t flags,
-                         uint64_t new_address);
+ErrnoOr<uint64_t> Mremap(Task& task, uint64_t old_address, uint64_t old_length, uint64_t new_length, uint64_t flags, uint64_t new_address);
 // memory_advise.cc
 ErrnoOr<uint64_t> Madvise(Task& task, uint64_t address, uint64_t length, int advice);
 ErrnoOr<uint64_t> Mincore(Task& task, uint64_t address, uint64_t length, UserPtr<uint8_t> out);
@@ -36,7 +35,7 @@ ErrnoOr<uint64_t> Munlockall(Task& task);
 // memory_process_vm.cc
 ErrnoOr<uint64_t> ProcessVmReadv(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count, UserPtr<const iovec> remote,
                                  uint64_t remote_count, uint64_t flags);
-ErrnoOr<uint64_t> ProcessVmWritev(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count,
-                                  UserPtr<const iovec> remote, uint64_t remote_count, uint64_t flags);
+ErrnoOr<uint64_t> ProcessVmWritev(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count, UserPtr<const iovec> remote,
+                                  uint64_t remote_count, uint64_t flags);
 
 }  // namespace amber

@@ -78,8 +78,8 @@ ErrnoOr<uint64_t> SetMempolicy(Task& task, int mode, UserPtr<const uint64_t> nod
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> Mbind(Task& task, uint64_t start, uint64_t length, uint64_t mode, UserPtr<const uint64_t> nodes,
-                        uint64_t max_node, unsigned flags) {
+ErrnoOr<uint64_t> Mbind(Task& task, uint64_t start, uint64_t length, uint64_t mode, UserPtr<const uint64_t> nodes, uint64_t max_node,
+                        unsigned flags) {
   if ((flags & ~unsigned{MPOL_MF_STRICT | MPOL_MF_MOVE | MPOL_MF_MOVE_ALL}) != 0) return Errno(EINVAL);
   if (start % kPageSize != 0) return Errno(EINVAL);
   uint64_t end = start + PageUp(length);
@@ -89,8 +89,7 @@ ErrnoOr<uint64_t> Mbind(Task& task, uint64_t start, uint64_t length, uint64_t mo
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> GetMempolicy(Task& task, UserPtr<int> mode, UserPtr<uint64_t> nodes, uint64_t max_node, uint64_t address,
-                               uint64_t flags) {
+ErrnoOr<uint64_t> GetMempolicy(Task& task, UserPtr<int> mode, UserPtr<uint64_t> nodes, uint64_t max_node, uint64_t address, uint64_t flags) {
   if ((flags & ~uint64_t{MPOL_F_NODE | MPOL_F_ADDR | MPOL_F_MEMS_ALLOWED}) != 0) return Errno(EINVAL);
   bool allowed = (flags & MPOL_F_MEMS_ALLOWED) != 0;
   if (allowed && (flags & (MPOL_F_NODE | MPOL_F_ADDR)) != 0) return Errno(EINVAL);
@@ -117,10 +116,9 @@ ErrnoOr<uint64_t> Membarrier(Task& task, int command, unsigned flags, int cpu) {
   if (flags != 0 && (flags != 1 || command != kPrivateRseq)) return Errno(EINVAL);
   switch (command) {
     case kQuery:
-      return uint64_t{kGlobal | kGlobalExpedited | kRegisterGlobal | kPrivate | kRegisterPrivate | kSyncCore | kRegisterSyncCore |
-                      kPrivateRseq | kRegisterPrivateRseq | kGetRegistrations};
-    case kGetRegistrations:
-      return uint64_t{task.mm().membarrier()};
+      return uint64_t{kGlobal | kGlobalExpedited | kRegisterGlobal | kPrivate | kRegisterPrivate | kSyncCore | kRegisterSyncCore | kPrivateRseq |
+                      kRegisterPrivateRseq | kGetRegistrations};
+    case kGetRegistrations: return uint64_t{task.mm().membarrier()};
     case kRegisterPrivate:
     case kRegisterGlobal:
     case kRegisterSyncCore:
@@ -132,10 +130,8 @@ ErrnoOr<uint64_t> Membarrier(Task& task, int command, unsigned flags, int cpu) {
     case kGlobalExpedited:
     case kPrivate:
     case kSyncCore:
-    case kPrivateRseq:
-      return RunUnlocked(task);
-    default:
-      return Errno(EINVAL);
+    case kPrivateRseq: return RunUnlocked(task);
+    default: return Errno(EINVAL);
   }
 }
 
@@ -219,8 +215,7 @@ void RegisterMemoryCalls(SyscallTable& table) {
   table.Set(SYS_process_mrelease, Full<&ProcessMrelease>());
   table.Set(SYS_process_madvise, Partial<&ProcessMadvise>("hints, checked and not passed on"));
   constexpr const char* kNotConfigured = "ENOSYS, as on a kernel built without it";
-  for (uint64_t number : {SYS_remap_file_pages, SYS_migrate_pages, SYS_move_pages,
-                          SYS_set_mempolicy_home_node}) {
+  for (uint64_t number : {SYS_remap_file_pages, SYS_migrate_pages, SYS_move_pages, SYS_set_mempolicy_home_node}) {
     table.Set(number, Refused<&NotImplemented>(kNotConfigured));
   }
 }

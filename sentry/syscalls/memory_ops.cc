@@ -16,8 +16,8 @@ MemoryLimits MemoryLimitsOf(const Task& task) {
   return {task.limit(RLIMIT_AS), task.limit(RLIMIT_DATA), task.limit(RLIMIT_MEMLOCK), task.Has(CAP_IPC_LOCK)};
 }
 
-ErrnoOr<uint64_t> RunMemoryOps(Task& task, MmLock& lock, std::vector<platform::StubOp> ops,
-                               std::function<int64_t(std::span<const int64_t>)> finish, std::function<int64_t(int64_t)> failed) {
+ErrnoOr<uint64_t> RunMemoryOps(Task& task, MmLock& lock, std::vector<platform::StubOp> ops, std::function<int64_t(std::span<const int64_t>)> finish,
+                               std::function<int64_t(int64_t)> failed) {
   if (ops.empty()) {
     int64_t result = finish({});
     if (result < 0) return Errno(static_cast<int>(-result));
@@ -57,9 +57,7 @@ ErrnoOr<uint64_t> RunUnlocked(Task& task) {
     return kNoAnswer;
   }
   Task* self = &task;
-  task.StopForOps({OwnCall(task)}, [self](std::span<const int64_t> results) {
-    self->FinishSyscall(results.empty() ? -EFAULT : results.back());
-  });
+  task.StopForOps({OwnCall(task)}, [self](std::span<const int64_t> results) { self->FinishSyscall(results.empty() ? -EFAULT : results.back()); });
   return kNoAnswer;
 }
 

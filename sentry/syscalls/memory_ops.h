@@ -38,8 +38,7 @@ MemoryLimits MemoryLimitsOf(const Task& task);
 // Has the task's thread run `ops`, then calls `finish` with their results, all with the lock held; `finish` returns the
 // call's result (a value, or -errno). If an operation failed, and so ended the run, `failed` is called with -errno instead; without it
 // that is the result. Without operations `finish` is called at once. The handler returns what this returns.
-ErrnoOr<uint64_t> RunMemoryOps(Task& task, MmLock& lock, std::vector<platform::StubOp> ops,
-                               std::function<int64_t(std::span<const int64_t>)> finish,
+ErrnoOr<uint64_t> RunMemoryOps(Task& task, MmLock& lock, std::vector<platform::StubOp> ops, std::function<int64_t(std::span<const int64_t>)> finish,
                                std::function<int64_t(int64_t)> failed = nullptr);
 
 // The call does in the host exactly what the guest asked, in [start, end): lets it run there if it came by the base path, else by an

@@ -75,8 +75,8 @@ ErrnoOr<uint64_t> CopyAcross(platform::AddressSpace& from, Cursor source, platfo
   return total;
 }
 
-ErrnoOr<uint64_t> ProcessVm(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count, UserPtr<const iovec> remote,
-                            uint64_t remote_count, uint64_t flags, bool write) {
+ErrnoOr<uint64_t> ProcessVm(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count, UserPtr<const iovec> remote, uint64_t remote_count,
+                            uint64_t flags, bool write) {
   if (flags != 0) return Errno(EINVAL);
   Cursor mine(TRY(task.CopyInIovecs(local, local_count)));
   Cursor theirs(TRY(task.CopyInIovecs(remote, remote_count)));
@@ -93,8 +93,8 @@ ErrnoOr<uint64_t> ProcessVmReadv(Task& task, int pid, UserPtr<const iovec> local
   return ProcessVm(task, pid, local, local_count, remote, remote_count, flags, false);
 }
 
-ErrnoOr<uint64_t> ProcessVmWritev(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count,
-                                  UserPtr<const iovec> remote, uint64_t remote_count, uint64_t flags) {
+ErrnoOr<uint64_t> ProcessVmWritev(Task& task, int pid, UserPtr<const iovec> local, uint64_t local_count, UserPtr<const iovec> remote,
+                                  uint64_t remote_count, uint64_t flags) {
   return ProcessVm(task, pid, local, local_count, remote, remote_count, flags, true);
 }
 

@@ -50,8 +50,7 @@ ErrnoOr<void> CheckArguments(uint64_t old_address, uint64_t new_length, uint64_t
 }
 
 // vma_to_resize() of mm/mremap.c.
-ErrnoOr<void> CheckResize(Task& task, const Vma& vma, uint64_t guest_end, uint64_t address, uint64_t old_size, uint64_t new_size,
-                          bool keep_old) {
+ErrnoOr<void> CheckResize(Task& task, const Vma& vma, uint64_t guest_end, uint64_t address, uint64_t old_size, uint64_t new_size, bool keep_old) {
   if (old_size == 0 && (!vma.shared || IsMoved(vma))) return Errno(EINVAL);
   // A device has its pages: what a host mapping of them could grow into or leave behind would not be the guest's private memory.
   if (IsMoved(vma) && (new_size > old_size || keep_old)) return Errno(ENOMEM);
@@ -137,8 +136,7 @@ ErrnoOr<void> ChoosePlace(Task& task, uint64_t guest_end, uint64_t flags, uint64
 
 }  // namespace
 
-ErrnoOr<uint64_t> Mremap(Task& task, uint64_t old_address, uint64_t old_length, uint64_t new_length, uint64_t flags,
-                         uint64_t new_address) {
+ErrnoOr<uint64_t> Mremap(Task& task, uint64_t old_address, uint64_t old_length, uint64_t new_length, uint64_t flags, uint64_t new_address) {
   uint64_t old_size = PageUp(old_length), new_size = PageUp(new_length);
   TRY(CheckArguments(old_address, new_size, old_size, flags));
   MmLock lock(task, 0, ~uint64_t{0});

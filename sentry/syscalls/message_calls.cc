@@ -53,8 +53,7 @@ size_t TotalSize(const std::vector<iovec>& ranges) {
 bool DontWait(const Socket& socket, int flags) { return socket.nonblocking() || (flags & MSG_DONTWAIT) != 0; }
 
 // Sends all of `ranges`; `progress` keeps what went in earlier rounds.
-ErrnoOr<uint64_t> SendAll(Task& task, Socket& socket, std::vector<iovec> ranges, const MessageHeader& header, int flags,
-                          uint64_t& progress) {
+ErrnoOr<uint64_t> SendAll(Task& task, Socket& socket, std::vector<iovec> ranges, const MessageHeader& header, int flags, uint64_t& progress) {
   SkipBytes(&ranges, progress);
   size_t left = TotalSize(ranges);
   UserSource source(task, std::move(ranges));
@@ -86,8 +85,7 @@ ErrnoOr<std::vector<iovec>> RangesOf(Task& task, const MessageHeader& header) {
   return task.CopyInIovecs(UserPtr<const iovec>(header.ranges), header.range_count);
 }
 
-ErrnoOr<uint64_t> SendTo(Task& task, int fd, UserPtr<const void> data, uint64_t size, int flags, UserPtr<const void> address,
-                         int address_size) {
+ErrnoOr<uint64_t> SendTo(Task& task, int fd, UserPtr<const void> data, uint64_t size, int flags, UserPtr<const void> address, int address_size) {
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));
   MessageHeader header{};
   header.name = address.address();
@@ -131,8 +129,7 @@ ErrnoOr<uint64_t> SendMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t 
 }
 
 // Receives into `ranges`. With MSG_WAITALL a stream fills them, `progress` keeping what came in earlier rounds.
-ErrnoOr<uint64_t> ReceiveAll(Task& task, Socket& socket, std::vector<iovec> ranges, ReceiveRequest* out,
-                             uint64_t& progress) {
+ErrnoOr<uint64_t> ReceiveAll(Task& task, Socket& socket, std::vector<iovec> ranges, ReceiveRequest* out, uint64_t& progress) {
   bool wait_all = (out->flags & MSG_WAITALL) != 0 && (out->flags & MSG_PEEK) == 0 && socket.is_stream();
   SkipBytes(&ranges, progress);
   size_t wanted = TotalSize(ranges);
@@ -166,8 +163,7 @@ uint64_t ResultSize(const ReceiveRequest& request, uint64_t received, const Sock
   return (request.flags & MSG_TRUNC) != 0 && !socket.is_stream() ? request.full_size : received;
 }
 
-ErrnoOr<uint64_t> RecvFrom(Task& task, int fd, UserPtr<void> data, uint64_t size, int flags, UserPtr<void> address,
-                           UserPtr<int> address_size) {
+ErrnoOr<uint64_t> RecvFrom(Task& task, int fd, UserPtr<void> data, uint64_t size, int flags, UserPtr<void> address, UserPtr<int> address_size) {
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));
   std::vector<iovec> ranges{{reinterpret_cast<void*>(data.address()), std::min<uint64_t>(size, 0x7ffff000)}};
   BufferSink none(nullptr, 0);
@@ -179,8 +175,7 @@ ErrnoOr<uint64_t> RecvFrom(Task& task, int fd, UserPtr<void> data, uint64_t size
 }
 
 // One message into the msghdr at `p`.
-ErrnoOr<uint64_t> ReceiveMessage(Task& task, Socket& socket, UserPtr<MessageHeader> p, int flags,
-                                 uint64_t& progress) {
+ErrnoOr<uint64_t> ReceiveMessage(Task& task, Socket& socket, UserPtr<MessageHeader> p, int flags, uint64_t& progress) {
   MessageHeader header = TRY(task.CopyIn(p));
   if (header.name_size < 0) return Errno(EINVAL);
   BufferSink none(nullptr, 0);
@@ -189,8 +184,8 @@ ErrnoOr<uint64_t> ReceiveMessage(Task& task, Socket& socket, UserPtr<MessageHead
   std::vector<iovec> ranges = TRY(RangesOf(task, header));
   uint64_t received = TRY(ReceiveAll(task, socket, std::move(ranges), &out, progress));
   int result_flags = out.out_flags | (flags & MSG_CMSG_CLOEXEC);
-  uint64_t control = TRY(DeliverControl(task, out, UserPtr<void>(header.control), header.control_size,
-                                        (flags & MSG_CMSG_CLOEXEC) != 0, &result_flags));
+  uint64_t control =
+      TRY(DeliverControl(task, out, UserPtr<void>(header.control), header.control_size, (flags & MSG_CMSG_CLOEXEC) != 0, &result_flags));
   if (header.name != 0) {
     size_t copied = std::min(out.address.size(), static_cast<size_t>(header.name_size));
     if (copied > 0) TRY(task.CopyOutBytes(header.name, out.address.data(), copied));
@@ -207,8 +202,7 @@ ErrnoOr<uint64_t> RecvMsg(Task& task, int fd, UserPtr<MessageHeader> p, int flag
   return ReceiveMessage(task, *socket, p, flags, task.syscall().done);
 }
 
-ErrnoOr<uint64_t> RecvMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t count, int flags,
-                           UserPtr<const timespec> timeout) {
+ErrnoOr<uint64_t> RecvMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t count, int flags, UserPtr<const timespec> timeout) {
   if ((flags & kCmsgCompat) != 0) return Errno(EINVAL);
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));
   int64_t limit = TRY(CopyInTimeout(task, timeout));

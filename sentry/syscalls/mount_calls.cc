@@ -1,10 +1,9 @@
 // Mounts: mount(2), umount2(2), pivot_root(2); file handles, which this kernel does not give out.
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <fcntl.h>
 
 #include <algorithm>
 
@@ -104,8 +103,8 @@ ErrnoOr<uint64_t> MoveMount(Task& task, UserPtr<const char> source, const VfsPat
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> NewMount(Task& task, UserPtr<const char> source, UserPtr<const char> type, const VfsPath& where,
-                           uint64_t flags, UserPtr<const char> data) {
+ErrnoOr<uint64_t> NewMount(Task& task, UserPtr<const char> source, UserPtr<const char> type, const VfsPath& where, uint64_t flags,
+                           UserPtr<const char> data) {
   if (type.is_null()) return Errno(EINVAL);
   std::string type_name = TRY(task.CopyInString(type, 4096));
   std::vector<std::string> known = FileSystemTypes();
@@ -123,8 +122,8 @@ ErrnoOr<uint64_t> NewMount(Task& task, UserPtr<const char> source, UserPtr<const
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> MountCall(Task& task, UserPtr<const char> source, UserPtr<const char> target, UserPtr<const char> type,
-                            uint64_t flags, UserPtr<const char> data) {
+ErrnoOr<uint64_t> MountCall(Task& task, UserPtr<const char> source, UserPtr<const char> target, UserPtr<const char> type, uint64_t flags,
+                            UserPtr<const char> data) {
   if ((flags & MS_MGC_MSK) == MS_MGC_VAL) flags &= ~static_cast<uint64_t>(MS_MGC_MSK);
   VfsPath where = TRY(PlaceOf(task, target));
   if (!MayMount(task)) return Errno(EPERM);
@@ -185,13 +184,9 @@ ErrnoOr<uint64_t> PivotRoot(Task& task, UserPtr<const char> new_root, UserPtr<co
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> NameToHandleAt(Task&, int, UserPtr<const char>, UserPtr<void>, UserPtr<int>, int) {
-  return Errno(EOPNOTSUPP);
-}
+ErrnoOr<uint64_t> NameToHandleAt(Task&, int, UserPtr<const char>, UserPtr<void>, UserPtr<int>, int) { return Errno(EOPNOTSUPP); }
 
-ErrnoOr<uint64_t> OpenByHandleAt(Task& task, int, UserPtr<void>, int) {
-  return Errno(task.Has(CAP_DAC_READ_SEARCH) ? EOPNOTSUPP : EPERM);
-}
+ErrnoOr<uint64_t> OpenByHandleAt(Task& task, int, UserPtr<void>, int) { return Errno(task.Has(CAP_DAC_READ_SEARCH) ? EOPNOTSUPP : EPERM); }
 
 }  // namespace
 

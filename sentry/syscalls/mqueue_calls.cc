@@ -100,8 +100,7 @@ ErrnoOr<uint64_t> Wait(Task& task, MqueueFile& file, uint32_t events, int64_t de
   return task.Block(file.queue().queue(), events, deadline);
 }
 
-ErrnoOr<uint64_t> MqTimedsend(Task& task, int fd, UserPtr<const void> text, uint64_t size, unsigned priority,
-                              UserPtr<const timespec> timeout) {
+ErrnoOr<uint64_t> MqTimedsend(Task& task, int fd, UserPtr<const void> text, uint64_t size, unsigned priority, UserPtr<const timespec> timeout) {
   if (priority >= kMqPriorities) return Errno(EINVAL);
   int64_t deadline = TRY(Deadline(task, timeout));
   RefPtr<MqueueFile> file = TRY(GetQueue(task, fd));
@@ -115,8 +114,7 @@ ErrnoOr<uint64_t> MqTimedsend(Task& task, int fd, UserPtr<const void> text, uint
   return Wait(task, *file, POLLOUT, deadline);
 }
 
-ErrnoOr<uint64_t> MqTimedreceive(Task& task, int fd, UserPtr<void> text, uint64_t size, UserPtr<unsigned> priority,
-                                 UserPtr<const timespec> timeout) {
+ErrnoOr<uint64_t> MqTimedreceive(Task& task, int fd, UserPtr<void> text, uint64_t size, UserPtr<unsigned> priority, UserPtr<const timespec> timeout) {
   int64_t deadline = TRY(Deadline(task, timeout));
   RefPtr<MqueueFile> file = TRY(GetQueue(task, fd));
   if (!file->readable()) return Errno(EBADF);
@@ -144,8 +142,7 @@ ErrnoOr<uint64_t> MqNotify(Task& task, int fd, UserPtr<const sigevent> p) {
     file->queue().Unregister(task.group());
     return 0;
   }
-  TRY(file->queue().Register(task.group(), event.sigev_notify, event.sigev_signo,
-                             reinterpret_cast<uint64_t>(event.sigev_value.sival_ptr)));
+  TRY(file->queue().Register(task.group(), event.sigev_notify, event.sigev_signo, reinterpret_cast<uint64_t>(event.sigev_value.sival_ptr)));
   return 0;
 }
 

@@ -152,8 +152,7 @@ ErrnoOr<uint64_t> Msgctl(Task& task, int id, int command, uint64_t argument) {
   if (id < 0 || command < 0) return Errno(EINVAL);
   switch (command) {
     case IPC_INFO:
-    case MSG_INFO:
-      return Info(task, command, argument);
+    case MSG_INFO: return Info(task, command, argument);
     case MSG_STAT:
     case kMsgStatAny: {
       RefPtr<MsgQueue> queue = TRY(ns.msgs().FindIndex(id));
@@ -161,23 +160,18 @@ ErrnoOr<uint64_t> Msgctl(Task& task, int id, int command, uint64_t argument) {
       TRY(Stat(task, *queue, argument));
       return static_cast<uint64_t>(queue->perm.id);
     }
-    default:
-      break;
+    default: break;
   }
   RefPtr<MsgQueue> queue = TRY(ns.msgs().Find(id));
   switch (command) {
-    case IPC_STAT:
-      TRY(queue->perm.Check(task.creds(), 0444));
-      return Stat(task, *queue, argument);
-    case IPC_SET:
-      return SetQueue(task, *queue, argument);
+    case IPC_STAT: TRY(queue->perm.Check(task.creds(), 0444)); return Stat(task, *queue, argument);
+    case IPC_SET: return SetQueue(task, *queue, argument);
     case IPC_RMID:
       TRY(queue->perm.CheckOwner(task.creds()));
       ns.msgs().Remove(id);
       queue->queue.Notify(POLLIN | POLLOUT);
       return 0;
-    default:
-      return Errno(EINVAL);
+    default: return Errno(EINVAL);
   }
 }
 

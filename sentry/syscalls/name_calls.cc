@@ -25,9 +25,7 @@ ErrnoOr<uint64_t> MkDirAt(Task& task, int dirfd, UserPtr<const char> path, uint3
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> MkDir(Task& task, UserPtr<const char> path, uint32_t mode) {
-  return MkDirAt(task, AT_FDCWD, path, mode);
-}
+ErrnoOr<uint64_t> MkDir(Task& task, UserPtr<const char> path, uint32_t mode) { return MkDirAt(task, AT_FDCWD, path, mode); }
 
 ErrnoOr<uint64_t> MkNodAt(Task& task, int dirfd, UserPtr<const char> path, uint32_t mode, uint32_t dev) {
   std::string name = TRY(task.CopyInString(path, 4096));
@@ -36,17 +34,13 @@ ErrnoOr<uint64_t> MkNodAt(Task& task, int dirfd, UserPtr<const char> path, uint3
   switch (type) {
     case S_IFREG:
     case S_IFIFO:
-    case S_IFSOCK:
-      dev = 0;
-      break;
+    case S_IFSOCK: dev = 0; break;
     case S_IFCHR:
     case S_IFBLK:
       if (!task.Has(CAP_MKNOD)) return Errno(EPERM);
       break;
-    case S_IFDIR:
-      return Errno(EPERM);
-    default:
-      return Errno(EINVAL);
+    case S_IFDIR: return Errno(EPERM);
+    default: return Errno(EINVAL);
   }
   VfsContext ctx = ContextOf(task);
   // The call takes the kernel's 32-bit encoding, which is the low half of the C library's for what fits in it.
@@ -55,9 +49,7 @@ ErrnoOr<uint64_t> MkNodAt(Task& task, int dirfd, UserPtr<const char> path, uint3
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> MkNod(Task& task, UserPtr<const char> path, uint32_t mode, uint32_t dev) {
-  return MkNodAt(task, AT_FDCWD, path, mode, dev);
-}
+ErrnoOr<uint64_t> MkNod(Task& task, UserPtr<const char> path, uint32_t mode, uint32_t dev) { return MkNodAt(task, AT_FDCWD, path, mode, dev); }
 
 ErrnoOr<uint64_t> SymlinkAt(Task& task, UserPtr<const char> target, int dirfd, UserPtr<const char> path) {
   std::string to = TRY(task.CopyInString(target, 4096));
@@ -69,12 +61,9 @@ ErrnoOr<uint64_t> SymlinkAt(Task& task, UserPtr<const char> target, int dirfd, U
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> Symlink(Task& task, UserPtr<const char> target, UserPtr<const char> path) {
-  return SymlinkAt(task, target, AT_FDCWD, path);
-}
+ErrnoOr<uint64_t> Symlink(Task& task, UserPtr<const char> target, UserPtr<const char> path) { return SymlinkAt(task, target, AT_FDCWD, path); }
 
-ErrnoOr<uint64_t> LinkAtCall(Task& task, int old_fd, UserPtr<const char> old_path, int new_fd, UserPtr<const char> new_path,
-                             int flags) {
+ErrnoOr<uint64_t> LinkAtCall(Task& task, int old_fd, UserPtr<const char> old_path, int new_fd, UserPtr<const char> new_path, int flags) {
   if ((flags & ~(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH)) != 0) return Errno(EINVAL);
   std::string from = TRY(task.CopyInString(old_path, 4096));
   std::string to = TRY(task.CopyInString(new_path, 4096));
@@ -102,8 +91,7 @@ ErrnoOr<uint64_t> UnlinkAtCall(Task& task, int dirfd, UserPtr<const char> path, 
 ErrnoOr<uint64_t> Unlink(Task& task, UserPtr<const char> path) { return UnlinkAtCall(task, AT_FDCWD, path, 0); }
 ErrnoOr<uint64_t> Rmdir(Task& task, UserPtr<const char> path) { return UnlinkAtCall(task, AT_FDCWD, path, AT_REMOVEDIR); }
 
-ErrnoOr<uint64_t> RenameAt2(Task& task, int old_fd, UserPtr<const char> old_path, int new_fd, UserPtr<const char> new_path,
-                            uint32_t flags) {
+ErrnoOr<uint64_t> RenameAt2(Task& task, int old_fd, UserPtr<const char> old_path, int new_fd, UserPtr<const char> new_path, uint32_t flags) {
   if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)) != 0) return Errno(EINVAL);
   if ((flags & RENAME_EXCHANGE) != 0 && (flags & (RENAME_NOREPLACE | RENAME_WHITEOUT)) != 0) return Errno(EINVAL);
   if ((flags & RENAME_WHITEOUT) != 0 && !task.Has(CAP_MKNOD)) return Errno(EPERM);

@@ -30,8 +30,8 @@ bool MayMount(const Task& task) { return task.creds().HasIn(task.mounts().owner(
 struct MountAttr {
   uint64_t set, clear, propagation, userns_fd;
 };
-constexpr uint64_t kSettable = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR__ATIME |
-                               MOUNT_ATTR_NODIRATIME;
+constexpr uint64_t kSettable =
+    MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME;
 
 // MOUNT_ATTR_* as MS_*.
 ErrnoOr<uint32_t> FlagsOf(uint64_t attr) {
@@ -42,16 +42,10 @@ ErrnoOr<uint32_t> FlagsOf(uint64_t attr) {
   if ((attr & MOUNT_ATTR_NOEXEC) != 0) flags |= MS_NOEXEC;
   if ((attr & MOUNT_ATTR_NODIRATIME) != 0) flags |= MS_NODIRATIME;
   switch (attr & MOUNT_ATTR__ATIME) {
-    case MOUNT_ATTR_RELATIME:
-      flags |= MS_RELATIME;
-      break;
-    case MOUNT_ATTR_NOATIME:
-      flags |= MS_NOATIME;
-      break;
-    case MOUNT_ATTR_STRICTATIME:
-      break;
-    default:
-      return Errno(EINVAL);
+    case MOUNT_ATTR_RELATIME: flags |= MS_RELATIME; break;
+    case MOUNT_ATTR_NOATIME: flags |= MS_NOATIME; break;
+    case MOUNT_ATTR_STRICTATIME: break;
+    default: return Errno(EINVAL);
   }
   return flags;
 }
@@ -102,9 +96,7 @@ ErrnoOr<uint64_t> FsConfig(Task& task, int fd, unsigned command, UserPtr<const c
   std::string key;
   if (parameter) key = TRY(task.CopyInString(key_p, 256));
   switch (command) {
-    case FSCONFIG_SET_FLAG:
-      TRY(context->Set(task, key, nullptr));
-      return 0;
+    case FSCONFIG_SET_FLAG: TRY(context->Set(task, key, nullptr)); return 0;
     case FSCONFIG_SET_STRING: {
       std::string text = TRY(task.CopyInString(UserPtr<const char>(value), 256));
       TRY(context->Set(task, key, &text));
@@ -113,8 +105,7 @@ ErrnoOr<uint64_t> FsConfig(Task& task, int fd, unsigned command, UserPtr<const c
     case FSCONFIG_SET_BINARY:
     case FSCONFIG_SET_PATH:
     case FSCONFIG_SET_PATH_EMPTY:
-    case FSCONFIG_SET_FD:
-      return Errno(EINVAL);  // no type here has such a parameter
+    case FSCONFIG_SET_FD: return Errno(EINVAL);  // no type here has such a parameter
     case FSCONFIG_CMD_CREATE:
     case kCreateExclusive:
       if (!MayMount(task)) return Errno(EPERM);
@@ -197,8 +188,7 @@ ErrnoOr<MountAttr> CopyInAttr(Task& task, UserPtr<const MountAttr> p, uint64_t s
   return attr;
 }
 
-ErrnoOr<uint64_t> MountSetattr(Task& task, int dirfd, UserPtr<const char> path, unsigned flags, UserPtr<const MountAttr> attr_p,
-                               uint64_t size) {
+ErrnoOr<uint64_t> MountSetattr(Task& task, int dirfd, UserPtr<const char> path, unsigned flags, UserPtr<const MountAttr> attr_p, uint64_t size) {
   if ((flags & ~(kWalkFlags | kAtRecursive)) != 0) return Errno(EINVAL);
   MountAttr attr = TRY(CopyInAttr(task, attr_p, size));
   if (!MayMount(task)) return Errno(EPERM);
@@ -226,8 +216,7 @@ ErrnoOr<uint64_t> OpenTree(Task& task, int dirfd, UserPtr<const char> path, unsi
   return Install(task, TRY(MakeTree(task, dirfd, path, flags)), (flags & unsigned{O_CLOEXEC}) != 0);
 }
 
-ErrnoOr<uint64_t> OpenTreeAttr(Task& task, int dirfd, UserPtr<const char> path, unsigned flags, UserPtr<const MountAttr> attr_p,
-                               uint64_t size) {
+ErrnoOr<uint64_t> OpenTreeAttr(Task& task, int dirfd, UserPtr<const char> path, unsigned flags, UserPtr<const MountAttr> attr_p, uint64_t size) {
   if (attr_p.is_null() && size != 0) return Errno(EINVAL);
   RefPtr<File> file = TRY(MakeTree(task, dirfd, path, flags));
   if (!attr_p.is_null()) {
@@ -236,8 +225,7 @@ ErrnoOr<uint64_t> OpenTreeAttr(Task& task, int dirfd, UserPtr<const char> path, 
   return Install(task, std::move(file), (flags & unsigned{O_CLOEXEC}) != 0);
 }
 
-ErrnoOr<uint64_t> MoveMountCall(Task& task, int from_fd, UserPtr<const char> from_path, int to_fd, UserPtr<const char> to_path,
-                                unsigned flags) {
+ErrnoOr<uint64_t> MoveMountCall(Task& task, int from_fd, UserPtr<const char> from_path, int to_fd, UserPtr<const char> to_path, unsigned flags) {
   constexpr unsigned kSetGroup = 0x100, kBeneath = 0x200;
   if (!MayMount(task)) return Errno(EPERM);
   if ((flags & ~unsigned{MOVE_MOUNT__MASK | kSetGroup | kBeneath}) != 0) return Errno(EINVAL);

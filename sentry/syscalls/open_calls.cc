@@ -17,9 +17,8 @@ namespace {
 
 constexpr int kLargeFile = 0100000;
 // Flags that open(2) knows; it ignores others, openat2(2) refuses them.
-constexpr int kOpenFlags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC |
-                           O_ASYNC | O_DIRECT | O_LARGEFILE | kLargeFile | O_DIRECTORY | O_NOFOLLOW | O_NOATIME |
-                           O_CLOEXEC | O_PATH | O_TMPFILE;
+constexpr int kOpenFlags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_ASYNC | O_DIRECT |
+                           O_LARGEFILE | kLargeFile | O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | O_PATH | O_TMPFILE;
 
 ErrnoOr<uint64_t> OpenCommon(Task& task, int dirfd, const std::string& path, OpenHow how) {
   bool close_on_exec = (how.flags & O_CLOEXEC) != 0;
@@ -38,9 +37,7 @@ ErrnoOr<uint64_t> OpenAt(Task& task, int dirfd, UserPtr<const char> path, int fl
   return OpenCommon(task, dirfd, TRY(task.CopyInString(path, 4096)), {.flags = flags & kOpenFlags, .mode = mode});
 }
 
-ErrnoOr<uint64_t> Open(Task& task, UserPtr<const char> path, int flags, uint32_t mode) {
-  return OpenAt(task, AT_FDCWD, path, flags, mode);
-}
+ErrnoOr<uint64_t> Open(Task& task, UserPtr<const char> path, int flags, uint32_t mode) { return OpenAt(task, AT_FDCWD, path, flags, mode); }
 
 ErrnoOr<uint64_t> Creat(Task& task, UserPtr<const char> path, uint32_t mode) {
   return OpenAt(task, AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode);
@@ -62,8 +59,7 @@ ErrnoOr<open_how> CopyInHow(Task& task, UserPtr<const void> p, uint64_t size) {
 
 ErrnoOr<uint64_t> OpenAt2(Task& task, int dirfd, UserPtr<const char> path, UserPtr<const void> p, uint64_t size) {
   open_how how = TRY(CopyInHow(task, p, size));
-  constexpr uint64_t kResolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH |
-                                RESOLVE_IN_ROOT | RESOLVE_CACHED;
+  constexpr uint64_t kResolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_CACHED;
   if ((how.flags & ~static_cast<uint64_t>(kOpenFlags)) != 0 || (how.resolve & ~kResolve) != 0) return Errno(EINVAL);
   if ((how.resolve & RESOLVE_BENEATH) != 0 && (how.resolve & RESOLVE_IN_ROOT) != 0) return Errno(EINVAL);
   auto flags = static_cast<int>(how.flags);
@@ -117,8 +113,7 @@ ErrnoOr<uint64_t> Dup(Task& task, int fd) {
 
 ErrnoOr<uint64_t> DupTo(Task& task, int old_fd, int new_fd, bool close_on_exec) {
   RefPtr<File> file = TRY(task.files().GetAny(old_fd));
-  RefPtr<File> before =
-      TRY(task.files().Replace(new_fd, std::move(file), close_on_exec, task.limit(RLIMIT_NOFILE)));
+  RefPtr<File> before = TRY(task.files().Replace(new_fd, std::move(file), close_on_exec, task.limit(RLIMIT_NOFILE)));
   if (before) before->OnClose(task);
   return static_cast<uint64_t>(new_fd);
 }

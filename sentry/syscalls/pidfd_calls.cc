@@ -27,8 +27,7 @@ ErrnoOr<uint64_t> PidfdOpen(Task& task, int pid, uint32_t flags) {
   if (target == nullptr) return Errno(ESRCH);
   bool thread = (flags & kPidfdThread) != 0;
   if (!thread && !target->is_leader()) return Errno(EINVAL);
-  auto file = MakeRef<PidFd>(RefPtr<ThreadGroup>(&target->group()), thread ? RefPtr<Task>(target) : nullptr,
-                             static_cast<int>(flags & O_NONBLOCK));
+  auto file = MakeRef<PidFd>(RefPtr<ThreadGroup>(&target->group()), thread ? RefPtr<Task>(target) : nullptr, static_cast<int>(flags & O_NONBLOCK));
   return static_cast<uint64_t>(TRY(task.files().Allocate(std::move(file), true, task.limit(RLIMIT_NOFILE))));
 }
 

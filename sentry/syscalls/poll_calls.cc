@@ -138,8 +138,7 @@ ErrnoOr<int64_t> FirstTimeout(Task& task, UserPtr<const timespec> p) {
   return CopyInTimeout(task, p);
 }
 
-ErrnoOr<uint64_t> Ppoll(Task& task, UserPtr<pollfd> p, uint32_t count, UserPtr<timespec> timeout,
-                        UserPtr<const SignalSet> mask, uint64_t size) {
+ErrnoOr<uint64_t> Ppoll(Task& task, UserPtr<pollfd> p, uint32_t count, UserPtr<timespec> timeout, UserPtr<const SignalSet> mask, uint64_t size) {
   int64_t ns = TRY(FirstTimeout(task, timeout.Cast<const timespec>()));
   task.syscall().scratch[2] = timeout.address();  // for Task::CopyOutPollRemaining()
   TRY(SwapMask(task, mask, size));
@@ -157,9 +156,7 @@ struct Sets {
   static constexpr uint32_t kEvents[3] = {kSelectIn, kSelectOut, kSelectEx};
   std::vector<uint64_t> in[3], out[3];
 
-  static bool Test(const std::vector<uint64_t>& set, int fd) {
-    return !set.empty() && (set[static_cast<size_t>(fd) / 64] >> (fd % 64) & 1) != 0;
-  }
+  static bool Test(const std::vector<uint64_t>& set, int fd) { return !set.empty() && (set[static_cast<size_t>(fd) / 64] >> (fd % 64) & 1) != 0; }
 };
 
 ErrnoOr<uint64_t> LookAtSets(Round& round, Sets& sets, int count) {
@@ -202,8 +199,7 @@ ErrnoOr<uint64_t> DoSelect(Task& task, int count, const UserPtr<uint64_t> (&maps
   return ready;
 }
 
-ErrnoOr<uint64_t> Select(Task& task, int count, UserPtr<uint64_t> in, UserPtr<uint64_t> out, UserPtr<uint64_t> ex,
-                         UserPtr<timeval> timeout) {
+ErrnoOr<uint64_t> Select(Task& task, int count, UserPtr<uint64_t> in, UserPtr<uint64_t> out, UserPtr<uint64_t> ex, UserPtr<timeval> timeout) {
   int64_t ns = kNever;
   if (timeout && task.syscall().restarted) {
     ns = 1;
@@ -229,8 +225,8 @@ struct MaskArgument {
   uint64_t size;
 };
 
-ErrnoOr<uint64_t> Pselect6(Task& task, int count, UserPtr<uint64_t> in, UserPtr<uint64_t> out, UserPtr<uint64_t> ex,
-                           UserPtr<timespec> timeout, UserPtr<const MaskArgument> mask) {
+ErrnoOr<uint64_t> Pselect6(Task& task, int count, UserPtr<uint64_t> in, UserPtr<uint64_t> out, UserPtr<uint64_t> ex, UserPtr<timespec> timeout,
+                           UserPtr<const MaskArgument> mask) {
   int64_t ns = TRY(FirstTimeout(task, timeout.Cast<const timespec>()));
   task.syscall().scratch[2] = timeout.address();  // for Task::CopyOutPollRemaining()
   if (mask) {

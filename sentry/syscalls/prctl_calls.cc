@@ -60,19 +60,15 @@ ErrnoOr<uint64_t> Ambient(Task& task, uint64_t what, uint64_t capability) {
   if (capability > CAP_LAST_CAP) return Errno(EINVAL);
   uint64_t bit = uint64_t{1} << capability;
   switch (what) {
-    case PR_CAP_AMBIENT_IS_SET:
-      return (next->ambient & bit) != 0 ? 1 : 0;
+    case PR_CAP_AMBIENT_IS_SET: return (next->ambient & bit) != 0 ? 1 : 0;
     case PR_CAP_AMBIENT_RAISE:
       if ((next->permitted & next->inheritable & bit) == 0 || (next->securebits & SECBIT_NO_CAP_AMBIENT_RAISE) != 0) {
         return Errno(EPERM);
       }
       next->ambient |= bit;
       break;
-    case PR_CAP_AMBIENT_LOWER:
-      next->ambient &= ~bit;
-      break;
-    default:
-      return Errno(EINVAL);
+    case PR_CAP_AMBIENT_LOWER: next->ambient &= ~bit; break;
+    default: return Errno(EINVAL);
   }
   task.set_creds(std::move(next));
   return 0;
@@ -94,41 +90,31 @@ ErrnoOr<uint64_t> SetSecurebits(Task& task, uint64_t bits) {
 
 ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5) {
   switch (option) {
-    case PR_SET_NAME:
-      return SetName(task, a2);
-    case PR_GET_NAME:
-      return GetName(task, a2);
+    case PR_SET_NAME: return SetName(task, a2);
+    case PR_GET_NAME: return GetName(task, a2);
     case PR_SET_PDEATHSIG:
       if (a2 > kNumSignals) return Errno(EINVAL);
       task.set_parent_death_signal(static_cast<int>(a2));
       return 0;
-    case PR_GET_PDEATHSIG:
-      TRY(task.CopyOut(UserPtr<int>(a2), task.parent_death_signal()));
-      return 0;
+    case PR_GET_PDEATHSIG: TRY(task.CopyOut(UserPtr<int>(a2), task.parent_death_signal())); return 0;
     case PR_SET_DUMPABLE:
       if (a2 > 1) return Errno(EINVAL);
       task.group().set_dumpable(a2 == 1);
       return 0;
-    case PR_GET_DUMPABLE:
-      return task.group().dumpable() ? 1 : 0;
+    case PR_GET_DUMPABLE: return task.group().dumpable() ? 1 : 0;
     case PR_SET_KEEPCAPS:
       if (a2 > 1) return Errno(EINVAL);
       if ((task.creds().securebits & SECBIT_KEEP_CAPS_LOCKED) != 0) return Errno(EPERM);
       task.set_keep_caps(a2 == 1);
       return 0;
-    case PR_GET_KEEPCAPS:
-      return task.keep_caps() ? 1 : 0;
+    case PR_GET_KEEPCAPS: return task.keep_caps() ? 1 : 0;
     case PR_CAPBSET_READ:
       if (a2 > CAP_LAST_CAP) return Errno(EINVAL);
       return task.creds().bounding >> a2 & 1;
-    case PR_CAPBSET_DROP:
-      return DropBounding(task, a2);
-    case PR_CAP_AMBIENT:
-      return a4 != 0 || a5 != 0 ? Errno(EINVAL) : Ambient(task, a2, a3);
-    case PR_SET_SECUREBITS:
-      return SetSecurebits(task, a2);
-    case PR_GET_SECUREBITS:
-      return task.creds().securebits | (task.keep_caps() ? SECBIT_KEEP_CAPS : 0u);
+    case PR_CAPBSET_DROP: return DropBounding(task, a2);
+    case PR_CAP_AMBIENT: return a4 != 0 || a5 != 0 ? Errno(EINVAL) : Ambient(task, a2, a3);
+    case PR_SET_SECUREBITS: return SetSecurebits(task, a2);
+    case PR_GET_SECUREBITS: return task.creds().securebits | (task.keep_caps() ? SECBIT_KEEP_CAPS : 0u);
     case PR_SET_NO_NEW_PRIVS:
       if (a2 != 1 || a3 != 0 || a4 != 0 || a5 != 0) return Errno(EINVAL);
       task.set_no_new_privs();
@@ -136,36 +122,19 @@ ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64
     case PR_GET_NO_NEW_PRIVS:
       if (a2 != 0 || a3 != 0 || a4 != 0 || a5 != 0) return Errno(EINVAL);
       return task.no_new_privs() ? 1 : 0;
-    case PR_SET_CHILD_SUBREAPER:
-      task.group().set_child_subreaper(a2 != 0);
-      return 0;
-    case PR_GET_CHILD_SUBREAPER:
-      TRY(task.CopyOut(UserPtr<int>(a2), task.group().child_subreaper() ? 1 : 0));
-      return 0;
-    case PR_SET_TIMERSLACK:
-      task.set_timer_slack(static_cast<int64_t>(a2) <= 0 ? 50'000 : a2);
-      return 0;
-    case PR_GET_TIMERSLACK:
-      return task.timer_slack();
-    case PR_SET_TIMING:
-      return a2 == PR_TIMING_STATISTICAL ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
-    case PR_GET_TIMING:
-      return PR_TIMING_STATISTICAL;
-    case PR_GET_SECCOMP:
-      return static_cast<uint64_t>(task.extras().seccomp_mode);
-    case PR_SET_SECCOMP:
-      return PrctlSetSeccomp(task, a2, a3);
-    case PR_GET_TSC:
-      TRY(task.CopyOut(UserPtr<int>(a2), int{PR_TSC_ENABLE}));
-      return 0;
-    case PR_MCE_KILL_GET:
-      return PR_MCE_KILL_DEFAULT;
-    case PR_GET_THP_DISABLE:
-      return 0;
-    case PR_SET_VMA:
-      return 0;  // PR_SET_VMA_ANON_NAME: the name is not shown, as without CONFIG_ANON_VMA_NAME's users
-    default:
-      return Errno(EINVAL);
+    case PR_SET_CHILD_SUBREAPER: task.group().set_child_subreaper(a2 != 0); return 0;
+    case PR_GET_CHILD_SUBREAPER: TRY(task.CopyOut(UserPtr<int>(a2), task.group().child_subreaper() ? 1 : 0)); return 0;
+    case PR_SET_TIMERSLACK: task.set_timer_slack(static_cast<int64_t>(a2) <= 0 ? 50'000 : a2); return 0;
+    case PR_GET_TIMERSLACK: return task.timer_slack();
+    case PR_SET_TIMING: return a2 == PR_TIMING_STATISTICAL ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
+    case PR_GET_TIMING: return PR_TIMING_STATISTICAL;
+    case PR_GET_SECCOMP: return static_cast<uint64_t>(task.extras().seccomp_mode);
+    case PR_SET_SECCOMP: return PrctlSetSeccomp(task, a2, a3);
+    case PR_GET_TSC: TRY(task.CopyOut(UserPtr<int>(a2), int{PR_TSC_ENABLE})); return 0;
+    case PR_MCE_KILL_GET: return PR_MCE_KILL_DEFAULT;
+    case PR_GET_THP_DISABLE: return 0;
+    case PR_SET_VMA: return 0;  // PR_SET_VMA_ANON_NAME: the name is not shown, as without CONFIG_ANON_VMA_NAME's users
+    default: return Errno(EINVAL);
   }
 }
 
@@ -176,8 +145,8 @@ ErrnoOr<uint64_t> Prlimit64(Task& task, int pid, int resource, UserPtr<const rli
   if (&target->group() != &task.group() && !task.creds().HasIn(target->creds().user_ns.get(), CAP_SYS_RESOURCE)) {
     const Credentials& mine = task.creds();
     const Credentials& theirs = target->creds();
-    bool same = mine.uid == theirs.uid && mine.uid == theirs.euid && mine.uid == theirs.suid && mine.gid == theirs.gid &&
-                mine.gid == theirs.egid && mine.gid == theirs.sgid;
+    bool same = mine.uid == theirs.uid && mine.uid == theirs.euid && mine.uid == theirs.suid && mine.gid == theirs.gid && mine.gid == theirs.egid &&
+                mine.gid == theirs.sgid;
     if (!same) return Errno(EPERM);
   }
   rlimit& current = target->group().rlim(resource);

@@ -23,18 +23,15 @@ namespace amber {
 namespace {
 
 constexpr size_t kMaxArgStrings = 0x7fffffff;
-constexpr size_t kMaxArgLength = 32 * 4096;        // MAX_ARG_STRLEN
-constexpr size_t kMaxArgTotal = 6 << 20;           // _STK_LIM / 4 * 3: the ceiling whatever the stack limit is
+constexpr size_t kMaxArgLength = 32 * 4096;  // MAX_ARG_STRLEN
+constexpr size_t kMaxArgTotal = 6 << 20;     // _STK_LIM / 4 * 3: the ceiling whatever the stack limit is
 
 ErrnoOr<uint64_t> Fork(Task& task) { return task.kernel().lifecycle().Clone(task, {.exit_signal = SIGCHLD}); }
 
-ErrnoOr<uint64_t> Vfork(Task& task) {
-  return task.kernel().lifecycle().Clone(task, {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD});
-}
+ErrnoOr<uint64_t> Vfork(Task& task) { return task.kernel().lifecycle().Clone(task, {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD}); }
 
 // The x86-64 order of clone's arguments: flags, stack, parent_tid, child_tid, tls.
-ErrnoOr<uint64_t> Clone(Task& task, uint64_t flags, uint64_t stack, UserPtr<int> parent_tid, UserPtr<int> child_tid,
-                        uint64_t tls) {
+ErrnoOr<uint64_t> Clone(Task& task, uint64_t flags, uint64_t stack, UserPtr<int> parent_tid, UserPtr<int> child_tid, uint64_t tls) {
   CloneArgs args;
   args.flags = flags & 0xffffff00 & ~uint64_t{CLONE_DETACHED};
   args.exit_signal = static_cast<int>(flags & CSIGNAL);
@@ -111,8 +108,7 @@ ErrnoOr<std::vector<std::string>> CopyInStrings(Task& task, UserPtr<uint64_t> p,
   return Errno(E2BIG);
 }
 
-ErrnoOr<uint64_t> DoExec(Task& task, int dirfd, UserPtr<const char> path, UserPtr<uint64_t> argv, UserPtr<uint64_t> envp,
-                         int flags) {
+ErrnoOr<uint64_t> DoExec(Task& task, int dirfd, UserPtr<const char> path, UserPtr<uint64_t> argv, UserPtr<uint64_t> envp, int flags) {
   if ((flags & ~(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)) != 0) return Errno(EINVAL);
   ExecArgs args;
   std::string name = TRY(task.CopyInString(path, PATH_MAX));
@@ -140,8 +136,7 @@ ErrnoOr<uint64_t> Execve(Task& task, UserPtr<const char> path, UserPtr<uint64_t>
   return DoExec(task, AT_FDCWD, path, argv, envp, 0);
 }
 
-ErrnoOr<uint64_t> Execveat(Task& task, int dirfd, UserPtr<const char> path, UserPtr<uint64_t> argv,
-                           UserPtr<uint64_t> envp, int flags) {
+ErrnoOr<uint64_t> Execveat(Task& task, int dirfd, UserPtr<const char> path, UserPtr<uint64_t> argv, UserPtr<uint64_t> envp, int flags) {
   return DoExec(task, dirfd, path, argv, envp, flags);
 }
 
@@ -180,18 +175,11 @@ ErrnoOr<uint64_t> ArchPrctl(Task& task, int code, uint64_t address) {
       if (address >= platform::kGuestTop) return Errno(EPERM);
       (code == ARCH_SET_FS ? frame.fs_base : frame.gs_base) = address;
       return 0;
-    case ARCH_GET_FS:
-      TRY(task.CopyOut(UserPtr<uint64_t>(address), frame.fs_base));
-      return 0;
-    case ARCH_GET_GS:
-      TRY(task.CopyOut(UserPtr<uint64_t>(address), frame.gs_base));
-      return 0;
-    case ARCH_GET_CPUID:
-      return 1;
-    case ARCH_SET_CPUID:
-      return address != 0 ? ErrnoOr<uint64_t>(0) : Errno(ENODEV);
-    default:
-      return Errno(EINVAL);
+    case ARCH_GET_FS: TRY(task.CopyOut(UserPtr<uint64_t>(address), frame.fs_base)); return 0;
+    case ARCH_GET_GS: TRY(task.CopyOut(UserPtr<uint64_t>(address), frame.gs_base)); return 0;
+    case ARCH_GET_CPUID: return 1;
+    case ARCH_SET_CPUID: return address != 0 ? ErrnoOr<uint64_t>(0) : Errno(ENODEV);
+    default: return Errno(EINVAL);
   }
 }
 

@@ -114,7 +114,6 @@ ErrnoOr<uint64_t> GetSyscallInfo(Task& task, Task& tracee, uint64_t size, uint64
   return actual;
 }
 
-
 ErrnoOr<uint64_t> RegisterSet(Task& task, Task& tracee, bool set, uint64_t type, uint64_t data) {
   iovec range = TRY(task.CopyIn(UserPtr<iovec>(data)));
   uint64_t address = reinterpret_cast<uint64_t>(range.iov_base);
@@ -129,21 +128,11 @@ ErrnoOr<uint64_t> GoOn(Task& tracee, int request, uint64_t data) {
   if (data > kNumSignals) return Errno(EIO);
   int signo = static_cast<int>(data);
   switch (request) {
-    case PTRACE_DETACH:
-      Tracing::Detach(tracee, signo);
-      return uint64_t{0};
-    case PTRACE_SYSCALL:
-      Tracing::Resume(tracee, Tracee::Run::kSyscall, signo);
-      return uint64_t{0};
-    case PTRACE_SINGLESTEP:
-      Tracing::Resume(tracee, Tracee::Run::kStep, signo);
-      return uint64_t{0};
-    case kSysemu:
-      Tracing::Resume(tracee, Tracee::Run::kSysemu, signo);
-      return uint64_t{0};
-    default:
-      Tracing::Resume(tracee, Tracee::Run::kCont, signo);
-      return uint64_t{0};
+    case PTRACE_DETACH: Tracing::Detach(tracee, signo); return uint64_t{0};
+    case PTRACE_SYSCALL: Tracing::Resume(tracee, Tracee::Run::kSyscall, signo); return uint64_t{0};
+    case PTRACE_SINGLESTEP: Tracing::Resume(tracee, Tracee::Run::kStep, signo); return uint64_t{0};
+    case kSysemu: Tracing::Resume(tracee, Tracee::Run::kSysemu, signo); return uint64_t{0};
+    default: Tracing::Resume(tracee, Tracee::Run::kCont, signo); return uint64_t{0};
   }
 }
 
@@ -153,50 +142,30 @@ ErrnoOr<uint64_t> OfStopped(Task& task, Task& tracee, int request, uint64_t addr
     case PTRACE_PEEKTEXT:
     case PTRACE_PEEKDATA:
     case PTRACE_POKETEXT:
-    case PTRACE_POKEDATA:
-      return Word(task, tracee, request == PTRACE_POKETEXT || request == PTRACE_POKEDATA, address, data);
-    case kPeekUser:
-      TRY(task.CopyOut(UserPtr<uint64_t>(data), TRY(PeekUser(tracee, address))));
-      return uint64_t{0};
-    case kPokeUser:
-      TRY(PokeUser(tracee, address, data));
-      return uint64_t{0};
+    case PTRACE_POKEDATA: return Word(task, tracee, request == PTRACE_POKETEXT || request == PTRACE_POKEDATA, address, data);
+    case kPeekUser: TRY(task.CopyOut(UserPtr<uint64_t>(data), TRY(PeekUser(tracee, address)))); return uint64_t{0};
+    case kPokeUser: TRY(PokeUser(tracee, address, data)); return uint64_t{0};
     case kGetRegs:
-    case kSetRegs:
-      TRY(CopyRegisterSet(task, tracee, kGeneralSet, request == kSetRegs, data, ~uint64_t{0}));
-      return uint64_t{0};
+    case kSetRegs: TRY(CopyRegisterSet(task, tracee, kGeneralSet, request == kSetRegs, data, ~uint64_t{0})); return uint64_t{0};
     case kGetFpRegs:
-    case kSetFpRegs:
-      TRY(CopyRegisterSet(task, tracee, kFloatingSet, request == kSetFpRegs, data, ~uint64_t{0}));
-      return uint64_t{0};
+    case kSetFpRegs: TRY(CopyRegisterSet(task, tracee, kFloatingSet, request == kSetFpRegs, data, ~uint64_t{0})); return uint64_t{0};
     case PTRACE_GETREGSET:
-    case PTRACE_SETREGSET:
-      return RegisterSet(task, tracee, request == PTRACE_SETREGSET, address, data);
-    case PTRACE_SETOPTIONS:
-      t.options = TRY(Options(data));
-      return uint64_t{0};
-    case PTRACE_GETEVENTMSG:
-      TRY(task.CopyOut(UserPtr<uint64_t>(data), t.message));
-      return uint64_t{0};
+    case PTRACE_SETREGSET: return RegisterSet(task, tracee, request == PTRACE_SETREGSET, address, data);
+    case PTRACE_SETOPTIONS: t.options = TRY(Options(data)); return uint64_t{0};
+    case PTRACE_GETEVENTMSG: TRY(task.CopyOut(UserPtr<uint64_t>(data), t.message)); return uint64_t{0};
     case PTRACE_GETSIGINFO:
     case PTRACE_SETSIGINFO:
     case PTRACE_GETSIGMASK:
-    case PTRACE_SETSIGMASK:
-      return Signals(task, tracee, request, address, data);
-    case PTRACE_GET_SYSCALL_INFO:
-      return GetSyscallInfo(task, tracee, address, data);
-    case PTRACE_LISTEN:
-      TRY(Tracing::Listen(tracee));
-      return uint64_t{0};
+    case PTRACE_SETSIGMASK: return Signals(task, tracee, request, address, data);
+    case PTRACE_GET_SYSCALL_INFO: return GetSyscallInfo(task, tracee, address, data);
+    case PTRACE_LISTEN: TRY(Tracing::Listen(tracee)); return uint64_t{0};
     case PTRACE_CONT:
     case PTRACE_SYSCALL:
     case PTRACE_SINGLESTEP:
     case PTRACE_DETACH:
-    case kSysemu:
-      return GoOn(tracee, request, data);
+    case kSysemu: return GoOn(tracee, request, data);
     case kSysemuSinglestep:
-    default:
-      return Errno(EIO);
+    default: return Errno(EIO);
   }
 }
 

@@ -15,10 +15,10 @@
 namespace amber {
 namespace {
 
-constexpr size_t kLegacySize = 512;            // FXSAVE area
-constexpr size_t kSoftwareOffset = 464;        // what the signal frame uses of it for itself
-constexpr size_t kHeaderOffset = 512;          // XSTATE_BV
-constexpr uint64_t kLegacyFeatures = 3;        // x87 and SSE
+constexpr size_t kLegacySize = 512;      // FXSAVE area
+constexpr size_t kSoftwareOffset = 464;  // what the signal frame uses of it for itself
+constexpr size_t kHeaderOffset = 512;    // XSTATE_BV
+constexpr uint64_t kLegacyFeatures = 3;  // x87 and SSE
 
 user_regs_struct Registers(Task& tracee) {
   const platform::Frame& f = tracee.frame();
@@ -128,13 +128,10 @@ ErrnoOr<size_t> CopyExtended(Task& task, Task& tracee, bool whole, bool set, uin
 
 ErrnoOr<size_t> CopyRegisterSet(Task& task, Task& tracee, uint32_t type, bool set, uint64_t address, uint64_t size) {
   switch (type) {
-    case kGeneralSet:
-      return CopyGeneral(task, tracee, set, address, size);
+    case kGeneralSet: return CopyGeneral(task, tracee, set, address, size);
     case kFloatingSet:
-    case kXstateSet:
-      return CopyExtended(task, tracee, type == kXstateSet, set, address, size);
-    default:
-      return Errno(EINVAL);
+    case kXstateSet: return CopyExtended(task, tracee, type == kXstateSet, set, address, size);
+    default: return Errno(EINVAL);
   }
 }
 

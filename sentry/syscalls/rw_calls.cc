@@ -11,8 +11,8 @@
 #include "sentry/net/socket.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/rw_util.h"
-#include "sentry/syscalls/time_util.h"
 #include "sentry/syscalls/table.h"
+#include "sentry/syscalls/time_util.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/notify.h"
 

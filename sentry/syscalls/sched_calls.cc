@@ -57,9 +57,7 @@ ErrnoOr<Task*> TaskOrSelf(Task& task, int tid) {
 
 ErrnoOr<uint64_t> SchedYield(Task& task) { return task.framed() ? RunUnlocked(task) : 0; }
 
-bool SameOwner(const Task& task, const Task& target) {
-  return task.creds().euid == target.creds().euid || task.creds().euid == target.creds().uid;
-}
+bool SameOwner(const Task& task, const Task& target) { return task.creds().euid == target.creds().euid || task.creds().euid == target.creds().uid; }
 
 // Unlike the other calls of this family, those of affinity take a negative id for one that nobody has (kernel/sched/syscalls.c).
 ErrnoOr<Task*> AffinityTask(Task& task, int tid) {
@@ -326,12 +324,9 @@ ErrnoOr<void> CheckIoprio(const Task& task, int value) {
       if (!task.Has(CAP_SYS_ADMIN) && !task.Has(CAP_SYS_NICE)) return Errno(EPERM);
       return Ok();
     case kIoBestEffort:
-    case kIoIdle:
-      return Ok();
-    case 0:
-      return level != 0 ? ErrnoOr<void>(Errno(EINVAL)) : Ok();
-    default:
-      return Errno(EINVAL);
+    case kIoIdle: return Ok();
+    case 0: return level != 0 ? ErrnoOr<void>(Errno(EINVAL)) : Ok();
+    default: return Errno(EINVAL);
   }
 }
 

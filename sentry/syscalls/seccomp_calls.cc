@@ -135,10 +135,8 @@ ErrnoOr<uint64_t> ActionAvailable(Task& task, uint64_t address) {
     case SECCOMP_RET_USER_NOTIF:
     case SECCOMP_RET_TRACE:
     case SECCOMP_RET_LOG:
-    case SECCOMP_RET_ALLOW:
-      return 0;
-    default:
-      return Errno(EOPNOTSUPP);
+    case SECCOMP_RET_ALLOW: return 0;
+    default: return Errno(EOPNOTSUPP);
   }
 }
 
@@ -150,16 +148,11 @@ ErrnoOr<uint64_t> NotificationSizes(Task& task, uint64_t address) {
 
 ErrnoOr<uint64_t> Seccomp(Task& task, uint32_t operation, uint32_t flags, uint64_t address) {
   switch (operation) {
-    case SECCOMP_SET_MODE_STRICT:
-      return flags != 0 || address != 0 ? Errno(EINVAL) : SetStrict(task);
-    case SECCOMP_SET_MODE_FILTER:
-      return SetFilter(task, flags, address);
-    case SECCOMP_GET_ACTION_AVAIL:
-      return flags != 0 ? Errno(EINVAL) : ActionAvailable(task, address);
-    case SECCOMP_GET_NOTIF_SIZES:
-      return flags != 0 ? Errno(EINVAL) : NotificationSizes(task, address);
-    default:
-      return Errno(EINVAL);
+    case SECCOMP_SET_MODE_STRICT: return flags != 0 || address != 0 ? Errno(EINVAL) : SetStrict(task);
+    case SECCOMP_SET_MODE_FILTER: return SetFilter(task, flags, address);
+    case SECCOMP_GET_ACTION_AVAIL: return flags != 0 ? Errno(EINVAL) : ActionAvailable(task, address);
+    case SECCOMP_GET_NOTIF_SIZES: return flags != 0 ? Errno(EINVAL) : NotificationSizes(task, address);
+    default: return Errno(EINVAL);
   }
 }
 
@@ -167,17 +160,12 @@ ErrnoOr<uint64_t> Seccomp(Task& task, uint32_t operation, uint32_t flags, uint64
 
 ErrnoOr<uint64_t> PrctlSetSeccomp(Task& task, uint64_t mode, uint64_t program) {
   switch (mode) {
-    case SECCOMP_MODE_STRICT:
-      return SetStrict(task);  // the program is not looked at
-    case SECCOMP_MODE_FILTER:
-      return SetFilter(task, 0, program);
-    default:
-      return Errno(EINVAL);
+    case SECCOMP_MODE_STRICT: return SetStrict(task);  // the program is not looked at
+    case SECCOMP_MODE_FILTER: return SetFilter(task, 0, program);
+    default: return Errno(EINVAL);
   }
 }
 
-void RegisterSeccompCalls(SyscallTable& table) {
-  table.Set(SYS_seccomp, Full<&Seccomp>());
-}
+void RegisterSeccompCalls(SyscallTable& table) { table.Set(SYS_seccomp, Full<&Seccomp>()); }
 
 }  // namespace amber

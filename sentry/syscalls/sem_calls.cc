@@ -26,9 +26,7 @@ IpcNamespace& NamespaceOf(Task& task) { return *task.extras().ipc; }
 ErrnoOr<uint64_t> Semget(Task& task, int key, int count, int flags) {
   IpcNamespace& ns = NamespaceOf(task);
   if (count < 0 || static_cast<size_t>(count) > kSemSetMax) return Errno(EINVAL);
-  auto check = [&](const SemSet& set) -> ErrnoOr<void> {
-    return static_cast<size_t>(count) > set.values.size() ? Errno(EINVAL) : Ok();
-  };
+  auto check = [&](const SemSet& set) -> ErrnoOr<void> { return static_cast<size_t>(count) > set.values.size() ? Errno(EINVAL) : Ok(); };
   auto make = [&]() -> ErrnoOr<int> {
     if (count == 0) return Errno(EINVAL);
     auto set = MakeRef<SemSet>();
@@ -123,13 +121,10 @@ ErrnoOr<uint64_t> ControlOne(Task& task, SemSet& set, int index, int command, ui
   if (index < 0 || static_cast<size_t>(index) >= set.values.size()) return Errno(EINVAL);
   SemSet::Value& v = set.values[static_cast<size_t>(index)];
   switch (command) {
-    case GETVAL:
-      return static_cast<uint64_t>(v.value);
-    case GETPID:
-      return static_cast<uint64_t>(v.pid);
+    case GETVAL: return static_cast<uint64_t>(v.value);
+    case GETPID: return static_cast<uint64_t>(v.pid);
     case GETNCNT:
-    case GETZCNT:
-      return CountWaiters(task, set, index, command == GETZCNT);
+    case GETZCNT: return CountWaiters(task, set, index, command == GETZCNT);
     default:
       ForgetUndo(NamespaceOf(task), set.perm.id, index);
       v.value = value;
@@ -196,8 +191,7 @@ ErrnoOr<uint64_t> Semctl(Task& task, int id, int index, int command, uint64_t ar
   if (id < 0) return Errno(EINVAL);
   switch (command) {
     case IPC_INFO:
-    case SEM_INFO:
-      return Info(task, command, argument);
+    case SEM_INFO: return Info(task, command, argument);
     case SEM_STAT:
     case kSemStatAny: {
       RefPtr<SemSet> set = TRY(ns.sems().FindIndex(id));
@@ -205,24 +199,18 @@ ErrnoOr<uint64_t> Semctl(Task& task, int id, int index, int command, uint64_t ar
       TRY(Stat(task, *set, argument));
       return static_cast<uint64_t>(set->perm.id);
     }
-    default:
-      break;
+    default: break;
   }
   RefPtr<SemSet> set = TRY(ns.sems().Find(id));
   switch (command) {
-    case IPC_STAT:
-      TRY(set->perm.Check(task.creds(), 0444));
-      return Stat(task, *set, argument);
-    case GETALL:
-      return GetAll(task, *set, argument);
-    case SETALL:
-      return SetAll(task, *set, argument);
+    case IPC_STAT: TRY(set->perm.Check(task.creds(), 0444)); return Stat(task, *set, argument);
+    case GETALL: return GetAll(task, *set, argument);
+    case SETALL: return SetAll(task, *set, argument);
     case GETVAL:
     case GETPID:
     case GETNCNT:
     case GETZCNT:
-    case SETVAL:
-      return ControlOne(task, *set, index, command, argument);
+    case SETVAL: return ControlOne(task, *set, index, command, argument);
     case IPC_SET: {
       semid_ds ds = TRY(task.CopyIn(UserPtr<semid_ds>(argument)));
       TRY(set->perm.CheckOwner(task.creds()));
@@ -238,8 +226,7 @@ ErrnoOr<uint64_t> Semctl(Task& task, int id, int index, int command, uint64_t ar
       ns.sems().Remove(id);
       set->queue.Notify(POLLIN);
       return 0;
-    default:
-      return Errno(EINVAL);
+    default: return Errno(EINVAL);
   }
 }
 

@@ -145,7 +145,7 @@ ErrnoOr<uint64_t> Info(Task& task, int command, uint64_t out) {
     info.used_ids = static_cast<int>(ns.shms().all().size());
     for (const auto& [index, segment] : ns.shms().all()) {
       info.shm_tot += PageUp(segment->size) / kPageSize;
-      struct stat st {};
+      struct stat st{};
       if (fstat(segment->fd(), &st) == 0) info.shm_rss += static_cast<uint64_t>(st.st_blocks) * 512 / kPageSize;
     }
     TRY(task.CopyOutBytes(out, &info, sizeof(info)));
@@ -188,8 +188,7 @@ ErrnoOr<uint64_t> Shmctl(Task& task, int id, int command, uint64_t argument) {
   if (id < 0 || command < 0) return Errno(EINVAL);
   switch (command) {
     case IPC_INFO:
-    case SHM_INFO:
-      return Info(task, command, argument);
+    case SHM_INFO: return Info(task, command, argument);
     case SHM_STAT:
     case kShmStatAny: {
       RefPtr<ShmSegment> segment = TRY(ns.shms().FindIndex(id));
@@ -197,22 +196,16 @@ ErrnoOr<uint64_t> Shmctl(Task& task, int id, int command, uint64_t argument) {
       TRY(Stat(task, *segment, argument));
       return static_cast<uint64_t>(segment->perm.id);
     }
-    default:
-      break;
+    default: break;
   }
   RefPtr<ShmSegment> segment = TRY(ns.shms().Find(id));
   switch (command) {
-    case IPC_STAT:
-      TRY(segment->perm.Check(task.creds(), 0444));
-      return Stat(task, *segment, argument);
+    case IPC_STAT: TRY(segment->perm.Check(task.creds(), 0444)); return Stat(task, *segment, argument);
     case IPC_SET:
-    case IPC_RMID:
-      return Change(task, ns, *segment, command, argument);
+    case IPC_RMID: return Change(task, ns, *segment, command, argument);
     case SHM_LOCK:
-    case SHM_UNLOCK:
-      return Lock(task, *segment, command == SHM_LOCK);
-    default:
-      return Errno(EINVAL);
+    case SHM_UNLOCK: return Lock(task, *segment, command == SHM_LOCK);
+    default: return Errno(EINVAL);
   }
 }
 

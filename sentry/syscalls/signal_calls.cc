@@ -15,15 +15,14 @@
 namespace amber {
 namespace {
 
-constexpr uint64_t kKnownSaFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_NODEFER |
-                                   SA_RESETHAND | 0x04000000 /* SA_RESTORER */ | 0x800 /* SA_EXPOSE_TAGBITS */;
+constexpr uint64_t kKnownSaFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_NODEFER | SA_RESETHAND |
+                                   0x04000000 /* SA_RESTORER */ | 0x800 /* SA_EXPOSE_TAGBITS */;
 constexpr uint64_t kMinSigStackSize = 2048;
 
 ErrnoOr<void> CheckSetSize(uint64_t size) { return size == sizeof(SignalSet) ? ErrnoOr<void>() : Errno(EINVAL); }
 bool ValidSignal(int signo) { return signo >= 0 && signo <= kNumSignals; }
 
-ErrnoOr<uint64_t> RtSigaction(Task& task, int signo, UserPtr<const SigAction> act, UserPtr<SigAction> old,
-                              uint64_t set_size) {
+ErrnoOr<uint64_t> RtSigaction(Task& task, int signo, UserPtr<const SigAction> act, UserPtr<SigAction> old, uint64_t set_size) {
   TRY(CheckSetSize(set_size));
   if (signo < 1 || signo > kNumSignals) return Errno(EINVAL);
   SignalHandlers& handlers = task.group().handlers();
@@ -41,24 +40,16 @@ ErrnoOr<uint64_t> RtSigaction(Task& task, int signo, UserPtr<const SigAction> ac
   return 0;
 }
 
-ErrnoOr<uint64_t> RtSigprocmask(Task& task, int how, UserPtr<const SignalSet> set, UserPtr<SignalSet> old,
-                                uint64_t set_size) {
+ErrnoOr<uint64_t> RtSigprocmask(Task& task, int how, UserPtr<const SignalSet> set, UserPtr<SignalSet> old, uint64_t set_size) {
   TRY(CheckSetSize(set_size));
   SignalSet before = task.blocked();
   if (set) {
     SignalSet value = TRY(task.CopyIn(set));
     switch (how) {
-      case SIG_BLOCK:
-        task.SetBlocked(before | value);
-        break;
-      case SIG_UNBLOCK:
-        task.SetBlocked(before & ~value);
-        break;
-      case SIG_SETMASK:
-        task.SetBlocked(value);
-        break;
-      default:
-        return Errno(EINVAL);
+      case SIG_BLOCK: task.SetBlocked(before | value); break;
+      case SIG_UNBLOCK: task.SetBlocked(before & ~value); break;
+      case SIG_SETMASK: task.SetBlocked(value); break;
+      default: return Errno(EINVAL);
     }
   }
   if (old) TRY(task.CopyOut(old, before));
@@ -83,8 +74,8 @@ ErrnoOr<uint64_t> RtSigsuspend(Task& task, UserPtr<const SignalSet> set, uint64_
 
 ErrnoOr<uint64_t> Pause(Task& task) { return WaitForSignal(task); }
 
-ErrnoOr<uint64_t> RtSigtimedwait(Task& task, UserPtr<const SignalSet> set, UserPtr<siginfo_t> info,
-                                 UserPtr<const timespec> timeout, uint64_t set_size) {
+ErrnoOr<uint64_t> RtSigtimedwait(Task& task, UserPtr<const SignalSet> set, UserPtr<siginfo_t> info, UserPtr<const timespec> timeout,
+                                 uint64_t set_size) {
   TRY(CheckSetSize(set_size));
   SignalSet wanted = TRY(task.CopyIn(set)) & ~kUnblockable;
   int64_t wait = kNever;

@@ -131,9 +131,7 @@ ErrnoOr<uint64_t> Accept4(Task& task, int fd, UserPtr<void> address, UserPtr<int
   return result;
 }
 
-ErrnoOr<uint64_t> Accept(Task& task, int fd, UserPtr<void> address, UserPtr<int> size) {
-  return Accept4(task, fd, address, size, 0);
-}
+ErrnoOr<uint64_t> Accept(Task& task, int fd, UserPtr<void> address, UserPtr<int> size) { return Accept4(task, fd, address, size, 0); }
 
 ErrnoOr<uint64_t> Shutdown(Task& task, int fd, int how) {
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));

@@ -123,8 +123,7 @@ ErrnoOr<void> ParseControl(Task& task, UserPtr<const void> control, uint64_t siz
         return Errno(EINVAL);
       }
     } else {
-      request->control.push_back({header.cmsg_level, header.cmsg_type,
-                                  std::string(reinterpret_cast<const char*>(data.data()), data.size())});
+      request->control.push_back({header.cmsg_level, header.cmsg_type, std::string(reinterpret_cast<const char*>(data.data()), data.size())});
     }
     uint64_t step = Align(header.cmsg_len);
     if (step >= size - at) break;
@@ -133,8 +132,7 @@ ErrnoOr<void> ParseControl(Task& task, UserPtr<const void> control, uint64_t siz
   return Ok();
 }
 
-ErrnoOr<uint64_t> DeliverControl(Task& task, ReceiveRequest& request, UserPtr<void> control, uint64_t size, bool cloexec,
-                                 int* flags) {
+ErrnoOr<uint64_t> DeliverControl(Task& task, ReceiveRequest& request, UserPtr<void> control, uint64_t size, bool cloexec, int* flags) {
   ControlWriter writer(task, control, control.is_null() ? 0 : size);
   if (request.credentials.has_value()) {
     ucred shown = ShownCredentials(task, *request.credentials);

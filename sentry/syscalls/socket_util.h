@@ -27,8 +27,7 @@ ErrnoOr<void> CopyOutAddress(Task& task, std::string_view address, UserPtr<void>
 ErrnoOr<void> ParseControl(Task& task, UserPtr<const void> control, uint64_t size, SendRequest* request);
 // Encodes what came with a message: installs descriptors, writes control messages. Returns the bytes used; sets MSG_CTRUNC in
 // `flags` if something did not fit.
-ErrnoOr<uint64_t> DeliverControl(Task& task, ReceiveRequest& request, UserPtr<void> control, uint64_t size, bool cloexec,
-                                 int* flags);
+ErrnoOr<uint64_t> DeliverControl(Task& task, ReceiveRequest& request, UserPtr<void> control, uint64_t size, bool cloexec, int* flags);
 
 // Drops the first `bytes` of what `ranges` cover.
 void SkipBytes(std::vector<iovec>* ranges, uint64_t bytes);

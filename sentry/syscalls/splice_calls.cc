@@ -32,12 +32,8 @@ struct End {
   Pipe* pipe = nullptr;
 
   ErrnoOr<size_t> Read(Task& task, Sink& sink) { return offset_at ? file->PRead(task, sink, offset) : file->Read(task, sink); }
-  ErrnoOr<size_t> Write(Task& task, Source& source) {
-    return offset_at ? file->PWrite(task, source, offset) : file->Write(task, source);
-  }
-  ErrnoOr<void> Advance(Task& task, size_t bytes) {
-    return offset_at ? task.CopyOut(offset_at, offset + bytes) : ErrnoOr<void>();
-  }
+  ErrnoOr<size_t> Write(Task& task, Source& source) { return offset_at ? file->PWrite(task, source, offset) : file->Write(task, source); }
+  ErrnoOr<void> Advance(Task& task, size_t bytes) { return offset_at ? task.CopyOut(offset_at, offset + bytes) : ErrnoOr<void>(); }
 };
 
 ErrnoOr<End> GetEnd(Task& task, int fd, UserPtr<uint64_t> offset_at, bool write) {
@@ -103,8 +99,8 @@ ErrnoOr<uint64_t> IntoPipe(Task& task, End& in, End& out, size_t size, uint32_t 
   return uint64_t{done};
 }
 
-ErrnoOr<uint64_t> Splice(Task& task, int in_fd, UserPtr<uint64_t> in_offset, int out_fd, UserPtr<uint64_t> out_offset,
-                         uint64_t size, uint32_t flags) {
+ErrnoOr<uint64_t> Splice(Task& task, int in_fd, UserPtr<uint64_t> in_offset, int out_fd, UserPtr<uint64_t> out_offset, uint64_t size,
+                         uint32_t flags) {
   if ((flags & ~kFlags) != 0) return Errno(EINVAL);
   if (size == 0) return uint64_t{0};
   End in = TRY(GetEnd(task, in_fd, in_offset, false));

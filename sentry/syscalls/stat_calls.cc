@@ -56,9 +56,7 @@ ErrnoOr<uint64_t> NewFStatAt(Task& task, int dirfd, UserPtr<const char> path, Us
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> Stat(Task& task, UserPtr<const char> path, UserPtr<struct stat> out) {
-  return NewFStatAt(task, AT_FDCWD, path, out, 0);
-}
+ErrnoOr<uint64_t> Stat(Task& task, UserPtr<const char> path, UserPtr<struct stat> out) { return NewFStatAt(task, AT_FDCWD, path, out, 0); }
 
 ErrnoOr<uint64_t> LStat(Task& task, UserPtr<const char> path, UserPtr<struct stat> out) {
   return NewFStatAt(task, AT_FDCWD, path, out, AT_SYMLINK_NOFOLLOW);
@@ -133,10 +131,12 @@ ErrnoOr<void> StatFsPlace(const VfsPath& path, struct statfs* out) {
   out->f_flags = 0x20;  // ST_VALID
   if (path.mount->read_only()) out->f_flags |= ST_RDONLY;
   if ((flags & MS_NOSUID) != 0) out->f_flags |= ST_NOSUID;
-  if ((flags & MS_NODEV) != 0) out->f_flags |= 4;       // ST_NODEV
-  if ((flags & MS_NOEXEC) != 0) out->f_flags |= 8;      // ST_NOEXEC
-  if ((flags & MS_NOATIME) != 0) out->f_flags |= 1024;  // ST_NOATIME
-  else out->f_flags |= 4096;                            // ST_RELATIME
+  if ((flags & MS_NODEV) != 0) out->f_flags |= 4;   // ST_NODEV
+  if ((flags & MS_NOEXEC) != 0) out->f_flags |= 8;  // ST_NOEXEC
+  if ((flags & MS_NOATIME) != 0)
+    out->f_flags |= 1024;  // ST_NOATIME
+  else
+    out->f_flags |= 4096;  // ST_RELATIME
   return Ok();
 }
 
@@ -154,9 +154,7 @@ ErrnoOr<uint64_t> FStatFs(Task& task, int fd, UserPtr<struct statfs> out) {
     TRY(StatFsPlace(*file->path(), &s));
   } else {
     std::string link = file->LinkName();
-    s.f_type = link.starts_with("pipe:")     ? PIPEFS_MAGIC
-               : link.starts_with("socket:") ? SOCKFS_MAGIC
-                                             : ANON_INODE_FS_MAGIC;
+    s.f_type = link.starts_with("pipe:") ? PIPEFS_MAGIC : link.starts_with("socket:") ? SOCKFS_MAGIC : ANON_INODE_FS_MAGIC;
     s.f_bsize = s.f_frsize = 4096;
     s.f_namelen = 255;
   }
@@ -177,8 +175,7 @@ ErrnoOr<uint64_t> FAccessAt2(Task& task, int dirfd, UserPtr<const char> path, in
   if ((mode & ~7) != 0) return Errno(EINVAL);
   if ((flags & ~(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Errno(EINVAL);
   std::string name = TRY(CopyInPath(task, path));
-  RefPtr<const Credentials> creds =
-      (flags & AT_EACCESS) != 0 ? task.creds_ref() : RealCredentials(task.creds());
+  RefPtr<const Credentials> creds = (flags & AT_EACCESS) != 0 ? task.creds_ref() : RealCredentials(task.creds());
   uint32_t walk = (flags & AT_SYMLINK_NOFOLLOW) != 0 ? 0 : kFollowLast;
   Resolved r;
   if (name.empty() && (flags & AT_EMPTY_PATH) != 0) {
@@ -193,13 +190,9 @@ ErrnoOr<uint64_t> FAccessAt2(Task& task, int dirfd, UserPtr<const char> path, in
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> FAccessAt(Task& task, int dirfd, UserPtr<const char> path, int mode) {
-  return FAccessAt2(task, dirfd, path, mode, 0);
-}
+ErrnoOr<uint64_t> FAccessAt(Task& task, int dirfd, UserPtr<const char> path, int mode) { return FAccessAt2(task, dirfd, path, mode, 0); }
 
-ErrnoOr<uint64_t> Access(Task& task, UserPtr<const char> path, int mode) {
-  return FAccessAt2(task, AT_FDCWD, path, mode, 0);
-}
+ErrnoOr<uint64_t> Access(Task& task, UserPtr<const char> path, int mode) { return FAccessAt2(task, AT_FDCWD, path, mode, 0); }
 
 ErrnoOr<uint64_t> ReadLinkAt(Task& task, int dirfd, UserPtr<const char> path, UserPtr<char> out, int size) {
   if (size <= 0) return Errno(EINVAL);
@@ -215,9 +208,7 @@ ErrnoOr<uint64_t> ReadLinkAt(Task& task, int dirfd, UserPtr<const char> path, Us
   return uint64_t{n};
 }
 
-ErrnoOr<uint64_t> ReadLink(Task& task, UserPtr<const char> path, UserPtr<char> out, int size) {
-  return ReadLinkAt(task, AT_FDCWD, path, out, size);
-}
+ErrnoOr<uint64_t> ReadLink(Task& task, UserPtr<const char> path, UserPtr<char> out, int size) { return ReadLinkAt(task, AT_FDCWD, path, out, size); }
 
 }  // namespace
 

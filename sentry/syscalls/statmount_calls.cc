@@ -18,9 +18,9 @@ namespace amber {
 namespace {
 
 constexpr uint64_t kStatMount = 457, kListMount = 458;
-constexpr uint64_t kRoot = ~uint64_t{0};  // LSMT_ROOT
+constexpr uint64_t kRoot = ~uint64_t{0};           // LSMT_ROOT
 constexpr uint64_t kIdsStart = uint64_t{1} << 31;  // MNT_UNIQUE_ID_OFFSET
-constexpr unsigned kReverse = 1;          // LISTMOUNT_REVERSE
+constexpr unsigned kReverse = 1;                   // LISTMOUNT_REVERSE
 
 // struct mnt_id_req.
 struct Request {
@@ -115,7 +115,7 @@ void FillBasics(Mount& m, uint64_t mask, StatMount* out) {
     uint64_t dev = m.fs().dev();
     out->dev_major = static_cast<uint32_t>((dev >> 8 & 0xfff) | (dev >> 32 & ~uint64_t{0xfff}));
     out->dev_minor = static_cast<uint32_t>((dev & 0xff) | (dev >> 12 & ~uint64_t{0xff}));
-    struct statfs stats {};
+    struct statfs stats{};
     if (m.fs().StatFs(&stats).ok()) out->magic = static_cast<uint64_t>(stats.f_type);
     out->sb_flags = m.fs().read_only() ? MS_RDONLY : 0;
   }

@@ -48,17 +48,13 @@ ErrnoOr<uint64_t> SetUtsField(Task& task, UserPtr<const char> name, int length, 
   return 0;
 }
 
-ErrnoOr<uint64_t> Sethostname(Task& task, UserPtr<const char> name, int length) {
-  return SetUtsField(task, name, length, &task.uts().hostname);
-}
-ErrnoOr<uint64_t> Setdomainname(Task& task, UserPtr<const char> name, int length) {
-  return SetUtsField(task, name, length, &task.uts().domainname);
-}
+ErrnoOr<uint64_t> Sethostname(Task& task, UserPtr<const char> name, int length) { return SetUtsField(task, name, length, &task.uts().hostname); }
+ErrnoOr<uint64_t> Setdomainname(Task& task, UserPtr<const char> name, int length) { return SetUtsField(task, name, length, &task.uts().domainname); }
 
 ErrnoOr<uint64_t> Sysinfo(Task& task, UserPtr<struct sysinfo> out) {
-  struct sysinfo host {};
+  struct sysinfo host{};
   if (sysinfo(&host) != 0) return Errno(errno);
-  struct sysinfo info {};
+  struct sysinfo info{};
   info.uptime = task.kernel().clocks().Boottime() / kNsPerSecond;
   info.totalram = host.totalram;
   info.freeram = host.freeram;
@@ -120,8 +116,8 @@ void RegisterSystemCalls(SyscallTable& table) {
   table.Set(SYS_syslog, Partial<&Syslog>("the log is empty"));
   table.Set(SYS_restart_syscall, Full<&RestartSyscall>());
   table.Set(SYS_modify_ldt, Refused<&ModifyLdt>("as a kernel without CONFIG_MODIFY_LDT_SYSCALL"));
-  for (int number : {SYS_reboot, SYS_swapon, SYS_swapoff, SYS_init_module, SYS_finit_module, SYS_delete_module,
-                     SYS_acct, SYS_iopl, SYS_ioperm, SYS_kexec_load, SYS_quotactl, SYS_vhangup}) {
+  for (int number : {SYS_reboot, SYS_swapon, SYS_swapoff, SYS_init_module, SYS_finit_module, SYS_delete_module, SYS_acct, SYS_iopl, SYS_ioperm,
+                     SYS_kexec_load, SYS_quotactl, SYS_vhangup}) {
     table.Set(number, Refused<&NotPermitted>("the machine is not the guest's"));
   }
 }

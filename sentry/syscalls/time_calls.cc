@@ -47,15 +47,10 @@ int64_t DeadlineAt(Task& task, clockid_t clock, int64_t absolute) {
   switch (clock) {
     case CLOCK_REALTIME:
     case CLOCK_REALTIME_ALARM:
-    case CLOCK_TAI:
-      now = clocks.Realtime();
-      break;
+    case CLOCK_TAI: now = clocks.Realtime(); break;
     case CLOCK_BOOTTIME:
-    case CLOCK_BOOTTIME_ALARM:
-      now = clocks.Boottime();
-      break;
-    default:
-      break;
+    case CLOCK_BOOTTIME_ALARM: now = clocks.Boottime(); break;
+    default: break;
   }
   return DeadlineAfter(task, std::max<int64_t>(absolute - now, 0));
 }
@@ -82,19 +77,14 @@ ErrnoOr<int64_t> ReadClock(Task& task, clockid_t clock) {
     case CLOCK_REALTIME:
     case CLOCK_REALTIME_COARSE:
     case CLOCK_REALTIME_ALARM:
-    case CLOCK_TAI:
-      return clocks.Realtime();
+    case CLOCK_TAI: return clocks.Realtime();
     case CLOCK_MONOTONIC:
     case CLOCK_MONOTONIC_RAW:
-    case CLOCK_MONOTONIC_COARSE:
-      return clocks.Monotonic();
+    case CLOCK_MONOTONIC_COARSE: return clocks.Monotonic();
     case CLOCK_BOOTTIME:
-    case CLOCK_BOOTTIME_ALARM:
-      return clocks.Boottime();
-    case CLOCK_PROCESS_CPUTIME_ID:
-      return task.group().CpuTime();
-    case CLOCK_THREAD_CPUTIME_ID:
-      return task.CpuTime();
+    case CLOCK_BOOTTIME_ALARM: return clocks.Boottime();
+    case CLOCK_PROCESS_CPUTIME_ID: return task.group().CpuTime();
+    case CLOCK_THREAD_CPUTIME_ID: return task.CpuTime();
     default:
       if (clock < 0) return CpuClock(task, clock);
       return Errno(EINVAL);
@@ -112,12 +102,9 @@ int64_t VdsoOffset(Task& task, clockid_t clock) {
   switch (clock) {
     case CLOCK_MONOTONIC:
     case CLOCK_MONOTONIC_RAW:
-    case CLOCK_MONOTONIC_COARSE:
-      return clocks.monotonic_offset();
-    case CLOCK_BOOTTIME:
-      return clocks.boottime_offset();
-    default:
-      return 0;
+    case CLOCK_MONOTONIC_COARSE: return clocks.monotonic_offset();
+    case CLOCK_BOOTTIME: return clocks.boottime_offset();
+    default: return 0;
   }
 }
 
@@ -168,11 +155,10 @@ ErrnoOr<uint64_t> Nanosleep(Task& task, UserPtr<const timespec> request, UserPtr
   return SleepUntil(task, DeadlineAfter(task, duration), remaining, true);
 }
 
-ErrnoOr<uint64_t> ClockNanosleep(Task& task, int clock, int flags, UserPtr<const timespec> request,
-                                 UserPtr<timespec> remaining) {
+ErrnoOr<uint64_t> ClockNanosleep(Task& task, int clock, int flags, UserPtr<const timespec> request, UserPtr<timespec> remaining) {
   if (clock == CLOCK_THREAD_CPUTIME_ID) return Errno(EINVAL);
-  if (clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_MONOTONIC_RAW ||
-      clock == CLOCK_REALTIME_COARSE || clock == CLOCK_MONOTONIC_COARSE) {
+  if (clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_MONOTONIC_RAW || clock == CLOCK_REALTIME_COARSE ||
+      clock == CLOCK_MONOTONIC_COARSE) {
     return Errno(EOPNOTSUPP);
   }
   TRY(ReadClock(task, clock));
@@ -195,17 +181,10 @@ ErrnoOr<uint64_t> Times(Task& task, UserPtr<tms> out) {
 ErrnoOr<uint64_t> Getrusage(Task& task, int who, UserPtr<rusage> out) {
   rusage usage{};
   switch (who) {
-    case RUSAGE_SELF:
-      usage = UsageOf(task.group());
-      break;
-    case RUSAGE_THREAD:
-      usage = UsageOf(task);
-      break;
-    case RUSAGE_CHILDREN:
-      usage = task.group().child_usage();
-      break;
-    default:
-      return Errno(EINVAL);
+    case RUSAGE_SELF: usage = UsageOf(task.group()); break;
+    case RUSAGE_THREAD: usage = UsageOf(task); break;
+    case RUSAGE_CHILDREN: usage = task.group().child_usage(); break;
+    default: return Errno(EINVAL);
   }
   TRY(task.CopyOut(out, usage));
   return 0;

@@ -61,8 +61,8 @@ ErrnoOr<uint64_t> JoinProcess(Task& task, PidFd& pidfd, uint64_t flags) {
   if (!MayInspect(task, *target)) return Errno(EPERM);
   NamespaceSet set;
   // The user namespace first: the others are entered with its credentials.
-  for (uint64_t type : {uint64_t{CLONE_NEWUSER}, uint64_t{CLONE_NEWNS}, uint64_t{CLONE_NEWUTS}, uint64_t{CLONE_NEWIPC},
-                        uint64_t{CLONE_NEWPID}, uint64_t{CLONE_NEWCGROUP}, uint64_t{CLONE_NEWNET}, uint64_t{0x80}}) {
+  for (uint64_t type : {uint64_t{CLONE_NEWUSER}, uint64_t{CLONE_NEWNS}, uint64_t{CLONE_NEWUTS}, uint64_t{CLONE_NEWIPC}, uint64_t{CLONE_NEWPID},
+                        uint64_t{CLONE_NEWCGROUP}, uint64_t{CLONE_NEWNET}, uint64_t{0x80}}) {
     if ((flags & type) == 0) continue;
     int kind = static_cast<int>(type);
     TRY(JoinNamespace(task, kind, TRY(NamespaceOf(*target, kind, false)), &set));

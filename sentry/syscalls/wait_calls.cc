@@ -19,7 +19,7 @@ namespace {
 struct WaitFor {
   enum class Who { kAny, kPid, kProcessGroup } who = Who::kAny;
   int id = 0;
-  int options = 0;  // WEXITED ...
+  int options = 0;                      // WEXITED ...
   const ProcessGroup* group = nullptr;  // kProcessGroup: the caller's own
 };
 
@@ -52,12 +52,9 @@ bool Matches(const PidNamespace& ns, const WaitFor& w, const ThreadGroup& child)
     if (clone_child != ((w.options & __WCLONE) != 0)) return false;
   }
   switch (w.who) {
-    case WaitFor::Who::kAny:
-      return true;
-    case WaitFor::Who::kPid:
-      return ns.IdOf(child) == w.id;
-    case WaitFor::Who::kProcessGroup:
-      return w.group != nullptr ? &child.process_group() == w.group : ns.IdOf(child.process_group()) == w.id;
+    case WaitFor::Who::kAny: return true;
+    case WaitFor::Who::kPid: return ns.IdOf(child) == w.id;
+    case WaitFor::Who::kProcessGroup: return w.group != nullptr ? &child.process_group() == w.group : ns.IdOf(child.process_group()) == w.id;
   }
   return false;
 }
@@ -102,10 +99,8 @@ bool Look(const WaitFor& w, ThreadGroup& child, Found* out) {
 
 bool MatchesTracee(const PidNamespace& ns, const WaitFor& w, int tid, const Task* task) {
   switch (w.who) {
-    case WaitFor::Who::kAny:
-      return true;
-    case WaitFor::Who::kPid:
-      return tid == w.id;
+    case WaitFor::Who::kAny: return true;
+    case WaitFor::Who::kPid: return tid == w.id;
     case WaitFor::Who::kProcessGroup:
       if (task == nullptr) return false;
       return w.group != nullptr ? &task->group().process_group() == w.group : ns.IdOf(task->group().process_group()) == w.id;
@@ -133,7 +128,11 @@ bool LookAtTracees(Task& caller, const WaitFor& w, Found* out) {
     any = true;
     if ((w.options & WEXITED) == 0) continue;
     bool killed = WIFSIGNALED(it->status);
-    *out = {.any = true, .pid = it->tid, .uid = it->uid, .status = it->status, .code = killed ? CLD_KILLED : CLD_EXITED,
+    *out = {.any = true,
+            .pid = it->tid,
+            .uid = it->uid,
+            .status = it->status,
+            .code = killed ? CLD_KILLED : CLD_EXITED,
             .value = killed ? WTERMSIG(it->status) : WEXITSTATUS(it->status)};
     if (!peek) extras.dead_tracees.erase(it);
     return true;
@@ -187,8 +186,7 @@ ErrnoOr<WaitFor> DecodeWaitid(Task& task, int type, int id, int options) {
   WaitFor w;
   w.options = options;
   switch (type) {
-    case P_ALL:
-      return w;
+    case P_ALL: return w;
     case P_PID:
       if (id <= 0) return Errno(EINVAL);
       w.who = WaitFor::Who::kPid;
@@ -210,8 +208,7 @@ ErrnoOr<WaitFor> DecodeWaitid(Task& task, int type, int id, int options) {
       w.id = task.group().pids().IdOf(pidfd->group());
       return w;
     }
-    default:
-      return Errno(EINVAL);
+    default: return Errno(EINVAL);
   }
 }
 

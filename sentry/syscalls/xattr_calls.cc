@@ -64,8 +64,7 @@ ErrnoOr<uint64_t> Get(Task& task, const VfsPath& place, UserPtr<const char> name
   return CopyOutSized(task, value.address(), size, TRY(place.inode()->GetXattr(name)));
 }
 
-ErrnoOr<uint64_t> Set(Task& task, const VfsPath& place, UserPtr<const char> name_p, UserPtr<const void> value, uint64_t size,
-                      int flags) {
+ErrnoOr<uint64_t> Set(Task& task, const VfsPath& place, UserPtr<const char> name_p, UserPtr<const void> value, uint64_t size, int flags) {
   if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) != 0) return Errno(EINVAL);
   std::string name = TRY(CopyInName(task, name_p));
   if (size > kSizeMax) return Errno(E2BIG);
@@ -104,12 +103,10 @@ ErrnoOr<uint64_t> LGetXattr(Task& task, UserPtr<const char> path, UserPtr<const 
 ErrnoOr<uint64_t> FGetXattr(Task& task, int fd, UserPtr<const char> name, UserPtr<void> value, uint64_t size) {
   return Get(task, TRY(PlaceOf(task, fd)), name, value, size);
 }
-ErrnoOr<uint64_t> SetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<const void> value,
-                           uint64_t size, int flags) {
+ErrnoOr<uint64_t> SetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<const void> value, uint64_t size, int flags) {
   return Set(task, TRY(PlaceOf(task, path, true)), name, value, size, flags);
 }
-ErrnoOr<uint64_t> LSetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<const void> value,
-                            uint64_t size, int flags) {
+ErrnoOr<uint64_t> LSetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<const void> value, uint64_t size, int flags) {
   return Set(task, TRY(PlaceOf(task, path, false)), name, value, size, flags);
 }
 ErrnoOr<uint64_t> FSetXattr(Task& task, int fd, UserPtr<const char> name, UserPtr<const void> value, uint64_t size, int flags) {
@@ -121,18 +118,14 @@ ErrnoOr<uint64_t> ListXattr(Task& task, UserPtr<const char> path, UserPtr<char> 
 ErrnoOr<uint64_t> LListXattr(Task& task, UserPtr<const char> path, UserPtr<char> out, uint64_t size) {
   return List(task, TRY(PlaceOf(task, path, false)), out, size);
 }
-ErrnoOr<uint64_t> FListXattr(Task& task, int fd, UserPtr<char> out, uint64_t size) {
-  return List(task, TRY(PlaceOf(task, fd)), out, size);
-}
+ErrnoOr<uint64_t> FListXattr(Task& task, int fd, UserPtr<char> out, uint64_t size) { return List(task, TRY(PlaceOf(task, fd)), out, size); }
 ErrnoOr<uint64_t> RemoveXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name) {
   return Remove(task, TRY(PlaceOf(task, path, true)), name);
 }
 ErrnoOr<uint64_t> LRemoveXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name) {
   return Remove(task, TRY(PlaceOf(task, path, false)), name);
 }
-ErrnoOr<uint64_t> FRemoveXattr(Task& task, int fd, UserPtr<const char> name) {
-  return Remove(task, TRY(PlaceOf(task, fd)), name);
-}
+ErrnoOr<uint64_t> FRemoveXattr(Task& task, int fd, UserPtr<const char> name) { return Remove(task, TRY(PlaceOf(task, fd)), name); }
 
 // The calls of Linux 6.13: a descriptor, flags, and value, size and flags in a structure.
 struct XattrArgs {
@@ -167,14 +160,13 @@ ErrnoOr<XattrArgs> CopyInArgs(Task& task, UserPtr<const XattrArgs> p, uint64_t s
   return args;
 }
 
-ErrnoOr<uint64_t> SetXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<const char> name,
-                             UserPtr<const XattrArgs> p, uint64_t size) {
+ErrnoOr<uint64_t> SetXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<const char> name, UserPtr<const XattrArgs> p,
+                             uint64_t size) {
   XattrArgs args = TRY(CopyInArgs(task, p, size));
-  return Set(task, TRY(PlaceOf(task, dirfd, path, at_flags)), name, UserPtr<const void>(args.value), args.size,
-             static_cast<int>(args.flags));
+  return Set(task, TRY(PlaceOf(task, dirfd, path, at_flags)), name, UserPtr<const void>(args.value), args.size, static_cast<int>(args.flags));
 }
-ErrnoOr<uint64_t> GetXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<const char> name,
-                             UserPtr<const XattrArgs> p, uint64_t size) {
+ErrnoOr<uint64_t> GetXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<const char> name, UserPtr<const XattrArgs> p,
+                             uint64_t size) {
   XattrArgs args = TRY(CopyInArgs(task, p, size));
   if (args.flags != 0) return Errno(EINVAL);
   return Get(task, TRY(PlaceOf(task, dirfd, path, at_flags)), name, UserPtr<void>(args.value), args.size);

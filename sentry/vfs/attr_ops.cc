@@ -1,6 +1,5 @@
 // chmod, chown, utimes and truncate: fs/attr.c, fs/open.c.
 #include <linux/capability.h>
-
 #include <sys/inotify.h>
 
 #include "sentry/kernel/credentials.h"
@@ -23,7 +22,8 @@ ErrnoOr<void> ChmodPlace(const VfsContext& ctx, const VfsPath& place, uint32_t m
   if (inode.IsSymlink()) return Errno(EOPNOTSUPP);
   TRY(CheckOwner(*ctx.creds, inode));
   mode &= 07777;
-  if ((mode & S_ISGID) != 0 && !ctx.creds->InGroup(inode.attr().gid) && !ctx.creds->HasOver(inode.attr().uid, inode.attr().gid, CAP_FSETID)) mode &= ~S_ISGID;
+  if ((mode & S_ISGID) != 0 && !ctx.creds->InGroup(inode.attr().gid) && !ctx.creds->HasOver(inode.attr().uid, inode.attr().gid, CAP_FSETID))
+    mode &= ~S_ISGID;
   TRY(inode.SetAttr(ctx, {.mode = mode}));
   NotifyEntry(*place.dentry, IN_ATTRIB);
   return Ok();

@@ -64,10 +64,10 @@ class Dentry final : public RefCounted<Dentry>, public state::Saveable {
   RefPtr<Dentry> parent_;
   std::string name_;
   RefPtr<Inode> inode_;
-  bool cached_ = false;     // is in parent_->children_
+  bool cached_ = false;  // is in parent_->children_
   bool unlinked_ = false;
   bool restore_cached_ = false;  // between Load and AfterLoad
-  bool used_ = false;       // since the shrinker last came by
+  bool used_ = false;            // since the shrinker last came by
   std::list<Dentry*>::iterator lru_;
   std::unordered_map<std::string_view, RefPtr<Dentry>> children_;  // keys point to the child's name_
 };

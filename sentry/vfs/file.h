@@ -27,10 +27,10 @@
 
 namespace amber {
 
-class FileOwner;    // sentry/vfs/file_owner.h
+class FileOwner;  // sentry/vfs/file_owner.h
 class Task;
-class Dentry;     // sentry/vfs/dentry.h
-struct VfsPath;   // sentry/vfs/mount.h
+class Dentry;    // sentry/vfs/dentry.h
+struct VfsPath;  // sentry/vfs/mount.h
 
 // What a mapping of a file maps on the host.
 struct MapSource {
@@ -78,13 +78,9 @@ class File : public RefCounted<File>, public state::Saveable {
   virtual ErrnoOr<uint64_t> Ioctl(Task& /*task*/, uint32_t /*command*/, uint64_t /*argument*/) { return Errno(ENOTTY); }
   virtual ErrnoOr<void> Fsync(Task& /*task*/, bool /*data_only*/) { return Errno(EINVAL); }
   virtual ErrnoOr<void> Truncate(Task& /*task*/, uint64_t /*size*/) { return Errno(EINVAL); }
-  virtual ErrnoOr<void> Fallocate(Task& /*task*/, int /*mode*/, uint64_t /*offset*/, uint64_t /*size*/) {
-    return Errno(EOPNOTSUPP);
-  }
+  virtual ErrnoOr<void> Fallocate(Task& /*task*/, int /*mode*/, uint64_t /*offset*/, uint64_t /*size*/) { return Errno(EOPNOTSUPP); }
   // For mmap: what to map for [offset, offset + size) with `shared`; ENODEV if it cannot be mapped.
-  virtual ErrnoOr<MapSource> Map(Task& /*task*/, uint64_t /*offset*/, uint64_t /*size*/, int /*prot*/, bool /*shared*/) {
-    return Errno(ENODEV);
-  }
+  virtual ErrnoOr<MapSource> Map(Task& /*task*/, uint64_t /*offset*/, uint64_t /*size*/, int /*prot*/, bool /*shared*/) { return Errno(ENODEV); }
   // fstat(2). `struct stat` with guest-visible device and inode numbers.
   virtual ErrnoOr<void> Stat(Task& task, struct stat* out) = 0;
   // fcntl F_SETFL may refuse or react (O_ASYNC, O_DIRECT); called before set_flags.

@@ -13,9 +13,7 @@ namespace amber {
 namespace {
 
 bool Overlap(const FileLock& a, const FileLock& b) { return a.start <= b.end && b.start <= a.end; }
-bool SameSpace(const FileLock& a, const FileLock& b) {
-  return (a.kind == LockKind::kFlock) == (b.kind == LockKind::kFlock);
-}
+bool SameSpace(const FileLock& a, const FileLock& b) { return (a.kind == LockKind::kFlock) == (b.kind == LockKind::kFlock); }
 bool SameOwner(const FileLock& a, const FileLock& b) { return a.owner == b.owner && a.kind == b.kind; }
 
 }  // namespace
@@ -56,8 +54,7 @@ ErrnoOr<void> FileLocks::Take(const FileLock& lock) {
   // Neighbours of the same owner and type become one lock, as F_GETLK shows them.
   std::erase_if(locks_, [&](const FileLock& held) {
     if (!SameOwner(held, lock) || held.exclusive != lock.exclusive) return false;
-    bool touches = (held.end != UINT64_MAX && held.end + 1 == merged.start) ||
-                   (merged.end != UINT64_MAX && merged.end + 1 == held.start);
+    bool touches = (held.end != UINT64_MAX && held.end + 1 == merged.start) || (merged.end != UINT64_MAX && merged.end + 1 == held.start);
     if (!touches) return false;
     merged.start = std::min(merged.start, held.start);
     merged.end = std::max(merged.end, held.end);
@@ -94,9 +91,8 @@ bool FileLocks::Load(state::Loader& loader, const vfs_state::Inode& m) {
   for (const auto& l : m.locks()) {
     if (l.kind() < 1 || l.kind() > 3 || l.end() < l.start()) return loader.Fail("a file lock makes no sense");
     auto kind = static_cast<LockKind>(l.kind());
-    const state::Saveable* owner = kind == LockKind::kPosix
-                                       ? static_cast<const state::Saveable*>(loader.Get<FdTable>(l.owner()))
-                                       : static_cast<const state::Saveable*>(loader.Get<File>(l.owner()));
+    const state::Saveable* owner = kind == LockKind::kPosix ? static_cast<const state::Saveable*>(loader.Get<FdTable>(l.owner()))
+                                                            : static_cast<const state::Saveable*>(loader.Get<File>(l.owner()));
     if (owner == nullptr) return false;
     locks_.push_back({kind, l.type() == F_WRLCK, l.start(), l.end(), owner, l.pid()});
   }

@@ -25,9 +25,9 @@ struct FileLock {
   LockKind kind = LockKind::kPosix;
   bool exclusive = false;
   uint64_t start = 0;
-  uint64_t end = UINT64_MAX;  // inclusive
+  uint64_t end = UINT64_MAX;               // inclusive
   const state::Saveable* owner = nullptr;  // FdTable or File; compared only
-  int pid = 0;                // of who took a POSIX lock, else -1
+  int pid = 0;                             // of who took a POSIX lock, else -1
 };
 
 class FileLocks {

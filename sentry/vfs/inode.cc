@@ -18,8 +18,8 @@ WatchList& Inode::MakeWatches() {
 ErrnoOr<void> Inode::SetAttr(const VfsContext&, const AttrChange&) { return Errno(EPERM); }
 ErrnoOr<RefPtr<Inode>> Inode::Lookup(const VfsContext&, std::string_view) { return Errno(ENOTDIR); }
 
-ErrnoOr<void> Inode::LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names, std::span<Inode* const>,
-                                 bool, std::vector<RefPtr<Inode>>* found) {
+ErrnoOr<void> Inode::LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names, std::span<Inode* const>, bool,
+                                 std::vector<RefPtr<Inode>>* found) {
   auto r = Lookup(ctx, names.front());
   if (!r.ok()) return r.error();
   found->push_back(std::move(*r));
@@ -31,9 +31,7 @@ ErrnoOr<RefPtr<Inode>> Inode::MakeUnnamed(const VfsContext&, const NewNode&) { r
 ErrnoOr<void> Inode::Link(const VfsContext&, std::string_view, Inode&) { return Errno(EPERM); }
 ErrnoOr<void> Inode::Unlink(const VfsContext&, std::string_view, Inode&) { return Errno(EPERM); }
 ErrnoOr<void> Inode::Rmdir(const VfsContext&, std::string_view, Inode&) { return Errno(EPERM); }
-ErrnoOr<void> Inode::Rename(const VfsContext&, std::string_view, Inode&, Inode&, std::string_view, Inode*, uint32_t) {
-  return Errno(EPERM);
-}
+ErrnoOr<void> Inode::Rename(const VfsContext&, std::string_view, Inode&, Inode&, std::string_view, Inode*, uint32_t) { return Errno(EPERM); }
 ErrnoOr<std::vector<DirEnt>> Inode::List(const VfsContext&) { return Errno(ENOTDIR); }
 ErrnoOr<std::string> Inode::ReadLink(const VfsContext&) { return Errno(EINVAL); }
 ErrnoOr<LinkTarget> Inode::MagicLink(const VfsContext&) { return Errno(EINVAL); }

@@ -31,10 +31,10 @@ class FileLocks;   // sentry/vfs/file_lock.h
 class FileSystem;  // sentry/vfs/file_system.h
 class FsContext;
 class Inode;
-class WatchList;   // sentry/vfs/notify.h
+class WatchList;  // sentry/vfs/notify.h
 class Task;
 struct Credentials;
-struct VfsPath;    // sentry/vfs/mount.h
+struct VfsPath;  // sentry/vfs/mount.h
 
 // On whose behalf something is done.
 struct VfsContext {
@@ -122,8 +122,8 @@ class Inode : public RefCounted<Inode>, public state::Saveable {
   // Looks up names one below the other, to spare round trips. `known[i]` is the cached inode of names[i] or null; file systems that
   // revalidate compare with it. Fills `found` up to the first name that is missing or not a directory; ENOENT
   // with found->size() names found means that the next one is missing. `open_read`: the last one will be opened for reading.
-  virtual ErrnoOr<void> LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names,
-                                    std::span<Inode* const> known, bool open_read, std::vector<RefPtr<Inode>>* found);
+  virtual ErrnoOr<void> LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names, std::span<Inode* const> known, bool open_read,
+                                    std::vector<RefPtr<Inode>>* found);
   // A file, directory, symbolic link, fifo, device or socket under a free name.
   virtual ErrnoOr<RefPtr<Inode>> Make(const VfsContext& ctx, std::string_view name, const NewNode& node);
   // O_TMPFILE. Link() may name it later.
@@ -134,8 +134,8 @@ class Inode : public RefCounted<Inode>, public state::Saveable {
   virtual ErrnoOr<void> Rmdir(const VfsContext& ctx, std::string_view name, Inode& victim);
   // Moves `moved` from `old_name` here to `new_name` in `new_dir` (of the same file system), over `replaced` if not null. `flags`:
   // RENAME_NOREPLACE (checked already), RENAME_EXCHANGE, RENAME_WHITEOUT.
-  virtual ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir,
-                               std::string_view new_name, Inode* replaced, uint32_t flags);
+  virtual ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir, std::string_view new_name,
+                               Inode* replaced, uint32_t flags);
   // All entries but "." and "..".
   virtual ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx);
 

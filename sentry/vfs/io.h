@@ -4,11 +4,11 @@
 // EFAULT only if nothing at all was moved (Linux's partial semantics).
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <algorithm>
 
 #include "sentry/base/errno_or.h"
 

@@ -18,8 +18,7 @@ constexpr uint32_t kLockable = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
 Mount::Mount() = default;
 Mount::Mount(RefPtr<FileSystem> fs, RefPtr<Dentry> root, uint32_t flags, std::string source)
-    : id_(next_mount_id++), fs_(std::move(fs)), root_(std::move(root)), flags_(flags & kMountFlags),
-      source_(std::move(source)) {}
+    : id_(next_mount_id++), fs_(std::move(fs)), root_(std::move(root)), flags_(flags & kMountFlags), source_(std::move(source)) {}
 
 Mount::~Mount() {
   LeavePeers();

@@ -27,8 +27,7 @@ class MountNamespace;
 class PeerGroup;
 
 // The flags that belong to a mount rather than to its file system.
-inline constexpr uint32_t kMountFlags =
-    MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME | MS_RELATIME;
+inline constexpr uint32_t kMountFlags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME | MS_RELATIME;
 
 class Mount final : public RefCounted<Mount>, public state::Saveable {
  public:

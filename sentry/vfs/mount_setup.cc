@@ -26,42 +26,63 @@ struct FlagOption {
 
 // Options that are flags of the mount, or mean nothing here.
 const std::map<std::string_view, FlagOption>& FlagOptions() {
-  static const auto* options = new std::map<std::string_view, FlagOption>{
-      {"ro", {MS_RDONLY, 0}},          {"rw", {0, MS_RDONLY}},        {"nosuid", {MS_NOSUID, 0}},
-      {"suid", {0, MS_NOSUID}},        {"nodev", {MS_NODEV, 0}},      {"dev", {0, MS_NODEV}},
-      {"noexec", {MS_NOEXEC, 0}},      {"exec", {0, MS_NOEXEC}},      {"noatime", {MS_NOATIME, 0}},
-      {"atime", {0, MS_NOATIME}},      {"relatime", {MS_RELATIME, 0}}, {"norelatime", {0, MS_RELATIME}},
-      {"strictatime", {}},             {"nostrictatime", {}},         {"nodiratime", {MS_NODIRATIME, 0}},
-      {"diratime", {0, MS_NODIRATIME}}, {"bind", {}},                 {"rbind", {}},
-      {"private", {}},                 {"rprivate", {}},              {"shared", {}},
-      {"rshared", {}},                 {"slave", {}},                 {"rslave", {}},
-      {"unbindable", {}},              {"runbindable", {}},           {"defaults", {}},
-      {"remount", {}},                 {"sync", {}},                  {"async", {}},
-      {"dirsync", {}},                 {"lazytime", {}},              {"nolazytime", {}},
-      {"silent", {}},                  {"loud", {}},                  {"tmpcopyup", {}},
-      {"z", {}},                       {"Z", {}},                     {"rro", {MS_RDONLY, 0}},
-      {"nosymfollow", {}},             {"symfollow", {}}};
+  static const auto* options = new std::map<std::string_view, FlagOption>{{"ro", {MS_RDONLY, 0}},
+                                                                          {"rw", {0, MS_RDONLY}},
+                                                                          {"nosuid", {MS_NOSUID, 0}},
+                                                                          {"suid", {0, MS_NOSUID}},
+                                                                          {"nodev", {MS_NODEV, 0}},
+                                                                          {"dev", {0, MS_NODEV}},
+                                                                          {"noexec", {MS_NOEXEC, 0}},
+                                                                          {"exec", {0, MS_NOEXEC}},
+                                                                          {"noatime", {MS_NOATIME, 0}},
+                                                                          {"atime", {0, MS_NOATIME}},
+                                                                          {"relatime", {MS_RELATIME, 0}},
+                                                                          {"norelatime", {0, MS_RELATIME}},
+                                                                          {"strictatime", {}},
+                                                                          {"nostrictatime", {}},
+                                                                          {"nodiratime", {MS_NODIRATIME, 0}},
+                                                                          {"diratime", {0, MS_NODIRATIME}},
+                                                                          {"bind", {}},
+                                                                          {"rbind", {}},
+                                                                          {"private", {}},
+                                                                          {"rprivate", {}},
+                                                                          {"shared", {}},
+                                                                          {"rshared", {}},
+                                                                          {"slave", {}},
+                                                                          {"rslave", {}},
+                                                                          {"unbindable", {}},
+                                                                          {"runbindable", {}},
+                                                                          {"defaults", {}},
+                                                                          {"remount", {}},
+                                                                          {"sync", {}},
+                                                                          {"async", {}},
+                                                                          {"dirsync", {}},
+                                                                          {"lazytime", {}},
+                                                                          {"nolazytime", {}},
+                                                                          {"silent", {}},
+                                                                          {"loud", {}},
+                                                                          {"tmpcopyup", {}},
+                                                                          {"z", {}},
+                                                                          {"Z", {}},
+                                                                          {"rro", {MS_RDONLY, 0}},
+                                                                          {"nosymfollow", {}},
+                                                                          {"symfollow", {}}};
   return *options;
 }
 
 // Types of other parts of the kernel without which a container can still start: an empty directory stands in for them.
-bool MayBeAbsent(std::string_view type) {
-  return type == "cgroup" || type == "cgroup2" || type == "mqueue" || type == "sysfs" || type == "devpts";
-}
+bool MayBeAbsent(std::string_view type) { return type == "cgroup" || type == "cgroup2" || type == "mqueue" || type == "sysfs" || type == "devpts"; }
 
 // Everything a set-up does, it does as root with all capabilities, inside the new root.
 class Setup {
  public:
-  explicit Setup(MountNamespace& ns)
-      : ns_(ns), fs_(MakeRef<FsContext>(ns.root(), ns.root(), 022)), creds_(MakeRef<Credentials>()) {
+  explicit Setup(MountNamespace& ns) : ns_(ns), fs_(MakeRef<FsContext>(ns.root(), ns.root(), 022)), creds_(MakeRef<Credentials>()) {
     creds_->effective = creds_->permitted = kAllCapabilities;
     ctx_ = {.creds = creds_.get(), .fs = fs_.get()};
   }
   const VfsContext& ctx() const { return ctx_; }
 
-  ErrnoOr<VfsPath> Find(std::string_view path, uint32_t walk = kFollowLast) {
-    return ResolvePlace(ctx_, ns_.root(), path, walk);
-  }
+  ErrnoOr<VfsPath> Find(std::string_view path, uint32_t walk = kFollowLast) { return ResolvePlace(ctx_, ns_.root(), path, walk); }
   // The place `path`; directories that are missing are made, the last one as a file if `file`.
   ErrnoOr<VfsPath> FindOrMake(std::string_view path, bool file) {
     size_t at = 0;
@@ -86,8 +107,8 @@ class Setup {
 };
 
 absl::Status Failure(const MountPlan& plan, std::string_view what, Errno error) {
-  return absl::FailedPreconditionError(absl::StrCat("mount ", plan.destination, " (", plan.type, ", ", plan.source,
-                                                    "): ", what, ": errno ", error.number()));
+  return absl::FailedPreconditionError(
+      absl::StrCat("mount ", plan.destination, " (", plan.type, ", ", plan.source, "): ", what, ": errno ", error.number()));
 }
 
 struct Options {
@@ -219,9 +240,7 @@ absl::Status MakePathReadOnly(MountNamespace& ns, std::string_view path) {
 
 absl::Status MakeDevice(MountNamespace& ns, std::string_view path, uint32_t mode, uint64_t rdev, uint32_t uid, uint32_t gid) {
   Setup setup(ns);
-  auto fail = [&](Errno error) {
-    return absl::FailedPreconditionError(absl::StrCat("cannot make the device ", path, ": errno ", error.number()));
-  };
+  auto fail = [&](Errno error) { return absl::FailedPreconditionError(absl::StrCat("cannot make the device ", path, ": errno ", error.number())); };
   if (setup.Find(path).ok()) return absl::OkStatus();
   size_t slash = path.rfind('/');
   if (slash == std::string_view::npos) return fail(Errno(EINVAL));

@@ -20,16 +20,16 @@ class Client;
 }
 
 struct MountPlan {
-  std::string destination;  // absolute; "/" is the root and comes first
-  std::string type;         // "proc", "tmpfs", ...; ignored if `client` is set
-  std::string source;       // for /proc/mounts
+  std::string destination;           // absolute; "/" is the root and comes first
+  std::string type;                  // "proc", "tmpfs", ...; ignored if `client` is set
+  std::string source;                // for /proc/mounts
   std::vector<std::string> options;  // as in config.json: "ro", "nosuid", "size=64k", ...; unknown ones go to the file system
   // A directory or a file of the host: the gofer's client and the name of its attach point.
   std::shared_ptr<gofer::Client> client;
   std::string attach;
-  std::string container;    // whose gofer it is: with `attach`, how a restore finds the client (SetGoferFinder)
+  std::string container;  // whose gofer it is: with `attach`, how a restore finds the client (SetGoferFinder)
   bool read_only = false;
-  bool exclusive = false;   // nobody else changes what is there: cache without revalidation
+  bool exclusive = false;  // nobody else changes what is there: cache without revalidation
   // Writes stay in the sandbox's memory: the mount is an overlay of a tmpfs over the host's directory.
   bool overlay = false;
 };

@@ -17,8 +17,7 @@ std::string Mangle(const std::string& s) {
   std::string out;
   for (char c : s) {
     if (c == ' ' || c == '\t' || c == '\n' || c == '\\' || c == '#') {
-      char buf[5] = {'\\', static_cast<char>('0' + ((c >> 6) & 3)), static_cast<char>('0' + ((c >> 3) & 7)),
-                     static_cast<char>('0' + (c & 7)), 0};
+      char buf[5] = {'\\', static_cast<char>('0' + ((c >> 6) & 3)), static_cast<char>('0' + ((c >> 3) & 7)), static_cast<char>('0' + (c & 7)), 0};
       out += buf;
     } else {
       out += c;
@@ -67,8 +66,8 @@ std::string MountNamespace::FormatMounts(const VfsPath& root) const {
     if (!Visible(*m, root)) continue;
     VfsPath place{RefPtr<Mount>(m), m->root()};
     uint32_t flags = m->flags() | (m->fs().read_only() ? MS_RDONLY : 0);
-    out += DeviceOf(*m) + ' ' + Mangle(PathName(place, root)) + ' ' + m->fs().type_name() + ' ' + MountOptions(flags) +
-           m->fs().ShowOptions() + " 0 0\n";
+    out +=
+        DeviceOf(*m) + ' ' + Mangle(PathName(place, root)) + ' ' + m->fs().type_name() + ' ' + MountOptions(flags) + m->fs().ShowOptions() + " 0 0\n";
   }
   return out;
 }
@@ -83,9 +82,9 @@ std::string MountNamespace::FormatMountInfo(const VfsPath& root) const {
     if (inside.empty()) inside = "/";
     int parent = m->parent() != nullptr ? m->parent()->id() : m->id();
     out += std::to_string(m->id()) + ' ' + std::to_string(parent) + ' ' + std::to_string(major(m->fs().dev())) + ':' +
-           std::to_string(minor(m->fs().dev())) + ' ' + Mangle(inside) + ' ' + Mangle(PathName(place, root)) + ' ' +
-           MountOptions(m->flags()) + Propagation(*m) + " - " + m->fs().type_name() + ' ' + DeviceOf(*m) + ' ' +
-           (m->fs().read_only() ? "ro" : "rw") + m->fs().ShowOptions() + '\n';
+           std::to_string(minor(m->fs().dev())) + ' ' + Mangle(inside) + ' ' + Mangle(PathName(place, root)) + ' ' + MountOptions(m->flags()) +
+           Propagation(*m) + " - " + m->fs().type_name() + ' ' + DeviceOf(*m) + ' ' + (m->fs().read_only() ? "ro" : "rw") + m->fs().ShowOptions() +
+           '\n';
   }
   return out;
 }

@@ -14,9 +14,7 @@ void WatchList::Add(InodeWatch* watch) {
   ++notify_internal::active;
 }
 
-void WatchList::Remove(InodeWatch* watch) {
-  notify_internal::active -= std::erase(watches_, watch);
-}
+void WatchList::Remove(InodeWatch* watch) { notify_internal::active -= std::erase(watches_, watch); }
 
 void NotifyInode(Inode& inode, InodeEvent event) {
   if (inode.watches() == nullptr || inode.watches()->empty()) return;

@@ -15,10 +15,10 @@ class File;
 class Inode;
 
 struct InodeEvent {
-  uint32_t mask = 0;        // one IN_* event, with IN_ISDIR if it is about a directory
-  uint32_t cookie = 0;      // joins the two halves of a rename
-  std::string_view name;    // of the entry, if the event is about something in the directory that is watched
-  bool unlinked = false;    // that entry has no name any more
+  uint32_t mask = 0;      // one IN_* event, with IN_ISDIR if it is about a directory
+  uint32_t cookie = 0;    // joins the two halves of a rename
+  std::string_view name;  // of the entry, if the event is about something in the directory that is watched
+  bool unlinked = false;  // that entry has no name any more
 };
 
 class InodeWatch {

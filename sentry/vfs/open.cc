@@ -117,12 +117,9 @@ ErrnoOr<RefPtr<File>> Inode::Open(const VfsContext& ctx, const VfsPath& path, in
       bool write = (flags & O_ACCMODE) != O_RDONLY;
       return RegularFile::Open(path, TRY(DataInode(ctx, write)), flags);
     }
-    case S_IFDIR:
-      return RefPtr<File>(MakeRef<DirectoryFile>(path, flags));
-    case S_IFLNK:
-      return Errno(ELOOP);
-    default:
-      return OpenSpecial(ctx, path, flags);
+    case S_IFDIR: return RefPtr<File>(MakeRef<DirectoryFile>(path, flags));
+    case S_IFLNK: return Errno(ELOOP);
+    default: return OpenSpecial(ctx, path, flags);
   }
 }
 

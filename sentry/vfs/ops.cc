@@ -175,8 +175,8 @@ void MoveDentries(const RenameEnds& e, uint32_t flags) {
 
 }  // namespace
 
-ErrnoOr<void> RenameAt(const VfsContext& ctx, const VfsPath& old_start, std::string_view old_path,
-                       const VfsPath& new_start, std::string_view new_path, uint32_t flags) {
+ErrnoOr<void> RenameAt(const VfsContext& ctx, const VfsPath& old_start, std::string_view old_path, const VfsPath& new_start,
+                       std::string_view new_path, uint32_t flags) {
   RenameEnds e;
   e.from = TRY(PathWalker(ctx, old_start, 0).WalkParent(old_path));
   e.to = TRY(PathWalker(ctx, new_start, 0).WalkParent(new_path));
@@ -189,8 +189,7 @@ ErrnoOr<void> RenameAt(const VfsContext& ctx, const VfsPath& old_start, std::str
   TRY(CheckRenameKinds(e, flags));
   if (e.source->inode() == e.target->inode()) return Ok();
   TRY(CheckRenamePermissions(ctx, e, flags));
-  TRY(e.from.dir.inode()->Rename(ctx, e.from.name, *e.source->inode(), *e.to.dir.inode(), e.to.name, e.target->inode(),
-                                 flags));
+  TRY(e.from.dir.inode()->Rename(ctx, e.from.name, *e.source->inode(), *e.to.dir.inode(), e.to.name, e.target->inode(), flags));
   MoveDentries(e, flags);
   bool exchange = (flags & RENAME_EXCHANGE) != 0;
   Inode* replaced = exchange || e.target->negative() ? nullptr : e.target->inode();

@@ -23,8 +23,8 @@ ErrnoOr<void> MakeChild(const VfsContext& ctx, const VfsPath& dir, Dentry& name,
 ErrnoOr<void> UnlinkAt(const VfsContext& ctx, const VfsPath& start, std::string_view path);
 ErrnoOr<void> RmdirAt(const VfsContext& ctx, const VfsPath& start, std::string_view path);
 ErrnoOr<void> LinkAt(const VfsContext& ctx, const VfsPath& target, const VfsPath& start, std::string_view path);
-ErrnoOr<void> RenameAt(const VfsContext& ctx, const VfsPath& old_start, std::string_view old_path,
-                       const VfsPath& new_start, std::string_view new_path, uint32_t flags);
+ErrnoOr<void> RenameAt(const VfsContext& ctx, const VfsPath& old_start, std::string_view old_path, const VfsPath& new_start,
+                       std::string_view new_path, uint32_t flags);
 
 ErrnoOr<void> ChmodPlace(const VfsContext& ctx, const VfsPath& place, uint32_t mode);
 // UINT32_MAX leaves an id as it is.

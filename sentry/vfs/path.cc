@@ -80,8 +80,7 @@ ErrnoOr<size_t> LookAhead(const VfsContext& ctx, Dentry& dir, std::span<const st
 
 }  // namespace
 
-PathWalker::PathWalker(const VfsContext& ctx, VfsPath start, uint32_t flags)
-    : ctx_(ctx), start_(std::move(start)), flags_(flags) {
+PathWalker::PathWalker(const VfsContext& ctx, VfsPath start, uint32_t flags) : ctx_(ctx), start_(std::move(start)), flags_(flags) {
   root_ = (flags_ & (kBeneath | kInRoot)) != 0 ? start_ : ctx.fs->root();
 }
 
@@ -249,8 +248,7 @@ ErrnoOr<Resolved> ResolvePath(const VfsContext& ctx, const VfsPath& start, std::
   return PathWalker(ctx, start, flags).Walk(path);
 }
 
-ErrnoOr<VfsPath> ResolvePlace(const VfsContext& ctx, const VfsPath& start, std::string_view path, uint32_t flags,
-                              int otherwise) {
+ErrnoOr<VfsPath> ResolvePlace(const VfsContext& ctx, const VfsPath& start, std::string_view path, uint32_t flags, int otherwise) {
   Resolved r = TRY(ResolvePath(ctx, start, path, flags));
   if (r.file) return Errno(otherwise);
   return std::move(r.path);

@@ -17,9 +17,9 @@
 namespace amber {
 
 enum WalkFlag : uint32_t {
-  kFollowLast = 1 << 0,     // follow a symbolic link in the last place
-  kMustBeDir = 1 << 1,      // ENOTDIR otherwise
-  kOpenRead = 1 << 2,       // a hint: a regular file in the last place will be opened for reading
+  kFollowLast = 1 << 0,  // follow a symbolic link in the last place
+  kMustBeDir = 1 << 1,   // ENOTDIR otherwise
+  kOpenRead = 1 << 2,    // a hint: a regular file in the last place will be opened for reading
   // openat2(2)
   kNoXdev = 1 << 3,
   kNoMagicLinks = 1 << 4,
@@ -37,8 +37,8 @@ struct Resolved {
 // The directory of the last component.
 struct ResolvedParent {
   VfsPath dir;
-  std::string name;            // empty if the path ends in "/", "." or ".." (see `dots`)
-  std::string dots;            // ".", ".." or "/" in that case
+  std::string name;  // empty if the path ends in "/", "." or ".." (see `dots`)
+  std::string dots;  // ".", ".." or "/" in that case
   bool trailing_slash = false;
 };
 
@@ -80,8 +80,7 @@ class PathWalker {
 // Shorthands.
 ErrnoOr<Resolved> ResolvePath(const VfsContext& ctx, const VfsPath& start, std::string_view path, uint32_t flags);
 // As above, where a file without a place is of no use (ENOTDIR, EINVAL as `otherwise`).
-ErrnoOr<VfsPath> ResolvePlace(const VfsContext& ctx, const VfsPath& start, std::string_view path, uint32_t flags,
-                              int otherwise = ENOENT);
+ErrnoOr<VfsPath> ResolvePlace(const VfsContext& ctx, const VfsPath& start, std::string_view path, uint32_t flags, int otherwise = ENOENT);
 
 // The child `name` of the directory: cached, or looked up; a negative dentry if it is missing. Neither permissions nor mounts.
 ErrnoOr<RefPtr<Dentry>> LookupChild(const VfsContext& ctx, const VfsPath& dir, std::string_view name);

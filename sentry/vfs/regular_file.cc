@@ -74,11 +74,8 @@ ErrnoOr<size_t> RegularFile::WriteAt(Task& task, Source& source, uint64_t offset
 ErrnoOr<uint64_t> RegularFile::Seek(Task&, int64_t offset, int whence) {
   int64_t base = 0;
   switch (whence) {
-    case SEEK_SET:
-      break;
-    case SEEK_CUR:
-      base = static_cast<int64_t>(position_);
-      break;
+    case SEEK_SET: break;
+    case SEEK_CUR: base = static_cast<int64_t>(position_); break;
     case SEEK_END:
       TRY(data_->Refresh());
       base = static_cast<int64_t>(data_->attr().size);
@@ -90,8 +87,7 @@ ErrnoOr<uint64_t> RegularFile::Seek(Task&, int64_t offset, int whence) {
       position_ = static_cast<uint64_t>(r);
       return position_;
     }
-    default:
-      return Errno(EINVAL);
+    default: return Errno(EINVAL);
   }
   int64_t target;
   if (__builtin_add_overflow(base, offset, &target)) return Errno(EOVERFLOW);
@@ -144,14 +140,11 @@ ErrnoOr<uint64_t> RegularFile::Fcntl(Task&, int command, uint64_t argument) {
       if (!writable()) return Errno(EPERM);
       TRY(data_->AddSeals(static_cast<int>(argument)));
       return uint64_t{0};
-    default:
-      return Errno(EINVAL);
+    default: return Errno(EINVAL);
   }
 }
 
-std::string RegularFile::Save(state::Saver& saver) const {
-  return SaveOpenFile(saver, position_, saver.Ref(data_), "");
-}
+std::string RegularFile::Save(state::Saver& saver) const { return SaveOpenFile(saver, position_, saver.Ref(data_), ""); }
 
 bool RegularFile::Load(state::Loader& loader, std::string_view bytes) {
   vfs_state::OpenFile m;
@@ -164,8 +157,7 @@ bool RegularFile::Load(state::Loader& loader, std::string_view bytes) {
 bool RegularFile::AfterLoad(state::Loader& loader) {
   if (!VfsFile::AfterLoad(loader)) return false;
   if (!data_->BeginIo(writable()).ok()) {
-    return loader.Fail("the open file " + PathName(*path(), path()->mount->ns() ? path()->mount->ns()->root() : *path()) +
-                       " cannot be opened again");
+    return loader.Fail("the open file " + PathName(*path(), path()->mount->ns() ? path()->mount->ns()->root() : *path()) + " cannot be opened again");
   }
   io_begun_ = true;
   return true;

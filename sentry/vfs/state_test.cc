@@ -20,30 +20,18 @@ using state::Loader;
 // The kinds that these trees consist of.
 Loader::Factory FactoryFor(Kind kind) {
   switch (kind) {
-    case Kind::kFsContext:
-      return &Loader::Make<FsContext>;
-    case Kind::kMountNamespace:
-      return &Loader::Make<MountNamespace>;
-    case Kind::kMount:
-      return &Loader::Make<Mount>;
-    case Kind::kDentry:
-      return &Loader::Make<Dentry>;
-    case Kind::kTmpfsFileSystem:
-      return &Loader::Make<TmpfsFileSystem>;
-    case Kind::kTmpfsInode:
-      return &Loader::Make<TmpfsInode>;
-    case Kind::kOverlayFileSystem:
-      return &Loader::Make<OverlayFileSystem>;
-    case Kind::kOverlayInode:
-      return &Loader::Make<OverlayInode>;
-    case Kind::kRegularFile:
-      return &Loader::Make<RegularFile>;
-    case Kind::kDirectoryFile:
-      return &Loader::Make<DirectoryFile>;
-    case Kind::kFdTable:
-      return &Loader::Make<FdTable>;
-    default:
-      return nullptr;
+    case Kind::kFsContext: return &Loader::Make<FsContext>;
+    case Kind::kMountNamespace: return &Loader::Make<MountNamespace>;
+    case Kind::kMount: return &Loader::Make<Mount>;
+    case Kind::kDentry: return &Loader::Make<Dentry>;
+    case Kind::kTmpfsFileSystem: return &Loader::Make<TmpfsFileSystem>;
+    case Kind::kTmpfsInode: return &Loader::Make<TmpfsInode>;
+    case Kind::kOverlayFileSystem: return &Loader::Make<OverlayFileSystem>;
+    case Kind::kOverlayInode: return &Loader::Make<OverlayInode>;
+    case Kind::kRegularFile: return &Loader::Make<RegularFile>;
+    case Kind::kDirectoryFile: return &Loader::Make<DirectoryFile>;
+    case Kind::kFdTable: return &Loader::Make<FdTable>;
+    default: return nullptr;
   }
 }
 
@@ -94,9 +82,7 @@ void ThroughAnImage(TestTree& tree, RefPtr<FdTable>& files) {
   tree.ns = RefPtr<MountNamespace>(tree.context->root().mount->ns());
 }
 
-std::string ReadFd(FdTable& files, int fd) {
-  return TestTree::ReadInode(static_cast<RegularFile&>(**files.Get(fd)).data());
-}
+std::string ReadFd(FdTable& files, int fd) { return TestTree::ReadInode(static_cast<RegularFile&>(**files.Get(fd)).data()); }
 
 TEST(State, TmpfsComesBack) {
   TestTree t;

@@ -8,9 +8,7 @@ void SaveTime(const timespec& t, vfs_state::Time* out) {
   out->set_nanoseconds(static_cast<uint32_t>(t.tv_nsec));
 }
 
-timespec LoadTime(const vfs_state::Time& m) {
-  return {m.seconds(), static_cast<long>(m.nanoseconds() % 1'000'000'000)};
-}
+timespec LoadTime(const vfs_state::Time& m) { return {m.seconds(), static_cast<long>(m.nanoseconds() % 1'000'000'000)}; }
 
 }  // namespace
 

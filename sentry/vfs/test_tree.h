@@ -36,9 +36,7 @@ class TestTree {
 
   // Each returns 0 or an errno.
   int MkDir(std::string_view path, uint32_t mode = 0755) { return Make(path, {.mode = S_IFDIR | mode}); }
-  int Symlink(std::string_view target, std::string_view path) {
-    return Make(path, {.mode = S_IFLNK | 0777, .target = std::string(target)});
-  }
+  int Symlink(std::string_view target, std::string_view path) { return Make(path, {.mode = S_IFLNK | 0777, .target = std::string(target)}); }
   int Make(std::string_view path, NewNode node) { return Number(MakeAt(ctx(), context->cwd(), path, std::move(node))); }
   int Unlink(std::string_view path) { return Number(UnlinkAt(ctx(), context->cwd(), path)); }
   int Rmdir(std::string_view path) { return Number(RmdirAt(ctx(), context->cwd(), path)); }
@@ -49,9 +47,7 @@ class TestTree {
     auto target = Find(from);
     return target.ok() ? Number(LinkAt(ctx(), *target, context->cwd(), to)) : target.error().number();
   }
-  ErrnoOr<VfsPath> Find(std::string_view path, uint32_t walk = kFollowLast) {
-    return ResolvePlace(ctx(), context->cwd(), path, walk);
-  }
+  ErrnoOr<VfsPath> Find(std::string_view path, uint32_t walk = kFollowLast) { return ResolvePlace(ctx(), context->cwd(), path, walk); }
   int Lookup(std::string_view path, uint32_t walk = kFollowLast) { return Number(Find(path, walk)); }
   ErrnoOr<RefPtr<File>> Open(std::string_view path, int flags, uint32_t mode = 0644) {
     return OpenPath(ctx(), context->cwd(), path, {.flags = flags, .mode = mode});

@@ -72,9 +72,7 @@ class FakeRuntime final : public Runtime {
     return absl::OkStatus();
   }
   absl::Status SignalAll(std::string_view container, int signal) override { return Signal(container, {1}, signal); }
-  absl::Status SignalForeground(std::string_view container, ProcessId process, int signal) override {
-    return Signal(container, process, signal);
-  }
+  absl::Status SignalForeground(std::string_view container, ProcessId process, int signal) override { return Signal(container, process, signal); }
   void Wait(std::string_view container, ProcessId id, WaitCallback done) override {
     std::shared_ptr<FakeProcess> process = Find(container, id.pid);
     if (process == nullptr) return done(absl::NotFoundError("no such process"));
@@ -182,7 +180,7 @@ class FakeRuntime final : public Runtime {
     for (;;) {
       if (int signal = Sleep(process, 1)) return signal;
       pollfd p = {in, POLLIN, 0};
-      
+
       if (poll(&p, 1, 20) <= 0) continue;
       char buffer[4096];
       ssize_t n = read(in, buffer, sizeof(buffer));
@@ -224,8 +222,6 @@ class FakeRuntime final : public Runtime {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const SandboxOptions&, SandboxFds) {
-  return std::make_unique<FakeRuntime>();
-}
+absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const SandboxOptions&, SandboxFds) { return std::make_unique<FakeRuntime>(); }
 
 }  // namespace amber

@@ -5,6 +5,7 @@
 //                        checks all of it and says "held"
 //   cudademo touch       as hold, while a second thread keeps on reading device memory by its address
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +13,6 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <poll.h>
 
 #include "test/gpu/fakecuda.h"
 
@@ -89,7 +89,8 @@ void Remap() {
   Expect(cuMemHostRegister_v2(memory, kSize, 0) == kCudaOk, "register what is remapped");
   Expect(mremap(memory, kSize, kSize * 2, MREMAP_MAYMOVE) == MAP_FAILED && errno == ENOMEM, "registered memory does not grow", errno);
   Expect(mremap(memory, 0, kSize, MREMAP_MAYMOVE) == MAP_FAILED && errno == EINVAL, "nor is it seen twice", errno);
-  Expect(mremap(memory, kSize, kSize, MREMAP_MAYMOVE | MREMAP_DONTUNMAP) == MAP_FAILED && errno == ENOMEM, "nor does it leave its place behind", errno);
+  Expect(mremap(memory, kSize, kSize, MREMAP_MAYMOVE | MREMAP_DONTUNMAP) == MAP_FAILED && errno == ENOMEM, "nor does it leave its place behind",
+         errno);
   void* place = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   auto* moved = static_cast<char*>(mremap(memory, kSize, kSize / 2, MREMAP_MAYMOVE | MREMAP_FIXED, place));
   bool good = moved == place;

@@ -160,7 +160,8 @@ int Ask(int pid, int verb, unsigned timeout_ms, Reply* reply) {
   HelperFails(kNames[verb], false);
   if (fd >= 0 && connect(fd, reinterpret_cast<sockaddr*>(&address), size) == 0) {
     Request request{verb, timeout_ms};
-    bool good = send(fd, &request, sizeof(request), MSG_NOSIGNAL) == sizeof(request) && recv(fd, reply, sizeof(*reply), MSG_WAITALL) == sizeof(*reply);
+    bool good =
+        send(fd, &request, sizeof(request), MSG_NOSIGNAL) == sizeof(request) && recv(fd, reply, sizeof(*reply), MSG_WAITALL) == sizeof(*reply);
     result = good ? reply->result : kCudaOperatingSystem;
   }
   if (fd >= 0) close(fd);

@@ -63,7 +63,8 @@ int Device::Open() {
     return kCudaOperatingSystem;
   }
   if (next_ == 0) {
-    if (mmap(At(kBase), kSpace, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) != At(kBase)) return kCudaOutOfMemory;
+    if (mmap(At(kBase), kSpace, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) != At(kBase))
+      return kCudaOutOfMemory;
     next_ = kBase;
   }
   return kCudaOk;

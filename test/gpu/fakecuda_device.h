@@ -8,9 +8,9 @@ namespace fakecuda {
 
 struct Memory {
   uint64_t address = 0, size = 0;
-  bool host = false;      // registered host memory, else the device's
-  void* copy = nullptr;   // of device memory, while it is checkpointed
-  int fd = -1;            // that it is mapped by
+  bool host = false;     // registered host memory, else the device's
+  void* copy = nullptr;  // of device memory, while it is checkpointed
+  int fd = -1;           // that it is mapped by
 };
 
 inline constexpr int kMostMemory = 64;

@@ -145,7 +145,8 @@ void Enter(pid_t tid, Thread& t, const __ptrace_syscall_info& info) {
   if (t.number == SYS_open) t.path = ReadString(tid, t.args[0]);
   // Before: afterwards nobody knows what it was.
   if (t.number == SYS_close) t.path = NodeOf(t.process, static_cast<int>(t.args[0]));
-  if (t.number == SYS_mmap && static_cast<int>(t.args[4]) >= 0 && (t.args[3] & MAP_ANONYMOUS) == 0) t.path = NodeOf(t.process, static_cast<int>(t.args[4]));
+  if (t.number == SYS_mmap && static_cast<int>(t.args[4]) >= 0 && (t.args[3] & MAP_ANONYMOUS) == 0)
+    t.path = NodeOf(t.process, static_cast<int>(t.args[4]));
   t.begin = Microseconds();
 }
 
@@ -165,8 +166,8 @@ void Leave(pid_t tid, Thread& t, int64_t result) {
       break;
     case SYS_ioctl:
       fprintf(out, "ioctl %d %d %s %#x %lld %.0f %s %s %s %s\n", t.process, static_cast<int>(t.args[0]), t.path.c_str(),
-              static_cast<uint32_t>(t.args[1]), static_cast<long long>(result), took, Hex(t.in).c_str(), Hex(Read(tid, t.args[2], t.in.size())).c_str(),
-              Hex(t.nested_in).c_str(), Hex(Read(tid, t.nested, t.nested_in.size())).c_str());
+              static_cast<uint32_t>(t.args[1]), static_cast<long long>(result), took, Hex(t.in).c_str(),
+              Hex(Read(tid, t.args[2], t.in.size())).c_str(), Hex(t.nested_in).c_str(), Hex(Read(tid, t.nested, t.nested_in.size())).c_str());
       break;
     default: break;
   }

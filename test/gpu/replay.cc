@@ -194,7 +194,8 @@ class Player {
  private:
   TestProcess& Of(long process) {
     auto& p = processes_[process];
-    if (p == nullptr) p = std::make_unique<TestProcess>(proxy_, Session{.process = static_cast<uint64_t>(process), .pid = static_cast<uint32_t>(process)});
+    if (p == nullptr)
+      p = std::make_unique<TestProcess>(proxy_, Session{.process = static_cast<uint64_t>(process), .pid = static_cast<uint32_t>(process)});
     return *p;
   }
   // Pointers lead to memory of the player's; handles that the driver chose then are asked for now.

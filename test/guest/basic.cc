@@ -30,13 +30,9 @@ GUEST_TEST(Basic, AnonymousMemoryIsZeroAndHolds) {
   EXPECT_OK(munmap(memory, 16 * kPage));
 }
 
-GUEST_TEST(Basic, MmapRefusesZeroLength) {
-  EXPECT_ERRNO(mmap(nullptr, 0, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), EINVAL);
-}
+GUEST_TEST(Basic, MmapRefusesZeroLength) { EXPECT_ERRNO(mmap(nullptr, 0, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), EINVAL); }
 
-GUEST_TEST(Basic, MmapRefusesNeitherPrivateNorShared) {
-  EXPECT_ERRNO(mmap(nullptr, kPage, PROT_READ, MAP_ANONYMOUS, -1, 0), EINVAL);
-}
+GUEST_TEST(Basic, MmapRefusesNeitherPrivateNorShared) { EXPECT_ERRNO(mmap(nullptr, kPage, PROT_READ, MAP_ANONYMOUS, -1, 0), EINVAL); }
 
 GUEST_TEST(Basic, BreakGrowsAndShrinks) {
   char* start = static_cast<char*>(sbrk(0));
@@ -53,8 +49,7 @@ GUEST_TEST(Basic, BreakGrowsAndShrinks) {
 
 GUEST_TEST(Basic, BreakMemoryComesBackZeroed) {
   char* start = static_cast<char*>(sbrk(0));
-  char* aligned =
-      reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(start) + kPage - 1) & ~(kPage - 1));
+  char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(start) + kPage - 1) & ~(kPage - 1));
   MUST(brk(aligned + 2 * kPage));
   memset(aligned, 0x5a, 2 * kPage);
   MUST(brk(aligned));
@@ -83,26 +78,22 @@ GUEST_TEST(Basic, WriteOfBadBuffer) {
 }
 
 GUEST_TEST(Basic, UnknownCallsAreRefused) {
-  for (const long number : {1000L, 1023L, 5000L, 0x3fffffffL, -1L})
-    EXPECT_ERRNO(syscall(number, 1, 2, 3), ENOSYS);
+  for (const long number : {1000L, 1023L, 5000L, 0x3fffffffL, -1L}) EXPECT_ERRNO(syscall(number, 1, 2, 3), ENOSYS);
   EXPECT_ERRNO(syscall(340),
                ENOSYS);  // The gap between the old numbers (to 336) and the shared ones (from 424).
   EXPECT_ERRNO(syscall(423), ENOSYS);
 }
 
 GUEST_TEST(Basic, RetiredCallsAreRefused) {
-  for (const long number :
-       {156L /*_sysctl*/, 174L /*create_module*/, 177L /*get_kernel_syms*/, 178L /*query_module*/,
-        180L /*nfsservctl*/, 181L /*getpmsg*/, 183L /*afs_syscall*/, 184L /*tuxcall*/,
-        185L /*security*/, 205L /*set_thread_area*/, 211L /*get_thread_area*/,
-        214L /*epoll_ctl_old*/, 236L /*vserver*/}) {
+  for (const long number : {156L /*_sysctl*/, 174L /*create_module*/, 177L /*get_kernel_syms*/, 178L /*query_module*/, 180L /*nfsservctl*/,
+                            181L /*getpmsg*/, 183L /*afs_syscall*/, 184L /*tuxcall*/, 185L /*security*/, 205L /*set_thread_area*/,
+                            211L /*get_thread_area*/, 214L /*epoll_ctl_old*/, 236L /*vserver*/}) {
     EXPECT_ERRNO(syscall(number, 0, 0, 0), ENOSYS);
   }
 }
 
 GUEST_TEST(Basic, OnlyRaxRcxAndR11ChangeInACall) {
-  uint64_t rbx = 0x1111, rbp_like = 0x2222, r12 = 0x3333, r8 = 0x4444, r9 = 0x5555, r10 = 0x6666,
-           rdi = 0x7777;
+  uint64_t rbx = 0x1111, rbp_like = 0x2222, r12 = 0x3333, r8 = 0x4444, r9 = 0x5555, r10 = 0x6666, rdi = 0x7777;
   uint64_t rsi = 0x8888, rdx = 0x9999;
   uint64_t result = SYS_getppid;
   register uint64_t r8r asm("r8") = r8;
@@ -111,8 +102,7 @@ GUEST_TEST(Basic, OnlyRaxRcxAndR11ChangeInACall) {
   register uint64_t r12r asm("r12") = r12;
   register uint64_t r13r asm("r13") = rbp_like;
   asm volatile("syscall"
-               : "+a"(result), "+b"(rbx), "+D"(rdi), "+S"(rsi), "+d"(rdx), "+r"(r8r), "+r"(r9r),
-                 "+r"(r10r), "+r"(r12r), "+r"(r13r)
+               : "+a"(result), "+b"(rbx), "+D"(rdi), "+S"(rsi), "+d"(rdx), "+r"(r8r), "+r"(r9r), "+r"(r10r), "+r"(r12r), "+r"(r13r)
                :
                : "rcx", "r11", "memory");
   const uint64_t after[] = {r8r, r9r, r10r, r12r, r13r};
@@ -130,10 +120,7 @@ GUEST_TEST(Basic, OnlyRaxRcxAndR11ChangeInACall) {
 
 GUEST_TEST(Basic, RcxHoldsTheReturnAddressAndR11TheFlags) {
   uint64_t result = SYS_getppid, rcx = 0, r11 = 0, here = 0;
-  asm volatile("lea 1f(%%rip), %3\n syscall\n1: mov %%r11, %2"
-               : "+a"(result), "=c"(rcx), "=r"(r11), "=&r"(here)
-               :
-               : "r11", "memory");
+  asm volatile("lea 1f(%%rip), %3\n syscall\n1: mov %%r11, %2" : "+a"(result), "=c"(rcx), "=r"(r11), "=&r"(here) : : "r11", "memory");
   EXPECT_EQ(rcx, here);
   EXPECT_NE(r11 & 2, 0);      // Bit 1 of the flags is always set.
   EXPECT_NE(r11 & 0x200, 0);  // Interrupts are on in user mode.
@@ -143,10 +130,7 @@ GUEST_TEST(Basic, VectorRegistersSurviveACall) {
   alignas(16) uint64_t in[2] = {0x0123456789abcdef, 0xfedcba9876543210};
   alignas(16) uint64_t out[2] = {};
   uint64_t number = SYS_getppid;
-  asm volatile("movdqa %1, %%xmm7\n syscall\n movdqa %%xmm7, %2"
-               : "+a"(number)
-               : "m"(in), "m"(out)
-               : "rcx", "r11", "xmm7", "memory");
+  asm volatile("movdqa %1, %%xmm7\n syscall\n movdqa %%xmm7, %2" : "+a"(number) : "m"(in), "m"(out) : "rcx", "r11", "xmm7", "memory");
   EXPECT_EQ(out[0], in[0]);
   EXPECT_EQ(out[1], in[1]);
 }

@@ -16,9 +16,7 @@ pid_t RawClone(unsigned long flags, pid_t* parent_tid = nullptr, pid_t* child_ti
   return static_cast<pid_t>(syscall(SYS_clone, flags, nullptr, parent_tid, child_tid, 0));
 }
 
-pid_t Clone3(clone_args args) {
-  return static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof(args)));
-}
+pid_t Clone3(clone_args args) { return static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof(args))); }
 
 // A child with shared memory (or more) on a stack of its own.
 template <typename F>
@@ -211,8 +209,7 @@ GUEST_TEST(Clone, BadFlagCombinations) {
 GUEST_TEST(Clone, ParentSettidAndChildSettid) {
   auto* ids = Shared<pid_t[2]>();
   pid_t in_parent = 0;
-  const pid_t pid =
-      MUST(RawClone(CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | SIGCHLD, &in_parent, &(*ids)[0]));
+  const pid_t pid = MUST(RawClone(CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | SIGCHLD, &in_parent, &(*ids)[0]));
   if (pid == 0) {
     EXPECT_EQ((*ids)[0], getpid());
     ExitWithVerdict();
@@ -234,11 +231,9 @@ GUEST_TEST(Clone, ChildCleartidWakes) {
         gate->Await();
         return 0;
       },
-      stack + 64 * kPage, CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD, nullptr, nullptr, nullptr,
-      tid));
+      stack + 64 * kPage, CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD, nullptr, nullptr, nullptr, tid));
   Thread waiter([=] {
-    while (__atomic_load_n(tid, __ATOMIC_SEQ_CST) == 1)
-      syscall(SYS_futex, tid, FUTEX_WAIT, 1, nullptr, nullptr, 0);
+    while (__atomic_load_n(tid, __ATOMIC_SEQ_CST) == 1) syscall(SYS_futex, tid, FUTEX_WAIT, 1, nullptr, nullptr, 0);
     EXPECT_EQ(*tid, 0);
   });
   waiter.AwaitAsleep();
@@ -323,8 +318,7 @@ GUEST_TEST(Clone, ExitSignalIsHonoured) {
 
 GUEST_TEST(Clone, PidfdFromClone) {
   int fd = -1;
-  const pid_t pid =
-      static_cast<pid_t>(MUST(syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, nullptr, &fd, nullptr, 0)));
+  const pid_t pid = static_cast<pid_t>(MUST(syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, nullptr, &fd, nullptr, 0)));
   if (pid == 0) _exit(1);
   EXPECT_GE(fd, 0);
   siginfo_t info = {};
@@ -359,8 +353,7 @@ GUEST_TEST(Clone3, ChosenPid) {
   const pid_t free_pid = Fork([] {});
   JOIN_OK(free_pid);
   pid_t wanted[1] = {free_pid};
-  const pid_t pid = Clone3(
-      {.exit_signal = SIGCHLD, .set_tid = reinterpret_cast<uint64_t>(wanted), .set_tid_size = 1});
+  const pid_t pid = Clone3({.exit_signal = SIGCHLD, .set_tid = reinterpret_cast<uint64_t>(wanted), .set_tid_size = 1});
   if (pid < 0 && errno == EEXIST) Skip("the number was taken meanwhile");
   MUST(pid);
   if (pid == 0) _exit(0);

@@ -22,26 +22,21 @@ Caps GetCaps(pid_t pid = 0) {
   __user_cap_data_struct data[2] = {};
   MUST(syscall(SYS_capget, &header, data));
   auto join = [](uint32_t low, uint32_t high) { return low | static_cast<uint64_t>(high) << 32; };
-  return {join(data[0].effective, data[1].effective), join(data[0].permitted, data[1].permitted),
-          join(data[0].inheritable, data[1].inheritable)};
+  return {join(data[0].effective, data[1].effective), join(data[0].permitted, data[1].permitted), join(data[0].inheritable, data[1].inheritable)};
 }
 
 int SetCaps(Caps caps) {
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct data[2] = {};
-  data[0] = {static_cast<uint32_t>(caps.effective), static_cast<uint32_t>(caps.permitted),
-             static_cast<uint32_t>(caps.inheritable)};
-  data[1] = {static_cast<uint32_t>(caps.effective >> 32),
-             static_cast<uint32_t>(caps.permitted >> 32),
-             static_cast<uint32_t>(caps.inheritable >> 32)};
+  data[0] = {static_cast<uint32_t>(caps.effective), static_cast<uint32_t>(caps.permitted), static_cast<uint32_t>(caps.inheritable)};
+  data[1] = {static_cast<uint32_t>(caps.effective >> 32), static_cast<uint32_t>(caps.permitted >> 32), static_cast<uint32_t>(caps.inheritable >> 32)};
   return static_cast<int>(syscall(SYS_capset, &header, data));
 }
 
 constexpr uint64_t Bit(int capability) { return 1ULL << capability; }
 
 void NeedRoot() {
-  if (geteuid() != 0 || (GetCaps().effective & (Bit(CAP_SETUID) | Bit(CAP_SETGID))) == 0)
-    Skip("needs root");
+  if (geteuid() != 0 || (GetCaps().effective & (Bit(CAP_SETUID) | Bit(CAP_SETGID))) == 0) Skip("needs root");
 }
 
 void ExpectUids(uid_t real, uid_t effective, uid_t saved) {

@@ -107,8 +107,7 @@ GUEST_TEST(Dev, ShmIsTmpfs) {
   const Str path("/dev/shm/guest-%d", getpid());
   const int fd = MUST(open(path, O_CREAT | O_EXCL | O_RDWR, 0600));
   MUST(ftruncate(fd, kPage));
-  auto* memory =
-      static_cast<char*>(MUST(mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)));
+  auto* memory = static_cast<char*>(MUST(mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)));
   memory[0] = 's';
   CheckpointHere();
   JOIN_OK(Fork([&] {

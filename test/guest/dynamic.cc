@@ -138,8 +138,7 @@ GUEST_TEST(Dynamic, VdsoHasItsFunctions) {
   EXPECT_EQ(header->e_type, ET_DYN);
   void* vdso = dlopen("linux-vdso.so.1", RTLD_NOW | RTLD_NOLOAD);
   ASSERT_NE(vdso, nullptr);
-  for (const char* name : {"__vdso_clock_gettime", "__vdso_gettimeofday", "__vdso_time",
-                           "__vdso_getcpu", "__vdso_clock_getres"}) {
+  for (const char* name : {"__vdso_clock_gettime", "__vdso_gettimeofday", "__vdso_time", "__vdso_getcpu", "__vdso_clock_getres"}) {
     if (dlsym(vdso, name) == nullptr) Fail(__FILE__, __LINE__, false, "the vdso has no %s", name);
   }
 }

@@ -132,8 +132,7 @@ GUEST_TEST(Epoll, WaitErrors) {
   Pipe p;
   Put(p.w);
   MUST(Ctl(epoll, EPOLL_CTL_ADD, p.r, EPOLLIN));
-  EXPECT_ERRNO(epoll_wait(epoll, reinterpret_cast<epoll_event*>(0xffff'8000'0000'0000), 1, 0),
-               EFAULT);
+  EXPECT_ERRNO(epoll_wait(epoll, reinterpret_cast<epoll_event*>(0xffff'8000'0000'0000), 1, 0), EFAULT);
 }
 
 GUEST_TEST(Epoll, WaitTimesOut) {
@@ -323,7 +322,5 @@ GUEST_TEST(Epoll, FdinfoListsTargets) {
   MUST(Ctl(epoll, EPOLL_CTL_ADD, p.r, EPOLLIN, 0xabc));
   char text[1024];
   ReadFile(Str("/proc/self/fdinfo/%d", epoll), text, sizeof(text));
-  EXPECT_NE(strstr(text, Str("tfd: %8d events: %8x data: %16llx", p.r,
-                             EPOLLIN | EPOLLERR | EPOLLHUP, 0xabcULL)),
-            nullptr);
+  EXPECT_NE(strstr(text, Str("tfd: %8d events: %8x data: %16llx", p.r, EPOLLIN | EPOLLERR | EPOLLHUP, 0xabcULL)), nullptr);
 }

@@ -62,8 +62,7 @@ GUEST_HELPER(Arguments) {
 GUEST_TEST(Exec, ArgumentsArrive) {
   char longer[1001] = {};
   memset(longer, 'x', 1000);
-  EXPECT_EXITED(
-      RunHelper("Arguments", "", "two words", "\xff\x01\n", static_cast<const char*>(longer)), 0);
+  EXPECT_EXITED(RunHelper("Arguments", "", "two words", "\xff\x01\n", static_cast<const char*>(longer)), 0);
 }
 
 GUEST_HELPER(Environment) {
@@ -472,8 +471,7 @@ GUEST_HELPER(FreshMemory) {
   MUST(getrlimit(RLIMIT_NOFILE, &limit));
   EXPECT_EQ(limit.rlim_cur, 123);
   EXPECT_EQ(getppid(), atoi(argv[2]));
-  EXPECT_ERRNO(msync(reinterpret_cast<void*>(strtoul(argv[3], nullptr, 16)), kPage, MS_ASYNC),
-               ENOMEM);
+  EXPECT_ERRNO(msync(reinterpret_cast<void*>(strtoul(argv[3], nullptr, 16)), kPage, MS_ASYNC), ENOMEM);
   char folder[64] = {};
   ASSERT_NE(getcwd(folder, sizeof(folder)), nullptr);
   EXPECT_STREQ(folder, "/proc");
@@ -486,9 +484,7 @@ GUEST_TEST(Exec, MemoryGoesLimitsStay) {
   MUST(setrlimit(RLIMIT_NOFILE, &limit));
   MUST(chdir("/proc"));
   umask(0123);
-  char* page =
-      static_cast<char*>(MUST(mmap(reinterpret_cast<void*>(0x10'0000'0000), kPage, PROT_READ,
-                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0)));
-  EXPECT_EXITED(RunHelper("FreshMemory", Number(getpid()).c_str(), Str("%lx", (long)page).c_str()),
-                0);
+  char* page = static_cast<char*>(
+      MUST(mmap(reinterpret_cast<void*>(0x10'0000'0000), kPage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0)));
+  EXPECT_EXITED(RunHelper("FreshMemory", Number(getpid()).c_str(), Str("%lx", (long)page).c_str()), 0);
 }

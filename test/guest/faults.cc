@@ -210,9 +210,7 @@ GUEST_TEST(Fault, IgnoredFaultKills) {
 }
 
 GUEST_TEST(Frame, HandlerMayChangeRegisters) {
-  Handle(SIGUSR1, [](int, siginfo_t*, void* context) {
-    static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_R12] = 0x1234567;
-  });
+  Handle(SIGUSR1, [](int, siginfo_t*, void* context) { static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_R12] = 0x1234567; });
   uint64_t value = 0;
   const long pid = getpid();
   asm volatile(
@@ -226,9 +224,7 @@ GUEST_TEST(Frame, HandlerMayChangeRegisters) {
 }
 
 GUEST_TEST(Frame, MaskInTheFrameIsRestored) {
-  Handle(SIGUSR1, [](int, siginfo_t*, void* context) {
-    sigaddset(&static_cast<ucontext_t*>(context)->uc_sigmask, SIGTERM);
-  });
+  Handle(SIGUSR1, [](int, siginfo_t*, void* context) { sigaddset(&static_cast<ucontext_t*>(context)->uc_sigmask, SIGTERM); });
   raise(SIGUSR1);
   sigset_t now;
   MUST(sigprocmask(SIG_BLOCK, nullptr, &now));
@@ -268,9 +264,7 @@ GUEST_TEST(Frame, RedZoneIsKept) {
 
 GUEST_TEST(Frame, StackIsAlignedInTheHandler) {
   static volatile uintptr_t frame = 0;
-  Handle(SIGUSR1, [](int, siginfo_t*, void*) {
-    frame = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
-  });
+  Handle(SIGUSR1, [](int, siginfo_t*, void*) { frame = reinterpret_cast<uintptr_t>(__builtin_frame_address(0)); });
   raise(SIGUSR1);
   EXPECT_EQ(frame % 16, 0);
 }

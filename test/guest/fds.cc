@@ -10,9 +10,7 @@ namespace {
 
 bool IsOpen(int fd) { return fcntl(fd, F_GETFD) >= 0; }
 
-int CloseRange(unsigned first, unsigned last, int flags) {
-  return static_cast<int>(syscall(SYS_close_range, first, last, flags));
-}
+int CloseRange(unsigned first, unsigned last, int flags) { return static_cast<int>(syscall(SYS_close_range, first, last, flags)); }
 
 }  // namespace
 

@@ -160,8 +160,7 @@ GUEST_TEST(FileIo, LargeTransferIsCapped) {
   // One call moves at most 0x7ffff000 bytes.
   const int fd = MUST(open("/dev/zero", O_RDWR));
   const size_t size = 1ULL << 32;
-  void* memory =
-      MUST(mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  void* memory = MUST(mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   EXPECT_EQ(write(fd, memory, size), 0x7ffff000);
 }
 

@@ -230,9 +230,7 @@ GUEST_TEST(Rename, Flags) {
   EXPECT_EQ(Stat(dir / "a").st_size, 2);
   EXPECT_EQ(Stat(dir / "b").st_size, 1);
   EXPECT_ERRNO(renameat2(AT_FDCWD, dir / "a", AT_FDCWD, dir / "b", 0x100), EINVAL);
-  EXPECT_ERRNO(
-      renameat2(AT_FDCWD, dir / "a", AT_FDCWD, dir / "b", RENAME_EXCHANGE | RENAME_NOREPLACE),
-      EINVAL);
+  EXPECT_ERRNO(renameat2(AT_FDCWD, dir / "a", AT_FDCWD, dir / "b", RENAME_EXCHANGE | RENAME_NOREPLACE), EINVAL);
 }
 
 GUEST_TEST(Unlink, OpenFileLivesOn) {
@@ -415,6 +413,5 @@ GUEST_TEST(Mknod, KindsOfNodes) {
   EXPECT(S_ISREG(Stat(dir / "plain").st_mode));
   EXPECT_ERRNO(mknod(dir / "d", S_IFDIR | 0700, 0), EPERM);
   EXPECT_ERRNO(mknod(dir / "file", S_IFREG | 0600, 0), EEXIST);
-  AsUser(
-      [&] { EXPECT_ERRNO(mknod("/tmp/guest-no-device", S_IFCHR | 0600, makedev(1, 3)), EPERM); });
+  AsUser([&] { EXPECT_ERRNO(mknod("/tmp/guest-no-device", S_IFCHR | 0600, makedev(1, 3)), EPERM); });
 }

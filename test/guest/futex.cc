@@ -7,8 +7,7 @@ using namespace guest;
 
 namespace {
 
-long Futex(void* word, int operation, int value, const void* timeout = nullptr,
-           void* word2 = nullptr, int value3 = 0) {
+long Futex(void* word, int operation, int value, const void* timeout = nullptr, void* word2 = nullptr, int value3 = 0) {
   return syscall(SYS_futex, word, operation, value, timeout, word2, value3);
 }
 
@@ -25,8 +24,7 @@ void WakeAll(int* word, int operation, int wanted) {
   EXPECT_EQ(woken, wanted);
 }
 
-void Init(pthread_mutex_t* mutex, bool shared, bool robust, int protocol,
-          int type = PTHREAD_MUTEX_NORMAL) {
+void Init(pthread_mutex_t* mutex, bool shared, bool robust, int protocol, int type = PTHREAD_MUTEX_NORMAL) {
   pthread_mutexattr_t attributes;
   pthread_mutexattr_init(&attributes);
   if (shared) pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
@@ -78,8 +76,7 @@ GUEST_TEST(Futex, BitsetWaitHasAnAbsoluteTime) {
   EXPECT_ERRNO(Futex(&word, FUTEX_WAIT_BITSET, 0, &until, nullptr, -1),
                ETIMEDOUT);  // Past: at once.
   until = Ns(NowNs(CLOCK_REALTIME) + 40 * kMs);
-  EXPECT_ERRNO(Futex(&word, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, 0, &until, nullptr, -1),
-               ETIMEDOUT);
+  EXPECT_ERRNO(Futex(&word, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, 0, &until, nullptr, -1), ETIMEDOUT);
 }
 
 GUEST_TEST(Futex, WakeWakes) {
@@ -208,13 +205,9 @@ GUEST_TEST(Futex, WakeOpChangesAndWakes) {
   Thread b([&] { EXPECT_EQ(Futex(&second, FUTEX_WAIT, 10), 0); });
   a.AwaitAsleep();
   b.AwaitAsleep();
-  EXPECT_EQ(Futex(&first, FUTEX_WAKE_OP, 1, Count(1), &second,
-                  FUTEX_OP(FUTEX_OP_ADD, 5, FUTEX_OP_CMP_EQ, 10)),
-            2);
+  EXPECT_EQ(Futex(&first, FUTEX_WAKE_OP, 1, Count(1), &second, FUTEX_OP(FUTEX_OP_ADD, 5, FUTEX_OP_CMP_EQ, 10)), 2);
   EXPECT_EQ(second, 15);
-  EXPECT_EQ(Futex(&first, FUTEX_WAKE_OP, 1, Count(1), &second,
-                  FUTEX_OP(FUTEX_OP_SET, 1, FUTEX_OP_CMP_LT, 0)),
-            0);
+  EXPECT_EQ(Futex(&first, FUTEX_WAKE_OP, 1, Count(1), &second, FUTEX_OP(FUTEX_OP_SET, 1, FUTEX_OP_CMP_LT, 0)), 0);
   EXPECT_EQ(second, 1);
 }
 
@@ -525,8 +518,8 @@ void DieWithList(robust_list_head* head, RobustEntry* entries, int count, bool c
 GUEST_TEST(Futex, RobustListIsWalkedToItsLimit) {
   constexpr int kCount = 2060;
   auto* head = Shared<robust_list_head>();
-  auto* entries = static_cast<RobustEntry*>(
-      MUST(mmap(nullptr, kCount * sizeof(RobustEntry), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)));
+  auto* entries =
+      static_cast<RobustEntry*>(MUST(mmap(nullptr, kCount * sizeof(RobustEntry), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)));
   DieWithList(head, entries, kCount, true);
   EXPECT_EQ(entries[0].word, static_cast<int>(FUTEX_OWNER_DIED));
   EXPECT_EQ(entries[2047].word, static_cast<int>(FUTEX_OWNER_DIED));
@@ -610,8 +603,7 @@ GUEST_TEST(Futex, BarrierMeets) {
   int serial = 0;
   auto meet = [&] {
     for (int i = 0; i < 50; ++i) {
-      if (pthread_barrier_wait(&barrier) == PTHREAD_BARRIER_SERIAL_THREAD)
-        __atomic_fetch_add(&serial, 1, 5);
+      if (pthread_barrier_wait(&barrier) == PTHREAD_BARRIER_SERIAL_THREAD) __atomic_fetch_add(&serial, 1, 5);
     }
   };
   {
@@ -629,11 +621,9 @@ GUEST_TEST(Futex, Waitv) {
     uint32_t reserved;
   };
   int first = 0, second = 0;
-  Entry entries[2] = {{0, reinterpret_cast<uint64_t>(&first), 2 /*FUTEX_32*/, 0},
-                      {0, reinterpret_cast<uint64_t>(&second), 2, 0}};
+  Entry entries[2] = {{0, reinterpret_cast<uint64_t>(&first), 2 /*FUTEX_32*/, 0}, {0, reinterpret_cast<uint64_t>(&second), 2, 0}};
   const timespec now = Ns(NowNs());
-  if (syscall(449 /*futex_waitv*/, entries, 2, 0, &now, CLOCK_MONOTONIC) < 0 && errno == ENOSYS)
-    Skip("no futex_waitv");
+  if (syscall(449 /*futex_waitv*/, entries, 2, 0, &now, CLOCK_MONOTONIC) < 0 && errno == ENOSYS) Skip("no futex_waitv");
   EXPECT_EQ(errno, ETIMEDOUT);
   Thread waiter([&] { EXPECT_EQ(syscall(449, entries, 2, 0, nullptr, 0), 1); });
   waiter.AwaitAsleep();

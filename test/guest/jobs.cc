@@ -205,9 +205,7 @@ GUEST_TEST(Ctty, StatShowsIt) {
     char text[512];
     ReadFile("/proc/self/stat", text, sizeof(text));
     int ppid, pgrp, session, tty, foreground;
-    EXPECT_EQ(
-        sscanf(strrchr(text, ')') + 4, "%d %d %d %d %d", &ppid, &pgrp, &session, &tty, &foreground),
-        5);
+    EXPECT_EQ(sscanf(strrchr(text, ')') + 4, "%d %d %d %d %d", &ppid, &pgrp, &session, &tty, &foreground), 5);
     EXPECT_EQ(session, getpid());
     EXPECT_EQ(foreground, getpid());
     struct stat status = {};

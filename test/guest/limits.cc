@@ -116,12 +116,9 @@ GUEST_TEST(Rlimit, StackBoundsGrowth) {
 }
 
 GUEST_TEST(Rlimit, DataBoundsTheBreak) {
-  MUST(Set(RLIMIT_DATA,
-           static_cast<rlim_t>(ProcField("/proc/self/status", "VmData") * 1024 + (1 << 20)),
-           RLIM_INFINITY));
+  MUST(Set(RLIMIT_DATA, static_cast<rlim_t>(ProcField("/proc/self/status", "VmData") * 1024 + (1 << 20)), RLIM_INFINITY));
   EXPECT_ERRNO(brk(static_cast<char*>(sbrk(0)) + (8 << 20)), ENOMEM);
-  EXPECT_ERRNO(mmap(nullptr, 8 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
-               ENOMEM);
+  EXPECT_ERRNO(mmap(nullptr, 8 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), ENOMEM);
 }
 
 GUEST_TEST(Rlimit, ProcLimitsAgrees) {

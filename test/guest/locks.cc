@@ -246,8 +246,7 @@ GUEST_TEST(OfdLock, SurvivesTheForkOfItsOwner) {
 GUEST_TEST(Inotify, FolderEvents) {
   TempDir dir;
   const int fd = MUST(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-  const int watch =
-      MUST(inotify_add_watch(fd, dir.path(), IN_CREATE | IN_DELETE | IN_CLOSE_WRITE | IN_MOVE));
+  const int watch = MUST(inotify_add_watch(fd, dir.path(), IN_CREATE | IN_DELETE | IN_CLOSE_WRITE | IN_MOVE));
   WriteFile(dir / "a", "x");
   MUST(rename(dir / "a", dir / "b"));
   CheckpointHere();

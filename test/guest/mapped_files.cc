@@ -19,8 +19,7 @@ int PagesFile(int pages) {
   return fd;
 }
 
-char* MapFile(int fd, size_t pages, int flags, int protection = PROT_READ | PROT_WRITE,
-              off_t offset = 0) {
+char* MapFile(int fd, size_t pages, int flags, int protection = PROT_READ | PROT_WRITE, off_t offset = 0) {
   return static_cast<char*>(MUST(mmap(nullptr, pages * kPage, protection, flags, fd, offset)));
 }
 
@@ -40,8 +39,8 @@ bool FindMapping(const void* address, MapsLine& line) {
     if (next != nullptr) *next++ = '\0';
     unsigned major = 0, minor = 0;
     line = {};
-    if (sscanf(at, "%lx-%lx %7s %lx %x:%x %lu %511[^\n]", &line.start, &line.end, line.permissions,
-               &line.offset, &major, &minor, &line.inode, line.path) >= 7 &&
+    if (sscanf(at, "%lx-%lx %7s %lx %x:%x %lu %511[^\n]", &line.start, &line.end, line.permissions, &line.offset, &major, &minor, &line.inode,
+               line.path) >= 7 &&
         line.start <= wanted && wanted < line.end) {
       return true;
     }

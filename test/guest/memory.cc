@@ -36,8 +36,7 @@ void Fill(char* memory, size_t pages) {
 }
 
 void ExpectFilled(const char* memory, size_t first, size_t count) {
-  for (size_t i = 0; i < count; ++i)
-    EXPECT_EQ(memory[i * kPage], 'a' + static_cast<int>(first + i));
+  for (size_t i = 0; i < count; ++i) EXPECT_EQ(memory[i * kPage], 'a' + static_cast<int>(first + i));
 }
 
 }  // namespace
@@ -45,8 +44,7 @@ void ExpectFilled(const char* memory, size_t first, size_t count) {
 GUEST_TEST(Mmap, FixedReplaces) {
   char* memory = Pages(3);
   Fill(memory, 3);
-  EXPECT_EQ(Map(1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, memory + kPage),
-            memory + kPage);
+  EXPECT_EQ(Map(1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, memory + kPage), memory + kPage);
   CheckpointHere();
   EXPECT_EQ(memory[0], 'a');
   EXPECT_EQ(memory[kPage], 0);
@@ -68,20 +66,16 @@ GUEST_TEST(Mmap, HintIsTakenWhenFree) {
 }
 
 GUEST_TEST(Mmap, BadArguments) {
-  EXPECT_ERRNO(Map(1, PROT_READ, MAP_PRIVATE | MAP_FIXED, reinterpret_cast<void*>(0x10001)),
-               EINVAL);
+  EXPECT_ERRNO(Map(1, PROT_READ, MAP_PRIVATE | MAP_FIXED, reinterpret_cast<void*>(0x10001)), EINVAL);
   EXPECT_ERRNO(mmap(nullptr, SIZE_MAX, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), ENOMEM);
   EXPECT_ERRNO(mmap(nullptr, 1ULL << 47, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), ENOMEM);
   EXPECT_ERRNO(mmap(nullptr, kPage, PROT_READ, MAP_PRIVATE, -1, 0), EBADF);
   EXPECT_ERRNO(syscall(SYS_mmap, nullptr, kPage, PROT_READ, MAP_PRIVATE, 1, 100), EINVAL);
-  EXPECT_ERRNO(
-      Map(1, PROT_READ, MAP_PRIVATE | MAP_FIXED, reinterpret_cast<void*>(0x7fff'ffff'f000)),
-      ENOMEM);
+  EXPECT_ERRNO(Map(1, PROT_READ, MAP_PRIVATE | MAP_FIXED, reinterpret_cast<void*>(0x7fff'ffff'f000)), ENOMEM);
 }
 
 GUEST_TEST(Mmap, LengthIsRoundedUp) {
-  auto* memory = static_cast<char*>(
-      MUST(mmap(nullptr, 100, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
+  auto* memory = static_cast<char*>(MUST(mmap(nullptr, 100, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
   EXPECT(Writable(memory + kPage - 1));
 }
 
@@ -95,8 +89,7 @@ GUEST_TEST(Mmap, NullPageIsOutOfReach) {
 
 GUEST_TEST(Mmap, NoreserveGivesSparseGigabytes) {
   const size_t size = 4ULL << 30;
-  auto* memory = static_cast<char*>(MUST(mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)));
+  auto* memory = static_cast<char*>(MUST(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)));
   for (size_t at = 0; at < size; at += 512 << 20) memory[at] = 'x';
   CheckpointHere();
   for (size_t at = 0; at < size; at += 512 << 20) {
@@ -130,8 +123,7 @@ GUEST_TEST(Mmap, PopulateMakesResident) {
 GUEST_TEST(Mmap, TooManyMappingsAreRefused) {
   rlimit limit = {};
   MUST(getrlimit(RLIMIT_AS, &limit));
-  limit.rlim_cur =
-      static_cast<rlim_t>(ProcField("/proc/self/status", "VmSize")) * 1024 + 100 * kPage;
+  limit.rlim_cur = static_cast<rlim_t>(ProcField("/proc/self/status", "VmSize")) * 1024 + 100 * kPage;
   MUST(setrlimit(RLIMIT_AS, &limit));
   EXPECT_ERRNO(Map(200, PROT_READ, MAP_PRIVATE), ENOMEM);
   EXPECT_OK(Map(10, PROT_READ, MAP_PRIVATE));
@@ -275,8 +267,7 @@ GUEST_TEST(Mremap, FixedMovesAndReplaces) {
   Fill(memory, 2);
   char* target = Pages(4);
   memset(target, 'x', 4 * kPage);
-  EXPECT_EQ(mremap(memory, 2 * kPage, 2 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, target + kPage),
-            target + kPage);
+  EXPECT_EQ(mremap(memory, 2 * kPage, 2 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, target + kPage), target + kPage);
   CheckpointHere();
   EXPECT_EQ(target[0], 'x');
   ExpectFilled(target + kPage, 0, 2);
@@ -287,8 +278,7 @@ GUEST_TEST(Mremap, FixedMovesAndReplaces) {
 GUEST_TEST(Mremap, DontUnmapLeavesEmptyPages) {
   char* memory = Pages(2);
   Fill(memory, 2);
-  auto* moved = static_cast<char*>(
-      MUST(mremap(memory, 2 * kPage, 2 * kPage, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr)));
+  auto* moved = static_cast<char*>(MUST(mremap(memory, 2 * kPage, 2 * kPage, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr)));
   EXPECT_NE(moved, memory);
   ExpectFilled(moved, 0, 2);
   EXPECT_EQ(memory[0], 0);
@@ -313,8 +303,7 @@ GUEST_TEST(Mremap, BadArguments) {
   EXPECT_ERRNO(mremap(memory, kPage, 0, MREMAP_MAYMOVE), EINVAL);
   EXPECT_ERRNO(mremap(memory, kPage, kPage, 0x100), EINVAL);
   EXPECT_ERRNO(mremap(memory, kPage, kPage, MREMAP_FIXED, memory + kPage), EINVAL);
-  EXPECT_ERRNO(mremap(memory, 2 * kPage, 2 * kPage, MREMAP_FIXED | MREMAP_MAYMOVE, memory + kPage),
-               EINVAL);
+  EXPECT_ERRNO(mremap(memory, 2 * kPage, 2 * kPage, MREMAP_FIXED | MREMAP_MAYMOVE, memory + kPage), EINVAL);
   MUST(munmap(memory, 4 * kPage));
   EXPECT_ERRNO(mremap(memory, kPage, 2 * kPage, MREMAP_MAYMOVE), EFAULT);
 }
@@ -435,8 +424,7 @@ GUEST_TEST(Growsdown, GrowsToItsLimitOnly) {
   char* area = Map(64, PROT_NONE, MAP_PRIVATE);
   MUST(munmap(area, 64 * kPage));
   // Room of 60 pages below; the gap to the next mapping below is what bounds growth.
-  char* stack =
-      Map(2, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_GROWSDOWN | MAP_FIXED, area + 62 * kPage);
+  char* stack = Map(2, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_GROWSDOWN | MAP_FIXED, area + 62 * kPage);
   stack[-1] = 'g';
   EXPECT_EQ(stack[-1], 'g');
   EXPECT_EQ(stack[-static_cast<int>(kPage)], 0);

@@ -13,10 +13,7 @@ void NeedRoot() {
   if (geteuid() != 0) Skip("needs root");
 }
 
-pid_t CloneInto(unsigned long flags) {
-  return static_cast<pid_t>(
-      MUST(syscall(SYS_clone, flags | SIGCHLD, nullptr, nullptr, nullptr, 0)));
-}
+pid_t CloneInto(unsigned long flags) { return static_cast<pid_t>(MUST(syscall(SYS_clone, flags | SIGCHLD, nullptr, nullptr, nullptr, 0))); }
 
 // Runs `body` as the first process of new namespaces.
 template <typename F>

@@ -249,8 +249,7 @@ GUEST_TEST(Statx, AgreesWithStat) {
   TempDir dir;
   WriteFile(dir / "f", "12345");
   struct statx extended = {};
-  MUST(syscall(SYS_statx, AT_FDCWD, (dir / "f").c_str(), 0, STATX_BASIC_STATS | STATX_BTIME,
-               &extended));
+  MUST(syscall(SYS_statx, AT_FDCWD, (dir / "f").c_str(), 0, STATX_BASIC_STATS | STATX_BTIME, &extended));
   const struct stat status = Stat(dir / "f");
   EXPECT_EQ(extended.stx_ino, status.st_ino);
   EXPECT_EQ(extended.stx_size, 5);
@@ -282,8 +281,7 @@ GUEST_TEST(Statx, StatBlocksAndSizes) {
 GUEST_TEST(Xattr, UserAttributes) {
   TempDir dir;
   WriteFile(dir / "f", "x");
-  if (setxattr(dir / "f", "user.color", "green", 5, 0) < 0 && errno == EOPNOTSUPP)
-    Skip("no extended attributes here");
+  if (setxattr(dir / "f", "user.color", "green", 5, 0) < 0 && errno == EOPNOTSUPP) Skip("no extended attributes here");
   char value[16] = {};
   CheckpointHere();
   EXPECT_EQ(getxattr(dir / "f", "user.color", value, sizeof(value)), 5);

@@ -110,9 +110,7 @@ GUEST_TEST(Proc, StatusSignalMasks) {
   CheckpointHere();
   auto bit = [](int number) { return 1LL << (number - 1); };
   EXPECT(ProcField("/proc/self/status", "SigBlk", 16) & bit(SIGUSR1));
-  EXPECT((ProcField("/proc/self/status", "SigPnd", 16) |
-          ProcField("/proc/self/status", "ShdPnd", 16)) &
-         bit(SIGUSR1));
+  EXPECT((ProcField("/proc/self/status", "SigPnd", 16) | ProcField("/proc/self/status", "ShdPnd", 16)) & bit(SIGUSR1));
   EXPECT(ProcField("/proc/self/status", "SigIgn", 16) & bit(SIGUSR2));
   EXPECT(ProcField("/proc/self/status", "SigCgt", 16) & bit(SIGTERM));
 }
@@ -298,9 +296,7 @@ GUEST_TEST(Proc, Mounts) {
   EXPECT_NE(strstr(text, "nodev\ttmpfs\n"), nullptr);
 }
 
-GUEST_TEST(Proc, VersionNamesLinux) {
-  EXPECT_EQ(strncmp(Read("/proc/version"), "Linux version ", 14), 0);
-}
+GUEST_TEST(Proc, VersionNamesLinux) { EXPECT_EQ(strncmp(Read("/proc/version"), "Linux version ", 14), 0); }
 
 GUEST_TEST(Proc, Sysctl) {
   EXPECT_GT(atoi(Read("/proc/sys/kernel/pid_max")), 300);
@@ -338,8 +334,7 @@ GUEST_TEST(Proc, FilesCannotBeMade) {
 }
 
 GUEST_TEST(Proc, OomScore) {
-  EXPECT_EQ(atoi(Read("/proc/self/oom_score_adj")),
-            atoi(Read(Str("/proc/%d/oom_score_adj", getppid()))));
+  EXPECT_EQ(atoi(Read("/proc/self/oom_score_adj")), atoi(Read(Str("/proc/%d/oom_score_adj", getppid()))));
   const int fd = MUST(open("/proc/self/oom_score_adj", O_WRONLY));
   MUST(write(fd, "500", 3));
   CheckpointHere();

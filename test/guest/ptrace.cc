@@ -26,9 +26,7 @@ pid_t Traced(F body) {
   return pid;
 }
 
-long Resume(__ptrace_request request, pid_t pid, int number = 0) {
-  return ptrace(request, pid, nullptr, static_cast<long>(number));
-}
+long Resume(__ptrace_request request, pid_t pid, int number = 0) { return ptrace(request, pid, nullptr, static_cast<long>(number)); }
 
 int Wait(pid_t pid) {
   int status = 0;
@@ -256,8 +254,7 @@ GUEST_TEST(Ptrace, ExitkillKills) {
     for (;;) pause();
   });
   AwaitAsleep(pid);
-  JOIN_OK(Fork(
-      [&] { MUST(ptrace(PTRACE_SEIZE, pid, nullptr, static_cast<long>(PTRACE_O_EXITKILL))); }));
+  JOIN_OK(Fork([&] { MUST(ptrace(PTRACE_SEIZE, pid, nullptr, static_cast<long>(PTRACE_O_EXITKILL))); }));
   EXPECT_KILLED(WaitStatus(pid), SIGKILL);
 }
 

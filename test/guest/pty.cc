@@ -143,8 +143,7 @@ GUEST_TEST(Termios, Defaults) {
   const termios now = pty.Attributes();
   EXPECT_EQ(now.c_iflag & (ICRNL | IXON), ICRNL | IXON);
   EXPECT_EQ(now.c_oflag & (OPOST | ONLCR), OPOST | ONLCR);
-  EXPECT_EQ(now.c_lflag & (ICANON | ECHO | ISIG | IEXTEN | ECHOE | ECHOK),
-            ICANON | ECHO | ISIG | IEXTEN | ECHOE | ECHOK);
+  EXPECT_EQ(now.c_lflag & (ICANON | ECHO | ISIG | IEXTEN | ECHOE | ECHOK), ICANON | ECHO | ISIG | IEXTEN | ECHOE | ECHOK);
   EXPECT_EQ(now.c_cc[VINTR], 3);
   EXPECT_EQ(now.c_cc[VEOF], 4);
   EXPECT_EQ(now.c_cc[VERASE], 127);

@@ -1,7 +1,7 @@
 // A program's own seccomp filters.
 #include <linux/audit.h>
-#include <linux/futex.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
@@ -186,8 +186,7 @@ GUEST_TEST(Seccomp, BadFilters) {
   sock_filter no_return[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0)};
   sock_fprog program = {.len = 1, .filter = no_return};
   EXPECT_ERRNO(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program), EINVAL);
-  sock_filter out_of_bounds[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 4096),
-                                 BPF_STMT(BPF_RET | BPF_K, 0)};
+  sock_filter out_of_bounds[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 4096), BPF_STMT(BPF_RET | BPF_K, 0)};
   program = {.len = 2, .filter = out_of_bounds};
   EXPECT_ERRNO(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program), EINVAL);
   sock_filter backwards[] = {BPF_JUMP(BPF_JMP | BPF_JA, 100, 0, 0), BPF_STMT(BPF_RET | BPF_K, 0)};

@@ -146,8 +146,7 @@ GUEST_TEST(Signal, QueueLimitIsPerUser) {
   MUST(setrlimit(RLIMIT_SIGPENDING, &limit));
   Block({SIGRTMIN});
   EXPECT_ERRNO(sigqueue(getpid(), SIGRTMIN, {.sival_int = 1}), EAGAIN);
-  EXPECT_OK(
-      kill(getpid(), SIGRTMIN));  // kill never fails for want of memory; the information is lost.
+  EXPECT_OK(kill(getpid(), SIGRTMIN));  // kill never fails for want of memory; the information is lost.
   EXPECT(Pending(SIGRTMIN));
 }
 
@@ -259,8 +258,7 @@ GUEST_TEST(Signal, DefaultIgnoredSignals) {
 }
 
 GUEST_TEST(Signal, DefaultDeadlySignals) {
-  for (const int number :
-       {SIGHUP, SIGINT, SIGPIPE, SIGALRM, SIGUSR2, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGSTKFLT}) {
+  for (const int number : {SIGHUP, SIGINT, SIGPIPE, SIGALRM, SIGUSR2, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGSTKFLT}) {
     const pid_t pid = Fork([=] { raise(number); });
     EXPECT_KILLED(WaitStatus(pid), number);
   }
@@ -269,8 +267,7 @@ GUEST_TEST(Signal, DefaultDeadlySignals) {
 GUEST_TEST(Signal, DefaultCoreSignals) {
   const rlimit none = {0, 0};
   MUST(setrlimit(RLIMIT_CORE, &none));
-  for (const int number :
-       {SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGXCPU, SIGXFSZ, SIGSYS}) {
+  for (const int number : {SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGXCPU, SIGXFSZ, SIGSYS}) {
     const pid_t pid = Fork([=] { raise(number); });
     EXPECT_KILLED(WaitStatus(pid), number);
   }

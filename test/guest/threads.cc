@@ -137,8 +137,7 @@ GUEST_TEST(Thread, NamesArePerThread) {
     EXPECT_STREQ(name, "a-name-that-is-");
     CheckpointHere();
     char text[32];
-    ReadFile(Str("/proc/self/task/%d/comm", static_cast<int>(syscall(SYS_gettid))), text,
-             sizeof(text));
+    ReadFile(Str("/proc/self/task/%d/comm", static_cast<int>(syscall(SYS_gettid))), text, sizeof(text));
     EXPECT_STREQ(text, "a-name-that-is-\n");
   });
   other.Join();

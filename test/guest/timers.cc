@@ -13,9 +13,7 @@ namespace {
 
 int64_t Value(const timespec& time) { return time.tv_sec * 1'000'000'000 + time.tv_nsec; }
 
-itimerspec Timer(int64_t first, int64_t interval = 0) {
-  return {.it_interval = Ns(interval), .it_value = Ns(first)};
-}
+itimerspec Timer(int64_t first, int64_t interval = 0) { return {.it_interval = Ns(interval), .it_value = Ns(first)}; }
 
 timer_t CreateTimer(clockid_t clock, int notify, int number, int value = 0) {
   sigevent event = {};
@@ -35,8 +33,7 @@ void AwaitCount(int count) {
 }  // namespace
 
 GUEST_TEST(Clock, MonotonicNeverGoesBack) {
-  for (const clockid_t clock :
-       {CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW, CLOCK_MONOTONIC_COARSE}) {
+  for (const clockid_t clock : {CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW, CLOCK_MONOTONIC_COARSE}) {
     int64_t last = NowNs(clock);
     for (int i = 0; i < 5000; ++i) {
       const int64_t now = NowNs(clock);

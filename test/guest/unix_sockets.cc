@@ -123,8 +123,7 @@ GUEST_TEST(UnixStream, ListenConnectAccept) {
   CheckpointHere();
   sockaddr_un peer = {};
   socklen_t length = sizeof(peer);
-  const int server =
-      MUST(accept4(listener, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_CLOEXEC));
+  const int server = MUST(accept4(listener, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_CLOEXEC));
   EXPECT_EQ(length, 2);  // The client has no name.
   EXPECT_EQ(fcntl(server, F_GETFD), FD_CLOEXEC);
   char text[8] = {};
@@ -196,8 +195,7 @@ GUEST_TEST(UnixStream, AbstractNames) {
   const int listener = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
   sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = {}};
   snprintf(address.sun_path + 1, sizeof(address.sun_path) - 1, "guest-test-%d", getpid());
-  const socklen_t length =
-      static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + strlen(address.sun_path + 1));
+  const socklen_t length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + strlen(address.sun_path + 1));
   const auto* generic = reinterpret_cast<const sockaddr*>(&address);
   MUST(bind(listener, generic, length));
   MUST(listen(listener, 1));
@@ -291,8 +289,7 @@ GUEST_TEST(UnixDatagram, TruncFlagTellsTheRealLength) {
 
 GUEST_TEST(UnixDatagram, SendToANameAndReply) {
   TempDir dir;
-  const int server = MUST(socket(AF_UNIX, SOCK_DGRAM, 0)),
-            client = MUST(socket(AF_UNIX, SOCK_DGRAM, 0));
+  const int server = MUST(socket(AF_UNIX, SOCK_DGRAM, 0)), client = MUST(socket(AF_UNIX, SOCK_DGRAM, 0));
   MUST(Bind(server, dir / "server"));
   MUST(Bind(client, dir / "client"));
   const sockaddr_un to = Address(dir / "server");
@@ -307,8 +304,7 @@ GUEST_TEST(UnixDatagram, SendToANameAndReply) {
   EXPECT_EQ(recv(client, text, 8, 0), 2);
   EXPECT_ERRNO(send(client, "x", 1, 0), ENOTCONN);
   close(server);
-  EXPECT_ERRNO(sendto(client, "x", 1, 0, reinterpret_cast<const sockaddr*>(&to), sizeof(to)),
-               ECONNREFUSED);
+  EXPECT_ERRNO(sendto(client, "x", 1, 0, reinterpret_cast<const sockaddr*>(&to), sizeof(to)), ECONNREFUSED);
 }
 
 GUEST_TEST(UnixDatagram, ConnectedOnlyHearsItsPeer) {

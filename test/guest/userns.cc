@@ -4,9 +4,9 @@
 #include <netinet/in.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -61,17 +61,17 @@ GUEST_TEST(UserNs, MapsAreWrittenOnceAndByRule) {
     MUST(prctl(PR_SET_DUMPABLE, 1));
     MUST(unshare(CLONE_NEWUSER));
     EXPECT_EQ(getuid(), 65534);
-    EXPECT_ERRNO(Put("/proc/self/uid_map", "0 0 1"), EPERM);       // Not one's own.
-    EXPECT_ERRNO(Put("/proc/self/uid_map", "0 1000 2"), EPERM);    // Not alone.
+    EXPECT_ERRNO(Put("/proc/self/uid_map", "0 0 1"), EPERM);     // Not one's own.
+    EXPECT_ERRNO(Put("/proc/self/uid_map", "0 1000 2"), EPERM);  // Not alone.
     EXPECT_ERRNO(Put("/proc/self/uid_map", "0 1000"), EINVAL);
     EXPECT_ERRNO(Put("/proc/self/uid_map", "0 1000 0"), EINVAL);
     EXPECT_ERRNO(Put("/proc/self/uid_map", "0 1000 1\n0 1001 1"), EINVAL);
-    EXPECT_ERRNO(Put("/proc/self/gid_map", "0 1000 1"), EPERM);    // setgroups is allowed still.
+    EXPECT_ERRNO(Put("/proc/self/gid_map", "0 1000 1"), EPERM);  // setgroups is allowed still.
     EXPECT_OK(Put("/proc/self/setgroups", "deny"));
     EXPECT_OK(Put("/proc/self/gid_map", "5 1000 1"));
     EXPECT_ERRNO(Put("/proc/self/setgroups", "allow"), EPERM);
     EXPECT_OK(Put("/proc/self/uid_map", "0 1000 1"));
-    EXPECT_ERRNO(Put("/proc/self/uid_map", "0 1000 1"), EPERM);    // Written once.
+    EXPECT_ERRNO(Put("/proc/self/uid_map", "0 1000 1"), EPERM);  // Written once.
     CheckpointHere();
     EXPECT_EQ(getuid(), 0);
     EXPECT_EQ(getgid(), 5);

@@ -400,9 +400,7 @@ GUEST_TEST(Wait, RusageOfTheChild) {
   int status = 0;
   EXPECT_EQ(wait4(pid, &status, 0, &usage), pid);
   EXPECT_EQ(status, 0);
-  EXPECT_GE((usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
-                (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000,
-            30);
+  EXPECT_GE((usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000, 30);
   rusage children = {};
   MUST(getrusage(RUSAGE_CHILDREN, &children));
   EXPECT_EQ(children.ru_utime.tv_usec, usage.ru_utime.tv_usec);

@@ -115,12 +115,9 @@ void RunUnforked(const Test& test, Counts& counts) {
 [[noreturn]] void RunInChild(const Test& test) {
   setpgid(0, 0);
   for (int signal_number = 1; signal_number < NSIG; ++signal_number) {
-    if (signal_number == SIGKILL || signal_number == SIGSTOP || signal_number == 32 ||
-        signal_number == 33)
-      continue;
+    if (signal_number == SIGKILL || signal_number == SIGSTOP || signal_number == 32 || signal_number == 33) continue;
     struct sigaction old = {};
-    if (sigaction(signal_number, nullptr, &old) == 0 && old.sa_handler != SIG_DFL)
-      signal(signal_number, SIG_DFL);
+    if (sigaction(signal_number, nullptr, &old) == 0 && old.sa_handler != SIG_DFL) signal(signal_number, SIG_DFL);
   }
   sigset_t none;
   sigemptyset(&none);
@@ -142,14 +139,11 @@ void ReportChild(const Test& test, int status, const Options& options, Counts& c
   }
   ++counts.failed;
   if (timed_out != 0) {
-    Print("FAIL %s.%s: %s:0: still running after %u s", test.family, test.name, test.file,
-          options.timeout_s);
+    Print("FAIL %s.%s: %s:0: still running after %u s", test.family, test.name, test.file, options.timeout_s);
   } else if (WIFSIGNALED(status)) {
-    Print("FAIL %s.%s: %s:0: killed by signal %d", test.family, test.name, test.file,
-          WTERMSIG(status));
+    Print("FAIL %s.%s: %s:0: killed by signal %d", test.family, test.name, test.file, WTERMSIG(status));
   } else if (WEXITSTATUS(status) != kFailedStatus) {
-    Print("FAIL %s.%s: %s:0: exited with status %d", test.family, test.name, test.file,
-          WEXITSTATUS(status));
+    Print("FAIL %s.%s: %s:0: exited with status %d", test.family, test.name, test.file, WEXITSTATUS(status));
   }
 }
 
@@ -234,8 +228,7 @@ void Fail(const char* file, int line, bool fatal, const char* format, ...) {
   va_end(arguments);
   __atomic_fetch_add(&failures, 1, __ATOMIC_RELAXED);
   const char* base = strrchr(file, '/');
-  Print("FAIL %s.%s: %s:%d: %s", current->family, current->name, base != nullptr ? base + 1 : file,
-        line, text);
+  Print("FAIL %s.%s: %s:%d: %s", current->family, current->name, base != nullptr ? base + 1 : file, line, text);
   if (fatal) EndTest();
 }
 
@@ -256,8 +249,7 @@ void ExitWithVerdict() { _exit(Failures() != 0 ? kFailedStatus : 0); }
 
 const char* SelfPath() { return self_path; }
 
-void CheckCompare(const char* file, int line, bool fatal, const char* left_text,
-                  const char* right_text, __int128 left, Op op, __int128 right) {
+void CheckCompare(const char* file, int line, bool fatal, const char* left_text, const char* right_text, __int128 left, Op op, __int128 right) {
   bool holds = false;
   const char* sign = "";
   switch (op) {
@@ -287,24 +279,19 @@ void CheckCompare(const char* file, int line, bool fatal, const char* left_text,
       break;
   }
   if (holds) return;
-  Fail(file, line, fatal, "not so: %s %s %s (%lld = %#llx and %lld = %#llx)", left_text, sign,
-       right_text, static_cast<long long>(left), static_cast<unsigned long long>(left),
-       static_cast<long long>(right), static_cast<unsigned long long>(right));
+  Fail(file, line, fatal, "not so: %s %s %s (%lld = %#llx and %lld = %#llx)", left_text, sign, right_text, static_cast<long long>(left),
+       static_cast<unsigned long long>(left), static_cast<long long>(right), static_cast<unsigned long long>(right));
 }
 
-void CheckStrings(const char* file, int line, bool fatal, const char* left_text, const char* left,
-                  const char* right) {
-  if (strcmp(left, right) != 0)
-    Fail(file, line, fatal, "%s is \"%s\", not \"%s\"", left_text, left, right);
+void CheckStrings(const char* file, int line, bool fatal, const char* left_text, const char* left, const char* right) {
+  if (strcmp(left, right) != 0) Fail(file, line, fatal, "%s is \"%s\", not \"%s\"", left_text, left, right);
 }
 
-void CheckErrno(const char* file, int line, const char* text, bool failed, int error,
-                int expected) {
+void CheckErrno(const char* file, int line, const char* text, bool failed, int error, int expected) {
   if (!failed) {
     Fail(file, line, false, "%s succeeded, expected %s", text, ErrnoName(expected));
   } else if (error != expected) {
-    Fail(file, line, false, "%s failed with %s, expected %s", text, ErrnoName(error),
-         ErrnoName(expected));
+    Fail(file, line, false, "%s failed with %s, expected %s", text, ErrnoName(error), ErrnoName(expected));
   }
 }
 
@@ -320,9 +307,8 @@ void CheckpointHere() {
   int in = -1;
   if (channel == nullptr || sscanf(channel, "%d,%d", &out, &in) != 2) return;
   char line[256];
-  const int length =
-      snprintf(line, sizeof(line), "@checkpoint %d %s.%s\n", ++number,
-               current != nullptr ? current->family : "", current != nullptr ? current->name : "");
+  const int length = snprintf(line, sizeof(line), "@checkpoint %d %s.%s\n", ++number, current != nullptr ? current->family : "",
+                              current != nullptr ? current->name : "");
   if (write(out, line, length) != length) {
     Fail(__FILE__, __LINE__, true, "the checkpoint channel's output failed: %s", ErrnoName(errno));
   }
@@ -341,8 +327,7 @@ int main(int argc, char** argv) {
   if (argc > 1 && argv[1][0] == '@') {
     static const guest::Test helper_test = {"Helper", argv[1] + 1, nullptr, __FILE__};
     guest::current = &helper_test;
-    for (const guest::Helper* helper = __start_guest_helpers; helper != __stop_guest_helpers;
-         ++helper) {
+    for (const guest::Helper* helper = __start_guest_helpers; helper != __stop_guest_helpers; ++helper) {
       if (strcmp(helper->name, argv[1] + 1) == 0) return helper->body(argc, argv);
     }
     return 126;

@@ -42,8 +42,7 @@ struct Helper {
 };
 
 // One failed check. Prints the FAIL line and counts; `fatal` ends the test at once.
-[[gnu::format(printf, 4, 5)]] void Fail(const char* file, int line, bool fatal, const char* format,
-                                        ...);
+[[gnu::format(printf, 4, 5)]] void Fail(const char* file, int line, bool fatal, const char* format, ...);
 
 // Ends the test without a verdict on what it tests. Not from a thread or forked child.
 [[noreturn, gnu::format(printf, 1, 2)]] void Skip(const char* format, ...);
@@ -66,10 +65,8 @@ void CheckpointHere();
 const char* ErrnoName(int error);
 
 enum class Op { kEq, kNe, kLt, kLe, kGt, kGe };
-void CheckCompare(const char* file, int line, bool fatal, const char* left_text,
-                  const char* right_text, __int128 left, Op op, __int128 right);
-void CheckStrings(const char* file, int line, bool fatal, const char* left_text, const char* left,
-                  const char* right);
+void CheckCompare(const char* file, int line, bool fatal, const char* left_text, const char* right_text, __int128 left, Op op, __int128 right);
+void CheckStrings(const char* file, int line, bool fatal, const char* left_text, const char* left, const char* right);
 void CheckErrno(const char* file, int line, const char* text, bool failed, int error, int expected);
 
 template <typename T>
@@ -101,18 +98,15 @@ T Must(const char* file, int line, const char* text, T value) {
 
 }  // namespace guest
 
-#define GUEST_TEST(family, name)                                                              \
-  static void GuestTest_##family##_##name();                                                  \
-  [[gnu::used, gnu::retain,                                                                   \
-    gnu::section("guest_tests")]] static const ::guest::Test guest_test_##family##_##name = { \
-      #family, #name, &GuestTest_##family##_##name, __FILE__};                                \
+#define GUEST_TEST(family, name)                                                                                      \
+  static void GuestTest_##family##_##name();                                                                          \
+  [[gnu::used, gnu::retain, gnu::section("guest_tests")]] static const ::guest::Test guest_test_##family##_##name = { \
+      #family, #name, &GuestTest_##family##_##name, __FILE__};                                                        \
   static void GuestTest_##family##_##name()
 
-#define GUEST_HELPER(name)                                                               \
-  static int GuestHelper_##name(int argc, char** argv);                                  \
-  [[gnu::used, gnu::retain,                                                              \
-    gnu::section("guest_helpers")]] static const ::guest::Helper guest_helper_##name = { \
-      #name, &GuestHelper_##name};                                                       \
+#define GUEST_HELPER(name)                                                                                                                   \
+  static int GuestHelper_##name(int argc, char** argv);                                                                                      \
+  [[gnu::used, gnu::retain, gnu::section("guest_helpers")]] static const ::guest::Helper guest_helper_##name = {#name, &GuestHelper_##name}; \
   static int GuestHelper_##name([[maybe_unused]] int argc, [[maybe_unused]] char** argv)
 
 // EXPECT_ records a failure and goes on; ASSERT_ ends the test.
@@ -123,9 +117,8 @@ T Must(const char* file, int line, const char* text, T value) {
 #define EXPECT(condition) GUEST_CHECK_(false, condition)
 #define ASSERT(condition) GUEST_CHECK_(true, condition)
 
-#define GUEST_COMPARE_(fatal, left, op, right)                                         \
-  ::guest::CheckCompare(__FILE__, __LINE__, fatal, #left, #right, ::guest::Wide(left), \
-                        ::guest::Op::op, ::guest::Wide(right))
+#define GUEST_COMPARE_(fatal, left, op, right) \
+  ::guest::CheckCompare(__FILE__, __LINE__, fatal, #left, #right, ::guest::Wide(left), ::guest::Op::op, ::guest::Wide(right))
 #define EXPECT_EQ(left, right) GUEST_COMPARE_(false, left, kEq, right)
 #define EXPECT_NE(left, right) GUEST_COMPARE_(false, left, kNe, right)
 #define EXPECT_LT(left, right) GUEST_COMPARE_(false, left, kLt, right)
@@ -136,15 +129,13 @@ T Must(const char* file, int line, const char* text, T value) {
 #define ASSERT_NE(left, right) GUEST_COMPARE_(true, left, kNe, right)
 #define ASSERT_GE(left, right) GUEST_COMPARE_(true, left, kGe, right)
 #define ASSERT_GT(left, right) GUEST_COMPARE_(true, left, kGt, right)
-#define EXPECT_STREQ(left, right) \
-  ::guest::CheckStrings(__FILE__, __LINE__, false, #left, left, right)
+#define EXPECT_STREQ(left, right) ::guest::CheckStrings(__FILE__, __LINE__, false, #left, left, right)
 
 // A call in the C library's convention: -1 (or MAP_FAILED) and errno.
-#define EXPECT_OK(call)                                                                            \
-  do {                                                                                             \
-    errno = 0;                                                                                     \
-    if (::guest::IsFailure(call))                                                                  \
-      ::guest::Fail(__FILE__, __LINE__, false, "%s failed: %s", #call, ::guest::ErrnoName(errno)); \
+#define EXPECT_OK(call)                                                                                                        \
+  do {                                                                                                                         \
+    errno = 0;                                                                                                                 \
+    if (::guest::IsFailure(call)) ::guest::Fail(__FILE__, __LINE__, false, "%s failed: %s", #call, ::guest::ErrnoName(errno)); \
   } while (0)
 #define EXPECT_ERRNO(call, expected)                                                \
   do {                                                                              \

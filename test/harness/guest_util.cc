@@ -38,8 +38,7 @@ int WaitStatus(pid_t pid) {
 
 void JoinOkAt(const char* file, int line, pid_t pid) {
   const int status = WaitStatus(pid);
-  if (WIFSIGNALED(status))
-    Fail(file, line, false, "the child was killed by signal %d", WTERMSIG(status));
+  if (WIFSIGNALED(status)) Fail(file, line, false, "the child was killed by signal %d", WTERMSIG(status));
   if (WIFEXITED(status) && WEXITSTATUS(status) != 0) {
     Fail(file, line, false, "the child exited with %d", WEXITSTATUS(status));
   }
@@ -62,8 +61,7 @@ void AwaitState(pid_t pid, pid_t tid, char state) {
     seen = ThreadState(pid, tid);
     if (seen == state) return;
   }
-  Fail(__FILE__, __LINE__, true, "thread %d of %d is in state '%c', never in '%c'", tid, pid, seen,
-       state);
+  Fail(__FILE__, __LINE__, true, "thread %d of %d is in state '%c', never in '%c'", tid, pid, seen, state);
 }
 
 int64_t NowNs(clockid_t clock) {
@@ -153,8 +151,7 @@ int64_t ProcField(const char* path, const char* name, int base) {
   ReadFile(path, text, sizeof(text));
   const size_t length = strlen(name);
   for (const char* line = text; line != nullptr && *line != '\0';) {
-    if (strncmp(line, name, length) == 0 && line[length] == ':')
-      return strtoll(line + length + 1, nullptr, base);
+    if (strncmp(line, name, length) == 0 && line[length] == ':') return strtoll(line + length + 1, nullptr, base);
     line = strchr(line, '\n');
     if (line != nullptr) ++line;
   }
@@ -162,8 +159,7 @@ int64_t ProcField(const char* path, const char* name, int base) {
 }
 
 char* Pages(size_t count, int protection) {
-  return static_cast<char*>(
-      MUST(mmap(nullptr, count * kPage, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
+  return static_cast<char*>(MUST(mmap(nullptr, count * kPage, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
 }
 
 sigset_t Signals(std::initializer_list<int> numbers) {

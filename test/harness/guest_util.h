@@ -64,9 +64,7 @@ inline void AwaitAsleep(pid_t pid) { AwaitState(pid, pid, 'S'); }
 int64_t NowNs(clockid_t clock = CLOCK_MONOTONIC);
 // Sleeps that long, whatever signals arrive.
 void SleepMs(int64_t ms);
-inline timespec Ns(int64_t ns) {
-  return {.tv_sec = ns / 1'000'000'000, .tv_nsec = ns % 1'000'000'000};
-}
+inline timespec Ns(int64_t ns) { return {.tv_sec = ns / 1'000'000'000, .tv_nsec = ns % 1'000'000'000}; }
 
 // A pipe; ends that are closed are -1.
 struct Pipe {
@@ -160,9 +158,7 @@ class TempDir {
 // An unnamed file, open for reading and writing, with this content.
 int TempFile(const char* content = "");
 void WriteFile(const char* path, const void* data, size_t size, mode_t mode = 0644);
-inline void WriteFile(const char* path, const char* text, mode_t mode = 0644) {
-  WriteFile(path, text, strlen(text), mode);
-}
+inline void WriteFile(const char* path, const char* text, mode_t mode = 0644) { WriteFile(path, text, strlen(text), mode); }
 // Reads a file to its end (bounded by the buffer, which is then terminated); the number of bytes.
 size_t ReadFile(const char* path, char* buffer, size_t size);
 // The number after "NAME:" in a /proc file of that shape, -1 if absent.
@@ -171,8 +167,7 @@ int64_t ProcField(const char* path, const char* name, int base = 10);
 // Memory shared with forked children, zeroed.
 template <typename T>
 T* Shared() {
-  return static_cast<T*>(
-      MUST(mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)));
+  return static_cast<T*>(MUST(mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)));
 }
 // Private anonymous memory.
 char* Pages(size_t count, int protection = PROT_READ | PROT_WRITE);

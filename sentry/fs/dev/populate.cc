@@ -11,19 +11,14 @@ struct Device {
   const char* name;
   uint32_t major, minor;
 };
-constexpr Device kDevices[] = {{"null", 1, 3},   {"zero", 1, 5},    {"full", 1, 7},
-                               {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
+constexpr Device kDevices[] = {{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
 
 struct LinkTo {
   const char* name;
   const char* target;
 };
-constexpr LinkTo kLinks[] = {{"fd", "/proc/self/fd"},
-                             {"stdin", "/proc/self/fd/0"},
-                             {"stdout", "/proc/self/fd/1"},
-                             {"stderr", "/proc/self/fd/2"},
-                             {"ptmx", "pts/ptmx"},
-                             {"core", "/proc/kcore"}};
+constexpr LinkTo kLinks[] = {{"fd", "/proc/self/fd"},       {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
+                             {"stderr", "/proc/self/fd/2"}, {"ptmx", "pts/ptmx"},         {"core", "/proc/kcore"}};
 
 constexpr const char* kDirectories[] = {"pts", "shm", "mqueue"};
 

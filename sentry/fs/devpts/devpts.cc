@@ -29,8 +29,8 @@ ErrnoOr<RefPtr<File>> OpenSlave(Task* task, const VfsPath& path, int flags, Tty&
   TRY(tty.SlaveOpened(task));
   auto file = MakeRef<TtyFile>(path, flags, RefPtr<Tty>(&tty), false);
   // A session leader without a terminal gets the first one it opens (tty_open_proc_set_tty).
-  if (task != nullptr && (flags & O_NOCTTY) == 0 && task->group().IsSessionLeader() &&
-      task->group().session().tty() == nullptr && tty.session() == nullptr && (flags & O_ACCMODE) != O_WRONLY) {
+  if (task != nullptr && (flags & O_NOCTTY) == 0 && task->group().IsSessionLeader() && task->group().session().tty() == nullptr &&
+      tty.session() == nullptr && (flags & O_ACCMODE) != O_WRONLY) {
     tty.SetControlling(*task);
   }
   return RefPtr<File>(std::move(file));
@@ -177,8 +177,7 @@ void RegisterTerminals() {
   RegisterCharDevice(kTtyMajor, 2, 1, OpenTtyDevice);
 }
 
-ErrnoOr<RefPtr<File>> OpenConsole(Kernel& kernel, const MountNamespace& mounts, UniqueFd console, int index,
-                                  const winsize& window, uint32_t uid) {
+ErrnoOr<RefPtr<File>> OpenConsole(Kernel& kernel, const MountNamespace& mounts, UniqueFd console, int index, const winsize& window, uint32_t uid) {
   RefPtr<Mount> mount;
   for (Mount* m : mounts.All()) {
     if (dynamic_cast<DevptsFileSystem*>(&m->fs()) != nullptr) mount = RefPtr<Mount>(m);

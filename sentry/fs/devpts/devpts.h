@@ -73,8 +73,7 @@ void RegisterTerminals();
 // --- for the runtime ---
 // A new terminal in the devpts of `mounts` (or one that is mounted nowhere, if there is none), whose master is the host's `console`;
 // returns its slave, open for reading and writing. `index`: which descriptor of the caller `console` is, for a restore.
-ErrnoOr<RefPtr<File>> OpenConsole(Kernel& kernel, const MountNamespace& mounts, UniqueFd console, int index,
-                                  const winsize& window, uint32_t uid);
+ErrnoOr<RefPtr<File>> OpenConsole(Kernel& kernel, const MountNamespace& mounts, UniqueFd console, int index, const winsize& window, uint32_t uid);
 // Makes `terminal` the controlling terminal of `task`'s session, with `task`'s process group in the foreground.
 void MakeControllingTerminal(Task& task, File& terminal);
 

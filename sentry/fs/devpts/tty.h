@@ -83,9 +83,9 @@ class Tty final : public RefCounted<Tty>, public state::Saveable {
   void Flush(bool input, bool output);
   void StopOutput(bool stopped);
 
-  bool locked = true;       // TIOCSPTLCK
-  bool exclusive = false;   // TIOCEXCL
-  bool packet = false;      // TIOCPKT
+  bool locked = true;      // TIOCSPTLCK
+  bool exclusive = false;  // TIOCEXCL
+  bool packet = false;     // TIOCPKT
   uint8_t packet_status = 0;
 
   state::Kind kind() const override { return state::Kind::kTty; }

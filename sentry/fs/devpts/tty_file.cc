@@ -1,7 +1,6 @@
 #include "sentry/fs/devpts/tty_file.h"
 
 #include <poll.h>
-
 #include <termios.h>
 
 #include <algorithm>

@@ -10,8 +10,7 @@ class TtyFile final : public VfsFile {
  public:
   TtyFile() = default;  // for Loader
   // The caller has called SlaveOpened() for a slave.
-  TtyFile(VfsPath path, int flags, RefPtr<Tty> tty, bool master)
-      : VfsFile(std::move(path), flags), tty_(std::move(tty)), master_(master) {}
+  TtyFile(VfsPath path, int flags, RefPtr<Tty> tty, bool master) : VfsFile(std::move(path), flags), tty_(std::move(tty)), master_(master) {}
   ~TtyFile() override;
 
   Tty& tty() const { return *tty_; }

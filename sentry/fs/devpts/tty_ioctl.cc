@@ -1,8 +1,8 @@
 // ioctl_tty(2).
 #include <asm/ioctls.h>
-#include <poll.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <poll.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -57,7 +57,7 @@ constexpr size_t kOldTermiosSize = 36;  // struct termios without speeds
 // What termios2 adds, from c_cflag's coded speed (BOTHER keeps what was given).
 uint32_t SpeedOf(uint32_t code, uint32_t given) {
   static constexpr uint32_t kSpeeds[] = {0, 50, 75, 110, 134, 150, 200, 300, 600, 1200, 1800, 2400, 4800, 9600, 19200, 38400};
-  static constexpr uint32_t kHigh[] = {57600, 115200, 230400, 460800, 500000, 576000, 921600, 1000000,
+  static constexpr uint32_t kHigh[] = {57600,   115200,  230400,  460800,  500000,  576000,  921600, 1000000,
                                        1152000, 1500000, 2000000, 2500000, 3000000, 3500000, 4000000};
   if (code == 0010000) return given;  // BOTHER
   if ((code & 0010000) == 0) return kSpeeds[code & 017];
@@ -89,47 +89,32 @@ ErrnoOr<uint64_t> TtyFile::Ioctl(Task& task, uint32_t command, uint64_t argument
     case kTcSetAW:
     case kTcSetAF:
     case TIOCGWINSZ:
-    case TIOCSWINSZ:
-      return TermiosIoctl(task, command, argument);
+    case TIOCSWINSZ: return TermiosIoctl(task, command, argument);
     case TIOCSCTTY:
     case TIOCNOTTY:
     case TIOCGPGRP:
     case TIOCSPGRP:
-    case TIOCGSID:
-      return JobIoctl(task, command, argument);
+    case TIOCGSID: return JobIoctl(task, command, argument);
     case TIOCGPTN:
     case TIOCSPTLCK:
     case TIOCGPTLCK:
     case TIOCPKT:
     case TIOCGPKT:
     case TIOCGPTPEER:
-    case TIOCSIG:
-      return master_ ? MasterIoctl(task, command, argument) : Errno(ENOTTY);
-    default:
-      return FlowIoctl(task, command, argument);
+    case TIOCSIG: return master_ ? MasterIoctl(task, command, argument) : Errno(ENOTTY);
+    default: return FlowIoctl(task, command, argument);
   }
 }
 
 ErrnoOr<uint64_t> TtyFile::TermiosIoctl(Task& task, uint32_t command, uint64_t argument) {
   Termios t = tty_->discipline().termios();
   switch (command) {
-    case TCGETS:
-      TRY(task.CopyOutBytes(argument, &t, kOldTermiosSize));
-      return uint64_t{0};
-    case kTcGetS2:
-      TRY(task.CopyOutBytes(argument, &t, sizeof(t)));
-      return uint64_t{0};
-    case kTcGetA:
-      TRY(task.CopyOut(UserPtr<Termio>(argument), ToTermio(t)));
-      return uint64_t{0};
-    case TIOCGWINSZ:
-      TRY(task.CopyOut(UserPtr<winsize>(argument), tty_->window()));
-      return uint64_t{0};
-    case TIOCSWINSZ:
-      tty_->SetWindow(TRY(task.CopyIn(UserPtr<winsize>(argument))));
-      return uint64_t{0};
-    default:
-      break;
+    case TCGETS: TRY(task.CopyOutBytes(argument, &t, kOldTermiosSize)); return uint64_t{0};
+    case kTcGetS2: TRY(task.CopyOutBytes(argument, &t, sizeof(t))); return uint64_t{0};
+    case kTcGetA: TRY(task.CopyOut(UserPtr<Termio>(argument), ToTermio(t))); return uint64_t{0};
+    case TIOCGWINSZ: TRY(task.CopyOut(UserPtr<winsize>(argument), tty_->window())); return uint64_t{0};
+    case TIOCSWINSZ: tty_->SetWindow(TRY(task.CopyIn(UserPtr<winsize>(argument)))); return uint64_t{0};
+    default: break;
   }
   if (!master_) TRY(tty_->CheckBackground(task, SIGTTOU));
   bool modern = command == kTcSetS2 || command == kTcSetSW2 || command == kTcSetSF2;
@@ -185,27 +170,21 @@ ErrnoOr<uint64_t> TtyFile::JobIoctl(Task& task, uint32_t command, uint64_t argum
 
 ErrnoOr<uint64_t> TtyFile::MasterIoctl(Task& task, uint32_t command, uint64_t argument) {
   switch (command) {
-    case TIOCGPTN:
-      return Answer(task, argument, tty_->index());
-    case TIOCSPTLCK:
-      tty_->locked = TRY(task.CopyIn(UserPtr<int>(argument))) != 0;
-      return uint64_t{0};
-    case TIOCGPTLCK:
-      return Answer(task, argument, tty_->locked ? 1 : 0);
+    case TIOCGPTN: return Answer(task, argument, tty_->index());
+    case TIOCSPTLCK: tty_->locked = TRY(task.CopyIn(UserPtr<int>(argument))) != 0; return uint64_t{0};
+    case TIOCGPTLCK: return Answer(task, argument, tty_->locked ? 1 : 0);
     case TIOCPKT:
       tty_->packet = TRY(task.CopyIn(UserPtr<int>(argument))) != 0;
       tty_->packet_status = 0;
       return uint64_t{0};
-    case TIOCGPKT:
-      return Answer(task, argument, tty_->packet ? 1 : 0);
+    case TIOCGPKT: return Answer(task, argument, tty_->packet ? 1 : 0);
     case TIOCSIG: {
       int signo = static_cast<int>(argument);
       if (signo != SIGINT && signo != SIGQUIT && signo != SIGTSTP) return Errno(EINVAL);
       if (ProcessGroup* group = tty_->foreground(); group != nullptr) group->SendSignal(SigInfo::Kernel(signo));
       return uint64_t{0};
     }
-    default:
-      return OpenPeer(task, static_cast<int>(argument));
+    default: return OpenPeer(task, static_cast<int>(argument));
   }
 }
 
@@ -228,8 +207,7 @@ ErrnoOr<uint64_t> TtyFile::FlowIoctl(Task& task, uint32_t command, uint64_t argu
       size_t bytes = master_ ? d.output().size() : d.InputAvailable();
       return Answer(task, argument, static_cast<int>(std::min<size_t>(bytes, INT32_MAX)));
     }
-    case TIOCOUTQ:
-      return Answer(task, argument, master_ ? 0 : static_cast<int>(d.output().size()));
+    case TIOCOUTQ: return Answer(task, argument, master_ ? 0 : static_cast<int>(d.output().size()));
     case TCFLSH:
       if (argument > 2) return Errno(EINVAL);
       if (!master_) TRY(tty_->CheckBackground(task, SIGTTOU));
@@ -246,25 +224,16 @@ ErrnoOr<uint64_t> TtyFile::FlowIoctl(Task& task, uint32_t command, uint64_t argu
     case TIOCCBRK:
       if (!master_) TRY(tty_->CheckBackground(task, SIGTTOU));
       return uint64_t{0};
-    case TIOCEXCL:
-      tty_->exclusive = true;
-      return uint64_t{0};
-    case TIOCNXCL:
-      tty_->exclusive = false;
-      return uint64_t{0};
-    case TIOCGEXCL:
-      return Answer(task, argument, tty_->exclusive ? 1 : 0);
-    case TIOCGETD:
-      return Answer(task, argument, 0);  // N_TTY
-    case TIOCSETD:
-      return TRY(task.CopyIn(UserPtr<int>(argument))) == 0 ? ErrnoOr<uint64_t>(uint64_t{0}) : Errno(EINVAL);
-    case TIOCGDEV:
-      return Answer(task, argument, static_cast<int>(tty_->device()));
+    case TIOCEXCL: tty_->exclusive = true; return uint64_t{0};
+    case TIOCNXCL: tty_->exclusive = false; return uint64_t{0};
+    case TIOCGEXCL: return Answer(task, argument, tty_->exclusive ? 1 : 0);
+    case TIOCGETD: return Answer(task, argument, 0);  // N_TTY
+    case TIOCSETD: return TRY(task.CopyIn(UserPtr<int>(argument))) == 0 ? ErrnoOr<uint64_t>(uint64_t{0}) : Errno(EINVAL);
+    case TIOCGDEV: return Answer(task, argument, static_cast<int>(tty_->device()));
     case TIOCSTI:
       // Faking input is how programs break out of su and the like; Linux refuses it too (dev.tty.legacy_tiocsti = 0).
       return Errno(EIO);
-    default:
-      return Errno(ENOTTY);
+    default: return Errno(ENOTTY);
   }
 }
 

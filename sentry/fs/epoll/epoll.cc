@@ -21,8 +21,7 @@ constexpr int kMaxNests = 4;  // EP_MAX_NESTS
 
 class Epoll::Item final : public Waiter, public File::ReleaseObserver {
  public:
-  Item(Epoll& owner, int fd, File& file, const epoll_event& e)
-      : epoll(owner), file(&file), fd(fd), events(e.events | kAlways), data(e.data.u64) {
+  Item(Epoll& owner, int fd, File& file, const epoll_event& e) : epoll(owner), file(&file), fd(fd), events(e.events | kAlways), data(e.data.u64) {
     file.AddReleaseObserver(this);
     nested = dynamic_cast<Epoll*>(&file);
     if (nested != nullptr) nested->watchers_.push_back(&owner);
@@ -190,8 +189,8 @@ std::string Epoll::FdInfo() const {
   std::string out;
   for (const auto& [key, item] : items_) {
     char line[128];
-    snprintf(line, sizeof(line), "tfd: %8d events: %8x data: %16llx  pos:%lld\n", item->fd, item->events,
-             static_cast<unsigned long long>(item->data), static_cast<long long>(item->file->position()));
+    snprintf(line, sizeof(line), "tfd: %8d events: %8x data: %16llx  pos:%lld\n", item->fd, item->events, static_cast<unsigned long long>(item->data),
+             static_cast<long long>(item->file->position()));
     out += line;
   }
   return out;

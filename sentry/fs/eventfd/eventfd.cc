@@ -52,8 +52,7 @@ uint32_t EventFd::Poll(Task&) {
 
 std::string EventFd::FdInfo() const {
   char line[80];
-  snprintf(line, sizeof(line), "eventfd-count: %16llx\neventfd-semaphore: %d\n", static_cast<unsigned long long>(count_),
-           semaphore_ ? 1 : 0);
+  snprintf(line, sizeof(line), "eventfd-count: %16llx\neventfd-semaphore: %d\n", static_cast<unsigned long long>(count_), semaphore_ ? 1 : 0);
   return line;
 }
 

@@ -11,9 +11,7 @@ class EventFd final : public File {
  public:
   EventFd() = default;  // for Load()
   // `flags`: O_NONBLOCK or 0.
-  EventFd(uint64_t count, bool semaphore, int flags) : count_(count), semaphore_(semaphore) {
-    set_flags(O_RDWR | flags);
-  }
+  EventFd(uint64_t count, bool semaphore, int flags) : count_(count), semaphore_(semaphore) { set_flags(O_RDWR | flags); }
 
   // Adds to the counter, as the kernel itself does for whoever gave it an eventfd; stops at the maximum.
   void Signal(uint64_t value);

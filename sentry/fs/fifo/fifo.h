@@ -33,12 +33,8 @@ class FifoFile final : public VfsFile {
 
   ErrnoOr<size_t> Read(Task& task, Sink& sink) override { return end_->Read(task, sink); }
   ErrnoOr<size_t> Write(Task& task, Source& source) override { return end_->Write(task, source); }
-  ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override {
-    return end_->Ioctl(task, command, argument);
-  }
-  ErrnoOr<uint64_t> Fcntl(Task& task, int command, uint64_t argument) override {
-    return end_->Fcntl(task, command, argument);
-  }
+  ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override { return end_->Ioctl(task, command, argument); }
+  ErrnoOr<uint64_t> Fcntl(Task& task, int command, uint64_t argument) override { return end_->Fcntl(task, command, argument); }
   uint32_t Poll(Task& task) override { return end_->Poll(task); }
   WaitQueue* wait_queue() override { return end_->wait_queue(); }
   bool pollable() const override { return true; }

@@ -111,8 +111,7 @@ bool GoferFileSystem::Load(state::Loader& loader, std::string_view bytes) {
   if (!client_) return loader.Fail("the mount \"" + options_.attach + "\" of the image is not in the new configuration");
   auto r = Connect();
   if (!r.ok()) {
-    return loader.Fail("the mount \"" + options_.attach + "\" cannot be attached (errno " +
-                       std::to_string(r.error().number()) + ")");
+    return loader.Fail("the mount \"" + options_.attach + "\" cannot be attached (errno " + std::to_string(r.error().number()) + ")");
   }
   return true;
 }
@@ -212,8 +211,9 @@ bool GoferInode::AfterLoad(state::Loader& loader) {
   if (r.ok()) return true;
   std::vector<std::string> names;
   HostPath(&names);
-  std::string what = r.Is(ESTALE) ? "is of another type now" : r.Is(ENOENT) ? "does not exist any more"
-                                                                              : "cannot be reached (errno " + std::to_string(r.error().number()) + ")";
+  std::string what = r.Is(ESTALE)   ? "is of another type now"
+                     : r.Is(ENOENT) ? "does not exist any more"
+                                    : "cannot be reached (errno " + std::to_string(r.error().number()) + ")";
   return loader.Fail("the file " + Join(names) + " of the mount \"" + gofer().options_.attach + "\", which is in use in the image, " + what);
 }
 

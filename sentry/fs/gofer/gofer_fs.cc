@@ -10,9 +10,7 @@ constexpr int64_t kFreshNs = 100'000;
 
 timespec ToTimespec(const gofer::Time& t) { return {t.seconds, static_cast<long>(t.nanoseconds)}; }
 
-gofer::AttributeChange::TimeChange ToChange(const AttrChange::Time& t) {
-  return {t.now, {t.time.tv_sec, static_cast<uint32_t>(t.time.tv_nsec)}};
-}
+gofer::AttributeChange::TimeChange ToChange(const AttrChange::Time& t) { return {t.now, {t.time.tv_sec, static_cast<uint32_t>(t.time.tv_nsec)}}; }
 
 }  // namespace
 
@@ -116,8 +114,7 @@ ErrnoOr<RefPtr<Inode>> GoferInode::Lookup(const VfsContext& ctx, std::string_vie
   return std::move(found[0]);
 }
 
-ErrnoOr<void> GoferInode::LookupAhead(const VfsContext&, std::span<const std::string_view> names,
-                                      std::span<Inode* const> known, bool open_read,
+ErrnoOr<void> GoferInode::LookupAhead(const VfsContext&, std::span<const std::string_view> names, std::span<Inode* const> known, bool open_read,
                                       std::vector<RefPtr<Inode>>* found) {
   if (!IsDir()) return Errno(ENOTDIR);
   if (removed_ || detached_) return Errno(ENOENT);
@@ -125,12 +122,9 @@ ErrnoOr<void> GoferInode::LookupAhead(const VfsContext&, std::span<const std::st
   GoferInode* dir = this;
   for (size_t i = 0; i < names.size(); ++i) {
     switch (dir->LookAt(names[i], known[i], open_read && i + 1 == names.size())) {
-      case Look::kMissing:
-        return Errno(ENOENT);
-      case Look::kAsk:
-        return dir->AskAhead(names.subspan(i), open_read, found);
-      case Look::kSame:
-        break;
+      case Look::kMissing: return Errno(ENOENT);
+      case Look::kAsk: return dir->AskAhead(names.subspan(i), open_read, found);
+      case Look::kSame: break;
     }
     found->emplace_back(known[i]);
     if (!known[i]->IsDir()) break;  // a symbolic link, or the end in any case
@@ -139,8 +133,7 @@ ErrnoOr<void> GoferInode::LookupAhead(const VfsContext&, std::span<const std::st
   return Ok();
 }
 
-ErrnoOr<void> GoferInode::AskAhead(std::span<const std::string_view> names, bool open_read,
-                                   std::vector<RefPtr<Inode>>* found) {
+ErrnoOr<void> GoferInode::AskAhead(std::span<const std::string_view> names, bool open_read, std::vector<RefPtr<Inode>>* found) {
   TRY(NeedNode());
   gofer::WalkOptions options;
   if (open_read) options.open_flags = O_RDONLY | O_NONBLOCK;
@@ -169,12 +162,9 @@ ErrnoOr<void> GoferInode::AskAhead(std::span<const std::string_view> names, bool
   }
   switch (walked->stop) {
     case gofer::WalkResult::Stop::kDone:
-    case gofer::WalkResult::Stop::kSymlink:
-      return Ok();
-    case gofer::WalkResult::Stop::kMissing:
-      return Errno(ENOENT);
-    case gofer::WalkResult::Stop::kError:
-      return walked->error;
+    case gofer::WalkResult::Stop::kSymlink: return Ok();
+    case gofer::WalkResult::Stop::kMissing: return Errno(ENOENT);
+    case gofer::WalkResult::Stop::kError: return walked->error;
   }
   return Errno(EIO);
 }
@@ -213,11 +203,8 @@ ErrnoOr<RefPtr<Inode>> GoferInode::Make(const VfsContext&, std::string_view name
       made = TRY(client().MkDir(node_, name, inode));
       ++attr_.nlink;
       break;
-    case S_IFLNK:
-      made = TRY(client().Symlink(node_, name, node.target, node.uid, node.gid));
-      break;
-    default:
-      made = TRY(client().MkNod(node_, name, node.mode & S_IFMT, node.rdev, inode));
+    case S_IFLNK: made = TRY(client().Symlink(node_, name, node.target, node.uid, node.gid)); break;
+    default: made = TRY(client().MkNod(node_, name, node.mode & S_IFMT, node.rdev, inode));
   }
   DirChanged();
   RefPtr<GoferInode> child = gofer().InodeFor(RefPtr<GoferInode>(this), name, std::move(made));
@@ -273,8 +260,8 @@ ErrnoOr<void> GoferInode::Rmdir(const VfsContext&, std::string_view name, Inode&
   return Ok();
 }
 
-ErrnoOr<void> GoferInode::Rename(const VfsContext&, std::string_view old_name, Inode& moved, Inode& new_dir,
-                                 std::string_view new_name, Inode* replaced, uint32_t flags) {
+ErrnoOr<void> GoferInode::Rename(const VfsContext&, std::string_view old_name, Inode& moved, Inode& new_dir, std::string_view new_name,
+                                 Inode* replaced, uint32_t flags) {
   // The gofer makes no whiteouts: overlays in the sandbox keep their upper layer in a tmpfs.
   if ((flags & ~3u) != 0) return Errno(EINVAL);
   auto& to = static_cast<GoferInode&>(new_dir);

@@ -33,15 +33,15 @@ class GoferInode final : public Inode {
   ErrnoOr<void> Refresh() override;
   ErrnoOr<void> SetAttr(const VfsContext& ctx, const AttrChange& change) override;
   ErrnoOr<RefPtr<Inode>> Lookup(const VfsContext& ctx, std::string_view name) override;
-  ErrnoOr<void> LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names, std::span<Inode* const> known,
-                            bool open_read, std::vector<RefPtr<Inode>>* found) override;
+  ErrnoOr<void> LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names, std::span<Inode* const> known, bool open_read,
+                            std::vector<RefPtr<Inode>>* found) override;
   ErrnoOr<RefPtr<Inode>> Make(const VfsContext& ctx, std::string_view name, const NewNode& node) override;
   ErrnoOr<RefPtr<Inode>> MakeUnnamed(const VfsContext& ctx, const NewNode& node) override;
   ErrnoOr<void> Link(const VfsContext& ctx, std::string_view name, Inode& target) override;
   ErrnoOr<void> Unlink(const VfsContext& ctx, std::string_view name, Inode& victim) override;
   ErrnoOr<void> Rmdir(const VfsContext& ctx, std::string_view name, Inode& victim) override;
-  ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir,
-                       std::string_view new_name, Inode* replaced, uint32_t flags) override;
+  ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir, std::string_view new_name, Inode* replaced,
+                       uint32_t flags) override;
   ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
   ErrnoOr<std::string> ReadLink(const VfsContext& ctx) override;
 
@@ -68,8 +68,8 @@ class GoferInode final : public Inode {
   friend class GoferFileSystem;
   GoferFileSystem& gofer() const;
   gofer::Client& client() const;
-  void Take(const gofer::Attributes& a);   // the host's attributes become ours
-  void TakeStat(const struct stat& st);    // what an open descriptor tells
+  void Take(const gofer::Attributes& a);  // the host's attributes become ours
+  void TakeStat(const struct stat& st);   // what an open descriptor tells
   ErrnoOr<void> NeedNode();
   ErrnoOr<void> NeedFd(bool write);
   void DirChanged();
@@ -94,15 +94,15 @@ class GoferInode final : public Inode {
   bool has_fd() const { return read_fd_.valid() || rw_fd_.valid(); }
 
   gofer::NodeId node_ = gofer::kNoNode;
-  std::pair<uint64_t, uint64_t> key_;   // host device and inode number
-  RefPtr<GoferInode> parent_;           // with name_: one name of the file, to find it again after a restore
+  std::pair<uint64_t, uint64_t> key_;  // host device and inode number
+  RefPtr<GoferInode> parent_;          // with name_: one name of the file, to find it again after a restore
   std::string name_;
   std::string target_;
-  bool removed_ = false;    // has no name any more
-  bool detached_ = false;   // was removed before a restore: the contents are ours
-  bool stale_ = false;      // attributes must be asked for
-  int64_t fresh_at_ = 0;    // host time of the last answer
-  bool settled_ = false;    // any change after the last answer gives another ctime
+  bool removed_ = false;          // has no name any more
+  bool detached_ = false;         // was removed before a restore: the contents are ours
+  bool stale_ = false;            // attributes must be asked for
+  int64_t fresh_at_ = 0;          // host time of the last answer
+  bool settled_ = false;          // any change after the last answer gives another ctime
   bool no_capabilities_ = false;  // known to have no security.capability
   UniqueFd read_fd_, rw_fd_;
   int open_ = 0;
@@ -110,7 +110,7 @@ class GoferInode final : public Inode {
   std::list<GoferInode*>::iterator idle_position_;
   std::unique_ptr<std::vector<DirEnt>> list_;
   timespec list_mtime_{}, list_ctime_{};  // the directory's, of before it was read
-  UniqueFd dir_fd_;  // O_PATH
+  UniqueFd dir_fd_;                       // O_PATH
   bool no_dir_fd_ = false;
   bool was_searched_ = false;
   std::list<GoferInode*>::iterator dir_position_;

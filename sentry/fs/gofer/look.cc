@@ -106,8 +106,7 @@ bool GoferInode::BeginList() {
 bool GoferInode::ListIsCurrent() {
   if (gofer().options_.exclusive) return true;
   struct stat st;
-  return NeedDirFd() && fstatat(dir_fd_.get(), "", &st, AT_EMPTY_PATH) == 0 && SameTime(st.st_mtim, list_mtime_) &&
-         SameTime(st.st_ctim, list_ctime_);
+  return NeedDirFd() && fstatat(dir_fd_.get(), "", &st, AT_EMPTY_PATH) == 0 && SameTime(st.st_mtim, list_mtime_) && SameTime(st.st_ctim, list_ctime_);
 }
 
 }  // namespace amber

@@ -27,7 +27,7 @@ HostFile::~HostFile() { poll_source_.Unregister(); }
 
 void HostFile::Bind(HostPoll& poll, UniqueFd fd) {
   fd_ = std::move(fd);
-  struct stat st {};
+  struct stat st{};
   if (fstat(fd_.get(), &st) == 0) type_ = st.st_mode & S_IFMT;
   int flags = fcntl(fd_.get(), F_GETFL);
   // The guest sees how it was opened, but O_NONBLOCK is its own affair.
@@ -114,8 +114,7 @@ ErrnoOr<uint64_t> HostFile::Ioctl(Task& task, uint32_t command, uint64_t argumen
       TRY(task.CopyOut(UserPtr<int>(argument), available));
       return 0;
     }
-    default:
-      return Errno(ENOTTY);
+    default: return Errno(ENOTTY);
   }
 }
 
@@ -140,7 +139,7 @@ uint32_t HostFile::Poll(Task& task) {
 }
 
 std::string HostFile::LinkName() const {
-  struct stat st {};
+  struct stat st{};
   if (fstat(fd_.get(), &st) != 0) return "host:[unknown]";
   const char* what = S_ISFIFO(st.st_mode) ? "pipe" : S_ISSOCK(st.st_mode) ? "socket" : "host";
   return std::string(what) + ":[" + std::to_string(st.st_ino) + "]";

@@ -29,8 +29,7 @@ void HostPoll::Source::Unregister() {
   poll_ = nullptr;
 }
 
-HostPoll::HostPoll(Kernel& kernel)
-    : kernel_(kernel), epoll_(epoll_create1(EPOLL_CLOEXEC)), stop_(eventfd(0, EFD_CLOEXEC)) {
+HostPoll::HostPoll(Kernel& kernel) : kernel_(kernel), epoll_(epoll_create1(EPOLL_CLOEXEC)), stop_(eventfd(0, EFD_CLOEXEC)) {
   AMBER_CHECK(epoll_.valid() && stop_.valid());
   epoll_event event{};
   event.events = EPOLLIN;

@@ -181,8 +181,8 @@ std::string Inotify::FdInfo() const {
   for (const auto& [wd, item] : items_) {
     char line[160];
     snprintf(line, sizeof(line), "inotify wd:%x ino:%llx sdev:%llx mask:%x ignored_mask:0 \n", static_cast<unsigned>(wd),
-             static_cast<unsigned long long>(item->dentry()->inode()->ino()),
-             static_cast<unsigned long long>(item->dentry()->fs().dev()), item->mask() & IN_ALL_EVENTS);
+             static_cast<unsigned long long>(item->dentry()->inode()->ino()), static_cast<unsigned long long>(item->dentry()->fs().dev()),
+             item->mask() & IN_ALL_EVENTS);
     out += line;
   }
   return out;

@@ -18,9 +18,9 @@
 namespace amber {
 namespace {
 
-constexpr uint64_t kDirentSize = 20;    // DIRENT_SIZE of ipc/mqueue.c
-constexpr size_t kInfoSize = 80;        // FILENT_SIZE
-constexpr uint64_t kMessageCost = 48;   // struct msg_msg and struct posix_msg_tree_node on x86-64
+constexpr uint64_t kDirentSize = 20;   // DIRENT_SIZE of ipc/mqueue.c
+constexpr size_t kInfoSize = 80;       // FILENT_SIZE
+constexpr uint64_t kMessageCost = 48;  // struct msg_msg and struct posix_msg_tree_node on x86-64
 
 }  // namespace
 

@@ -86,9 +86,7 @@ class MqueueFileSystem final : public FileSystem {
   static ErrnoOr<RefPtr<FileSystem>> Make(const MountArguments& arguments);
 
   // The next queue that is made gets these limits, charged to the user against `limit` bytes (RLIMIT_MSGQUEUE).
-  void SetNext(int64_t max_messages, int64_t max_size, uint64_t limit, bool privileged) {
-    next_ = {max_messages, max_size, limit, privileged};
-  }
+  void SetNext(int64_t max_messages, int64_t max_size, uint64_t limit, bool privileged) { next_ = {max_messages, max_size, limit, privileged}; }
 
   const char* type_name() const override { return "mqueue"; }
   ErrnoOr<void> StatFs(struct statfs* out) override;

@@ -21,12 +21,9 @@ constexpr uint32_t kNsfsMinor = 4;
 constexpr uint32_t kNsfsMagic = 0x6e736673;
 constexpr int kNewTime = 0x80;
 // Of Linux 6.11; their argument is a number.
-constexpr uint32_t kGetPidFromPidns = 0x8004b706, kGetTgidFromPidns = 0x8004b707, kGetPidInPidns = 0x8004b708,
-                   kGetTgidInPidns = 0x8004b709;
+constexpr uint32_t kGetPidFromPidns = 0x8004b706, kGetTgidFromPidns = 0x8004b707, kGetPidInPidns = 0x8004b708, kGetTgidInPidns = 0x8004b709;
 
-NsRef LoadRef(state::Loader& loader, const proto::NsFile& m) {
-  return {static_cast<int>(m.type()), loader.GetRef<Namespace>(m.ns())};
-}
+NsRef LoadRef(state::Loader& loader, const proto::NsFile& m) { return {static_cast<int>(m.type()), loader.GetRef<Namespace>(m.ns())}; }
 
 bool GoodRef(const NsRef& ref, uint64_t id) {
   if (NamespaceTypeName(ref.type) == nullptr || (id != 0) != static_cast<bool>(ref.ns)) return false;
@@ -90,8 +87,7 @@ ErrnoOr<uint64_t> NsFile::TranslatePid(Task& task, uint32_t command, int pid) {
 ErrnoOr<uint64_t> NsFile::Ioctl(Task& task, uint32_t command, uint64_t argument) {
   const UserNamespace* mine = task.creds().user_ns.get();
   switch (command) {
-    case NS_GET_NSTYPE:
-      return static_cast<uint64_t>(ref_.type);
+    case NS_GET_NSTYPE: return static_cast<uint64_t>(ref_.type);
     case NS_GET_OWNER_UID: {
       if (ref_.type != CLONE_NEWUSER) return Errno(EINVAL);
       uint32_t owner = ref_.ns ? static_cast<UserNamespace&>(*ref_.ns).creator_uid() : 0;
@@ -109,19 +105,15 @@ ErrnoOr<uint64_t> NsFile::Ioctl(Task& task, uint32_t command, uint64_t argument)
     case NS_GET_USERNS: {
       // Of a user namespace it is the parent (ns_get_owner). What lies above the caller's own is not shown.
       if (ref_.type == CLONE_NEWUSER && !ref_.ns) return Errno(EPERM);
-      UserNamespace* owner = ref_.type == CLONE_NEWUSER ? static_cast<UserNamespace&>(*ref_.ns).parent()
-                             : ref_.ns                  ? ref_.ns->owner()
-                                                        : nullptr;
+      UserNamespace* owner = ref_.type == CLONE_NEWUSER ? static_cast<UserNamespace&>(*ref_.ns).parent() : ref_.ns ? ref_.ns->owner() : nullptr;
       if (!IsWithin(owner, mine)) return Errno(EPERM);
       return Open(task, {CLONE_NEWUSER, RefPtr<Namespace>(owner)});
     }
     case kGetPidFromPidns:
     case kGetTgidFromPidns:
     case kGetPidInPidns:
-    case kGetTgidInPidns:
-      return TranslatePid(task, command, static_cast<int>(argument));
-    default:
-      return Errno(ENOTTY);
+    case kGetTgidInPidns: return TranslatePid(task, command, static_cast<int>(argument));
+    default: return Errno(ENOTTY);
   }
 }
 
@@ -167,9 +159,7 @@ NsInode::NsInode(FileSystem* fs, NsRef ref) : Inode(fs), ref_(std::move(ref)) {
   attr_.atime = attr_.mtime = attr_.ctime = attr_.btime = FileTimeNow();
 }
 
-ErrnoOr<RefPtr<File>> NsInode::Open(const VfsContext&, const VfsPath&, int flags) {
-  return RefPtr<File>(MakeRef<NsFile>(ref_, flags));
-}
+ErrnoOr<RefPtr<File>> NsInode::Open(const VfsContext&, const VfsPath&, int flags) { return RefPtr<File>(MakeRef<NsFile>(ref_, flags)); }
 
 std::string NsInode::Save(state::Saver& saver) const {
   proto::NsFile m;

@@ -61,7 +61,8 @@ std::string GpuSupport::UseReal(const GpuOptions& options) {
   driver_ = std::make_unique<nvproxy::RealDriver>(std::move(config));
   // The list of host calls was made for the version that the command line read.
   std::string version = driver_->Version();
-  if (version != options.version) return "the NVIDIA driver says that it is \"" + version + "\", and /proc/driver/nvidia/version \"" + options.version + "\"";
+  if (version != options.version)
+    return "the NVIDIA driver says that it is \"" + version + "\", and /proc/driver/nvidia/version \"" + options.version + "\"";
   return "";
 }
 
@@ -71,8 +72,11 @@ std::string GpuSupport::Start(Kernel& kernel, const GpuOptions& options) {
   support->kernel_ = &kernel;
   std::string error = options.fake ? support->UseFake(options) : support->UseReal(options);
   if (!error.empty()) return error;
-  nvproxy::Options proxy_options{.capabilities = options.capabilities, .devices = options.devices, .memory_limit = options.memory_limit,
-                                 .host_limit = options.host_limit, .allow_other_driver = options.allow_other_driver};
+  nvproxy::Options proxy_options{.capabilities = options.capabilities,
+                                 .devices = options.devices,
+                                 .memory_limit = options.memory_limit,
+                                 .host_limit = options.host_limit,
+                                 .allow_other_driver = options.allow_other_driver};
   support->proxy_ = nvproxy::Proxy::Create(*support->driver_, proxy_options, {}, &error);
   if (support->proxy_ == nullptr) return error;
   for (int i = 0; i < 4; i += 2) {
@@ -138,7 +142,8 @@ void GpuSupport::AddStats(ContainerStats* stats) {
   for (size_t i = 0; i < proxy_->gpus().size(); ++i) {
     const nvproxy::Gpu& gpu = proxy_->gpus()[i];
     auto index = static_cast<uint32_t>(i);
-    stats->gpus.push_back({.minor = gpu.minor, .uuid = gpu.uuid_text(), .used = ledger.used(index), .peak = ledger.peak(index), .limit = ledger.limit()});
+    stats->gpus.push_back(
+        {.minor = gpu.minor, .uuid = gpu.uuid_text(), .used = ledger.used(index), .peak = ledger.peak(index), .limit = ledger.limit()});
   }
   stats->gpu_host_bytes = ledger.host_used();
   stats->gpu_calls = counts.calls;

@@ -21,8 +21,7 @@ namespace {
 // The task that made the call, for the proxy. Its methods take the kernel lock, but IsMapped(), which Map() alone leads to.
 class TaskCaller final : public nvproxy::Caller {
  public:
-  explicit TaskCaller(Task& task)
-      : task_(&task), mm_(&task.mm()), files_(&task.files()), session_(GpuSupport::SessionOf(task)) {}
+  explicit TaskCaller(Task& task) : task_(&task), mm_(&task.mm()), files_(&task.files()), session_(GpuSupport::SessionOf(task)) {}
 
   nvproxy::Session session() const override { return session_; }
   bool Read(uint64_t address, void* out, size_t size) override {

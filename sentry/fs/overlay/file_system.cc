@@ -19,8 +19,7 @@ VfsPath Unmounted(RefPtr<FileSystem> fs) {
 
 }  // namespace
 
-OverlayFileSystem::OverlayFileSystem(VfsPath upper, std::vector<VfsPath> lowers)
-    : upper_(std::move(upper)), lowers_(std::move(lowers)) {
+OverlayFileSystem::OverlayFileSystem(VfsPath upper, std::vector<VfsPath> lowers) : upper_(std::move(upper)), lowers_(std::move(lowers)) {
   std::vector<RefPtr<Inode>> inodes;
   for (const VfsPath& l : lowers_) inodes.push_back(RefPtr<Inode>(l.inode()));
   RefPtr<Inode> upper_inode = upper_ ? RefPtr<Inode>(upper_.inode()) : nullptr;
@@ -39,17 +38,14 @@ ErrnoOr<void> OverlayFileSystem::Sync() { return upper_ ? upper_.mount->fs().Syn
 
 RefPtr<FileSystem> MakeOverlayOnTmpfs(RefPtr<FileSystem> lower) {
   const Attr& a = lower->root()->inode()->attr();
-  auto upper = MakeRef<TmpfsFileSystem>(
-      TmpfsFileSystem::Options{.mode = a.mode & 07777, .uid = a.uid, .gid = a.gid});
+  auto upper = MakeRef<TmpfsFileSystem>(TmpfsFileSystem::Options{.mode = a.mode & 07777, .uid = a.uid, .gid = a.gid});
   return MakeRef<OverlayFileSystem>(Unmounted(std::move(upper)), std::vector{Unmounted(std::move(lower))});
 }
 
 ErrnoOr<RefPtr<FileSystem>> MakeOverlay(const MountArguments& arguments) {
   if (arguments.task == nullptr) return Errno(EINVAL);
   VfsContext ctx = ContextOf(*arguments.task);
-  auto place = [&](std::string_view path) {
-    return ResolvePlace(ctx, arguments.task->fs().cwd(), path, kFollowLast | kMustBeDir);
-  };
+  auto place = [&](std::string_view path) { return ResolvePlace(ctx, arguments.task->fs().cwd(), path, kFollowLast | kMustBeDir); };
   VfsPath upper;
   bool has_work = false;
   std::vector<VfsPath> lowers;
@@ -66,8 +62,8 @@ ErrnoOr<RefPtr<FileSystem>> MakeOverlay(const MountArguments& arguments) {
         lowers.push_back(TRY(place(option.substr(0, colon))));
         option.remove_prefix(std::min(colon + 1, option.size()));
       }
-    } else if (option != "userxattr" && !option.starts_with("index=") && !option.starts_with("xino=") &&
-               !option.starts_with("metacopy=off") && !option.starts_with("redirect_dir=")) {
+    } else if (option != "userxattr" && !option.starts_with("index=") && !option.starts_with("xino=") && !option.starts_with("metacopy=off") &&
+               !option.starts_with("redirect_dir=")) {
       return Errno(EINVAL);
     }
   }

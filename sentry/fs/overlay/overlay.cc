@@ -30,8 +30,8 @@ uint64_t OverlayInoOf(Inode& shown, bool is_upper) {
   return shown.ino() | uint64_t{1} << 48;
 }
 
-OverlayInode::OverlayInode(OverlayFileSystem* fs, RefPtr<OverlayInode> parent, std::string_view name,
-                           RefPtr<Inode> upper, std::vector<RefPtr<Inode>> lowers)
+OverlayInode::OverlayInode(OverlayFileSystem* fs, RefPtr<OverlayInode> parent, std::string_view name, RefPtr<Inode> upper,
+                           std::vector<RefPtr<Inode>> lowers)
     : Inode(fs), upper_(std::move(upper)), lowers_(std::move(lowers)), parent_(std::move(parent)), name_(name) {
   attr_.mode = real().attr().mode;  // for the image; the layers have the truth
   ino_ = IsDir() && !lowers_.empty() ? lowers_[0]->ino() : OverlayInoOf(real(), static_cast<bool>(upper_));
@@ -59,8 +59,7 @@ void OverlayInode::SetName(OverlayInode& dir, std::string_view name) {
   named_ = true;
 }
 
-ErrnoOr<RefPtr<OverlayInode>> OverlayInode::Merge(const VfsContext& ctx, std::string_view name, RefPtr<Inode> first_lower,
-                                                  bool asked) {
+ErrnoOr<RefPtr<OverlayInode>> OverlayInode::Merge(const VfsContext& ctx, std::string_view name, RefPtr<Inode> first_lower, bool asked) {
   RefPtr<Inode> upper;
   if (upper_) {
     auto r = upper_->Lookup(ctx, name);
@@ -101,8 +100,8 @@ ErrnoOr<RefPtr<Inode>> OverlayInode::Lookup(const VfsContext& ctx, std::string_v
   return RefPtr<Inode>(TRY(Merge(ctx, name, nullptr, false)));
 }
 
-ErrnoOr<void> OverlayInode::LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names,
-                                        std::span<Inode* const>, bool open_read, std::vector<RefPtr<Inode>>* found) {
+ErrnoOr<void> OverlayInode::LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names, std::span<Inode* const>, bool open_read,
+                                        std::vector<RefPtr<Inode>>* found) {
   if (!IsDir()) return Errno(ENOTDIR);
   // The first lower layer is asked for the whole path at once: it may be a gofer's.
   std::vector<RefPtr<Inode>> lower;
@@ -136,8 +135,7 @@ ErrnoOr<RefPtr<Inode>> OverlayInode::Make(const VfsContext& ctx, std::string_vie
   }
   // A new directory must not show what a removed one had.
   if (covered && S_ISDIR(node.mode)) TRY((*made)->SetXattr(kOpaque, "y", 0));
-  return RefPtr<Inode>(
-      MakeRef<OverlayInode>(&overlay(), RefPtr<OverlayInode>(this), name, std::move(*made), std::vector<RefPtr<Inode>>()));
+  return RefPtr<Inode>(MakeRef<OverlayInode>(&overlay(), RefPtr<OverlayInode>(this), name, std::move(*made), std::vector<RefPtr<Inode>>()));
 }
 
 ErrnoOr<RefPtr<Inode>> OverlayInode::MakeUnnamed(const VfsContext& ctx, const NewNode& node) {
@@ -186,8 +184,7 @@ ErrnoOr<void> OverlayInode::Rmdir(const VfsContext& ctx, std::string_view name, 
   return CoverName(ctx, name);
 }
 
-ErrnoOr<void> OverlayInode::PrepareRename(const VfsContext& ctx, OverlayInode& source, OverlayInode& to,
-                                          OverlayInode* target, bool exchange) {
+ErrnoOr<void> OverlayInode::PrepareRename(const VfsContext& ctx, OverlayInode& source, OverlayInode& to, OverlayInode* target, bool exchange) {
   // As Linux without redirect_dir: a directory with lower parts cannot move; mv(1) and others copy then.
   if (source.IsDir() && !source.lowers_.empty()) return Errno(EXDEV);
   if (exchange && target->IsDir() && !target->lowers_.empty()) return Errno(EXDEV);
@@ -198,8 +195,8 @@ ErrnoOr<void> OverlayInode::PrepareRename(const VfsContext& ctx, OverlayInode& s
   return Ok();
 }
 
-ErrnoOr<void> OverlayInode::Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir,
-                                   std::string_view new_name, Inode* replaced, uint32_t flags) {
+ErrnoOr<void> OverlayInode::Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir, std::string_view new_name,
+                                   Inode* replaced, uint32_t flags) {
   if ((flags & RENAME_WHITEOUT) != 0) return Errno(EINVAL);
   RefPtr<OverlayInode> source(static_cast<OverlayInode*>(&moved));
   RefPtr<OverlayInode> target(static_cast<OverlayInode*>(replaced));

@@ -24,8 +24,7 @@ class OverlayFileSystem;
 class OverlayInode final : public Inode {
  public:
   OverlayInode() = default;  // for Loader
-  OverlayInode(OverlayFileSystem* fs, RefPtr<OverlayInode> parent, std::string_view name, RefPtr<Inode> upper,
-               std::vector<RefPtr<Inode>> lowers);
+  OverlayInode(OverlayFileSystem* fs, RefPtr<OverlayInode> parent, std::string_view name, RefPtr<Inode> upper, std::vector<RefPtr<Inode>> lowers);
   ~OverlayInode() override;
 
   const Attr& attr() const override { return real().attr(); }
@@ -35,15 +34,15 @@ class OverlayInode final : public Inode {
   ErrnoOr<void> Refresh() override { return real().Refresh(); }
   ErrnoOr<void> SetAttr(const VfsContext& ctx, const AttrChange& change) override;
   ErrnoOr<RefPtr<Inode>> Lookup(const VfsContext& ctx, std::string_view name) override;
-  ErrnoOr<void> LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names, std::span<Inode* const> known,
-                            bool open_read, std::vector<RefPtr<Inode>>* found) override;
+  ErrnoOr<void> LookupAhead(const VfsContext& ctx, std::span<const std::string_view> names, std::span<Inode* const> known, bool open_read,
+                            std::vector<RefPtr<Inode>>* found) override;
   ErrnoOr<RefPtr<Inode>> Make(const VfsContext& ctx, std::string_view name, const NewNode& node) override;
   ErrnoOr<RefPtr<Inode>> MakeUnnamed(const VfsContext& ctx, const NewNode& node) override;
   ErrnoOr<void> Link(const VfsContext& ctx, std::string_view name, Inode& target) override;
   ErrnoOr<void> Unlink(const VfsContext& ctx, std::string_view name, Inode& victim) override;
   ErrnoOr<void> Rmdir(const VfsContext& ctx, std::string_view name, Inode& victim) override;
-  ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir,
-                       std::string_view new_name, Inode* replaced, uint32_t flags) override;
+  ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir, std::string_view new_name, Inode* replaced,
+                       uint32_t flags) override;
   ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
   ErrnoOr<std::string> ReadLink(const VfsContext& ctx) override { return real().ReadLink(ctx); }
   ErrnoOr<RefPtr<Inode>> DataInode(const VfsContext& ctx, bool write) override;
@@ -84,9 +83,9 @@ class OverlayInode final : public Inode {
   RefPtr<Inode> upper_;
   std::vector<RefPtr<Inode>> lowers_;  // directories may merge several; others have one at most
   uint64_t ino_ = 0;
-  RefPtr<OverlayInode> parent_;        // with name_: where a copy-up puts it
+  RefPtr<OverlayInode> parent_;  // with name_: where a copy-up puts it
   std::string name_;
-  bool named_ = true;                  // still has that name
+  bool named_ = true;                                                // still has that name
   std::unique_ptr<std::set<std::string, std::less<>>> lower_names_;  // what the lower layers have here; they do not change
 };
 

@@ -9,8 +9,7 @@
 
 namespace amber {
 
-PipeEnd::PipeEnd(RefPtr<Pipe> pipe, int flags, uint64_t writer_opens_seen)
-    : writer_opens_seen_(writer_opens_seen), pipe_(std::move(pipe)) {
+PipeEnd::PipeEnd(RefPtr<Pipe> pipe, int flags, uint64_t writer_opens_seen) : writer_opens_seen_(writer_opens_seen), pipe_(std::move(pipe)) {
   set_flags(flags);
   if (readable()) ++pipe_->readers_;
   if (writable()) ++pipe_->writers_;
@@ -82,12 +81,9 @@ PipePair NewPipe(Task& task, int flags) {
 
 ErrnoOr<uint64_t> PipeEnd::Fcntl(Task& task, int command, uint64_t argument) {
   switch (command) {
-    case F_GETPIPE_SZ:
-      return uint64_t{pipe_->capacity()};
-    case F_SETPIPE_SZ:
-      return uint64_t{TRY(pipe_->SetCapacity(static_cast<uint32_t>(argument), task.Has(CAP_SYS_RESOURCE)))};
-    default:
-      return Errno(EINVAL);
+    case F_GETPIPE_SZ: return uint64_t{pipe_->capacity()};
+    case F_SETPIPE_SZ: return uint64_t{TRY(pipe_->SetCapacity(static_cast<uint32_t>(argument), task.Has(CAP_SYS_RESOURCE)))};
+    default: return Errno(EINVAL);
   }
 }
 

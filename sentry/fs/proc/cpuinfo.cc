@@ -18,6 +18,7 @@ struct Flag {
 };
 
 // In Linux's order, for what programs look at (arch/x86/include/asm/cpufeatures.h).
+// clang-format off: a table
 constexpr Flag kFlags[] = {
     {1, 'd', 0, "fpu"}, {1, 'd', 1, "vme"}, {1, 'd', 2, "de"}, {1, 'd', 3, "pse"}, {1, 'd', 4, "tsc"}, {1, 'd', 5, "msr"},
     {1, 'd', 6, "pae"}, {1, 'd', 7, "mce"}, {1, 'd', 8, "cx8"}, {1, 'd', 9, "apic"}, {1, 'd', 11, "sep"},
@@ -38,6 +39,7 @@ constexpr Flag kFlags[] = {
     {7, 'c', 8, "gfni"}, {7, 'c', 9, "vaes"}, {7, 'c', 10, "vpclmulqdq"}, {7, 'c', 11, "avx512_vnni"},
     {7, 'c', 12, "avx512_bitalg"}, {7, 'c', 14, "avx512_vpopcntdq"}, {7, 'c', 22, "rdpid"}, {7, 'd', 4, "fsrm"},
 };
+// clang-format on
 
 struct Leaf {
   uint32_t a = 0, b = 0, c = 0, d = 0;
@@ -91,8 +93,8 @@ std::string CpuInfoText() {
                  "microcode\t: 0x1\ncpu MHz\t\t: %u.000\ncache size\t: %u KB\nphysical id\t: 0\nsiblings\t: %u\n"
                  "core id\t\t: %u\ncpu cores\t: %u\napicid\t\t: %u\ninitial apicid\t: %u\nfpu\t\t: yes\n"
                  "fpu_exception\t: yes\ncpuid level\t: %u\nwp\t\t: yes\n",
-                 i, vendor.c_str(), family, model, name.c_str(), one.a & 0xf, Leaf(0x16).a & 0xffff, Leaf(0x80000006).c >> 16,
-                 cpus, i, cpus, i, i, Leaf(0).a);
+                 i, vendor.c_str(), family, model, name.c_str(), one.a & 0xf, Leaf(0x16).a & 0xffff, Leaf(0x80000006).c >> 16, cpus, i, cpus, i, i,
+                 Leaf(0).a);
     out += "flags\t\t: " + flags + "\nbugs\t\t:\nbogomips\t: 4000.00\n";
     AppendFormat(&out, "clflush size\t: %u\ncache_alignment\t: %u\naddress sizes\t: %u bits physical, %u bits virtual\npower management:\n\n",
                  (one.b >> 8 & 0xff) * 8, (one.b >> 8 & 0xff) * 8, size & 0xff, size >> 8 & 0xff);

@@ -90,15 +90,15 @@ ErrnoOr<std::string> MemInfo(Task&, Task*) {
   line("Cached:", shared);
   for (const char* name : {"SwapCached:", "Active:", "Inactive:"}) line(name, 0);
   line("Active(anon):", anonymous);
-  for (const char* name : {"Inactive(anon):", "Active(file):", "Inactive(file):", "Unevictable:", "Mlocked:", "SwapTotal:",
-                           "SwapFree:", "Dirty:", "Writeback:"}) {
+  for (const char* name :
+       {"Inactive(anon):", "Active(file):", "Inactive(file):", "Unevictable:", "Mlocked:", "SwapTotal:", "SwapFree:", "Dirty:", "Writeback:"}) {
     line(name, 0);
   }
   line("AnonPages:", anonymous);
   line("Mapped:", used - std::min(used, anonymous));
   line("Shmem:", shared);
-  for (const char* name : {"KReclaimable:", "Slab:", "SReclaimable:", "SUnreclaim:", "KernelStack:", "PageTables:",
-                           "NFS_Unstable:", "Bounce:", "WritebackTmp:"}) {
+  for (const char* name :
+       {"KReclaimable:", "Slab:", "SReclaimable:", "SUnreclaim:", "KernelStack:", "PageTables:", "NFS_Unstable:", "Bounce:", "WritebackTmp:"}) {
     line(name, 0);
   }
   line("CommitLimit:", total / 2);
@@ -120,8 +120,7 @@ ErrnoOr<std::string> Stat(Task& reader, Task*) {
   uint64_t used = std::min(UsedTicks(), all);
   std::string out;
   auto line = [&](const std::string& name, uint64_t user, uint64_t idle) {
-    AppendFormat(&out, "%s %llu 0 0 %llu 0 0 0 0 0 0\n", name.c_str(), static_cast<unsigned long long>(user),
-                 static_cast<unsigned long long>(idle));
+    AppendFormat(&out, "%s %llu 0 0 %llu 0 0 0 0 0 0\n", name.c_str(), static_cast<unsigned long long>(user), static_cast<unsigned long long>(idle));
   };
   line("cpu ", used, all - used);
   for (uint64_t i = 0; i < cpus; ++i) line("cpu" + std::to_string(i), used / cpus, (all - used) / cpus);
@@ -232,8 +231,7 @@ AddedTexts& Added() {
 }
 
 ErrnoOr<std::string> Devices(Task&, Task*) {
-  return "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n 10 misc\n136 pts\n" + Added().devices +
-         "\nBlock devices:\n";
+  return "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n 10 misc\n136 pts\n" + Added().devices + "\nBlock devices:\n";
 }
 
 }  // namespace

@@ -14,9 +14,7 @@
 namespace amber {
 namespace {
 
-NetNamespace& NetOf(Task& reader, Task* target) {
-  return NetNamespace::Of(target != nullptr && !target->exiting() ? *target : reader);
-}
+NetNamespace& NetOf(Task& reader, Task* target) { return NetNamespace::Of(target != nullptr && !target->exiting() ? *target : reader); }
 
 // As the files have it: 32-bit words in the machine's order, then the port.
 std::string Hex(const net::Endpoint& e, bool v4) {
@@ -80,9 +78,9 @@ std::string UdpText(NetNamespace& net, int family) {
     if (s->family() != family || !s->binding().bound()) continue;
     std::string text;
     AppendFormat(&text, "%5u: %s %s %02X %08X:%08zX 00:00000000 00000000 %5u        0 %llu %d 0000000000000000 %llu",
-                 static_cast<unsigned>(s->local().port), Hex(s->local(), v4).c_str(), Hex(s->remote(), v4).c_str(),
-                 s->connected() ? 1u : 7u, 0u, s->queued_bytes(), s->uid(), static_cast<unsigned long long>(s->ino()),
-                 static_cast<int>(s->ref_count()), static_cast<unsigned long long>(s->drops()));
+                 static_cast<unsigned>(s->local().port), Hex(s->local(), v4).c_str(), Hex(s->remote(), v4).c_str(), s->connected() ? 1u : 7u, 0u,
+                 s->queued_bytes(), s->uid(), static_cast<unsigned long long>(s->ino()), static_cast<int>(s->ref_count()),
+                 static_cast<unsigned long long>(s->drops()));
     AppendFormat(&out, v4 ? "%-127s\n" : "%s\n", text.c_str());
   }
   return out;
@@ -99,8 +97,8 @@ ErrnoOr<std::string> ProcNetDev(Task& reader, Task* target) {
   for (const auto& link : NetOf(reader, target).stack().links()) {
     const net::LinkCounters& c = link->counters();
     AppendFormat(&out, "%6s: %7llu %7llu    0 %4llu    0     0          0         0 %8llu %7llu    0 %4llu    0     0       0          0\n",
-                 link->name().c_str(), Number(c.rx_bytes), Number(c.rx_packets), Number(c.rx_dropped), Number(c.tx_bytes),
-                 Number(c.tx_packets), Number(c.tx_dropped));
+                 link->name().c_str(), Number(c.rx_bytes), Number(c.rx_packets), Number(c.rx_dropped), Number(c.tx_bytes), Number(c.tx_packets),
+                 Number(c.tx_dropped));
   }
   return out;
 }
@@ -169,17 +167,17 @@ ErrnoOr<std::string> ProcNetSnmp(Task& reader, Task* target) {
   std::string out =
       "Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests "
       "OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates\n";
-  AppendFormat(&out, "Ip: 2 64 %llu 0 0 0 0 %llu %llu %llu 0 %llu 0 0 0 0 0 0 0\n", Number(c.ip_in), Number(c.ip_discarded),
-               Number(c.ip_delivered), Number(c.ip_out), Number(c.ip_no_route));
+  AppendFormat(&out, "Ip: 2 64 %llu 0 0 0 0 %llu %llu %llu 0 %llu 0 0 0 0 0 0 0\n", Number(c.ip_in), Number(c.ip_discarded), Number(c.ip_delivered),
+               Number(c.ip_out), Number(c.ip_no_route));
   out +=
       "Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs "
       "InErrs OutRsts InCsumErrors\n";
-  AppendFormat(&out, "Tcp: 1 200 120000 -1 %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu 0\n", Number(c.tcp_active),
-               Number(c.tcp_passive), Number(c.tcp_failed), Number(c.tcp_resets), Number(net.tcp().established_count()), Number(c.tcp_in),
-               Number(c.tcp_out), Number(c.tcp_retransmitted), Number(c.tcp_in_errors), Number(c.tcp_resets_sent));
+  AppendFormat(&out, "Tcp: 1 200 120000 -1 %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu 0\n", Number(c.tcp_active), Number(c.tcp_passive),
+               Number(c.tcp_failed), Number(c.tcp_resets), Number(net.tcp().established_count()), Number(c.tcp_in), Number(c.tcp_out),
+               Number(c.tcp_retransmitted), Number(c.tcp_in_errors), Number(c.tcp_resets_sent));
   out += "Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\n";
-  AppendFormat(&out, "Udp: %llu %llu %llu %llu %llu 0 0 0 0\n", Number(c.udp_in), Number(c.udp_no_port), Number(c.udp_in_errors),
-               Number(c.udp_out), Number(c.udp_buffer_errors));
+  AppendFormat(&out, "Udp: %llu %llu %llu %llu %llu 0 0 0 0\n", Number(c.udp_in), Number(c.udp_no_port), Number(c.udp_in_errors), Number(c.udp_out),
+               Number(c.udp_buffer_errors));
   return out;
 }
 

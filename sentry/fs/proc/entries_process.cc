@@ -28,8 +28,7 @@ bool MayInspect(Task& caller, Task& target) {
   const Credentials& c = caller.creds();
   const Credentials& t = target.creds();
   if (c.HasIn(t.user_ns.get(), CAP_SYS_PTRACE)) return true;
-  bool same = c.fsuid == t.uid && c.fsuid == t.euid && c.fsuid == t.suid && c.fsgid == t.gid && c.fsgid == t.egid &&
-              c.fsgid == t.sgid;
+  bool same = c.fsuid == t.uid && c.fsuid == t.euid && c.fsuid == t.suid && c.fsgid == t.gid && c.fsgid == t.egid && c.fsgid == t.sgid;
   return same && target.group().dumpable() && c.user_ns == t.user_ns && (t.permitted & ~c.effective) == 0;
 }
 
@@ -120,15 +119,11 @@ ErrnoOr<std::string> OomScoreAdj(Task&, Task* target) { return std::to_string(ta
 ErrnoOr<void> SetOomScoreAdj(Task& writer, Task* target, std::string_view text) {
   return ChangeOomScore(writer, target, TRY(ParseInt(text, -1000, 1000)));
 }
-ErrnoOr<std::string> OomAdj(Task&, Task* target) {
-  return std::to_string(target->group().oom_score_adj() * 17 / 1000) + "\n";
-}
+ErrnoOr<std::string> OomAdj(Task&, Task* target) { return std::to_string(target->group().oom_score_adj() * 17 / 1000) + "\n"; }
 ErrnoOr<void> SetOomAdj(Task& writer, Task* target, std::string_view text) {
   return ChangeOomScore(writer, target, TRY(ParseInt(text, -17, 15)) * 1000 / 17);
 }
-ErrnoOr<std::string> OomScore(Task&, Task* target) {
-  return std::to_string(std::max(0, 666 + target->group().oom_score_adj() * 2 / 3)) + "\n";
-}
+ErrnoOr<std::string> OomScore(Task&, Task* target) { return std::to_string(std::max(0, 666 + target->group().oom_score_adj() * 2 / 3)) + "\n"; }
 
 ErrnoOr<std::string> LoginUid(Task&, Task*) { return std::string("4294967295"); }
 
@@ -168,9 +163,7 @@ ErrnoOr<std::string> CoreDumpFilter(Task&, Task*) { return std::string("00000033
 ErrnoOr<void> Accept(Task&, Task*, std::string_view) { return Ok(); }
 ErrnoOr<void> RefuseWrite(Task&, Task*, std::string_view) { return Errno(EPERM); }
 
-ErrnoOr<std::string> SchedStat(Task&, Task* target) {
-  return std::to_string(target->group().CpuTime()) + " 0 0\n";
-}
+ErrnoOr<std::string> SchedStat(Task&, Task* target) { return std::to_string(target->group().CpuTime()) + " 0 0\n"; }
 
 ErrnoOr<std::string> Io(Task&, Task*) {
   return std::string("rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n");
@@ -231,9 +224,7 @@ ErrnoOr<std::string> NetUnix(Task&, Task*) {
   UnixSocket::ForEach([&](const UnixSocket& s) { out += s.Describe(); });
   return out;
 }
-ErrnoOr<std::string> NetArp(Task&, Task*) {
-  return std::string("IP address       HW type     Flags       HW address            Mask     Device\n");
-}
+ErrnoOr<std::string> NetArp(Task&, Task*) { return std::string("IP address       HW type     Flags       HW address            Mask     Device\n"); }
 
 constexpr ProcEntry kEntries[] = {
     {"auxv", kProcPrivate, &Auxv, nullptr, true},

@@ -115,14 +115,12 @@ ErrnoOr<std::string> ProcStatText(Task& reader, Task* target) {
                static_cast<Ll>((t.is_leader() ? g.CpuTime() : t.CpuTime()) / kTick), static_cast<Ll>(Ticks(children.ru_utime)),
                static_cast<Ll>(Ticks(children.ru_stime)), g.live_tasks(), static_cast<Ull>(g.start_time() / kTick));
   AppendFormat(&out, " %llu %llu %llu %llu %llu %llu 0 0 %llu %llu %llu %llu 0 0 0 17 0 0 0 0 0 0", static_cast<Ull>(usage.total),
-               static_cast<Ull>(usage.resident / 4096), static_cast<Ull>(g.rlim(RLIMIT_RSS).rlim_cur),
-               static_cast<Ull>(layout.start_code), static_cast<Ull>(layout.end_code), static_cast<Ull>(layout.start_stack),
-               static_cast<Ull>(t.pending() & 0x7fffffff), static_cast<Ull>(t.blocked() & 0x7fffffff),
-               static_cast<Ull>(sets.ignored & 0x7fffffff), static_cast<Ull>(sets.caught & 0x7fffffff));
-  AppendFormat(&out, " %llu %llu %llu %llu %llu %llu %llu %d\n", static_cast<Ull>(layout.start_data),
-               static_cast<Ull>(layout.end_data), static_cast<Ull>(layout.start_brk), static_cast<Ull>(layout.arg_start),
-               static_cast<Ull>(layout.arg_end), static_cast<Ull>(layout.env_start), static_cast<Ull>(layout.env_end),
-               g.zombie() ? g.exit_status() : 0);
+               static_cast<Ull>(usage.resident / 4096), static_cast<Ull>(g.rlim(RLIMIT_RSS).rlim_cur), static_cast<Ull>(layout.start_code),
+               static_cast<Ull>(layout.end_code), static_cast<Ull>(layout.start_stack), static_cast<Ull>(t.pending() & 0x7fffffff),
+               static_cast<Ull>(t.blocked() & 0x7fffffff), static_cast<Ull>(sets.ignored & 0x7fffffff), static_cast<Ull>(sets.caught & 0x7fffffff));
+  AppendFormat(&out, " %llu %llu %llu %llu %llu %llu %llu %d\n", static_cast<Ull>(layout.start_data), static_cast<Ull>(layout.end_data),
+               static_cast<Ull>(layout.start_brk), static_cast<Ull>(layout.arg_start), static_cast<Ull>(layout.arg_end),
+               static_cast<Ull>(layout.env_start), static_cast<Ull>(layout.env_end), g.zombie() ? g.exit_status() : 0);
   return out;
 }
 
@@ -134,11 +132,10 @@ ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target) {
   const Credentials& c = t.creds();
   std::string out = "Name:\t" + EscapedName(t.name()) + "\n";
   if (!t.exiting()) AppendFormat(&out, "Umask:\t%04o\n", t.fs().umask());
-  AppendFormat(&out, "State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t%d\n", StateName(t.state_letter()),
-               ns.IdOf(g), ns.IdOf(t), ParentIn(ns, g), t.extras().tracee != nullptr ? ns.IdOf(*t.extras().tracee->tracer) : 0);
-  AppendFormat(&out, "Uid:\t%u\t%u\t%u\t%u\nGid:\t%u\t%u\t%u\t%u\n", ShownUid(user, c.uid),
-               ShownUid(user, c.euid), ShownUid(user, c.suid), ShownUid(user, c.fsuid), ShownGid(user, c.gid), ShownGid(user, c.egid),
-               ShownGid(user, c.sgid), ShownGid(user, c.fsgid));
+  AppendFormat(&out, "State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t%d\n", StateName(t.state_letter()), ns.IdOf(g), ns.IdOf(t),
+               ParentIn(ns, g), t.extras().tracee != nullptr ? ns.IdOf(*t.extras().tracee->tracer) : 0);
+  AppendFormat(&out, "Uid:\t%u\t%u\t%u\t%u\nGid:\t%u\t%u\t%u\t%u\n", ShownUid(user, c.uid), ShownUid(user, c.euid), ShownUid(user, c.suid),
+               ShownUid(user, c.fsuid), ShownGid(user, c.gid), ShownGid(user, c.egid), ShownGid(user, c.sgid), ShownGid(user, c.fsgid));
   AppendFormat(&out, "FDSize:\t%d\nGroups:\t", t.exiting() ? 0 : std::max(64, (t.files().size() + 63) / 64 * 64));
   for (gid_t group : c.groups) AppendFormat(&out, "%u ", ShownGid(user, group));
   out += "\nNStgid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(g); });
@@ -148,18 +145,15 @@ ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target) {
   out += "\nKthread:\t0\n";
   if (HasMemory(t)) out += StatusMemoryText(t.mm()) + "CoreDumping:\t0\nTHP_enabled:\t1\n";
   SignalSets sets = Dispositions(g);
-  AppendFormat(&out, "Threads:\t%zu\nSigQ:\t0/%llu\n", std::max<size_t>(g.live_tasks(), 1),
-               static_cast<Ull>(g.rlim(RLIMIT_SIGPENDING).rlim_cur));
-  AppendFormat(&out, "SigPnd:\t%016llx\nShdPnd:\t%016llx\nSigBlk:\t%016llx\nSigIgn:\t%016llx\nSigCgt:\t%016llx\n",
-               static_cast<Ull>(t.own_pending()), static_cast<Ull>(t.pending() & ~t.own_pending()), static_cast<Ull>(t.blocked()),
-               static_cast<Ull>(sets.ignored), static_cast<Ull>(sets.caught));
-  AppendFormat(&out, "CapInh:\t%016llx\nCapPrm:\t%016llx\nCapEff:\t%016llx\nCapBnd:\t%016llx\nCapAmb:\t%016llx\n",
-               static_cast<Ull>(c.inheritable), static_cast<Ull>(c.permitted), static_cast<Ull>(c.effective),
-               static_cast<Ull>(c.bounding), static_cast<Ull>(c.ambient));
+  AppendFormat(&out, "Threads:\t%zu\nSigQ:\t0/%llu\n", std::max<size_t>(g.live_tasks(), 1), static_cast<Ull>(g.rlim(RLIMIT_SIGPENDING).rlim_cur));
+  AppendFormat(&out, "SigPnd:\t%016llx\nShdPnd:\t%016llx\nSigBlk:\t%016llx\nSigIgn:\t%016llx\nSigCgt:\t%016llx\n", static_cast<Ull>(t.own_pending()),
+               static_cast<Ull>(t.pending() & ~t.own_pending()), static_cast<Ull>(t.blocked()), static_cast<Ull>(sets.ignored),
+               static_cast<Ull>(sets.caught));
+  AppendFormat(&out, "CapInh:\t%016llx\nCapPrm:\t%016llx\nCapEff:\t%016llx\nCapBnd:\t%016llx\nCapAmb:\t%016llx\n", static_cast<Ull>(c.inheritable),
+               static_cast<Ull>(c.permitted), static_cast<Ull>(c.effective), static_cast<Ull>(c.bounding), static_cast<Ull>(c.ambient));
   uint32_t cpus = Machine::Get().cpus;
-  AppendFormat(&out, "NoNewPrivs:\t%d\nSeccomp:\t%d\nSeccomp_filters:\t%zu\nSpeculation_Store_Bypass:\tvulnerable\n",
-               t.no_new_privs() ? 1 : 0, t.extras().seccomp_mode,
-               t.extras().seccomp ? t.extras().seccomp->depth() : 0);
+  AppendFormat(&out, "NoNewPrivs:\t%d\nSeccomp:\t%d\nSeccomp_filters:\t%zu\nSpeculation_Store_Bypass:\tvulnerable\n", t.no_new_privs() ? 1 : 0,
+               t.extras().seccomp_mode, t.extras().seccomp ? t.extras().seccomp->depth() : 0);
   AppendFormat(&out, "SpeculationIndirectBranch:\tconditional enabled\nCpus_allowed:\t%llx\nCpus_allowed_list:\t%s\n",
                cpus >= 64 ? ~Ull{0} : (Ull{1} << cpus) - 1, CpuList(cpus).c_str());
   out += "Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n";
@@ -173,22 +167,14 @@ ErrnoOr<std::string> ProcLimitsText(Task&, Task* target) {
     const char* unit;
   };
   static constexpr Row kRows[] = {
-      {RLIMIT_CPU, "Max cpu time", "seconds"},
-      {RLIMIT_FSIZE, "Max file size", "bytes"},
-      {RLIMIT_DATA, "Max data size", "bytes"},
-      {RLIMIT_STACK, "Max stack size", "bytes"},
-      {RLIMIT_CORE, "Max core file size", "bytes"},
-      {RLIMIT_RSS, "Max resident set", "bytes"},
-      {RLIMIT_NPROC, "Max processes", "processes"},
-      {RLIMIT_NOFILE, "Max open files", "files"},
-      {RLIMIT_MEMLOCK, "Max locked memory", "bytes"},
-      {RLIMIT_AS, "Max address space", "bytes"},
-      {RLIMIT_LOCKS, "Max file locks", "locks"},
-      {RLIMIT_SIGPENDING, "Max pending signals", "signals"},
-      {RLIMIT_MSGQUEUE, "Max msgqueue size", "bytes"},
-      {RLIMIT_NICE, "Max nice priority", ""},
-      {RLIMIT_RTPRIO, "Max realtime priority", ""},
-      {RLIMIT_RTTIME, "Max realtime timeout", "us"},
+      {RLIMIT_CPU, "Max cpu time", "seconds"},         {RLIMIT_FSIZE, "Max file size", "bytes"},
+      {RLIMIT_DATA, "Max data size", "bytes"},         {RLIMIT_STACK, "Max stack size", "bytes"},
+      {RLIMIT_CORE, "Max core file size", "bytes"},    {RLIMIT_RSS, "Max resident set", "bytes"},
+      {RLIMIT_NPROC, "Max processes", "processes"},    {RLIMIT_NOFILE, "Max open files", "files"},
+      {RLIMIT_MEMLOCK, "Max locked memory", "bytes"},  {RLIMIT_AS, "Max address space", "bytes"},
+      {RLIMIT_LOCKS, "Max file locks", "locks"},       {RLIMIT_SIGPENDING, "Max pending signals", "signals"},
+      {RLIMIT_MSGQUEUE, "Max msgqueue size", "bytes"}, {RLIMIT_NICE, "Max nice priority", ""},
+      {RLIMIT_RTPRIO, "Max realtime priority", ""},    {RLIMIT_RTTIME, "Max realtime timeout", "us"},
   };
   auto text = [](rlim_t value) { return value == RLIM_INFINITY ? std::string("unlimited") : std::to_string(value); };
   std::string out = "Limit                     Soft Limit           Hard Limit           Units     \n";

@@ -23,9 +23,7 @@ ErrnoOr<void> SetName(Task& writer, std::string_view text, std::string* name) {
   return Ok();
 }
 ErrnoOr<void> SetHostName(Task& writer, Task*, std::string_view text) { return SetName(writer, text, &writer.uts().hostname); }
-ErrnoOr<void> SetDomainName(Task& writer, Task*, std::string_view text) {
-  return SetName(writer, text, &writer.uts().domainname);
-}
+ErrnoOr<void> SetDomainName(Task& writer, Task*, std::string_view text) { return SetName(writer, text, &writer.uts().domainname); }
 
 std::string RandomUuid(Task& reader) {
   uint8_t b[16];

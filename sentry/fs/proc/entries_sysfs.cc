@@ -49,9 +49,9 @@ class Table {
   void AddDirectory(const char* path) { entries_.push_back({path, kDirectory, nullptr}); }
 
   void AddDirectories() {
-    for (const char* d : {"block", "bus", "class", "class/block", "class/net", "class/tty", "dev", "dev/block", "dev/char", "devices",
-                          "devices/virtual", "firmware", "fs", "fs/cgroup", "kernel", "kernel/debug", "kernel/security",
-                          "kernel/tracing", "module", "power"}) {
+    for (const char* d : {"block",     "bus",          "class",           "class/block",     "class/net", "class/tty", "dev",
+                          "dev/block", "dev/char",     "devices",         "devices/virtual", "firmware",  "fs",        "fs/cgroup",
+                          "kernel",    "kernel/debug", "kernel/security", "kernel/tracing",  "module",    "power"}) {
       AddDirectory(d);
     }
   }

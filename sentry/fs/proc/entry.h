@@ -67,10 +67,10 @@ void AddProcDevices(std::string_view lines);           // character devices in /
 const std::string* AddedProcText(std::string_view path);
 
 // Texts that are long enough for files of their own.
-ErrnoOr<std::string> ProcStatText(Task& reader, Task* target);     // /proc/PID/stat
-ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target);   // /proc/PID/status
-ErrnoOr<std::string> ProcLimitsText(Task& reader, Task* target);   // /proc/PID/limits
-std::string CpuInfoText();                                         // /proc/cpuinfo
+ErrnoOr<std::string> ProcStatText(Task& reader, Task* target);    // /proc/PID/stat
+ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target);  // /proc/PID/status
+ErrnoOr<std::string> ProcLimitsText(Task& reader, Task* target);  // /proc/PID/limits
+std::string CpuInfoText();                                        // /proc/cpuinfo
 
 // True if `caller` may look into `target` (ptrace_may_access with PTRACE_MODE_READ_FSCREDS).
 bool MayInspect(Task& caller, Task& target);

@@ -21,7 +21,7 @@ ErrnoOr<std::string> FdInfoText(Task& target, int fd) {
   if (!file.ok()) return Errno(ENOENT);
   auto cloexec = target.files().close_on_exec(fd);
   int flags = (*file)->flags() | (cloexec.ok() && *cloexec ? O_CLOEXEC : 0);
-  struct stat st {};
+  struct stat st{};
   (void)(*file)->Stat(target, &st);
   std::string out;
   AppendFormat(&out, "pos:\t%llu\nflags:\t0%o\nmnt_id:\t%d\nino:\t%llu\n", static_cast<unsigned long long>((*file)->position()),

@@ -1,5 +1,3 @@
-#include "sentry/fs/proc/proc.h"
-
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -10,11 +8,12 @@
 #include <charconv>
 #include <set>
 
-#include "sentry/fs/proc/machine.h"
-#include "sentry/fs/proc/proc.pb.h"
 #include "sentry/fs/nsfs/nsfs.h"
-#include "sentry/kernel/namespaces.h"
+#include "sentry/fs/proc/machine.h"
+#include "sentry/fs/proc/proc.h"
+#include "sentry/fs/proc/proc.pb.h"
 #include "sentry/fs/proc/proc_mem.h"
+#include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
@@ -34,8 +33,15 @@ struct NamespaceLink {
   bool for_children = false;
 };
 constexpr NamespaceLink kNamespaces[] = {
-    {"cgroup", CLONE_NEWCGROUP}, {"ipc", CLONE_NEWIPC}, {"mnt", CLONE_NEWNS}, {"net", CLONE_NEWNET}, {"pid", CLONE_NEWPID},
-    {"pid_for_children", CLONE_NEWPID, true}, {"time", 0x80}, {"time_for_children", 0x80, true}, {"user", CLONE_NEWUSER},
+    {"cgroup", CLONE_NEWCGROUP},
+    {"ipc", CLONE_NEWIPC},
+    {"mnt", CLONE_NEWNS},
+    {"net", CLONE_NEWNET},
+    {"pid", CLONE_NEWPID},
+    {"pid_for_children", CLONE_NEWPID, true},
+    {"time", 0x80},
+    {"time_for_children", 0x80, true},
+    {"user", CLONE_NEWUSER},
     {"uts", CLONE_NEWUTS},
 };
 
@@ -118,9 +124,7 @@ ProcInode::ProcInode(FileSystem* fs, Scope scope, std::string path, RefPtr<Task>
 }
 ProcInode::~ProcInode() = default;
 
-bool ProcInode::Alive() const {
-  return !target_ || target_->group().pids().FindTask(target_->tid()) == target_.get();
-}
+bool ProcInode::Alive() const { return !target_ || target_->group().pids().FindTask(target_->tid()) == target_.get(); }
 
 int ProcInode::Descriptor() const {
   std::string_view p = path_;
@@ -187,9 +191,7 @@ ErrnoOr<void> ProcInode::SetAttr(const VfsContext&, const AttrChange& change) {
 
 ErrnoOr<RefPtr<Inode>> ProcInode::Make(const VfsContext&, std::string_view, const NewNode&) { return Errno(ENOENT); }
 
-RefPtr<Inode> ProcInode::Child(std::string_view name) const {
-  return MakeRef<ProcInode>(&fs(), scope_, ChildPath(name), target_);
-}
+RefPtr<Inode> ProcInode::Child(std::string_view name) const { return MakeRef<ProcInode>(&fs(), scope_, ChildPath(name), target_); }
 
 ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view name) {
   if (!Alive()) return Errno(ESRCH);
@@ -218,8 +220,7 @@ ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view
   }
   bool known = FindEntry(scope_, path) != nullptr || IsTableDirectory(scope_, path) || IsNamespaceLink(path);
   if (path_.empty()) {
-    known = known || IsMagicName(name) || name == "fd" || name == "fdinfo" || name == "ns" ||
-            (name == "task" && scope_ == Scope::kProcess);
+    known = known || IsMagicName(name) || name == "fd" || name == "fdinfo" || name == "ns" || (name == "task" && scope_ == Scope::kProcess);
   }
   if (!known) return Errno(ENOENT);
   return Child(name);
@@ -273,9 +274,7 @@ ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
   return out;
 }
 
-bool ProcInode::IsMagicLink() const {
-  return !global() && IsSymlink() && (IsMagicName(path_) || IsNamespaceLink(path_) || Descriptor() >= 0);
-}
+bool ProcInode::IsMagicLink() const { return !global() && IsSymlink() && (IsMagicName(path_) || IsNamespaceLink(path_) || Descriptor() >= 0); }
 
 ErrnoOr<std::string> ProcInode::ReadLink(const VfsContext& ctx) {
   if (!IsSymlink()) return Errno(EINVAL);

@@ -32,13 +32,10 @@ TimerFd::~TimerFd() = default;
 int64_t TimerFd::Now() const {
   switch (clock_) {
     case CLOCK_REALTIME:
-    case CLOCK_REALTIME_ALARM:
-      return kernel_->clocks().Realtime();
+    case CLOCK_REALTIME_ALARM: return kernel_->clocks().Realtime();
     case CLOCK_BOOTTIME:
-    case CLOCK_BOOTTIME_ALARM:
-      return kernel_->clocks().Boottime();
-    default:
-      return kernel_->clocks().Monotonic();
+    case CLOCK_BOOTTIME_ALARM: return kernel_->clocks().Boottime();
+    default: return kernel_->clocks().Monotonic();
   }
 }
 
@@ -101,9 +98,8 @@ std::string TimerFd::FdInfo() const {
   char text[256];
   auto s = [](int64_t ns) { return static_cast<long long>(ns / kNsPerSecond); };
   auto n = [](int64_t ns) { return static_cast<long long>(ns % kNsPerSecond); };
-  snprintf(text, sizeof(text), "clockid: %d\nticks: %llu\nsettime flags: 0%o\nit_value: (%lld, %lld)\nit_interval: (%lld, %lld)\n",
-           clock_, static_cast<unsigned long long>(ticks_), static_cast<unsigned>(settime_flags_), s(left), n(left), s(interval_),
-           n(interval_));
+  snprintf(text, sizeof(text), "clockid: %d\nticks: %llu\nsettime flags: 0%o\nit_value: (%lld, %lld)\nit_interval: (%lld, %lld)\n", clock_,
+           static_cast<unsigned long long>(ticks_), static_cast<unsigned>(settime_flags_), s(left), n(left), s(interval_), n(interval_));
   return text;
 }
 

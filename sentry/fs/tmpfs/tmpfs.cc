@@ -138,8 +138,8 @@ ErrnoOr<void> TmpfsInode::Rmdir(const VfsContext&, std::string_view name, Inode&
   return Ok();
 }
 
-ErrnoOr<void> TmpfsInode::Rename(const VfsContext&, std::string_view old_name, Inode& moved, Inode& new_dir,
-                                 std::string_view new_name, Inode* replaced, uint32_t flags) {
+ErrnoOr<void> TmpfsInode::Rename(const VfsContext&, std::string_view old_name, Inode& moved, Inode& new_dir, std::string_view new_name,
+                                 Inode* replaced, uint32_t flags) {
   RefPtr<TmpfsInode> source(static_cast<TmpfsInode*>(&moved));
   RefPtr<TmpfsInode> target(static_cast<TmpfsInode*>(replaced));
   auto& to = static_cast<TmpfsInode&>(new_dir);
@@ -182,9 +182,7 @@ ErrnoOr<std::string> TmpfsInode::ReadLink(const VfsContext&) {
 void TmpfsInode::DidRead() {
   // As with relatime: once after each change, and once a day.
   timespec now = FileTimeNow();
-  auto after = [](const timespec& a, const timespec& b) {
-    return a.tv_sec > b.tv_sec || (a.tv_sec == b.tv_sec && a.tv_nsec > b.tv_nsec);
-  };
+  auto after = [](const timespec& a, const timespec& b) { return a.tv_sec > b.tv_sec || (a.tv_sec == b.tv_sec && a.tv_nsec > b.tv_nsec); };
   if (!after(attr_.atime, attr_.mtime) || !after(attr_.atime, attr_.ctime) || now.tv_sec - attr_.atime.tv_sec > 86400) {
     attr_.atime = now;
   }
@@ -223,8 +221,7 @@ ErrnoOr<void> TmpfsInode::RemoveXattr(std::string_view name) {
 }
 
 TmpfsFileSystem::TmpfsFileSystem(const Options& options) : options_(options) {
-  SetRoot(MakeRef<TmpfsInode>(
-      this, NewNode{.mode = S_IFDIR | (options.mode & 07777), .uid = options.uid, .gid = options.gid}));
+  SetRoot(MakeRef<TmpfsInode>(this, NewNode{.mode = S_IFDIR | (options.mode & 07777), .uid = options.uid, .gid = options.gid}));
 }
 
 uint64_t TmpfsFileSystem::limit() const {
@@ -280,18 +277,10 @@ bool ParseSize(std::string_view s, uint64_t* out) {
   if (unit.size() != 1) return false;
   int shift;
   switch (unit[0] | 0x20) {
-    case 'k':
-      shift = 10;
-      break;
-    case 'm':
-      shift = 20;
-      break;
-    case 'g':
-      shift = 30;
-      break;
-    case 't':
-      shift = 40;
-      break;
+    case 'k': shift = 10; break;
+    case 'm': shift = 20; break;
+    case 'g': shift = 30; break;
+    case 't': shift = 40; break;
     default:
       if (unit[0] != '%' || *out > 10000) return false;
       *out = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * 4096 / 100 * *out;

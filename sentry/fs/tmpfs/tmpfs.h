@@ -33,8 +33,8 @@ class TmpfsInode final : public Inode {
   ErrnoOr<void> Link(const VfsContext& ctx, std::string_view name, Inode& target) override;
   ErrnoOr<void> Unlink(const VfsContext& ctx, std::string_view name, Inode& victim) override;
   ErrnoOr<void> Rmdir(const VfsContext& ctx, std::string_view name, Inode& victim) override;
-  ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir,
-                       std::string_view new_name, Inode* replaced, uint32_t flags) override;
+  ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir, std::string_view new_name, Inode* replaced,
+                       uint32_t flags) override;
   ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
   ErrnoOr<std::string> ReadLink(const VfsContext& ctx) override;
 
@@ -63,8 +63,8 @@ class TmpfsInode final : public Inode {
  private:
   friend class TmpfsFileSystem;
   TmpfsFileSystem& tmpfs() const;
-  void Changed();         // ctime and mtime of a directory
-  void DropLink();        // one name less
+  void Changed();   // ctime and mtime of a directory
+  void DropLink();  // one name less
   void Add(std::string_view name, RefPtr<TmpfsInode> child);
   void Remove(std::string_view name);
   ErrnoOr<void> SetSize(uint64_t size);
@@ -80,12 +80,12 @@ class TmpfsInode final : public Inode {
   std::string target_;
   std::map<std::string, std::string, std::less<>> xattrs_;
   UniqueFd memfd_;
-  std::string small_;      // the contents while there is no memfd; may be shorter than the size
-  uint64_t accounted_ = 0; // bytes
+  std::string small_;       // the contents while there is no memfd; may be shorter than the size
+  uint64_t accounted_ = 0;  // bytes
   int open_ = 0;
   int seals_ = -1;
-  bool unnamed_ = false;   // O_TMPFILE: may still get a name
-  bool idle_ = false;      // is in the file system's idle list
+  bool unnamed_ = false;  // O_TMPFILE: may still get a name
+  bool idle_ = false;     // is in the file system's idle list
   std::list<TmpfsInode*>::iterator idle_position_;
 };
 
@@ -124,8 +124,8 @@ class TmpfsFileSystem final : public FileSystem {
   Options options_;
   uint64_t next_ino_ = 1;
   uint64_t inodes_ = 0;
-  uint64_t used_ = 0;                 // bytes
-  std::list<TmpfsInode*> idle_;       // small files with a memfd that nobody has open, oldest first
+  uint64_t used_ = 0;            // bytes
+  std::list<TmpfsInode*> idle_;  // small files with a memfd that nobody has open, oldest first
 };
 
 // "size=64k,mode=1777,..."; EINVAL for what tmpfs does not know.

@@ -16,7 +16,7 @@ namespace amber {
 namespace {
 
 struct stat StatOf(TestTree& t, std::string_view path) {
-  struct stat st {};
+  struct stat st{};
   EXPECT_TRUE(StatInode(*t.Find(path, 0)->inode(), &st).ok());
   return st;
 }

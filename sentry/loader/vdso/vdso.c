@@ -48,18 +48,12 @@ EXPORT int __vdso_clock_gettime(clockid_t clock, struct timespec* ts) {
   switch (clock) {
     case CLOCK_REALTIME:
     case CLOCK_REALTIME_COARSE:
-    case CLOCK_TAI:
-      break;
+    case CLOCK_TAI: break;
     case CLOCK_MONOTONIC:
     case CLOCK_MONOTONIC_COARSE:
-    case CLOCK_MONOTONIC_RAW:
-      offset = vdso_params_page.monotonic_offset;
-      break;
-    case CLOCK_BOOTTIME:
-      offset = vdso_params_page.boottime_offset;
-      break;
-    default:
-      host = NULL;
+    case CLOCK_MONOTONIC_RAW: offset = vdso_params_page.monotonic_offset; break;
+    case CLOCK_BOOTTIME: offset = vdso_params_page.boottime_offset; break;
+    default: host = NULL;
   }
   if (host == NULL) return (int)call3(SYS_clock_gettime, clock, (long)ts, 0);
   int result = host(clock, ts);
@@ -69,8 +63,7 @@ EXPORT int __vdso_clock_gettime(clockid_t clock, struct timespec* ts) {
 
 EXPORT int __vdso_clock_getres(clockid_t clock, struct timespec* ts) {
   clock_fn host = (clock_fn)vdso_params_page.host_clock_getres;
-  if (host == NULL || clock < 0 || clock > CLOCK_BOOTTIME || clock == CLOCK_PROCESS_CPUTIME_ID ||
-      clock == CLOCK_THREAD_CPUTIME_ID) {
+  if (host == NULL || clock < 0 || clock > CLOCK_BOOTTIME || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID) {
     return (int)call3(SYS_clock_getres, clock, (long)ts, 0);
   }
   return host(clock, ts);

@@ -43,8 +43,8 @@ class VdsoTest : public testing::Test {
 
 TEST_F(VdsoTest, ClocksAgreeWithTheHost) {
   auto* gettime = Get<int(clockid_t, timespec*)>("__vdso_clock_gettime");
-  for (clockid_t clock : {CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID,
-                          CLOCK_MONOTONIC_RAW, CLOCK_REALTIME_COARSE, CLOCK_MONOTONIC_COARSE, CLOCK_BOOTTIME, CLOCK_TAI}) {
+  for (clockid_t clock : {CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID, CLOCK_MONOTONIC_RAW,
+                          CLOCK_REALTIME_COARSE, CLOCK_MONOTONIC_COARSE, CLOCK_BOOTTIME, CLOCK_TAI}) {
     timespec before, now, after;
     clock_gettime(clock, &before);
     EXPECT_EQ(gettime(clock, &now), 0) << clock;

@@ -75,14 +75,10 @@ constexpr HostOption kOptions[] = {
 
 bool Passes(int level, int type, bool sent) {
   switch (level) {
-    case SOL_SOCKET:
-      return !sent && (type == SO_TIMESTAMP || type == SO_TIMESTAMPNS);
-    case SOL_IP:
-      return type == IP_PKTINFO || type == IP_TTL || type == IP_TOS || (!sent && type == IP_RECVERR);
-    case SOL_IPV6:
-      return type == IPV6_PKTINFO || type == IPV6_HOPLIMIT || type == IPV6_TCLASS || (!sent && type == IPV6_RECVERR);
-    default:
-      return false;
+    case SOL_SOCKET: return !sent && (type == SO_TIMESTAMP || type == SO_TIMESTAMPNS);
+    case SOL_IP: return type == IP_PKTINFO || type == IP_TTL || type == IP_TOS || (!sent && type == IP_RECVERR);
+    case SOL_IPV6: return type == IPV6_PKTINFO || type == IPV6_HOPLIMIT || type == IPV6_TCLASS || (!sent && type == IPV6_RECVERR);
+    default: return false;
   }
 }
 

@@ -66,8 +66,8 @@ class HostSocket final : public InetSocket {
   bool bound_ = false;      // by the guest's bind(2)
   bool listening_ = false;
   int backlog_ = 0;
-  int lost_error_ = 0;  // to be told once
-  bool lost_ = false;   // was connected when the image was made
+  int lost_error_ = 0;                        // to be told once
+  bool lost_ = false;                         // was connected when the image was made
   std::map<OptionKey, std::string> options_;  // that the guest has set
   // From an image, until AfterLoad().
   std::string load_local_, load_peer_;

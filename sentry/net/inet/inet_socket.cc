@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "sentry/kernel/task.h"
-#include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/inet/host_socket.h"
+#include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/inet/raw_socket.h"
 #include "sentry/net/inet/tcp_socket.h"
 #include "sentry/net/inet/udp_socket.h"
@@ -45,8 +45,7 @@ ErrnoOr<RefPtr<Socket>> NewInetSocket(Task& task, int family, int type, int prot
       if (protocol == 0) return Errno(EPROTONOSUPPORT);
       if (!task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_RAW)) return Errno(EPERM);
       return RefPtr<Socket>(MakeRef<RawSocket>(task, family, SOCK_RAW, protocol));
-    default:
-      return Errno(ESOCKTNOSUPPORT);
+    default: return Errno(ESOCKTNOSUPPORT);
   }
 }
 
@@ -66,7 +65,8 @@ ErrnoOr<net::Endpoint> InetSocket::BindAddress(Task& task, std::string_view addr
   if (family_ == AF_INET6 && e.address.link_local() && e.scope == 0 && device_ == 0) return Errno(EINVAL);
   bool foreign_ok = ip_.freebind || ip_.transparent;
   if (!foreign_ok && !net_->stack().MayBind(e.address)) return Errno(EADDRNOTAVAIL);
-  if (e.port != 0 && e.port < 1024 && type_ != SOCK_RAW && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_BIND_SERVICE)) return Errno(EACCES);
+  if (e.port != 0 && e.port < 1024 && type_ != SOCK_RAW && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_BIND_SERVICE))
+    return Errno(EACCES);
   return e;
 }
 

@@ -40,8 +40,7 @@ bool LoadDatagram(const proto::InetDatagram& in, Datagram* d) {
 // The order is part of the image format.
 template <typename Visit>
 void VisitIpOptions(IpOptions& o, Visit visit) {
-  for (int* n : {&o.tos, &o.ttl, &o.hop_limit, &o.traffic_class, &o.multicast_ttl, &o.multicast_hops, &o.multicast_if,
-                 &o.mtu_discover, &o.mark}) {
+  for (int* n : {&o.tos, &o.ttl, &o.hop_limit, &o.traffic_class, &o.multicast_ttl, &o.multicast_hops, &o.multicast_if, &o.mtu_discover, &o.mark}) {
     visit(*n);
   }
   for (bool* b : {&o.multicast_loop, &o.v6only, &o.packet_info, &o.receive_ttl, &o.receive_tos, &o.receive_error, &o.packet_info6,

@@ -63,24 +63,12 @@ ErrnoOr<uint64_t> List(Task& task, net::Stack& stack, uint64_t argument) {
 ErrnoOr<void> Get(net::Link& link, uint32_t command, ifreq* r) {
   const net::InterfaceAddress* address = FirstV4(link);
   switch (command) {
-    case SIOCGIFFLAGS:
-      r->ifr_flags = static_cast<int16_t>(link.flags());
-      return Ok();
-    case SIOCGIFMTU:
-      r->ifr_mtu = static_cast<int>(link.mtu());
-      return Ok();
-    case SIOCGIFINDEX:
-      r->ifr_ifindex = link.index();
-      return Ok();
-    case SIOCGIFMETRIC:
-      r->ifr_metric = 0;
-      return Ok();
-    case SIOCGIFTXQLEN:
-      r->ifr_qlen = 1000;
-      return Ok();
-    case SIOCGIFMAP:
-      memset(&r->ifr_map, 0, sizeof(r->ifr_map));
-      return Ok();
+    case SIOCGIFFLAGS: r->ifr_flags = static_cast<int16_t>(link.flags()); return Ok();
+    case SIOCGIFMTU: r->ifr_mtu = static_cast<int>(link.mtu()); return Ok();
+    case SIOCGIFINDEX: r->ifr_ifindex = link.index(); return Ok();
+    case SIOCGIFMETRIC: r->ifr_metric = 0; return Ok();
+    case SIOCGIFTXQLEN: r->ifr_qlen = 1000; return Ok();
+    case SIOCGIFMAP: memset(&r->ifr_map, 0, sizeof(r->ifr_map)); return Ok();
     case SIOCGIFHWADDR:
       memset(&r->ifr_hwaddr, 0, sizeof(r->ifr_hwaddr));
       r->ifr_hwaddr.sa_family = link.type();
@@ -97,16 +85,13 @@ ErrnoOr<void> Get(net::Link& link, uint32_t command, ifreq* r) {
       PutAddress(value, &r->ifr_addr);
       return Ok();
     }
-    default:
-      return Errno(ENOTTY);
+    default: return Errno(ENOTTY);
   }
 }
 
 ErrnoOr<void> Set(net::Stack& stack, net::Link& link, uint32_t command, const ifreq& r) {
   switch (command) {
-    case SIOCSIFFLAGS:
-      stack.SetUp(link, (static_cast<uint16_t>(r.ifr_flags) & IFF_UP) != 0);
-      return Ok();
+    case SIOCSIFFLAGS: stack.SetUp(link, (static_cast<uint16_t>(r.ifr_flags) & IFF_UP) != 0); return Ok();
     case SIOCSIFMTU:
       if (r.ifr_mtu < 68 || r.ifr_mtu > 0x7fffffff / 2) return Errno(EINVAL);
       link.set_mtu(static_cast<uint32_t>(r.ifr_mtu));
@@ -123,8 +108,7 @@ ErrnoOr<void> Set(net::Stack& stack, net::Link& link, uint32_t command, const if
       uint8_t scope = value >> 24 == 127 ? 254 : 0;
       return stack.AddAddress(link, {net::IpAddress::V4(value), 8, scope});
     }
-    default:
-      return Errno(EOPNOTSUPP);
+    default: return Errno(EOPNOTSUPP);
   }
 }
 

@@ -60,7 +60,8 @@ ErrnoOr<void> InetSocket::SetSocketOption(Task& task, int name, std::span<const 
       return Ok();
     }
     case SO_MARK:
-      if (!task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_ADMIN) && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_RAW)) return Errno(EPERM);
+      if (!task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_ADMIN) && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_RAW))
+        return Errno(EPERM);
       ip_.mark = TRY(ParseOption<int>(value));
       return Ok();
     case SO_INCOMING_CPU:
@@ -69,15 +70,10 @@ ErrnoOr<void> InetSocket::SetSocketOption(Task& task, int name, std::span<const 
     case SO_SELECT_ERR_QUEUE:
     case SO_TIMESTAMPING:
     case SO_ZEROCOPY:
-    case SO_PREFER_BUSY_POLL:
-      TRY(ParseOption<int>(value));
-      return Ok();
-    case SO_MAX_PACING_RATE:
-      return Ok();
-    case SO_DETACH_FILTER:
-      return Errno(ENOENT);  // none is attached: filters are not taken
-    default:
-      return Socket::SetOption(task, SOL_SOCKET, name, value);
+    case SO_PREFER_BUSY_POLL: TRY(ParseOption<int>(value)); return Ok();
+    case SO_MAX_PACING_RATE: return Ok();
+    case SO_DETACH_FILTER: return Errno(ENOENT);  // none is attached: filters are not taken
+    default: return Socket::SetOption(task, SOL_SOCKET, name, value);
   }
 }
 
@@ -87,8 +83,7 @@ ErrnoOr<void> InetSocket::SetIpOption(Task& task, int name, std::span<const uint
       ip_.multicast_if = TRY(ParseOption<ip_mreqn>(value)).imr_ifindex;
       return Ok();
     }
-    uint32_t address = value.size() >= sizeof(ip_mreq) ? TRY(ParseOption<ip_mreq>(value)).imr_interface.s_addr
-                                                       : TRY(ParseOption<uint32_t>(value));
+    uint32_t address = value.size() >= sizeof(ip_mreq) ? TRY(ParseOption<ip_mreq>(value)).imr_interface.s_addr : TRY(ParseOption<uint32_t>(value));
     ip_.multicast_if = 0;
     for (const auto& link : net_->stack().links()) {
       for (const net::InterfaceAddress& a : link->addresses()) {
@@ -109,9 +104,7 @@ ErrnoOr<void> InetSocket::SetIpOption(Task& task, int name, std::span<const uint
   }
   int n = TRY(ParseShortOption(value));
   switch (name) {
-    case IP_TOS:
-      ip_.tos = n & (type_ == SOCK_STREAM ? 0xfc : 0xff);
-      return Ok();
+    case IP_TOS: ip_.tos = n & (type_ == SOCK_STREAM ? 0xfc : 0xff); return Ok();
     case IP_TTL:
       if (n != -1 && (n < 1 || n > 255)) return Errno(EINVAL);
       ip_.ttl = n;
@@ -120,26 +113,16 @@ ErrnoOr<void> InetSocket::SetIpOption(Task& task, int name, std::span<const uint
       if (type_ == SOCK_STREAM || n < -1 || n > 255) return Errno(EINVAL);
       ip_.multicast_ttl = n == -1 ? 1 : n;
       return Ok();
-    case IP_MULTICAST_LOOP:
-      ip_.multicast_loop = n != 0;
-      return Ok();
-    case IP_PKTINFO:
-      ip_.packet_info = n != 0;
-      return Ok();
-    case IP_RECVTTL:
-      ip_.receive_ttl = n != 0;
-      return Ok();
-    case IP_RECVTOS:
-      ip_.receive_tos = n != 0;
-      return Ok();
-    case IP_RECVERR:
-      ip_.receive_error = n != 0;
-      return Ok();
-    case IP_FREEBIND:
-      ip_.freebind = n != 0;
-      return Ok();
+    case IP_MULTICAST_LOOP: ip_.multicast_loop = n != 0; return Ok();
+    case IP_PKTINFO: ip_.packet_info = n != 0; return Ok();
+    case IP_RECVTTL: ip_.receive_ttl = n != 0; return Ok();
+    case IP_RECVTOS: ip_.receive_tos = n != 0; return Ok();
+    case IP_RECVERR: ip_.receive_error = n != 0; return Ok();
+    case IP_FREEBIND: ip_.freebind = n != 0; return Ok();
     case IP_TRANSPARENT:
-      if (n != 0 && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_ADMIN) && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_RAW)) return Errno(EPERM);
+      if (n != 0 && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_ADMIN) &&
+          !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_RAW))
+        return Errno(EPERM);
       ip_.transparent = n != 0;
       return Ok();
     case IP_MTU_DISCOVER:
@@ -158,10 +141,8 @@ ErrnoOr<void> InetSocket::SetIpOption(Task& task, int name, std::span<const uint
     case IP_BIND_ADDRESS_NO_PORT:
     case IP_NODEFRAG:
     case IP_LOCAL_PORT_RANGE:
-    case IP_RECVERR_RFC4884:
-      return Ok();
-    default:
-      return Errno(ENOPROTOOPT);
+    case IP_RECVERR_RFC4884: return Ok();
+    default: return Errno(ENOPROTOOPT);
   }
 }
 
@@ -199,21 +180,11 @@ ErrnoOr<void> InetSocket::SetIp6Option(Task&, int name, std::span<const uint8_t>
       if (n < -1 || n > 255) return Errno(EINVAL);
       ip_.traffic_class = std::max(n, 0);
       return Ok();
-    case IPV6_RECVPKTINFO:
-      ip_.packet_info6 = n != 0;
-      return Ok();
-    case IPV6_RECVHOPLIMIT:
-      ip_.receive_hop_limit = n != 0;
-      return Ok();
-    case IPV6_RECVTCLASS:
-      ip_.receive_class = n != 0;
-      return Ok();
-    case IPV6_RECVERR:
-      ip_.receive_error6 = n != 0;
-      return Ok();
-    case IPV6_FREEBIND:
-      ip_.freebind = n != 0;
-      return Ok();
+    case IPV6_RECVPKTINFO: ip_.packet_info6 = n != 0; return Ok();
+    case IPV6_RECVHOPLIMIT: ip_.receive_hop_limit = n != 0; return Ok();
+    case IPV6_RECVTCLASS: ip_.receive_class = n != 0; return Ok();
+    case IPV6_RECVERR: ip_.receive_error6 = n != 0; return Ok();
+    case IPV6_FREEBIND: ip_.freebind = n != 0; return Ok();
     case IPV6_MTU_DISCOVER:
       if (n < 0 || n > 5) return Errno(EINVAL);
       ip_.mtu_discover = n;
@@ -226,10 +197,8 @@ ErrnoOr<void> InetSocket::SetIp6Option(Task&, int name, std::span<const uint8_t>
     case IPV6_RECVHOPOPTS:
     case IPV6_RECVDSTOPTS:
     case IPV6_RECVPATHMTU:
-    case IPV6_MINHOPCOUNT:
-      return Ok();
-    default:
-      return Errno(ENOPROTOOPT);
+    case IPV6_MINHOPCOUNT: return Ok();
+    default: return Errno(ENOPROTOOPT);
   }
 }
 
@@ -306,27 +275,19 @@ ErrnoOr<std::string> InetSocket::GetOption(Task& task, int level, int name, size
       if (capacity < IFNAMSIZ) return Errno(EINVAL);
       return link->name() + std::string(1, '\0');
     }
-    case SO_BINDTOIFINDEX:
-      return OptionBytes(device_);
-    case SO_MARK:
-      return OptionBytes(ip_.mark);
-    case SO_INCOMING_CPU:
-      return OptionBytes<int>(0);
-    case SO_COOKIE:
-      return OptionBytes<uint64_t>(ino());
-    case SO_NETNS_COOKIE:
-      return OptionBytes(net_->cookie());
-    case SO_MAX_PACING_RATE:
-      return OptionBytes<int>(-1);
+    case SO_BINDTOIFINDEX: return OptionBytes(device_);
+    case SO_MARK: return OptionBytes(ip_.mark);
+    case SO_INCOMING_CPU: return OptionBytes<int>(0);
+    case SO_COOKIE: return OptionBytes<uint64_t>(ino());
+    case SO_NETNS_COOKIE: return OptionBytes(net_->cookie());
+    case SO_MAX_PACING_RATE: return OptionBytes<int>(-1);
     case SO_BUSY_POLL:
     case SO_RXQ_OVFL:
     case SO_SELECT_ERR_QUEUE:
     case SO_TIMESTAMPING:
     case SO_ZEROCOPY:
-    case SO_PREFER_BUSY_POLL:
-      return OptionBytes<int>(0);
-    default:
-      return Socket::GetOption(task, level, name, capacity);
+    case SO_PREFER_BUSY_POLL: return OptionBytes<int>(0);
+    default: return Socket::GetOption(task, level, name, capacity);
   }
 }
 

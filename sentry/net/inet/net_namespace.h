@@ -24,10 +24,10 @@ class TcpConnection;
 class TcpLayer;
 class UdpLayer;
 struct TimeWait;
-}
+}  // namespace net
 namespace proto {
 class NetNamespace;
-}  // namespace net
+}  // namespace proto
 
 class NetNamespace final : public Namespace, public net::StackHost {
  public:

@@ -2,11 +2,11 @@
 
 #include <linux/icmp.h>
 #include <linux/sockios.h>
-#include <sys/ioctl.h>
 #include <netinet/icmp6.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
 

@@ -56,12 +56,8 @@ ErrnoOr<void> TcpSocket::SetTcpOption(Task&, int name, std::span<const uint8_t> 
       if (n != 0 && !Between(n, 88, 32767)) return Errno(EINVAL);
       o.max_segment = static_cast<uint32_t>(n);
       return Ok();
-    case TCP_NODELAY:
-      o.nodelay = n != 0;
-      break;
-    case TCP_CORK:
-      o.cork = n != 0;
-      break;
+    case TCP_NODELAY: o.nodelay = n != 0; break;
+    case TCP_CORK: o.cork = n != 0; break;
     case TCP_KEEPIDLE:
       if (!Between(n, 1, kMaxKeepIdle)) return Errno(EINVAL);
       o.keep_idle = static_cast<uint32_t>(n);
@@ -78,25 +74,15 @@ ErrnoOr<void> TcpSocket::SetTcpOption(Task&, int name, std::span<const uint8_t> 
       if (!Between(n, 1, kMaxSynCount)) return Errno(EINVAL);
       o.syn_retries = static_cast<uint32_t>(n);
       break;
-    case TCP_LINGER2:
-      o.linger2 = n < 0 ? -1 : n > 120 ? 0 : n;
-      break;
-    case TCP_DEFER_ACCEPT:
-      o.defer_accept = n < 0 ? 0 : static_cast<uint32_t>(n);
-      break;
-    case TCP_WINDOW_CLAMP:
-      o.window_clamp = static_cast<uint32_t>(std::max(n, 0));
-      break;
-    case TCP_QUICKACK:
-      o.quick_ack = n != 0;
-      break;
+    case TCP_LINGER2: o.linger2 = n < 0 ? -1 : n > 120 ? 0 : n; break;
+    case TCP_DEFER_ACCEPT: o.defer_accept = n < 0 ? 0 : static_cast<uint32_t>(n); break;
+    case TCP_WINDOW_CLAMP: o.window_clamp = static_cast<uint32_t>(std::max(n, 0)); break;
+    case TCP_QUICKACK: o.quick_ack = n != 0; break;
     case TCP_USER_TIMEOUT:
       if (n < 0) return Errno(EINVAL);
       o.user_timeout_ms = static_cast<uint32_t>(n);
       break;
-    case TCP_NOTSENT_LOWAT:
-      o.not_sent_low = n == 0 ? UINT32_MAX : static_cast<uint32_t>(n);
-      break;
+    case TCP_NOTSENT_LOWAT: o.not_sent_low = n == 0 ? UINT32_MAX : static_cast<uint32_t>(n); break;
     case TCP_FASTOPEN:
     case TCP_FASTOPEN_CONNECT:
     case TCP_THIN_LINEAR_TIMEOUTS:
@@ -106,8 +92,7 @@ ErrnoOr<void> TcpSocket::SetTcpOption(Task&, int name, std::span<const uint8_t> 
     case TCP_TX_DELAY:
       // Accepted without effect: they change when things are sent, not what.
       return n >= 0 ? ErrnoOr<void>() : Errno(EINVAL);
-    default:
-      return Errno(ENOPROTOOPT);
+    default: return Errno(ENOPROTOOPT);
   }
   connection_->OptionsChanged();
   return Ok();
@@ -121,30 +106,18 @@ ErrnoOr<std::string> TcpSocket::GetTcpOption(int name) {
       bool connected = connection_->was_connected();
       return number(!connected && o.max_segment != 0 ? o.max_segment : connection_->mss());
     }
-    case TCP_NODELAY:
-      return number(o.nodelay);
-    case TCP_CORK:
-      return number(o.cork);
-    case TCP_KEEPIDLE:
-      return number(o.keep_idle);
-    case TCP_KEEPINTVL:
-      return number(o.keep_interval);
-    case TCP_KEEPCNT:
-      return number(o.keep_count);
-    case TCP_SYNCNT:
-      return number(o.syn_retries);
-    case TCP_LINGER2:
-      return number(o.linger2);
-    case TCP_DEFER_ACCEPT:
-      return number(o.defer_accept);
-    case TCP_WINDOW_CLAMP:
-      return number(o.window_clamp);
-    case TCP_QUICKACK:
-      return number(o.quick_ack);
-    case TCP_USER_TIMEOUT:
-      return number(o.user_timeout_ms);
-    case TCP_NOTSENT_LOWAT:
-      return number(o.not_sent_low == UINT32_MAX ? 0 : o.not_sent_low);
+    case TCP_NODELAY: return number(o.nodelay);
+    case TCP_CORK: return number(o.cork);
+    case TCP_KEEPIDLE: return number(o.keep_idle);
+    case TCP_KEEPINTVL: return number(o.keep_interval);
+    case TCP_KEEPCNT: return number(o.keep_count);
+    case TCP_SYNCNT: return number(o.syn_retries);
+    case TCP_LINGER2: return number(o.linger2);
+    case TCP_DEFER_ACCEPT: return number(o.defer_accept);
+    case TCP_WINDOW_CLAMP: return number(o.window_clamp);
+    case TCP_QUICKACK: return number(o.quick_ack);
+    case TCP_USER_TIMEOUT: return number(o.user_timeout_ms);
+    case TCP_NOTSENT_LOWAT: return number(o.not_sent_low == UINT32_MAX ? 0 : o.not_sent_low);
     case TCP_CONGESTION: {
       std::string text(16, '\0');  // TCP_CA_NAME_MAX
       memcpy(text.data(), kCongestion, sizeof(kCongestion));
@@ -161,10 +134,8 @@ ErrnoOr<std::string> TcpSocket::GetTcpOption(int name) {
     case TCP_THIN_DUPACK:
     case TCP_SAVE_SYN:
     case TCP_INQ:
-    case TCP_REPAIR:
-      return number(0);
-    default:
-      return Errno(ENOPROTOOPT);
+    case TCP_REPAIR: return number(0);
+    default: return Errno(ENOPROTOOPT);
   }
 }
 

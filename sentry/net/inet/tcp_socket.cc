@@ -1,11 +1,11 @@
 #include "sentry/net/inet/tcp_socket.h"
 
 #include <linux/sockios.h>
-#include <sys/ioctl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
 
@@ -182,16 +182,13 @@ ErrnoOr<uint64_t> TcpSocket::Ioctl(Task& task, uint32_t command, uint64_t argume
       if (listening()) return Errno(EINVAL);
       value = static_cast<int>(connection_->unread());
       break;
-    case SIOCATMARK:
-      value = connection_->at_mark() ? 1 : 0;
-      break;
+    case SIOCATMARK: value = connection_->at_mark() ? 1 : 0; break;
     case SIOCOUTQ:
     case SIOCOUTQNSD:
       if (listening()) return Errno(EINVAL);
       value = static_cast<int>(command == SIOCOUTQ ? connection_->unacknowledged() : connection_->unsent());
       break;
-    default:
-      return InetSocket::Ioctl(task, command, argument);
+    default: return InetSocket::Ioctl(task, command, argument);
   }
   TRY(task.CopyOut(UserPtr<int>(argument), value));
   return uint64_t{0};

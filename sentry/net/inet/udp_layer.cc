@@ -10,8 +10,7 @@
 namespace amber::net {
 
 // compute_score() of Linux: the socket that says most about the datagram.
-UdpSocket* UdpLayer::Find(const IpAddress& local, uint16_t local_port, const IpAddress& remote, uint16_t remote_port,
-                          int link) const {
+UdpSocket* UdpLayer::Find(const IpAddress& local, uint16_t local_port, const IpAddress& remote, uint16_t remote_port, int link) const {
   UdpSocket* best = nullptr;
   int best_score = -1, alike = 0;
   uint64_t hash = HashEndpoint({remote, remote_port}, local_port);
@@ -59,12 +58,10 @@ void UdpLayer::Receive(Packet packet) {
     for (const RefPtr<UdpSocket>& s : takers) s->Deliver(packet);
     return;
   }
-  UdpSocket* socket =
-      Find(packet.destination, packet.udp.destination_port, packet.source, packet.udp.source_port, packet.link);
+  UdpSocket* socket = Find(packet.destination, packet.udp.destination_port, packet.source, packet.udp.source_port, packet.link);
   if (socket != nullptr) return socket->Deliver(packet);
   ++stack_.counters().udp_no_port;
-  stack_.SendUnreachable(packet, packet.v4() ? ICMP_DEST_UNREACH : ICMP6_DST_UNREACH,
-                         packet.v4() ? ICMP_PORT_UNREACH : ICMP6_DST_UNREACH_NOPORT);
+  stack_.SendUnreachable(packet, packet.v4() ? ICMP_DEST_UNREACH : ICMP6_DST_UNREACH, packet.v4() ? ICMP_PORT_UNREACH : ICMP6_DST_UNREACH_NOPORT);
 }
 
 void UdpLayer::OnError(const Packet& sent, const IcmpHeader& icmp, int error, bool fatal) {

@@ -2,11 +2,11 @@
 
 #include <linux/errqueue.h>
 #include <linux/sockios.h>
-#include <sys/ioctl.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
 
@@ -182,9 +182,7 @@ ErrnoOr<size_t> UdpSocket::Send(Task& task, SendRequest& request) {
   return size;
 }
 
-bool UdpSocket::Wants(const net::IpAddress& remote, uint16_t port) const {
-  return remote_.port == port && remote_.address == remote;
-}
+bool UdpSocket::Wants(const net::IpAddress& remote, uint16_t port) const { return remote_.port == port && remote_.address == remote; }
 
 void UdpSocket::Deliver(const net::Packet& packet) {
   net::StackCounters& counters = net_->stack().counters();
@@ -302,13 +300,9 @@ ErrnoOr<std::string> UdpSocket::GetOption(Task& task, int level, int name, size_
 ErrnoOr<uint64_t> UdpSocket::Ioctl(Task& task, uint32_t command, uint64_t argument) {
   int value = 0;
   switch (command) {
-    case SIOCINQ:
-      value = datagrams_.empty() ? 0 : static_cast<int>(datagrams_.front().data.size);
-      break;
-    case SIOCOUTQ:
-      break;
-    default:
-      return InetSocket::Ioctl(task, command, argument);
+    case SIOCINQ: value = datagrams_.empty() ? 0 : static_cast<int>(datagrams_.front().data.size); break;
+    case SIOCOUTQ: break;
+    default: return InetSocket::Ioctl(task, command, argument);
   }
   TRY(task.CopyOut(UserPtr<int>(argument), value));
   return uint64_t{0};

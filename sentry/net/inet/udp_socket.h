@@ -12,7 +12,7 @@ namespace amber {
 
 // An error of IP_RECVERR.
 struct DatagramError {
-  net::Slice data;         // what was sent
+  net::Slice data;  // what was sent
   net::Endpoint to;
   net::IpAddress offender;
   int error = 0;

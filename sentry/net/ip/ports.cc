@@ -13,9 +13,7 @@ bool Covers(const PortBinding& wild, const IpAddress& other) {
 
 }  // namespace
 
-bool AddressesOverlap(const PortBinding& a, const PortBinding& b) {
-  return Covers(a, b.address) || Covers(b, a.address);
-}
+bool AddressesOverlap(const PortBinding& a, const PortBinding& b) { return Covers(a, b.address) || Covers(b, a.address); }
 
 void PortBinding::Remove() {
   if (table_ == nullptr) return;

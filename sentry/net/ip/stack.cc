@@ -73,9 +73,7 @@ ErrnoOr<void> Stack::AddAddress(Link& link, const InterfaceAddress& address) {
 }
 
 ErrnoOr<void> Stack::RemoveAddress(Link& link, const IpAddress& address, int prefix) {
-  auto gone = std::erase_if(link.addresses(), [&](const InterfaceAddress& a) {
-    return a.address == address && (prefix < 0 || a.prefix == prefix);
-  });
+  auto gone = std::erase_if(link.addresses(), [&](const InterfaceAddress& a) { return a.address == address && (prefix < 0 || a.prefix == prefix); });
   if (gone == 0) return Errno(EADDRNOTAVAIL);
   Changed();
   return Ok();
@@ -176,8 +174,7 @@ void Stack::Deliver(Packet packet) {
   if (packet.is_icmp()) return ReceiveIcmp(std::move(packet));
   if (Transport* t = transports_[packet.protocol]; t != nullptr) return t->Receive(std::move(packet));
   if (!taken) {
-    SendUnreachable(packet, packet.v4() ? ICMP_DEST_UNREACH : ICMP6_PARAM_PROB,
-                    packet.v4() ? ICMP_PROT_UNREACH : ICMP6_PARAMPROB_NEXTHEADER);
+    SendUnreachable(packet, packet.v4() ? ICMP_DEST_UNREACH : ICMP6_PARAM_PROB, packet.v4() ? ICMP_PROT_UNREACH : ICMP6_PARAMPROB_NEXTHEADER);
   }
 }
 

@@ -174,10 +174,8 @@ ErrnoOr<void> NetlinkSocket::SetOption(Task& task, int level, int name, std::spa
     case NETLINK_GET_STRICT_CHK:
     case NETLINK_NO_ENOBUFS:
     case NETLINK_PKTINFO:
-    case NETLINK_BROADCAST_ERROR:
-      return Ok();
-    default:
-      return Errno(ENOPROTOOPT);
+    case NETLINK_BROADCAST_ERROR: return Ok();
+    default: return Errno(ENOPROTOOPT);
   }
 }
 
@@ -186,9 +184,7 @@ ErrnoOr<std::string> NetlinkSocket::GetOption(Task& task, int level, int name, s
   return Socket::GetOption(task, level, name, capacity);
 }
 
-uint32_t NetlinkSocket::Poll(Task&) {
-  return POLLOUT | POLLWRNORM | (answers_.empty() ? 0 : POLLIN | POLLRDNORM);
-}
+uint32_t NetlinkSocket::Poll(Task&) { return POLLOUT | POLLWRNORM | (answers_.empty() ? 0 : POLLIN | POLLRDNORM); }
 
 std::string NetlinkSocket::Save(state::Saver& saver) const {
   proto::NetlinkSocket m;

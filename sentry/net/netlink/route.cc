@@ -114,13 +114,13 @@ int ChangeAddress(NetNamespace& net, bool add, std::string_view body) {
   if (!raw) raw = in.Find(IFA_ADDRESS);
   net::IpAddress address;
   if (!raw || !ReadAddress(*raw, m->ifa_family, &address) || m->ifa_prefixlen > (address.v4() ? 32 : 128)) return EINVAL;
-  auto done = add ? net.stack().AddAddress(*link, {address, m->ifa_prefixlen, m->ifa_scope})
-                  : net.stack().RemoveAddress(*link, address, m->ifa_prefixlen);
+  auto done =
+      add ? net.stack().AddAddress(*link, {address, m->ifa_prefixlen, m->ifa_scope}) : net.stack().RemoveAddress(*link, address, m->ifa_prefixlen);
   return done.ok() ? 0 : done.error().number();
 }
 
-void PutRoute(const net::IpAddress& destination, int prefix, const net::IpAddress& gateway, const net::IpAddress& source, int link,
-              rtmsg m, uint16_t flags, NetlinkWriter& out) {
+void PutRoute(const net::IpAddress& destination, int prefix, const net::IpAddress& gateway, const net::IpAddress& source, int link, rtmsg m,
+              uint16_t flags, NetlinkWriter& out) {
   bool v4 = destination.v4();
   m.rtm_family = v4 ? AF_INET : AF_INET6;
   m.rtm_dst_len = static_cast<uint8_t>(prefix);
@@ -155,8 +155,7 @@ int GetRoute(NetNamespace& net, bool dump, std::string_view body, NetlinkWriter&
   if (dump) {
     for (const net::Route& r : net.stack().routes()) {
       if (family != AF_UNSPEC && family != (r.destination.v4() ? AF_INET : AF_INET6)) continue;
-      PutRoute(r.destination, r.prefix, r.gateway, r.source, r.link, RouteHeader(RT_TABLE_MAIN, r.protocol, r.scope, r.type),
-               NLM_F_MULTI, out);
+      PutRoute(r.destination, r.prefix, r.gateway, r.source, r.link, RouteHeader(RT_TABLE_MAIN, r.protocol, r.scope, r.type), NLM_F_MULTI, out);
     }
     for (const auto& link : net.stack().links()) {
       for (const net::InterfaceAddress& a : link->addresses()) {
@@ -192,20 +191,16 @@ int HandleRoute(Task& task, NetNamespace& net, uint16_t type, uint16_t, bool dum
   // Of each four types the third asks; the others change something (RTM_GET*).
   if ((type - RTM_BASE) % 4 != 2 && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_ADMIN)) return EPERM;
   switch (type) {
-    case RTM_GETLINK:
-      return GetLink(net, dump, body, out);
+    case RTM_GETLINK: return GetLink(net, dump, body, out);
     case RTM_NEWLINK:
-    case RTM_SETLINK:
-      return SetLink(net, body);
+    case RTM_SETLINK: return SetLink(net, body);
     case RTM_GETADDR:
       if (!dump) return EOPNOTSUPP;
       DumpAddresses(net, body.empty() ? AF_UNSPEC : static_cast<uint8_t>(body[0]), out);
       return 0;
     case RTM_NEWADDR:
-    case RTM_DELADDR:
-      return ChangeAddress(net, type == RTM_NEWADDR, body);
-    case RTM_GETROUTE:
-      return GetRoute(net, dump, body, out);
+    case RTM_DELADDR: return ChangeAddress(net, type == RTM_NEWADDR, body);
+    case RTM_GETROUTE: return GetRoute(net, dump, body, out);
     case RTM_GETNEIGH:
     case RTM_GETRULE:
     case RTM_GETQDISC:
@@ -214,8 +209,7 @@ int HandleRoute(Task& task, NetNamespace& net, uint16_t type, uint16_t, bool dum
     case RTM_GETNETCONF:
       // None of these exist; an empty list is the whole answer.
       return dump ? 0 : EOPNOTSUPP;
-    default:
-      return EOPNOTSUPP;
+    default: return EOPNOTSUPP;
   }
 }
 

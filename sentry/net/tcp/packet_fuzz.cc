@@ -199,7 +199,10 @@ void World::Program(FuzzedDataProvider& data) {
       if (accepted) accepted->Close(data.ConsumeBool());
       return;
     }
-    case 6: (void)c.Disconnect(); (void)c.Connect({peer_, 80}, false, 0); return;
+    case 6:
+      (void)c.Disconnect();
+      (void)c.Connect({peer_, 80}, false, 0);
+      return;
     default:
       if (connections_.size() < 2) return;
       connections_.back()->Close(data.ConsumeBool());

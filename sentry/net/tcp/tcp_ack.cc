@@ -151,8 +151,7 @@ bool TcpConnection::InputAck(const Packet& packet) {
       cubic_.OnAck(acked, mss_, now, rtt_.smoothed, limited);
       window_limited_ = false;
     }
-  } else if (outstanding && packet.payload.empty() && snd_wnd_ == old_window && (h.flags & (kSyn | kFin)) == 0 &&
-             h.ack == snd_una_) {
+  } else if (outstanding && packet.payload.empty() && snd_wnd_ == old_window && (h.flags & (kSyn | kFin)) == 0 && h.ack == snd_una_) {
     ++dup_acks_;
   }
   bool lost = news && MarkLost();

@@ -249,14 +249,9 @@ void TcpConnection::EnterTimeWait() {
 void TcpConnection::CloseSending() {
   switch (state_) {
     case TcpState::kSynReceived:
-    case TcpState::kEstablished:
-      SetState(TcpState::kFinWait1);
-      break;
-    case TcpState::kCloseWait:
-      SetState(TcpState::kLastAck);
-      break;
-    default:
-      return;
+    case TcpState::kEstablished: SetState(TcpState::kFinWait1); break;
+    case TcpState::kCloseWait: SetState(TcpState::kLastAck); break;
+    default: return;
   }
   AppendFin();
   Output();
@@ -332,9 +327,7 @@ void TcpConnection::Disconnect() {
 size_t TcpConnection::SendRoom() const { return send_charge_ >= send_limit_ ? 0 : send_limit_ - send_charge_; }
 
 // A third of the buffer is free (sk_stream_is_writeable), so that a writer does not wake for every segment.
-bool TcpConnection::writable() const {
-  return uint64_t{send_charge_} * 3 <= uint64_t{send_limit_} * 2 && unsent() < options_.not_sent_low;
-}
+bool TcpConnection::writable() const { return uint64_t{send_charge_} * 3 <= uint64_t{send_limit_} * 2 && unsent() < options_.not_sent_low; }
 
 ErrnoOr<size_t> TcpConnection::Write(Source& source, bool more, bool urgent) {
   if (error_ != 0) return Errno(TakeError());
@@ -532,8 +525,8 @@ void TcpConnection::FillInfo(tcp_info* info) const {
   info->tcpi_ca_state = in_recovery_ ? 3 : 0;
   info->tcpi_retransmits = static_cast<uint8_t>(std::min(retries_, 255u));
   info->tcpi_probes = static_cast<uint8_t>(std::min(keepalive_probes_, 255u));
-  info->tcpi_options = static_cast<uint8_t>((timestamps_ ? TCPI_OPT_TIMESTAMPS : 0) | (sack_ok_ ? TCPI_OPT_SACK : 0) |
-                                            (rcv_scale_ != 0 ? TCPI_OPT_WSCALE : 0));
+  info->tcpi_options =
+      static_cast<uint8_t>((timestamps_ ? TCPI_OPT_TIMESTAMPS : 0) | (sack_ok_ ? TCPI_OPT_SACK : 0) | (rcv_scale_ != 0 ? TCPI_OPT_WSCALE : 0));
   info->tcpi_snd_wscale = snd_scale_ & 15;
   info->tcpi_rcv_wscale = rcv_scale_ & 15;
   info->tcpi_rto = us(rtt_.rto);

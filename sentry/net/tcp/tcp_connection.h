@@ -121,9 +121,9 @@ class TcpConnection final : public RefCounted<TcpConnection>, public state::Save
     uint32_t retries = 0;
   };
   TimerInfo timer_info() const;
-  uint64_t ino = 0;   // of the socket, for /proc/net/tcp and ss
+  uint64_t ino = 0;  // of the socket, for /proc/net/tcp and ss
   uint32_t uid = 0;
-  int family = 0;     // AF_INET or AF_INET6: of the socket
+  int family = 0;  // AF_INET or AF_INET6: of the socket
   bool v6only = false;
 
   // --- from the layer ---
@@ -254,10 +254,10 @@ class TcpConnection final : public RefCounted<TcpConnection>, public state::Save
   RefPtr<Buffer> tail_;              // whose free end takes the next bytes
   uint32_t snd_una_ = 0, snd_nxt_ = 0, write_seq_ = 0;
   uint32_t snd_wnd_ = 0, snd_wl1_ = 0, snd_wl2_ = 0, max_window_ = 0;
-  uint32_t snd_small_ = 0;           // end of the last short segment (Minshall's variant of Nagle)
+  uint32_t snd_small_ = 0;  // end of the last short segment (Minshall's variant of Nagle)
   uint32_t snd_urgent_ = 0;
   bool has_urgent_out_ = false;
-  bool more_ = false;                // MSG_MORE
+  bool more_ = false;  // MSG_MORE
   uint32_t send_limit_ = 16384;
   bool send_limit_locked_ = false;
   uint32_t send_charge_ = 0;
@@ -270,7 +270,7 @@ class TcpConnection final : public RefCounted<TcpConnection>, public state::Save
   uint32_t dup_acks_ = 0;
   bool in_recovery_ = false;
   uint32_t recovery_point_ = 0;
-  bool window_limited_ = false;      // the congestion window held data back
+  bool window_limited_ = false;  // the congestion window held data back
   uint32_t total_retransmits_ = 0;
   uint64_t bytes_sent_ = 0, bytes_acked_ = 0, bytes_received_ = 0, segments_in_ = 0, segments_out_ = 0;
 
@@ -279,10 +279,10 @@ class TcpConnection final : public RefCounted<TcpConnection>, public state::Save
   size_t received_bytes_ = 0;
   uint32_t receive_charge_ = 0;
   uint32_t read_seq_ = 0, rcv_nxt_ = 0;
-  uint32_t rcv_adv_ = 0;             // right edge of the window that the peer knows
+  uint32_t rcv_adv_ = 0;                         // right edge of the window that the peer knows
   std::map<uint64_t, OutOfOrder> out_of_order_;  // by position in the stream (bytes_received_ is where rcv_nxt_ is)
   uint32_t irs_ = 0;
-  uint32_t last_sacked_ = 0;         // sequence number in the newest block
+  uint32_t last_sacked_ = 0;  // sequence number in the newest block
   uint32_t out_of_order_charge_ = 0;
   bool fin_received_ = false;
   uint32_t receive_limit_ = 131072;
@@ -302,7 +302,7 @@ class TcpConnection final : public RefCounted<TcpConnection>, public state::Save
   int64_t retransmit_at_ = kNoDeadline;  // or window probe, if nothing is in flight
   int64_t ack_at_ = kNoDeadline;
   int64_t keepalive_at_ = kNoDeadline;
-  int64_t linger_at_ = kNoDeadline;      // end of FIN_WAIT_2 of an orphan, of SYN_RECEIVED
+  int64_t linger_at_ = kNoDeadline;  // end of FIN_WAIT_2 of an orphan, of SYN_RECEIVED
   uint32_t retries_ = 0;
   int64_t retry_since_ = 0;
   uint32_t keepalive_probes_ = 0;

@@ -14,9 +14,7 @@ constexpr uint32_t kReadable = POLLIN | POLLRDNORM;
 // After that long a time stamp says nothing any more (RFC 7323, 5.5).
 constexpr int64_t kTimestampLife = 24 * 24 * 3600 * kSecond;
 
-uint32_t LengthOf(const Packet& p) {
-  return p.payload.size + ((p.tcp.flags & kSyn) != 0 ? 1 : 0) + ((p.tcp.flags & kFin) != 0 ? 1 : 0);
-}
+uint32_t LengthOf(const Packet& p) { return p.payload.size + ((p.tcp.flags & kSyn) != 0 ? 1 : 0) + ((p.tcp.flags & kFin) != 0 ? 1 : 0); }
 
 }  // namespace
 
@@ -165,14 +163,9 @@ void TcpConnection::AfterOurFinIsAcked() {
       }
       Notify(POLLOUT | POLLWRNORM);
       break;
-    case TcpState::kClosing:
-      EnterTimeWait();
-      break;
-    case TcpState::kLastAck:
-      Done(0);
-      break;
-    default:
-      break;
+    case TcpState::kClosing: EnterTimeWait(); break;
+    case TcpState::kLastAck: Done(0); break;
+    default: break;
   }
 }
 
@@ -358,9 +351,7 @@ void TcpConnection::OnFin() {
   unacked_segments_ = 2;
   switch (state_) {
     case TcpState::kSynReceived:
-    case TcpState::kEstablished:
-      SetState(TcpState::kCloseWait);
-      break;
+    case TcpState::kEstablished: SetState(TcpState::kCloseWait); break;
     case TcpState::kFinWait1:
       // Not acknowledged yet, or the state would be FIN_WAIT_2.
       SetState(TcpState::kClosing);
@@ -369,8 +360,7 @@ void TcpConnection::OnFin() {
       SendAck();
       EnterTimeWait();
       return;
-    default:
-      break;
+    default: break;
   }
   Notify(kReadable | POLLRDHUP | (shutdown_ != 0 ? POLLHUP : 0));
 }

@@ -6,15 +6,11 @@ namespace amber::net {
 namespace {
 constexpr size_t kMaxTimeWaits = 65536;  // net.ipv4.tcp_max_tw_buckets
 
-FlowKey KeyOf(const Packet& p) {
-  return {{p.destination, p.tcp.destination_port}, {p.source, p.tcp.source_port}};
-}
+FlowKey KeyOf(const Packet& p) { return {{p.destination, p.tcp.destination_port}, {p.source, p.tcp.source_port}}; }
 }  // namespace
 
 TcpLayer::TcpLayer(Stack& stack)
-    : stack_(stack),
-      table_(16, KeyHash{stack.Random()}),
-      time_wait_table_(16, KeyHash{stack.Random()}),
+    : stack_(stack), table_(16, KeyHash{stack.Random()}), time_wait_table_(16, KeyHash{stack.Random()}),
       time_wait_timer_([this] { ExpireTimeWaits(); }) {
   stack_.SetTransport(kTcp, this);
 }
@@ -214,8 +210,7 @@ bool TcpLayer::InputTimeWait(TimeWait& tw, const Packet& packet) {
     out.tcp.timestamp = static_cast<uint32_t>(stack_.Now() / kMs) + tw.ts_offset;
     out.tcp.timestamp_echo = tw.ts_recent;
   }
-  if (h.seq + packet.payload.size + ((h.flags & kFin) != 0 ? 1 : 0) == tw.rcv_nxt && packet.payload.empty() &&
-      (h.flags & (kFin | kSyn)) == 0) {
+  if (h.seq + packet.payload.size + ((h.flags & kFin) != 0 ? 1 : 0) == tw.rcv_nxt && packet.payload.empty() && (h.flags & (kFin | kSyn)) == 0) {
     return true;  // a plain acknowledgement
   }
   ++stack_.counters().tcp_out;

@@ -6,9 +6,7 @@
 
 namespace amber::net {
 
-uint32_t TcpConnection::TimestampNow() const {
-  return static_cast<uint32_t>(layer_->stack().Now() / kMs) + ts_offset_;
-}
+uint32_t TcpConnection::TimestampNow() const { return static_cast<uint32_t>(layer_->stack().Now() / kMs) + ts_offset_; }
 
 // The window to offer, in bytes. Never takes back what was offered; grows in steps worth a segment only (RFC 9293, 3.8.6.2.2).
 uint32_t TcpConnection::SelectWindow() {

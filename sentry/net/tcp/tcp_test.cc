@@ -249,7 +249,8 @@ TEST_F(TcpTest, ZeroWindowIsProbedAndOpens) {
     auto n = server_->Read(sink, {});
     if (n.ok()) got += *n;
     return got == data.size();
-  })) << got << " of " << data.size() << ", state " << static_cast<int>(client_->state()) << ", unsent " << client_->unsent();
+  })) << got
+      << " of " << data.size() << ", state " << static_cast<int>(client_->state()) << ", unsent " << client_->unsent();
 }
 
 TEST_F(TcpTest, ResetOfAnUnknownPort) {

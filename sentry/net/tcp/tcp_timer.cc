@@ -67,9 +67,10 @@ bool TcpConnection::TooManyRetries(uint32_t retries, int64_t since) const {
   if (options_.user_timeout_ms != 0 && state_ != TcpState::kSynSent) {
     return layer_->stack().Now() - since >= int64_t{options_.user_timeout_ms} * kMs;
   }
-  uint32_t most = state_ == TcpState::kSynSent ? options_.syn_retries
+  uint32_t most = state_ == TcpState::kSynSent       ? options_.syn_retries
                   : state_ == TcpState::kSynReceived ? options_.synack_retries
-                  : orphan_ ? 8u : options_.retries;
+                  : orphan_                          ? 8u
+                                                     : options_.retries;
   return retries >= most;
 }
 
@@ -121,9 +122,8 @@ void TcpConnection::OnKeepAlive() {
     keepalive_at_ = std::max(idle_end, now + kSecond);
     return ArmTimer();
   }
-  bool over = options_.user_timeout_ms != 0
-                  ? keepalive_probes_ > 0 && now - last_heard_ >= int64_t{options_.user_timeout_ms} * kMs
-                  : keepalive_probes_ >= options_.keep_count;
+  bool over = options_.user_timeout_ms != 0 ? keepalive_probes_ > 0 && now - last_heard_ >= int64_t{options_.user_timeout_ms} * kMs
+                                            : keepalive_probes_ >= options_.keep_count;
   if (over) {
     SendResetNow();
     return Done(ETIMEDOUT);

@@ -41,8 +41,7 @@ ErrnoOr<size_t> TakeInto(Source& source, std::string* out, size_t size) {
 
 ErrnoOr<size_t> UnixSocket::Send(Task& task, SendRequest& request) {
   if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
-  if (!request.rights.empty() && UnixGarbage::InFlight(task.creds().uid) > task.limit(RLIMIT_NOFILE) &&
-      !task.Has(kCapSysResource)) {
+  if (!request.rights.empty() && UnixGarbage::InFlight(task.creds().uid) > task.limit(RLIMIT_NOFILE) && !task.Has(kCapSysResource)) {
     return Errno(ETOOMANYREFS);
   }
   UnixMessage message;
@@ -275,9 +274,7 @@ ErrnoOr<uint64_t> UnixSocket::Ioctl(Task& task, uint32_t command, uint64_t argum
       if (listening()) return Errno(EINVAL);
       value = static_cast<int>(connection_oriented() ? queued_bytes_ : messages_.empty() ? 0 : messages_.front().data.size());
       break;
-    case SIOCOUTQ:
-      value = static_cast<int>(budget_->used);
-      break;
+    case SIOCOUTQ: value = static_cast<int>(budget_->used); break;
     default:
       // Any socket tells of interfaces; the C library asks one of these.
       return InterfaceIoctl(task, NetNamespace::Of(task), command, argument);

@@ -193,8 +193,7 @@ ErrnoOr<void> UnixSocket::Shutdown(Task&, int how) {
   if (connection_oriented() && peer_ != nullptr) {
     // What I no longer send the peer no longer receives, and the other way round.
     peer_->shutdown_ |= (bits & 2) >> 1 | (bits & 1) << 1;
-    peer_->queue_.Notify(POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLRDHUP |
-                         (peer_->shutdown_ == 3 ? POLLHUP : 0));
+    peer_->queue_.Notify(POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLRDHUP | (peer_->shutdown_ == 3 ? POLLHUP : 0));
   }
   queue_.Notify(POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLRDHUP | (shutdown_ == 3 ? POLLHUP : 0));
   if (listening()) backlog_queue_.Notify(POLLHUP);

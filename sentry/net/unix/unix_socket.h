@@ -107,11 +107,11 @@ class UnixSocket final : public Socket {
   bool listening() const override { return state_ == State::kListening; }
 
   State state_ = State::kUnconnected;
-  std::string address_;       // sockaddr_un bytes; empty if not bound
-  bool owns_name_ = false;    // false for accepted sockets, which show their listener's
+  std::string address_;                  // sockaddr_un bytes; empty if not bound
+  bool owns_name_ = false;               // false for accepted sockets, which show their listener's
   std::unique_ptr<VfsPath> bound_path_;  // of a name in the file system
   UnixSocket* peer_ = nullptr;
-  std::string peer_address_;  // as it was when the connection was made
+  std::string peer_address_;          // as it was when the connection was made
   std::set<UnixSocket*> watched_by_;  // sockets whose peer_ is this one
   UnixSocket* waiting_for_ = nullptr;
   std::set<UnixSocket*> waiting_senders_;  // sockets whose waiting_for_ is this one
@@ -121,14 +121,14 @@ class UnixSocket final : public Socket {
   size_t backlog_ = 0;
   bool has_peer_credentials_ = false;
   ucred peer_credentials_{};
-  ucred own_credentials_{};   // at listen(2)
-  int shutdown_ = 0;          // bit 0: receiving, bit 1: sending
-  bool hung_up_ = false;      // was connected, and the peer is gone
+  ucred own_credentials_{};  // at listen(2)
+  int shutdown_ = 0;         // bit 0: receiving, bit 1: sending
+  bool hung_up_ = false;     // was connected, and the peer is gone
   int error_ = 0;
   RefPtr<UnixSendBudget> budget_;
   WaitQueue queue_;
-  WaitQueue backlog_queue_;   // connects that wait for room
-  int in_flight_ = 0;         // references held by messages
+  WaitQueue backlog_queue_;      // connects that wait for room
+  int in_flight_ = 0;            // references held by messages
   bool pending_accept_ = false;  // is in a listener's pending_
 };
 

@@ -22,10 +22,7 @@ int64_t GetPidSite(const Context&, int64_t count) {
   int64_t start = Now();
   for (int64_t i = 0; i < count; ++i) {
     int64_t result;
-    asm volatile("movl %1, %%eax\n\tsyscall"
-                 : "=&a"(result)
-                 : "i"(SYS_getpid)
-                 : "rcx", "r11", "memory");
+    asm volatile("movl %1, %%eax\n\tsyscall" : "=&a"(result) : "i"(SYS_getpid) : "rcx", "r11", "memory");
   }
   return Now() - start;
 }

@@ -29,13 +29,9 @@ int64_t TimeStat(const char* path, int64_t count, int expected_errno) {
 
 int64_t StatRoot(const Context&, int64_t count) { return TimeStat(kRootFile, count, 0); }
 
-int64_t StatBind(const Context& context, int64_t count) {
-  return TimeStat((context.data + "/file").c_str(), count, 0);
-}
+int64_t StatBind(const Context& context, int64_t count) { return TimeStat((context.data + "/file").c_str(), count, 0); }
 
-int64_t StatMissing(const Context&, int64_t count) {
-  return TimeStat("/usr/bin/no-such-file", count, ENOENT);
-}
+int64_t StatMissing(const Context&, int64_t count) { return TimeStat("/usr/bin/no-such-file", count, ENOENT); }
 
 int64_t TimeOpen(const char* path, int64_t count) {
   int64_t start = Now();
@@ -49,9 +45,7 @@ int64_t TimeOpen(const char* path, int64_t count) {
 
 int64_t OpenRoot(const Context&, int64_t count) { return TimeOpen(kRootFile, count); }
 
-int64_t OpenBind(const Context& context, int64_t count) {
-  return TimeOpen((context.data + "/file").c_str(), count);
-}
+int64_t OpenBind(const Context& context, int64_t count) { return TimeOpen((context.data + "/file").c_str(), count); }
 
 int64_t TimePread(const Context& context, int64_t count, size_t size) {
   int fd = open((context.data + "/file").c_str(), O_RDONLY);
@@ -68,9 +62,7 @@ int64_t TimePread(const Context& context, int64_t count, size_t size) {
 }
 
 int64_t Pread4K(const Context& context, int64_t count) { return TimePread(context, count, 4096); }
-int64_t Pread1M(const Context& context, int64_t count) {
-  return TimePread(context, count, 1 << 20);
-}
+int64_t Pread1M(const Context& context, int64_t count) { return TimePread(context, count, 1 << 20); }
 
 // One operation lists the whole folder.
 int64_t GetDents(const Context& context, int64_t count) {
@@ -104,9 +96,8 @@ int64_t CreateUnlink(const Context&, int64_t count) {
 }
 
 constexpr Row kRows[] = {
-    {"stat_root", StatRoot}, {"stat_bind", StatBind},     {"stat_missing", StatMissing},
-    {"open_root", OpenRoot}, {"open_bind", OpenBind},     {"pread_4k", Pread4K},
-    {"pread_1m", Pread1M},   {"getdents_1000", GetDents}, {"create_unlink", CreateUnlink},
+    {"stat_root", StatRoot}, {"stat_bind", StatBind}, {"stat_missing", StatMissing}, {"open_root", OpenRoot},         {"open_bind", OpenBind},
+    {"pread_4k", Pread4K},   {"pread_1m", Pread1M},   {"getdents_1000", GetDents},   {"create_unlink", CreateUnlink},
 };
 
 }  // namespace

@@ -66,9 +66,7 @@ int64_t TimeCommand(const std::string& command) {
   const char* arguments[] = {"sh", "-c", command.c_str(), nullptr};
   pid_t child;
   int64_t start = Now();
-  Require(
-      posix_spawn(&child, "/bin/sh", nullptr, nullptr, const_cast<char**>(arguments), environ) == 0,
-      "posix_spawn");
+  Require(posix_spawn(&child, "/bin/sh", nullptr, nullptr, const_cast<char**>(arguments), environ) == 0, "posix_spawn");
   int status;
   Require(waitpid(child, &status, 0) == child, "waitpid");
   int64_t spent = Now() - start;
@@ -85,8 +83,7 @@ int RunPlan(const char* path) {
   std::ifstream plan(path);
   Require(plan.good(), path);
   std::string name, before, command;
-  while (std::getline(plan, name, '\t') && std::getline(plan, before, '\t') &&
-         std::getline(plan, command)) {
+  while (std::getline(plan, name, '\t') && std::getline(plan, before, '\t') && std::getline(plan, command)) {
     if (!before.empty() && TimeCommand(before) < 0) {
       PrintError(name, "preparation failed", 1);
       continue;

@@ -127,9 +127,8 @@ int64_t EpollEventFd(const Context&, int64_t count) {
 }
 
 constexpr Row kRows[] = {
-    {"pipe_pingpong", PipePingPong},   {"futex_pingpong", FutexPingPong},
-    {"unix_pingpong", SocketPingPong}, {"poll_100", Poll100},
-    {"epoll_eventfd", EpollEventFd},
+    {"pipe_pingpong", PipePingPong}, {"futex_pingpong", FutexPingPong}, {"unix_pingpong", SocketPingPong},
+    {"poll_100", Poll100},           {"epoll_eventfd", EpollEventFd},
 };
 
 }  // namespace

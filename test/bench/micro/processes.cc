@@ -46,17 +46,14 @@ int64_t TimeSpawn(const std::string& program, int64_t count) {
   int64_t start = Now();
   for (int64_t i = 0; i < count; ++i) {
     pid_t child;
-    Require(posix_spawn(&child, program.c_str(), nullptr, nullptr, arguments, environ) == 0,
-            program.c_str());
+    Require(posix_spawn(&child, program.c_str(), nullptr, nullptr, arguments, environ) == 0, program.c_str());
     int status;
     Require(waitpid(child, &status, 0) == child && status == 0, "waitpid");
   }
   return Now() - start;
 }
 
-int64_t SpawnStatic(const Context& context, int64_t count) {
-  return TimeSpawn(context.self_folder + "exit0", count);
-}
+int64_t SpawnStatic(const Context& context, int64_t count) { return TimeSpawn(context.self_folder + "exit0", count); }
 
 int64_t SpawnDynamic(const Context&, int64_t count) { return TimeSpawn("/bin/true", count); }
 
