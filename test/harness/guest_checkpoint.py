@@ -86,8 +86,11 @@ class Session:
         return self.folder / f"image-{self.generation}"
 
     def config(self):
-        arguments = [str(self.binary), f"--filter={self.name}", f"--timeout={self.timeout}", "--checkpoint=1,0"]
+        arguments = [os.path.realpath(self.binary), f"--filter={self.name}", f"--timeout={self.timeout}", "--checkpoint=1,0"]
         namespaces = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]
+        # A build whose output lies in /tmp is hidden by the guest's own.
+        folder = os.path.dirname(os.path.realpath(self.binary))
+        hidden = [{"destination": folder, "type": "bind", "source": folder, "options": ["bind", "ro"]}] if folder.startswith("/tmp/") else []
         return {
             "ociVersion": "1.0.2",
             "root": {"path": "/", "readonly": False},
@@ -106,6 +109,7 @@ class Session:
                  "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]},
                 {"destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs"},
                 {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
+                *hidden,
             ],
             "linux": {"namespaces": namespaces},
         }

@@ -4,6 +4,9 @@ import os, pty, re, select, signal, struct, sys, fcntl, termios, time
 
 pid, master = pty.fork()
 if pid == 0:
+    # Ignored, as in the background of a script, they would stay so in all that bash starts.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     os.environ["PS1"] = "READY> "
     os.execvp("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"])
 seen = b""
