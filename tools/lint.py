@@ -147,7 +147,8 @@ def changed_files():
     start = found.stdout.strip() or "HEAD"
     listing = subprocess.run(["git", "diff", "--name-only", start], cwd=ROOT, text=True,
                              stdout=subprocess.PIPE).stdout.split()
-    return set(listing) | set(git_files("--others", "--exclude-standard"))
+    added = subprocess.run(["git", "ls-files", "--others", "--exclude-standard"], cwd=ROOT, text=True, stdout=subprocess.PIPE).stdout.split()
+    return set(listing) | set(added)
 
 
 def tidy_one(name, database):
