@@ -8,6 +8,8 @@
 #include <sys/uio.h>
 #include <sys/un.h>
 
+#include <initializer_list>
+
 #include "test/harness/guest_util.h"
 
 using namespace guest;
@@ -79,6 +81,23 @@ class Ring {
     const io_uring_cqe cqe = Take();
     EXPECT_EQ(cqe.user_data, data);
     EXPECT_EQ(cqe.res, result);
+  }
+  struct Expected {
+    uint64_t data;  // below 32
+    int result;
+  };
+  // As many completions, each once.
+  void ExpectInAnyOrder(std::initializer_list<Expected> expected) {
+    uint32_t all = 0, seen = 0;
+    for (const Expected& e : expected) all |= 1u << e.data;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const io_uring_cqe cqe = Take();
+      for (const Expected& e : expected) {
+        if (e.data == cqe.user_data) EXPECT_EQ(cqe.res, e.result);
+      }
+      seen |= 1u << cqe.user_data;
+    }
+    EXPECT_EQ(seen, all);
   }
 
   io_uring_params params = {};
@@ -240,13 +259,7 @@ GUEST_TEST(IoUring, PollIsTriggeredAndRemoved) {
   EXPECT_EQ(ring.Submit(), 1);
   ring.Next(IORING_OP_POLL_REMOVE, -1, 4).addr = 3;
   EXPECT_EQ(ring.Submit(2), 1);
-  int seen = 0;
-  for (int i = 0; i < 2; ++i) {
-    const io_uring_cqe cqe = ring.Take();
-    EXPECT_EQ(cqe.res, cqe.user_data == 3 ? -ECANCELED : 0);
-    seen |= 1 << cqe.user_data;
-  }
-  EXPECT_EQ(seen, 1 << 3 | 1 << 4);
+  ring.ExpectInAnyOrder({{3, -ECANCELED}, {4, 0}});
   ring.Next(IORING_OP_POLL_REMOVE, -1, 5).addr = 3;
   EXPECT_EQ(ring.Submit(1), 1);
   ring.ExpectNext(5, -ENOENT);
@@ -271,13 +284,7 @@ GUEST_TEST(IoUring, Timeouts) {
   ring.ExpectNext(3, 0);
   ring.Next(IORING_OP_TIMEOUT_REMOVE, -1, 4).addr = 2;
   EXPECT_EQ(ring.Submit(2), 1);
-  int seen = 0;
-  for (int i = 0; i < 2; ++i) {
-    const io_uring_cqe cqe = ring.Take();
-    EXPECT_EQ(cqe.res, cqe.user_data == 2 ? -ECANCELED : 0);
-    seen |= 1 << cqe.user_data;
-  }
-  EXPECT_EQ(seen, 1 << 2 | 1 << 4);
+  ring.ExpectInAnyOrder({{2, -ECANCELED}, {4, 0}});
   ring.Next(IORING_OP_TIMEOUT_REMOVE, -1, 5).addr = 2;
   const timespec bad = {.tv_sec = 0, .tv_nsec = -1};
   ring.Buffer(IORING_OP_TIMEOUT, -1, 6, &bad, 1);
@@ -295,26 +302,14 @@ GUEST_TEST(IoUring, Cancel) {
   CheckpointHere();
   ring.Next(IORING_OP_ASYNC_CANCEL, -1, 10).addr = 2;
   EXPECT_EQ(ring.Submit(2), 1);
-  int seen = 0;
-  for (int i = 0; i < 2; ++i) {
-    const io_uring_cqe cqe = ring.Take();
-    EXPECT_EQ(cqe.res, cqe.user_data == 2 ? -ECANCELED : 0);
-    seen |= 1 << cqe.user_data;
-  }
-  EXPECT_EQ(seen, 1 << 2 | 1 << 10);
+  ring.ExpectInAnyOrder({{2, -ECANCELED}, {10, 0}});
   ring.Next(IORING_OP_ASYNC_CANCEL, -1, 11).addr = 2;
   EXPECT_EQ(ring.Submit(1), 1);
   ring.ExpectNext(11, -ENOENT);
   io_uring_sqe& all = ring.Next(IORING_OP_ASYNC_CANCEL, pipe.r, 12);
   all.cancel_flags = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_FD;
   EXPECT_EQ(ring.Submit(3), 1);
-  seen = 0;
-  for (int i = 0; i < 3; ++i) {
-    const io_uring_cqe cqe = ring.Take();
-    EXPECT_EQ(cqe.res, cqe.user_data == 12 ? 2 : -ECANCELED);
-    seen |= 1 << cqe.user_data;
-  }
-  EXPECT_EQ(seen, 1 << 1 | 1 << 3 | 1 << 12);
+  ring.ExpectInAnyOrder({{1, -ECANCELED}, {3, -ECANCELED}, {12, 2}});
 }
 
 GUEST_TEST(IoUring, LinksRunInOrderAndFailTogether) {
@@ -358,25 +353,13 @@ GUEST_TEST(IoUring, LinkedTimeoutLimits) {
   ring.Buffer(IORING_OP_READ, pipe.r, 1, text, 3).flags = IOSQE_IO_LINK;
   ring.Buffer(IORING_OP_LINK_TIMEOUT, -1, 2, &short_time, 1);
   EXPECT_EQ(ring.Submit(2), 2);
-  int seen = 0;
-  for (int i = 0; i < 2; ++i) {
-    const io_uring_cqe cqe = ring.Take();
-    EXPECT_EQ(cqe.res, cqe.user_data == 1 ? -ECANCELED : -ETIME);
-    seen |= 1 << cqe.user_data;
-  }
-  EXPECT_EQ(seen, 1 << 1 | 1 << 2);
+  ring.ExpectInAnyOrder({{1, -ECANCELED}, {2, -ETIME}});
   ring.Buffer(IORING_OP_READ, pipe.r, 3, text, 3).flags = IOSQE_IO_LINK;
   ring.Buffer(IORING_OP_LINK_TIMEOUT, -1, 4, &long_time, 1);
   EXPECT_EQ(ring.Submit(), 2);
   CheckpointHere();
   MUST(write(pipe.w, "abc", 3));
-  seen = 0;
-  for (int i = 0; i < 2; ++i) {
-    const io_uring_cqe cqe = ring.Take();
-    EXPECT_EQ(cqe.res, cqe.user_data == 3 ? 3 : -ECANCELED);
-    seen |= 1 << cqe.user_data;
-  }
-  EXPECT_EQ(seen, 1 << 3 | 1 << 4);
+  ring.ExpectInAnyOrder({{3, 3}, {4, -ECANCELED}});
 }
 
 GUEST_TEST(IoUring, DrainWaitsForAllBefore) {
@@ -440,13 +423,7 @@ GUEST_TEST(IoUring, Sockets) {
   message.msg_iovlen = 1;
   ring.Buffer(IORING_OP_SENDMSG, client, 5, &message, 1);
   EXPECT_EQ(ring.Submit(2), 1);
-  int seen = 0;
-  for (int i = 0; i < 2; ++i) {
-    const io_uring_cqe cqe = ring.Take();
-    EXPECT_EQ(cqe.res, cqe.user_data == 3 ? 10 : 5);
-    seen |= 1 << cqe.user_data;
-  }
-  EXPECT_EQ(seen, 1 << 3 | 1 << 5);
+  ring.ExpectInAnyOrder({{3, 10}, {5, 5}});
   EXPECT_STREQ(text, "1234567890");
   iovec into = {more, sizeof(more)};
   msghdr received = {};
@@ -456,13 +433,7 @@ GUEST_TEST(IoUring, Sockets) {
   EXPECT_EQ(ring.Submit(), 1);
   ring.Buffer(IORING_OP_SHUTDOWN, client, 7, nullptr, SHUT_WR);
   EXPECT_EQ(ring.Submit(2), 1);
-  seen = 0;
-  for (int i = 0; i < 2; ++i) {
-    const io_uring_cqe cqe = ring.Take();
-    EXPECT_EQ(cqe.res, 0);
-    seen |= 1 << cqe.user_data;
-  }
-  EXPECT_EQ(seen, 1 << 6 | 1 << 7);
+  ring.ExpectInAnyOrder({{6, 0}, {7, 0}});
   // Nobody is there: an error, and no signal.
   close(server);
   SleepMs(10);
@@ -510,13 +481,7 @@ GUEST_TEST(IoUring, RegisteredFilesAndBuffers) {
   CheckpointHere();
   ring.Buffer(IORING_OP_WRITE, 2, 2, "abcd", 4).flags = IOSQE_FIXED_FILE;
   EXPECT_EQ(ring.Submit(2), 1);
-  int seen = 0;
-  for (int i = 0; i < 2; ++i) {
-    const io_uring_cqe cqe = ring.Take();
-    EXPECT_EQ(cqe.res, 4);
-    seen |= 1 << cqe.user_data;
-  }
-  EXPECT_EQ(seen, 1 << 1 | 1 << 2);
+  ring.ExpectInAnyOrder({{1, 4}, {2, 4}});
   EXPECT_STREQ(memory + 4, "abcd");
   ring.Buffer(IORING_OP_READ_FIXED, 0, 3, memory + 28, 8).flags = IOSQE_FIXED_FILE;
   ring.Buffer(IORING_OP_READ, 1, 4, memory, 8).flags = IOSQE_FIXED_FILE;

@@ -28,8 +28,7 @@ TtyConsole::TtyConsole(Kernel& kernel, Tty& tty, UniqueFd fd) : tty_(tty), fd_(s
 TtyConsole::~TtyConsole() = default;
 
 uint32_t TtyConsole::Ready(short events) const {
-  pollfd p{fd_.get(), events, 0};
-  return poll(&p, 1, 0) > 0 ? static_cast<uint16_t>(p.revents) : 0;
+  return HostPoll::Ready(fd_.get(), static_cast<uint16_t>(events));
 }
 
 void TtyConsole::Run(uint32_t) {

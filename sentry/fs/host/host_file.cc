@@ -35,11 +35,7 @@ void HostFile::Bind(HostPoll& poll, UniqueFd fd) {
   poll_source_.Register(poll, fd_.get());
 }
 
-uint32_t HostFile::HostReady(uint32_t events) const {
-  pollfd p{fd_.get(), static_cast<short>(events), 0};
-  if (poll(&p, 1, 0) <= 0) return 0;
-  return static_cast<uint32_t>(p.revents) & 0xffff;
-}
+uint32_t HostFile::HostReady(uint32_t events) const { return HostPoll::Ready(fd_.get(), events); }
 
 // /dev/stdout and its kin: the descriptor is all that there is of the object, so the same description serves again.
 ErrnoOr<RefPtr<File>> HostFile::Reopen(Task&, int open_flags) {

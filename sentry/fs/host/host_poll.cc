@@ -1,5 +1,6 @@
 #include "sentry/fs/host/host_poll.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
@@ -36,6 +37,12 @@ HostPoll::HostPoll(Kernel& kernel) : kernel_(kernel), epoll_(epoll_create1(EPOLL
   event.data.u64 = 0;
   AMBER_CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, stop_.get(), &event) == 0);
   thread_ = std::thread([this] { Loop(); });
+}
+
+uint32_t HostPoll::Ready(int fd, uint32_t events) {
+  pollfd p{fd, static_cast<short>(events), 0};
+  if (poll(&p, 1, 0) <= 0) return 0;
+  return static_cast<uint32_t>(p.revents) & 0xffff;
 }
 
 HostPoll::~HostPoll() {

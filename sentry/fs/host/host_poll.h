@@ -39,6 +39,9 @@ class HostPoll {
   HostPoll(const HostPoll&) = delete;
   HostPoll& operator=(const HostPoll&) = delete;
 
+  // What poll(2) says of `fd` right now: POLL* bits among `events`, and POLLERR, POLLHUP, POLLNVAL.
+  static uint32_t Ready(int fd, uint32_t events);
+
  private:
   void Loop();
 

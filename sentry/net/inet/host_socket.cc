@@ -32,13 +32,6 @@ ErrnoOr<void> CheckAddress(std::string_view address) {
   return Ok();
 }
 
-ErrnoOr<std::string> NameOf(int fd, int (*call)(int, sockaddr*, socklen_t*)) {
-  sockaddr_storage name;
-  socklen_t size = sizeof(name);
-  if (call(fd, reinterpret_cast<sockaddr*>(&name), &size) != 0) return Errno(errno);
-  return std::string(reinterpret_cast<char*>(&name), std::min<size_t>(size, sizeof(name)));
-}
-
 }  // namespace
 
 HostSocket::~HostSocket() { source_.Unregister(); }
@@ -58,15 +51,9 @@ ErrnoOr<RefPtr<Socket>> HostSocket::Make(Task& task, int family, int type, int p
   return RefPtr<Socket>(std::move(made));
 }
 
-uint32_t HostSocket::HostReady(uint32_t events) const {
-  pollfd p{fd_.get(), static_cast<short>(events), 0};
-  if (poll(&p, 1, 0) <= 0) return 0;
-  return static_cast<uint32_t>(p.revents) & 0xffff;
-}
-
 uint32_t HostSocket::Poll(Task&) {
   if (lost_) return POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLHUP | POLLRDHUP | (lost_error_ != 0 ? POLLERR : 0);
-  return HostReady(POLLIN | POLLOUT | POLLPRI | POLLRDHUP | POLLRDNORM | POLLWRNORM | POLLRDBAND | POLLWRBAND);
+  return HostPoll::Ready(fd_.get(), POLLIN | POLLOUT | POLLPRI | POLLRDHUP | POLLRDNORM | POLLWRNORM | POLLRDBAND | POLLWRBAND);
 }
 
 ErrnoOr<void> HostSocket::CheckLost() {
@@ -111,7 +98,7 @@ ErrnoOr<void> HostSocket::Connect(Task& task, std::string_view address) {
     lost_ = false;
     if (nonblocking()) return Errno(EINPROGRESS);
   }
-  if ((HostReady(POLLOUT) & (POLLOUT | POLLERR | POLLHUP)) == 0) {
+  if ((HostPoll::Ready(fd_.get(), POLLOUT) & (POLLOUT | POLLERR | POLLHUP)) == 0) {
     if (nonblocking()) return Errno(EALREADY);
     if (task.syscall().timed_out) return Errno(EINPROGRESS);
     bool limited = send_timeout_ != kNever;
@@ -147,9 +134,16 @@ ErrnoOr<void> HostSocket::Shutdown(Task&, int how) {
   return Ok();
 }
 
-ErrnoOr<std::string> HostSocket::LocalAddress() { return NameOf(fd_.get(), getsockname); }
+ErrnoOr<std::string> HostSocket::NameBy(int (*call)(int, sockaddr*, socklen_t*)) const {
+  sockaddr_storage name;
+  socklen_t size = sizeof(name);
+  if (call(fd_.get(), reinterpret_cast<sockaddr*>(&name), &size) != 0) return Errno(errno);
+  return std::string(reinterpret_cast<char*>(&name), std::min<size_t>(size, sizeof(name)));
+}
 
-ErrnoOr<std::string> HostSocket::PeerAddress() { return NameOf(fd_.get(), getpeername); }
+ErrnoOr<std::string> HostSocket::LocalAddress() { return NameBy(getsockname); }
+
+ErrnoOr<std::string> HostSocket::PeerAddress() { return NameBy(getpeername); }
 
 ErrnoOr<size_t> HostSocket::Send(Task& task, SendRequest& request) {
   if ((request.flags & MSG_FASTOPEN) != 0) return Errno(EOPNOTSUPP);

@@ -53,8 +53,8 @@ class HostSocket final : public InetSocket {
   ErrnoOr<void> SetUpAgain();
   // Tells that the connection is lost, once by an error.
   ErrnoOr<void> CheckLost();
-  // What poll(2) says right now, of `events`.
-  uint32_t HostReady(uint32_t events) const;
+  // By getsockname or getpeername.
+  ErrnoOr<std::string> NameBy(int (*call)(int, sockaddr*, socklen_t*)) const;
   int TakeError() override;
   bool listening() const override { return listening_; }
 

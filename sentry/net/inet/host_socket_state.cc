@@ -44,7 +44,7 @@ void NoteAddress(const ifaddrs& a, Interface* out) {
     const auto& from = *reinterpret_cast<const sockaddr_in*>(a.ifa_addr);
     const auto& mask = *reinterpret_cast<const sockaddr_in*>(a.ifa_netmask);
     address.address = net::IpAddress::V4(ntohl(from.sin_addr.s_addr));
-    address.prefix = std::popcount(mask.sin_addr.s_addr);
+    address.prefix = PrefixOf(reinterpret_cast<const uint8_t*>(&mask.sin_addr), 4);
   } else if (a.ifa_addr->sa_family == AF_INET6) {
     const auto& from = *reinterpret_cast<const sockaddr_in6*>(a.ifa_addr);
     const auto& mask = *reinterpret_cast<const sockaddr_in6*>(a.ifa_netmask);
@@ -100,10 +100,8 @@ std::string HostSocket::Save(state::Saver& saver) const {
   proto::HostSocket m;
   SaveInet(saver, m.mutable_inet());
   auto name = [this](int (*call)(int, sockaddr*, socklen_t*)) {
-    sockaddr_storage address;
-    socklen_t size = sizeof(address);
-    bool known = call(fd_.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0;
-    return known ? std::string(reinterpret_cast<char*>(&address), std::min<size_t>(size, sizeof(address))) : std::string();
+    auto known = NameBy(call);
+    return known.ok() ? *known : std::string();
   };
   if (bound_) m.set_local(name(getsockname));
   if (connected_ && !is_stream()) m.set_peer(name(getpeername));

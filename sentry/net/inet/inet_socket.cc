@@ -26,8 +26,10 @@ std::string Bytes(const T& value) {
 ErrnoOr<RefPtr<Socket>> NewInetSocket(Task& task, int family, int type, int protocol) {
   bool v4 = family == AF_INET;
   if (protocol < 0 || protocol >= IPPROTO_MAX) return Errno(protocol == 262 /* MPTCP */ ? EPROTONOSUPPORT : EINVAL);
-  if (NetNamespace::Of(task).host() && (type == SOCK_STREAM || type == SOCK_DGRAM)) return HostSocket::Make(task, family, type, protocol);
-  if (NetNamespace::Of(task).host() && type == SOCK_RAW) return Errno(EPERM);  // the sentry has no privilege over the host's network
+  if (NetNamespace::Of(task).host()) {
+    if (type == SOCK_STREAM || type == SOCK_DGRAM) return HostSocket::Make(task, family, type, protocol);
+    if (type == SOCK_RAW) return Errno(EPERM);  // the sentry has no privilege over the host's network
+  }
   int echo = v4 ? int{IPPROTO_ICMP} : int{IPPROTO_ICMPV6};
   switch (type) {
     case SOCK_STREAM:
