@@ -27,9 +27,7 @@ TtyConsole::TtyConsole(Kernel& kernel, Tty& tty, UniqueFd fd) : tty_(tty), fd_(s
 
 TtyConsole::~TtyConsole() = default;
 
-uint32_t TtyConsole::Ready(short events) const {
-  return HostPoll::Ready(fd_.get(), static_cast<uint16_t>(events));
-}
+uint32_t TtyConsole::Ready(short events) const { return HostPoll::Ready(fd_.get(), static_cast<uint16_t>(events)); }
 
 void TtyConsole::Run(uint32_t) {
   // Input makes echo, which announces itself: the outer call goes round once more instead of an inner one.
