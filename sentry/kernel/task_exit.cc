@@ -126,13 +126,13 @@ void TaskLifecycle::Release(Task& task) {
   }
   --group->live_;
   --kernel_.task_count_;
-  if (group->live_ == 0) return LastTaskGone(*group);
-  // A thread that is not the leader leaves no zombie.
+  // A thread that is not the leader leaves no zombie, not even as the last of its process.
   if (&task != group->leader_) {
     if (task.extras_->tracee != nullptr) Tracing::OnExit(task, task.exit_status_);
     group->pids_->Free(IdsOf(task));
     std::erase(group->tasks_, self);
   }
+  if (group->live_ == 0) return LastTaskGone(*group);
   // exec waits until it is alone.
   group->exit_queue_.Notify(POLLIN);
 }

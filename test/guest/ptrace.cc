@@ -465,6 +465,35 @@ GUEST_TEST(Ptrace, ThreadsAreTraced) {
   EXPECT_EXITED(Wait(pid), 0);
 }
 
+// Each traced thread of a process that ends as a whole is waited for, the one that ended it included; then nothing is left to wait for.
+GUEST_TEST(Ptrace, ThreadsEndWithTheirGroup) {
+  const pid_t pid = Traced([] {
+    int gate[2];
+    MUST(pipe(gate));
+    Thread sleeper([] { pause(); });
+    Thread last([&] {
+      char go;
+      if (read(gate[0], &go, 1) == 1) _exit(3);
+    });
+    MUST(write(gate[1], "", 1));
+    pause();
+  });
+  MUST(ptrace(PTRACE_SETOPTIONS, pid, nullptr, static_cast<long>(PTRACE_O_TRACECLONE)));
+  unsigned long tids[2] = {};
+  for (unsigned long& tid : tids) {
+    MUST(Resume(PTRACE_CONT, pid));
+    EXPECT_EQ(Wait(pid) >> 16, PTRACE_EVENT_CLONE);
+    MUST(ptrace(PTRACE_GETEVENTMSG, pid, nullptr, &tid));
+    EXPECT_STOPPED(Wait(static_cast<pid_t>(tid)), SIGSTOP);
+    MUST(Resume(PTRACE_CONT, static_cast<pid_t>(tid)));
+  }
+  CheckpointHere();
+  MUST(Resume(PTRACE_CONT, pid));
+  for (const unsigned long tid : tids) EXPECT_EXITED(Wait(static_cast<pid_t>(tid)), 3);
+  EXPECT_EXITED(Wait(pid), 3);
+  EXPECT_ERRNO(waitpid(-1, nullptr, __WALL | WNOHANG), ECHILD);
+}
+
 GUEST_TEST(Ptrace, VforkEvents) {
   const pid_t pid = Traced([] {
     const pid_t child = vfork();
