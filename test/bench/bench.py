@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times native, runc, runsc (where installed) and the sandbox side by side.
 
-  test/bench/bench.py [--rounds 5] [--groups micro,onecpu,busy,apps,lifecycle,checkpoint]
+  test/bench/bench.py [--rounds 5] [--groups micro,onecpu,busy,apps,lifecycle,scale,checkpoint]
                       [--targets native,sandbox] [--out out/bench]
 
 Rounds are interleaved: each runs every target once, in turning order, so that load and heat fall
@@ -26,6 +26,7 @@ import hot_spots
 import lifecycle
 import picture
 import rows
+import scale
 import targets
 
 ROOT = os.path.dirname(os.path.dirname(targets.HERE))
@@ -119,10 +120,23 @@ def run_group(group, target, samples):
         record(samples, target, wanted, *busy, suffix="@busy")
     elif group == "apps":
         record(samples, target, wanted, *run_program(target, ["--plan", "/mnt/plan"]))
+    elif group == "scale":
+        run_scale(target, samples)
     else:
         measure = lifecycle.lifecycle if group == "lifecycle" else lifecycle.checkpoint
         measure(target, lambda key, value: samples.add(key, target.name, value),
                 lambda key, reason: samples.error(key, target.name, reason))
+
+
+def run_scale(target, samples):
+    record(samples, target, rows.SCALE, *run_program(target, row_arguments(rows.SCALE)))
+    beside = [row for row in rows.SCALE_IDLE if row.key.endswith("@100")]
+
+    def run_rows():
+        record(samples, target, beside, *run_program(target, row_arguments(beside, "@100")), suffix="@100")
+
+    scale.beside_idle(target, lambda key, value: samples.add(key, target.name, value),
+                      lambda key, reason: samples.error(key, target.name, reason), run_rows)
 
 
 def run_rounds(options, chosen, groups, samples):

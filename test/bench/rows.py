@@ -121,11 +121,28 @@ CHECKPOINT += [
         more_is_better=True),
 ]
 
+# Many threads, processes, descriptors; many sandboxes.
+SCALE = [Row(f"read_threads_{n}", f"read of /dev/zero, {n} thread{'s' if n > 1 else ''}, per call", "µs")
+         for n in (1, 2, 4, 8, 16)] + [
+    Row("processes_1000", "1,000 processes at once, per process", "µs"),
+    Row("epoll_10000", "epoll of 10,000, write, wait, read", "µs"),
+]
+SCALE_IDLE = [
+    Row("start_100", "each of 100 idle sandboxes: create + start", "ms"),
+    Row("pss_100", "each of 100 idle sandboxes: memory (PSS)", "MiB", limit=5),
+    Row("private_100", "each of 100 idle sandboxes: private memory", "MiB"),
+    Row("cpu_100", "100 idle sandboxes: CPU", "%", limit=2),
+    Row("getpid@100", "getpid beside 100 idle sandboxes", "µs"),
+    Row("pipe_pingpong@100", "pipe ping-pong beside 100 idle sandboxes", "µs"),
+    Row("fork_wait@100", "fork + wait beside 100 idle sandboxes", "µs"),
+]
+
 GROUPS = {
     "micro": MICRO,
     "onecpu": ONE_CPU,
     "busy": BUSY,
     "apps": APPLICATIONS,
     "lifecycle": LIFECYCLE,
+    "scale": SCALE + SCALE_IDLE,
     "checkpoint": CHECKPOINT,
 }

@@ -28,6 +28,7 @@ std::span<const Row> MessageRows();
 std::span<const Row> FileRows();
 std::span<const Row> MemoryRows();
 std::span<const Row> ProcessRows();
+std::span<const Row> ScaleRows();
 
 // CLOCK_MONOTONIC in nanoseconds.
 int64_t Now();
