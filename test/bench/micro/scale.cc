@@ -103,8 +103,8 @@ int64_t EpollOfTenThousand(const Context&, int64_t count) {
 }
 
 constexpr Row kRows[] = {
-    {"read_threads_1", ThreadsThatRead<1>},   {"read_threads_2", ThreadsThatRead<2>},      {"read_threads_4", ThreadsThatRead<4>},
-    {"read_threads_8", ThreadsThatRead<8>},   {"read_threads_16", ThreadsThatRead<16>},    {"processes_1000", ThousandProcesses},
+    {"read_threads_1", ThreadsThatRead<1>}, {"read_threads_2", ThreadsThatRead<2>},   {"read_threads_4", ThreadsThatRead<4>},
+    {"read_threads_8", ThreadsThatRead<8>}, {"read_threads_16", ThreadsThatRead<16>}, {"processes_1000", ThousandProcesses},
     {"epoll_10000", EpollOfTenThousand},
 };
 
