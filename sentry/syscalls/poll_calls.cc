@@ -180,7 +180,7 @@ ErrnoOr<uint64_t> LookAtSets(Round& round, Sets& sets, int count) {
 
 ErrnoOr<uint64_t> DoSelect(Task& task, int count, const UserPtr<uint64_t> (&maps)[3], int64_t timeout_ns) {
   if (count < 0) return Errno(EINVAL);
-  count = std::min(count, std::max(task.files().size(), 1));
+  count = std::min(count, task.files().capacity());
   size_t words = (static_cast<size_t>(count) + 63) / 64;
   Sets sets;
   for (int i = 0; i < 3; ++i) {

@@ -1,6 +1,7 @@
 #include "sentry/vfs/fd_table.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "sentry/vfs/vfs.pb.h"
 
@@ -18,6 +19,12 @@ ErrnoOr<RefPtr<File>> FdTable::Get(int fd) const {
   return file;
 }
 
+void FdTable::Reach(size_t fd) {
+  if (fd >= entries_.size()) entries_.resize(fd + 1);
+  // alloc_fdtable(): a power of two times 128 (a kilobyte of pointers).
+  if (fd >= static_cast<size_t>(capacity_)) capacity_ = static_cast<int>(std::bit_ceil(fd / 128 + 1) * 128);
+}
+
 ErrnoOr<int> FdTable::Allocate(RefPtr<File> file, bool close_on_exec, uint64_t limit, int min) {
   AMBER_CHECK(file);
   limit = std::min<uint64_t>(limit, kMaxFds);
@@ -25,7 +32,7 @@ ErrnoOr<int> FdTable::Allocate(RefPtr<File> file, bool close_on_exec, uint64_t l
   size_t fd = static_cast<size_t>(std::max(min, first_free_));
   while (fd < entries_.size() && entries_[fd].file) ++fd;
   if (fd >= limit) return Errno(EMFILE);
-  if (fd >= entries_.size()) entries_.resize(fd + 1);
+  Reach(fd);
   entries_[fd] = {std::move(file), close_on_exec};
   if (min <= first_free_) first_free_ = static_cast<int>(fd) + 1;
   return static_cast<int>(fd);
@@ -35,7 +42,7 @@ ErrnoOr<RefPtr<File>> FdTable::Replace(int fd, RefPtr<File> file, bool close_on_
   AMBER_CHECK(file);
   limit = std::min<uint64_t>(limit, kMaxFds);
   if (fd < 0 || static_cast<uint64_t>(fd) >= limit) return Errno(EBADF);
-  if (static_cast<size_t>(fd) >= entries_.size()) entries_.resize(static_cast<size_t>(fd) + 1);
+  Reach(static_cast<size_t>(fd));
   RefPtr<File> old = std::move(entries_[fd].file);
   entries_[fd] = {std::move(file), close_on_exec};
   if (first_free_ == fd) ++first_free_;
@@ -76,6 +83,7 @@ RefPtr<FdTable> FdTable::Clone() const {
   auto copy = MakeRef<FdTable>();
   copy->entries_ = entries_;
   copy->first_free_ = first_free_;
+  copy->capacity_ = std::max(64, (size() + 63) / 64 * 64);  // sane_fdtable_size()
   return copy;
 }
 
@@ -94,6 +102,7 @@ std::string FdTable::Save(state::Saver& saver) const {
     e->set_file(saver.Ref(entries_[fd].file));
     e->set_close_on_exec(entries_[fd].close_on_exec);
   }
+  m.set_capacity(static_cast<uint32_t>(capacity_));
   return m.SerializeAsString();
 }
 
@@ -104,9 +113,11 @@ bool FdTable::Load(state::Loader& loader, std::string_view bytes) {
     if (e.fd() >= kMaxFds) return loader.Fail("a descriptor number is too large");
     RefPtr<File> file = loader.GetRef<File>(e.file());
     if (!file) return loader.Fail("a descriptor has no file");
-    if (e.fd() >= entries_.size()) entries_.resize(e.fd() + 1);
+    Reach(e.fd());
     entries_[e.fd()] = {std::move(file), e.close_on_exec()};
   }
+  if (m.capacity() > kMaxFds) return loader.Fail("a descriptor table is too large");
+  capacity_ = std::max(capacity_, static_cast<int>(m.capacity()));
   first_free_ = 0;
   return true;
 }

@@ -40,6 +40,8 @@ class FdTable final : public RefCounted<FdTable>, public state::Saveable {
   void ForEach(const std::function<void(int fd, const RefPtr<File>&, bool close_on_exec)>& visit) const;
   // One past the highest descriptor in use.
   int size() const { return static_cast<int>(entries_.size()); }
+  // How many numbers Linux's table would have room for by now (fdtable.max_fds): select() looks at no number beyond, FDSize tells it.
+  int capacity() const { return capacity_; }
 
   state::Kind kind() const override { return state::Kind::kFdTable; }
   std::string Save(state::Saver& saver) const override;
@@ -50,7 +52,11 @@ class FdTable final : public RefCounted<FdTable>, public state::Saveable {
     RefPtr<File> file;
     bool close_on_exec = false;
   };
+  // Makes room for `fd`.
+  void Reach(size_t fd);
+
   std::vector<Entry> entries_;
+  int capacity_ = 64;  // NR_OPEN_DEFAULT; never shrinks
   int first_free_ = 0;  // no free number is below this
 };
 

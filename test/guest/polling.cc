@@ -196,9 +196,22 @@ GUEST_TEST(Select, TellsTheTimeLeft) {
 GUEST_TEST(Select, ClosedDescriptor) {
   fd_set in = Set({999});
   timeval none = {};
+  EXPECT_EQ(ProcField("/proc/self/status", "FDSize"), 64);
   // Numbers beyond the table's size are silently cut off.
+  EXPECT_EQ(select(1000, &in, nullptr, nullptr, &none), 0);
+  const int last = MUST(dup(1));
+  close(last);
+  in = Set({last});
+  EXPECT_ERRNO(select(last + 1, &in, nullptr, nullptr, &none), EBADF);
+  // It has grown then, and does not shrink.
   MUST(dup2(1, 1000));
+  close(1000);
+  CheckpointHere();
+  EXPECT_EQ(ProcField("/proc/self/status", "FDSize"), 1024);
+  in = Set({999});
   EXPECT_ERRNO(select(1000, &in, nullptr, nullptr, &none), EBADF);
+  // A child's has room for what is open.
+  JOIN_OK(Fork([] { EXPECT_EQ(ProcField("/proc/self/status", "FDSize"), 64); }));
   EXPECT_ERRNO(select(-1, nullptr, nullptr, nullptr, &none), EINVAL);
 }
 

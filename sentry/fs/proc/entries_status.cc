@@ -136,7 +136,7 @@ ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target) {
                ParentIn(ns, g), t.extras().tracee != nullptr ? ns.IdOf(*t.extras().tracee->tracer) : 0);
   AppendFormat(&out, "Uid:\t%u\t%u\t%u\t%u\nGid:\t%u\t%u\t%u\t%u\n", ShownUid(user, c.uid), ShownUid(user, c.euid), ShownUid(user, c.suid),
                ShownUid(user, c.fsuid), ShownGid(user, c.gid), ShownGid(user, c.egid), ShownGid(user, c.sgid), ShownGid(user, c.fsgid));
-  AppendFormat(&out, "FDSize:\t%d\nGroups:\t", t.exiting() ? 0 : std::max(64, (t.files().size() + 63) / 64 * 64));
+  AppendFormat(&out, "FDSize:\t%d\nGroups:\t", t.exiting() ? 0 : t.files().capacity());
   for (gid_t group : c.groups) AppendFormat(&out, "%u ", ShownGid(user, group));
   out += "\nNStgid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(g); });
   out += "\nNSpid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(t); });
