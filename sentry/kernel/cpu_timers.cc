@@ -29,13 +29,31 @@ int64_t CpuPoll::Delay(int64_t now, int64_t target, size_t threads) {
   return std::max({least, kSoonest, idle_});
 }
 
-CpuTimer::CpuTimer(ThreadGroup& group, std::function<void()> expired) : group_(group), expired_(std::move(expired)), timer_([this] { Look(); }) {}
+Task* BusiestThread::Find(const ThreadGroup& group) {
+  Task* busiest = nullptr;
+  int64_t most = 0;
+  std::map<int, int64_t> used;
+  if (group.live_tasks() > 1) {
+    for (const RefPtr<Task>& t : group.tasks()) {
+      if (t->exiting()) continue;
+      int64_t now = used[t->tid()] = t->CpuTime();
+      auto before = used_.find(t->tid());
+      if (before != used_.end()) now -= before->second;
+      if (now > most) busiest = t.get(), most = now;
+    }
+  }
+  used_ = std::move(used);
+  return busiest;
+}
+
+CpuTimer::CpuTimer(ThreadGroup& group, std::function<void(Task*)> expired) : group_(group), expired_(std::move(expired)), timer_([this] { Look(); }) {}
 
 void CpuTimer::Set(int64_t target, int64_t interval) {
   target_ = target;
   interval_ = interval;
   poll_ = CpuPoll();
   if (target == kNever) return timer_.Cancel();
+  (void)busiest_.Find(group_);
   Look();
 }
 
@@ -44,7 +62,7 @@ void CpuTimer::Look() {
   int64_t now = group_.CpuTime();
   if (now >= target_) {
     target_ = interval_ > 0 ? Saturated(target_, ((now - target_) / interval_ + 1) * interval_) : kNever;
-    expired_();
+    expired_(busiest_.Find(group_));
     if (target_ == kNever) return;
   }
   Kernel& kernel = group_.kernel();
@@ -52,8 +70,9 @@ void CpuTimer::Look() {
 }
 
 CpuTimers::CpuTimers(ThreadGroup& group)
-    : group_(group), virtual_(group, [&group] { group.SendSignal(SigInfo::Kernel(SIGVTALRM)); }),
-      prof_(group, [&group] { group.SendSignal(SigInfo::Kernel(SIGPROF)); }), limit_(group, [this] { OnLimit(); }) {}
+    : group_(group), virtual_(group, [&group](Task* t) { group.SendSignal(SigInfo::Kernel(SIGVTALRM), t); }),
+      prof_(group, [&group](Task* t) { group.SendSignal(SigInfo::Kernel(SIGPROF), t); }),
+      limit_(group, [this](Task* t) { OnLimit(t); }) {}
 
 void CpuTimers::UpdateLimit() {
   const rlimit& limit = group_.rlim(RLIMIT_CPU);
@@ -64,13 +83,13 @@ void CpuTimers::UpdateLimit() {
 }
 
 // setrlimit(2): SIGXCPU at the soft limit and every second behind it, SIGKILL at the hard one.
-void CpuTimers::OnLimit() {
+void CpuTimers::OnLimit(Task* busiest) {
   const rlimit& limit = group_.rlim(RLIMIT_CPU);
   uint64_t used = static_cast<uint64_t>(group_.CpuTime() / kNsPerSecond);
   if (used >= limit.rlim_max) {
     group_.SendSignal(SigInfo::Kernel(SIGKILL));
   } else if (used >= limit.rlim_cur) {
-    group_.SendSignal(SigInfo::Kernel(SIGXCPU));
+    group_.SendSignal(SigInfo::Kernel(SIGXCPU), busiest);
   }
 }
 

@@ -8,12 +8,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 
 #include "sentry/kernel/clock.h"
 
 namespace amber {
 
+class Task;
 class ThreadGroup;
 
 // When to look again.
@@ -27,11 +29,21 @@ class CpuPoll {
   int64_t idle_ = 0;
 };
 
+// The thread that uses the processor: signals of timers on a process's time go to the one that was running then (complete_signal()).
+class BusiestThread {
+ public:
+  // The one that has used most since the last call; null if there is only one.
+  Task* Find(const ThreadGroup& group);
+
+ private:
+  std::map<int, int64_t> used_;  // by thread id
+};
+
 // One timer on the processor time of a process.
 class CpuTimer {
  public:
-  // `expired` is called with the time that is used; it may Set() again.
-  CpuTimer(ThreadGroup& group, std::function<void()> expired);
+  // `expired` is called with the busiest thread; it may Set() again.
+  CpuTimer(ThreadGroup& group, std::function<void(Task*)> expired);
 
   // At `target` of the process's time (kNever: disarms), then every `interval` if that is not 0.
   void Set(int64_t target, int64_t interval);
@@ -43,10 +55,11 @@ class CpuTimer {
   void Look();
 
   ThreadGroup& group_;
-  std::function<void()> expired_;
+  std::function<void(Task*)> expired_;
   Timer timer_;
   int64_t target_ = kNever, interval_ = 0;
   CpuPoll poll_;
+  BusiestThread busiest_;
 };
 
 // The three that a process may have.
@@ -63,7 +76,7 @@ class CpuTimers {
   void CancelAll();
 
  private:
-  void OnLimit();
+  void OnLimit(Task* busiest);
 
   ThreadGroup& group_;
   CpuTimer virtual_, prof_, limit_;

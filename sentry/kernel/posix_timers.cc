@@ -45,6 +45,7 @@ void PosixTimers::Arm(PosixTimer& timer, int64_t deadline, int64_t interval) {
   timer.interval = interval;
   timer.overrun_now = 0;
   timer.poll = CpuPoll();
+  if (timer.cpu) (void)timer.busiest.Find(group_);
   Program(timer);
 }
 
@@ -88,6 +89,8 @@ void PosixTimers::Expire(PosixTimer& timer) {
   info.raw.si_timerid = timer.id;
   info.raw.si_value.sival_ptr = reinterpret_cast<void*>(timer.value);
   Task* thread = timer.notify == SIGEV_THREAD_ID ? group_.pids().FindTask(timer.thread_id) : nullptr;
+  // The thread has ended; its number may be another process's by now.
+  if (timer.notify == SIGEV_THREAD_ID && (thread == nullptr || &thread->group() != &group_)) return;
   bool queued = thread != nullptr ? (thread->pending() & SignalBit(timer.signo)) != 0 : (group_.leader()->pending() & SignalBit(timer.signo)) != 0;
   // While its signal is pending a timer only counts.
   timer.overrun_now = static_cast<int>(std::min<int64_t>(timer.overrun_now + missed + (queued ? 1 : 0), INT32_MAX));
@@ -95,7 +98,7 @@ void PosixTimers::Expire(PosixTimer& timer) {
   if (thread != nullptr) {
     thread->SendSignal(info);
   } else {
-    group_.SendSignal(info);
+    group_.SendSignal(info, timer.cpu ? timer.busiest.Find(group_) : nullptr);
   }
 }
 

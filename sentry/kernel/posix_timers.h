@@ -26,6 +26,7 @@ struct PosixTimer {
   bool cpu = false, cpu_thread = false;
   int cpu_tid = 0;
   CpuPoll poll;
+  BusiestThread busiest;
   int64_t deadline = kNever;  // guest monotonic, or processor time
   int64_t interval = 0;
   int overrun = 0;      // of the signal delivered last

@@ -92,7 +92,7 @@ void Task::SendSignal(const SigInfo& info) {
   if ((blocked_ & SignalBit(signo)) == 0) Interrupt();
 }
 
-void ThreadGroup::SendSignal(const SigInfo& info) {
+void ThreadGroup::SendSignal(const SigInfo& info, Task* first) {
   if (zombie_ || info.signo() == 0) return;
   RefPtr<ThreadGroup> self(this);
   int signo = info.signo();
@@ -116,16 +116,17 @@ void ThreadGroup::SendSignal(const SigInfo& info) {
   if (goes_on) GoOn();
   if (!queued || zombie_) return;
   signal_queue_.Notify(POLLIN);
-  WakeForPending();
+  WakeForPending(first);
 }
 
-void ThreadGroup::WakeForPending() {
-  // The main thread first, then any thread that does not block it (complete_signal). One taker per signal is enough; waking
+void ThreadGroup::WakeForPending(Task* first) {
+  // `first`, else the main thread, then any thread that does not block it (complete_signal). One taker per signal is enough; waking
   // one for each is simple, and a thread woken in vain goes on where it was.
+  if (first == nullptr) first = leader_;
   SignalSet left = pending_.set();
-  std::vector<RefPtr<Task>> order{RefPtr<Task>(leader_)};
+  std::vector<RefPtr<Task>> order{RefPtr<Task>(first)};
   for (const RefPtr<Task>& t : tasks_) {
-    if (t.get() != leader_) order.push_back(t);
+    if (t.get() != first) order.push_back(t);
   }
   for (const RefPtr<Task>& t : order) {
     if (t->exiting_ || (left & ~t->blocked_) == 0) continue;

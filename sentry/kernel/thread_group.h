@@ -210,8 +210,8 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   bool is_init() const { return pid_ == 1; }
   // The process was told to stop (job control).
   void Stop(int signo);
-  // Sends to the process: any of its threads may take it.
-  void SendSignal(const SigInfo& info);
+  // Sends to the process: any of its threads may take it, `first` if it can.
+  void SendSignal(const SigInfo& info, Task* first = nullptr);
   int stop_signal() const { return stop_signal_; }
   // True if a stop (a continue) has not been waited for yet; takes the report unless `peek`.
   bool TakeStopReport(bool peek);
@@ -263,7 +263,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   void GoOn();
   void DiscardEverywhere(SignalSet signals);
   // Interrupts threads that can take what is pending for the group.
-  void WakeForPending();
+  void WakeForPending(Task* first = nullptr);
   RefPtr<ProcessGroup> NewProcessGroup(RefPtr<amber::Session> session);
   void SetDefaultLimits();
   // Takes the host's accounting of the process that is about to die.

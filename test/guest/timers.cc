@@ -235,6 +235,35 @@ GUEST_TEST(Itimer, ProfCountsCpuTime) {
   EXPECT_EQ(SignalCount(), 1);
 }
 
+volatile int here, elsewhere;
+volatile pid_t burner;
+
+// complete_signal(): the thread whose time made it expire gets the signal, not the one that sleeps.
+GUEST_TEST(Itimer, ProfGoesToTheThreadThatRuns) {
+  Thread thread([] {
+    burner = gettid();
+    struct sigaction action = {};
+    action.sa_handler = [](int) {
+      if (gettid() == burner) {
+        here = here + 1;
+      } else {
+        elsewhere = elsewhere + 1;
+      }
+    };
+    MUST(sigaction(SIGPROF, &action, nullptr));
+    const itimerval timer = {{0, 10000}, {0, 10000}};
+    MUST(setitimer(ITIMER_PROF, &timer, nullptr));
+    const int64_t start = NowNs();
+    while (here + elsewhere < 5 && NowNs() - start < 30000 * kMs) {
+    }
+    const itimerval off = {};
+    MUST(setitimer(ITIMER_PROF, &off, nullptr));
+  });
+  thread.Join();
+  EXPECT_GE(here, 5);
+  EXPECT_EQ(elsewhere, 0);
+}
+
 GUEST_TEST(Itimer, Arguments) {
   itimerval timer = {{0, 0}, {0, 1'000'000}};
   EXPECT_ERRNO(setitimer(ITIMER_REAL, &timer, nullptr), EINVAL);
