@@ -6,6 +6,7 @@
 
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/aio_context.h"
+#include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/cpu_timers.h"
 #include "sentry/kernel/futex_pi.h"
 #include "sentry/kernel/kernel.h"
@@ -243,6 +244,7 @@ std::string GroupExtras::Save(state::Saver& saver, const ThreadGroup& group) con
       owned->set_owner(SigioOwner::Of(*file, false)->Save(saver));
     });
   }
+  m.set_core_filter(core_filter + 1);
   m.set_had_threads(had_threads);
   m.set_creator_tid(creator_tid);
   for (const DeadTracee& dead : dead_tracees) {
@@ -264,6 +266,7 @@ bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   proto::GroupExtras m;
   if (!m.ParseFromString(bytes)) return loader.Fail("a process's extras are malformed");
   cpu_base = m.cpu_base();
+  if (m.core_filter() != 0) core_filter = (m.core_filter() - 1) & CoreDump::kFilterMask;
   had_threads = m.had_threads();
   creator_tid = m.creator_tid();
   if (m.base().size() == sizeof(base)) memcpy(&base, m.base().data(), sizeof(base));

@@ -20,6 +20,7 @@
 #include "sentry/base/ref_ptr.h"
 #include "sentry/base/unique_fd.h"
 #include "sentry/kernel/other_namespaces.h"
+#include "sentry/kernel/task_lifecycle.h"
 #include "sentry/platform/platform.h"
 
 namespace amber {
@@ -122,6 +123,9 @@ class GroupExtras {
   // ptrace: whom it traces, and whose end it has not waited for.
   std::set<Task*> tracees;
   std::vector<DeadTracee> dead_tracees;
+  // Core files (core_dump.h): what is being done, and /proc/PID/coredump_filter.
+  std::unique_ptr<TaskLifecycle::CoreDump> core;
+  uint32_t core_filter = 0x33;
   // Made at first use.
   CpuTimers& cpu_timers(ThreadGroup& group);
   CpuTimers* cpu_timers_if_any() const { return cpu_timers_.get(); }

@@ -1,4 +1,5 @@
 // Saving and loading processes, process groups, sessions, pid namespaces and the kernel itself.
+#include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/kernel.pb.h"
@@ -233,6 +234,8 @@ std::string Kernel::Save(state::Saver& saver) const {
   out.set_boottime(clocks_.Boottime());
   for (const RefPtr<ThreadGroup>& g : groups_) out.add_groups(saver.Ref(g));
   for (const RefPtr<PidNamespace>& p : pid_namespaces_) out.add_pids(saver.Ref(p));
+  out.set_core_pattern(lifecycle_->core_dumps().pattern);
+  out.set_core_uses_pid(lifecycle_->core_dumps().uses_pid);
   return out.SerializeAsString();
 }
 
@@ -240,6 +243,8 @@ bool Kernel::Load(state::Loader& loader, std::string_view bytes) {
   proto::Kernel in;
   if (!Parse(loader, bytes, &in, "the kernel")) return false;
   clocks_.Continue(in.monotonic(), in.boottime());
+  if (in.has_core_pattern()) lifecycle_->core_dumps().pattern = in.core_pattern();
+  lifecycle_->core_dumps().uses_pid = in.core_uses_pid();
   for (uint64_t id : in.pids()) {
     pid_namespaces_.push_back(loader.GetRef<PidNamespace>(id));
     if (!pid_namespaces_.back()) return false;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "sentry/fs/host/host_poll.h"
+#include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
@@ -121,10 +122,14 @@ void Kernel::Freeze(std::function<void()> done) {
   CheckFrozen();
 }
 
-void Kernel::OnHeld(Task&) { CheckFrozen(); }
+void Kernel::OnHeld(Task& task) {
+  RefPtr<ThreadGroup> group(&task.group());
+  CoreDump::Check(*group);
+  CheckFrozen();
+}
 
 void Kernel::CheckFrozen() {
-  if (!frozen_ || !when_frozen_ || lifecycle_->running_helpers() > 0) return;
+  if (!frozen_ || !when_frozen_ || lifecycle_->running_helpers() > 0 || lifecycle_->core_dumps_running() > 0) return;
   for (const RefPtr<Task>& t : LiveTasks()) {
     if (!t->held_ && t->thread_ != nullptr) return;
   }

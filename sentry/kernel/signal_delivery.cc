@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/seccomp_listener.h"
@@ -156,8 +157,10 @@ bool Task::DeliverSignals() {
         if (extras_->tracee != nullptr) Tracing::OnNewGroupStop(*this);
         group_->Stop(signo);
         return true;
+      case DefaultAction::kCore:
+        if (CoreDump::Begin(*this, info)) return true;
+        [[fallthrough]];
       case DefaultAction::kTerminate:
-      case DefaultAction::kCore:  // no core files yet
         if (extras_->tracee != nullptr && Tracing::BeforeExit(*this, signo, signo)) return true;
         kernel_->lifecycle().KillGroup(*group_, signo);
         return false;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/seccomp.h"
@@ -201,7 +202,7 @@ void Task::StopForOps(std::vector<platform::StubOp> ops, std::function<void(std:
 }
 
 bool Task::MustHold() const {
-  if (kernel_->frozen() || extras_->waits_for_memory) return true;
+  if (kernel_->frozen() || extras_->waits_for_memory || CoreDump::Holds(*this)) return true;
   if (extras_->tracee != nullptr) return Tracing::Holds(*this);
   return group_->stopped() && !waits_killably();
 }

@@ -7,6 +7,7 @@
 
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/ipc/ipc_namespace.h"
+#include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/namespaces.h"
@@ -228,6 +229,7 @@ RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, RefPtr<PidNamespac
   group->dumpable_ = old.dumpable_;
   group->oom_score_adj_ = old.oom_score_adj_;
   group->nice_ = old.nice_;
+  group->extras_->core_filter = old.extras_->core_filter;
   group->extras_->Inherit(*group);
   group->exe_path_ = old.exe_path_;
   group->process_group_ = old.process_group_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/futex_pi.h"
 #include "sentry/kernel/kernel.h"
@@ -38,7 +39,7 @@ void ReleaseIfOrphaned(ProcessGroup& group) {
 
 }  // namespace
 
-TaskLifecycle::TaskLifecycle(Kernel& kernel) : kernel_(kernel), pi_futexes_(std::make_unique<PiFutexes>()) {}
+TaskLifecycle::TaskLifecycle(Kernel& kernel) : kernel_(kernel), pi_futexes_(std::make_unique<PiFutexes>()), core_dumps_(std::make_unique<CoreDumps>(kernel)) {}
 TaskLifecycle::~TaskLifecycle() = default;
 
 void TaskLifecycle::ExitThread(Task& task, int status) {
@@ -69,6 +70,7 @@ void TaskLifecycle::ExitThread(Task& task, int status) {
 void TaskLifecycle::ExitGroup(ThreadGroup& group, int wait_status) {
   if (group.group_exit_ || group.zombie_) return;
   RefPtr<ThreadGroup> self(&group);
+  CoreDump::OnExit(group);
   group.group_exit_ = true;
   group.exit_status_ = wait_status;
   group.stopped_ = false;
@@ -133,6 +135,7 @@ void TaskLifecycle::Release(Task& task) {
     std::erase(group->tasks_, self);
   }
   if (group->live_ == 0) return LastTaskGone(*group);
+  CoreDump::Check(*group);
   // exec waits until it is alone.
   group->exit_queue_.Notify(POLLIN);
 }

@@ -20,6 +20,7 @@ namespace amber {
 class Kernel;
 class File;
 class MountNamespace;
+struct CoreDumps;  // sentry/kernel/core_dump.h
 class PiFutexes;  // sentry/kernel/futex_pi.h
 
 // clone(2) and clone3(2) after decoding.
@@ -81,12 +82,17 @@ class TaskLifecycle {
 
   // ptrace: may look into tasks as this class may (tracing.h).
   class Tracing;
+  // Core files, likewise (core_dump.h).
+  class CoreDump;
+  CoreDumps& core_dumps() { return *core_dumps_; }
 
   // Locks with priority inheritance; they outlive their owners.
   PiFutexes& pi_futexes() { return *pi_futexes_; }
 
   // Calls of helpers (helper_task.h) that run, and may have let go of the lock meanwhile: a freeze waits for them.
   int running_helpers() const { return running_helpers_; }
+  // Processes whose core files are not finished: likewise.
+  int core_dumps_running() const { return core_dumps_running_; }
 
  private:
   // A program that is in memory, not yet anybody's.
@@ -119,6 +125,8 @@ class TaskLifecycle {
   std::unique_ptr<PiFutexes> pi_futexes_;
   friend class HelperTask;
   int running_helpers_ = 0;
+  std::unique_ptr<CoreDumps> core_dumps_;
+  int core_dumps_running_ = 0;
 };
 
 }  // namespace amber

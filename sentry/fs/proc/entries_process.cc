@@ -3,11 +3,15 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cctype>
+#include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstdlib>
 
 #include "sentry/fs/proc/entries_net.h"
 #include "sentry/fs/proc/entry.h"
+#include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
@@ -159,7 +163,22 @@ ErrnoOr<std::string> ZeroNoNewline(Task&, Task*) { return std::string("0"); }
 ErrnoOr<std::string> Empty(Task&, Task*) { return std::string(); }
 ErrnoOr<std::string> Personality(Task&, Task*) { return std::string("00000000\n"); }
 ErrnoOr<std::string> TimerSlack(Task&, Task*) { return std::string("50000\n"); }
-ErrnoOr<std::string> CoreDumpFilter(Task&, Task*) { return std::string("00000033\n"); }
+ErrnoOr<std::string> CoreDumpFilter(Task&, Task* target) {
+  std::string out;
+  AppendFormat(&out, "%08x\n", target->group().extras().core_filter);
+  return out;
+}
+// kstrtouint() with the base that the text tells.
+ErrnoOr<void> SetCoreDumpFilter(Task&, Task* target, std::string_view text) {
+  std::string digits(text);
+  char* end = nullptr;
+  errno = 0;
+  unsigned long value = digits.empty() || !isdigit(static_cast<unsigned char>(digits[0])) ? 0 : strtoul(digits.c_str(), &end, 0);
+  if (end == nullptr || *end != '\0') return Errno(EINVAL);
+  if (errno != 0 || value > UINT32_MAX) return Errno(ERANGE);
+  target->group().extras().core_filter = static_cast<uint32_t>(value) & CoreDump::kFilterMask;
+  return Ok();
+}
 ErrnoOr<void> Accept(Task&, Task*, std::string_view) { return Ok(); }
 ErrnoOr<void> RefuseWrite(Task&, Task*, std::string_view) { return Errno(EPERM); }
 
@@ -233,7 +252,7 @@ constexpr ProcEntry kEntries[] = {
     {"clear_refs", S_IFREG | 0200, &Empty, &Accept},
     {"cmdline", kProcFile, &CommandLine},
     {"comm", kProcWritable, &Name, &SetTaskName},
-    {"coredump_filter", kProcWritable, &CoreDumpFilter, &Accept},
+    {"coredump_filter", kProcWritable, &CoreDumpFilter, &SetCoreDumpFilter},
     {"environ", kProcPrivate, &Environment, nullptr, true},
     {"gid_map", kProcWritable, &IdMap<true>, &SetIdMap<true>, false, true},
     {"io", kProcPrivate, &Io, nullptr, true},

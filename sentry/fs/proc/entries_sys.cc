@@ -5,6 +5,7 @@
 
 #include "sentry/fs/proc/entry.h"
 #include "sentry/fs/proc/machine.h"
+#include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -43,6 +44,22 @@ ErrnoOr<std::string> BootId(Task& reader, Task*) {
 ErrnoOr<std::string> Release(Task&, Task*) { return std::string(kKernelRelease) + "\n"; }
 ErrnoOr<std::string> Version(Task&, Task*) { return std::string(kKernelVersion) + "\n"; }
 
+ErrnoOr<std::string> CorePattern(Task& reader, Task*) { return reader.kernel().lifecycle().core_dumps().pattern + "\n"; }
+// Programs that take core files ('|') do not exist here. The rest is cut at CORENAME_MAX_SIZE, as proc_dostring() does.
+ErrnoOr<void> SetCorePattern(Task& writer, Task*, std::string_view text) {
+  if (!writer.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  if (text.starts_with('|')) return Errno(EINVAL);
+  writer.kernel().lifecycle().core_dumps().pattern = text.substr(0, 127);
+  return Ok();
+}
+ErrnoOr<std::string> CoreUsesPid(Task& reader, Task*) { return std::string(reader.kernel().lifecycle().core_dumps().uses_pid ? "1\n" : "0\n"); }
+ErrnoOr<void> SetCoreUsesPid(Task& writer, Task*, std::string_view text) {
+  if (!writer.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+  if (text != "0" && text != "1") return Errno(EINVAL);
+  writer.kernel().lifecycle().core_dumps().uses_pid = text == "1";
+  return Ok();
+}
+
 ErrnoOr<std::string> ThreadsMax(Task&, Task*) { return std::to_string(Machine::Get().memory_bytes / 131072) + "\n"; }
 
 // A value that does not change.
@@ -77,7 +94,6 @@ AMBER_SYSCTL(kFileMax, "9223372036854775807");
 AMBER_SYSCTL(kFileNr, "1024\t0\t9223372036854775807");
 AMBER_SYSCTL(kShmAll, "18446744073692774399");
 AMBER_SYSCTL(kSem, "32000\t1024000000\t500\t32000");
-AMBER_SYSCTL(kCore, "core");
 AMBER_SYSCTL(kPrintk, "4\t4\t1\t7");
 AMBER_SYSCTL(kPorts, "32768\t60999");
 
@@ -99,8 +115,8 @@ constexpr ProcEntry kEntries[] = {
     {"sys/fs/protected_symlinks", kProcFile, &Fixed<k0>},
     {"sys/fs/suid_dumpable", kProcFile, &Fixed<k0>},
     {"sys/kernel/cap_last_cap", kProcFile, &Fixed<k40>},
-    {"sys/kernel/core_pattern", kProcFile, &Fixed<kCore>},
-    {"sys/kernel/core_uses_pid", kProcFile, &Fixed<k0>},
+    {"sys/kernel/core_pattern", kProcWritable, &CorePattern, &SetCorePattern},
+    {"sys/kernel/core_uses_pid", kProcWritable, &CoreUsesPid, &SetCoreUsesPid},
     {"sys/kernel/domainname", kProcWritable, &DomainName, &SetDomainName},
     {"sys/kernel/dmesg_restrict", kProcFile, &Fixed<k1>},
     {"sys/kernel/hostname", kProcWritable, &HostName, &SetHostName},

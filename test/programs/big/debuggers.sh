@@ -55,3 +55,6 @@ G
 gdb -q -batch -x commands ./a 2>&1 | grep -E '^(Breakpoint|Old|New|\$|Value|Catchpoint|#0)|hit' | sed 's/0x[0-9a-f]*/ADDRESS/g; s/ (call to.*//'
 CRASH=1 gdb -q -batch -ex run -ex 'bt 1' -ex 'print $_siginfo._sifields._sigfault.si_addr' ./a 2>&1 | grep -E 'SIG|^#0|\$1' | sed 's/0x[0-9a-f]* in/ADDRESS in/'
 gdb -q -batch -ex 'set follow-fork-mode child' -ex 'catch fork' -ex run -ex c ./a 2>&1 | grep -E 'Inferior.*exited' | sed 's/process [0-9]*/process/'
+(ulimit -c unlimited; CRASH=1 ./a) >crashed 2>&1
+gdb -q -batch -ex bt -ex 'print count' -ex 'print $_siginfo.si_signo' -ex 'info auxv' ./a core* 2>&1 |
+  grep -E '^#|^\$|terminated|AT_EXECFN' | sed 's/0x[0-9a-f]*/ADDRESS/g'
