@@ -46,7 +46,8 @@ Task* BusiestThread::Find(const ThreadGroup& group) {
   return busiest;
 }
 
-CpuTimer::CpuTimer(ThreadGroup& group, std::function<void(Task*)> expired) : group_(group), expired_(std::move(expired)), timer_([this] { Look(); }) {}
+CpuTimer::CpuTimer(ThreadGroup& group, std::function<void(Task*)> expired)
+    : group_(group), expired_(std::move(expired)), timer_([this] { Look(); }) {}
 
 void CpuTimer::Set(int64_t target, int64_t interval) {
   target_ = target;
@@ -71,8 +72,7 @@ void CpuTimer::Look() {
 
 CpuTimers::CpuTimers(ThreadGroup& group)
     : group_(group), virtual_(group, [&group](Task* t) { group.SendSignal(SigInfo::Kernel(SIGVTALRM), t); }),
-      prof_(group, [&group](Task* t) { group.SendSignal(SigInfo::Kernel(SIGPROF), t); }),
-      limit_(group, [this](Task* t) { OnLimit(t); }) {}
+      prof_(group, [&group](Task* t) { group.SendSignal(SigInfo::Kernel(SIGPROF), t); }), limit_(group, [this](Task* t) { OnLimit(t); }) {}
 
 void CpuTimers::UpdateLimit() {
   const rlimit& limit = group_.rlim(RLIMIT_CPU);

@@ -39,7 +39,8 @@ void ReleaseIfOrphaned(ProcessGroup& group) {
 
 }  // namespace
 
-TaskLifecycle::TaskLifecycle(Kernel& kernel) : kernel_(kernel), pi_futexes_(std::make_unique<PiFutexes>()), core_dumps_(std::make_unique<CoreDumps>(kernel)) {}
+TaskLifecycle::TaskLifecycle(Kernel& kernel)
+    : kernel_(kernel), pi_futexes_(std::make_unique<PiFutexes>()), core_dumps_(std::make_unique<CoreDumps>(kernel)) {}
 TaskLifecycle::~TaskLifecycle() = default;
 
 void TaskLifecycle::ExitThread(Task& task, int status) {

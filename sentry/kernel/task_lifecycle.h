@@ -21,7 +21,7 @@ class Kernel;
 class File;
 class MountNamespace;
 struct CoreDumps;  // sentry/kernel/core_dump.h
-class PiFutexes;  // sentry/kernel/futex_pi.h
+class PiFutexes;   // sentry/kernel/futex_pi.h
 
 // clone(2) and clone3(2) after decoding.
 struct CloneArgs {

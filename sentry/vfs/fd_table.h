@@ -56,7 +56,7 @@ class FdTable final : public RefCounted<FdTable>, public state::Saveable {
   void Reach(size_t fd);
 
   std::vector<Entry> entries_;
-  int capacity_ = 64;  // NR_OPEN_DEFAULT; never shrinks
+  int capacity_ = 64;   // NR_OPEN_DEFAULT; never shrinks
   int first_free_ = 0;  // no free number is below this
 };
 
