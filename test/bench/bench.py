@@ -51,9 +51,9 @@ class Samples:
         return statistics.median(values) if values else None
 
 
-def run_program(target, arguments, prefix=()):
-    """Runs the micro program in a target; yields its rows, and whatever stopped it."""
-    command, clean = target.command(["/srv/micro", *arguments])
+def run_program(target, arguments, prefix=(), program="micro"):
+    """Runs a program of /srv in a target; returns its rows, and whatever stopped it."""
+    command, clean = target.command([f"/srv/{program}", *arguments])
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen([*prefix, *command], stdin=subprocess.DEVNULL, stdout=output,
                                    stderr=said, start_new_session=True)
@@ -109,15 +109,13 @@ def run_group(group, target, samples):
         pinned = run_program(target, row_arguments(wanted, "@1cpu"), ["taskset", "-c", "0"])
         record(samples, target, wanted, *pinned, suffix="@1cpu")
     elif group == "busy":
-        burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"])
-                   for _ in range(os.cpu_count())]
-        try:
-            busy = run_program(target, row_arguments(wanted, "@busy"))
-        finally:
-            for burner in burners:
-                burner.kill()
-                burner.wait()
-        record(samples, target, wanted, *busy, suffix="@busy")
+        run_beside(target, samples, wanted, os.cpu_count(), "@busy")
+    elif group == "beside":
+        for threads in rows.BESIDE_THREADS:
+            suffix = f"@busy{threads}"
+            run_beside(target, samples, [row for row in wanted if row.key.endswith(suffix)], threads, suffix)
+    elif group == "servers":
+        record(samples, target, wanted, *run_program(target, [row.key for row in wanted], program="servers.sh"))
     elif group == "apps":
         record(samples, target, wanted, *run_program(target, ["--plan", "/mnt/plan"]))
     elif group == "scale":
@@ -126,6 +124,18 @@ def run_group(group, target, samples):
         measure = lifecycle.lifecycle if group == "lifecycle" else lifecycle.checkpoint
         measure(target, lambda key, value: samples.add(key, target.name, value),
                 lambda key, reason: samples.error(key, target.name, reason))
+
+
+def run_beside(target, samples, wanted, threads, suffix):
+    """Rows of the micro program beside so many busy threads."""
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(threads)]
+    try:
+        results = run_program(target, row_arguments(wanted, suffix))
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    record(samples, target, wanted, *results, suffix=suffix)
 
 
 def run_scale(target, samples):
@@ -236,6 +246,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sandbox", default=os.path.join(ROOT, "bazel-bin", "sandbox"))
+    parser.add_argument("--before", help="another sandbox, to compare with: the target named before")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--groups", default=",".join(rows.GROUPS))
     parser.add_argument("--targets", help="names, of those found")
@@ -249,10 +260,10 @@ def parse_arguments():
     return options
 
 
-def prepare(work):
-    """Builds the programs and the data; returns (root file system, programs, data)."""
+def prepare(work, big):
+    """Builds the programs and the data; returns (root file system, programs, data). `big`: the root has servers."""
     print("== Preparing: the root file system, the programs, the data (a minute)", flush=True)
-    made = subprocess.run([os.path.join(ROOT, "tools", "rootfs.sh")], text=True, check=True,
+    made = subprocess.run([os.path.join(ROOT, "tools", "rootfs.sh"), *(["big"] if big else [])], text=True, check=True,
                           stdout=subprocess.PIPE)
     rootfs = made.stdout.strip()
     subprocess.run(["bazel", "build", "--config=ci", "//test/bench/micro:programs"], cwd=ROOT,
@@ -261,6 +272,7 @@ def prepare(work):
     os.makedirs(programs)
     for name in ("micro", "exit0", "ticker"):
         shutil.copy(os.path.join(ROOT, "bazel-bin", "test", "bench", "micro", name), programs)
+    shutil.copy(os.path.join(targets.HERE, "servers.sh"), programs)
     bench_setup.make_data(data, rootfs)
     bench_setup.write_plan(os.path.join(data, "plan"), {row.key for row in rows.APPLICATIONS})
     return rootfs, programs, data
@@ -306,8 +318,8 @@ def main():
     cache = os.environ.get("AMBER_CACHE", os.path.expanduser("~/.cache/amber"))
     os.makedirs(cache, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench.", dir=cache) as work:
-        rootfs, programs, data = prepare(work)
-        chosen = targets.find(options.sandbox, work, rootfs, programs, data)
+        rootfs, programs, data = prepare(work, "servers" in groups)
+        chosen = targets.find(options.sandbox, options.before, work, rootfs, programs, data)
         if options.targets:
             chosen = [t for t in chosen if t.name in options.targets.split(",")]
         names = [target.name for target in chosen]

@@ -1,6 +1,6 @@
 """The rows of the benchmark and their gates.
 
-A gate is either a bound in the row's unit (`limit`) or a multiple of native (`ratio`).
+A gate is a bound in the row's unit (`limit`) or a multiple of native (`ratio`); of both, the greater.
 """
 
 
@@ -11,17 +11,17 @@ class Row:
 
     def gate(self, native):
         """The bound that the sandbox must keep, in the row's unit, or None."""
-        if self.limit is not None:
-            return self.limit
+        bounds = [] if self.limit is None else [self.limit]
         if self.ratio is not None and native is not None:
-            return self.ratio * native
-        return None
+            bounds.append(self.ratio * native)
+        return max(bounds, default=None)
 
     def gate_text(self):
         sign = "≥" if self.more_is_better else "≤"
-        if self.limit is not None:
-            return f"{sign} {self.limit:g} {self.unit}"
-        return f"{sign} {self.ratio:g}×" if self.ratio is not None else ""
+        bounds = [] if self.limit is None else [f"{self.limit:g} {self.unit}"]
+        if self.ratio is not None:
+            bounds.append(f"{self.ratio:g}×")
+        return f"{sign} {' or '.join(bounds)}" if bounds else ""
 
     def met(self, value, native):
         """Whether `value` keeps the gate; None without a gate or a value."""
@@ -41,6 +41,9 @@ MICRO = [
     Row("pipe_pingpong", "pipe ping-pong", "µs", limit=40),
     Row("futex_pingpong", "futex ping-pong", "µs", ratio=1.05),
     Row("unix_pingpong", "Unix socket ping-pong", "µs", limit=60),
+    Row("tcp_pingpong", "TCP ping-pong", "µs", limit=90),
+    Row("tcp_stream_64k", "TCP stream, 64 KiB", "µs", limit=45),
+    Row("tcp_connect", "TCP connect + accept + close", "µs", limit=100),
     Row("poll_100", "poll of 100", "µs", limit=12),
     Row("epoll_eventfd", "eventfd + epoll_wait + read", "µs", limit=6),
     Row("stat_root", "stat on the root", "µs", limit=5),
@@ -73,10 +76,36 @@ ONE_CPU = [
     Row("pipe_pingpong@1cpu", "pipe ping-pong, one CPU", "µs", limit=15),
     Row("futex_pingpong@1cpu", "futex ping-pong, one CPU", "µs", ratio=1.05),
     Row("unix_pingpong@1cpu", "Unix socket ping-pong, one CPU", "µs"),
+    Row("tcp_pingpong@1cpu", "TCP ping-pong, one CPU", "µs", limit=30),
+    Row("tcp_stream_64k@1cpu", "TCP stream, 64 KiB, one CPU", "µs"),
+    Row("tcp_connect@1cpu", "TCP connect + accept + close, one CPU", "µs", limit=100),
 ]
 
 # Every CPU busy with something else.
 BUSY = [Row("getpid@busy", "getpid, all CPUs busy", "µs", limit=6)]
+
+# Messages beside so many threads that compute. Where these leave no CPU, native waits for its turn as well.
+BESIDE_THREADS = (1, 2, 4)
+BESIDE = [row for threads in BESIDE_THREADS for row in (
+    Row(f"unix_pingpong@busy{threads}", f"Unix socket ping-pong, {threads} busy", "µs", limit=60, ratio=1.5),
+    Row(f"tcp_pingpong@busy{threads}", f"TCP ping-pong, {threads} busy", "µs", limit=90, ratio=1.5),
+    Row(f"tcp_stream_64k@busy{threads}", f"TCP stream, 64 KiB, {threads} busy", "µs", limit=45, ratio=1.5),
+    Row(f"tcp_connect@busy{threads}", f"TCP connect + accept + close, {threads} busy", "µs", limit=100, ratio=1.5),
+    Row(f"epoll_eventfd@busy{threads}", f"eventfd + epoll_wait + read, {threads} busy", "µs", limit=6, ratio=1.5),
+)]
+
+# Time per request, from the load tools' rates (servers.sh).
+SERVERS = [
+    Row("redis_set_p1", "redis SET, -P 1", "µs", ratio=3),
+    Row("redis_get_p1", "redis GET, -P 1", "µs", ratio=3),
+    Row("redis_set_p16", "redis SET, -P 16", "µs", ratio=1.6),
+    Row("redis_get_p16", "redis GET, -P 16", "µs", ratio=1.6),
+    Row("nginx_1k_c2", "nginx 1 KiB, 2 connections", "µs", ratio=2),
+    Row("nginx_1k_c32", "nginx 1 KiB, 32 connections", "µs", ratio=3),
+    Row("nginx_256k", "nginx 256 KiB, 2 connections", "µs", ratio=1.6),
+    Row("pgbench_select", "pgbench select, 2 clients", "µs", ratio=2.2),
+    Row("pgbench_tpcb", "pgbench tpcb, 2 clients", "µs", ratio=2.2),
+]
 
 APPLICATIONS = [
     Row("python_pass", "python3 -c pass", "ms", ratio=1.8),
@@ -141,6 +170,8 @@ GROUPS = {
     "micro": MICRO,
     "onecpu": ONE_CPU,
     "busy": BUSY,
+    "beside": BESIDE,
+    "servers": SERVERS,
     "apps": APPLICATIONS,
     "lifecycle": LIFECYCLE,
     "scale": SCALE + SCALE_IDLE,

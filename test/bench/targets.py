@@ -31,6 +31,7 @@ class Native:
         """The command that runs `arguments`, and what to call afterwards."""
         script = "\n".join([
             "set -e",
+            "ip link set lo up",
             f"mount --rbind {self.rootfs} {self.mount}",
             f"cd {self.mount}",
             "mount -o remount,bind,ro .",
@@ -43,7 +44,7 @@ class Native:
         ])
         variables = dict(bundle.BASE_ENVIRONMENT, **ENVIRONMENT)
         command = ["env", "-i", *(f"{k}={v}" for k, v in variables.items()),
-                   "unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child",
+                   "unshare", "--mount", "--pid", "--ipc", "--uts", "--net", "--fork", "--kill-child",
                    "sh", "-c", script, "sh", *arguments]
         return command, lambda: None
 
@@ -79,14 +80,14 @@ class Runtime:
         return [*self.runtime, "run", "--bundle", folder, name], clean
 
 
-def find(sandbox, work, rootfs, programs, data):
+def find(sandbox, before, work, rootfs, programs, data):
     """The targets that this machine has, native first."""
     targets = [Native(work, rootfs, programs, data)]
     for name, flags in (("runc", []), ("runsc", ["--network=none"])):
         program = shutil.which(name)
         if program:
             targets.append(Runtime(name, program, flags, work, rootfs, programs, data))
-    if os.path.exists(sandbox):
-        targets.append(Runtime("sandbox", os.path.realpath(sandbox), [], work, rootfs, programs,
-                               data))
+    for name, program in (("before", before), ("sandbox", sandbox)):
+        if program and os.path.exists(program):
+            targets.append(Runtime(name, os.path.realpath(program), [], work, rootfs, programs, data))
     return targets

@@ -38,7 +38,7 @@ constexpr unsigned kRowSeconds = 30;
 
 std::vector<Row> AllRows() {
   std::vector<Row> rows;
-  for (auto part : {CallRows(), MessageRows(), FileRows(), MemoryRows(), ProcessRows(), ScaleRows()}) {
+  for (auto part : {CallRows(), MessageRows(), NetworkRows(), FileRows(), MemoryRows(), ProcessRows(), ScaleRows()}) {
     rows.insert(rows.end(), part.begin(), part.end());
   }
   return rows;

@@ -16,10 +16,7 @@
 #include "test/bench/micro/micro.h"
 
 namespace amber::bench {
-namespace {
 
-// Sends a byte and waits for the answer of a forked child that echoes; one operation is a round
-// trip.
 int64_t PingPong(int to_child[2], int to_parent[2], int64_t count) {
   pid_t child = fork();
   Require(child >= 0, "fork");
@@ -39,6 +36,8 @@ int64_t PingPong(int to_child[2], int to_parent[2], int64_t count) {
   Require(waitpid(child, nullptr, 0) == child, "waitpid");
   return spent;
 }
+
+namespace {
 
 int64_t PipePingPong(const Context&, int64_t count) {
   int there[2], back[2];

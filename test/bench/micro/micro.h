@@ -25,10 +25,14 @@ struct Row {
 
 std::span<const Row> CallRows();
 std::span<const Row> MessageRows();
+std::span<const Row> NetworkRows();
 std::span<const Row> FileRows();
 std::span<const Row> MemoryRows();
 std::span<const Row> ProcessRows();
 std::span<const Row> ScaleRows();
+
+// Sends a byte and waits for the answer of a forked child that echoes; one operation is a round trip. Both pairs are {to read, to write}.
+int64_t PingPong(int to_child[2], int to_parent[2], int64_t count);
 
 // CLOCK_MONOTONIC in nanoseconds.
 int64_t Now();
