@@ -17,6 +17,7 @@
 #include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/moved.h"
+#include "sentry/syscalls/stack_growth.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/file.h"
 
@@ -302,6 +303,21 @@ void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
       if (fault->signo == SIGSEGV && IsAway(group_->extras(), fault->address)) {
         extras_->waits_for_memory = true;
         break;
+      }
+      if (std::optional<Vma> more = StackGrowth(*this, *fault)) {
+        if (!mm_->TryLock(*this)) break;  // the access is made again
+        thread_->RunOps({MemoryManager::MapOp(*more, {})},
+                        [self = RefPtr<Task>(this), mm = mm_, more = *more, fault = *fault](std::span<const int64_t> results) {
+                          KernelLock lock(self->kernel());
+                          if (self->exiting_) return;
+                          bool done = results.size() == 1 && static_cast<uint64_t>(results[0]) == more.start;
+                          if (done) mm->Record(more);
+                          mm->Unlock(*self);
+                          self->last_fault_ = fault;
+                          if (!done) self->ForceSignal(SigInfo::Fault(fault.signo, fault.code, fault.address));
+                          self->ReturnToGuest();
+                        });
+        return;
       }
       last_fault_ = *fault;
       if (fault->signo == SIGTRAP && extras_->tracee != nullptr) Tracing::OnTrap(*this);

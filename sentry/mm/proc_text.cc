@@ -160,7 +160,7 @@ void AppendVmFlags(const Vma& vma, std::string* out) {
   flag((vma.max_prot & PROT_WRITE) != 0, "mw");
   flag((vma.max_prot & PROT_EXEC) != 0, "me");
   flag(vma.shared, "ms");
-  flag(vma.name == VmaName::kStack, "gd");
+  flag(vma.grows_down(), "gd");
   flag(vma.locked(), "lo");
   flag((vma.flags & Vma::kSequential) != 0, "sr");
   flag((vma.flags & Vma::kRandom) != 0, "rr");

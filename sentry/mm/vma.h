@@ -41,6 +41,7 @@ struct Vma {
   static constexpr uint32_t kSequential = 128;  // MADV_SEQUENTIAL
   static constexpr uint32_t kRandom = 256;      // MADV_RANDOM
   static constexpr uint32_t kSealed = 512;      // mseal
+  static constexpr uint32_t kGrowsDown = 1024;  // MAP_GROWSDOWN
   uint32_t flags = 0;
   // The mapped file and its offset at `start`; null for anonymous memory. Shared anonymous memory is a file, too: a
   // sentry-owned memfd (see fs/memfd).
@@ -55,8 +56,10 @@ struct Vma {
   bool anonymous() const { return !file; }
   bool locked() const { return (flags & kLocked) != 0; }
   bool sealed() const { return (flags & kSealed) != 0; }
+  // The kernel makes it larger when what lies below is touched.
+  bool grows_down() const { return name == VmaName::kStack || (flags & kGrowsDown) != 0; }
   // Counts for RLIMIT_DATA (Linux: is_data_mapping).
-  bool data() const { return !shared && (prot & PROT_WRITE) != 0 && name != VmaName::kStack; }
+  bool data() const { return !shared && (prot & PROT_WRITE) != 0 && !grows_down(); }
   // True if [start, end) of `next` may be joined to this.
   bool MergesWith(const Vma& next) const;
   // The part [from, to) of this.

@@ -56,6 +56,7 @@ ErrnoOr<Vma> Describe(int prot, int flags, RefPtr<File> file, uint64_t offset) {
   }
   if ((flags & MAP_NORESERVE) != 0) vma.flags |= Vma::kNoReserve;
   if ((flags & MAP_LOCKED) != 0) vma.flags |= Vma::kLocked;
+  if ((flags & MAP_GROWSDOWN) != 0) vma.flags |= Vma::kGrowsDown;
   return vma;
 }
 
@@ -112,6 +113,14 @@ ErrnoOr<void> CheckNewMapping(Task& task, const Vma& vma) {
   Overlap o = OverlapOf(mm.vmas(), vma.start, vma.end);
   auto more = [&](bool counts, uint64_t have) { return counts && vma.size() > have ? vma.size() - have : 0; };
   return mm.CheckLimits(limits, more(true, o.total), more(vma.data(), o.data), more(vma.locked(), o.locked), 2);
+}
+
+// PROT_GROWSDOWN: mprotect begins where the mapping at `address` does, which must grow down.
+ErrnoOr<uint64_t> StartOfGrowing(const MemoryManager& mm, uint64_t address) {
+  const Vma* vma = mm.vmas().Find(address);
+  if (vma == nullptr) return Errno(ENOMEM);
+  if (!vma->grows_down()) return Errno(EINVAL);
+  return vma->start;
 }
 
 }  // namespace
@@ -182,7 +191,9 @@ ErrnoOr<uint64_t> Munmap(Task& task, uint64_t address, uint64_t length) {
 }
 
 ErrnoOr<uint64_t> Mprotect(Task& task, uint64_t address, uint64_t length, uint64_t prot_bits) {
-  // PROT_GROWSDOWN and PROT_GROWSUP: no mapping here grows by itself, and Linux gives EINVAL for those.
+  // Nothing grows upwards on this machine: EINVAL, as from Linux.
+  bool from_start = prot_bits & PROT_GROWSDOWN;
+  prot_bits &= ~uint64_t{PROT_GROWSDOWN};
   if ((prot_bits & ~uint64_t{kProtBits}) != 0) return Errno(EINVAL);
   if (address % kPageSize != 0) return Errno(EINVAL);
   if (length == 0) return uint64_t{0};
@@ -190,9 +201,11 @@ ErrnoOr<uint64_t> Mprotect(Task& task, uint64_t address, uint64_t length, uint64
   if (size == 0 || size > kGuestTop || address > kGuestTop - size) return Errno(ENOMEM);
   uint64_t end = address + size;
   int prot = static_cast<int>(prot_bits);
-  MmLock lock(task, address, end);
+  MmLock lock(task, from_start ? 0 : address, end);
   if (!lock.held()) return WaitForMm(task);
   MemoryManager& mm = task.mm();
+  uint64_t asked = address;
+  if (from_start) address = TRY(StartOfGrowing(mm, address));
   // Linux changes one mapping after the other and stops at the first hole or refusal.
   uint64_t good = mm.vmas().FirstHole(address, end);
   int error = good < end ? ENOMEM : 0;
@@ -216,9 +229,9 @@ ErrnoOr<uint64_t> Mprotect(Task& task, uint64_t address, uint64_t length, uint64
   TRY(mm.CheckLimits(MemoryLimitsOf(task), 0, more_data, 0, 2));
   auto apply = [](VmaSet& vmas, uint64_t from, uint64_t to, int p) { vmas.Update(from, to, [p](Vma& v) { v.prot = p; }); };
   if (error == 0 && !changes) return uint64_t{0};
-  if (error == 0) return RunNatively(task, lock, address, end, [&] { apply(mm.vmas(), address, end, prot); });
+  if (error == 0 && address == asked) return RunNatively(task, lock, address, end, [&] { apply(mm.vmas(), address, end, prot); });
   RefPtr<MemoryManager> ref(&mm);
-  return RunMemoryOps(task, lock, {MemoryManager::Op(SYS_mprotect, address, good - address, prot_bits)},
+  return RunMemoryOps(task, lock, {MemoryManager::Op(SYS_mprotect, address, (error == 0 ? end : good) - address, prot_bits)},
                       [ref, address, good, prot, apply, error](std::span<const int64_t>) -> int64_t {
                         apply(ref->vmas(), address, good, prot);
                         return -error;

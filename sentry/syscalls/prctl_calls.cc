@@ -5,13 +5,17 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include <optional>
+
 #include "sentry/kernel/cpu_timers.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/memory_ops.h"
 #include "sentry/syscalls/seccomp_calls.h"
+#include "sentry/syscalls/stack_growth.h"
 #include "sentry/syscalls/table.h"
 
 namespace amber {
@@ -149,6 +153,10 @@ ErrnoOr<uint64_t> Prlimit64(Task& task, int pid, int resource, UserPtr<const rli
                 mine.gid == theirs.sgid;
     if (!same) return Errno(EPERM);
   }
+  // A smaller stack takes effect at once: exec has mapped all that the old limit allowed.
+  bool stack = in && resource == RLIMIT_STACK && &target->group() == &task.group();
+  std::optional<MmLock> lock;
+  if (stack && !lock.emplace(task, 0, ~uint64_t{0}).held()) return WaitForMm(task);
   rlimit& current = target->group().rlim(resource);
   rlimit before = current;
   if (in) {
@@ -160,7 +168,15 @@ ErrnoOr<uint64_t> Prlimit64(Task& task, int pid, int resource, UserPtr<const rli
     if (resource == RLIMIT_CPU) target->group().extras().cpu_timers(target->group()).UpdateLimit();
   }
   if (out) TRY(task.CopyOut(out, before));
-  return 0;
+  if (!stack || current.rlim_cur >= before.rlim_cur) return 0;
+  UnusedStack unused = StackBeyond(task, current.rlim_cur);
+  if (unused.start == unused.end) return 0;
+  RefPtr<MemoryManager> mm(&task.mm());
+  return RunMemoryOps(task, *lock, {MemoryManager::Op(SYS_munmap, unused.start, unused.end - unused.start)},
+                      [mm, unused](std::span<const int64_t>) -> int64_t {
+                        mm->vmas().Remove(unused.start, unused.end);
+                        return 0;
+                      });
 }
 
 ErrnoOr<uint64_t> Getrlimit(Task& task, int resource, UserPtr<rlimit> out) {
@@ -178,7 +194,7 @@ ErrnoOr<uint64_t> Setrlimit(Task& task, int resource, UserPtr<const rlimit> in) 
 
 void RegisterPrctlCalls(SyscallTable& table) {
   table.Set(SYS_prctl, Partial<&Prctl>("names, ids, capabilities, reaping and the common queries"));
-  table.Set(SYS_prlimit64, Partial<&Prlimit64>("RLIMIT_CORE and RLIMIT_SIGPENDING are kept but not enforced"));
+  table.Set(SYS_prlimit64, Partial<&Prlimit64>("RLIMIT_SIGPENDING is kept but not enforced"));
   table.Set(SYS_getrlimit, Full<&Getrlimit>());
   table.Set(SYS_setrlimit, Partial<&Setrlimit>("as prlimit64"));
 }

@@ -430,6 +430,40 @@ GUEST_TEST(Growsdown, GrowsToItsLimitOnly) {
   EXPECT_EQ(stack[-static_cast<int>(kPage)], 0);
 }
 
+GUEST_TEST(Growsdown, GrowsAfterACheckpointAndWithinTheLimit) {
+  char* area = Map(600, PROT_NONE, MAP_PRIVATE);
+  MUST(munmap(area, 600 * kPage));
+  char* stack = Map(2, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_GROWSDOWN | MAP_FIXED, area + 598 * kPage);
+  strcpy(stack, "top");
+  stack[-1] = 'g';
+  CheckpointHere();
+  // Several pages at once.
+  stack[-static_cast<int>(20 * kPage)] = 'h';
+  EXPECT_EQ(stack[-1], 'g');
+  EXPECT_STREQ(stack, "top");
+  const rlimit limit = {64 * kPage, RLIM_INFINITY};
+  const rlimit none = {0, 0};
+  MUST(setrlimit(RLIMIT_CORE, &none));
+  MUST(setrlimit(RLIMIT_STACK, &limit));
+  EXPECT_KILLED(WaitStatus(Fork([&] { stack[-static_cast<int>(100 * kPage)] = 1; })), SIGSEGV);
+  JOIN_OK(Fork([&] {
+    stack[-static_cast<int>(61 * kPage)] = 1;
+    EXPECT_EQ(stack[-static_cast<int>(21 * kPage)], 0);
+  }));
+}
+
+GUEST_TEST(Growsdown, ProtectionFromTheStart) {
+  char* area = Map(64, PROT_NONE, MAP_PRIVATE);
+  MUST(munmap(area, 64 * kPage));
+  char* stack = Map(2, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_GROWSDOWN | MAP_FIXED, area + 62 * kPage);
+  stack[-1] = 'g';
+  EXPECT_ERRNO(mprotect(area + 61 * kPage, kPage, PROT_READ | PROT_GROWSDOWN | PROT_GROWSUP), EINVAL);
+  MUST(mprotect(area + 63 * kPage, kPage, PROT_READ | PROT_GROWSDOWN));
+  EXPECT_KILLED(WaitStatus(Fork([&] { stack[-1] = 1; })), SIGSEGV);
+  char* plain = Pages(1);
+  EXPECT_ERRNO(mprotect(plain, kPage, PROT_READ | PROT_GROWSDOWN), EINVAL);
+}
+
 GUEST_TEST(Rss, TouchedPagesCount) {
   const int64_t before = ProcField("/proc/self/status", "VmRSS");
   char* memory = Pages(2048);
