@@ -30,6 +30,16 @@ Termios Termios::Default() {
   return t;
 }
 
+void Termios::KeepLocked(const Termios& old, const Termios& locked) {
+  for (uint32_t Termios::*flags : {&Termios::iflag, &Termios::oflag, &Termios::cflag, &Termios::lflag}) {
+    this->*flags = (old.*flags & locked.*flags) | (this->*flags & ~(locked.*flags));
+  }
+  if (locked.line != 0) line = old.line;
+  for (size_t i = 0; i < std::size(cc); ++i) {
+    if (locked.cc[i] != 0) cc[i] = old.cc[i];
+  }
+}
+
 void LineDiscipline::SetTermios(const Termios& termios) {
   bool was_canonical = Local(ICANON);
   termios_ = termios;

@@ -22,6 +22,8 @@ struct Termios {
   uint8_t cc[19];
   uint32_t ispeed, ospeed;
   static Termios Default();
+  // unset_locked_termios(): what is set in `locked` stays as it was in `old`.
+  void KeepLocked(const Termios& old, const Termios& locked);
 };
 static_assert(sizeof(Termios) == 44);
 

@@ -67,6 +67,7 @@ std::string Tty::Save(state::Saver& saver) const {
   m.set_index(index_);
   m.set_fs(saver.Ref(fs_.get()));
   m.set_termios(std::string(reinterpret_cast<const char*>(&discipline_.termios()), sizeof(Termios)));
+  m.set_locked_termios(std::string(reinterpret_cast<const char*>(&locked_termios), sizeof(Termios)));
   LineDiscipline::State s = discipline_.GetState();
   for (const auto& [data, eof] : s.lines) {
     auto* line = m.add_line();
@@ -104,6 +105,10 @@ bool Tty::Load(state::Loader& loader, std::string_view bytes) {
   if (!fs_ || index_ < 0) return false;
   Termios termios;
   memcpy(&termios, m.termios().data(), sizeof(termios));
+  if (!m.locked_termios().empty()) {
+    if (m.locked_termios().size() != sizeof(Termios)) return false;
+    memcpy(&locked_termios, m.locked_termios().data(), sizeof(Termios));
+  }
   LineDiscipline::State s;
   for (const auto& line : m.line()) s.lines.emplace_back(line.data(), line.eof());
   s.line = m.editing();

@@ -218,7 +218,8 @@ void Tty::SetWindow(const winsize& window) {
   SignalForeground(SIGWINCH);
 }
 
-void Tty::SetTermios(const Termios& termios) {
+void Tty::SetTermios(Termios termios) {
+  termios.KeepLocked(discipline_.termios(), locked_termios);
   bool was_stopped = discipline_.stopped();
   discipline_.SetTermios(termios);
   if (was_stopped && !discipline_.stopped()) slave_queue_.Notify(POLLOUT | POLLWRNORM);

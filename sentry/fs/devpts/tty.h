@@ -78,7 +78,8 @@ class Tty final : public RefCounted<Tty>, public state::Saveable {
 
   const winsize& window() const { return window_; }
   void SetWindow(const winsize& window);
-  void SetTermios(const Termios& termios);
+  // But for what is locked.
+  void SetTermios(Termios termios);
   // TCFLSH with its argument; TCXONC's TCOOFF and TCOON.
   void Flush(bool input, bool output);
   void StopOutput(bool stopped);
@@ -87,6 +88,7 @@ class Tty final : public RefCounted<Tty>, public state::Saveable {
   bool exclusive = false;  // TIOCEXCL
   bool packet = false;     // TIOCPKT
   uint8_t packet_status = 0;
+  Termios locked_termios{};  // TIOCSLCKTRMIOS: bits and characters that nobody may change
 
   state::Kind kind() const override { return state::Kind::kTty; }
   std::string Save(state::Saver& saver) const override;

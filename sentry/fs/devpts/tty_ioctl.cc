@@ -88,6 +88,8 @@ ErrnoOr<uint64_t> TtyFile::Ioctl(Task& task, uint32_t command, uint64_t argument
     case kTcSetA:
     case kTcSetAW:
     case kTcSetAF:
+    case TIOCGLCKTRMIOS:
+    case TIOCSLCKTRMIOS:
     case TIOCGWINSZ:
     case TIOCSWINSZ: return TermiosIoctl(task, command, argument);
     case TIOCSCTTY:
@@ -112,6 +114,11 @@ ErrnoOr<uint64_t> TtyFile::TermiosIoctl(Task& task, uint32_t command, uint64_t a
     case TCGETS: TRY(task.CopyOutBytes(argument, &t, kOldTermiosSize)); return uint64_t{0};
     case kTcGetS2: TRY(task.CopyOutBytes(argument, &t, sizeof(t))); return uint64_t{0};
     case kTcGetA: TRY(task.CopyOut(UserPtr<Termio>(argument), ToTermio(t))); return uint64_t{0};
+    case TIOCGLCKTRMIOS: TRY(task.CopyOutBytes(argument, &tty_->locked_termios, kOldTermiosSize)); return uint64_t{0};
+    case TIOCSLCKTRMIOS:
+      if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+      TRY(task.CopyInBytes(argument, &tty_->locked_termios, kOldTermiosSize));
+      return uint64_t{0};
     case TIOCGWINSZ: TRY(task.CopyOut(UserPtr<winsize>(argument), tty_->window())); return uint64_t{0};
     case TIOCSWINSZ: tty_->SetWindow(TRY(task.CopyIn(UserPtr<winsize>(argument)))); return uint64_t{0};
     default: break;
