@@ -199,6 +199,29 @@ GUEST_TEST(Proc, TaskFolder) {
   EXPECT_EQ(Count("/proc/self/task"), 1);
 }
 
+// Chromium's zygotes take a number of links other than 3 for a second thread.
+GUEST_TEST(Proc, TaskFolderHasALinkForEachThread) {
+  struct stat st = {};
+  MUST(stat("/proc/self/task", &st));
+  EXPECT_EQ(st.st_nlink, 3u);
+  Gate go;
+  Thread other([&] { go.Await(); });
+  other.AwaitAsleep();
+  CheckpointHere();
+  MUST(stat("/proc/self/task", &st));
+  EXPECT_EQ(st.st_nlink, 4u);
+  go.Open();
+}
+
+GUEST_TEST(Proc, DescriptorFolderHasItsNumberAsSize) {
+  struct stat before = {}, after = {};
+  MUST(stat("/proc/self/fd", &before));
+  if (before.st_size == 0) Skip("Linux has it since 6.2");
+  MUST(dup(0));
+  MUST(stat("/proc/self/fd", &after));
+  EXPECT_EQ(after.st_size, before.st_size + 1);
+}
+
 GUEST_TEST(Proc, ProcessesComeAndGo) {
   const pid_t pid = Fork([] { pause(); });
   EXPECT(Listed("/proc", Str("%d", pid)));

@@ -159,12 +159,26 @@ void ProcInode::Init() {
   (void)Refresh();
 }
 
+namespace {
+
+uint64_t CountDescriptors(const FdTable& files) {
+  uint64_t count = 0;
+  files.ForEach([&count](int, const RefPtr<File>&, bool) { ++count; });
+  return count;
+}
+
+}  // namespace
+
 ErrnoOr<void> ProcInode::Refresh() {
   if (!target_) return Ok();
   // task_dump_owner() of Linux: what must not be looked into belongs to root. Directories of a process always show its owner.
   bool show = target_->group().dumpable() || attr_.mode == (S_IFDIR | 0555);
   attr_.uid = show ? target_->creds().euid : 0;
   attr_.gid = show ? target_->creds().egid : 0;
+  // proc_task_getattr(): programs that may only have one thread (Chromium's zygotes) count by it.
+  if (path_ == "task") attr_.nlink = static_cast<uint32_t>(2 + target_->group().tasks().size());
+  // proc_readfd_count()
+  if (path_ == "fd") attr_.size = target_->exiting() ? 0 : CountDescriptors(target_->files());
   // The mode of fd/N tells how the file is open (tid_fd_update_inode).
   if (IsSymlink() && Descriptor() >= 0 && !target_->exiting()) {
     auto file = target_->files().GetAny(Descriptor());
