@@ -52,7 +52,9 @@ ErrnoOr<RefPtr<Socket>> NewSocket(Task& task, int family, int type, int protocol
   }
   if (family == AF_NETLINK) return NetlinkSocket::Make(task, type & kTypeMask, protocol);
   int kind = TRY(UnixType(family, type, protocol));
-  return RefPtr<Socket>(MakeRef<UnixSocket>(kind));
+  auto socket = MakeRef<UnixSocket>(kind);
+  socket->set_net(RefPtr<NetNamespace>(&NetNamespace::Of(task)));
+  return RefPtr<Socket>(std::move(socket));
 }
 
 ErrnoOr<uint64_t> SocketCall(Task& task, int family, int type, int protocol) {

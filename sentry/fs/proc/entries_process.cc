@@ -238,9 +238,12 @@ ErrnoOr<std::string> MountStats(Task&, Task* target) {
 
 // --- network: loopback alone ---
 
-ErrnoOr<std::string> NetUnix(Task&, Task*) {
+ErrnoOr<std::string> NetUnix(Task& reader, Task* target) {
+  const NetNamespace& net = NetNamespace::Of(target != nullptr && !target->exiting() ? *target : reader);
   std::string out = "Num       RefCount Protocol Flags    Type St Inode Path\n";
-  UnixSocket::ForEach([&](const UnixSocket& s) { out += s.Describe(); });
+  UnixSocket::ForEach([&](const UnixSocket& s) {
+    if (s.net() == &net) out += s.Describe();
+  });
   return out;
 }
 ErrnoOr<std::string> NetArp(Task&, Task*) { return std::string("IP address       HW type     Flags       HW address            Mask     Device\n"); }

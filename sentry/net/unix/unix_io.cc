@@ -26,6 +26,21 @@ constexpr int kCapSysResource = 24;
 // A stream message is a buffer of this size at most; smaller writes are put together up to it.
 constexpr size_t kStreamChunk = 32768;
 
+// Gives up descriptions that messages held. One may be a socket whose own messages hold the next one, as deep as a guest likes: no recursion.
+void GiveUp(std::vector<RefPtr<File>> files) {
+  static auto* doomed = new std::vector<RefPtr<File>>();  // kernel lock
+  static bool busy = false;
+  for (RefPtr<File>& f : files) doomed->push_back(std::move(f));
+  if (busy) return;
+  busy = true;
+  while (!doomed->empty()) {
+    RefPtr<File> next = std::move(doomed->back());
+    doomed->pop_back();
+    next.reset();
+  }
+  busy = false;
+}
+
 bool SameSender(const ucred& a, const ucred& b) { return a.pid == b.pid && a.uid == b.uid && a.gid == b.gid; }
 
 // Fetches `size` bytes; fewer if the guest's memory ends. EFAULT if none could be.
@@ -264,6 +279,7 @@ void UnixSocket::DropMessages() {
   for (UnixMessage& m : dropped) {
     UnixGarbage::Remove(m.rights, m.rights_owner);
     Release(m, m.data.size() - m.offset, true);
+    GiveUp(std::move(m.rights));
   }
 }
 
@@ -277,7 +293,7 @@ ErrnoOr<uint64_t> UnixSocket::Ioctl(Task& task, uint32_t command, uint64_t argum
     case SIOCOUTQ: value = static_cast<int>(budget_->used); break;
     default:
       // Any socket tells of interfaces; the C library asks one of these.
-      return InterfaceIoctl(task, NetNamespace::Of(task), command, argument);
+      return InterfaceIoctl(task, net_ ? *net_ : NetNamespace::Of(task), command, argument);
   }
   TRY(task.CopyOut(UserPtr<int>(argument), value));
   return uint64_t{0};

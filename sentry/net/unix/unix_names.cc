@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/un.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdio>
 
@@ -48,8 +49,8 @@ std::string UnixName::Bytes() const {
   return bytes;
 }
 
-std::map<std::string, UnixSocket*>& UnixNames::Abstract() {
-  static auto* names = new std::map<std::string, UnixSocket*>();
+std::map<UnixNames::Key, UnixSocket*>& UnixNames::Abstract() {
+  static auto* names = new std::map<Key, UnixSocket*>();
   return *names;
 }
 
@@ -58,7 +59,7 @@ std::set<UnixSocket*>& UnixNames::All() {
   return *sockets;
 }
 
-UnixName UnixNames::FreeAbstract() {
+UnixName UnixNames::FreeAbstract(const NetNamespace* net) {
   static uint32_t next = 0;
   UnixName name;
   name.kind = UnixName::kAbstract;
@@ -67,14 +68,21 @@ UnixName UnixNames::FreeAbstract() {
     char digits[8];
     snprintf(digits, sizeof(digits), "%05x", next++ & 0xfffff);
     name.name = digits;
-    if (!Abstract().contains(name.Bytes())) break;
+    if (!Abstract().contains({net, name.Bytes()})) break;
   }
   return name;
 }
 
 void UnixNames::CollectSoon(Kernel& kernel) {
-  static auto* timer = new Timer([] { UnixGarbage::Collect(); });
-  if (!timer->armed()) timer->Arm(kernel.timers(), kernel.clocks().Monotonic());
+  // A walk over all sockets: with very many of them in flight it takes a small part of the time, however often somebody closes one.
+  static int64_t pause = 0;
+  static auto* timer = new Timer([] {
+    auto start = std::chrono::steady_clock::now();
+    UnixGarbage::Collect();
+    int64_t took = std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count();
+    pause = took < 100'000 ? 0 : 10 * took;
+  });
+  if (!timer->armed()) timer->Arm(kernel.timers(), kernel.clocks().Monotonic() + pause);
 }
 
 }  // namespace amber

@@ -5,12 +5,14 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "sentry/base/errno_or.h"
 
 namespace amber {
 
 class Kernel;
+class NetNamespace;
 class UnixSocket;
 
 struct UnixName {
@@ -27,12 +29,13 @@ struct UnixName {
 
 class UnixNames {
  public:
-  // Bound abstract names, by the bytes of their address.
-  static std::map<std::string, UnixSocket*>& Abstract();
+  // Bound abstract names, by network namespace and the bytes of their address.
+  using Key = std::pair<const NetNamespace*, std::string>;
+  static std::map<Key, UnixSocket*>& Abstract();
   // Every Unix socket.
   static std::set<UnixSocket*>& All();
   // An abstract name of five hexadecimal digits that is free (autobind, unix(7)).
-  static UnixName FreeAbstract();
+  static UnixName FreeAbstract(const NetNamespace* net);
   // Runs UnixGarbage::Collect() once the present call is over.
   static void CollectSoon(Kernel& kernel);
 };

@@ -50,7 +50,7 @@ void UnixSocket::Unbind() {
     SetBoundSocket(*bound_path_, nullptr);
     bound_path_.reset();
   } else {
-    UnixNames::Abstract().erase(address_);
+    UnixNames::Abstract().erase({net_.get(), address_});
   }
 }
 
@@ -76,6 +76,7 @@ void UnixSocket::OnPeerGone(bool with_unread_data) {
 std::pair<RefPtr<UnixSocket>, RefPtr<UnixSocket>> UnixSocket::Pair(Task& task, int type) {
   auto a = MakeRef<UnixSocket>(type);
   auto b = MakeRef<UnixSocket>(type);
+  a->net_ = b->net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
   a->ConnectTo(*b);
   b->ConnectTo(*a);
   a->peer_credentials_ = b->peer_credentials_ = KernelCredentials(task, task.creds().euid, task.creds().egid);
@@ -93,13 +94,13 @@ ErrnoOr<void> UnixSocket::Bind(Task& task, std::string_view address) {
   UnixName name = TRY(UnixName::Parse(address));
   if (name.kind == UnixName::kUnnamed) {
     if (!address_.empty()) return Ok();
-    name = UnixNames::FreeAbstract();
+    name = UnixNames::FreeAbstract(net_.get());
   } else if (!address_.empty()) {
     return Errno(EINVAL);
   }
   std::string bytes = name.Bytes();
   if (name.kind == UnixName::kAbstract) {
-    if (!UnixNames::Abstract().try_emplace(bytes, this).second) return Errno(EADDRINUSE);
+    if (!UnixNames::Abstract().try_emplace({net_.get(), bytes}, this).second) return Errno(EADDRINUSE);
   } else {
     bound_path_ = TRY(MakeSocketInode(task, name.name));
     SetBoundSocket(*bound_path_, this);
@@ -114,7 +115,7 @@ ErrnoOr<RefPtr<UnixSocket>> UnixSocket::FindTarget(Task& task, std::string_view 
   UnixSocket* target = nullptr;
   if (name.kind == UnixName::kUnnamed) return Errno(ECONNREFUSED);
   if (name.kind == UnixName::kAbstract) {
-    auto it = UnixNames::Abstract().find(name.Bytes());
+    auto it = UnixNames::Abstract().find({net_.get(), name.Bytes()});
     if (it == UnixNames::Abstract().end()) return Errno(ECONNREFUSED);
     target = it->second;
   } else {
@@ -159,6 +160,7 @@ ErrnoOr<void> UnixSocket::Connect(Task& task, std::string_view address) {
     return task.Block(target->backlog_queue_, POLLOUT, deadline);
   }
   auto server = MakeRef<UnixSocket>(type_);
+  server->net_ = target->net_;
   server->address_ = target->address_;
   server->pass_credentials_ = target->pass_credentials_;
   server->peer_credentials_ = KernelCredentials(task, task.creds().euid, task.creds().egid);

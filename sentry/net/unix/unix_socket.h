@@ -13,6 +13,7 @@
 #include <set>
 #include <string>
 
+#include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/socket.h"
 
 namespace amber {
@@ -44,6 +45,9 @@ class UnixSocket final : public Socket {
   UnixSocket();  // for Load()
   explicit UnixSocket(int type);
   ~UnixSocket() override;
+  // Where its abstract names are: the network namespace in which it was made.
+  void set_net(RefPtr<NetNamespace> net) { net_ = std::move(net); }
+  const NetNamespace* net() const { return net_.get(); }
 
   // socketpair(2).
   static std::pair<RefPtr<UnixSocket>, RefPtr<UnixSocket>> Pair(Task& task, int type);
@@ -106,6 +110,7 @@ class UnixSocket final : public Socket {
   int TakeError() override;
   bool listening() const override { return state_ == State::kListening; }
 
+  RefPtr<NetNamespace> net_;
   State state_ = State::kUnconnected;
   std::string address_;                  // sockaddr_un bytes; empty if not bound
   bool owns_name_ = false;               // false for accepted sockets, which show their listener's

@@ -31,6 +31,7 @@ std::string UnixSocket::Save(state::Saver& saver) const {
     m.set_bound_mount(saver.Ref(bound_path_->mount));
     m.set_bound_dentry(saver.Ref(bound_path_->dentry));
   }
+  m.set_net(saver.Ref(net_));
   m.set_peer(saver.Ref(peer_));
   m.set_peer_address(peer_address_);
   for (const UnixMessage& message : messages_) {
@@ -78,6 +79,7 @@ bool UnixSocket::Load(state::Loader& loader, std::string_view bytes) {
     bound_path_->dentry = loader.GetRef<Dentry>(m.bound_dentry());
     if (!bound_path_->mount || !bound_path_->dentry) return false;
   }
+  net_ = loader.GetRef<NetNamespace>(m.net());
   SetPeer(loader.Get<UnixSocket>(m.peer()));
   peer_address_ = m.peer_address();
   for (const auto& in : m.message()) {
@@ -125,7 +127,7 @@ bool UnixSocket::AfterLoad(state::Loader&) {
     SetBoundSocket(*bound_path_, this);
     return true;
   }
-  return UnixNames::Abstract().try_emplace(address_, this).second;
+  return UnixNames::Abstract().try_emplace({net_.get(), address_}, this).second;
 }
 
 }  // namespace amber
