@@ -40,10 +40,17 @@ void CopyXattrs(Inode& from, Inode& to) {
 ErrnoOr<void> OverlayInode::CopyUp(const VfsContext& ctx, uint64_t max_size) {
   if (upper_) return Ok();
   if (!overlay().upper_) return Errno(EROFS);
+  // From the top down: a tree may be too deep for a recursion.
+  std::vector<RefPtr<OverlayInode>> missing;
+  for (OverlayInode* i = this; i != nullptr && !i->upper_; i = i->named_ ? i->parent_.get() : nullptr) missing.emplace_back(i);
+  for (auto it = missing.rbegin(); it != missing.rend(); ++it) TRY((*it)->CopyUpHere(ctx, *it == this ? max_size : UINT64_MAX));
+  return Ok();
+}
+
+ErrnoOr<void> OverlayInode::CopyUpHere(const VfsContext& ctx, uint64_t max_size) {
   RefPtr<Inode> copy;
   if (named_) {
     AMBER_CHECK(parent_);
-    TRY(parent_->CopyUp(ctx));
     Inode& dir = *parent_->upper_;
     timespec mtime = dir.attr().mtime, atime = dir.attr().atime;
     copy = TRY(MakeCopy(ctx, dir, max_size));

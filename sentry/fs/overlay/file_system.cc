@@ -1,6 +1,8 @@
 // The overlay's file system object: making one, and its way through a checkpoint.
 #include <linux/magic.h>
 
+#include <algorithm>
+
 #include "sentry/fs/overlay/overlay.h"
 #include "sentry/fs/overlay/overlay.pb.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
@@ -70,7 +72,18 @@ ErrnoOr<RefPtr<FileSystem>> MakeOverlay(const MountArguments& arguments) {
   if (lowers.empty() || lowers.size() > 128 || (upper && !has_work)) return Errno(EINVAL);
   // Copy-up needs unnamed files and trusted attributes, which a tmpfs (or an overlay's own upper layer) has.
   if (upper && std::string_view(upper.mount->fs().type_name()) != "tmpfs") return Errno(EINVAL);
+  for (const VfsPath& l : lowers) {
+    if (!OverlayFileSystem::StacksWithin(l.mount->fs(), OverlayFileSystem::kMaxStack - 1)) return Errno(EINVAL);
+  }
   return RefPtr<FileSystem>(MakeRef<OverlayFileSystem>(std::move(upper), std::move(lowers)));
+}
+
+bool OverlayFileSystem::StacksWithin(const FileSystem& fs, int levels) {
+  auto* overlay = dynamic_cast<const OverlayFileSystem*>(&fs);
+  if (overlay == nullptr) return true;
+  if (levels == 0) return false;
+  if (overlay->upper_ && !StacksWithin(overlay->upper_.mount->fs(), levels - 1)) return false;
+  return std::ranges::all_of(overlay->lowers_, [&](const VfsPath& l) { return StacksWithin(l.mount->fs(), levels - 1); });
 }
 
 std::string OverlayFileSystem::Save(state::Saver& saver) const {
@@ -97,6 +110,10 @@ bool OverlayFileSystem::Load(state::Loader& loader, std::string_view bytes) {
     lowers_.push_back(std::move(l));
   }
   return true;
+}
+
+bool OverlayFileSystem::AfterLoad(state::Loader& loader) {
+  return StacksWithin(*this, kMaxStack) || loader.Fail("overlays lie on each other too deep");
 }
 
 std::string OverlayInode::Save(state::Saver& saver) const {
@@ -135,6 +152,13 @@ bool OverlayInode::AfterLoad(state::Loader& loader) {
   for (const OverlayInode* i = this; i != nullptr; i = i->parent_.get()) {
     if (++depth > 1'000'000) return loader.Fail("a directory tree has no root");
   }
+  // With the limit of the stack: no inode shows itself.
+  auto belongs = [](const RefPtr<Inode>& inode, const VfsPath& layer) { return layer.mount && &inode->fs() == &layer.mount->fs(); };
+  bool right = !upper_ || belongs(upper_, overlay().upper_);
+  for (const RefPtr<Inode>& l : lowers_) {
+    right &= std::ranges::any_of(overlay().lowers_, [&](const VfsPath& layer) { return belongs(l, layer); });
+  }
+  if (!right) return loader.Fail("an overlay inode is of another layer");
   if (!upper_ && named_ && !parent_) return this == fs().root()->inode() || loader.Fail("an overlay inode has no directory");
   return true;
 }

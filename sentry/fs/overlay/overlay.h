@@ -65,6 +65,8 @@ class OverlayInode final : public Inode {
   // Makes upper_: with the ancestors, attributes and contents of the lower one. EROFS without an upper layer.
   // At most `max_size` bytes of contents are copied (a truncation follows).
   ErrnoOr<void> CopyUp(const VfsContext& ctx, uint64_t max_size = UINT64_MAX);
+  // The same once the directory that it goes into has been copied up.
+  ErrnoOr<void> CopyUpHere(const VfsContext& ctx, uint64_t max_size);
   ErrnoOr<RefPtr<Inode>> MakeCopy(const VfsContext& ctx, Inode& upper_dir, uint64_t max_size);
   // True if a lower layer has `name`, so that its removal needs a whiteout.
   ErrnoOr<bool> LowerHas(const VfsContext& ctx, std::string_view name);
@@ -99,10 +101,14 @@ class OverlayFileSystem final : public FileSystem {
   const char* type_name() const override { return "overlay"; }
   ErrnoOr<void> StatFs(struct statfs* out) override;
   ErrnoOr<void> Sync() override;
+  // No more than `levels` overlays lie on each other in `fs`. Each costs stack in every operation.
+  static bool StacksWithin(const FileSystem& fs, int levels);
+  static constexpr int kMaxStack = 2;  // FILESYSTEM_MAX_STACK_DEPTH
 
   state::Kind kind() const override { return state::Kind::kOverlayFileSystem; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
 
  private:
   friend class OverlayInode;

@@ -100,6 +100,7 @@ void TmpfsInode::Reaccount(uint64_t bytes) {
 void TmpfsInode::Account() { (void)Refresh(); }
 
 ErrnoOr<uint64_t> TmpfsInode::PrepareWrite(uint64_t offset, uint64_t size) {
+  DropCapabilities();
   if (seals_ > 0 && (seals_ & F_SEAL_GROW) != 0 && offset + size > attr_.size) {
     if (offset >= attr_.size) return Errno(EPERM);
     size = attr_.size - offset;

@@ -72,6 +72,11 @@ void TmpfsInode::Remove(std::string_view name) {
   Changed();
 }
 
+bool TmpfsInode::Holds(std::string_view name, const Inode* child) const {
+  auto it = children_.find(name);
+  return it == children_.end() ? child == nullptr : it->second.get() == child;
+}
+
 void TmpfsInode::DropLink() {
   attr_.nlink = IsDir() ? 0 : attr_.nlink - 1;
   attr_.ctime = FileTimeNow();
@@ -79,6 +84,7 @@ void TmpfsInode::DropLink() {
 
 ErrnoOr<void> TmpfsInode::SetAttr(const VfsContext&, const AttrChange& change) {
   if (change.size) TRY(SetSize(*change.size));
+  if ((change.size || change.uid || change.gid) && !IsDir()) DropCapabilities();
   if (change.mode) attr_.mode = (attr_.mode & S_IFMT) | (*change.mode & 07777);
   if (change.uid) attr_.uid = *change.uid;
   if (change.gid) attr_.gid = *change.gid;
@@ -116,6 +122,7 @@ ErrnoOr<void> TmpfsInode::Link(const VfsContext&, std::string_view name, Inode& 
   auto& inode = static_cast<TmpfsInode&>(target);
   if (inode.attr_.nlink == 0 && !inode.unnamed_) return Errno(ENOENT);
   if (attr_.nlink == 0) return Errno(ENOENT);
+  if (children_.contains(name)) return Errno(EEXIST);
   inode.unnamed_ = false;
   ++inode.attr_.nlink;
   inode.attr_.ctime = FileTimeNow();
@@ -124,6 +131,7 @@ ErrnoOr<void> TmpfsInode::Link(const VfsContext&, std::string_view name, Inode& 
 }
 
 ErrnoOr<void> TmpfsInode::Unlink(const VfsContext&, std::string_view name, Inode& victim) {
+  if (!Holds(name, &victim)) return Errno(ESTALE);
   static_cast<TmpfsInode&>(victim).DropLink();
   Remove(name);
   return Ok();
@@ -131,6 +139,7 @@ ErrnoOr<void> TmpfsInode::Unlink(const VfsContext&, std::string_view name, Inode
 
 ErrnoOr<void> TmpfsInode::Rmdir(const VfsContext&, std::string_view name, Inode& victim) {
   auto& dir = static_cast<TmpfsInode&>(victim);
+  if (!Holds(name, &dir)) return Errno(ESTALE);
   if (!dir.children_.empty()) return Errno(ENOTEMPTY);
   RefPtr<TmpfsInode> hold(&dir);
   Remove(name);
@@ -143,6 +152,7 @@ ErrnoOr<void> TmpfsInode::Rename(const VfsContext&, std::string_view old_name, I
   RefPtr<TmpfsInode> source(static_cast<TmpfsInode*>(&moved));
   RefPtr<TmpfsInode> target(static_cast<TmpfsInode*>(replaced));
   auto& to = static_cast<TmpfsInode&>(new_dir);
+  if (!Holds(old_name, source.get()) || !to.Holds(new_name, target.get()) || source == &to) return Errno(ESTALE);
   if ((flags & RENAME_EXCHANGE) != 0) {
     Remove(old_name);
     to.Remove(new_name);

@@ -67,7 +67,13 @@ class TmpfsInode final : public Inode {
   void DropLink();  // one name less
   void Add(std::string_view name, RefPtr<TmpfsInode> child);
   void Remove(std::string_view name);
+  // `child` is what has this name here. Who changes the upper layer of an overlay behind its back makes the overlay believe in names that are gone.
+  bool Holds(std::string_view name, const Inode* child) const;
   ErrnoOr<void> SetSize(uint64_t size);
+  // Contents or owner change: capabilities that a file gives go (file_remove_privs).
+  void DropCapabilities() {
+    if (!xattrs_.empty()) xattrs_.erase("security.capability");
+  }
   // Makes the memfd, with the string's bytes in it.
   ErrnoOr<void> NeedMemFd();
   // Puts the bytes back into the string, if they are few and nobody has the file open.
