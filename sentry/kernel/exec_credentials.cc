@@ -5,7 +5,11 @@
 
 #include <cstring>
 
+#include "sentry/kernel/extras.h"
+#include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 
 namespace amber {
 namespace {
@@ -35,6 +39,17 @@ ErrnoOr<FileCapabilities> Parse(const std::string& xattr, const UserNamespace* n
   return out;
 }
 
+// Others could make the new program do what they want: a tracer that may not trace everybody, or a process that shares root and working
+// directory (LSM_UNSAFE_PTRACE, LSM_UNSAFE_SHARE).
+bool Exposed(const Task& task) {
+  const Tracee* tracee = task.extras().tracee.get();
+  if (tracee != nullptr && !tracee->tracer->leader()->creds().HasIn(task.creds().user_ns.get(), CAP_SYS_PTRACE)) return true;
+  for (const RefPtr<Task>& other : task.kernel().LiveTasks()) {
+    if (&other->group() != &task.group() && !other->exiting() && &other->fs() == &task.fs()) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 ErrnoOr<RefPtr<const Credentials>> CredentialsForExec(const Task& task, const ExecIds& ids, bool* secure) {
@@ -49,8 +64,6 @@ ErrnoOr<RefPtr<const Credentials>> CredentialsForExec(const Task& task, const Ex
     if (ids.set_gid && mapped) next->egid = ids.gid;
     file = TRY(Parse(ids.capabilities, ns));
   }
-  next->suid = next->fsuid = next->euid;
-  next->sgid = next->fsgid = next->egid;
 
   bool has_file_caps = (file.permitted | file.inheritable) != 0;
   bool noroot = (old.securebits & SECBIT_NOROOT) != 0;
@@ -69,6 +82,18 @@ ErrnoOr<RefPtr<const Credentials>> CredentialsForExec(const Task& task, const Ex
   next->permitted = (old.inheritable & file.inheritable) | (file.permitted & old.bounding) | ambient;
   next->effective = file.effective ? next->permitted : ambient;
   if (file.effective && has_file_caps && (file.permitted & ~next->permitted) != 0) return Errno(EPERM);
+  bool gains = next->euid != old.uid || next->egid != old.gid || (next->permitted & ~old.permitted) != 0;
+  if (gains && Exposed(task)) {
+    // They get no more than they had (cap_bprm_creds_from_file).
+    if (!old.HasOwn(CAP_SETUID)) {
+      next->euid = next->uid;
+      next->egid = next->gid;
+    }
+    next->permitted &= old.permitted;
+    next->effective &= next->permitted;
+  }
+  next->suid = next->fsuid = next->euid;
+  next->sgid = next->fsgid = next->egid;
   next->securebits &= ~static_cast<uint32_t>(SECBIT_KEEP_CAPS);
   bool ids_differ = next->euid != next->uid || next->egid != next->gid;
   *secure =

@@ -2,9 +2,11 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/fsuid.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <unistd.h>
 
 #include "test/harness/guest_util.h"
@@ -345,14 +347,19 @@ GUEST_HELPER(ShowIds) {
 
 namespace {
 
-// A copy of this program owned by 4000:5000 with such mode bits, executed by user 1000.
-void RunCopy(mode_t mode, bool no_new_privileges, const char* uid, const char* gid) {
-  TempDir dir;
+// A copy of this program owned by 4000:5000 with such mode bits.
+void MakeCopy(const char* path, mode_t mode) {
   static char self[8 << 20];
   const size_t size = ReadFile(SelfPath(), self, sizeof(self));
-  WriteFile(dir / "copy", self, size, 0755);
-  MUST(chown(dir / "copy", 4000, 5000));
-  MUST(chmod(dir / "copy", mode));
+  WriteFile(path, self, size, 0755);
+  MUST(chown(path, 4000, 5000));
+  MUST(chmod(path, mode));
+}
+
+// Such a copy, executed by user 1000.
+void RunCopy(mode_t mode, bool no_new_privileges, const char* uid, const char* gid) {
+  TempDir dir;
+  MakeCopy(dir / "copy", mode);
   JOIN_OK(Fork([&] {
     BecomeUser();
     if (no_new_privileges) MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
@@ -365,6 +372,47 @@ void RunCopy(mode_t mode, bool no_new_privileges, const char* uid, const char* g
 GUEST_TEST(SetuidExec, TakesTheOwner) {
   NeedRoot();
   RunCopy(04755, false, "4000", "1000");
+}
+
+// Who is traced by somebody without privileges, or shares its directories with another process, gains nothing (cap_bprm_creds_from_file).
+GUEST_TEST(SetuidExec, TracedGainsNothing) {
+  NeedRoot();
+  TempDir dir;
+  MakeCopy(dir / "copy", 04755);
+  JOIN_OK(Fork([&] {
+    BecomeUser();
+    MUST(prctl(PR_SET_DUMPABLE, 1));
+    const pid_t pid = Fork([&] {
+      MUST(ptrace(PTRACE_TRACEME, 0, nullptr, nullptr));
+      execl(dir / "copy", "copy", "@ShowIds", "1000", "1000", nullptr);
+    });
+    int status = 0;
+    MUST(waitpid(pid, &status, 0));
+    ASSERT(WIFSTOPPED(status));  // Execve's own.
+    MUST(ptrace(PTRACE_DETACH, pid, nullptr, nullptr));
+    EXPECT_EXITED(WaitStatus(pid), 0);
+  }));
+}
+
+GUEST_TEST(SetuidExec, SharedDirectoryGainsNothing) {
+  NeedRoot();
+  TempDir dir;
+  MakeCopy(dir / "copy", 04755);
+  JOIN_OK(Fork([&] {
+    BecomeUser();
+    static char stack[16384];
+    const pid_t pid = clone([](void*) { return pause(); }, stack + sizeof(stack), CLONE_FS | SIGCHLD, nullptr);
+    MUST(pid);
+    JOIN_OK(Fork([&] { execl(dir / "copy", "copy", "@ShowIds", "4000", "1000", nullptr); }));
+    const pid_t sharing = static_cast<pid_t>(MUST(syscall(SYS_clone, CLONE_FS | SIGCHLD, nullptr, nullptr, nullptr, nullptr)));
+    if (sharing == 0) {
+      execl(dir / "copy", "copy", "@ShowIds", "1000", "1000", nullptr);
+      _exit(120);
+    }
+    EXPECT_EXITED(WaitStatus(sharing), 0);
+    MUST(kill(pid, SIGKILL));
+    EXPECT_KILLED(WaitStatus(pid), SIGKILL);
+  }));
 }
 
 GUEST_TEST(SetuidExec, TakesTheGroup) {
