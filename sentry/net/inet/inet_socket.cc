@@ -67,8 +67,7 @@ ErrnoOr<net::Endpoint> InetSocket::BindAddress(Task& task, std::string_view addr
   if (family_ == AF_INET6 && e.address.link_local() && e.scope == 0 && device_ == 0) return Errno(EINVAL);
   bool foreign_ok = ip_.freebind || ip_.transparent;
   if (!foreign_ok && !net_->stack().MayBind(e.address)) return Errno(EADDRNOTAVAIL);
-  if (e.port != 0 && e.port < 1024 && type_ != SOCK_RAW && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_BIND_SERVICE))
-    return Errno(EACCES);
+  if (e.port != 0 && e.port < 1024 && type_ != SOCK_RAW && !task.creds().HasIn(net_->owner(), CAP_NET_BIND_SERVICE)) return Errno(EACCES);
   return e;
 }
 

@@ -134,7 +134,7 @@ ErrnoOr<uint64_t> InterfaceIoctl(Task& task, NetNamespace& net, uint32_t command
     net::Link* link = stack.FindLink(std::string_view(name.substr(0, name.find(':'))));
     if (link == nullptr) return Errno(ENODEV);
     if (set) {
-      if (!task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_ADMIN)) return Errno(EPERM);
+      if (!task.creds().HasIn(net.owner(), CAP_NET_ADMIN)) return Errno(EPERM);
       TRY(Set(stack, *link, command, r));
       return uint64_t{0};
     }

@@ -60,8 +60,7 @@ ErrnoOr<void> InetSocket::SetSocketOption(Task& task, int name, std::span<const 
       return Ok();
     }
     case SO_MARK:
-      if (!task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_ADMIN) && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_RAW))
-        return Errno(EPERM);
+      if (!task.creds().HasIn(net_->owner(), CAP_NET_ADMIN) && !task.creds().HasIn(net_->owner(), CAP_NET_RAW)) return Errno(EPERM);
       ip_.mark = TRY(ParseOption<int>(value));
       return Ok();
     case SO_INCOMING_CPU:
@@ -120,9 +119,7 @@ ErrnoOr<void> InetSocket::SetIpOption(Task& task, int name, std::span<const uint
     case IP_RECVERR: ip_.receive_error = n != 0; return Ok();
     case IP_FREEBIND: ip_.freebind = n != 0; return Ok();
     case IP_TRANSPARENT:
-      if (n != 0 && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_ADMIN) &&
-          !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_RAW))
-        return Errno(EPERM);
+      if (n != 0 && !task.creds().HasIn(net_->owner(), CAP_NET_ADMIN) && !task.creds().HasIn(net_->owner(), CAP_NET_RAW)) return Errno(EPERM);
       ip_.transparent = n != 0;
       return Ok();
     case IP_MTU_DISCOVER:

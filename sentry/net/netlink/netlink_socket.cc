@@ -120,13 +120,14 @@ ErrnoOr<size_t> NetlinkSocket::Send(Task& task, SendRequest& request) {
   }
   size_t size = request.source.remaining();
   if (size > kMaxRequest) return Errno(EMSGSIZE);
-  // Answers that nobody reads are not piled up without end.
-  if (queued_ > static_cast<size_t>(receive_buffer_) * 4) return Errno(ENOBUFS);
+  // Answers that nobody reads are not piled up without end, nor are those to one packet full of requests.
+  size_t limit = static_cast<size_t>(receive_buffer_) * 4;
+  if (queued_ > limit) return Errno(ENOBUFS);
   std::string bytes(size, '\0');
   if (size > 0 && TRY(request.source.Take(bytes.data(), size)) < size) return Errno(EFAULT);
   AutoBind(task);
   std::string_view rest = bytes;
-  while (rest.size() >= sizeof(nlmsghdr)) {
+  while (rest.size() >= sizeof(nlmsghdr) && queued_ <= limit) {
     nlmsghdr h;
     memcpy(&h, rest.data(), sizeof(h));
     if (h.nlmsg_len < sizeof(h) || h.nlmsg_len > rest.size()) break;

@@ -189,7 +189,7 @@ int GetRoute(NetNamespace& net, bool dump, std::string_view body, NetlinkWriter&
 
 int HandleRoute(Task& task, NetNamespace& net, uint16_t type, uint16_t, bool dump, std::string_view body, NetlinkWriter& out) {
   // Of each four types the third asks; the others change something (RTM_GET*).
-  if ((type - RTM_BASE) % 4 != 2 && !task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_ADMIN)) return EPERM;
+  if ((type - RTM_BASE) % 4 != 2 && !task.creds().HasIn(net.owner(), CAP_NET_ADMIN)) return EPERM;
   switch (type) {
     case RTM_GETLINK: return GetLink(net, dump, body, out);
     case RTM_NEWLINK:
