@@ -12,6 +12,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/mount_checks.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fs_context.h"
@@ -85,6 +86,7 @@ ErrnoOr<uint64_t> BindMount(Task& task, UserPtr<const char> source, const VfsPat
     // Of what has no place only a namespace can be given one.
     NsFile* file = NsFile::From(*what.file);
     if (file == nullptr) return Errno(EINVAL);
+    TRY(CheckNamespaceLoop(file->ref(), where));
     auto fs = MakeRef<NsFileSystem>(file->ref());
     RefPtr<Dentry> root = fs->root();
     TRY(ns->Attach(MakeRef<Mount>(std::move(fs), std::move(root), 0, "nsfs"), where));
@@ -92,6 +94,7 @@ ErrnoOr<uint64_t> BindMount(Task& task, UserPtr<const char> source, const VfsPat
   }
   const VfsPath& from = what.path;
   if (from.mount->ns() != ns && std::string_view(from.mount->fs().type_name()) != "nsfs") return Errno(EINVAL);
+  if (const NsRef* held = NamespaceBehind(*from.mount); held != nullptr) TRY(CheckNamespaceLoop(*held, where));
   TRY(ns->Bind(from, where, (flags & MS_REC) != 0, from.mount->flags()));
   return uint64_t{0};
 }
@@ -99,6 +102,7 @@ ErrnoOr<uint64_t> BindMount(Task& task, UserPtr<const char> source, const VfsPat
 ErrnoOr<uint64_t> MoveMount(Task& task, UserPtr<const char> source, const VfsPath& where) {
   VfsPath from = TRY(PlaceOf(task, source));
   if (!from.is_mount_root() || from.mount->locked()) return Errno(EINVAL);
+  if (const NsRef* held = NamespaceBehind(*from.mount); held != nullptr) TRY(CheckNamespaceLoop(*held, where));
   TRY(TRY(OwnNamespace(task, where))->Move(*from.mount, where));
   return uint64_t{0};
 }
@@ -116,8 +120,11 @@ ErrnoOr<uint64_t> NewMount(Task& task, UserPtr<const char> source, UserPtr<const
   MountNamespace* ns = TRY(OwnNamespace(task, where));
   RefPtr<FileSystem> fs = TRY(MakeFileSystem(type_name, arguments));
   if (task.creds().user_ns && !fs->owner()) fs->set_owner(task.creds().user_ns);
+  uint32_t locked;
+  TRY(CheckRevealing(task, *fs, static_cast<uint32_t>(flags), &locked));
   RefPtr<Dentry> root = fs->root();
   auto mount = MakeRef<Mount>(std::move(fs), std::move(root), static_cast<uint32_t>(flags), arguments.source);
+  mount->LockFlags(locked);
   TRY(ns->Attach(std::move(mount), where));
   return uint64_t{0};
 }

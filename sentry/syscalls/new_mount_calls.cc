@@ -9,6 +9,7 @@
 #include "sentry/fs/mountfd/mountfd.h"
 #include "sentry/kernel/task.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/mount_checks.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fd_table.h"
@@ -113,7 +114,7 @@ ErrnoOr<uint64_t> FsConfig(Task& task, int fd, unsigned command, UserPtr<const c
       return 0;
     default:
       if (!MayMount(task)) return Errno(EPERM);
-      TRY(context->Reconfigure());
+      TRY(context->Reconfigure(task));
       return 0;
   }
 }
@@ -124,7 +125,11 @@ ErrnoOr<uint64_t> FsMount(Task& task, int fd, unsigned flags, unsigned attribute
   uint32_t mount_flags = TRY(FlagsOf(attributes));
   RefPtr<FsConfigFile> context = TRY(GetContext(task, fd));
   RefPtr<FileSystem> fs = TRY(context->Take());
-  auto file = MakeRef<MountFile>(NewTree(std::move(fs), mount_flags, context->source().empty() ? "none" : context->source()));
+  uint32_t locked;
+  TRY(CheckRevealing(task, *fs, mount_flags, &locked));
+  RefPtr<MountNamespace> tree = NewTree(std::move(fs), mount_flags, context->source().empty() ? "none" : context->source());
+  tree->root().mount->LockFlags(locked);
+  auto file = MakeRef<MountFile>(std::move(tree));
   return Install(task, std::move(file), (flags & FSMOUNT_CLOEXEC) != 0);
 }
 
@@ -236,6 +241,9 @@ ErrnoOr<uint64_t> MoveMountCall(Task& task, int from_fd, UserPtr<const char> fro
   if (!from.path.is_mount_root() || ns != &task.mounts()) return Errno(EINVAL);
   if (auto* tree = dynamic_cast<MountFile*>(from.file.get()); tree != nullptr && tree->tree() != nullptr) {
     if (tree->tree() == ns) return Errno(ELOOP);
+    for (const Mount* m : tree->tree()->All()) {
+      if (const NsRef* held = NamespaceBehind(*m); held != nullptr) TRY(CheckNamespaceLoop(*held, to.path));
+    }
     TRY(tree->MoveTo(*ns, to.path));
     return 0;
   }

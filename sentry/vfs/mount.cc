@@ -1,6 +1,8 @@
 #include "sentry/vfs/mount.h"
 
 #include <algorithm>
+#include <functional>
+#include <iterator>
 
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/propagation.h"
@@ -37,6 +39,7 @@ MountNamespace::~MountNamespace() {
 void MountNamespace::SetRoot(RefPtr<Mount> root) {
   AMBER_CHECK(!root_);
   root->ns_ = this;
+  root->locked_ = false;
   root_ = root;
   mounts_.push_back(std::move(root));
 }
@@ -88,9 +91,10 @@ void MountNamespace::Remove(Mount& mount) {
   Unlink(mount);
   mount.ns_ = nullptr;
   if (root_ == &mount) root_.reset();
-  auto it = std::find_if(mounts_.begin(), mounts_.end(), [&](const auto& m) { return m == &mount; });
+  // From the end: whoever takes off many begins with the last.
+  auto it = std::find_if(mounts_.rbegin(), mounts_.rend(), [&](const auto& m) { return m == &mount; });
   RefPtr<Mount> hold = std::move(*it);
-  mounts_.erase(it);
+  mounts_.erase(std::next(it).base());
 }
 
 ErrnoOr<void> MountNamespace::Detach(Mount& mount, bool lazy, int held) {
@@ -111,12 +115,21 @@ ErrnoOr<void> MountNamespace::Detach(Mount& mount, bool lazy, int held) {
 }
 
 std::vector<Mount*> MountNamespace::Below(Mount& mount) const {
-  // mounts_ is in mounting order, but a move can put a parent behind its child: go on until nothing is added.
+  // mounts_ is in mounting order, but a move can put a parent behind its child. Sorted by parent, since there may be a hundred thousand.
   std::vector<Mount*> all = {&mount};
+  if (mount.ns_ == this && IsLeaf(mount)) return all;
+  struct Entry {
+    const Mount* parent;
+    size_t order;
+    Mount* child;
+  };
+  std::vector<Entry> by_parent;
+  for (size_t i = 0; i < mounts_.size(); ++i) {
+    if (mounts_[i]->parent_ != nullptr) by_parent.push_back({mounts_[i]->parent_, i, mounts_[i].get()});
+  }
+  std::ranges::sort(by_parent, std::less<>(), [](const Entry& e) { return std::pair(e.parent, e.order); });
   for (size_t i = 0; i < all.size(); ++i) {
-    for (const auto& m : mounts_) {
-      if (m->parent_ == all[i]) all.push_back(m.get());
-    }
+    for (const Entry& e : std::ranges::equal_range(by_parent, all[i], std::less<>(), &Entry::parent)) all.push_back(e.child);
   }
   return all;
 }
@@ -140,6 +153,7 @@ ErrnoOr<void> MountNamespace::Move(Mount& mount, VfsPath where) {
 RefPtr<Mount> MountNamespace::CloneMount(const Mount& mount, RefPtr<Dentry> root) {
   auto copy = MakeRef<Mount>(mount.fs_, std::move(root), mount.flags_, mount.source_);
   copy->locked_flags_ = mount.locked_flags_;
+  copy->locked_ = mount.locked_;
   mount.ShareWith(*copy);
   return copy;
 }
@@ -154,6 +168,7 @@ ErrnoOr<void> MountNamespace::Bind(const VfsPath& source, VfsPath where, bool re
   }
   RefPtr<Mount> top = CloneMount(*source.mount, source.dentry);
   top->flags_ = flags & kMountFlags;
+  top->locked_ = false;
   // What is below, before the new mount is part of the tree.
   std::vector<Mount*> below;
   if (recursive && source.mount->ns_ != nullptr) below = source.mount->ns_->Below(*source.mount);
@@ -167,7 +182,6 @@ ErrnoOr<void> MountNamespace::Bind(const VfsPath& source, VfsPath where, bool re
     if (mounts_.size() >= kMaxMounts) return Errno(ENOSPC);
     if (m.unbindable_) continue;
     RefPtr<Mount> copy = CloneMount(m, m.root_);
-    copy->locked_ = m.locked_;
     copies[&m] = copy.get();
     Insert(copy, {RefPtr<Mount>(parent->second), m.mountpoint_});
     Propagate(*copy);
@@ -194,7 +208,6 @@ RefPtr<MountNamespace> MountNamespace::Clone(FsContext* fs, RefPtr<UserNamespace
   auto copy_of = [lesser](const Mount& m) {
     RefPtr<Mount> c = CloneMount(m, m.root_);
     c->unbindable_ = m.unbindable_;
-    c->locked_ = m.locked_;
     if (!lesser) return c;
     // Changes come in but do not go out (CL_SHARED_TO_SLAVE).
     c->SetPropagation(MS_SLAVE);

@@ -59,6 +59,7 @@ class Mount final : public RefCounted<Mount>, public state::Saveable {
   bool locked() const { return locked_; }
   // Of kMountFlags: what a less privileged namespace may not clear; MS_RELATIME stands for all of the access time modes.
   uint32_t locked_flags() const { return locked_flags_; }
+  void LockFlags(uint32_t flags) { locked_flags_ |= flags & kMountFlags; }
 
   state::Kind kind() const override { return state::Kind::kMount; }
   std::string Save(state::Saver& saver) const override;
@@ -165,6 +166,8 @@ class MountNamespace final : public Namespace {
   static void PropagateInGroup(PeerGroup& group, const Mount& except, Mount& source, const RefPtr<Dentry>& place);
   static bool Receive(Mount& target, RefPtr<Mount> copy, const RefPtr<Dentry>& place);
   std::vector<Mount*> ChildrenOf(const Mount& mount) const;
+  // Nothing is mounted on `mount`, which is in a namespace.
+  static bool IsLeaf(const Mount& mount);
 
   RefPtr<Mount> root_;
   std::vector<RefPtr<Mount>> mounts_;  // in the order of mounting, the root first

@@ -9,6 +9,9 @@
 namespace amber {
 namespace {
 
+// No number below is free. Guarded by the kernel lock.
+int lowest_free_group = 1;
+
 // All groups, by number. Guarded by the kernel lock.
 std::map<int, PeerGroup*>& Groups() {
   static std::map<int, PeerGroup*> groups;
@@ -20,13 +23,16 @@ std::map<int, PeerGroup*>& Groups() {
 PeerGroup::PeerGroup(int id) : id_(id) {
   // The lowest free number, as mnt_group_ida hands them out.
   if (id_ == 0) {
-    id_ = 1;
-    while (Groups().contains(id_)) ++id_;
+    while (Groups().contains(lowest_free_group)) ++lowest_free_group;
+    id_ = lowest_free_group;
   }
   Groups()[id_] = this;
 }
 
-PeerGroup::~PeerGroup() { Groups().erase(id_); }
+PeerGroup::~PeerGroup() {
+  Groups().erase(id_);
+  lowest_free_group = std::min(lowest_free_group, id_);
+}
 
 PeerGroup* PeerGroup::Find(int id) {
   auto it = Groups().find(id);
@@ -167,17 +173,22 @@ void MountNamespace::Propagate(Mount& mount) {
   PropagateInGroup(*group, *mount.parent_, mount, place);
 }
 
+bool MountNamespace::IsLeaf(const Mount& mount) {
+  auto first = mount.ns_->on_.lower_bound({&mount, nullptr});
+  return first == mount.ns_->on_.end() || first->first.first != &mount;
+}
+
 bool MountNamespace::PropagatedBusy(const Mount& mount) {
   for (const RefPtr<Mount>& m : Counterparts(mount)) {
     // One reference is the namespace's, one ours.
-    if (m->ns_->ChildrenOf(*m).empty() && m->ref_count() > 2) return true;
+    if (IsLeaf(*m) && m->ref_count() > 2) return true;
   }
   return false;
 }
 
 void MountNamespace::PropagateUnmount(Mount& mount) {
   for (const RefPtr<Mount>& m : Counterparts(mount)) {
-    if (m->ns_ != nullptr && m->ns_->ChildrenOf(*m).empty() && m->ns_->root_ != m) m->ns_->Remove(*m);
+    if (m->ns_ != nullptr && IsLeaf(*m) && m->ns_->root_ != m) m->ns_->Remove(*m);
   }
 }
 

@@ -1,5 +1,7 @@
 #include "sentry/fs/mountfd/mountfd.h"
 
+#include <linux/capability.h>
+
 #include <algorithm>
 #include <map>
 
@@ -67,13 +69,17 @@ ErrnoOr<void> FsConfigFile::Create(Task& task) {
     return Failure(made.error().number(), "cannot be made");
   }
   fs_ = *std::move(made);
+  if (task.creds().user_ns && !fs_->owner()) fs_->set_owner(task.creds().user_ns);
   if (read_only_) fs_->set_read_only(true);
   phase_ = Phase::kCreated;
   return Ok();
 }
 
-ErrnoOr<void> FsConfigFile::Reconfigure() {
+ErrnoOr<void> FsConfigFile::Reconfigure(Task& task) {
   if (phase_ != Phase::kReconfiguring) return Errno(EBUSY);
+  // The file system itself is its owner's alone (vfs_fsconfig_locked()).
+  const UserNamespace* mine = task.creds().user_ns.get();
+  if (!task.creds().HasOwn(CAP_SYS_ADMIN) || (mine != nullptr && !fs_->owned_within(mine))) return Errno(EPERM);
   fs_->set_read_only(read_only_);
   options_.clear();
   return Ok();

@@ -33,7 +33,7 @@ class FsConfigFile final : public File {
   // One option: "ro", "size=1m"; EBUSY once the file system is there, EINVAL for what its type does not know.
   ErrnoOr<void> Set(Task& task, const std::string& key, const std::string* value);
   ErrnoOr<void> Create(Task& task);
-  ErrnoOr<void> Reconfigure();
+  ErrnoOr<void> Reconfigure(Task& task);
   // fsmount(2) takes it: EINVAL unless it was created and not mounted yet.
   ErrnoOr<RefPtr<FileSystem>> Take();
 

@@ -1,6 +1,7 @@
 #include "sentry/fs/mqueue/mqueue.h"
 
 #include <dirent.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
@@ -217,7 +218,10 @@ RefPtr<MqueueFileSystem> MqueueFileSystem::New() {
 
 ErrnoOr<RefPtr<FileSystem>> MqueueFileSystem::Make(const MountArguments& arguments) {
   if (arguments.task == nullptr) return RefPtr<FileSystem>(New());
-  return MqueueRoot(*arguments.task->extras().ipc).mount->fs_ref();
+  IpcNamespace& ipc = *arguments.task->extras().ipc;
+  // Everybody's in the namespace: who mounts it must rule over that (mqueue_get_tree).
+  if (!arguments.task->creds().HasIn(ipc.owner(), CAP_SYS_ADMIN)) return Errno(EPERM);
+  return MqueueRoot(ipc).mount->fs_ref();
 }
 
 VfsPath MqueueRoot(IpcNamespace& ns) {

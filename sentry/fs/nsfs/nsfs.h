@@ -67,6 +67,7 @@ class NsInode final : public Inode {
  public:
   NsInode() = default;  // for Loader
   NsInode(FileSystem* fs, NsRef ref);
+  const NsRef& ref() const { return ref_; }
   ~NsInode() override = default;
   ErrnoOr<RefPtr<File>> Open(const VfsContext& ctx, const VfsPath& path, int flags) override;
 

@@ -1,0 +1,24 @@
+// What may be mounted beyond the question who may mount at all.
+#pragma once
+
+#include <cstdint>
+
+#include "sentry/base/errno_or.h"
+#include "sentry/fs/nsfs/nsfs.h"
+#include "sentry/vfs/mount.h"
+
+namespace amber {
+
+class Task;
+
+// mount_too_revealing(): the root of a user namespace gets a new /proc or /sys only if its mount namespace shows one already of which
+// nothing is covered: else it would see what a container hides. EPERM. `locked`: flags that the new mount must keep.
+ErrnoOr<void> CheckRevealing(const Task& task, const FileSystem& fs, uint32_t flags, uint32_t* locked);
+
+// mnt_ns_loop(): a mount namespace that is held by a mount in itself would live for ever. EINVAL if a mount of `ns` at `where` made such
+// a loop, or could by propagating.
+ErrnoOr<void> CheckNamespaceLoop(const NsRef& ns, VfsPath where);
+// The namespace that a bind mount of nsfs stands for; null for other mounts.
+const NsRef* NamespaceBehind(const Mount& mount);
+
+}  // namespace amber
