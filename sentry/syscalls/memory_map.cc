@@ -13,6 +13,7 @@
 #include "sentry/fs/memfd/memfd.h"
 #include "sentry/syscalls/memory_ops.h"
 #include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/mount.h"
 
 namespace amber {
 
@@ -46,6 +47,10 @@ ErrnoOr<Vma> Describe(int prot, int flags, RefPtr<File> file, uint64_t offset) {
       default: return Errno(EINVAL);
     }
     if (!file->readable()) return Errno(EACCES);
+    if (file->path() != nullptr && (file->path()->mount->flags() & MS_NOEXEC) != 0) {
+      if ((prot & PROT_EXEC) != 0) return Errno(EPERM);
+      vma.max_prot &= ~PROT_EXEC;  // nor by mprotect later
+    }
     if ((flags & MAP_GROWSDOWN) != 0) return Errno(EINVAL);
     vma.file = std::move(file);
     vma.offset = offset;
