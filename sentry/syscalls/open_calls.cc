@@ -75,8 +75,8 @@ ErrnoOr<uint64_t> OpenAt2(Task& task, int dirfd, UserPtr<const char> path, UserP
   if ((how.resolve & RESOLVE_BENEATH) != 0) walk |= kBeneath;
   if ((how.resolve & RESOLVE_IN_ROOT) != 0) walk |= kInRoot;
   std::string name = TRY(task.CopyInString(path, 4096));
-  // An absolute path is taken below the directory here, so the descriptor counts.
-  if ((walk & (kInRoot | kBeneath)) != 0 && dirfd != AT_FDCWD && !name.empty() && name.front() == '/') {
+  // An absolute path is taken below the directory (or the working directory) here, so the descriptor counts.
+  if ((walk & (kInRoot | kBeneath)) != 0 && !name.empty() && name.front() == '/') {
     if ((walk & kBeneath) != 0) return Errno(EXDEV);
     name.insert(0, ".");
   }

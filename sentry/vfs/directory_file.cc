@@ -10,7 +10,7 @@ namespace amber {
 
 ErrnoOr<uint64_t> DirectoryFile::Seek(Task&, int64_t offset, int whence) {
   if (whence == SEEK_CUR) {
-    offset += static_cast<int64_t>(position_);
+    if (__builtin_add_overflow(offset, static_cast<int64_t>(position_), &offset)) return Errno(EINVAL);
   } else if (whence != SEEK_SET) {
     return Errno(EINVAL);
   }

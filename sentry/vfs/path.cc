@@ -190,9 +190,10 @@ ErrnoOr<void> PathWalker::DotDot() {
     VfsPath above{RefPtr<Mount>(up), RefPtr<Dentry>(current_.mount->mountpoint())};
     current_ = std::move(above);
   }
-  // A directory that was moved out of a bind mount has no way up inside it (fs/namei.c, path_connected).
+  // A directory that was moved out of a bind mount has no way up inside it (fs/namei.c, path_connected). Of a whole file system nothing is
+  // moved out; looking all the way up would take long in a deep tree.
   Dentry* parent = current_.dentry->parent();
-  if (parent == nullptr || !parent->IsBelow(*current_.mount->root())) return Errno(ENOENT);
+  if (parent == nullptr || (!current_.mount->root()->is_root() && !parent->IsBelow(*current_.mount->root()))) return Errno(ENOENT);
   current_.dentry = RefPtr<Dentry>(parent);
   if (parent->mounts_here > 0 && current_.mount->ns() != nullptr) current_.mount->ns()->CrossDown(&current_);
   return Ok();

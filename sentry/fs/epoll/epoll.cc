@@ -89,20 +89,22 @@ void Epoll::Erase(Item& item) {
   items_.erase({file, item.fd});
 }
 
-int Epoll::Depth(const Epoll* avoid, int level) const {
+int Epoll::Depth(const Epoll* avoid, int level, Met* met) const {
   if (this == avoid || level > kMaxNests) return kMaxNests + 1;
-  int deepest = level;
+  if (auto it = met->find(this); it != met->end()) return it->second;
+  int below = 0;
   for (const auto& [key, item] : items_) {
-    if (item->nested != nullptr) deepest = std::max(deepest, item->nested->Depth(avoid, level + 1));
+    if (item->nested != nullptr) below = std::max(below, item->nested->Depth(avoid, level + 1, met));
   }
-  return deepest;
+  return (*met)[this] = std::min(below, kMaxNests) + 1;
 }
 
-int Epoll::Height(int level) const {
-  if (level > kMaxNests) return level;
-  int highest = level;
-  for (const Epoll* watcher : watchers_) highest = std::max(highest, watcher->Height(level + 1));
-  return highest;
+int Epoll::Height(int level, Met* met) const {
+  if (level > kMaxNests) return 0;
+  if (auto it = met->find(this); it != met->end()) return it->second;
+  int above = 0;
+  for (const Epoll* watcher : watchers_) above = std::max(above, watcher->Height(level + 1, met) + 1);
+  return (*met)[this] = above;
 }
 
 ErrnoOr<void> Epoll::Add(Task& task, int fd, File& file, const epoll_event& event) {
@@ -113,7 +115,8 @@ ErrnoOr<void> Epoll::Add(Task& task, int fd, File& file, const epoll_event& even
     return Errno(EINVAL);
   }
   if (items_.contains({&file, fd})) return Errno(EEXIST);
-  if (nested != nullptr && nested->Depth(this, 1) + Height(0) > kMaxNests) return Errno(ELOOP);
+  Met below, above;
+  if (nested != nullptr && nested->Depth(this, 1, &below) + Height(0, &above) > kMaxNests) return Errno(ELOOP);
   auto& item = items_[{&file, fd}] = std::make_unique<Item>(*this, fd, file, event);
   Watch(*item);
   if (Current(task, *item) != 0) MakeReady(*item);
@@ -234,8 +237,9 @@ bool Epoll::Load(state::Loader& loader, std::string_view bytes) {
 }
 
 bool Epoll::AfterLoad(state::Loader& loader) {
+  Met met;
   for (const auto& [key, item] : items_) {
-    if (item->nested != nullptr && item->nested->Depth(this, 1) > kMaxNests) return loader.Fail("epolls watch each other");
+    if (item->nested != nullptr && item->nested->Depth(this, 1, &met) > kMaxNests) return loader.Fail("epolls watch each other");
     Watch(*item);
   }
   return true;

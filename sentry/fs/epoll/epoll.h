@@ -54,10 +54,13 @@ class Epoll final : public File {
   void MakeReady(Item& item);
   void Unready(Item& item);
   void Erase(Item& item);
-  // How many levels of epolls hang below this one; more than 5 if `avoid` is among them.
-  int Depth(const Epoll* avoid, int level) const;
-  // How many levels of epolls watch this one.
-  int Height(int level) const;
+  // Each epoll that a walk has met, with the levels that it found below or above it. A guest can make more ways through a few hundred epolls
+  // than could ever be walked.
+  using Met = std::map<const Epoll*, int>;
+  // How many levels of epolls hang below this one, itself included; more than EP_MAX_NESTS if `avoid` is among them.
+  int Depth(const Epoll* avoid, int level, Met* met) const;
+  // How many levels of epolls watch this one. `level`: how far the walk has come.
+  int Height(int level, Met* met) const;
 
   std::map<Key, std::unique_ptr<Item>> items_;
   std::list<Item*> ready_;

@@ -4,6 +4,7 @@
 #include <sys/timerfd.h>
 
 #include <cstdio>
+#include <utility>
 
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/timerfd/timerfd.pb.h"
@@ -68,7 +69,8 @@ void TimerFd::Update() {
       next_ = kNever;
     }
   }
-  if (next_ == kNever) {
+  // A timer that nobody reads stands still until somebody does (timerfd_tmrproc), or one of a nanosecond would keep the kernel busy for ever.
+  if (next_ == kNever || ticks_ > 0) {
     timer_.Cancel();
   } else {
     timer_.Arm(kernel_->timers(), AddSaturated(kernel_->clocks().Monotonic(), next_ - now));
@@ -80,8 +82,8 @@ ErrnoOr<size_t> TimerFd::Read(Task&, Sink& sink) {
   if (sink.remaining() < sizeof(uint64_t)) return Errno(EINVAL);
   Update();
   if (ticks_ == 0) return Errno(EAGAIN);
-  uint64_t ticks = ticks_;
-  ticks_ = 0;
+  uint64_t ticks = std::exchange(ticks_, 0);
+  Update();
   if (TRY(sink.Put(&ticks, sizeof(ticks))) != sizeof(ticks)) return Errno(EFAULT);
   return sizeof(ticks);
 }
