@@ -11,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
@@ -22,6 +23,9 @@ namespace amber::cli {
 namespace {
 
 void Print(std::string_view text) { fwrite(text.data(), 1, text.size(), stdout); }
+
+// A guest's own words in a table.
+std::string OneLine(std::string_view text) { return absl::StrReplaceAll(Printable(text), {{"\n", "\\n"}, {"\t", "\\t"}}); }
 
 std::string Dump(const nlohmann::ordered_json& json) { return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n"; }
 
@@ -140,7 +144,7 @@ absl::StatusOr<int> Ps(Context& context) {
   Print(absl::StrFormat("%7s %7s %7s %3s %8s %9s %10s %s\n", "PID", "PPID", "UID", "S", "THREADS", "RSS KiB", "CPU ms", "COMMAND"));
   for (const control::ProcessEntry& p : reply->processes().processes()) {
     Print(absl::StrFormat("%7d %7d %7d %3s %8d %9d %10d %s\n", p.pid(), p.parent(), p.uid(), p.state(), p.threads(), p.resident_bytes() >> 10,
-                          p.cpu_ns() / 1'000'000, p.command()));
+                          p.cpu_ns() / 1'000'000, OneLine(p.command())));
   }
   return 0;
 }
@@ -253,7 +257,7 @@ absl::StatusOr<int> Debug(Context& context) {
     absl::StatusOr<control::Reply> reply = Ask(context, *state, std::move(request));
     if (!reply.ok()) return reply.status();
     if (queries.size() > 1) Print(absl::StrCat("== ", query, "\n"));
-    Print(reply->text());
+    Print(Printable(reply->text()));
   }
   return 0;
 }

@@ -54,7 +54,9 @@ absl::Status WriteExistingFile(const std::string& path, std::string_view text) {
 
 absl::Status WriteFileAtomically(const std::string& path, std::string_view text) {
   std::string temporary = path + ".new";
-  UniqueFd file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  // Never through what somebody put there: a pid file's directory may be anybody's.
+  if (unlink(temporary.c_str()) != 0 && errno != ENOENT) return Failed("remove", temporary);
+  UniqueFd file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!file.valid()) return Failed("make", temporary);
   absl::Status status = WriteAll(file.get(), text, temporary);
   if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0) status = Failed("rename to", path);

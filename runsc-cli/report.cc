@@ -16,6 +16,21 @@ namespace amber::cli {
 
 std::string JsonString(std::string_view text) { return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); }
 
+std::string Printable(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    auto c = static_cast<unsigned char>(text[i]);
+    // C1, as UTF-8 has it: one more way to begin an escape sequence.
+    bool c1 = c == 0xc2 && i + 1 < text.size() && (static_cast<unsigned char>(text[i + 1]) & 0xe0) == 0x80;
+    if ((c >= 0x20 || c == '\n' || c == '\t') && c != 0x7f && !c1) {
+      out += text[i];
+    } else {
+      absl::StrAppendFormat(&out, "\\x%02x", c1 ? static_cast<unsigned char>(text[++i]) : c);
+    }
+  }
+  return out;
+}
+
 std::string TimestampNow() {
   timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
@@ -47,12 +62,12 @@ void Report::Write(std::string_view level, std::string_view message) {
 
 void Report::Error(std::string_view message) {
   Write("error", message);
-  absl::FPrintF(stderr, "sandbox: %s\n", message);
+  absl::FPrintF(stderr, "sandbox: %s\n", Printable(message));
 }
 
 void Report::Warning(std::string_view message) {
   Write("warning", message);
-  if (debug_) absl::FPrintF(stderr, "sandbox: warning: %s\n", message);
+  if (debug_) absl::FPrintF(stderr, "sandbox: warning: %s\n", Printable(message));
 }
 
 void Report::Debug(std::string_view message) {

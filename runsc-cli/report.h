@@ -30,6 +30,8 @@ class Report {
 
 // `text` as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD.
 std::string JsonString(std::string_view text);
+// `text` for somebody's terminal: control characters, with which what a guest has named could steer it, as \xNN. Lines and tabs stay.
+std::string Printable(std::string_view text);
 // Now, as RFC 3339 with nanoseconds in UTC.
 std::string TimestampNow();
 
