@@ -90,7 +90,7 @@ ssize_t SendFd(int socket, int fd) {
 }  // namespace
 
 // Each socket's queue holds the one before; the last close lets all of them go.
-GUEST_TEST(Hostile, SocketsInSocketsInSockets) {
+GUEST_TEST(Stranger, SocketsInSocketsInSockets) {
   int last = -1;
   for (int i = 0; i < 8000; ++i) {
     int pair[2];
@@ -110,7 +110,7 @@ GUEST_TEST(Hostile, SocketsInSocketsInSockets) {
 }
 
 // Linux calls it undefined, but neither crashes nor forgets which file is meant.
-GUEST_TEST(Hostile, UpperLayerChangedBehindTheOverlay) {
+GUEST_TEST(Stranger, UpperLayerChangedBehindTheOverlay) {
   TempDir dir;
   Inside([&] {
     MakeOverlay(dir);
@@ -130,7 +130,7 @@ GUEST_TEST(Hostile, UpperLayerChangedBehindTheOverlay) {
   });
 }
 
-GUEST_TEST(Hostile, OverlaysOnOverlays) {
+GUEST_TEST(Stranger, OverlaysOnOverlays) {
   TempDir dir;
   Inside([&] {
     MakeOverlay(dir);
@@ -145,7 +145,7 @@ GUEST_TEST(Hostile, OverlaysOnOverlays) {
   });
 }
 
-GUEST_TEST(Hostile, CopyUpOfADeepTree) {
+GUEST_TEST(Stranger, CopyUpOfADeepTree) {
   constexpr int kDepth = 4000;
   TempDir dir;
   Inside([&] {
@@ -163,7 +163,7 @@ GUEST_TEST(Hostile, CopyUpOfADeepTree) {
   });
 }
 
-GUEST_TEST(Hostile, ReconfiguringTheRootOfOthers) {
+GUEST_TEST(Stranger, ReconfiguringTheRootOfOthers) {
   NeedRoot();
   JOIN_OK(Fork([] {
     BecomeMappedRoot(CLONE_NEWNS);
@@ -177,7 +177,7 @@ GUEST_TEST(Hostile, ReconfiguringTheRootOfOthers) {
 }
 
 // Message queues are an ipc namespace's; so is their file system.
-GUEST_TEST(Hostile, MessageQueuesOfOthers) {
+GUEST_TEST(Stranger, MessageQueuesOfOthers) {
   NeedRoot();
   TempDir dir;
   MUST(chmod(dir.path(), 0777));
@@ -190,7 +190,7 @@ GUEST_TEST(Hostile, MessageQueuesOfOthers) {
 }
 
 // What a more privileged namespace has covered cannot be uncovered by copying the tree.
-GUEST_TEST(Hostile, CopiesOfTreesStayCovered) {
+GUEST_TEST(Stranger, CopiesOfTreesStayCovered) {
   TempDir dir;
   MUST(chmod(dir.path(), 0755));
   Inside([&] {
@@ -215,7 +215,7 @@ GUEST_TEST(Hostile, CopiesOfTreesStayCovered) {
 }
 
 // mount_too_revealing()
-GUEST_TEST(Hostile, NewProcShowsNoMoreThanTheOld) {
+GUEST_TEST(Stranger, NewProcShowsNoMoreThanTheOld) {
   TempDir dir;
   MUST(chmod(dir.path(), 0777));
   const auto mount_proc = [&] {
@@ -237,7 +237,7 @@ GUEST_TEST(Hostile, NewProcShowsNoMoreThanTheOld) {
 }
 
 // A mount namespace with a mount of itself inside would never go.
-GUEST_TEST(Hostile, MountNamespaceHoldingItself) {
+GUEST_TEST(Stranger, MountNamespaceHoldingItself) {
   TempDir dir;
   WriteFile(dir / "ns", "");
   Inside([&] {
@@ -246,7 +246,7 @@ GUEST_TEST(Hostile, MountNamespaceHoldingItself) {
   });
 }
 
-GUEST_TEST(Hostile, AbstractNamesAreANetworkNamespaces) {
+GUEST_TEST(Stranger, AbstractNamesAreANetworkNamespaces) {
   NeedRoot();
   sockaddr_un name = {};
   name.sun_family = AF_UNIX;
@@ -274,7 +274,7 @@ GUEST_TEST(Hostile, AbstractNamesAreANetworkNamespaces) {
 }
 
 // The namespace that counts is the socket's, not where the caller has gone since.
-GUEST_TEST(Hostile, OldSocketsInNewNamespaces) {
+GUEST_TEST(Stranger, OldSocketsInNewNamespaces) {
   NeedRoot();
   JOIN_OK(Fork([] {
     MUST(unshare(CLONE_NEWNET));
@@ -313,7 +313,7 @@ GUEST_TEST(Hostile, OldSocketsInNewNamespaces) {
   }));
 }
 
-GUEST_TEST(Hostile, AbsolutePathsBelowTheWorkingDirectory) {
+GUEST_TEST(Stranger, AbsolutePathsBelowTheWorkingDirectory) {
   TempDir dir;
   MUST(mkdir(dir / "etc", 0755));
   WriteFile(dir / "etc/mine", "x");
@@ -328,7 +328,7 @@ GUEST_TEST(Hostile, AbsolutePathsBelowTheWorkingDirectory) {
   EXPECT_ERRNO(syscall(SYS_openat2, AT_FDCWD, "/etc/mine", &how, sizeof(how)), EXDEV);
 }
 
-GUEST_TEST(Hostile, NothingRunsFromNoexec) {
+GUEST_TEST(Stranger, NothingRunsFromNoexec) {
   TempDir dir;
   Inside([&] {
     MUST(mount("none", dir.path(), "tmpfs", MS_NOEXEC, nullptr));
@@ -348,7 +348,7 @@ GUEST_TEST(Hostile, NothingRunsFromNoexec) {
 }
 
 // file_remove_privs(): who may write a program must not thereby get what its owner was given.
-GUEST_TEST(Hostile, FileCapabilitiesGoWithAWrite) {
+GUEST_TEST(Stranger, FileCapabilitiesGoWithAWrite) {
   TempDir dir;
   Inside([&] {
     MUST(mount("none", dir.path(), "tmpfs", 0, nullptr));
