@@ -22,6 +22,7 @@
 #include "gofer/seccomp.h"
 #include "gofer/server.h"
 #include "sentry/base/clone_into.h"
+#include "sentry/base/program_pages.h"
 
 namespace amber::gofer {
 namespace {
@@ -100,6 +101,7 @@ absl::Status ServeUntilClosed(Server& server, GoferConfig& config, int null) {
     });
   }
   int error = gate.AwaitArrival(threads.size());
+  ReleaseProgramPages();
   absl::Status status = error == 0 ? LastStep(config, null) : ErrnoStatus(error, "gofer: preparing threads");
   gate.Open(status.ok());
   for (std::thread& thread : threads) thread.join();

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "sentry/base/check.h"
+#include "sentry/base/program_pages.h"
 #include "sentry/fs/devpts/tty.h"
 #include "sentry/fs/nvidia/gpu_support.h"
 #include "sentry/fs/proc/proc.h"
@@ -13,6 +14,12 @@
 #include "sentry/vfs/mount_setup.h"
 
 namespace amber {
+namespace {
+
+// A program has started when it has run for so long, ns.
+constexpr int64_t kSettleTime = 100'000'000;
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const SandboxOptions& options, SandboxFds fds) {
   return KernelRuntime::Make(options, std::move(fds));
@@ -85,6 +92,10 @@ absl::Status KernelRuntime::StartContainer(std::string_view id) {
   }
   entry->second.running = true;
   kernel_.lifecycle().Start(*init);
+  if (settled_ == nullptr) {
+    settled_ = std::make_unique<Timer>(ReleaseProgramPages);
+    settled_->Arm(kernel_.timers(), kernel_.clocks().Monotonic() + kSettleTime);
+  }
   return absl::OkStatus();
 }
 

@@ -65,6 +65,7 @@ class KernelRuntime final : public Runtime {
   SandboxFds fds_;
   Kernel kernel_;
   std::map<std::string, RefPtr<Container>, std::less<>> containers_;  // kernel lock
+  std::unique_ptr<Timer> settled_;                                    // kernel lock; goes off when a start is over
   bool paused_ = false;
   bool checkpointing_ = false;  // kernel lock: the tasks stand still for a checkpoint, whatever paused_ says
   UniqueFd image_;              // what restored memory is mapped from
