@@ -36,7 +36,8 @@ long StatusNumber(const std::string& status, const char* key) {
   return at == std::string::npos ? 0 : strtol(status.c_str() + at + strlen(key), nullptr, 10);
 }
 
-// Of /proc/PID or /proc/PID/task/TID. The times are in ticks only; `total` is exact and is divided as they are.
+// Of /proc/PID or /proc/PID/task/TID; each end of a process and each exec reads them, so each file once. The times are in ticks
+// only; `total` is exact and is divided as they are.
 rusage ReadUsage(const std::string& directory, int64_t total) {
   rusage usage{};
   usage.ru_utime = ToTimeval(total);
@@ -56,6 +57,8 @@ rusage ReadUsage(const std::string& directory, int64_t total) {
   std::string status = ReadProc(directory + "/status");
   usage.ru_nvcsw = StatusNumber(status, "\nvoluntary_ctxt_switches:");
   usage.ru_nivcsw = StatusNumber(status, "\nnonvoluntary_ctxt_switches:");
+  // (What was more before a restore is in the group's base.)
+  usage.ru_maxrss = std::max(StatusNumber(status, "\nVmRSS:"), StatusNumber(status, "\nVmHWM:"));
   return usage;
 }
 
@@ -90,7 +93,6 @@ rusage UsageOf(const ThreadGroup& group) {
     extras.told_system = system;
     usage.ru_utime = ToTimeval(user);
     usage.ru_stime = ToTimeval(system);
-    if (task->has_mm()) usage.ru_maxrss = std::max(usage.ru_maxrss, static_cast<long>(task->mm().GetUsage().resident_peak / 1024));
     return usage;
   }
   return group.usage();
@@ -99,9 +101,7 @@ rusage UsageOf(const ThreadGroup& group) {
 rusage UsageOf(const Task& task) {
   if (task.thread() == nullptr) return {};
   std::string directory = "/proc/" + std::to_string(task.thread()->host_pid()) + "/task/" + std::to_string(task.thread()->host_tid());
-  rusage usage = ReadUsage(directory, task.CpuTime());
-  if (task.has_mm()) usage.ru_maxrss = static_cast<long>(task.mm().GetUsage().resident_peak / 1024);
-  return usage;
+  return ReadUsage(directory, task.CpuTime());
 }
 
 }  // namespace amber

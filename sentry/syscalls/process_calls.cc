@@ -8,12 +8,18 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string_view>
+
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/tracing.h"
+#include "sentry/mm/vma.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/exec_open.h"
@@ -92,16 +98,59 @@ ErrnoOr<uint64_t> Clone3(Task& task, UserPtr<clone_args> p, uint64_t size) {
   return task.kernel().lifecycle().Clone(task, args);
 }
 
+// Guest memory by pages, for what lies close together and is read piece by piece: argv and envp.
+class PageReader {
+ public:
+  explicit PageReader(Task& task) : task_(task) {}
+
+  // What is in the page of `address` from there on: one byte at least.
+  ErrnoOr<std::string_view> From(uint64_t address) {
+    if (address - start_ >= size_) {
+      size_ = 0;
+      size_t size = kPageSize - address % kPageSize;
+      TRY(task_.CopyInBytes(address, page_.data(), size));
+      start_ = address;
+      size_ = size;
+    }
+    return std::string_view(page_.data() + (address - start_), size_ - (address - start_));
+  }
+
+  ErrnoOr<std::string> String(uint64_t address, size_t max) {
+    std::string out;
+    while (out.size() < max) {
+      std::string_view part = TRY(From(address));
+      size_t end = part.find('\0');
+      out += part.substr(0, std::min(end, max - out.size()));
+      if (end != std::string_view::npos && out.size() < max) return out;
+      address += part.size();
+    }
+    return Errno(E2BIG);
+  }
+
+  ErrnoOr<uint64_t> Word(uint64_t address) {
+    std::string_view part = TRY(From(address));
+    uint64_t word;
+    if (part.size() < sizeof(word)) return task_.CopyIn(UserPtr<uint64_t>(address));
+    memcpy(&word, part.data(), sizeof(word));
+    return word;
+  }
+
+ private:
+  Task& task_;
+  std::array<char, kPageSize> page_;
+  uint64_t start_ = 0;
+  size_t size_ = 0;
+};
+
 // argv or envp: a null-terminated array of strings. A null array is an empty one, as on Linux.
 ErrnoOr<std::vector<std::string>> CopyInStrings(Task& task, UserPtr<uint64_t> p, size_t* total) {
   std::vector<std::string> out;
   if (p.is_null()) return out;
+  PageReader array(task), strings(task);
   for (size_t i = 0; i < kMaxArgStrings; ++i) {
-    uint64_t address = TRY(task.CopyIn(p + i));
+    uint64_t address = TRY(array.Word((p + i).address()));
     if (address == 0) return out;
-    auto text = task.CopyInString(UserPtr<const char>(address), kMaxArgLength);
-    if (text.Is(ENAMETOOLONG)) return Errno(E2BIG);
-    out.push_back(TRY(std::move(text)));
+    out.push_back(TRY(strings.String(address, kMaxArgLength)));
     *total += out.back().size() + 1 + sizeof(uint64_t);
     if (*total > kMaxArgTotal) return Errno(E2BIG);
   }
