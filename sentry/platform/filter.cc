@@ -16,6 +16,7 @@ namespace amber::platform {
 namespace {
 
 constexpr uint32_t kClone3 = 435;
+constexpr uint32_t kCloseRange = 436;
 
 // Calls whose answer is more than a value: they need the frame, or another address, flag or
 // descriptor than passed.
@@ -40,6 +41,7 @@ enum Label : uint8_t {
   kWait,
   kSigreturn,
   kByPlace,  // notified if made by the stub text, else trapped
+  kClosing,  // allowed if made by the stub text, else notified
   kLabels,
 };
 
@@ -110,7 +112,17 @@ std::vector<sock_filter> BuildFilter(uint64_t sigreturn_ip) {
   b.Equal(SYS_rt_sigreturn, kSigreturn);
   b.Equal(SYS_sched_yield, kAllow);
   for (uint32_t number : kTrapSet) b.Equal(number, kByPlace);
+  // What a stub drops of its own descriptors is nobody else's loss; a guest that jumps there spoils its own operations.
+  b.Equal(SYS_close, kClosing);
+  b.Equal(kCloseRange, kClosing);
   b.Equal(kStubTrap, kTrap, kNotify);
+
+  b.Place(kClosing);
+  b.Load(kIpHigh);
+  b.Equal(kTextAddress >> 32, kNext, kNotify);
+  b.Load(kIpLow);
+  b.If(BPF_JGE, static_cast<uint32_t>(kTextAddress), kNext, kNotify);
+  b.If(BPF_JGT, static_cast<uint32_t>(kTextAddress + kTextSize), kNotify, kAllow);
 
   b.Place(kSigreturn);
   b.Load(kIpLow);
@@ -162,7 +174,7 @@ StubOp TrapNativeCallsOp(bool all) {
 }
 
 bool IsNative(uint64_t number, const uint64_t* args) {
-  if (number == SYS_sched_yield) return true;
+  if (number == SYS_sched_yield || number == SYS_close || number == kCloseRange) return true;
   if (number != SYS_futex) return false;
   switch (args[1] & 127) {
     case FUTEX_WAKE:

@@ -20,7 +20,9 @@
 namespace amber::platform {
 namespace {
 
-// A surplus receiver retires after so many notifications in a row for which it was not needed.
+// The host wakes every receiver that waits for each notification (seccomp_notify_recv), so a second one costs two context switches a call. It
+// is added when the first was behind so many times in a row that it looked, and retires after so many calls with which it was not.
+constexpr int kBehind = 8;
 constexpr int kPatience = 64;
 
 }  // namespace
@@ -28,6 +30,8 @@ constexpr int kPatience = 64;
 struct Listener::Receiver {
   Listener* listener;
   int surplus = 0;
+  int behind = 0;
+  unsigned looks = 0;
   bool blocked = false;
   bool watch = false;
   uint64_t handling = 0;           // the notification
@@ -72,15 +76,11 @@ void Listener::Answer(uint64_t id, int64_t value) {
   Send(response);
 }
 
-void Listener::Continue(uint64_t id, bool now) {
+void Listener::Continue(uint64_t id) {
   seccomp_notif_resp response = {};
   response.id = id;
   response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
-  if (now) {
-    SendNow(response);
-  } else {
-    Send(response);
-  }
+  Send(response);
 }
 
 void Listener::Send(const seccomp_notif_resp& response) {
@@ -140,13 +140,33 @@ bool Listener::AddReceiver(int at_most) {
 
 bool Listener::Start() { return AddReceiver(1); }
 
-// Too few receivers make guest threads wait for each other; too many cost wake-ups (a surplus one
-// is dear even if idle).
-void Listener::Balance() {
-  int running = running_.load(std::memory_order_relaxed);
-  if (running <= 0) return;
-  int free = receivers_.load(std::memory_order_relaxed) - busy_.load(std::memory_order_relaxed);
-  if (running > free) AddReceiver(platform_.max_receivers());
+void Listener::BeforeLongWork() {
+  if (current_ != nullptr && current_->listener->running_.load(std::memory_order_relaxed) > 0) AboutToBlock();
+}
+
+// Whether this receiver goes on. It looks, after each notification, for the next one that waits already: only then would another have helped.
+bool Listener::Needed(Receiver& receiver) {
+  int receivers = receivers_.load(std::memory_order_relaxed);
+  bool others = running_.load(std::memory_order_relaxed) > 1;
+  if (receivers <= 1 && !others) {
+    receiver.behind = receiver.surplus = 0;
+    return true;
+  }
+  // (With one receiver, every fourth time will do.)
+  if (receivers <= 1 && ++receiver.looks % 4 != 0) return true;
+  if (others && Behind()) {
+    receiver.surplus = 0;
+    if (++receiver.behind < kBehind) return true;
+    receiver.behind = 0;
+    AddReceiver(platform_.max_receivers());
+    return true;
+  }
+  receiver.behind = 0;
+  if (receivers <= 1) {
+    receiver.surplus = 0;
+    return true;
+  }
+  return ++receiver.surplus <= kPatience || !receivers_.compare_exchange_strong(receivers, receivers - 1);
 }
 
 void Listener::AboutToBlock() {
@@ -155,7 +175,6 @@ void Listener::AboutToBlock() {
   receiver->blocked = true;
   Listener& listener = *receiver->listener;
   listener.SendDeferred(*receiver);
-  listener.busy_.fetch_sub(1);
   if (listener.receivers_.fetch_sub(1) == 1) listener.AddReceiver(1);
 }
 
@@ -171,7 +190,6 @@ bool Listener::Handle(Receiver& receiver) {
   }
   platform_.counters().notifications.fetch_add(1, std::memory_order_relaxed);
   RefPtr<ThreadImpl> thread = Find(static_cast<pid_t>(notification.pid));
-  busy_.fetch_add(1, std::memory_order_relaxed);
   receiver.handling = notification.id;
   if (thread) {
     thread->OnNotification(notification);
@@ -189,8 +207,6 @@ bool Listener::Handle(Receiver& receiver) {
     receiver.blocked = false;
     receivers_.fetch_add(1);
     receiver.surplus = kPatience;
-  } else {
-    busy_.fetch_sub(1, std::memory_order_relaxed);
   }
   return true;
 }
@@ -199,14 +215,9 @@ void Listener::Receive() {
   Receiver receiver = {this};
   current_ = &receiver;
   while (Handle(receiver)) {
-    int receivers = receivers_.load(std::memory_order_relaxed);
-    int wanted = std::min(running_.load(std::memory_order_relaxed), platform_.max_receivers());
-    if (receivers <= 1 || wanted >= receivers) {
-      receiver.surplus = 0;
-    } else if (++receiver.surplus > kPatience && receivers_.compare_exchange_strong(receivers, receivers - 1)) {
-      current_ = nullptr;
-      return;
-    }
+    if (Needed(receiver)) continue;
+    current_ = nullptr;
+    return;
   }
   current_ = nullptr;
   receivers_.fetch_sub(1);

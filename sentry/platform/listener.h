@@ -40,18 +40,17 @@ class Listener : public std::enable_shared_from_this<Listener> {
   // thread that is let go takes this CPU, and whoever is left without one should hold no lock. A notification that is no longer there (its process was killed) is no
   // error.
   void Answer(uint64_t id, int64_t value);
-  // Lets the call run in the host kernel. Only for calls that were checked. `now`: before the client is told of what comes of it.
-  void Continue(uint64_t id, bool now = false);
+  // Lets the call run in the host kernel. Only for calls that were checked.
+  void Continue(uint64_t id);
   // Puts `fd` into the stub's table as `number`, which must be free; with `answer` that is the
   // call's answer, too. 0, or -errno.
   int AddFd(uint64_t id, int fd, int number, bool answer);
 
-  // Guest threads that are executing: receivers are added while there are fewer free ones.
+  // Guest threads that are executing.
   void CountRunning(int change) { running_.fetch_add(change, std::memory_order_relaxed); }
 
-  // Adds a receiver if guest threads run for which none is free. Called by a receiver before it
-  // calls the client.
-  void Balance();
+  // On a receiver, before half a millisecond's work: makes sure that another one receives meanwhile, if other guest threads run.
+  static void BeforeLongWork();
 
   // Notifications that were received and not answered. The kernel walks a list of all of them at
   // every call: 3 us a call with none, 7.5 with 256, 23 with 1000.
@@ -77,6 +76,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void Receive();
   bool Handle(Receiver& receiver);
   bool AddReceiver(int at_most);
+  bool Needed(Receiver& receiver);
 
   static thread_local Receiver* current_;
 
@@ -86,7 +86,6 @@ class Listener : public std::enable_shared_from_this<Listener> {
   std::atomic<int> running_{0};
   std::atomic<int> outstanding_{0};
   std::atomic<int> receivers_{0};  // without those that said they would block
-  std::atomic<int> busy_{0};       // of them, how many are handling a notification
   absl::Mutex mu_;
   absl::flat_hash_map<pid_t, RefPtr<ThreadImpl>> threads_ ABSL_GUARDED_BY(mu_);
 };

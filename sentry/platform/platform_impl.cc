@@ -139,14 +139,31 @@ std::unique_ptr<Birth> PlatformImpl::TakeBirth(uint64_t nonce) {
   return birth;
 }
 
+namespace {
+
+// Whether a forked child maps the window that is its own.
+bool IsBirthCall(const Birth& birth, const seccomp_data& data) {
+  const uint64_t expected[6] = {kWindowAddress,
+                                kWindowSize,
+                                PROT_READ | PROT_WRITE,
+                                BirthFlags(MAP_SHARED | MAP_FIXED, birth.nonce),
+                                BirthFd(static_cast<uint64_t>(birth.fd), birth.nonce),
+                                birth.core->lease().index * kWindowSize};
+  return std::equal(std::begin(expected), std::end(expected), std::begin(data.args), std::end(data.args));
+}
+
+}  // namespace
+
 void PlatformImpl::OnStranger(Listener& listener, const seccomp_notif& notification) {
   pid_t tid = static_cast<pid_t>(notification.pid);
   const seccomp_data& data = notification.data;
   UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, tid, 0)));
-  bool call = InStubText(data.instruction_pointer) && static_cast<uint32_t>(data.nr) == kStubCall && data.args[0] == kContactChild;
+  bool shares = static_cast<uint32_t>(data.nr) == kStubCall && data.args[0] == kContactChild;
+  bool call = InStubText(data.instruction_pointer) && (shares || data.nr == SYS_mmap);
   if (pidfd.valid() && call && !stopping()) {
-    std::unique_ptr<Birth> birth = TakeBirth(data.args[1]);
-    if (birth != nullptr && birth->context == data.args[2] && &birth->parent->process().listener() == &listener) {
+    std::unique_ptr<Birth> birth = TakeBirth(shares ? data.args[1] : data.args[4] >> 32 | (data.args[3] & ~uint64_t{0xffffffff}));
+    bool fits = birth != nullptr && birth->shares_memory == shares && &birth->parent->process().listener() == &listener;
+    if (fits && (shares ? birth->context == data.args[2] : IsBirthCall(*birth, data))) {
       if (Born(listener, notification.id, tid, std::move(pidfd), std::move(birth))) return;
       pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, tid, 0)));
     } else if (birth != nullptr) {
@@ -169,9 +186,7 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
   child->Ref();  // the client's, until Release()
   child->SetFirstFrame(birth->frame, birth->context, birth->load_bases);
   bool shares_memory = birth->shares_memory;
-  uint64_t window = birth->core->lease().index;
-  MailboxOp map = {kSysMmap, {kWindowAddress, kWindowSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, 0, window * kWindowSize}};
-  child->ExpectBirth(std::move(birth), map);
+  child->ExpectBirth(std::move(birth));
   process->space().AddProcess(process);
   process->space().AddTid(pid);
   listener.Add(pid, child);
@@ -185,14 +200,13 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
     child->Release();
     return true;
   }
+  // The answer goes last, so that the child finds its first order there.
   if (shares_memory) {
-    // Its mailbox is in the window that it has.
-    listener.Answer(id, 0);
-    child->CompleteBirth();
+    listener.Answer(id, 0);  // its mailbox is in the window that it has
   } else {
-    // No fork happens while a descriptor is in a stub, so the child's table is empty: 0 is free.
-    if (listener.AddFd(id, windows_.fd(), 0, true) != 0) process->Kill();
+    listener.Continue(id);
   }
+  child->CompleteBirth();
   return true;
 }
 
@@ -258,6 +272,7 @@ void PlatformImpl::Refill() {
 
 ErrnoOr<Thread*> PlatformImpl::Exec(const ExecPlan& plan) {
   counters_.execs.fetch_add(1, std::memory_order_relaxed);
+  Listener::BeforeLongWork();
   for (const StubOp& op : plan.ops) {
     unsigned long args[6];
     std::copy(std::begin(op.args), std::end(op.args), args);

@@ -26,9 +26,9 @@ bool Process::AddThread(RefPtr<ThreadImpl> thread) {
   return true;
 }
 
-std::vector<RefPtr<ThreadImpl>> Process::threads() {
+std::vector<RefPtr<ThreadImpl>> Process::threads(size_t at_most) {
   absl::MutexLock lock(&mu_);
-  return threads_;
+  return {threads_.begin(), threads_.begin() + static_cast<ptrdiff_t>(std::min(at_most, threads_.size()))};
 }
 
 void Process::RemoveThread(const ThreadImpl* thread) {
@@ -47,6 +47,21 @@ size_t Process::thread_count() {
   absl::MutexLock lock(&mu_);
   return threads_.size();
 }
+
+int Process::NoteCall(int64_t now) {
+  constexpr int64_t kClose = 100'000;  // ns
+  bool close = now - last_call_.exchange(now, std::memory_order_relaxed) < kClose;
+  int streak = close ? streak_.load(std::memory_order_relaxed) + 1 : 0;
+  streak_.store(streak, std::memory_order_relaxed);
+  return streak;
+}
+
+void Process::NoteOtherCall() {
+  int streak = streak_.load(std::memory_order_relaxed);
+  if (streak > 0) streak_.store(streak - 1, std::memory_order_relaxed);
+}
+
+bool Process::IsAlone() { return thread_count() == 1 && space_->process_count() == 1; }
 
 std::vector<RefPtr<ThreadImpl>> Process::TakeThreads() {
   std::deque<Waiting> waiting;  // dropped outside the lock

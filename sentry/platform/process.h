@@ -11,6 +11,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <atomic>
 #include <bitset>
 #include <cstdint>
 #include <deque>
@@ -55,6 +56,7 @@ class SpaceCore {
 
   void AddProcess(const std::shared_ptr<Process>& process);
   void RemoveProcess(const Process* process);
+  size_t process_count();
   void KillAll();
 
   // The client's handle, with a reference for the caller; null if the client has dropped it.
@@ -118,11 +120,18 @@ class Process {
 
   // False if the process is dead; the thread is then gone, too.
   bool AddThread(RefPtr<ThreadImpl> thread);
-  std::vector<RefPtr<ThreadImpl>> threads();
+  std::vector<RefPtr<ThreadImpl>> threads(size_t at_most = ~size_t{0});
   void RemoveThread(const ThreadImpl* thread);
   size_t thread_count();
+  // It has one thread, and shares its memory with no other process.
+  bool IsAlone();
   // For the monitor: no thread will be added afterwards.
   std::vector<RefPtr<ThreadImpl>> TakeThreads();
+
+  // How often calls that could have been posted came close together, with the one at `now`. Threads that make each other count as one.
+  int NoteCall(int64_t now);
+  // A call that could not be posted.
+  void NoteOtherCall();
 
   // The descriptor table is copied by fork: while a descriptor is in it no fork may happen, and the
   // other way round. Runs `work` at once or when that has become possible; each is followed by Done
@@ -142,6 +151,8 @@ class Process {
   const std::shared_ptr<Listener> listener_;
   const pid_t pid_;
   const UniqueFd pidfd_;
+  std::atomic<int64_t> last_call_{0};
+  std::atomic<int> streak_{0};
   absl::Mutex mu_;
   bool dead_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<RefPtr<ThreadImpl>> threads_ ABSL_GUARDED_BY(mu_);

@@ -77,6 +77,11 @@ void SpaceCore::RemoveProcess(const Process* process) {
   }
 }
 
+size_t SpaceCore::process_count() {
+  absl::MutexLock lock(&mu_);
+  return processes_.size();
+}
+
 void SpaceCore::KillAll() {
   absl::MutexLock lock(&mu_);
   for (const std::shared_ptr<Process>& process : processes_) process->Kill();

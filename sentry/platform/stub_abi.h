@@ -48,8 +48,9 @@ inline constexpr uint64_t kStubTrap = 0x5ab1;
 enum StubCallKind : uint64_t {
   kContactFrame = 1,   // a signal's frame is handed over; arg 1: address of its ucontext
   kContactReport = 2,  // ordered operations are done; arg 1 as above
-  kContactChild = 3,   // first call of a forked process; arg 1: its nonce, arg 2: address of the ucontext
+  kContactChild = 3,   // first call of a process that shares its parent's memory; arg 1: its nonce, arg 2: address of the ucontext
   kContactLost = 4,    // a signal's frame is not on an alternate stack of ours
+  kContactFailed = 5,  // an operation failed that was to need no report
 };
 
 struct MailboxOp {
@@ -65,7 +66,7 @@ enum Command : uint32_t {
   kCommandResume = 1,   // flags below; return to the guest
   kCommandRun = 2,      // run ops[0..op_count), report
   kCommandContact = 3,  // report at once (the sentry wants a notification to attach descriptors to)
-  kCommandFork = 4,     // ops[0] is a clone without CLONE_VM; report only failure
+  kCommandFork = 4,     // ops[0] is a clone without CLONE_VM, ops[1] a close of the windows' descriptor; report only failure
   kCommandClone = 5,    // ops[0] is a clone with CLONE_VM onto the stack of `child_slot`; a process
                         // (nonce set) as for fork, a thread is reported
 };
@@ -79,8 +80,13 @@ enum ResumeFlags : uint32_t {
 
 // Mailbox::flags of a run.
 enum RunFlags : uint32_t {
-  kRunQuiet = 1,  // no report: the notification of the last operation stands for it
+  kRunAhead = 1,  // no report if all succeed: the notification of the last operation stands for it
 };
+
+// A forked child's first call maps its window; what the host does not look at of its arguments carries the nonce: the upper halves of the
+// flags (of a MAP_SHARED; do_mmap() ignores those it does not know) and of the descriptor (an int).
+constexpr uint64_t BirthFlags(uint64_t flags, uint64_t nonce) { return flags | (nonce & ~uint64_t{0xffffffff}); }
+constexpr uint64_t BirthFd(uint64_t fd, uint64_t nonce) { return fd | nonce << 32; }
 
 // States of a call on the fast path (stub_fast.cc). The guest goes from idle to posted, and back if it gives up; the sentry from
 // posted to taken, and on to one of the last three; the guest back to idle.

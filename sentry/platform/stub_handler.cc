@@ -124,11 +124,13 @@ STUB_INLINE void FinishFrame(StubContext* context, uint32_t slot, volatile Mailb
   context->stack.size = kStackSize;
 }
 
-STUB_INLINE void RunOps(volatile Mailbox* box) {
+// True if none failed.
+STUB_INLINE bool RunOps(volatile Mailbox* box) {
   uint32_t count = box->op_count;
   uint32_t always_from = box->always_from;
   if (count > kMailboxOps) count = kMailboxOps;
   box->done_count = 0;
+  bool ok = true;
   for (uint32_t i = 0; i < count; i++) {
     volatile MailboxOp* op = &box->ops[i];
     int64_t result = Sys(op->number, op->args[0], op->args[1], op->args[2], op->args[3], op->args[4], op->args[5]);
@@ -136,22 +138,21 @@ STUB_INLINE void RunOps(volatile Mailbox* box) {
     if (i < always_from) {
       box->done_count = i + 1;
       if (result < 0 && result >= -4095) {
+        ok = false;
         if (always_from > count) break;
         i = always_from - 1;
       }
     }
   }
+  return ok;
 }
 
-// A fork's child still sees its parent's mailbox and must not touch it. The parent read `nonce` and
-// `window` before; the answer is the number of a descriptor of the mailboxes.
-STUB_INLINE void ForkChild(StubContext* context, uint64_t nonce, uint64_t window) {
-  int64_t answer = Call(kContactChild, nonce, reinterpret_cast<uint64_t>(context));
-  if (answer < 0) Sys(kSysExitGroup, 1);
-  uint64_t fd = static_cast<uint64_t>(answer);
-  int64_t at = Sys(kSysMmap, kWindowAddress, kWindowSize, kProtRead | kProtWrite, kMapShared | kMapFixed, fd, window * kWindowSize);
+// A fork's child still sees its parent's mailbox and must not touch it. The parent read its part of the order before. `fd` are the mailboxes.
+STUB_INLINE void ForkChild(uint64_t nonce, uint64_t window, uint64_t fd) {
+  int64_t at = Sys(kSysMmap, kWindowAddress, kWindowSize, kProtRead | kProtWrite, BirthFlags(kMapShared | kMapFixed, nonce), BirthFd(fd, nonce),
+                   window * kWindowSize);
   if (at < 0 && at >= -4095) Sys(kSysExitGroup, 1);
-  Sys(kSysClose, fd);
+  Sys(kSysCloseRange, 0, ~0u, 0);
 }
 
 STUB_INLINE int64_t CloneThread(StubContext* context, uint32_t slot, volatile Mailbox* box) {
@@ -223,18 +224,22 @@ STUB_INLINE void Obey(StubContext* context, uint32_t last, int looks) {
       return;
     }
     if (command == kCommandRun) {
-      bool quiet = box->flags & kRunQuiet;
-      RunOps(box);
-      if (quiet) continue;
+      bool ahead = (box->flags & kRunAhead) != 0;
+      bool ok = RunOps(box);
+      if (ahead && !ok) Call(kContactFailed);
+      if (ahead) continue;
     } else if (command == kCommandFork) {
       uint64_t nonce = box->nonce;
       uint64_t window = box->child_slot;
+      uint64_t fd = box->ops[1].args[0];
       result = Sys(kSysClone, box->ops[0].args[0], 0, 0, 0, 0);
       if (result == 0) {
-        ForkChild(context, nonce, window);
+        ForkChild(nonce, window, fd);
         last = 0;
+        continue;
       }
-      if (result >= 0) continue;
+      Sys(kSysClose, fd);
+      if (result > 0) continue;
       box->results[0] = result;
     } else if (command == kCommandClone) {
       uint64_t nonce = box->nonce;

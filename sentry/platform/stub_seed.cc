@@ -121,6 +121,7 @@ STUB_INLINE int64_t RunBatch(WindowHeader* header, Cmsg* cmsg) {
       return result;
     }
   }
+  if (header->flags & kBatchLast) return 0;  // all descriptors go
   for (uint32_t i = 0; i < fds; i++) Sys(kSysClose, static_cast<uint64_t>(cmsg->fds[i]));
   return 0;
 }
@@ -132,6 +133,10 @@ extern "C" STUB_TEXT void StubExec(StubContext* context) {
   int64_t parent = Sys(kSysGetppid);
   // The rest of this stack is free, and too small only for a frame of some 14 KiB.
   Cmsg* cmsg = reinterpret_cast<Cmsg*>(kStacksAddress);
+  // Nothing goes back to where this signal came from. (Done here, while nobody waits for it.)
+  Sys(kSysMunmap, kSeedStackAddress, kSeedStackSize);
+  StubSigaction none = {0, 0, 0, 0};
+  Sys(kSysRtSigaction, kSigUsr1, reinterpret_cast<uint64_t>(&none), 0, 8);
   uint32_t last = 0;
   for (;;) {
     AwaitChange(&header->order, last, parent);
@@ -147,9 +152,6 @@ extern "C" STUB_TEXT void StubExec(StubContext* context) {
     *const_cast<volatile uint64_t*>(p) = 0;
   }
   Sys(kSysCloseRange, 0, ~0u, 0);
-  Sys(kSysMunmap, kSeedStackAddress, kSeedStackSize);
-  StubSigaction none = {0, 0, 0, 0};
-  Sys(kSysRtSigaction, kSigUsr1, reinterpret_cast<uint64_t>(&none), 0, 8);
   // SECCOMP_SET_MODE_FILTER with NEW_LISTENER and WAIT_KILLABLE_RECV.
   int64_t listener = Sys(kSysSeccomp, 1, (1 << 3) | (1 << 5), kTextAddress + kFilterOffset);
   header->listener = static_cast<int32_t>(listener);

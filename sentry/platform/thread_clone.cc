@@ -35,13 +35,23 @@ void ThreadImpl::Fork(std::function<void(ErrnoOr<Thread*>)> done) {
   }
   SetState(State::kOrdered);
   order_ = Order::kFork;
+  clone_restarts_ = 0;
   clone_callback_ = std::move(done);
   mu_.Unlock();
   platform_.counters().forks.fetch_add(1, std::memory_order_relaxed);
   process_->WhenNoDescriptor([self] { self->StartFork(); });
 }
 
+// The child finds a descriptor of the windows in its copy of the table, with which it maps its own. It comes with the answer to the
+// notification that this thread holds.
 void ThreadImpl::StartFork() {
+  {
+    mu_.Lock();
+    if (state_ != State::kOrdered) return mu_.Unlock();
+    wants_contact_ = !held_ || going_;
+    if (wants_contact_) return Post(kCommandContact);
+    mu_.Unlock();
+  }
   auto birth = std::make_unique<Birth>();
   Windows::Lease lease = platform_.windows().Allocate();
   if (lease.window != nullptr) {
@@ -68,6 +78,7 @@ void ThreadImpl::Clone(const CloneOptions& options, std::function<void(ErrnoOr<T
   }
   SetState(State::kOrdered);
   order_ = Order::kClone;
+  clone_restarts_ = 0;
   clone_callback_ = std::move(done);
   clone_options_ = options;
   mu_.Unlock();
@@ -114,6 +125,15 @@ void ThreadImpl::StartClone() {
 void ThreadImpl::PostClone(Command command, const MailboxOp& op, std::unique_ptr<Birth> birth) {
   uint64_t nonce = 0;
   bool possible = birth != nullptr ? birth->core != nullptr : clone_slot_ >= 0;
+  if (possible && command == kCommandFork) {
+    last_number_ = process_->AllocateFd();
+    possible = last_number_ >= 0;
+    if (possible) {
+      last_fd_ = platform_.windows().fd();
+      fork_fds_ |= 1ull << last_number_;
+      birth->fd = last_number_;
+    }
+  }
   if (possible && birth != nullptr) {
     birth->parent = RefPtr<ThreadImpl>(this);
     nonce = platform_.AddBirth(std::move(birth));
@@ -127,7 +147,6 @@ void ThreadImpl::PostClone(Command command, const MailboxOp& op, std::unique_ptr
   nonce_ = nonce;
   made_ = 0;
   native_ = 0;
-  clone_restarts_ = 0;
   round_error_ = 0;
   expected_[0] = op;
   expected_count_ = possible ? 1 : 0;
@@ -138,6 +157,7 @@ void ThreadImpl::PostClone(Command command, const MailboxOp& op, std::unique_ptr
     return Post(kCommandContact);
   }
   box_->ops[0] = op;
+  box_->ops[1] = {SYS_close, {static_cast<uint64_t>(last_number_)}};
   box_->op_count = 1;
   box_->nonce = nonce;
   Post(command);
@@ -152,15 +172,24 @@ bool ThreadImpl::FailClone() {
 
 void ThreadImpl::OnCloneReport() {
   mu_.Lock();
+  if (std::exchange(wants_contact_, false)) {
+    mu_.Unlock();
+    return StartFork();
+  }
   int64_t result = round_error_ != 0 ? round_error_ : __atomic_load_n(&box_->results[0], __ATOMIC_RELAXED);
   bool process = order_ == Order::kFork || clone_options_.new_process;
   if (round_error_ == 0 && (made_ == 0 || (process && !Failed(result)))) {
     mu_.Unlock();
     return Hostile();
   }
-  if (Failed(result) && round_error_ == 0 && FailClone()) return Post(clone_command_);
+  bool again = Failed(result) && round_error_ == 0 && FailClone();
+  if (again && order_ != Order::kFork) return Post(clone_command_);
   uint64_t nonce = std::exchange(nonce_, 0);
   mu_.Unlock();
+  if (again) {
+    if (platform_.TakeBirth(nonce) == nullptr) return Hostile();  // it has been born
+    return StartFork();
+  }
   if (process) {
     if (nonce != 0) {
       std::unique_ptr<Birth> birth = platform_.TakeBirth(nonce);
@@ -215,6 +244,7 @@ void ThreadImpl::FinishClone(ErrnoOr<Thread*> result) {
   auto callback = std::exchange(clone_callback_, nullptr);
   mu_.Unlock();
   if (process) process_->ForkDone();
+  if (result.ok() && clone_command_ == kCommandClone) static_cast<ThreadImpl*>(*result)->WatchFromBirth(*this);
   {
     Callback guard(*this);
     if (guard.ok() && callback) {
@@ -227,24 +257,16 @@ void ThreadImpl::FinishClone(ErrnoOr<Thread*> result) {
   ParkIfStopped();
 }
 
-void ThreadImpl::ExpectBirth(std::unique_ptr<Birth> birth, const MailboxOp& map) {
+void ThreadImpl::ExpectBirth(std::unique_ptr<Birth> birth) {
   absl::MutexLock lock(&mu_);
   birth_ = std::move(birth);
   SetState(State::kOrdered);
   order_ = Order::kBirth;
   order_count_++;
-  expected_[0] = map;
-  expected_[1] = {SYS_close, {0}};
-  expected_count_ = 2;
-  always_from_ = 2;
+  expected_count_ = 0;
+  always_from_ = 0;
   made_ = 0;
   native_ = 0;
-}
-
-// A forked child has its own window now (after the close): it is stopped, waiting on its mailbox.
-void ThreadImpl::OnBirthCall(uint64_t, const seccomp_data& data) {
-  if (data.nr != SYS_close) return;
-  CompleteBirth();
 }
 
 void ThreadImpl::CompleteBirth() {

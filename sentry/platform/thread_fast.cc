@@ -18,6 +18,7 @@ namespace amber::platform {
 namespace {
 
 constexpr int64_t kRestartNointr = -513;
+constexpr size_t kSiblings = 4;  // of a thread that is to be watched: watched, too
 
 uint32_t StateOf(const FastCall& call) { return __atomic_load_n(&call.state, __ATOMIC_ACQUIRE); }
 
@@ -62,7 +63,7 @@ ThreadImpl::Fast ThreadImpl::TakeFast() {
   {
     absl::MutexLock lock(&mu_);
     // Only a forger posts while its thread does something else.
-    if (state_ != State::kRunning || released_ || close_expected_ || shelf_ != Shelf::kNo) return Fast::kNo;
+    if (state_ != State::kRunning || released_ || shelf_ != Shelf::kNo) return Fast::kNo;
     uint32_t posted = kFastPosted;
     if (!__atomic_compare_exchange_n(&fast.state, &posted, kFastTaken, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return Fast::kNo;
     // Copied once: the guest can write here at any time.
@@ -78,6 +79,7 @@ ThreadImpl::Fast ThreadImpl::TakeFast() {
     call_.nr = static_cast<int>(call.number);
     call_.instruction_pointer = call.ip;
     memcpy(call_.args, call.args, sizeof(call.args));
+    gone_ahead_ = false;
     if (continue_pending_) {
       continue_pending_ = false;
       continued = std::exchange(continued_, nullptr);
@@ -236,7 +238,7 @@ bool ThreadImpl::NoteSite(const seccomp_data& data) {
   // Calls that are never posted are no reason to watch, and none against it.
   if (!FastCallable(static_cast<uint32_t>(data.nr))) return false;
   if (!sites->Note(process_->space(), process_->pid(), data)) {
-    streak_ = 0;
+    process_->NoteOtherCall();
     return false;
   }
   return NoteClose();
@@ -247,13 +249,24 @@ void ThreadImpl::NoteContact() {
   if (process_->space().fast_sites() != nullptr && NoteClose()) process_->listener().WatchAfterwards();
 }
 
+// Its calls are made at sites that are patched already, and a thread is as busy as the one that made it. A process is about to exec, for which
+// posix_spawn(3) of glibc alone makes 128 calls.
+void ThreadImpl::WatchFromBirth(const ThreadImpl& parent) {
+  if (process_->space().fast_sites() == nullptr) return;
+  if (parent.IsWatched()) return platform_.watcher().Join(*this);
+  if (process_ == parent.process_) return;
+  if (platform_.watcher().Consider(*this, process_->listener().watch_credit(), WatchClock())) process_->listener().WatchAfterwards();
+}
+
 bool ThreadImpl::NoteClose() {
-  constexpr int64_t kClose = 100'000;  // ns between calls of a thread that is worth watching
   constexpr int kStreak = 6;
   int64_t now = WatchClock();
-  streak_ = now - last_site_call_ < kClose ? streak_ + 1 : 0;
-  last_site_call_ = now;
-  return streak_ >= kStreak && platform_.watcher().Consider(*this, process_->listener().watch_credit(), now);
+  if (process_->NoteCall(now) < kStreak || !platform_.watcher().Consider(*this, process_->listener().watch_credit(), now)) return false;
+  // Whoever it waits for may be the next to call.
+  for (const RefPtr<ThreadImpl>& other : process_->threads(kSiblings)) {
+    if (other.get() != this) platform_.watcher().Join(*other);
+  }
+  return true;
 }
 
 }  // namespace amber::platform

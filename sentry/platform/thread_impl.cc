@@ -105,15 +105,22 @@ void ThreadImpl::StoreFrame(const Frame& frame, bool bases) {
   if (close_listener_) {
     flags |= kResumeClose;
     close_listener_ = false;
-    close_expected_ = true;
   }
   box_->flags = flags;
+}
+
+void ThreadImpl::AnswerHeld(uint64_t id, bool going) {
+  if (going) {
+    process_->listener().Continue(id);
+  } else {
+    process_->listener().Answer(id, 0);
+  }
 }
 
 void ThreadImpl::Post(Command command) {
   sequence_ = (sequence_ + 1) & 0xffffff;
   order_count_++;
-  bool held = std::exchange(held_, false);
+  bool held = std::exchange(held_, false), going = std::exchange(going_, false);
   uint64_t id = notification_;
   int fd = std::exchange(last_fd_, -1), number = last_number_;
   // As soon as it is posted the thread may run, end, and be released.
@@ -122,10 +129,10 @@ void ThreadImpl::Post(Command command) {
   mu_.Unlock();
   if (command != kCommandResume) platform_.monitor().NoteOrder();
   if (fd >= 0) {
-    // A failure shows itself as EBADF in the operation that uses the descriptor.
-    if (process_->listener().AddFd(id, fd, number, true) != 0) process_->listener().Answer(id, 0);
+    // The operation must not be done with whatever else has this number.
+    if (process_->listener().AddFd(id, fd, number, true) != 0) process_->Kill();
   } else if (held) {
-    process_->listener().Answer(id, 0);
+    AnswerHeld(id, going);
   } else {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     // A stub that forges this word waits for ever, which is its own loss: see Monitor.
@@ -141,6 +148,7 @@ ThreadImpl::State ThreadImpl::BeginContact() {
   State state;
   {
     absl::MutexLock lock(&mu_);
+    gone_ahead_ = false;
     state = state_;
     if (continue_pending_) {
       continue_pending_ = false;
@@ -155,8 +163,19 @@ ThreadImpl::State ThreadImpl::BeginContact() {
   return state;
 }
 
+// An operation that was taken for done comes once more: something that is no signal (the mask is full) restarted it.
+bool ThreadImpl::OperationAgain(const seccomp_notif& notification) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (!gone_ahead_ || !InStubText(notification.data.instruction_pointer) || !Same(ahead_op_, notification.data)) return false;
+  }
+  process_->listener().Continue(notification.id);
+  return true;
+}
+
 void ThreadImpl::OnNotification(const seccomp_notif& notification) {
   const seccomp_data& data = notification.data;
+  if (OperationAgain(notification)) return;
   State state = BeginContact();
   if (state == State::kGone) return;
   if (InStubText(data.instruction_pointer) && static_cast<uint32_t>(data.nr) == kStubCall) {
@@ -168,31 +187,28 @@ void ThreadImpl::OnNotification(const seccomp_notif& notification) {
   }
 }
 
+// Only what a thread does after its last order: the call that an order consists of comes before the close that is part of it.
+void ThreadImpl::FreeForkFds() {
+  if (uint64_t fds = std::exchange(fork_fds_, 0); fds != 0) process_->FreeFds(fds);
+}
+
 void ThreadImpl::OnGuestCall(uint64_t id, const seccomp_data& data) {
+  FreeForkFds();
   if (BindFast(id, data)) return;
   Syscall call;
   {
     absl::MutexLock lock(&mu_);
     if (state_ != State::kRunning) return Hostile();
-    if (InStubText(data.instruction_pointer)) {
-      if (!close_expected_ || data.nr != SYS_close || data.args[0] != 0) return Hostile();
-      close_expected_ = false;
-    } else {
-      if (released_ || close_expected_) return Hostile();
-      notification_ = id;
-      call_ = data;
-      fast_ = Fast::kNo;  // if it was told to stop it did not, and will be kicked
-      SetState(State::kNotified);
-    }
-  }
-  if (InStubText(data.instruction_pointer)) {
-    process_->listener().Continue(id);
-    return;
+    // What the stub text does by itself is ordered, or not notified.
+    if (InStubText(data.instruction_pointer) || released_) return Hostile();
+    notification_ = id;
+    call_ = data;
+    fast_ = Fast::kNo;  // if it was told to stop it did not, and will be kicked
+    SetState(State::kNotified);
   }
   call.number = static_cast<uint32_t>(data.nr);
   memcpy(call.args, data.args, sizeof(call.args));
   call.ip = data.instruction_pointer;
-  process_->listener().Balance();
   bool watch = NoteSite(data);
   if (watch) process_->listener().WatchAfterwards();
   {
@@ -203,10 +219,14 @@ void ThreadImpl::OnGuestCall(uint64_t id, const seccomp_data& data) {
 }
 
 void ThreadImpl::OnContact(uint64_t id, uint64_t kind, uint64_t context) {
+  FreeForkFds();
   if (kind == kContactFrame) {
     OnFrameContact(id, context);
   } else if (kind == kContactReport) {
     OnReport(id);
+  } else if (kind == kContactFailed) {
+    LogNote("a guest process is killed: the host has no memory for a mapping");
+    process_->Kill();
   } else {
     Hostile();
   }
@@ -262,7 +282,6 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
 }
 
 void ThreadImpl::Deliver(Stop stop, const Fault* fault) {
-  process_->listener().Balance();
   {
     Callback callback(*this);
     if (callback.ok()) platform_.client().OnFrame(*this, stop, fault);
@@ -273,14 +292,16 @@ void ThreadImpl::Deliver(Stop stop, const Fault* fault) {
 // A thread that stays stopped waits on its mailbox word and holds nothing up.
 void ThreadImpl::ParkIfStopped() {
   uint64_t id;
+  bool going;
   {
     absl::MutexLock lock(&mu_);
     if (state_ != State::kStopped || !held_) return;
     held_ = false;
+    going = std::exchange(going_, false);
     id = notification_;
   }
   platform_.counters().parks.fetch_add(1, std::memory_order_relaxed);
-  process_->listener().Answer(id, 0);
+  AnswerHeld(id, going);
 }
 
 // --- notified ---
@@ -479,6 +500,11 @@ void ThreadImpl::FreeSlot() {
 bool ThreadImpl::released() {
   absl::MutexLock lock(&mu_);
   return released_;
+}
+
+bool ThreadImpl::gone() {
+  absl::MutexLock lock(&mu_);
+  return state_ == State::kGone;
 }
 
 void ThreadImpl::DropOrders() {

@@ -32,6 +32,8 @@ namespace amber::platform {
 class PlatformImpl;
 class ThreadImpl;
 
+bool Same(const MailboxOp& op, const seccomp_data& data);
+
 // A child process that was ordered and has not made itself known. Found by its nonce, which only
 // the parent's process has seen: what the parent says about its child is not believed, the number
 // in the child's notification is.
@@ -41,6 +43,7 @@ struct Birth {
   std::shared_ptr<SpaceCore> core;
   uint32_t slot = 0;
   bool shares_memory = false;  // vfork: the parent's mailbox window is the child's too
+  int fd = -1;                 // of a fork: the number of the windows' descriptor in the child
   Frame frame = {};
   bool load_bases = false;
   uint64_t context = 0;  // of the child's first frame
@@ -87,15 +90,15 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   // forgotten.
   void DropOrders();
   bool released();
+  bool gone();
 
   // First stop after exec, fork or clone.
   void SetFirstFrame(const Frame& frame, uint64_t context, bool load_bases);
   // Descriptor 0 of the stub is still the listener: to be closed before anything else.
   void SetListenerOpen();
-  // A forked child, after its first call: it will map its window and close descriptor 0; then the
-  // birth is complete.
-  void ExpectBirth(std::unique_ptr<Birth> birth, const MailboxOp& map);
-  // The child is complete: stopped, waiting on its mailbox.
+  // A child process, at its first call.
+  void ExpectBirth(std::unique_ptr<Birth> birth);
+  // The child is complete: stopped, and looks at its mailbox as soon as that call is answered.
   void CompleteBirth();
   // The child of the order `nonce` is there, stopped, or failed: this thread is stopped again and
   // its callback runs. A child that nobody waits for any more is killed.
@@ -118,6 +121,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   Fast TakePosted();
   // Tells the guest whether to post its calls.
   void SetWatched(bool on);
+  // A child that shares its parent's memory, before it first runs.
+  void WatchFromBirth(const ThreadImpl& parent);
   bool IsWatched() const;
 
  private:
@@ -163,6 +168,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   bool LeavePatching();
 
   State BeginContact();
+  void FreeForkFds();
+  bool OperationAgain(const seccomp_notif& notification);
   // `id` is 0 for a contact that was posted.
   void OnContact(uint64_t id, uint64_t kind, uint64_t context);
   void OnFrameContact(uint64_t id, uint64_t context);
@@ -173,7 +180,6 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   void OnExitCall(uint64_t id);
   void OnOpsReport();
   void OnCloneReport();
-  void OnBirthCall(uint64_t id, const seccomp_data& data);
   void OnFutexCall(uint64_t id, const seccomp_data& data);
   void Deliver(Stop stop, const Fault* fault);
   void FinishOps() ABSL_UNLOCK_FUNCTION(mu_);
@@ -192,6 +198,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   // thread_ops.cc
   void StartRound() ABSL_UNLOCK_FUNCTION(mu_);
   bool Expected(const seccomp_data& data) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void AnswerHeld(uint64_t id, bool going);
+  void GoAhead(uint64_t id) ABSL_UNLOCK_FUNCTION(mu_);
   void StartFork();
   void StartClone();
   void PostClone(Command command, const MailboxOp& op, std::unique_ptr<Birth> birth);
@@ -216,13 +224,14 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   int callbacks_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t notification_ ABSL_GUARDED_BY(mu_) = 0;  // of a notified call, or of a hand-over while held_
   bool held_ ABSL_GUARDED_BY(mu_) = false;          // a stopped thread's hand-over is not answered yet
+  bool going_ ABSL_GUARDED_BY(mu_) = false;         // what is held is an operation that was taken for done: it is let through
+  bool gone_ahead_ ABSL_GUARDED_BY(mu_) = false;    // it was, and nothing has been heard of the thread since
   bool outstanding_ ABSL_GUARDED_BY(mu_) = false;   // in the listener's count of unanswered calls
   bool counted_ ABSL_GUARDED_BY(mu_) = false;       // in the listener's count of running threads
   uint64_t kick_ ABSL_GUARDED_BY(mu_) = 0;          // number of the kick that is to be delivered
   uint32_t sequence_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t order_count_ ABSL_GUARDED_BY(mu_) = 0;
   bool close_listener_ ABSL_GUARDED_BY(mu_) = false;  // descriptor 0 is the listener still: exec
-  bool close_expected_ ABSL_GUARDED_BY(mu_) = false;
   seccomp_data call_ ABSL_GUARDED_BY(mu_) = {};
   std::function<void()> continued_ ABSL_GUARDED_BY(mu_);
   bool continue_pending_ ABSL_GUARDED_BY(mu_) = false;
@@ -240,11 +249,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   Frame handed_over_ = {};
   bool load_bases_ = false;
   uint64_t host_gs_base_ = 0;  // what gs really is in the stub: the mailbox's address, unless the guest set it
-  // Of whoever handles this thread's notifications: calls and contacts that could have been posted and came close together.
-  int64_t last_site_call_ = 0;
-  int streak_ = 0;
-  uint64_t context_ = 0;  // address of the ucontext in the stub, inside this thread's alternate stack
-  uint64_t fpstate_ = 0;  // where the stub says that the extended state of `context_` is; 0: to be read there
+  uint64_t context_ = 0;       // address of the ucontext in the stub, inside this thread's alternate stack
+  uint64_t fpstate_ = 0;       // where the stub says that the extended state of `context_` is; 0: to be read there
   std::vector<uint8_t> xstate_;
   bool xstate_valid_ = false;
 
@@ -256,10 +262,12 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   std::function<void(std::span<const int64_t>)> ops_callback_;
   bool uses_descriptors_ = false;
   bool wants_contact_ = false;  // a round waits for a notification to attach descriptors to
-  bool quiet_ = false;          // the round's last operation ends it, without a report
+  bool ahead_ = false;          // the round's last operation is taken for done when it is notified
   int last_fd_ = -1;            // to be added with the answer that starts the round
   int last_number_ = -1;
   uint64_t round_fds_ = 0;
+  uint64_t fork_fds_ = 0;  // closed by this thread on its way to its next contact
+  MailboxOp ahead_op_ = {};
   std::array<MailboxOp, kMailboxOps> expected_ ABSL_GUARDED_BY(mu_) = {};
   uint32_t expected_count_ ABSL_GUARDED_BY(mu_) = 0;
   uint32_t always_from_ ABSL_GUARDED_BY(mu_) = 0;

@@ -3,6 +3,7 @@
 #include <linux/futex.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -22,6 +23,17 @@ namespace {
 
 bool Failed(int64_t result) { return result < 0 && result >= -4095; }
 
+// What an operation returns that fails only for want of the host's memory; -1 if it may fail for other reasons, or be long.
+int64_t Foreseen(const MailboxOp& op) {
+  constexpr uint64_t kLarge = 64 << 20;  // the host may refuse a large mapping
+  constexpr uint64_t kPlain = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+  if (op.number == SYS_munmap) return 0;
+  bool plain = op.number == SYS_mmap && (op.args[3] & ~uint64_t{MAP_NORESERVE | MAP_STACK}) == kPlain && op.args[1] <= kLarge;
+  return plain ? static_cast<int64_t>(op.args[0]) : -1;
+}
+
+}  // namespace
+
 bool Same(const MailboxOp& op, const seccomp_data& data) {
   if (op.number != static_cast<uint32_t>(data.nr)) return false;
   for (int i = 0; i < 6; i++) {
@@ -29,8 +41,6 @@ bool Same(const MailboxOp& op, const seccomp_data& data) {
   }
   return true;
 }
-
-}  // namespace
 
 // Before anything else a thread fresh from exec closes the listener, which no guest may hold.
 void ThreadImpl::StartAfterClose(std::function<void()> work) {
@@ -74,7 +84,7 @@ void ThreadImpl::RunOps(std::vector<StubOp> ops, std::function<void(std::span<co
 void ThreadImpl::StartRound() {
   made_ = 0;
   native_ = 0;
-  quiet_ = false;
+  ahead_ = false;
   expected_count_ = 0;
   std::array<std::pair<int, int>, kMailboxOps> fds;  // ours, the stub's
   size_t fd_count = 0;
@@ -90,7 +100,7 @@ void ThreadImpl::StartRound() {
     bool new_fd = op.fd >= 0 && known == fds.begin() + fd_count;
     if (n + 1 + fd_count + (new_fd ? 1 : 0) > kMailboxOps) break;
     if (round_error_ == 0 && new_fd) {
-      if (!held_) break;
+      if (!held_ || going_) break;
       int number = process_->AllocateFd();
       if (number < 0) {
         round_error_ = -EMFILE;
@@ -115,8 +125,10 @@ void ThreadImpl::StartRound() {
     wants_contact_ = round_error_ == 0 && ops_done_ < ops_.size();
     return Post(kCommandContact);
   }
+  bool all_told = native_ == 0;
   for (size_t i = 0; i < fd_count; i++) {
     expected_[n + i] = {SYS_close, {static_cast<uint64_t>(fds[i].second)}};
+    native_ |= 1u << (n + i);
   }
   expected_count_ = static_cast<uint32_t>(n + fd_count);
   always_from_ = static_cast<uint32_t>(n);
@@ -124,16 +136,17 @@ void ThreadImpl::StartRound() {
   for (size_t i = 0; i < fd_count; i++) {
     round_fds_ |= 1ull << fds[i].second;
     if (i + 1 < fd_count) {
-      process_->listener().AddFd(notification_, fds[i].first, fds[i].second, false);
+      // As in Post(): not with whatever else has this number.
+      if (process_->listener().AddFd(notification_, fds[i].first, fds[i].second, false) != 0) process_->Kill();
     } else {
       last_fd_ = fds[i].first;  // goes with the answer
       last_number_ = fds[i].second;
     }
   }
-  // With the last close the results are there. (It is let through, not done, when that is known:
-  // with other threads a fork could still copy the descriptor.)
-  quiet_ = fd_count > 0 && process_->thread_count() == 1;
-  box_->flags = quiet_ ? kRunQuiet : 0;
+  // A single operation whose result is known: when it is notified, and so about to be done, the client is told that it is. Not where other
+  // threads could be let change the same range before; and not for a thread that is watched: its report costs less than what is done while it sleeps.
+  ahead_ = held_ && ops_.size() == 1 && all_told && fd_count == 0 && Foreseen(expected_[0]) >= 0 && process_->IsAlone();
+  box_->flags = ahead_ ? kRunAhead : 0;
   for (uint32_t i = 0; i < expected_count_; i++) box_->ops[i] = expected_[i];
   box_->op_count = expected_count_;
   box_->always_from = always_from_;
@@ -172,7 +185,7 @@ void ThreadImpl::OnOrderedCall(uint64_t id, const seccomp_data& data) {
   bool clone = order == Order::kFork || order == Order::kClone;
   bool again = clone && made_ != 0;
   bool ok = Expected(data);
-  bool last = order == Order::kOps && quiet_ && (made_ & (1u << (expected_count_ - 1))) != 0;
+  if (ok && order == Order::kOps && ahead_) return GoAhead(id);
   mu_.Unlock();
   if (!ok) return Hostile();
   if (order == Order::kExit) return OnExitCall(id);
@@ -183,16 +196,23 @@ void ThreadImpl::OnOrderedCall(uint64_t id, const seccomp_data& data) {
     clone_restarts_++;
     return process_->listener().Answer(id, -EAGAIN);
   }
-  process_->listener().Continue(id, true);
-  if (order == Order::kBirth) OnBirthCall(id, data);
-  if (last) OnOpsReport();
+  process_->listener().Continue(id);
+}
+
+// The operation is let through with the next order, or when the client leaves the thread stopped.
+void ThreadImpl::GoAhead(uint64_t id) {
+  notification_ = id;
+  held_ = going_ = gone_ahead_ = true;
+  ahead_op_ = expected_[0];
+  results_.push_back(Foreseen(expected_[0]));
+  FinishOps();
 }
 
 void ThreadImpl::OnReport(uint64_t id) {
   Order order;
   {
     absl::MutexLock lock(&mu_);
-    if (state_ != State::kOrdered || held_ || quiet_) return Hostile();
+    if (state_ != State::kOrdered || held_) return Hostile();
     notification_ = id;
     held_ = id != 0;
     order = order_;
@@ -236,7 +256,6 @@ void ThreadImpl::FinishOps() {
   SetState(State::kStopped);
   order_ = Order::kNone;
   expected_count_ = 0;
-  quiet_ = false;  // an order of another kind reports
   auto callback = std::exchange(ops_callback_, nullptr);
   std::vector<int64_t> results = std::move(results_);
   results_.clear();

@@ -52,6 +52,14 @@ bool Watcher::Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now) {
   return mine;
 }
 
+void Watcher::Join(ThreadImpl& thread) {
+  if (!active_.load(std::memory_order_relaxed)) return;
+  absl::MutexLock lock(&mu_);
+  if (stopping_.load(std::memory_order_relaxed) || joining_.size() >= kMaxEntries) return;
+  joining_.push_back(RefPtr<ThreadImpl>(&thread));
+  new_.store(true, std::memory_order_release);
+}
+
 void Watcher::Admit(int64_t now) {
   std::vector<RefPtr<ThreadImpl>> joining;
   {
@@ -61,7 +69,7 @@ void Watcher::Admit(int64_t now) {
   }
   for (RefPtr<ThreadImpl>& thread : joining) {
     bool known = std::any_of(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.thread.get() == thread.get(); });
-    if (known || entries_.size() >= kMaxEntries) continue;
+    if (known || entries_.size() >= kMaxEntries || thread->gone()) continue;
     thread->SetWatched(true);
     entries_.push_back({std::move(thread), now + kFirstWait - kWait});
   }

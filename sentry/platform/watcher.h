@@ -36,6 +36,8 @@ class Watcher {
   // `thread` made a call at a patched site by the base path, or a contact, and will be answered soon. True if the caller should have a worker
   // Watch() afterwards, on another CPU (or GiveUp()).
   bool Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now);
+  // Adds a thread that is about to run to the watch that goes on, if one does.
+  void Join(ThreadImpl& thread);
   // Spins until nothing is posted any more. The caller holds no lock.
   void Watch(WatchCredit& credit);
   void GiveUp();
