@@ -266,6 +266,7 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
     mu_.Unlock();
     return stop == Stop::kSyscall || stop == Stop::kKick ? OnFutexStop(id) : Hostile();
   }
+  by_call_ = stop == Stop::kSyscall;
   // A kick that was overtaken by another stop has been delivered with it.
   bool overtaken = stop == Stop::kKick && kick_ == 0;
   if (overtaken || (fault.signo == SIGTRAP && !stopping && LeavePatching())) {

@@ -225,6 +225,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   uint64_t notification_ ABSL_GUARDED_BY(mu_) = 0;  // of a notified call, or of a hand-over while held_
   bool held_ ABSL_GUARDED_BY(mu_) = false;          // a stopped thread's hand-over is not answered yet
   bool going_ ABSL_GUARDED_BY(mu_) = false;         // what is held is an operation that was taken for done: it is let through
+  bool by_call_ ABSL_GUARDED_BY(mu_) = false;       // it stopped by a trapped call
   bool gone_ahead_ ABSL_GUARDED_BY(mu_) = false;    // it was, and nothing has been heard of the thread since
   bool outstanding_ ABSL_GUARDED_BY(mu_) = false;   // in the listener's count of unanswered calls
   bool counted_ ABSL_GUARDED_BY(mu_) = false;       // in the listener's count of running threads

@@ -144,8 +144,9 @@ void ThreadImpl::StartRound() {
     }
   }
   // A single operation whose result is known: when it is notified, and so about to be done, the client is told that it is. Not where other
-  // threads could be let change the same range before; and not for a thread that is watched: its report costs less than what is done while it sleeps.
-  ahead_ = held_ && ops_.size() == 1 && all_told && fd_count == 0 && Foreseen(expected_[0]) >= 0 && process_->IsAlone();
+  // threads could be let change the same range before; not after a fault, since a signal's frame may be written to what the operation maps; and not for a
+  // thread that is watched, whose report costs less than what is done while it sleeps.
+  ahead_ = held_ && by_call_ && ops_.size() == 1 && all_told && fd_count == 0 && Foreseen(expected_[0]) >= 0 && process_->IsAlone();
   box_->flags = ahead_ ? kRunAhead : 0;
   for (uint32_t i = 0; i < expected_count_; i++) box_->ops[i] = expected_[i];
   box_->op_count = expected_count_;
