@@ -170,9 +170,16 @@ void PlatformImpl::OnStranger(Listener& listener, const seccomp_notif& notificat
       birth->parent->FinishBirth(birth->nonce, Errno(EAGAIN));
     }
   }
+  bool no_descriptor = !pidfd.valid() && call && !stopping();
+  if (no_descriptor) {
+    // Whoever makes a child while this process has no descriptor left hears of it.
+    std::unique_ptr<Birth> birth = TakeBirth(data.args[1]);
+    if (birth != nullptr) birth->parent->FinishBirth(birth->nonce, Errno(EAGAIN));
+  }
   // A thread that its process hides, or a child nobody waits for. kill() takes any thread's number.
   kill(tid, SIGKILL);
   if (pidfd.valid()) monitor_.WatchStray(tid, std::move(pidfd));
+  if (no_descriptor) wait4(tid, nullptr, __WALL, nullptr);
 }
 
 bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pidfd, std::unique_ptr<Birth> birth) {

@@ -1,9 +1,11 @@
 """Real programs through the real command line."""
 
+import errno
 import json
 import os
 import pathlib
 import pty
+import resource
 import select
 import signal
 import subprocess
@@ -22,6 +24,27 @@ class Programs(SandboxTest):
         self.assertEqual(self.run_cli("do", "sh", "-c", "sh -c 'kill -TERM $$'; exit $?").returncode, 128 + signal.SIGTERM)
         self.assertEqual(self.run_cli("do", "no-such-program").returncode, 127)
         self.assertEqual(self.run_cli("do", "/etc/passwd").returncode, 126)
+
+    def test_without_descriptors_left_nothing_hangs(self):
+        script = """import os, subprocess
+held = []
+try:
+    while True:
+        held.append(os.memfd_create("x"))
+except OSError as error:
+    print(error.strerror)
+for i in range(20):
+    try:
+        if os.fork() == 0:
+            os._exit(0)
+    except OSError:
+        pass
+for fd in held:
+    os.close(fd)
+print(subprocess.run(["true"]).returncode)
+"""
+        out = self.must("do", "python3", "-c", script, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 2048)))
+        self.assertEqual(out, os.strerror(errno.ENFILE) + "\n0\n")
 
     def test_same_output_as_natively(self):
         for command in (["id"], ["pwd"], ["uname", "-m"], ["cat", "/etc/debian_version"], ["sh", "-c", "ls /usr | sort"],

@@ -31,7 +31,7 @@ ErrnoOr<RefPtr<File>> MemFd::Create(Task& task, const std::string& name, unsigne
   auto file = MakeRef<MemFd>();
   bool sealing = (flags & (MFD_ALLOW_SEALING | kNoExecSeal)) != 0;
   file->fd_.reset(memfd_create("guest", MFD_CLOEXEC | (sealing ? MFD_ALLOW_SEALING : 0u)));
-  if (!file->fd_.valid()) return Errno(errno);
+  if (!file->fd_.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
   file->name_ = "/memfd:" + name;
   file->ino_ = NextAnonIno();
   file->mode_ = (flags & kNoExecSeal) != 0 ? 0666 : 0777;
