@@ -160,26 +160,23 @@ void PlatformImpl::OnStranger(Listener& listener, const seccomp_notif& notificat
   UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, tid, 0)));
   bool shares = static_cast<uint32_t>(data.nr) == kStubCall && data.args[0] == kContactChild;
   bool call = InStubText(data.instruction_pointer) && (shares || data.nr == SYS_mmap);
-  if (pidfd.valid() && call && !stopping()) {
-    std::unique_ptr<Birth> birth = TakeBirth(shares ? data.args[1] : data.args[4] >> 32 | (data.args[3] & ~uint64_t{0xffffffff}));
-    bool fits = birth != nullptr && birth->shares_memory == shares && &birth->parent->process().listener() == &listener;
+  std::unique_ptr<Birth> birth;
+  if (call && !stopping()) birth = TakeBirth(shares ? data.args[1] : data.args[4] >> 32 | (data.args[3] & ~uint64_t{0xffffffff}));
+  // Without a descriptor left for the child its parent hears of that.
+  bool lost = birth != nullptr && !pidfd.valid();
+  if (birth != nullptr) {
+    bool fits = !lost && birth->shares_memory == shares && &birth->parent->process().listener() == &listener;
     if (fits && (shares ? birth->context == data.args[2] : IsBirthCall(*birth, data))) {
       if (Born(listener, notification.id, tid, std::move(pidfd), std::move(birth))) return;
       pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, tid, 0)));
-    } else if (birth != nullptr) {
+    } else {
       birth->parent->FinishBirth(birth->nonce, Errno(EAGAIN));
     }
-  }
-  bool no_descriptor = !pidfd.valid() && call && !stopping();
-  if (no_descriptor) {
-    // Whoever makes a child while this process has no descriptor left hears of it.
-    std::unique_ptr<Birth> birth = TakeBirth(data.args[1]);
-    if (birth != nullptr) birth->parent->FinishBirth(birth->nonce, Errno(EAGAIN));
   }
   // A thread that its process hides, or a child nobody waits for. kill() takes any thread's number.
   kill(tid, SIGKILL);
   if (pidfd.valid()) monitor_.WatchStray(tid, std::move(pidfd));
-  if (no_descriptor) wait4(tid, nullptr, __WALL, nullptr);
+  if (lost) wait4(tid, nullptr, __WALL, nullptr);
 }
 
 bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pidfd, std::unique_ptr<Birth> birth) {
