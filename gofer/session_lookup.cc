@@ -31,6 +31,7 @@ struct DirectoryRecord {
 // How much of a directory is read for one answer. An entry's encoding is larger than its record; these keep the worst
 // case (names of one to four bytes) below kMaxPacket.
 constexpr size_t kDirectoryChunk = 32 * 1024;
+constexpr size_t kLargestRecord = 280;  // of a name of NAME_MAX bytes
 constexpr size_t kDirectoryPlusChunk = 16 * 1024;
 
 // File systems that are interfaces to the kernel, and nothing that a sandbox's files may lie on.
@@ -215,6 +216,14 @@ ErrnoOr<void> Session::ReadDir(wire::ReadDir::Reader request, wire::Response::Bu
   scratch_.resize(plus ? kDirectoryPlusChunk : kDirectoryChunk);
   long bytes = syscall(SYS_getdents64, directory.get(), scratch_.data(), scratch_.size());
   if (bytes < 0) return Errno(errno);
+  // The end is told with the last names, not by a call of its own.
+  bool more = bytes > 0;
+  while (more && scratch_.size() - static_cast<size_t>(bytes) >= kLargestRecord) {
+    long n = syscall(SYS_getdents64, directory.get(), scratch_.data() + bytes, scratch_.size() - static_cast<size_t>(bytes));
+    if (n < 0) break;  // the next call finds it, too
+    bytes += n;
+    more = n > 0;
+  }
 
   std::vector<const DirectoryRecord*> records;
   for (long at = 0; at < bytes;) {
@@ -225,7 +234,7 @@ ErrnoOr<void> Session::ReadDir(wire::ReadDir::Reader request, wire::Response::Bu
     if (CheckName(name).ok()) records.push_back(record);
   }
   auto answer = response.initReadDir();
-  answer.setMore(bytes > 0);
+  answer.setMore(more);
   auto list = answer.initEntries(static_cast<unsigned>(records.size()));
   for (unsigned i = 0; i < records.size(); ++i) {
     const DirectoryRecord& record = *records[i];
@@ -241,7 +250,7 @@ ErrnoOr<void> Session::ReadDir(wire::ReadDir::Reader request, wire::Response::Bu
     entry.setType(IFTODT(s.stx_mode));
     if (plus) EncodeAttributes(s, entry.initAttributes());
   }
-  if (bytes > 0) directory_ = std::move(directory);
+  if (more) directory_ = std::move(directory);
   return {};
 }
 

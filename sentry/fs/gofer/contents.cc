@@ -27,7 +27,8 @@ ErrnoOr<void> GoferInode::BeginIo(bool write) {
   return Ok();
 }
 
-void GoferInode::EndIo(bool) {
+void GoferInode::EndIo(bool write) {
+  if (write) Outdate();
   if (--open_ > 0 || detached_) return;
   if (removed_) return;  // goes with the inode
   auto& idle = gofer().idle_;
@@ -88,6 +89,7 @@ ErrnoOr<void> GoferInode::SetXattr(std::string_view name, std::string_view value
   TRY(NeedNode());
   no_capabilities_ = false;
   stale_ = true;
+  Outdate();
   return client().SetXattr(node_, name, value, flags);
 }
 
@@ -101,6 +103,7 @@ ErrnoOr<void> GoferInode::RemoveXattr(std::string_view name) {
   if (detached_) return Errno(ENODATA);
   TRY(NeedNode());
   stale_ = true;
+  Outdate();
   return client().RemoveXattr(node_, name);
 }
 

@@ -15,6 +15,8 @@ GoferFinder& Finder() {
   return *finder;
 }
 
+constexpr uint64_t kUnknownDevice = UINT64_MAX;  // until an inode of an image is found again
+
 std::string Join(const std::vector<std::string>& names) {
   std::string s;
   for (const std::string& n : names) s += '/' + n;
@@ -65,10 +67,19 @@ GoferInode* GoferFileSystem::Known(const gofer::Attributes& a) const {
 
 RefPtr<GoferInode> GoferFileSystem::InodeFor(RefPtr<GoferInode> parent, std::string_view name, gofer::Node node) {
   GoferInode* known = Known(node.attributes);
-  if (known == nullptr || known->removed_) {
+  // Without a node a number may have been used again.
+  bool sure = known != nullptr && (known->node_ != gofer::kNoNode || options_.exclusive || known->IsOf(node.attributes));
+  if (!sure || known->removed_) {
     return MakeRef<GoferInode>(this, std::move(parent), name, std::move(node));
   }
-  if (node.id != gofer::kNoNode) client_->Forget(node.id);
+  if (node.id != gofer::kNoNode) {
+    if (known->node_ == gofer::kNoNode) {
+      known->node_ = node.id;
+      known->target_ = std::move(node.target);
+    } else {
+      client_->Forget(node.id);
+    }
+  }
   known->Take(node.attributes);
   if (parent && known->parent_ != parent.get() && !options_.exclusive) {
     known->parent_ = std::move(parent);
@@ -147,12 +158,14 @@ ErrnoOr<void> GoferInode::NeedNode() {
   if (walked.stop == gofer::WalkResult::Stop::kError) return walked.error;
   if (walked.found.size() != 1) return Errno(EIO);
   gofer::Node& node = walked.found[0];
-  if ((node.attributes.mode & S_IFMT) != type()) {
+  std::pair<uint64_t, uint64_t> key(node.attributes.dev, node.attributes.ino);
+  bool other = (node.attributes.mode & S_IFMT) != type() || (key_.first != kUnknownDevice && key_ != key);
+  if (other) {
     client().Forget(node.id);
     return Errno(ESTALE);
   }
   node_ = node.id;
-  key_ = {node.attributes.dev, node.attributes.ino};
+  key_ = key;
   target_ = std::move(node.target);
   gofer().inodes_[key_] = this;
   Take(node.attributes);
@@ -160,7 +173,8 @@ ErrnoOr<void> GoferInode::NeedNode() {
 }
 
 std::string GoferInode::CannotSave() const {
-  if (!removed_ || detached_ || IsRegular() || IsDir()) return "";
+  if (!removed_ || detached_ || IsDir()) return "";
+  if (IsRegular()) return has_fd() || node_ != gofer::kNoNode ? "" : "a deleted file of a host directory is in use by O_PATH descriptors only";
   return "a deleted special file or symbolic link of a host directory is in use";
 }
 
@@ -191,7 +205,7 @@ bool GoferInode::Load(state::Loader& loader, std::string_view bytes) {
   target_ = m.target();
   parent_ = loader.GetRef<GoferInode>(m.parent());
   name_ = m.name();
-  key_ = {UINT64_MAX, attr_.ino};
+  key_ = {kUnknownDevice, attr_.ino};
   removed_ = detached_ = m.removed();
   if (!detached_) return true;
   attr_.nlink = 0;

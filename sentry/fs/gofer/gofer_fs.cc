@@ -7,6 +7,8 @@ namespace {
 
 // How long the answer of a walk serves as the answer to the stat that follows it.
 constexpr int64_t kFreshNs = 100'000;
+// Of a directory, in bytes: it has some thousands of names at most.
+constexpr uint64_t kSmallDirectory = 256 << 10;
 
 timespec ToTimespec(const gofer::Time& t) { return {t.seconds, static_cast<long>(t.nanoseconds)}; }
 
@@ -26,6 +28,7 @@ GoferInode::~GoferInode() {
   GoferFileSystem& g = gofer();
   if (idle_) g.idle_.erase(idle_position_);
   if (dir_fd_.valid()) g.with_dir_fd_.erase(dir_position_);
+  DropListing();
   auto it = g.inodes_.find(key_);
   if (it != g.inodes_.end() && it->second == this) g.inodes_.erase(it);
   if (node_ != gofer::kNoNode) client().Forget(node_);
@@ -90,6 +93,7 @@ ErrnoOr<void> GoferInode::Refresh() {
 ErrnoOr<void> GoferInode::SetAttr(const VfsContext&, const AttrChange& change) {
   if (detached_) return Errno(ENOENT);
   TRY(NeedNode());
+  Outdate();
   gofer::AttributeChange c;
   c.size = change.size;
   c.uid = change.uid;
@@ -118,17 +122,18 @@ ErrnoOr<void> GoferInode::LookupAhead(const VfsContext&, std::span<const std::st
                                       std::vector<RefPtr<Inode>>* found) {
   if (!IsDir()) return Errno(ENOTDIR);
   if (removed_ || detached_) return Errno(ENOENT);
-  if (gofer().options_.exclusive) return AskAhead(names, open_read, found);
+  if (gofer().options_.exclusive) return WalkExclusive(names, open_read, found);
   GoferInode* dir = this;
   for (size_t i = 0; i < names.size(); ++i) {
-    switch (dir->LookAt(names[i], known[i], open_read && i + 1 == names.size())) {
+    RefPtr<GoferInode> child(static_cast<GoferInode*>(known[i]));
+    switch (dir->LookAt(names[i], known[i], open_read && i + 1 == names.size(), &child)) {
       case Look::kMissing: return Errno(ENOENT);
       case Look::kAsk: return dir->AskAhead(names.subspan(i), open_read, found);
       case Look::kSame: break;
     }
-    found->emplace_back(known[i]);
-    if (!known[i]->IsDir()) break;  // a symbolic link, or the end in any case
-    dir = static_cast<GoferInode*>(known[i]);
+    found->push_back(child);
+    if (!child->IsDir()) break;  // a symbolic link, or the end in any case
+    dir = child.get();
   }
   return Ok();
 }
@@ -169,13 +174,9 @@ ErrnoOr<void> GoferInode::AskAhead(std::span<const std::string_view> names, bool
   return Errno(EIO);
 }
 
-void GoferInode::DirChanged() {
-  stale_ = true;
-  list_.reset();
-}
-
 void GoferInode::NameGone(const GoferInode& dir, std::string_view name) {
   stale_ = true;
+  Outdate();
   if (attr_.nlink > 0) --attr_.nlink;
   if (IsDir()) attr_.nlink = 0;
   if (attr_.nlink == 0) {
@@ -206,7 +207,7 @@ ErrnoOr<RefPtr<Inode>> GoferInode::Make(const VfsContext&, std::string_view name
     case S_IFLNK: made = TRY(client().Symlink(node_, name, node.target, node.uid, node.gid)); break;
     default: made = TRY(client().MkNod(node_, name, node.mode & S_IFMT, node.rdev, inode));
   }
-  DirChanged();
+  NameAdded(name);
   RefPtr<GoferInode> child = gofer().InodeFor(RefPtr<GoferInode>(this), name, std::move(made));
   if (file.valid()) {
     child->rw_fd_ = std::move(file);
@@ -234,29 +235,34 @@ ErrnoOr<void> GoferInode::Link(const VfsContext&, std::string_view name, Inode& 
   if (inode.detached_) return Errno(ENOENT);
   TRY(NeedNode());
   TRY(inode.NeedNode());
+  inode.Outdate();
   inode.Take(TRY(client().Link(inode.node_, node_, name)));
   if (inode.removed_) {
     inode.removed_ = false;
     inode.parent_ = RefPtr<GoferInode>(this);
     inode.name_ = name;
   }
-  DirChanged();
+  NameAdded(name);
   return Ok();
 }
 
 ErrnoOr<void> GoferInode::Unlink(const VfsContext&, std::string_view name, Inode& victim) {
+  auto& inode = static_cast<GoferInode&>(victim);
   TRY(NeedNode());
+  TRY(NeedNodeBeyond(inode));
   TRY(client().Unlink(node_, name, 0));
-  static_cast<GoferInode&>(victim).NameGone(*this, name);
-  DirChanged();
+  inode.NameGone(*this, name);
+  NameRemoved(name);
   return Ok();
 }
 
 ErrnoOr<void> GoferInode::Rmdir(const VfsContext&, std::string_view name, Inode& victim) {
+  auto& inode = static_cast<GoferInode&>(victim);
   TRY(NeedNode());
+  TRY(NeedNodeBeyond(inode));
   TRY(client().Unlink(node_, name, AT_REMOVEDIR));
-  static_cast<GoferInode&>(victim).NameGone(*this, name);
-  DirChanged();
+  inode.NameGone(*this, name);
+  NameRemoved(name);
   return Ok();
 }
 
@@ -269,6 +275,8 @@ ErrnoOr<void> GoferInode::Rename(const VfsContext&, std::string_view old_name, I
   auto* target = static_cast<GoferInode*>(replaced);
   TRY(NeedNode());
   TRY(to.NeedNode());
+  TRY(source.NeedNode());
+  if (target != nullptr) TRY((flags & 2) != 0 ? target->NeedNode() : NeedNodeBeyond(*target));
   TRY(client().Rename(node_, old_name, to.node_, new_name, flags));
   bool exchange = (flags & 2 /* RENAME_EXCHANGE */) != 0;
   if (target != nullptr && !exchange) target->NameGone(to, new_name);
@@ -276,13 +284,15 @@ ErrnoOr<void> GoferInode::Rename(const VfsContext&, std::string_view old_name, I
     target->parent_ = RefPtr<GoferInode>(this);
     target->name_ = old_name;
   }
+  source.Outdate();
   if (source.parent_ == this && source.name_ == old_name) {
     source.parent_ = RefPtr<GoferInode>(&to);
     source.name_ = new_name;
   }
   source.stale_ = true;
-  DirChanged();
-  to.DirChanged();
+  NameRemoved(old_name);
+  if (exchange) NameAdded(old_name);
+  to.NameAdded(new_name);
   return Ok();
 }
 
@@ -293,13 +303,22 @@ ErrnoOr<std::vector<DirEnt>> GoferInode::List(const VfsContext&) {
   TRY(NeedNode());
   bool keep = BeginList();
   std::vector<DirEnt> entries;
-  for (gofer::DirEntry& e : TRY(client().ReadDir(node_))) entries.push_back({std::move(e.name), e.ino, e.type});
+  GoferFileSystem& g = gofer();
+  bool with_attributes = g.stats_follow_ > 0 && attr_.size <= kSmallDirectory;
+  if (with_attributes) --g.stats_follow_;
+  timespec asked = FileClock();
+  std::vector<gofer::DirEntry> read = TRY(client().ReadDir(node_, with_attributes));
+  listed_count_ = read.size();
+  was_listed_ = true;
+  if (with_attributes) KeepListing(read, asked);
+  for (gofer::DirEntry& e : read) entries.push_back({std::move(e.name), e.ino, e.type});
   if (keep) list_ = std::make_unique<std::vector<DirEnt>>(entries);
   return entries;
 }
 
 ErrnoOr<std::string> GoferInode::ReadLink(const VfsContext&) {
   if (!IsSymlink()) return Errno(EINVAL);
+  if (target_.empty()) TRY(NeedNode());  // of a listing
   return target_;
 }
 

@@ -11,10 +11,12 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "gofer/client.h"
 #include "sentry/base/unique_fd.h"
 #include "sentry/vfs/file_system.h"
@@ -72,13 +74,31 @@ class GoferInode final : public Inode {
   void TakeStat(const struct stat& st);   // what an open descriptor tells
   ErrnoOr<void> NeedNode();
   ErrnoOr<void> NeedFd(bool write);
-  void DirChanged();
+  // A name of this directory came, or went.
+  void NameAdded(std::string_view name);
+  void NameRemoved(std::string_view name);
+  // --- listed.cc ---
+  // What a listing with attributes says of a name. Asks for that listing if names were listed and are looked at one by one now.
+  enum class Listed { kUnknown, kMissing, kFound };
+  Listed LookInListing(std::string_view name, const struct stat* now, RefPtr<GoferInode>* found);
+  bool NeedListing();
+  // `asked`: FileClock() of before it was read.
+  void KeepListing(const std::vector<gofer::DirEntry>& entries, const timespec& asked);
+  void DropListing();
+  // Our attributes change: the parent's listing is wrong about them.
+  void Outdate();
+  // Before a name of `victim` goes: who still uses it must find it without.
+  static ErrnoOr<void> NeedNodeBeyond(GoferInode& victim);
+  // The walk of names in a tree that is ours alone.
+  ErrnoOr<void> WalkExclusive(std::span<const std::string_view> names, bool open_read, std::vector<RefPtr<Inode>>* found);
   // --- look.cc ---
   // What newfstatat says about a name of this directory.
   enum class Look { kSame, kMissing, kAsk };
-  Look LookAt(std::string_view name, Inode* known, bool will_open);
+  Look LookAt(std::string_view name, Inode* known, bool will_open, RefPtr<GoferInode>* listed);
   // Takes over what the host says of this inode, unless that hides a change of its owner.
   bool Confirm(const struct stat& st);
+  // These are the attributes that we know, so that it is the file that we know.
+  bool IsOf(const gofer::Attributes& a) const;
   bool NeedDirFd();
   // False if the listing that is about to be read cannot be kept.
   bool BeginList();
@@ -110,6 +130,14 @@ class GoferInode final : public Inode {
   std::list<GoferInode*>::iterator idle_position_;
   std::unique_ptr<std::vector<DirEnt>> list_;
   timespec list_mtime_{}, list_ctime_{};  // the directory's, of before it was read
+  // With attributes; a name without any is there, but was changed by us. Complete in exclusive trees; in shared ones a name
+  // counts if newfstatat says the same of it.
+  using ListedNames = absl::flat_hash_map<std::string, std::optional<gofer::Attributes>>;
+  std::unique_ptr<ListedNames> listed_;
+  std::list<GoferInode*>::iterator listed_position_;
+  size_t listed_count_ = 0;   // of what List() found last
+  bool was_listed_ = false;   // by the guest, since the last listing with attributes
+  bool listing_used_ = false;
   UniqueFd dir_fd_;                       // O_PATH
   bool no_dir_fd_ = false;
   bool was_searched_ = false;
@@ -120,6 +148,8 @@ class GoferFileSystem final : public FileSystem {
  public:
   static constexpr size_t kMaxIdleFds = 512;
   static constexpr size_t kMaxDirFds = 512;
+  static constexpr size_t kMaxListed = 1 << 16;     // names with attributes
+  static constexpr size_t kMaxListedHere = 1 << 13;  // in one directory
 
   struct Options {
     std::string container;  // whose gofer: with `attach`, how a restore finds the client again
@@ -157,12 +187,18 @@ class GoferFileSystem final : public FileSystem {
   std::list<GoferInode*> idle_;
   std::list<GoferInode*> with_dir_fd_;  // least recently used first
   bool no_dir_fds_ = false;             // the gofer gives none
+  std::list<GoferInode*> with_listing_;  // oldest first
+  size_t listed_ = 0;                    // names in them
+  int stats_follow_ = 0;                 // so many of the next listings are asked for with attributes at once
 };
 
 // Host time, monotonic, in nanoseconds.
 int64_t HostNow();
-// True if a file with this ctime, looked at now, gets another one by any later change.
-bool IsSettled(const timespec& ctime);
+// The host's clock of file times.
+timespec FileClock();
+// True if a file with this ctime, looked at at `now` (of FileClock()), gets another one by any later change.
+bool IsSettled(const timespec& ctime, const timespec& now);
+inline bool IsSettled(const timespec& ctime) { return IsSettled(ctime, FileClock()); }
 
 // For a restore: finds the client of a container's attach point; null if the bundle has none. Set before Loader::Run().
 using GoferFinder = std::function<std::shared_ptr<gofer::Client>(const std::string& container, const std::string& attach)>;

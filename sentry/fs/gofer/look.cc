@@ -24,11 +24,15 @@ int64_t HostNow() {
   return t.tv_sec * kSecond + t.tv_nsec;
 }
 
-bool IsSettled(const timespec& ctime) {
-  // Since Linux 6.13 a time that somebody has looked at is not given twice; before, the clock of file times moved every 1 to 10 ms, and
-  // some file systems keep whole seconds, or two.
+timespec FileClock() {
   timespec now;
   clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  return now;
+}
+
+bool IsSettled(const timespec& ctime, const timespec& now) {
+  // Since Linux 6.13 a time that somebody has looked at is not given twice; before, the clock of file times moved every 1 to 10 ms, and
+  // some file systems keep whole seconds, or two.
   int64_t age = (now.tv_sec - ctime.tv_sec) * kSecond + now.tv_nsec - ctime.tv_nsec;
   return age > (ctime.tv_nsec == 0 ? 3 * kSecond : kSecond / 20);
 }
@@ -38,6 +42,10 @@ bool GoferInode::Confirm(const struct stat& st) {
   TakeStat(st);
   fresh_at_ = HostNow();
   return true;
+}
+
+bool GoferInode::IsOf(const gofer::Attributes& a) const {
+  return a.mode == attr_.mode && a.ctime.seconds == attr_.ctime.tv_sec && a.ctime.nanoseconds == static_cast<uint32_t>(attr_.ctime.tv_nsec);
 }
 
 bool GoferInode::NeedDirFd() {
@@ -66,7 +74,7 @@ bool GoferInode::NeedDirFd() {
   return true;
 }
 
-GoferInode::Look GoferInode::LookAt(std::string_view name, Inode* known, bool will_open) {
+GoferInode::Look GoferInode::LookAt(std::string_view name, Inode* known, bool will_open, RefPtr<GoferInode>* listed) {
   char text[NAME_MAX + 1];
   if (name.size() > NAME_MAX || !NeedDirFd()) return Look::kAsk;
   memcpy(text, name.data(), name.size());
@@ -80,12 +88,17 @@ GoferInode::Look GoferInode::LookAt(std::string_view name, Inode* known, bool wi
     gofer().with_dir_fd_.erase(dir_position_);
     return Look::kAsk;
   }
-  if (known == nullptr) return Look::kAsk;
+  if (known == nullptr) {
+    if (will_open && S_ISREG(st.st_mode)) return Look::kAsk;
+    return LookInListing(name, &st, listed) == Listed::kFound ? Look::kSame : Look::kAsk;
+  }
   auto& inode = static_cast<GoferInode&>(*known);
-  bool same = inode.node_ != gofer::kNoNode && !inode.removed_ && !inode.detached_ &&
-              inode.key_ == std::pair<uint64_t, uint64_t>(st.st_dev, st.st_ino) && inode.type() == (st.st_mode & S_IFMT);
+  bool same = !inode.removed_ && !inode.detached_ && inode.key_ == std::pair<uint64_t, uint64_t>(st.st_dev, st.st_ino) &&
+              inode.type() == (st.st_mode & S_IFMT);
   if (!same || (will_open && inode.IsRegular() && !inode.has_fd())) return Look::kAsk;
   if (!inode.Confirm(st)) {
+    // Without a node the number may have been used again.
+    if (inode.node_ == gofer::kNoNode) return Look::kAsk;
     auto attributes = client().GetAttr(inode.node_);
     if (!attributes.ok()) return Look::kAsk;
     inode.Take(*attributes);

@@ -1,0 +1,189 @@
+// Listings with attributes: what they spare, and that nothing is believed that is not so any more.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "gofer/test_gofer.h"
+#include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/vfs/test_tree.h"
+
+namespace amber {
+namespace {
+
+class Listed : public testing::TestWithParam<bool> {
+ protected:
+  Listed() : gofer_({.allow_directories = true}) {
+    for (int i = 0; i < kFiles; ++i) Put(Name(i), "text");
+    mkdir(Host("d").c_str(), 0755);
+    // Until the clock of file times has moved on nothing is believed of a shared tree.
+    timespec nap{0, 120'000'000};
+    nanosleep(&nap, nullptr);
+    std::shared_ptr<gofer::Client> client(&gofer_.client(), [](gofer::Client*) {});
+    auto fs = GoferFileSystem::Make(client, {.attach = "root", .exclusive = exclusive()});
+    EXPECT_TRUE(fs.ok());
+    fs_ = *fs;
+    tree_.emplace(fs_);
+    // Directories are worth a descriptor from the second search on.
+    (void)tree_->Lookup("/none");
+    (void)tree_->Lookup("/none2");
+  }
+
+  static constexpr int kFiles = 40;
+  static bool exclusive() { return GetParam(); }
+  static std::string Name(int i) { return "f" + std::to_string(i); }
+  std::string Host(const std::string& name) const { return gofer_.Path(name); }
+  void Put(const std::string& name, const std::string& text) const { std::ofstream(Host(name)) << text; }
+  uint64_t calls() { return gofer_.client().calls(); }
+  // Attributes as the guest's stat has them.
+  Attr Stat(const std::string& name) {
+    auto place = tree_->Find("/" + name);
+    if (!place.ok() || !place->inode()->Refresh().ok()) return {};
+    return place->inode()->attr();
+  }
+  void ExpectTrue(const std::string& name) {
+    struct stat st;
+    ASSERT_EQ(lstat(Host(name).c_str(), &st), 0) << name;
+    Attr a = Stat(name);
+    EXPECT_EQ(a.mode, st.st_mode) << name;
+    EXPECT_EQ(a.size, static_cast<uint64_t>(st.st_size)) << name;
+    EXPECT_EQ(a.uid, st.st_uid) << name;
+    EXPECT_EQ(a.nlink, st.st_nlink) << name;
+    EXPECT_EQ(a.mtime.tv_nsec, st.st_mtim.tv_nsec) << name;
+    EXPECT_EQ(a.ctime.tv_nsec, st.st_ctim.tv_nsec) << name;
+  }
+  // What is cached by name goes; the listing stays.
+  void Shrink() { fs_->Shrink(0); }
+  void ListAndLook() {
+    EXPECT_EQ(tree_->List("/").size(), kFiles + 1u);
+    ExpectTrue(Name(0));
+  }
+
+  gofer::TestGofer gofer_;
+  RefPtr<GoferFileSystem> fs_;
+  std::optional<TestTree> tree_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Trees, Listed, testing::Bool(), [](const auto& info) { return info.param ? "Exclusive" : "Shared"; });
+
+TEST_P(Listed, LooksCostNoCalls) {
+  ListAndLook();
+  uint64_t before = calls();
+  for (int i = 1; i < kFiles; ++i) ExpectTrue(Name(i));
+  EXPECT_EQ(calls() - before, 0u);
+  EXPECT_EQ(tree_->Lookup("/missing"), ENOENT);
+  EXPECT_EQ(calls() - before, 0u);
+}
+
+TEST_P(Listed, FilesOpenAndRead) {
+  ListAndLook();
+  uint64_t before = calls();
+  EXPECT_EQ(tree_->Read("/f7"), "text");
+  EXPECT_LE(calls() - before, 1u);
+  // One that was looked at before has no node yet.
+  ExpectTrue("f8");
+  EXPECT_EQ(tree_->Read("/f8"), "text");
+  EXPECT_EQ(tree_->Lookup("/d/none"), ENOENT);
+}
+
+TEST_P(Listed, OwnChangesAreSeen) {
+  ListAndLook();
+  EXPECT_EQ(tree_->Write("/f1", "longer text"), 0);
+  EXPECT_EQ(tree_->Unlink("/f2"), 0);
+  EXPECT_EQ(tree_->Rename("/f3", "/g3"), 0);
+  EXPECT_EQ(tree_->Rename("/f4", "/f5"), 0);
+  EXPECT_EQ(tree_->Make("/new", {.mode = S_IFREG | 0600}), 0);
+  EXPECT_EQ(tree_->Link("/f6", "/d/link"), 0);
+  EXPECT_EQ(tree_->MkDir("/d/e"), 0);
+  auto f8 = tree_->Find("/f8");
+  ASSERT_TRUE(f8.ok());
+  ASSERT_TRUE(f8->inode()->SetAttr(tree_->ctx(), {.mode = 0400}).ok());
+  f8 = Errno(ENOENT);
+  for (int round = 0; round < 2; ++round) {
+    for (const char* name : {"f1", "g3", "f5", "new", "f6", "d/link", "d", "d/e", "f8", "f9"}) ExpectTrue(name);
+    for (const char* name : {"/f2", "/f3", "/f4"}) EXPECT_EQ(tree_->Lookup(name), ENOENT) << name;
+    EXPECT_EQ(tree_->Read("/f1"), "longer text");
+    Shrink();
+  }
+}
+
+TEST_P(Listed, ChangesByAnotherNameAreSeen) {
+  ASSERT_EQ(link(Host("f1").c_str(), Host("d/other").c_str()), 0);
+  timespec nap{0, 120'000'000};
+  nanosleep(&nap, nullptr);
+  ListAndLook();
+  EXPECT_EQ(tree_->Write("/d/other", "by the other name"), 0);
+  Shrink();
+  ExpectTrue("f1");
+  EXPECT_EQ(tree_->Unlink("/f1"), 0);
+  Shrink();
+  ExpectTrue("d/other");
+  EXPECT_EQ(tree_->Lookup("/f1"), ENOENT);
+}
+
+TEST_P(Listed, OpenFilesOutliveTheirNames) {
+  ListAndLook();
+  ExpectTrue("f1");
+  auto file = tree_->Open("/f1", O_RDONLY);
+  ASSERT_TRUE(file.ok());
+  auto dir = tree_->Open("/d", O_RDONLY | O_DIRECTORY);
+  ASSERT_TRUE(dir.ok());
+  EXPECT_EQ(tree_->Unlink("/f1"), 0);
+  EXPECT_EQ(tree_->Rmdir("/d"), 0);
+  EXPECT_EQ(TestTree::ReadInode(**(*file)->path()->inode()->DataInode(tree_->ctx(), false)), "text");
+  EXPECT_TRUE((*dir)->path()->inode()->Refresh().ok());
+}
+
+TEST_P(Listed, TheHostsChangesAreSeen) {
+  if (exclusive()) GTEST_SKIP() << "nobody else changes an exclusive tree";
+  ListAndLook();
+  ASSERT_EQ(chmod(Host("f1").c_str(), 0400), 0);
+  ASSERT_EQ(chmod(Host("f2").c_str(), 0777), 0);
+  ASSERT_EQ(unlink(Host("f3").c_str()), 0);
+  ASSERT_EQ(rename(Host("f4").c_str(), Host("f5").c_str()), 0);
+  Put("f6", "changed by the host");
+  Put("fresh", "fresh");
+  ASSERT_EQ(unlink(Host("f7").c_str()), 0);
+  ASSERT_EQ(mkdir(Host("f7").c_str(), 0700), 0);
+  // The same number again, perhaps, and a file that is not the one that was listed.
+  ASSERT_EQ(unlink(Host("f8").c_str()), 0);
+  Put("f8", "another");
+  for (int round = 0; round < 2; ++round) {
+    for (const char* name : {"f1", "f2", "f5", "f6", "fresh", "f7", "f8", "f9"}) ExpectTrue(name);
+    EXPECT_EQ(tree_->Lookup("/f3"), ENOENT);
+    EXPECT_EQ(tree_->Read("/f8"), "another");
+    Shrink();
+  }
+}
+
+TEST_P(Listed, ListingsThatAreFollowedByLooksComeWithAttributes) {
+  for (int d = 0; d < 8; ++d) {
+    std::string dir = "d" + std::to_string(d);
+    mkdir(Host(dir).c_str(), 0755);
+    Put(dir + "/a", "a");
+    Put(dir + "/b", "b");
+  }
+  timespec nap{0, 120'000'000};
+  nanosleep(&nap, nullptr);
+  EXPECT_EQ(tree_->List("/").size(), kFiles + 9u);
+  uint64_t first = 0, last = 0;
+  for (int d = 0; d < 8; ++d) {
+    std::string dir = "d" + std::to_string(d);
+    uint64_t before = calls();
+    EXPECT_EQ(tree_->List("/" + dir).size(), 2u);
+    // A shared directory is compared with the host by a descriptor only from its second search on.
+    EXPECT_EQ(tree_->Lookup("/" + dir + "/none"), ENOENT);
+    ExpectTrue(dir + "/a");
+    ExpectTrue(dir + "/b");
+    (d == 0 ? first : last) = calls() - before;
+  }
+  EXPECT_LT(last, first);
+  EXPECT_LE(last, exclusive() ? 2u : 4u) << first;
+}
+
+}  // namespace
+}  // namespace amber
