@@ -6,8 +6,8 @@ namespace amber {
 
 namespace {
 
-constexpr uint32_t kAllFlags = Vma::kLocked | Vma::kGrowsDown | Vma::kDontFork | Vma::kWipeOnFork | Vma::kDontDump | Vma::kNoReserve | Vma::kHuge | Vma::kNoHuge |
-                               Vma::kSequential | Vma::kRandom | Vma::kSealed;
+constexpr uint32_t kAllFlags = Vma::kLocked | Vma::kGrowsDown | Vma::kDontFork | Vma::kWipeOnFork | Vma::kDontDump | Vma::kNoReserve | Vma::kHuge |
+                               Vma::kNoHuge | Vma::kSequential | Vma::kRandom | Vma::kSealed;
 constexpr uint32_t kAllProt = PROT_READ | PROT_WRITE | PROT_EXEC;
 
 void SaveLayout(const MemoryLayout& l, mm_state::Layout* out) {

@@ -135,10 +135,10 @@ class GoferInode final : public Inode {
   using ListedNames = absl::flat_hash_map<std::string, std::optional<gofer::Attributes>>;
   std::unique_ptr<ListedNames> listed_;
   std::list<GoferInode*>::iterator listed_position_;
-  size_t listed_count_ = 0;   // of what List() found last
-  bool was_listed_ = false;   // by the guest, since the last listing with attributes
+  size_t listed_count_ = 0;  // of what List() found last
+  bool was_listed_ = false;  // by the guest, since the last listing with attributes
   bool listing_used_ = false;
-  UniqueFd dir_fd_;                       // O_PATH
+  UniqueFd dir_fd_;  // O_PATH
   bool no_dir_fd_ = false;
   bool was_searched_ = false;
   std::list<GoferInode*>::iterator dir_position_;
@@ -148,7 +148,7 @@ class GoferFileSystem final : public FileSystem {
  public:
   static constexpr size_t kMaxIdleFds = 512;
   static constexpr size_t kMaxDirFds = 512;
-  static constexpr size_t kMaxListed = 1 << 16;     // names with attributes
+  static constexpr size_t kMaxListed = 1 << 16;      // names with attributes
   static constexpr size_t kMaxListedHere = 1 << 13;  // in one directory
 
   struct Options {
@@ -185,8 +185,8 @@ class GoferFileSystem final : public FileSystem {
   std::map<uint64_t, uint64_t> other_devs_;  // host device to a number of ours
   std::map<std::pair<uint64_t, uint64_t>, GoferInode*> inodes_;
   std::list<GoferInode*> idle_;
-  std::list<GoferInode*> with_dir_fd_;  // least recently used first
-  bool no_dir_fds_ = false;             // the gofer gives none
+  std::list<GoferInode*> with_dir_fd_;   // least recently used first
+  bool no_dir_fds_ = false;              // the gofer gives none
   std::list<GoferInode*> with_listing_;  // oldest first
   size_t listed_ = 0;                    // names in them
   int stats_follow_ = 0;                 // so many of the next listings are asked for with attributes at once

@@ -121,7 +121,9 @@ ErrnoOr<void> GoferInode::WalkExclusive(std::span<const std::string_view> names,
     switch (dir->LookInListing(names[i], nullptr, &child)) {
       case Listed::kMissing: return Errno(ENOENT);
       case Listed::kFound: break;
-      case Listed::kUnknown: found->erase(found->begin() + static_cast<ptrdiff_t>(first), found->end()); return from->AskAhead(names.subspan(first), open_read, found);
+      case Listed::kUnknown:
+        found->erase(found->begin() + static_cast<ptrdiff_t>(first), found->end());
+        return from->AskAhead(names.subspan(first), open_read, found);
     }
     bool will_open = open_read && i + 1 == names.size() && child->IsRegular() && !child->has_fd();
     if (will_open) {
