@@ -39,65 +39,69 @@ ErrnoOr<FileCapabilities> Parse(const std::string& xattr, const UserNamespace* n
   return out;
 }
 
-// Others could make the new program do what they want: a tracer that may not trace everybody, or a process that shares root and working
-// directory (LSM_UNSAFE_PTRACE, LSM_UNSAFE_SHARE).
-bool Exposed(const Task& task) {
+}  // namespace
+
+// What bprm->unsafe and ptracer_capable() say: somebody without the right to do so could use what the program gains. A tracer could have it do
+// anything, who shares its root or working directory could have it find other files.
+bool GainsAreUnsafe(const Task& task) {
+  if (task.no_new_privs()) return true;
   const Tracee* tracee = task.extras().tracee.get();
   if (tracee != nullptr && !tracee->tracer->leader()->creds().HasIn(task.creds().user_ns.get(), CAP_SYS_PTRACE)) return true;
   for (const RefPtr<Task>& other : task.kernel().LiveTasks()) {
-    if (&other->group() != &task.group() && !other->exiting() && &other->fs() == &task.fs()) return true;
+    if (&other->group() != &task.group() && &other->fs() == &task.fs()) return true;
   }
   return false;
 }
 
-}  // namespace
+bool IsGain(const Task& task, const Credentials& next) {
+  const Credentials& old = task.creds();
+  return next.euid != old.uid || next.egid != old.gid || (next.permitted & ~old.permitted) != 0;
+}
 
+// cap_bprm_creds_from_file().
 ErrnoOr<RefPtr<const Credentials>> CredentialsForExec(const Task& task, const ExecIds& ids, bool* secure) {
   const Credentials& old = task.creds();
   auto next = MakeRef<Credentials>(old);
-  FileCapabilities file;
-  if (!task.no_new_privs()) {
-    const UserNamespace* ns = old.user_ns.get();
-    // Ids that do not exist in the namespace are not taken on (bprm_fill_uid).
-    bool mapped = FromKernelUid(ns, ids.uid) != UserNamespace::kInvalidId && FromKernelGid(ns, ids.gid) != UserNamespace::kInvalidId;
-    if (ids.set_uid && mapped) next->euid = ids.uid;
-    if (ids.set_gid && mapped) next->egid = ids.gid;
-    file = TRY(Parse(ids.capabilities, ns));
+  const UserNamespace* ns = old.user_ns.get();
+  // Ids that do not exist in the namespace are not taken on (bprm_fill_uid).
+  bool mapped = FromKernelUid(ns, ids.uid) != UserNamespace::kInvalidId && FromKernelGid(ns, ids.gid) != UserNamespace::kInvalidId;
+  if (!task.no_new_privs() && mapped) {
+    if (ids.set_uid) next->euid = ids.uid;
+    if (ids.set_gid) next->egid = ids.gid;
   }
-
+  FileCapabilities file = TRY(Parse(ids.capabilities, ns));
   bool has_file_caps = (file.permitted | file.inheritable) != 0;
+  next->permitted = (file.permitted & old.bounding) | (old.inheritable & file.inheritable);
+  bool effective = file.effective;
+  // A program that knows nothing of capabilities must not go on without some of them.
+  if (effective && (file.permitted & ~next->permitted) != 0) return Errno(EPERM);
+
+  // handle_privileged_root().
   bool noroot = (old.securebits & SECBIT_NOROOT) != 0;
   uid_t root = old.root_uid();
   bool has_root = root != UserNamespace::kInvalidId;
-  if (!noroot && has_root && (next->euid == root || next->uid == root)) {
-    // Root without file capabilities of its own gets everything.
-    if (!(has_file_caps && next->uid != root && next->euid == root)) {
-      file.permitted = file.inheritable = kAllCapabilities;
-      if (next->euid == root) file.effective = true;
-    }
+  bool real_root = has_root && next->uid == root, effective_root = has_root && next->euid == root;
+  if (!noroot && !(has_file_caps && effective_root && !real_root)) {
+    if (real_root || effective_root) next->permitted = old.bounding | old.inheritable;
+    if (effective_root) effective = true;
   }
-  bool privileged = has_file_caps || next->euid != old.uid || next->egid != old.gid;
-  uint64_t ambient = privileged && (ids.set_uid || ids.set_gid || has_file_caps) ? 0 : old.ambient;
-  next->ambient = ambient;
-  next->permitted = (old.inheritable & file.inheritable) | (file.permitted & old.bounding) | ambient;
-  next->effective = file.effective ? next->permitted : ambient;
-  if (file.effective && has_file_caps && (file.permitted & ~next->permitted) != 0) return Errno(EPERM);
-  bool gains = next->euid != old.uid || next->egid != old.gid || (next->permitted & ~old.permitted) != 0;
-  if (gains && Exposed(task)) {
-    // They get no more than they had (cap_bprm_creds_from_file).
-    if (!old.HasOwn(CAP_SETUID)) {
+
+  bool is_setid = next->euid != old.uid || next->egid != old.gid;
+  if (IsGain(task, *next) && GainsAreUnsafe(task)) {
+    // It gets no more than it had, and maybe less.
+    if (!old.HasOwn(CAP_SETUID) || task.no_new_privs()) {
       next->euid = next->uid;
       next->egid = next->gid;
     }
     next->permitted &= old.permitted;
-    next->effective &= next->permitted;
   }
   next->suid = next->fsuid = next->euid;
   next->sgid = next->fsgid = next->egid;
+  if (has_file_caps || is_setid) next->ambient = 0;
+  next->permitted |= next->ambient;
+  next->effective = effective ? next->permitted : next->ambient;
   next->securebits &= ~static_cast<uint32_t>(SECBIT_KEEP_CAPS);
-  bool ids_differ = next->euid != next->uid || next->egid != next->gid;
-  *secure =
-      (ids_differ && (ids.set_uid || ids.set_gid)) || ((next->uid != root || !has_root) && (file.effective || (next->permitted & ~ambient) != 0));
+  *secure = is_setid || (!real_root && (effective || (next->permitted & ~next->ambient) != 0));
   return RefPtr<const Credentials>(std::move(next));
 }
 

@@ -47,12 +47,20 @@ ErrnoOr<TaskLifecycle::Loaded> TaskLifecycle::LoadForExec(Task& task, const Exec
   out.comm = loaded.comm;
   out.exe = loaded.exe;
   MarkRunning(*out.exe);
+  bool was_unsafe = GainsAreUnsafe(task);
   ErrnoOr<platform::Thread*> thread = Errno(EAGAIN);
   {
     KernelUnlock unlock(kernel_);
     thread = kernel_.platform().Exec(loaded.plan);
   }
   out.thread = TRY(std::move(thread));
+  // A tracer, or who shares its working directory, may have come meanwhile: then what it gains is found out again. (Linux keeps them away by
+  // cred_guard_mutex.)
+  if (!task.exiting_ && !was_unsafe && out.creds && IsGain(task, *out.creds) && GainsAreUnsafe(task)) {
+    out.thread->space().Kill();
+    out.thread->Release();
+    return kErestartnointr;
+  }
   out.mm->Attach(RefPtr<platform::AddressSpace>(&out.thread->space()));
   return out;
 }
@@ -169,9 +177,12 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   task.keep_caps_ = false;
   task.extras_->OnExec();
   task.extras_->ApplyAffinity(task);
+  // Signals of choice are for who chose them: this program did not, and may have rights that the other had not (do_notify_parent()).
+  task.exit_signal_ = SIGCHLD;
+  for (ThreadGroup* child : group.children_) child->leader_->exit_signal_ = SIGCHLD;
   bool raised = loaded.secure;
   if (raised) task.parent_death_signal_ = 0;
-  group.dumpable_ = !raised;
+  group.dumpable_ = !raised && (!loaded.creds || (loaded.creds->euid == loaded.creds->uid && loaded.creds->egid == loaded.creds->gid));
   if (loaded.creds) task.creds_ = loaded.creds;
 }
 

@@ -430,6 +430,40 @@ GUEST_TEST(SetuidExec, NoNewPrivilegesStopsIt) {
   RunCopy(06755, true, "1000", "1000");
 }
 
+// Root may trace what gains.
+GUEST_TEST(SetuidExec, TracedByRootGains) {
+  NeedRoot();
+  if ((GetCaps().effective & Bit(CAP_SYS_PTRACE)) == 0) Skip("needs CAP_SYS_PTRACE");
+  TempDir dir;
+  MakeCopy(dir / "copy", 04755);
+  const pid_t pid = Fork([&] {
+    MUST(ptrace(PTRACE_TRACEME, 0, nullptr, nullptr));
+    BecomeUser();
+    execl(dir / "copy", "copy", "@ShowIds", "4000", "1000", nullptr);
+  });
+  int status = 0;
+  MUST(waitpid(pid, &status, 0));
+  EXPECT(WIFSTOPPED(status));
+  MUST(ptrace(PTRACE_CONT, pid, nullptr, nullptr));
+  JOIN_OK(pid);
+}
+
+// Root itself does not get back what it has given up, once it may gain no privileges.
+GUEST_HELPER(ShowNoCaps) {
+  EXPECT_EQ(GetCaps().permitted, 0u);
+  EXPECT_EQ(GetCaps().effective, 0u);
+  ExitWithVerdict();
+}
+
+GUEST_TEST(SetuidExec, NoNewPrivilegesBindsRoot) {
+  NeedRoot();
+  JOIN_OK(Fork([] {
+    SetCaps({});
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    execl(SelfPath(), "copy", "@ShowNoCaps", nullptr);
+  }));
+}
+
 GUEST_TEST(Prctl, NoNewPrivileges) {
   EXPECT_EQ(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), 0);
   EXPECT_ERRNO(prctl(PR_SET_NO_NEW_PRIVS, 0, 0, 0, 0), EINVAL);
