@@ -79,13 +79,14 @@ std::string IpcNamespace::ShmText(Kernel& kernel) const {
   std::string out =
       "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime   "
       "                rss                  swap\n";
+  auto attached = ShmSegment::CountAllAttached(kernel);
   for (const auto& [index, s] : shms_.all()) {
     const IpcPerm& p = s->perm;
     struct stat st{};
     (void)fstat(s->fd(), &st);
     uint32_t mode = p.mode | (s->removed ? 01000u : 0) | (s->locked ? 02000u : 0);
     Line(&out, "%10d %10d  %4o %21llu %5u %5u  %5llu %5u %5u %5u %5u %10llu %10llu %10llu %21llu %21llu\n", p.key, p.id, mode,
-         static_cast<Ull>(s->size), s->creator, s->last, static_cast<Ull>(s->CountAttached(kernel)), p.uid, p.gid, p.cuid, p.cgid,
+         static_cast<Ull>(s->size), s->creator, s->last, static_cast<Ull>(attached[s.get()]), p.uid, p.gid, p.cuid, p.cgid,
          static_cast<Ull>(s->atime), static_cast<Ull>(s->dtime), static_cast<Ull>(s->ctime), static_cast<Ull>(st.st_blocks * 512), Ull{0});
   }
   return out;

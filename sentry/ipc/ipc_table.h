@@ -6,6 +6,7 @@
 #include <sys/ipc.h>
 #include <sys/types.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <map>
@@ -83,7 +84,7 @@ class IpcTable {
   int seq() const { return seq_; }
   int last_index() const { return last_index_; }
   void Restore(int seq, int last_index) {
-    seq_ = seq;
+    seq_ = std::clamp(seq, 0, INT32_MAX / kIpcMni - 1);
     last_index_ = last_index;
   }
   bool RestoreObject(RefPtr<T> object) {

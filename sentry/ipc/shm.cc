@@ -32,20 +32,26 @@ ErrnoOr<RefPtr<ShmSegment>> ShmSegment::Make(IpcNamespace& ns, uint64_t size) {
   return segment;
 }
 
-uint64_t ShmSegment::CountAttached(Kernel& kernel) const {
-  if (files_ == 0) return 0;
-  uint64_t count = 0;
+std::map<const ShmSegment*, uint64_t> ShmSegment::CountAllAttached(Kernel& kernel) {
+  std::map<const ShmSegment*, uint64_t> counts;
   std::set<const MemoryManager*> seen;
   for (const RefPtr<ThreadGroup>& group : kernel.groups()) {
     for (const RefPtr<Task>& task : group->tasks()) {
       if (!task->has_mm() || !seen.insert(&task->mm()).second) continue;
       for (const auto& [start, vma] : task->mm().vmas()) {
         auto* file = dynamic_cast<const ShmFile*>(vma.file.get());
-        if (file != nullptr && &file->segment() == this) ++count;
+        if (file != nullptr) ++counts[&file->segment()];
       }
     }
   }
-  return count;
+  return counts;
+}
+
+uint64_t ShmSegment::CountAttached(Kernel& kernel) const {
+  if (files_ == 0) return 0;
+  auto counts = CountAllAttached(kernel);
+  auto it = counts.find(this);
+  return it == counts.end() ? 0 : it->second;
 }
 
 void ShmSegment::FileGone() {

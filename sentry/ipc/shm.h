@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "checkpoint/state.h"
@@ -37,8 +38,9 @@ class ShmSegment final : public RefCounted<ShmSegment>, public state::Saveable {
   int64_t atime = 0, dtime = 0, ctime = 0;
 
   int fd() const { return fd_.get(); }
-  // Mappings of it in all processes.
+  // Mappings of it in all processes; of all segments, by one look at each mapping.
   uint64_t CountAttached(Kernel& kernel) const;
+  static std::map<const ShmSegment*, uint64_t> CountAllAttached(Kernel& kernel);
   void FileMade() { ++files_; }
   void FileGone();
   bool in_use() const { return files_ > 0; }

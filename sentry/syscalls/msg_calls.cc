@@ -10,6 +10,7 @@
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/task.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/ipc_owner.h"
 #include "sentry/syscalls/table.h"
 
 namespace amber {
@@ -96,6 +97,7 @@ ErrnoOr<uint64_t> Msgrcv(Task& task, int id, UserPtr<int64_t> p, uint64_t size, 
 ErrnoOr<uint64_t> Stat(Task& task, const MsgQueue& queue, uint64_t out) {
   msqid_ds ds{};
   queue.perm.FillOut(&ds.msg_perm);
+  ShowIpcOwner(task, &ds.msg_perm);
   ds.msg_stime = queue.stime;
   ds.msg_rtime = queue.rtime;
   ds.msg_ctime = queue.ctime;
@@ -137,9 +139,7 @@ ErrnoOr<uint64_t> SetQueue(Task& task, MsgQueue& queue, uint64_t in) {
   msqid_ds ds = TRY(task.CopyIn(UserPtr<msqid_ds>(in)));
   TRY(queue.perm.CheckOwner(task.creds()));
   if (ds.msg_qbytes > kMsgQueueBytes && !task.Has(CAP_SYS_RESOURCE)) return Errno(EPERM);
-  queue.perm.uid = ds.msg_perm.uid;
-  queue.perm.gid = ds.msg_perm.gid;
-  queue.perm.mode = ds.msg_perm.mode & 0777;
+  TRY(SetIpcOwner(task, ds.msg_perm, &queue.perm));
   queue.max_bytes = ds.msg_qbytes;
   queue.ctime = time(nullptr);
   // Permissions and room may be others now: everybody looks again.

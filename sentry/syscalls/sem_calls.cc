@@ -10,6 +10,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/ipc_owner.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/syscalls/time_util.h"
 
@@ -157,6 +158,7 @@ ErrnoOr<uint64_t> SetAll(Task& task, SemSet& set, uint64_t in) {
 ErrnoOr<uint64_t> Stat(Task& task, SemSet& set, uint64_t out) {
   semid_ds ds{};
   set.perm.FillOut(&ds.sem_perm);
+  ShowIpcOwner(task, &ds.sem_perm);
   ds.sem_otime = set.otime;
   ds.sem_ctime = set.ctime;
   ds.sem_nsems = set.values.size();
@@ -214,9 +216,7 @@ ErrnoOr<uint64_t> Semctl(Task& task, int id, int index, int command, uint64_t ar
     case IPC_SET: {
       semid_ds ds = TRY(task.CopyIn(UserPtr<semid_ds>(argument)));
       TRY(set->perm.CheckOwner(task.creds()));
-      set->perm.uid = ds.sem_perm.uid;
-      set->perm.gid = ds.sem_perm.gid;
-      set->perm.mode = ds.sem_perm.mode & 0777;
+      TRY(SetIpcOwner(task, ds.sem_perm, &set->perm));
       set->ctime = time(nullptr);
       return 0;
     }

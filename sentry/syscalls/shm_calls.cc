@@ -13,6 +13,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/ipc_owner.h"
 #include "sentry/syscalls/memory_map.h"
 #include "sentry/syscalls/memory_ops.h"
 #include "sentry/syscalls/table.h"
@@ -118,6 +119,7 @@ ErrnoOr<uint64_t> Shmdt(Task& task, uint64_t address) {
 ErrnoOr<uint64_t> Stat(Task& task, const ShmSegment& segment, uint64_t out) {
   shmid_ds ds{};
   segment.perm.FillOut(&ds.shm_perm);
+  ShowIpcOwner(task, &ds.shm_perm);
   uint32_t mode = segment.perm.mode | (segment.removed ? kShmDest : 0) | (segment.locked ? kShmLocked : 0);
   ds.shm_perm.mode = static_cast<decltype(ds.shm_perm.mode)>(mode);
   ds.shm_segsz = segment.size;
@@ -167,9 +169,7 @@ ErrnoOr<uint64_t> Change(Task& task, IpcNamespace& ns, ShmSegment& segment, int 
   if (command == IPC_SET) ds = TRY(task.CopyIn(UserPtr<shmid_ds>(argument)));
   TRY(segment.perm.CheckOwner(task.creds()));
   if (command == IPC_SET) {
-    segment.perm.uid = ds.shm_perm.uid;
-    segment.perm.gid = ds.shm_perm.gid;
-    segment.perm.mode = ds.shm_perm.mode & 0777;
+    TRY(SetIpcOwner(task, ds.shm_perm, &segment.perm));
     segment.ctime = time(nullptr);
     return 0;
   }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/msg.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -80,6 +81,24 @@ GUEST_TEST(UserNs, MapsAreWrittenOnceAndByRule) {
     EXPECT_STREQ(text, "         0       1000          1\n");
     const gid_t none = 5;
     EXPECT_ERRNO(setgroups(1, &none), EPERM);
+  }));
+}
+
+GUEST_TEST(UserNs, OwnersOfIpcObjects) {
+  NeedRoot();
+  JOIN_OK(Fork([] {
+    BecomeMappedRoot();
+    const int id = MUST(msgget(IPC_PRIVATE, 0600));
+    msqid_ds status = {};
+    MUST(msgctl(id, IPC_STAT, &status));
+    EXPECT_EQ(status.msg_perm.uid, 0u);
+    EXPECT_EQ(status.msg_perm.cuid, 0u);
+    EXPECT_OK(msgctl(id, IPC_SET, &status));
+    status.msg_perm.uid = 1000;  // Known outside only.
+    EXPECT_ERRNO(msgctl(id, IPC_SET, &status), EINVAL);
+    MUST(msgctl(id, IPC_STAT, &status));
+    EXPECT_EQ(status.msg_perm.uid, 0u);
+    EXPECT_OK(msgctl(id, IPC_RMID, nullptr));
   }));
 }
 
