@@ -1,4 +1,9 @@
 // Saving and loading processes, process groups, sessions, pid namespaces and the kernel itself.
+#include <signal.h>
+
+#include <algorithm>
+#include <cstring>
+
 #include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -31,7 +36,32 @@ void SavePosixTimers(const PosixTimers& timers, proto::ThreadGroup* out) {
     m->set_cpu(timer->cpu);
     m->set_cpu_thread(timer->cpu_thread);
     m->set_cpu_tid(timer->cpu_tid);
+    m->set_overrun_now(timer->overrun_now);
   }
+}
+
+// An image from before it was kept leaves it as it is. Times must be such that sums of them do not overflow.
+bool LoadUsage(const std::string& bytes, rusage* out) {
+  if (bytes.empty()) return true;
+  if (bytes.size() != sizeof(*out)) return false;
+  memcpy(out, bytes.data(), sizeof(*out));
+  constexpr long kMost = kNever / kNsPerSecond / 4;
+  auto good = [](const timeval& t) { return t.tv_sec >= 0 && t.tv_sec <= kMost && t.tv_usec >= 0 && t.tv_usec < 1'000'000; };
+  return good(out->ru_utime) && good(out->ru_stime);
+}
+
+bool IsSignal(int signo, bool or_none) { return (signo == 0 && or_none) || (signo >= 1 && signo <= kNumSignals); }
+
+// Its ancestors are a ring: then the one that goes twice as fast comes upon the other.
+bool HasParentRing(const ThreadGroup& group) {
+  const ThreadGroup* slow = &group;
+  const ThreadGroup* fast = group.parent();
+  while (fast != nullptr && fast->parent() != nullptr) {
+    if (fast == slow || fast->parent() == slow) return true;
+    slow = slow->parent();
+    fast = fast->parent()->parent();
+  }
+  return fast == slow;
 }
 
 // Enters a task into the namespaces that it is in.
@@ -82,6 +112,8 @@ std::string ThreadGroup::Save(state::Saver& saver) const {
   out.set_real_interval(real_interval_);
   if (posix_timers_ != nullptr) SavePosixTimers(*posix_timers_, &out);
   out.set_extras(extras_->Save(saver, *this));
+  if (zombie_) out.set_usage(&usage_, sizeof(usage_));
+  out.set_child_usage(&child_usage_, sizeof(child_usage_));
   return out.SerializeAsString();
 }
 
@@ -93,8 +125,8 @@ bool ThreadGroup::Load(state::Loader& loader, std::string_view bytes) {
   leader_ = loader.Get<Task>(in.leader());
   pids_ = loader.GetRef<PidNamespace>(in.pids());
   handlers_ = loader.GetRef<SignalHandlers>(in.handlers());
-  if (kernel_ == nullptr || leader_ == nullptr || !pids_ || !handlers_ || in.limits_size() != RLIM_NLIMITS) {
-    return loader.Fail("a process lacks its leader, namespace, handlers or limits");
+  if (kernel_ == nullptr || !pids_ || !handlers_ || in.limits_size() != RLIM_NLIMITS) {
+    return loader.Fail("a process lacks its namespace, handlers or limits");
   }
   for (uint64_t id : in.tasks()) {
     tasks_.push_back(loader.GetRef<Task>(id));
@@ -102,6 +134,9 @@ bool ThreadGroup::Load(state::Loader& loader, std::string_view bytes) {
   }
   parent_ = loader.Get<ThreadGroup>(in.parent());
   process_group_ = loader.GetRef<ProcessGroup>(in.process_group());
+  // Reaped: there are descriptors of it still, and nothing else.
+  bool reaped = in.zombie() && leader_ == nullptr && tasks_.empty() && parent_ == nullptr;
+  if (!reaped && (leader_ == nullptr || !process_group_)) return loader.Fail("a process lacks its leader or its process group");
   if (!LoadSignals(in.pending(), &pending_)) return loader.Fail("a process's signals are malformed");
   for (int i = 0; i < RLIM_NLIMITS; ++i) rlimits_[i] = {in.limits(i).soft(), in.limits(i).hard()};
   zombie_ = in.zombie();
@@ -119,9 +154,14 @@ bool ThreadGroup::Load(state::Loader& loader, std::string_view bytes) {
   start_time_ = in.start_time();
   exe_path_ = in.exe_path();
   if (!extras_->Load(loader, in.extras())) return false;
+  if (!LoadUsage(in.usage(), &usage_) || !LoadUsage(in.child_usage(), &child_usage_)) return loader.Fail("a process's accounting is malformed");
   real_interval_ = in.real_interval();
   saved_real_deadline_ = in.real_timer_deadline();
+  if (real_interval_ < 0 || saved_real_deadline_ < 0 || !IsSignal(stop_signal_, true)) return loader.Fail("a process's timer or stop is malformed");
   for (const proto::PosixTimer& m : in.posix_timer()) {
+    if (m.deadline() < 0 || m.interval() < 0 || m.overrun() < 0 || m.overrun_now() < 0 || !IsSignal(m.signo(), m.notify() == SIGEV_NONE)) {
+      return loader.Fail("a POSIX timer is malformed");
+    }
     PosixTimer* timer = posix_timers().Restore(m.id());
     if (timer == nullptr) return loader.Fail("a POSIX timer appears twice");
     timer->clock = m.clock();
@@ -135,19 +175,32 @@ bool ThreadGroup::Load(state::Loader& loader, std::string_view bytes) {
     timer->cpu = m.cpu();
     timer->cpu_thread = m.cpu_thread();
     timer->cpu_tid = m.cpu_tid();
+    timer->overrun_now = m.overrun_now();
   }
   return true;
 }
 
 bool ThreadGroup::AfterLoad(state::Loader& loader) {
+  // Dead ones have given away their tracees, and their children.
+  if (zombie_ && !extras_->tracees.empty()) return loader.Fail("a dead process traces others");
+  if (leader_ == nullptr) return true;  // reaped
   if (parent_ != nullptr) parent_->children_.insert(this);
-  if (process_group_) process_group_->members_.insert(this);
+  process_group_->members_.insert(this);
+  const MemoryManager* mm = nullptr;
   for (const RefPtr<Task>& t : tasks_) {
-    if (!t->exiting()) ++live_;
     if (&t->group() != this) return loader.Fail("a task is in two processes");
     if (!Register(loader, *pids_, IdsOf(*t), t.get())) return false;
+    if (t->exiting()) continue;
+    ++live_;
+    if (mm == nullptr) mm = &t->mm();
+    if (&t->mm() != mm) return loader.Fail("a process has two memories");
   }
   if ((live_ == 0) != zombie_) return loader.Fail("a process without threads is no zombie");
+  // Plain pointers lead to these, which the lists keep.
+  if (std::ranges::find(tasks_, leader_, &RefPtr<Task>::get) == tasks_.end() || leader_->tid() != pid_) {
+    return loader.Fail("a process's leader is none of its threads");
+  }
+  if (parent_ != nullptr && (parent_->zombie_ || HasParentRing(*this))) return loader.Fail("a process's parent is dead, or its own child");
   kernel_->groups_.insert(RefPtr<ThreadGroup>(this));
   if (saved_real_deadline_ != kNever) ArmRealTimer(saved_real_deadline_, real_interval_);
   if (posix_timers_ != nullptr) posix_timers_->ArmAll();
@@ -179,6 +232,7 @@ bool ProcessGroup::AfterLoad(state::Loader& loader) {
   const PidNamespace* top = pids_.get();
   for (size_t i = 0; i < ids_.above.size() && top != nullptr; ++i) top = top->parent();
   if (top == nullptr || top->parent() != nullptr) return loader.Fail("a process group has too many ids or too few");
+  if (pids_->FindProcessGroup(ids_.own) != nullptr) return loader.Fail("two process groups have one id");
   Register();
   return true;
 }
@@ -242,6 +296,9 @@ std::string Kernel::Save(state::Saver& saver) const {
 bool Kernel::Load(state::Loader& loader, std::string_view bytes) {
   proto::Kernel in;
   if (!Parse(loader, bytes, &in, "the kernel")) return false;
+  // Sums with them must not overflow.
+  constexpr int64_t kLatest = kNever / 2;
+  if (in.monotonic() < 0 || in.monotonic() > kLatest || in.boottime() < 0 || in.boottime() > kLatest) return loader.Fail("the clocks are wrong");
   clocks_.Continue(in.monotonic(), in.boottime());
   if (in.has_core_pattern()) lifecycle_->core_dumps().pattern = in.core_pattern();
   lifecycle_->core_dumps().uses_pid = in.core_uses_pid();

@@ -193,6 +193,8 @@ void TaskLifecycle::Reap(ThreadGroup& group) {
     group.process_group_->members_.erase(&group);
     group.process_group_.reset();
   }
+  // Descriptors may keep the process, but not its tasks.
+  group.leader_ = nullptr;
   group.tasks_.clear();
   kernel_.groups_.erase(self);
 }

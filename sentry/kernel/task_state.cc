@@ -1,4 +1,6 @@
 // Saving and loading tasks. See checkpoint/state.h for the passes.
+#include <algorithm>
+
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/kernel.pb.h"
@@ -54,7 +56,15 @@ RefPtr<const Credentials> LoadCredentials(state::Loader& loader, const proto::Cr
 }
 
 void SaveSignals(const SignalQueue& queue, proto::SignalQueue* out) {
-  for (const SigInfo& info : queue.entries()) out->add_info(&info.raw, sizeof(info.raw));
+  SignalSet marked = queue.set();
+  for (const SigInfo& info : queue.entries()) {
+    out->add_info(&info.raw, sizeof(info.raw));
+    marked &= ~SignalBit(info.signo());
+  }
+  for (int signo = 1; signo <= kNumSignals; ++signo) {
+    SigInfo info = SigInfo::User(signo, SI_USER, 0, 0);
+    if ((marked & SignalBit(signo)) != 0) out->add_info(&info.raw, sizeof(info.raw));
+  }
 }
 
 bool LoadSignals(const proto::SignalQueue& in, SignalQueue* queue) {
@@ -89,7 +99,7 @@ void SaveCall(const SyscallState& call, proto::SyscallState* out) {
 }
 
 bool LoadCall(const proto::SyscallState& in, SyscallState* call) {
-  if (in.args_size() != 6 || in.scratch_size() != 4) return false;
+  if (in.args_size() != 6 || in.scratch_size() != 4 || in.on_signal() < 0 || in.on_signal() > kKillable.number()) return false;
   call->number = in.number();
   for (int i = 0; i < 6; ++i) call->args[i] = in.args(i);
   for (int i = 0; i < 4; ++i) call->scratch[i] = in.scratch(i);
@@ -176,6 +186,8 @@ bool Task::Load(state::Loader& loader, std::string_view bytes) {
   exiting_ = released_ = in.exiting();
   personality_ = in.personality();
   vfork_pending_ = in.vfork_pending();
+  auto is_signal = [](int signo) { return signo >= 0 && signo <= kNumSignals; };
+  if (!is_signal(parent_death_signal_) || !is_signal(exit_signal_)) return loader.Fail("a task's signals are malformed");
   if (exiting_) return true;
   if (!extras_->Load(loader, in.extras(), *this)) return false;
   if (!in.has_frame() || !mm_ || !files_ || !fs_ || !mounts_ || !uts_) return loader.Fail("a task lacks its memory, files or registers");
@@ -194,9 +206,12 @@ bool Task::Load(state::Loader& loader, std::string_view bytes) {
   return true;
 }
 
-bool Task::AfterLoad(state::Loader&) {
-  if (!exiting_) ++kernel_->task_count_;
-  return true;
+bool Task::AfterLoad(state::Loader& loader) {
+  if (exiting_) return true;
+  ++kernel_->task_count_;
+  // Who knows it by a plain pointer relies on its process.
+  const auto& siblings = group_->tasks();
+  return std::ranges::find(siblings, this, &RefPtr<Task>::get) != siblings.end() || loader.Fail("a task is in no process");
 }
 
 std::string UtsNamespace::Save(state::Saver& saver) const {

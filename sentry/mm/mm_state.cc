@@ -96,6 +96,9 @@ bool MemoryManager::Load(state::Loader& loader, std::string_view bytes) {
     vmas_.Insert(std::move(vma));
   }
   layout_ = LoadLayout(in.layout());
+  if (layout_.brk > platform::kGuestTop || layout_.start_brk > layout_.brk || layout_.mmap_base > platform::kGuestTop) {
+    return loader.Fail("an address space has a layout that makes no sense");
+  }
   auxv_.assign(in.auxv().begin(), in.auxv().end());
   exe_ = loader.GetRef<File>(in.exe());
   default_flags_ = in.default_flags() & kAllFlags;
