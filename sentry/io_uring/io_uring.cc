@@ -9,6 +9,7 @@
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/eventfd/eventfd.h"
 #include "sentry/io_uring/operations.h"
+#include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 
 namespace amber {
@@ -20,6 +21,9 @@ constexpr uint32_t kSupportedSetup = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | 
 constexpr uint32_t kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS |
                                IORING_FEAT_FAST_POLL | IORING_FEAT_POLL_32BITS | IORING_FEAT_EXT_ARG | IORING_FEAT_NATIVE_WORKERS |
                                IORING_FEAT_CQE_SKIP | IORING_FEAT_LINKED_FILE;
+
+// How long one call may go on taking submissions, ns.
+constexpr int64_t kLongestSubmit = 100'000'000;
 
 uint32_t PowerOfTwo(uint32_t n) {
   uint32_t p = 1;
@@ -67,7 +71,10 @@ ErrnoOr<uint32_t> IoUring::Submit(Task& task, uint32_t count) {
   count = std::min({count, entries, memory_.SubmissionTail() - sq_head_});
   if (count > 0 && pending_.size() + deferred_.size() + count > kMaxRequests) return Errno(EAGAIN);
   submitting_ = true;
-  while (taken < count) {
+  // Others want the kernel, too: a program submits what is left by its next call (but a chain must not be cut).
+  const Clocks& clocks = task.kernel().clocks();
+  int64_t end = clocks.Monotonic() + kLongestSubmit;
+  while (taken < count && (!chain_.empty() || clocks.Monotonic() < end)) {
     uint32_t index = memory_.SubmissionIndex(sq_head_++);
     if (index >= entries) {
       memory_.CountDropped();

@@ -4,6 +4,8 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "sentry/base/check.h"
 
 namespace amber {
@@ -14,6 +16,10 @@ int64_t HostNow(clockid_t clock) {
   clock_gettime(clock, &ts);
   return ts.tv_sec * kNsPerSecond + ts.tv_nsec;
 }
+
+// While a queue runs its due timers, on this thread: the time of the round. What is armed for it or before comes in the next round, so that no
+// callback can keep the kernel lock for ever.
+thread_local int64_t round_time = INT64_MIN;
 
 }  // namespace
 
@@ -29,6 +35,7 @@ void Clocks::Continue(int64_t monotonic, int64_t boottime) {
 void Timer::Arm(TimerQueue& queue, int64_t deadline) {
   Cancel();
   if (deadline == kNever) return;
+  deadline = std::max(deadline, round_time);
   deadline_ = deadline;
   queue_ = &queue;
   position_ = queue.timers_.emplace(deadline, this);
@@ -66,9 +73,9 @@ void TimerQueue::Loop() {
 }
 
 void TimerQueue::RunDue() {
-  // Callbacks arm and cancel timers: look at the first one anew each time. A timer that re-arms itself for a time that has
-  // passed already runs once per round, so this ends.
+  // Callbacks arm and cancel timers: look at the first one anew each time.
   int64_t now = clocks_.Monotonic();
+  round_time = now + 1;
   while (!timers_.empty() && timers_.begin()->first <= now) {
     Timer* timer = timers_.begin()->second;
     timers_.erase(timers_.begin());
@@ -76,6 +83,7 @@ void TimerQueue::RunDue() {
     timer->deadline_ = kNever;
     timer->callback_();
   }
+  round_time = INT64_MIN;
   programmed_ = kNever;
   Reprogram();
 }

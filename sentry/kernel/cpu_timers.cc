@@ -15,11 +15,6 @@ namespace {
 constexpr int64_t kSoonest = 1'000'000;       // a tick of Linux at HZ=1000
 constexpr int64_t kIdleLongest = 64'000'000;  // how late a process that wakes up may be told
 
-int64_t Saturated(int64_t a, int64_t b) {
-  int64_t sum;
-  return __builtin_add_overflow(a, b, &sum) ? kNever : sum;
-}
-
 }  // namespace
 
 int64_t CpuPoll::Delay(int64_t now, int64_t target, size_t threads) {
@@ -62,12 +57,14 @@ void CpuTimer::Look() {
   if (target_ == kNever || group_.zombie()) return;
   int64_t now = group_.CpuTime();
   if (now >= target_) {
-    target_ = interval_ > 0 ? Saturated(target_, ((now - target_) / interval_ + 1) * interval_) : kNever;
+    // The signal may be the end of the process, and, if nobody waits for it, the last that is heard of it.
+    RefPtr<ThreadGroup> keep(&group_);
+    target_ = interval_ > 0 ? SaturatedSum(target_ + (now - target_) / interval_ * interval_, interval_) : kNever;
     expired_(busiest_.Find(group_));
-    if (target_ == kNever) return;
+    if (target_ == kNever || group_.zombie()) return;
   }
   Kernel& kernel = group_.kernel();
-  timer_.Arm(kernel.timers(), Saturated(kernel.clocks().Monotonic(), poll_.Delay(now, target_, group_.live_tasks())));
+  timer_.Arm(kernel.timers(), SaturatedSum(kernel.clocks().Monotonic(), poll_.Delay(now, target_, group_.live_tasks())));
 }
 
 CpuTimers::CpuTimers(ThreadGroup& group)

@@ -18,6 +18,12 @@ namespace amber {
 class Task;
 class ThreadGroup;
 
+// a + b, for b >= 0; kNever where that is beyond the end of time.
+inline int64_t SaturatedSum(int64_t a, int64_t b) {
+  int64_t sum;
+  return __builtin_add_overflow(a, b, &sum) ? kNever : sum;
+}
+
 // When to look again.
 class CpuPoll {
  public:

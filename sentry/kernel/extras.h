@@ -74,6 +74,9 @@ class TaskExtras {
   SchedAttributes sched;
   int ioprio = 0;
   std::optional<cpu_set_t> affinity;  // sched_setaffinity(2), if it was ever asked for: its host thread has it
+  // ReturnToGuest() is finding out what it does next. Whoever wants that meanwhile (a tracer that dies of the news, who continues its process) has
+  // only to change the reasons: they are looked at again.
+  bool returning = false;
   // It touched memory that is away (GroupExtras::away) and stands still until that is back.
   bool waits_for_memory = false;
   // Processor time of host threads that this one had before (exec and restore make new ones), ns; and the file that tells that of its host

@@ -7,6 +7,7 @@
 
 #include "sentry/fs/host/host_poll.h"
 #include "sentry/kernel/core_dump.h"
+#include "sentry/kernel/sigio.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
@@ -90,7 +91,9 @@ void Kernel::Drain() {
   // Re-entered through KernelLock of a callback on the same stack: the outer one goes on.
   if (draining_) return;
   draining_ = true;
-  while (!runnable_.empty()) {
+  while (true) {
+    SigioOwner::DeliverDue();
+    if (runnable_.empty()) break;
     RefPtr<Task> task = std::move(runnable_.front());
     runnable_.pop_front();
     task->runnable_ = false;

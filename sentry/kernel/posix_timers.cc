@@ -61,7 +61,7 @@ void PosixTimers::Program(PosixTimer& timer) {
   int64_t now = Now(timer);
   if (now == kNever) return timer.timer->Cancel();
   int64_t delay = now >= timer.deadline ? 0 : timer.poll.Delay(now, timer.deadline, timer.cpu_thread ? 1 : group_.live_tasks());
-  timer.timer->Arm(group_.kernel().timers(), group_.kernel().clocks().Monotonic() + delay);
+  timer.timer->Arm(group_.kernel().timers(), SaturatedSum(group_.kernel().clocks().Monotonic(), delay));
 }
 
 int PosixTimers::OnDelivered(int id) {
@@ -77,7 +77,7 @@ void PosixTimers::Expire(PosixTimer& timer) {
   int64_t missed = 0;
   if (timer.interval > 0) {
     missed = (now - timer.deadline) / timer.interval;
-    timer.deadline += (missed + 1) * timer.interval;
+    timer.deadline = SaturatedSum(timer.deadline + missed * timer.interval, timer.interval);
     Program(timer);
   } else {
     timer.deadline = kNever;

@@ -3,6 +3,9 @@
 #include <poll.h>
 #include <signal.h>
 
+#include <utility>
+#include <vector>
+
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/task.h"
 
@@ -33,6 +36,25 @@ void FillBand(uint32_t events, siginfo_t* out) {
   out->si_band = POLLIN | POLLRDNORM;
 }
 
+// What has ->fasync() in Linux. Others take O_ASYNC and do nothing with it.
+bool TellsBySignals(state::Kind kind) {
+  using enum state::Kind;
+  switch (kind) {
+    case kPipeEnd:
+    case kFifoFile:
+    case kUnixSocket:
+    case kTcpSocket:
+    case kUdpSocket:
+    case kRawSocket:
+    case kNetlinkSocket:
+    case kHostSocket:
+    case kTtyFile:
+    case kHostFile:
+    case kInotify: return true;
+    default: return false;
+  }
+}
+
 }  // namespace
 
 SigioOwner* SigioOwner::Of(File& file, bool make) {
@@ -40,61 +62,90 @@ SigioOwner* SigioOwner::Of(File& file, bool make) {
   return static_cast<SigioOwner*>(file.owner());
 }
 
-SigioOwner::~SigioOwner() = default;
+SigioOwner::~SigioOwner() {
+  if (due_codes_ == 0) return;
+  for (Due& due : AllDue()) {
+    if (due.owner == this) due.owner = nullptr;
+  }
+}
 
 void SigioOwner::SetOwner(Task& by, Kind kind, int id) {
-  pids_ = RefPtr<PidNamespace>(&by.group().pids());
-  kind_ = kind;
-  id_ = id;
-  uid_ = by.creds().uid;
-  euid_ = by.creds().euid;
+  target_ = {RefPtr<PidNamespace>(&by.group().pids()), kind, id, by.creds().uid, by.creds().euid};
 }
 
 void SigioOwner::Arm(File& file, int fd) {
   fd_ = fd;
   Remove();
-  WaitQueue* queue = file.wait_queue();
+  WaitQueue* queue = TellsBySignals(file.kind()) ? file.wait_queue() : nullptr;
   if (queue != nullptr) queue->Add(this, POLLIN | POLLOUT | POLLPRI | POLLRDNORM | POLLWRNORM);
 }
 
-void SigioOwner::Deliver(Task& to, const SigInfo& info) const {
+void SigioOwner::OnEvent(uint32_t events) {
+  if (target_.id == 0 || !target_.pids) return;
+  SigInfo info = SigInfo::Kernel(signo_ != 0 ? signo_ : SIGIO);
+  uint32_t code = 1;
+  if (signo_ != 0) {
+    FillBand(events, &info.raw);
+    info.raw.si_fd = fd_;
+    code = 1u << info.raw.si_code;
+  }
+  // What happens twice before anybody is told is told once.
+  if ((due_codes_ & code) != 0) return;
+  due_codes_ |= code;
+  AllDue().push_back({this, target_, info});
+}
+
+std::deque<SigioOwner::Due>& SigioOwner::AllDue() {
+  static auto* due = new std::deque<Due>;
+  return *due;
+}
+
+void SigioOwner::DeliverDue() {
+  static bool delivering = false;
+  if (delivering) return;  // by whom a signal has gone on with its call: the others follow
+  delivering = true;
+  while (!AllDue().empty()) {
+    Due due = std::move(AllDue().front());
+    AllDue().pop_front();
+    if (due.owner != nullptr) due.owner->due_codes_ &= ~(due.owner->signo_ != 0 ? 1u << due.info.raw.si_code : 1u);
+    Send(due.target, due.info);
+  }
+  delivering = false;
+}
+
+void SigioOwner::Send(const Target& target, const SigInfo& info) {
+  if (target.kind == Kind::kGroup) {
+    ProcessGroup* group = target.pids->FindProcessGroup(target.id);
+    if (group == nullptr) return;
+    std::vector<RefPtr<ThreadGroup>> members;
+    for (ThreadGroup* member : group->members()) members.emplace_back(member);
+    for (const RefPtr<ThreadGroup>& member : members) {
+      if (!member->zombie()) Deliver(target, *member->leader(), info);
+    }
+    return;
+  }
+  Task* task = target.pids->FindTask(target.id);
+  if (task != nullptr && !task->group().zombie()) Deliver(target, *RefPtr<Task>(task), info);
+}
+
+void SigioOwner::Deliver(const Target& target, Task& to, const SigInfo& info) {
   // sigio_perm().
   const Credentials& c = to.creds();
-  if (euid_ != 0 && euid_ != c.suid && euid_ != c.uid && uid_ != c.suid && uid_ != c.uid) return;
-  if (kind_ == Kind::kThread) {
+  if (target.euid != 0 && target.euid != c.suid && target.euid != c.uid && target.uid != c.suid && target.uid != c.uid) return;
+  if (target.kind == Kind::kThread) {
     to.SendSignal(info);
   } else {
     to.group().SendSignal(info);
   }
 }
 
-void SigioOwner::OnEvent(uint32_t events) {
-  if (id_ == 0 || !pids_) return;
-  SigInfo info = SigInfo::Kernel(signo_ != 0 ? signo_ : SIGIO);
-  if (signo_ != 0) {
-    FillBand(events, &info.raw);
-    info.raw.si_fd = fd_;
-  }
-  if (kind_ == Kind::kGroup) {
-    ProcessGroup* group = pids_->FindProcessGroup(id_);
-    if (group == nullptr) return;
-    std::set<ThreadGroup*> members = group->members();
-    for (ThreadGroup* member : members) {
-      if (member->leader() != nullptr && !member->zombie()) Deliver(*member->leader(), info);
-    }
-    return;
-  }
-  Task* task = pids_->FindTask(id_);
-  if (task != nullptr && !task->group().zombie()) Deliver(*task, info);
-}
-
 std::string SigioOwner::Save(state::Saver& saver) const {
   proto::SigioOwner m;
-  m.set_pids(saver.Ref(pids_));
-  m.set_kind(static_cast<int>(kind_));
-  m.set_id(id_);
-  m.set_uid(uid_);
-  m.set_euid(euid_);
+  m.set_pids(saver.Ref(target_.pids));
+  m.set_kind(static_cast<int>(target_.kind));
+  m.set_id(target_.id);
+  m.set_uid(target_.uid);
+  m.set_euid(target_.euid);
   m.set_signo(signo_);
   m.set_fd(fd_);
   return m.SerializeAsString();
@@ -106,11 +157,7 @@ bool SigioOwner::Load(state::Loader& loader, File& file, const std::string& byte
     return loader.Fail("the owner of a file is malformed");
   }
   SigioOwner& owner = *Of(file, true);
-  owner.pids_ = loader.GetRef<PidNamespace>(m.pids());
-  owner.kind_ = static_cast<Kind>(m.kind());
-  owner.id_ = m.id();
-  owner.uid_ = m.uid();
-  owner.euid_ = m.euid();
+  owner.target_ = {loader.GetRef<PidNamespace>(m.pids()), static_cast<Kind>(m.kind()), m.id(), m.uid(), m.euid()};
   owner.signo_ = m.signo();
   if ((file.flags() & O_ASYNC) != 0) owner.Arm(file, m.fd());
   return true;

@@ -1,11 +1,15 @@
 // Signals of readiness: fcntl F_SETOWN, F_SETSIG and O_ASYNC (fs/fcntl.c).
 //
 // Owned by the File. Watches the file's queue while O_ASYNC is set. Guarded by the kernel lock.
+//
+// A signal may end a process at once, with all that it has open, and so must not be sent while a file tells its queue of something: it is noted, and
+// sent by DeliverDue() when the call or callback that made the file ready is over, before anybody sees its result.
 #pragma once
 
 #include <sys/types.h>
 
 #include <cstdint>
+#include <deque>
 #include <string>
 
 #include "sentry/base/ref_ptr.h"
@@ -26,10 +30,10 @@ class SigioOwner final : public FileOwner, public Waiter {
 
   // F_SETOWN: `id` 0 means nobody.
   void SetOwner(Task& by, Kind kind, int id);
-  Kind owner_kind() const { return kind_; }
-  int id() const { return id_; }
-  uid_t uid() const { return uid_; }
-  uid_t euid() const { return euid_; }
+  Kind owner_kind() const { return target_.kind; }
+  int id() const { return target_.id; }
+  uid_t uid() const { return target_.uid; }
+  uid_t euid() const { return target_.euid; }
   int signo() const { return signo_; }
   void set_signo(int signo) { signo_ = signo; }
   // O_ASYNC is set, by way of descriptor `fd`, or taken away.
@@ -37,19 +41,33 @@ class SigioOwner final : public FileOwner, public Waiter {
   void Disarm() { Remove(); }
 
   void OnEvent(uint32_t events) override;
+  // Sends the signals that are due.
+  static void DeliverDue();
 
   std::string Save(state::Saver& saver) const;
   static bool Load(state::Loader& loader, File& file, const std::string& bytes);
 
  private:
-  void Deliver(Task& to, const SigInfo& info) const;
+  // Who is to be told, and on whose behalf.
+  struct Target {
+    RefPtr<PidNamespace> pids;
+    Kind kind = Kind::kProcess;
+    int id = 0;
+    uid_t uid = 0, euid = 0;
+  };
+  struct Due {
+    SigioOwner* owner;  // null once that is gone
+    Target target;
+    SigInfo info;
+  };
+  static std::deque<Due>& AllDue();
+  static void Send(const Target& target, const SigInfo& info);
+  static void Deliver(const Target& target, Task& to, const SigInfo& info);
 
-  RefPtr<PidNamespace> pids_;
-  Kind kind_ = Kind::kProcess;
-  int id_ = 0;
-  uid_t uid_ = 0, euid_ = 0;
+  Target target_;
   int signo_ = 0;  // 0: SIGIO without details
   int fd_ = -1;
+  uint32_t due_codes_ = 0;  // bits 1 << si_code of its signals that are due
 };
 
 }  // namespace amber

@@ -115,7 +115,8 @@ bool SignalQueue::Take(SignalSet wanted, SigInfo* out) {
     }
   }
   if (!more) set_ &= ~SignalBit(signo);
-  return taken;
+  if (!taken) *out = SigInfo::User(signo, SI_USER, 0, 0);  // marked (collect_signal())
+  return true;
 }
 
 void SignalQueue::Discard(SignalSet signals) {

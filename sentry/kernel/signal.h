@@ -76,6 +76,8 @@ class SignalQueue {
   SignalSet set() const { return set_; }
   // Queues; false if a standard signal was pending already. A `info.si_code` of a POSIX timer replaces its own earlier entry.
   bool Add(const SigInfo& info);
+  // Pending without details: there is no room for them.
+  void Mark(int signo) { set_ |= SignalBit(signo); }
   // Takes the lowest signal in `wanted`, synchronous ones first; false if there is none.
   bool Take(SignalSet wanted, SigInfo* out);
   void Discard(SignalSet signals);

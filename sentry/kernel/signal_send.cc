@@ -1,4 +1,8 @@
 // Sending signals: who gets them, what they discard, whom they wake (Linux: send_signal_locked, complete_signal, prepare_signal).
+#include <sys/resource.h>
+
+#include <algorithm>
+
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timers.h"
@@ -17,7 +21,32 @@ bool Discarded(const SignalHandlers& handlers, SignalSet blocked, int signo, con
   return handlers.Ignores(signo) && (blocked & SignalBit(signo)) == 0;
 }
 
+// Queues `info`, or, where there is no room for another one of its kind, its number alone. (Timers have had their room since they were made.)
+bool Enqueue(SignalQueue* queue, const ThreadGroup& group, const SigInfo& info) {
+  if (info.signo() < kFirstRealtime || info.raw.si_code == SI_TIMER || group.MayQueueSignal()) return queue->Add(info);
+  if ((queue->set() & SignalBit(info.signo())) != 0) return false;
+  queue->Mark(info.signo());
+  return true;
+}
+
 }  // namespace
+
+// sigqueue_alloc(): what the processes of a user have queued together is counted. Short queues are not worth that.
+bool ThreadGroup::MayQueueSignal() const {
+  constexpr uint64_t kFew = 256;
+  auto count = [](const ThreadGroup& g) {
+    size_t n = g.pending_.size();
+    for (const RefPtr<Task>& t : g.tasks_) n += t->pending_.size();
+    return n;
+  };
+  uint64_t limit = rlim(RLIMIT_SIGPENDING).rlim_cur;
+  if (count(*this) < std::min(limit, kFew)) return true;
+  size_t all = 0;
+  for (const RefPtr<ThreadGroup>& g : kernel_->groups()) {
+    if (g->leader_->creds().uid == leader_->creds().uid) all += count(*g);
+  }
+  return all < limit;
+}
 
 SigInfo SignalFrom(const Task& sender, const ThreadGroup& to, int signo, int code) {
   uint32_t uid = ShownUid(to.leader()->creds().user_ns.get(), sender.creds().uid);
@@ -83,7 +112,7 @@ void Task::SendSignal(const SigInfo& info) {
   bool queued = false;
   if (!Discarded(group->handlers(), blocked_ | (has_saved_mask_ ? saved_mask_ : 0), signo, this)) {
     ++kernel_->stats().signals;
-    queued = pending_.Add(info);
+    queued = Enqueue(&pending_, *group, info);
   }
   // With the signal in its queue: its handler runs before anything else of the program does (prepare_signal() and the sending are one step).
   if (goes_on) group->GoOn();
@@ -111,7 +140,7 @@ void ThreadGroup::SendSignal(const SigInfo& info, Task* first) {
   bool queued = false;
   if (!Discarded(*handlers_, blocked_by_all, signo, leader_)) {
     ++kernel_->stats().signals;
-    queued = pending_.Add(info);
+    queued = Enqueue(&pending_, *this, info);
   }
   if (goes_on) GoOn();
   if (!queued || zombie_) return;

@@ -10,6 +10,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/seccomp.h"
 #include "sentry/kernel/seccomp_listener.h"
+#include "sentry/kernel/sigio.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -105,6 +106,8 @@ void Task::RunHandler() {
   }
   on_stack_ = true;
   ErrnoOr<uint64_t> result = entry->handler(*this, syscall_.args);
+  // While what the call has used is still ours.
+  SigioOwner::DeliverDue();
   on_stack_ = false;
   ActOn(result);
 }
@@ -246,26 +249,34 @@ void Task::AdoptCallIntoFrame() {
 
 void Task::ReturnToGuest() {
   AMBER_CHECK(where_ == Where::kStopped);
+  if (extras_->returning) return;
   RefPtr<Task> self(this);
-  for (;;) {
-    if (exiting_) return;
-    if (extras_->tracee != nullptr) Tracing::OnReturn(*this);
-    if (exiting_) return;
-    if (MustHold()) {
+  // False if it does not go on now.
+  auto find_way = [this] {
+    for (;;) {
+      if (exiting_) return false;
+      if (extras_->tracee != nullptr) Tracing::OnReturn(*this);
+      if (exiting_) return false;
       // A fatal signal goes through a stop; everything else waits.
-      if (!HasFatalSignal()) {
+      if (MustHold() && !HasFatalSignal()) {
         held_ = true;
-        kernel_->OnHeld(*this);
-        return;
+        return false;
       }
+      held_ = false;
+      if (extras_->tracee != nullptr && Tracing::WillGoOn(*this)) return true;
+      if (!DeliverSignals() || exiting_) return false;
+      // Who heard of a stop may have ended it, or tracing.
+      if (MustHold() || HasDeliverableSignal()) continue;
+      if (extras_->tracee != nullptr && call_ == Call::kBlocked && Tracing::BeginsAgain(*this)) continue;
+      return true;
     }
-    held_ = false;
-    if (extras_->tracee != nullptr && Tracing::GoesOn(*this)) return;
-    if (!DeliverSignals()) return;
-    if (MustHold()) continue;
-    if (extras_->tracee != nullptr && call_ == Call::kBlocked && Tracing::BeginsAgain(*this)) continue;
-    break;
-  }
+  };
+  extras_->returning = true;
+  bool goes = find_way();
+  extras_->returning = false;
+  if (held_) kernel_->OnHeld(*this);
+  if (!goes) return;
+  if (extras_->tracee != nullptr && Tracing::GoesOn(*this)) return;
   if (call_ == Call::kBlocked) {
     // Interrupted without a handler: the call goes on where it was.
     ++kernel_->stats().restarts;

@@ -58,12 +58,13 @@ void ThreadGroup::Stop(int signo) {
   continued_ = false;
   // Those in the kernel stay there: they stop on their way out (Task::MustHold). But for calls that a stop ends
   // with EINTR (signal(7), "Interruption of system calls and library functions by stop signals").
-  for (const RefPtr<Task>& t : tasks_) {
+  // A tracer may die of the news, and others with it: the list may change.
+  for (const RefPtr<Task>& t : std::vector<RefPtr<Task>>(tasks_)) {
     bool ends = t->where_ == Task::Where::kNotified && t->call_ == Task::Call::kBlocked && t->syscall_.on_signal < 512;
     bool traced = t->extras_->tracee != nullptr;  // comes to a stop of its tracer's
     if (t->where_ == Task::Where::kGuest || ends || traced) t->Interrupt();
   }
-  NotifyParent(CLD_STOPPED, signo);
+  if (stopped_) NotifyParent(CLD_STOPPED, signo);
 }
 
 bool ThreadGroup::EndStop() {
@@ -149,11 +150,12 @@ RefPtr<ProcessGroup> ThreadGroup::NewSession() {
 
 ErrnoOr<void> ThreadGroup::SetProcessGroup(const PidNamespace& ns, int pgid) {
   if (ns.IdOf(*process_group_) == pgid) return Ok();
-  if (pgid == ns.IdOf(*this)) {
+  ProcessGroup* target = ns.FindProcessGroup(pgid);
+  // Its own may live on although it has left it.
+  if (target == nullptr && pgid == ns.IdOf(*this)) {
     JoinProcessGroup(NewProcessGroup(process_group_->session_));
     return Ok();
   }
-  ProcessGroup* target = ns.FindProcessGroup(pgid);
   if (target == nullptr || target->session_.get() != process_group_->session_.get()) return Errno(EPERM);
   JoinProcessGroup(RefPtr<ProcessGroup>(target));
   return Ok();
@@ -171,7 +173,7 @@ void ThreadGroup::ArmRealTimer(int64_t deadline, int64_t interval) {
   if (real_timer_ == nullptr) {
     real_timer_ = std::make_unique<Timer>([this] {
       SigInfo info = SigInfo::Kernel(SIGALRM);
-      if (real_interval_ > 0) real_timer_->Arm(kernel_->timers(), kernel_->clocks().Monotonic() + real_interval_);
+      if (real_interval_ > 0) real_timer_->Arm(kernel_->timers(), SaturatedSum(kernel_->clocks().Monotonic(), real_interval_));
       SendSignal(info);
     });
   }

@@ -216,7 +216,8 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   // True if a stop (a continue) has not been waited for yet; takes the report unless `peek`.
   bool TakeStopReport(bool peek);
   bool TakeContinueReport(bool peek);
-  size_t pending_count() const { return pending_.size(); }
+  // RLIMIT_SIGPENDING: there is room for one more real-time signal.
+  bool MayQueueSignal() const;
   void DiscardPending(SignalSet signals) { DiscardEverywhere(signals); }
   // ITIMER_REAL.
   int64_t real_deadline() const { return real_timer_ != nullptr && real_timer_->armed() ? real_timer_->deadline() : kNever; }

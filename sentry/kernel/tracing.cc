@@ -184,8 +184,8 @@ bool Tracing::Holds(const Task& task) {
   return task.group().stopped() && !t.group_stop_seen;
 }
 
-void Tracing::Notify(Task& task, int code, int status) {
-  ThreadGroup& tracer = *Of(task).tracer;
+void Tracing::Notify(ThreadGroup& tracer, Task& task, int code, int status) {
+  RefPtr<ThreadGroup> keep(&tracer);
   const SigAction& action = tracer.handlers()[SIGCHLD];
   if ((action.flags & SA_NOCLDSTOP) == 0 && action.handler != reinterpret_cast<uint64_t>(SIG_IGN)) {
     SigInfo info = SigInfo::Kernel(SIGCHLD);
@@ -224,7 +224,7 @@ void Tracing::Enter(Task& task, const Tracee::Pending& stop) {
   bool at_end = stop.stop == Tracee::Stop::kExit || stop.stop == Tracee::Stop::kEvent;
   t.orig_rax = in_call || at_end ? static_cast<int64_t>(task.syscall_.number) : -1;
   t.in_call = stop.stop == Tracee::Stop::kEntry || (t.in_call && stop.stop != Tracee::Stop::kExit);
-  Notify(task, CLD_TRAPPED, stop.code & 0x7f);
+  Notify(*t.tracer, task, CLD_TRAPPED, stop.code & 0x7f);
 }
 
 void Tracing::OnReturn(Task& task) {
@@ -434,13 +434,15 @@ void Tracing::OnNewGroupStop(Task& task) { Of(task).group_stop_seen = false; }
 
 void Tracing::OnExit(Task& task, int status) {
   ThreadGroup& tracer = *Of(task).tracer;
+  Unlink(task);
   bool own_child = task.is_leader() && task.group().parent() == &tracer;
   // A child of the tracer's is waited for as any child is.
-  if (!own_child && !tracer.exiting()) {
-    tracer.extras().dead_tracees.push_back({tracer.pids().IdOf(task), task.creds().uid, status});
-    Notify(task, WIFSIGNALED(status) ? CLD_KILLED : CLD_EXITED, WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-  }
-  Unlink(task);
+  if (own_child || tracer.exiting()) return;
+  std::vector<DeadTracee>& dead = tracer.extras().dead_tracees;
+  // In Linux each of them is a task still, and there are no more of these.
+  if (dead.size() >= task.kernel().max_tasks()) dead.erase(dead.begin());
+  dead.push_back({tracer.pids().IdOf(task), task.creds().uid, status});
+  Notify(tracer, task, WIFSIGNALED(status) ? CLD_KILLED : CLD_EXITED, WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 }
 
 void Tracing::OnTracerExit(ThreadGroup& group) {
@@ -452,6 +454,8 @@ void Tracing::OnTracerExit(ThreadGroup& group) {
       Unlink(*task);
     } else if ((Of(*task).options & PTRACE_O_EXITKILL) != 0) {
       task->kernel().lifecycle().KillGroup(task->group(), SIGKILL);
+      // One whose handler is on a worker's stack still goes later, and this process before it.
+      if (task->extras().tracee != nullptr) Unlink(*task);
     } else {
       Detach(*task, 0);
     }

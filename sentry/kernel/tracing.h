@@ -68,6 +68,7 @@ struct DeadTracee {
 
 class TaskLifecycle::Tracing {
  public:
+  static Tracee& Of(Task& task);
   // __ptrace_may_access() with PTRACE_MODE_ATTACH_REALCREDS.
   static bool MayAccess(const Task& task, const Task& target);
   // ptrace(2) but for TRACEME, ATTACH and SEIZE: the tracee with this id, stopped unless `running` is allowed. ESRCH.
@@ -86,7 +87,8 @@ class TaskLifecycle::Tracing {
   static bool Holds(const Task& task);
   // Its frame is ours, on its way back to the guest: makes pending stops real.
   static void OnReturn(Task& task);
-  // True if it was stopped inside a call, which has been gone on with.
+  // True if it was stopped inside a call, which is to be gone on with before signals are looked at; GoesOn() does so.
+  static bool WillGoOn(Task& task) { return Of(task).goes_on; }
   static bool GoesOn(Task& task);
   // An interrupted call is about to go on: true if for the tracer it begins again.
   static bool BeginsAgain(Task& task);
@@ -125,13 +127,13 @@ class TaskLifecycle::Tracing {
   static bool Load(state::Loader& loader, const std::string& bytes, Task& task);
 
  private:
-  static Tracee& Of(Task& task);
   static void Link(Task& tracee, ThreadGroup& tracer, uint32_t options, bool seized);
   static void Unlink(Task& tracee);
   // A call that the tracer saw begin is interrupted now.
   static bool InterruptsCall(const Task& task);
   static void Enter(Task& task, const Tracee::Pending& stop);
-  static void Notify(Task& task, int code, int status);
+  // The signal may be the tracer's end, and so make the task nobody's tracee, before this returns.
+  static void Notify(ThreadGroup& tracer, Task& task, int code, int status);
 };
 
 using Tracing = TaskLifecycle::Tracing;

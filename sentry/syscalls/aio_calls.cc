@@ -12,6 +12,7 @@
 #include "sentry/fs/eventfd/eventfd.h"
 #include "sentry/kernel/aio_context.h"
 #include "sentry/kernel/extras.h"
+#include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/mm/memory_manager.h"
@@ -28,6 +29,7 @@ namespace {
 
 constexpr uint64_t kMaxEvents = 65536;  // fs.aio-max-nr
 constexpr int kIoPgetevents = 333;
+constexpr int64_t kLongestSubmit = 100'000'000;  // ns
 
 ErrnoOr<AioContext*> Find(Task& task, uint64_t id) {
   auto& all = task.group().extras().aio;
@@ -152,7 +154,10 @@ ErrnoOr<uint64_t> IoSubmit(Task& task, uint64_t id, int64_t count, UserPtr<uint6
   count = std::min<int64_t>(count, INT32_MAX / 8);
   // What was submitted before this call had to wait counts.
   uint64_t& done = task.syscall().done;
-  while (static_cast<int64_t>(done) < count) {
+  // Others want the kernel, too: what is left is for the next call.
+  const Clocks& clocks = task.kernel().clocks();
+  int64_t end = clocks.Monotonic() + kLongestSubmit;
+  while (static_cast<int64_t>(done) < count && (done == 0 || clocks.Monotonic() < end)) {
     auto address = task.CopyIn(list + done);
     if (!address.ok()) return done > 0 ? ErrnoOr<uint64_t>(done) : address.error();
     auto one = SubmitOne(task, id, *address);

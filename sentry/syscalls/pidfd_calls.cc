@@ -86,6 +86,7 @@ ErrnoOr<uint64_t> PidfdSendSignal(Task& task, int fd, int signo, UserPtr<const s
   }
   if (!MaySend(task, *target, signo)) return Errno(EPERM);
   if (signo == 0) return uint64_t{0};
+  if (signo >= kFirstRealtime && info.raw.si_code != SI_USER && !group.MayQueueSignal()) return Errno(EAGAIN);
   if (flags == kSignalProcessGroup) {
     RefPtr<ProcessGroup> all(&group.process_group());
     all->SendSignal(info);

@@ -194,9 +194,9 @@ ErrnoOr<uint64_t> Setrlimit(Task& task, int resource, UserPtr<const rlimit> in) 
 
 void RegisterPrctlCalls(SyscallTable& table) {
   table.Set(SYS_prctl, Partial<&Prctl>("names, ids, capabilities, reaping and the common queries"));
-  table.Set(SYS_prlimit64, Partial<&Prlimit64>("RLIMIT_SIGPENDING is kept but not enforced"));
+  table.Set(SYS_prlimit64, Full<&Prlimit64>());
   table.Set(SYS_getrlimit, Full<&Getrlimit>());
-  table.Set(SYS_setrlimit, Partial<&Setrlimit>("as prlimit64"));
+  table.Set(SYS_setrlimit, Full<&Setrlimit>());
 }
 
 }  // namespace amber

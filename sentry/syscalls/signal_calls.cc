@@ -151,6 +151,7 @@ ErrnoOr<uint64_t> SendToThread(Task& task, int tgid, int tid, int signo, const S
   Task* target = task.FindTask(tid);
   if (target == nullptr || (tgid > 0 && task.group().pids().IdOf(target->group()) != tgid)) return Errno(ESRCH);
   if (!MaySignal(task, target->group(), signo)) return Errno(EPERM);
+  if (signo >= kFirstRealtime && !target->group().MayQueueSignal()) return Errno(EAGAIN);
   SigInfo info = given != nullptr ? *given : SignalFrom(task, target->group(), signo, SI_TKILL);
   if (!ImmuneTo(task, target->group(), signo)) target->SendSignal(info);
   return 0;
@@ -181,7 +182,7 @@ ErrnoOr<uint64_t> RtSigqueueinfo(Task& task, int pid, int signo, UserPtr<const s
   ThreadGroup* target = task.FindGroup(pid);
   if (target == nullptr) return Errno(ESRCH);
   if (!MaySignal(task, *target, signo)) return Errno(EPERM);
-  if (target->pending_count() >= task.limit(RLIMIT_SIGPENDING) && signo >= kFirstRealtime) return Errno(EAGAIN);
+  if (signo >= kFirstRealtime && !target->MayQueueSignal()) return Errno(EAGAIN);
   SendChecked(task, *target, info);
   return 0;
 }

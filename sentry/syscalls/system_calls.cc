@@ -68,7 +68,8 @@ ErrnoOr<uint64_t> Sysinfo(Task& task, UserPtr<struct sysinfo> out) {
 ErrnoOr<uint64_t> Getrandom(Task& task, UserPtr<void> buffer, uint64_t size, unsigned flags) {
   if ((flags & ~(GRND_NONBLOCK | GRND_RANDOM | 4u /* GRND_INSECURE */)) != 0) return Errno(EINVAL);
   if ((flags & GRND_RANDOM) != 0 && (flags & 4u) != 0) return Errno(EINVAL);
-  UserSink sink(task, buffer, size);
+  // random(4): what one call gives at most.
+  UserSink sink(task, buffer, std::min<uint64_t>(size, 33'554'431));
   char chunk[4096];
   size_t done = 0;
   while (sink.remaining() > 0) {

@@ -1,5 +1,6 @@
 // Interval timers and POSIX timers: setitimer(2), alarm(2), timer_create(2).
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 
@@ -105,6 +106,8 @@ ErrnoOr<uint64_t> TimerCreate(Task& task, int clock, UserPtr<const sigevent> eve
     }
     if (notify != SIGEV_NONE && (signo < 1 || signo > kNumSignals)) return Errno(EINVAL);
   }
+  // Each could have a signal queued (do_timer_create() takes its place in the queue).
+  if (task.group().posix_timers().all().size() >= task.limit(RLIMIT_SIGPENDING)) return Errno(EAGAIN);
   PosixTimer& timer = task.group().posix_timers().Create();
   timer.clock = clock;
   timer.cpu = cpu;

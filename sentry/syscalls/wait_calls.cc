@@ -203,6 +203,8 @@ ErrnoOr<WaitFor> DecodeWaitid(Task& task, int type, int id, int options) {
       RefPtr<File> file = TRY(task.files().Get(id));
       auto* pidfd = dynamic_cast<PidFd*>(file.get());
       if (pidfd == nullptr) return Errno(EBADF);
+      // Its number may be another's by now.
+      if (pidfd->group().tasks().empty()) return Errno(ECHILD);
       if (pidfd->nonblocking()) w.options |= WNOHANG;
       w.who = WaitFor::Who::kPid;
       w.id = task.group().pids().IdOf(pidfd->group());

@@ -375,6 +375,40 @@ GUEST_TEST(PosixTimer, CpuTimeTimer) {
   EXPECT_GE(NowNs(CLOCK_PROCESS_CPUTIME_ID), 20 * kMs);
 }
 
+// Times that end behind the end of time: they never come, and nothing else is late for them.
+GUEST_TEST(PosixTimer, TheEndOfTime) {
+  CountSignals(SIGRTMIN);
+  constexpr int64_t kLongest = 9'223'372'036;  // seconds that 64 bits of nanoseconds hold
+  for (const clockid_t clock : {CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID}) {
+    const int before = SignalCount();
+    const timer_t timer = CreateTimer(clock, SIGEV_SIGNAL, SIGRTMIN);
+    for (const int64_t seconds : {kLongest, kLongest - 1, int64_t{INT64_MAX}}) {
+      const itimerspec late = {.it_interval = {}, .it_value = {.tv_sec = seconds}};
+      MUST(timer_settime(timer, 0, &late, nullptr));
+      MUST(timer_settime(timer, TIMER_ABSTIME, &late, nullptr));
+    }
+    EXPECT_EQ(SignalCount(), before);
+    // Once now, and then not again.
+    const itimerspec once = {.it_interval = {.tv_sec = kLongest}, .it_value = {.tv_nsec = 1}};
+    MUST(timer_settime(timer, 0, &once, nullptr));
+    for (int64_t start = NowNs(); SignalCount() == before && NowNs() - start < 30000 * kMs;) {
+    }
+    SleepMs(5);
+    CheckpointHere();
+    EXPECT_EQ(SignalCount(), before + 1);
+    EXPECT_EQ(timer_delete(timer), 0);
+  }
+}
+
+GUEST_TEST(Itimer, TheEndOfTime) {
+  CountSignals(SIGALRM);
+  const itimerval once = {.it_interval = {.tv_sec = 9'223'372'036}, .it_value = {.tv_usec = 1}};
+  MUST(setitimer(ITIMER_REAL, &once, nullptr));
+  AwaitCount(1);
+  SleepMs(5);
+  EXPECT_EQ(SignalCount(), 1);
+}
+
 GUEST_TEST(Timerfd, CountsExpirations) {
   const int fd = MUST(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK));
   uint64_t count = 0;
@@ -452,6 +486,20 @@ GUEST_TEST(Times, CountTicks) {
   EXPECT_NE(first, -1);
   SleepMs(30);
   EXPECT_GE(times(nullptr) - first, 2);
+}
+
+GUEST_TEST(Times, WhatChildrenUsedSurvives) {
+  JOIN_OK(Fork([] {
+    while (NowNs(CLOCK_PROCESS_CPUTIME_ID) < 30 * kMs) {
+    }
+  }));
+  rusage before = {}, after = {};
+  MUST(getrusage(RUSAGE_CHILDREN, &before));
+  CheckpointHere();
+  MUST(getrusage(RUSAGE_CHILDREN, &after));
+  auto used = [](const rusage& u) { return u.ru_utime.tv_sec * 1'000'000 + u.ru_utime.tv_usec + u.ru_stime.tv_sec * 1'000'000 + u.ru_stime.tv_usec; };
+  EXPECT_GT(used(before), 0);
+  EXPECT_EQ(used(after), used(before));
 }
 
 GUEST_TEST(Times, RusageIsSane) {
