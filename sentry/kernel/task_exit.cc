@@ -143,9 +143,10 @@ void TaskLifecycle::Release(Task& task) {
 
 void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
   RefPtr<ThreadGroup> self(&group);
+  RefPtr<Task> leader(group.leader_);
   if (!group.group_exit_) {
     group.group_exit_ = true;
-    group.exit_status_ = group.leader_->exit_status_;
+    group.exit_status_ = leader->exit_status_;
   }
   group.zombie_ = true;
   // Not destroyed yet: this may run inside one's callback.
@@ -162,13 +163,15 @@ void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
   for (const RefPtr<ProcessGroup>& g : orphaned) ReleaseIfOrphaned(*g);
   group.LeaveSessionIfLeader();
   Tracing::OnTracerExit(group);
-  if (group.leader_->extras_->tracee != nullptr) Tracing::OnExit(*group.leader_, group.exit_status_);
+  if (leader->extras_->tracee != nullptr) Tracing::OnExit(*leader, group.exit_status_);
   group.exit_queue_.Notify(POLLIN | POLLHUP);
   if (group.exit_watcher_) std::exchange(group.exit_watcher_, nullptr)(group.exit_status_);
   if (group.is_init()) KillNamespace(*RefPtr<PidNamespace>(group.pids_));
 
   int code = WIFSIGNALED(group.exit_status_) ? (WCOREDUMP(group.exit_status_) ? CLD_DUMPED : CLD_KILLED) : CLD_EXITED;
   int status = WIFSIGNALED(group.exit_status_) ? WTERMSIG(group.exit_status_) : WEXITSTATUS(group.exit_status_);
+  // One of those that it took with it may have been its parent, or who its parent left it to.
+  if (group.tasks_.empty()) return;
   ThreadGroup* parent = group.parent_;
   if (parent == nullptr) return Reap(group);  // its starter learned of it by exit_watcher_
   bool autoreap = false;

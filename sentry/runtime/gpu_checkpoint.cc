@@ -51,6 +51,12 @@ bool IsUuid(std::string_view uuid) {
          uuid.substr(4).find_first_not_of("0123456789abcdef-") == std::string_view::npos;
 }
 
+// Its program's; it may have ended and been waited for.
+std::string NameOf(Kernel& kernel, const ThreadGroup& group) {
+  KernelLock lock(kernel);
+  return group.leader() != nullptr ? group.leader()->name() : "gone";
+}
+
 }  // namespace
 
 void GpuCheckpoint::FindTargets() {
@@ -147,7 +153,7 @@ absl::StatusOr<GpuHelper::Answer> GpuCheckpoint::Ask(Target& target, const char*
 
 absl::Status GpuCheckpoint::Verb(Target& target, const char* verb, const std::string& rest, absl::Duration limit) {
   absl::StatusOr<GpuHelper::Answer> answer = Ask(target, verb, rest, limit);
-  std::string what = absl::StrCat("GPU ", verb, " of process ", target.pid, " (", target.group->leader()->name(), "): ");
+  std::string what = absl::StrCat("GPU ", verb, " of process ", target.pid, " (", NameOf(kernel_, *target.group), "): ");
   if (!answer.ok()) {
     target.unsure = true;
     return absl::Status(answer.status().code(), absl::StrCat(what, answer.status().message()));
@@ -306,7 +312,7 @@ std::vector<std::pair<std::string, std::string>> GpuCheckpoint::DeviceMap() cons
 // After a verb without an answer: the helper was killed or stopped, before it asked or after, and the process stands wherever that left it.
 absl::Status GpuCheckpoint::LearnState(Target& t) {
   absl::StatusOr<GpuHelper::Answer> answer = Ask(t, "state", "", kStateLimit);
-  std::string unknown = absl::StrCat("whether process ", t.pid, " (", t.group->leader()->name(), ") goes on is not known: ");
+  std::string unknown = absl::StrCat("whether process ", t.pid, " (", NameOf(kernel_, *t.group), ") goes on is not known: ");
   if (!answer.ok()) return absl::UnavailableError(absl::StrCat(unknown, answer.status().message()));
   if (answer->result != 0) return absl::UnavailableError(absl::StrCat(unknown, GpuResultText(answer->result)));
   if (answer->state != kStateRunning && answer->state != kStateLocked && answer->state != kStateCheckpointed) {

@@ -1,6 +1,8 @@
 // What a program may do to a kernel that it does not like: objects that tell of themselves, ends of processes in the middle of what tells them, and
 // descriptors of what is gone. Nothing of it harms anybody else.
 #include <poll.h>
+#include <sched.h>
+#include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -176,6 +178,48 @@ GUEST_TEST(Tracer, DiesOfTheSignalThatTellsOfAThreadsEnd) {
   EXPECT_KILLED(WaitStatus(tracer), SIGSEGV);
   went.Await();
   JOIN_OK(tracee);
+}
+
+// Who ends takes its tracee with it, which is the first process of its namespace and so takes it with it.
+GUEST_TEST(Tracer, TakesItsNamespacesInitWithIt) {
+  const pid_t init = static_cast<pid_t>(syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, nullptr, nullptr, nullptr, 0));
+  if (init < 0 && errno == EPERM) Skip("may not make pid namespaces");
+  MUST(init);
+  if (init == 0) {
+    prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+    if (fork() == 0) {
+      const bool traces = ptrace(static_cast<__ptrace_request>(0x4206) /* PTRACE_SEIZE */, 1, nullptr, static_cast<long>(PTRACE_O_EXITKILL)) == 0;
+      _exit(traces ? 0 : 5);
+    }
+    int status = 0;
+    while (wait(&status) < 0) {
+    }
+    // It was waited for before its end took this process.
+    _exit(WEXITSTATUS(status) == 0 ? 0 : 77);
+  }
+  const int status = WaitStatus(init);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 77) Skip("may not trace");
+  EXPECT(WIFEXITED(status) || WTERMSIG(status) == SIGKILL);
+  JOIN_OK(Fork([] {}));
+}
+
+// The terminal of a session goes, and its leader by the signal that tells of that.
+GUEST_TEST(Terminal, KillsItsSessionsLeader) {
+  const int master = MUST(posix_openpt(O_RDWR | O_NOCTTY));
+  MUST(grantpt(master));
+  MUST(unlockpt(master));
+  char name[64] = {};
+  ASSERT_EQ(ptsname_r(master, name, sizeof(name)), 0);
+  const pid_t leader = Fork([&] {
+    MUST(setsid());
+    close(master);
+    MUST(open(name, O_RDWR));  // Becomes its controlling terminal.
+    pause();
+  });
+  StopAndContinue(leader);
+  MUST(close(master));
+  EXPECT_KILLED(WaitStatus(leader), SIGHUP);
+  JOIN_OK(Fork([] {}));
 }
 
 // A stop is told of while the one that is told dies of it, and the stopped process is left to nobody.

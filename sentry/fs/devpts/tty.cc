@@ -71,10 +71,13 @@ void Tty::MasterClosed() {
   console_.reset();
   fs_->Remove(index_);
   if (session_) {
-    if (ThreadGroup* leader = pids_ ? pids_->FindGroup(session_->id()) : nullptr; leader != nullptr) {
+    if (RefPtr<ThreadGroup> leader(pids_ ? pids_->FindGroup(session_->id()) : nullptr); leader) {
       leader->SendSignal(SigInfo::Kernel(SIGHUP));
       leader->SendSignal(SigInfo::Kernel(SIGCONT));
     }
+  }
+  // Unless the leader is gone already, and has given it up.
+  if (session_) {
     session_->set_tty(nullptr, nullptr);
     session_.reset();
     foreground_.reset();
