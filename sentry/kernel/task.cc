@@ -15,6 +15,7 @@
 #include "sentry/kernel/tracing.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/platform/fast_memory.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/mount.h"
@@ -122,16 +123,65 @@ const char* Task::Describe() const {
   return "";
 }
 
+namespace {
+
+// True if what `task`'s call gives back may be written by the guest itself, a moment later: calls whose results nothing but their return tells of, to ordinary memory.
+bool MayWriteLater(Task& task, uint64_t address, size_t size) {
+  switch (task.syscall().number) {
+    case SYS_read:
+    case SYS_pread64:
+    case SYS_readv:
+    case SYS_recvfrom:
+    case SYS_recvmsg:
+    case SYS_poll:
+    case SYS_ppoll:
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+    case SYS_sendfile:
+    case SYS_getsockopt:
+    case SYS_accept:
+    case SYS_accept4:
+    case SYS_stat:
+    case SYS_lstat:
+    case SYS_fstat:
+    case SYS_newfstatat:
+    case SYS_clock_gettime:
+    case SYS_gettimeofday:
+    case SYS_getrusage: break;
+    default: return false;
+  }
+  if (task.kernel().strace() != nullptr || task.mm().locked()) return false;
+  const Vma* vma = task.mm().vmas().Find(address);
+  return vma != nullptr && vma->anonymous() && (vma->prot & PROT_WRITE) != 0 && size <= vma->end - address;
+}
+
+ErrnoOr<size_t> ReadUser(Task& task, uint64_t address, void* data, size_t size) {
+  if (platform::ReadPosted(task.thread(), address, data, size)) return size;
+  platform::FlushPosted(task.thread());
+  return task.mm().space().Read(address, data, size);
+}
+
+ErrnoOr<size_t> WriteUser(Task& task, uint64_t address, const void* data, size_t size) {
+  constexpr size_t kMost = 2048;
+  if (size <= kMost && platform::MayPost(task.thread()) && MayWriteLater(task, address, size) &&
+      platform::WritePosted(task.thread(), address, data, size))
+    return size;
+  platform::FlushPosted(task.thread());
+  return task.mm().space().Write(address, data, size);
+}
+
+}  // namespace
+
 ErrnoOr<void> Task::CopyInBytes(uint64_t address, void* data, size_t size) {
   if (size == 0) return Ok();
-  auto n = mm_->space().Read(address, data, size);
+  auto n = ReadUser(*this, address, data, size);
   if (!n.ok() || *n != size) return Errno(EFAULT);
   return Ok();
 }
 
 ErrnoOr<void> Task::CopyOutBytes(uint64_t address, const void* data, size_t size) {
   if (size == 0) return Ok();
-  auto n = mm_->space().Write(address, data, size);
+  auto n = WriteUser(*this, address, data, size);
   if (!n.ok() || *n != size) return Errno(EFAULT);
   return Ok();
 }
@@ -144,7 +194,8 @@ ErrnoOr<std::string> Task::CopyInString(UserPtr<const char> p, size_t max) {
     // Up to the end of the page (at most 256 bytes at first): what follows the string may not be mapped.
     size_t chunk = std::min<size_t>(kPage - address % kPage, max - out.size());
     if (out.empty()) chunk = std::min<size_t>(chunk, 256);
-    auto n = mm_->space().Read(address, buffer, chunk);
+    size_t posted = platform::ReadPostedString(thread_, address, buffer, chunk);
+    ErrnoOr<size_t> n = posted > 0 ? ErrnoOr<size_t>(posted) : mm_->space().Read(address, buffer, chunk);
     if (!n.ok()) return Errno(EFAULT);
     const void* end = memchr(buffer, 0, *n);
     if (end != nullptr) {
@@ -213,7 +264,7 @@ UserSink::UserSink(Task& task, std::vector<iovec> ranges) : task_(task), ranges_
 
 ErrnoOr<size_t> UserSink::Put(const void* data, size_t size) {
   return MoveRanges(ranges_, index_, left_, size, [&](uint64_t address, size_t offset, size_t length) {
-    return task_.mm().space().Write(address, static_cast<const char*>(data) + offset, length);
+    return WriteUser(task_, address, static_cast<const char*>(data) + offset, length);
   });
 }
 
@@ -229,7 +280,7 @@ ErrnoOr<size_t> UserSource::Take(void* data, size_t size) {
     return again;
   }
   return MoveRanges(ranges_, index_, left_, size, [&](uint64_t address, size_t offset, size_t length) {
-    return task_.mm().space().Read(address, static_cast<char*>(data) + offset, length);
+    return ReadUser(task_, address, static_cast<char*>(data) + offset, length);
   });
 }
 

@@ -18,6 +18,7 @@
 #include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/moved.h"
+#include "sentry/platform/fast_memory.h"
 #include "sentry/syscalls/stack_growth.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/file.h"
@@ -115,6 +116,8 @@ void Task::RunHandler() {
 void Task::ActOn(ErrnoOr<uint64_t> result) {
   if (exiting_) return kernel_->lifecycle().Release(*this);  // exit, exit_group, or a signal to itself
   if (result.ok()) return CompleteCall(static_cast<int64_t>(*result));
+  // Others may go on with this call from here on.
+  platform::EndPosted(thread_);
   if (result.error() == kNoAnswer) {
     // FinishSyscall() may have run inside the handler already.
     if (call_ == Call::kRunning) call_ = Call::kContinuation;

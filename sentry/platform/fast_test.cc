@@ -1,14 +1,18 @@
 // The fast path: patching, answers, kicks at every point, calls that are answered late, threads, forks.
+#include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <mutex>
 #include <thread>
 
 #include "gtest/gtest.h"
+#include "sentry/platform/fast_memory.h"
 #include "sentry/platform/fast_sites.h"
 #include "sentry/platform/stub_text.h"
 #include "sentry/platform/test_client.h"
@@ -103,6 +107,84 @@ TEST_F(FastTest, KickedAnywhere) {
   EXPECT_EQ(inside, 0) << "frames inside the fast path's code were shown";
   EXPECT_GT(client_.platform().stats().fast_calls, 100u);
   EXPECT_TRUE(client_.log().empty()) << "a call got the wrong answer";
+  space->Kill();
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+}
+
+// Answers GuestFastCopies; counts what came and went by the mailbox.
+class Copies {
+ public:
+  explicit Copies(TestClient& client) {
+    client.on_syscall = [this](Thread& thread, const Syscall& call) { return Serve(thread, call); };
+  }
+  std::atomic<int> posted_in = 0, posted_out = 0;
+
+ private:
+  bool Serve(Thread& thread, const Syscall& call) {
+    if (call.number != SYS_write && call.number != SYS_pread64) return false;
+    uint8_t bytes[256];
+    size_t size = std::min<size_t>(call.args[2], sizeof(bytes));
+    if (call.number == SYS_write) {
+      if (ReadPosted(&thread, call.args[1], bytes, size)) {
+        posted_in++;
+      } else if (!thread.space().Read(call.args[1], bytes, size).ok()) {
+        thread.Answer(-EFAULT);
+        return true;
+      }
+      bool alike = std::all_of(bytes, bytes + size, [&](uint8_t byte) { return byte == bytes[0]; });
+      thread.Answer(alike ? bytes[0] : -EIO);
+      return true;
+    }
+    memset(bytes, static_cast<int>(call.args[3] & 0xff), size);
+    // In two pieces, and now and then the second one directly.
+    size_t half = size / 2;
+    bool posted = half > 0 && WritePosted(&thread, call.args[1], bytes, half);
+    if (!posted && half > 0) (void)thread.space().Write(call.args[1], bytes, half);
+    if (call.args[3] % 3 == 0 || !WritePosted(&thread, call.args[1] + half, bytes, size - half)) {
+      FlushPosted(&thread);
+      (void)thread.space().Write(call.args[1] + half, bytes, size - half);
+    }
+    posted_out += posted ? 1 : 0;
+    thread.Answer(static_cast<int64_t>(size));
+    return true;
+  }
+};
+
+TEST_F(FastTest, MemoryGoesAlong) {
+  Copies copies(client_);
+  int runs = 0;
+  while ((copies.posted_in < 100 || copies.posted_out < 100) && runs < 20) {
+    Start(GuestFastCopies, 4000)->Resume();
+    ASSERT_TRUE(client_.AwaitLog(static_cast<size_t>(++runs)));
+    EXPECT_TRUE(client_.AwaitDeaths(runs));
+  }
+  for (int64_t wrong : client_.log()) EXPECT_EQ(wrong, 0);
+  EXPECT_GE(copies.posted_in, 100);
+  EXPECT_GE(copies.posted_out, 100);
+}
+
+TEST_F(FastTest, MemoryGoesAlongKicked) {
+  Copies copies(client_);
+  std::atomic<int> inside = 0, stops = 0;
+  client_.on_frame = [&](Thread& thread, Stop stop, const Fault*) {
+    EXPECT_EQ(stop, Stop::kKick);
+    if (thread.frame().regs.rip >= kGuestTop) inside++;
+    stops++;
+    thread.Resume();
+    return true;
+  };
+  Thread* thread = Start(GuestFastCopies);
+  RefPtr<AddressSpace> space(&thread->space());
+  thread->Resume();
+  usleep(20000);
+  for (int i = 0; i < 1500 || (copies.posted_out < 100 && i < 3000); i++) {
+    thread->Kick();
+    usleep(static_cast<useconds_t>(i < 1500 ? i * 7 % 400 : 5000));
+  }
+  EXPECT_GT(stops, 10);
+  EXPECT_EQ(inside, 0);
+  EXPECT_TRUE(client_.log().empty()) << "a call got the wrong answer";
+  EXPECT_GT(copies.posted_out, 0);
   space->Kill();
   EXPECT_TRUE(client_.AwaitDeaths(1));
 }

@@ -43,6 +43,7 @@ class SpaceCore {
   PlatformImpl& platform() { return platform_; }
   const Windows::Lease& lease() const { return lease_; }
   Mailbox* mailbox(uint32_t slot) { return &lease_.window->mailboxes[slot]; }
+  FastMemory* fast_memory(uint32_t slot) { return &lease_.window->memory[slot]; }
 
   // Slots number the threads' mailboxes and alternate stacks. -1: none is left.
   int AllocateSlot();

@@ -29,7 +29,7 @@ inline constexpr uint64_t kTrapFilterOffset = 0x9000;        // likewise, for th
 inline constexpr uint64_t kControlAddress = 0x7ffff0100000;  // only in the seed
 inline constexpr uint64_t kControlSize = 0x1000;
 // Aligned to kWindowAlignment, so that the fast path recognises a mailbox address by one shift.
-inline constexpr uint64_t kWindowAddress = 0x7ffff0400000;
+inline constexpr uint64_t kWindowAddress = 0x7ffff4000000;
 inline constexpr uint64_t kWindowAlignment = 0x400000;
 inline constexpr uint64_t kVdsoAddress = 0x7ffff0800000;
 inline constexpr uint64_t kVdsoLimit = 0x100000;
@@ -106,7 +106,8 @@ struct FastCall {
   uint64_t args[6];
   int64_t result;
   uint64_t behind;  // the guest's: address behind the `syscall` instruction
-  uint64_t pad1[7];
+  uint64_t memory;  // the sentry's: address of this thread's FastMemory in the stub
+  uint64_t pad1[6];
   uint32_t watching;  // the sentry's: posted calls are looked for; the guest clears it when it posted in vain
   uint32_t pad2[15];
   // A StubCallKind that is posted here instead of being told by a kStubCall, or 0; who takes it sets it back to 0. The stub withdraws one that
@@ -143,6 +144,24 @@ struct Mailbox {
   FastCall fast;
 };
 static_assert(sizeof(Mailbox) == 1024 && offsetof(Mailbox, fast) == 512);
+
+// What a posted call's pointers point to, so that the sentry needs no host call to get or give it. The guest copies in before it posts, and out
+// after the answer (stub_fast.cc). All of it is the guest's own memory in another place: what it forges here it could write there.
+struct FastMemory {
+  // In: `in_size[0]` bytes from `in_address[0]` lie in `in`, those of the second range behind them.
+  uint64_t in_address[2];
+  uint32_t in_size[2];
+  // Out: so many ranges are to be written, from the bytes in `out` one after the other.
+  uint32_t out_count;
+  uint32_t pad;
+  struct Range {
+    uint64_t address, size;
+  } ranges[6];
+  uint8_t in[1920];
+  uint8_t out[2048];
+};
+static_assert(sizeof(FastMemory) == 4096 && offsetof(FastMemory, ranges) == 32 && offsetof(FastMemory, in) == 128 &&
+              offsetof(FastMemory, out) == 2048);
 
 // One operation of an exec batch.
 struct BatchOp {
@@ -182,10 +201,11 @@ static_assert(sizeof(WindowHeader) <= kHeaderSize);
 struct Window {
   WindowHeader header;
   uint8_t pad[kHeaderSize - sizeof(WindowHeader)];
-  Mailbox mailboxes[kMaxThreads];
+  Mailbox mailboxes[kMaxThreads];  // within kWindowAlignment
+  FastMemory memory[kMaxThreads];
 };
 inline constexpr uint64_t kWindowSize = sizeof(Window);
-static_assert(kWindowSize % 4096 == 0 && kWindowAddress + kWindowSize <= kVdsoAddress);
+static_assert(offsetof(Window, memory) % 4096 == 0 && offsetof(Window, memory) <= kWindowAlignment && kWindowAddress + kWindowSize <= kUserEnd);
 
 // The seed's page.
 struct Control {

@@ -14,18 +14,22 @@ namespace {
 
 // What the assembler text has as numbers.
 static_assert(offsetof(Mailbox, fast) == 512 && offsetof(FastCall, number) == 4 && offsetof(FastCall, args) == 8 && offsetof(FastCall, result) == 56);
-static_assert(kWindowAddress >> 22 == 0x1ffffc1 && kWindowAlignment == 1 << 22 && kWindowSize <= kWindowAlignment);
+static_assert(offsetof(FastCall, memory) == 72 && offsetof(FastMemory, in_size) == 16 && offsetof(FastMemory, out_count) == 24 &&
+              sizeof(FastMemory::in) == 1920);
+static_assert(kWindowAddress >> 22 == 0x1ffffd0 && kWindowAlignment == 1 << 22);
 static_assert(kFastPosted == 1 && kFastDone == 3 && kFastRedo == 4 && kFastStop == 5);
 
 asm(R"(
   .pushsection stub_text, "ax", @progbits
-  .globl stub_fast_start, stub_fast_posted, stub_fast_given_up, stub_fast_taken, stub_fast_answered, stub_fast_redo, stub_fast_end
-  .hidden stub_fast_start, stub_fast_posted, stub_fast_given_up, stub_fast_taken, stub_fast_answered, stub_fast_redo, stub_fast_end
+  .globl stub_fast_start, stub_fast_gather, stub_fast_posted, stub_fast_given_up, stub_fast_taken, stub_fast_answered
+  .globl stub_fast_scatter, stub_fast_scattered, stub_fast_redo, stub_fast_end
+  .hidden stub_fast_start, stub_fast_gather, stub_fast_posted, stub_fast_given_up, stub_fast_taken, stub_fast_answered
+  .hidden stub_fast_scatter, stub_fast_scattered, stub_fast_redo, stub_fast_end
   .p2align 6
 stub_fast_start:
   rdgsbase %r11
   shrq $22, %r11
-  cmpl $0x1ffffc1, %r11d
+  cmpl $0x1ffffd0, %r11d
   jne 9f
   cmpl $0, %gs:640
   je 9f
@@ -37,6 +41,100 @@ stub_fast_start:
   movq %r8, %gs:552
   movq %r9, %gs:560
   movq %rcx, %gs:576
+stub_fast_gather:
+  # What a pointer among the arguments points to goes along. A fault here ends in the sentry, which lets the thread make the call.
+  movq %gs:584, %r11
+  movq $0, 16(%r11)
+  movl $0, 24(%r11)
+  movl %eax, %eax
+  cmpl $288, %eax
+  ja 30f
+  leaq 40f(%rip), %rcx
+  movzbl (%rcx,%rax), %ecx
+  testl %ecx, %ecx
+  jz 30f
+  cld
+  cmpl $1, %ecx
+  je 11f
+  cmpl $2, %ecx
+  je 12f
+  cmpl $3, %ecx
+  je 13f
+  cmpl $4, %ecx
+  je 14f
+  cmpl $5, %ecx
+  je 15f
+  cmpl $6, %ecx
+  je 16f
+  # 7: rsi times eight bytes at rdi
+  movq %rsi, %rcx
+  cmpq $240, %rcx
+  ja 30f
+  shlq $3, %rcx
+  movq %rdi, %rsi
+  jmp 20f
+11: # rdx bytes at rsi
+  movq %rdx, %rcx
+  jmp 20f
+12: # epoll_ctl: an event at r10, unless it is EPOLL_CTL_DEL
+  cmpl $2, %edx
+  je 30f
+  movl $12, %ecx
+  movq %r10, %rsi
+  jmp 20f
+13: # r8 bytes at r10
+  movl %r8d, %ecx
+  movq %r10, %rsi
+20:
+  cmpq $1920, %rcx
+  ja 29f
+  movq %rsi, (%r11)
+  movl %ecx, 16(%r11)
+  leaq 128(%r11), %rdi
+  rep movsb
+  jmp 29f
+15: # a string at rdi
+  movq %rdi, %rsi
+14: # a string at rsi
+  movq %rsi, (%r11)
+  leaq 128(%r11), %rdi
+  xorl %ecx, %ecx
+21:
+  movb (%rsi,%rcx), %al
+  movb %al, (%rdi,%rcx)
+  incl %ecx
+  testb %al, %al
+  jz 22f
+  cmpl $512, %ecx
+  jb 21b
+  jmp 23f
+22:
+  movl %ecx, 16(%r11)
+23:
+  movl %gs:516, %eax
+  jmp 29f
+16: # rdx iovecs at rsi, and what the first is about
+  leaq -1(%rdx), %rcx
+  cmpq $7, %rcx
+  ja 30f
+  movq %rdx, %rcx
+  shlq $4, %rcx
+  movq %rsi, (%r11)
+  movl %ecx, 16(%r11)
+  leaq 128(%r11), %rdi
+  rep movsb
+  movq 136(%r11), %rcx
+  cmpq $1536, %rcx
+  ja 29f
+  movq 128(%r11), %rsi
+  movq %rsi, 8(%r11)
+  movl %ecx, 20(%r11)
+  rep movsb
+29:
+  movq %gs:520, %rdi
+  movq %gs:528, %rsi
+30:
+  movq %gs:576, %rcx
   movl $1, %r11d
   xchgl %r11d, %gs:512
 stub_fast_posted:
@@ -80,6 +178,24 @@ stub_fast_taken:
 stub_fast_answered:
   cmpl $4, %gs:512
   jae stub_fast_redo
+stub_fast_scatter:
+  movq %gs:584, %r11
+  movl 24(%r11), %eax
+  testl %eax, %eax
+  jz stub_fast_scattered
+  cld
+  leaq 2048(%r11), %rsi
+6:
+  movq 32(%r11), %rdi
+  movq 40(%r11), %rcx
+  rep movsb
+  addq $16, %r11
+  decl %eax
+  jnz 6b
+  movq %gs:520, %rdi
+  movq %gs:528, %rsi
+  movq %gs:576, %rcx
+stub_fast_scattered:
   movq %gs:568, %rax
   movl $0, %gs:512
   jmpq *%rcx
@@ -94,6 +210,17 @@ stub_fast_redo:
   int3
 stub_fast_end:
   ud2
+40: # by call number, which of the ways above
+  .byte 0, 1, 5, 0, 5, 0, 5, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 6, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 5, 0, 0, 0, 0, 0, 0
+  .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  .byte 0, 4, 0, 0, 0, 0, 4, 4, 0, 0, 0, 4, 0, 4, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  .byte 0
   .popsection
 )");
 

@@ -15,10 +15,13 @@ extern const char stub_futex_start[] __attribute__((visibility("hidden")));
 extern const char stub_futex_syscall[] __attribute__((visibility("hidden")));
 extern const char stub_futex_end[] __attribute__((visibility("hidden")));
 extern const char stub_fast_start[] __attribute__((visibility("hidden")));
+extern const char stub_fast_gather[] __attribute__((visibility("hidden")));
 extern const char stub_fast_posted[] __attribute__((visibility("hidden")));
 extern const char stub_fast_given_up[] __attribute__((visibility("hidden")));
 extern const char stub_fast_taken[] __attribute__((visibility("hidden")));
 extern const char stub_fast_answered[] __attribute__((visibility("hidden")));
+extern const char stub_fast_scatter[] __attribute__((visibility("hidden")));
+extern const char stub_fast_scattered[] __attribute__((visibility("hidden")));
 extern const char stub_fast_redo[] __attribute__((visibility("hidden")));
 extern const char stub_fast_end[] __attribute__((visibility("hidden")));
 

@@ -384,6 +384,44 @@ GUEST_TEXT void GuestFastEchoForever(uint64_t, uint64_t) {
   }
 }
 
+GUEST_TEXT int64_t GuestWriteSite(uint64_t fd, const void* data, uint64_t size) {
+  int64_t result;
+  asm volatile("movl $1, %%eax\n\tsyscall" : "=a"(result), "+D"(fd), "+S"(data) : "d"(size) : "rcx", "r11", "cc", "memory");
+  return fd == 1 ? result : -1;
+}
+
+GUEST_TEXT int64_t GuestReadSite(uint64_t fd, void* data, uint64_t size, uint64_t offset) {
+  int64_t result;
+  void* before = data;
+  register uint64_t r10 asm("r10") = offset;
+  asm volatile("movl $17, %%eax\n\tsyscall" : "=a"(result), "+D"(fd), "+S"(data) : "d"(size), "r"(r10) : "rcx", "r11", "cc", "memory");
+  return fd == 1 && data == before ? result : -1;
+}
+
+// Writes are answered with the first of their bytes, which are all alike; reads with bytes that are the low byte of the offset.
+GUEST_TEXT void GuestFastCopies(uint64_t rounds, uint64_t) {
+  constexpr uint64_t kSize = 200;
+  volatile uint8_t* out = reinterpret_cast<volatile uint8_t*>(kGuestData + 0x100);
+  volatile uint8_t* in = reinterpret_cast<volatile uint8_t*>(kGuestData + 0x2000 - 50);
+  uint64_t wrong = 0;
+  for (uint64_t i = 0; rounds == 0 || i < rounds; i++) {
+    uint64_t size = 1 + i % kSize;
+    for (uint64_t k = 0; k < size; k++) out[k] = static_cast<uint8_t>(i);
+    if (GuestWriteSite(1, const_cast<uint8_t*>(out), size) != static_cast<int64_t>(i & 0xff)) wrong++;
+    in[size] = 0x77;
+    if (GuestReadSite(1, const_cast<uint8_t*>(in), size, i) != static_cast<int64_t>(size)) wrong++;
+    for (uint64_t k = 0; k < size; k++) wrong += in[k] != static_cast<uint8_t>(i) ? 1 : 0;
+    wrong += in[size] != 0x77 ? 1 : 0;
+    if (i % 32 == 31 && GuestWriteSite(1, reinterpret_cast<void*>(0x10), 8) != -14) wrong++;
+    if (rounds == 0 && wrong != 0) {
+      Log(wrong);
+      wrong = 0;
+    }
+  }
+  Log(wrong);
+  Leave();
+}
+
 GUEST_TEXT void GuestFastThread(uint64_t, uint64_t) {
   Log(FastEcho(20000));
   for (;;) Sys(kSysExit, 0);

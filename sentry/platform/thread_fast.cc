@@ -3,6 +3,7 @@
 // A posted call that was taken is, to the client, a notified call like any other. If the client answers while it handles it, the answer goes
 // into the mailbox. If not (the call blocks, or wants more than a value), the guest is told to make the call itself; when the notification
 // arrives it is the same call still, and what the client decided meanwhile is done to it. So nothing runs twice.
+#include <errno.h>
 #include <signal.h>
 #include <string.h>
 
@@ -28,7 +29,10 @@ void SetStateOf(FastCall& call, uint32_t state) { __atomic_store_n(&call.state, 
 
 uint64_t ThreadImpl::MailboxAddress() const { return kWindowAddress + offsetof(Window, mailboxes) + slot_ * sizeof(Mailbox); }
 
-void ThreadImpl::SetWatched(bool on) { __atomic_store_n(&box_->fast.watching, on ? 1u : 0u, __ATOMIC_SEQ_CST); }
+void ThreadImpl::SetWatched(bool on) {
+  if (on) box_->fast.memory = kWindowAddress + offsetof(Window, memory) + slot_ * sizeof(FastMemory);
+  __atomic_store_n(&box_->fast.watching, on ? 1u : 0u, __ATOMIC_SEQ_CST);
+}
 
 bool ThreadImpl::IsWatched() const { return __atomic_load_n(&box_->fast.watching, __ATOMIC_RELAXED) != 0; }
 
@@ -90,7 +94,9 @@ ThreadImpl::Fast ThreadImpl::TakeFast() {
   {
     Callback callback(*this);
     if (continued) continued();
+    BeginFastMemory();
     if (callback.ok()) platform_.client().OnSyscall(*this, call);
+    DropFastMemory(/*write=*/true);
   }
   absl::MutexLock lock(&mu_);
   if (state_ != State::kNotified || fast_ != Fast::kTaken) return fast_ == Fast::kRedo ? Fast::kRedo : Fast::kTaken;
@@ -114,6 +120,7 @@ bool ThreadImpl::FastAnswer(int64_t value) {
     fast_ = Fast::kNo;
     kick = kick_;
     SetState(State::kRunning);
+    GiveFastMemory();
     __atomic_store_n(&box_->fast.result, value, __ATOMIC_RELAXED);
     SetStateOf(box_->fast, kFastDone);
   }
@@ -123,6 +130,7 @@ bool ThreadImpl::FastAnswer(int64_t value) {
 
 // Answers a taken call whose thread is to stop: it does by itself, without a signal from here. False if this is not one.
 bool ThreadImpl::FastStop(int64_t value) {
+  DropFastMemory(/*write=*/true);
   uint64_t kick;
   {
     absl::MutexLock lock(&mu_);
@@ -194,17 +202,28 @@ bool ThreadImpl::OnFastContact(uint64_t id, uint64_t context) {
 
 // A thread that stopped inside the fast path's code leaves it: it is as if it were before its `syscall` instruction, or behind it if the
 // answer is there. What the mailbox says is the guest's word, about its own registers.
-void ThreadImpl::LeaveFastCode() {
+bool ThreadImpl::LeaveFastCode() {
   Registers& regs = frame_.regs;
   if (regs.rip == kFastEntry) regs.rip = StubAddress(stub_fast_start);
-  if (regs.rip < StubAddress(stub_fast_start) || regs.rip >= StubAddress(stub_fast_end)) return;
+  if (regs.rip < StubAddress(stub_fast_start) || regs.rip >= StubAddress(stub_fast_end)) return false;
   FastCall& fast = box_->fast;
   uint64_t behind = __atomic_load_n(&fast.behind, __ATOMIC_RELAXED);
   uint64_t number = __atomic_load_n(&fast.number, __ATOMIC_RELAXED);
   uint64_t rip = regs.rip;
+  bool gathers = rip >= StubAddress(stub_fast_gather) && rip < StubAddress(stub_fast_posted);
+  bool scatters = rip >= StubAddress(stub_fast_scatter) && rip < StubAddress(stub_fast_scattered);
+  if (gathers || scatters) {
+    regs.rdi = __atomic_load_n(&fast.args[0], __ATOMIC_RELAXED);
+    regs.rsi = __atomic_load_n(&fast.args[1], __ATOMIC_RELAXED);
+  }
+  if (gathers) {
+    regs.rax = number;
+    regs.rip = behind - 2;
+    return true;
+  }
   if (rip < StubAddress(stub_fast_posted) || (rip >= StubAddress(stub_fast_given_up) && rip < StubAddress(stub_fast_taken))) {
     regs.rip = regs.rcx - 2;
-    return;
+    return false;
   }
   uint32_t state = StateOf(fast);
   bool answered_part = rip >= StubAddress(stub_fast_answered) && rip < StubAddress(stub_fast_redo);
@@ -212,12 +231,15 @@ void ThreadImpl::LeaveFastCode() {
   if (state == kFastDone) {
     regs.rax = static_cast<uint64_t>(__atomic_load_n(&fast.result, __ATOMIC_RELAXED));
     regs.rip = behind;
+    // Its memory went away between answer and copy.
+    if (!FinishFastMemory()) regs.rax = static_cast<uint64_t>(-EFAULT);
   } else if (state == kFastIdle && answered_part) {
     regs.rip = behind;  // rax is loaded
   } else {
     regs.rax = number;
     regs.rip = behind - 2;
   }
+  return scatters;
 }
 
 // A thread met the breakpoint of a patch being written: it goes on with what is there now. True if that was it.

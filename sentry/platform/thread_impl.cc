@@ -251,11 +251,11 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
   notification_ = id;
   held_ = id != 0;
   LoadFrame();
-  bool stopping = fast_ == Fast::kStopping;
+  bool stopping = fast_ == Fast::kStopping, copying = false;
   if (stopping) {
     LeaveStopping();
   } else if (!futex) {
-    LeaveFastCode();
+    copying = LeaveFastCode();
   }
   fault = {box_->signo, box_->code, box_->address, box_->trapno, box_->error_code};
   bool foreign = box_->error == kTrapForeign || static_cast<uint32_t>(box_->arch) != AUDIT_ARCH_X86_64;
@@ -269,7 +269,9 @@ void ThreadImpl::OnFrameContact(uint64_t id, uint64_t context) {
   by_call_ = stop == Stop::kSyscall;
   // A kick that was overtaken by another stop has been delivered with it.
   bool overtaken = stop == Stop::kKick && kick_ == 0;
-  if (overtaken || (fault.signo == SIGTRAP && !stopping && LeavePatching())) {
+  // A pointer that leads nowhere: the call, made the ordinary way, fails as it should.
+  bool astray = copying && stop == Stop::kFault && (fault.signo == SIGSEGV || fault.signo == SIGBUS);
+  if (overtaken || astray || (fault.signo == SIGTRAP && !stopping && LeavePatching())) {
     memcpy(box_->regs, &frame_.regs, sizeof(frame_.regs));
     box_->flags = kResumeRegisters;
     return Post(kCommandResume);

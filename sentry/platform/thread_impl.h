@@ -124,6 +124,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   // A child that shares its parent's memory, before it first runs.
   void WatchFromBirth(const ThreadImpl& parent);
   bool IsWatched() const;
+  // fast_memory.cc: ends the current call's use of its FastMemory; with `write` what was left for the guest to write is written first.
+  void DropFastMemory(bool write);
 
  private:
   enum class State { kRunning, kNotified, kStopped, kOrdered, kGone };
@@ -164,7 +166,11 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   void LeaveStopping() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool BindFast(uint64_t id, const seccomp_data& data);
   bool OnFastContact(uint64_t id, uint64_t context) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void LeaveFastCode() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // True if the thread was copying memory of its call: a fault there is not the guest's.
+  bool LeaveFastCode() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void BeginFastMemory();
+  void GiveFastMemory();
+  bool FinishFastMemory();
   bool LeavePatching();
 
   State BeginContact();

@@ -55,6 +55,7 @@ bool ThreadImpl::OnShelfContact(uint64_t id, uint64_t context) {
 // there. False if not.
 bool ThreadImpl::ShelvedDeed(Deed deed, int64_t value, std::function<void()> done) {
   bool there;
+  DropFastMemory(/*write=*/true);
   {
     absl::MutexLock lock(&mu_);
     if (state_ != State::kNotified || (shelf_ == Shelf::kNo && fast_ == Fast::kNo)) return false;
