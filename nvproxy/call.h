@@ -112,9 +112,12 @@ class FdField {
   int64_t guest_;
 };
 
-// Checks the handles in `block` that `entry` names against `client`, whose lock is held; kNvOk or what is wrong. Objects of other clients
-// of the caller's are looked up under their own locks only if `others` says how: nothing else may name them.
-NvStatus CheckHandles(Call& call, const Entry& entry, Block& block, Client& client);
+// The caller's clients, beside `client`, that `block` names in the fields of `entry`: they must be locked with it, or one could end, and its number
+// become another process's, between the check and the host's call.
+std::vector<std::shared_ptr<Client>> NamedClients(Call& call, const Entry& entry, Block& block, const Client* client);
+// Checks the handles in `block` that `entry` names against `client`, which `lock` holds with NamedClients(); kNvOk or what is wrong. The objects of other
+// clients of the caller's are left to the driver.
+NvStatus CheckHandles(const ClientLock& lock, const Entry& entry, Block& block, Client& client);
 // Checks GPU ids.
 NvStatus CheckGpus(Call& call, const Entry& entry, Block& block);
 

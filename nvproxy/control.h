@@ -19,6 +19,7 @@ struct NestedList {
 
 struct ControlCall {
   Call& call;
+  const ClientLock& lock;
   const Entry& entry;
   RmControl request;
   Block& params;

@@ -9,6 +9,7 @@ namespace {
 
 constexpr uint32_t kNoGpu = ~0u, kAllProbed = 0xffff;  // NV0000_CTRL_GPU_INVALID_ID, _ATTACH_ALL_PROBED_IDS
 constexpr size_t kIds = 32;
+constexpr size_t kMostExported = 512;  // to one descriptor: as many as one call can name
 
 // NV2080_CTRL_FB_INFO_INDEX_*, all in KiB.
 enum FbInfo : uint32_t { kRamSize = 7, kTotalRam = 8, kHeapSize = 9, kLargestFree = 18, kHeapFree = 22, kUsableRam = 32 };
@@ -18,7 +19,7 @@ void KeepOwn(ControlCall& c, size_t offset, size_t count, uint32_t filler) {
   size_t kept = 0;
   for (size_t i = 0; i < count; ++i) {
     uint32_t id = c.params.Get<uint32_t>(offset + 4 * i);
-    if (id == kNoGpu || c.call.proxy.GpuById(id) == nullptr) continue;
+    if (id == kNoGpu || c.call.proxy.GpuById(id, c.call.session) == nullptr) continue;
     c.params.Put<uint32_t>(offset + 4 * kept++, id);
   }
   for (; kept < count; ++kept) c.params.Put<uint32_t>(offset + 4 * kept, filler);
@@ -84,17 +85,39 @@ ErrnoOr<uint32_t> AnswerPidInfo(ControlCall& c) {
 
 NvStatus CheckAttach(ControlCall& c) {
   if (c.params.Get<uint32_t>(0) == kAllProbed) {
-    std::span<const Gpu> gpus = c.call.proxy.gpus();
-    for (size_t i = 0; i < kIds; ++i) c.params.Put<uint32_t>(4 * i, i < gpus.size() ? gpus[i].gpu_id : kNoGpu);
+    std::vector<const Gpu*> gpus = c.call.proxy.GpusOf(c.call.session);
+    for (size_t i = 0; i < kIds; ++i) c.params.Put<uint32_t>(4 * i, i < gpus.size() ? gpus[i]->gpu_id : kNoGpu);
     c.saved_ids = {kAllProbed};
     return kNvOk;
   }
   for (size_t i = 0; i < kIds; ++i) {
     uint32_t id = c.params.Get<uint32_t>(4 * i);
     if (id == kNoGpu) break;
-    if (id != 0 && c.call.proxy.GpuById(id) == nullptr) return kNvInvalidArgument;
+    if (id != 0 && c.call.proxy.GpuById(id, c.call.session) == nullptr) return kNvInvalidArgument;
   }
   return kNvOk;
+}
+
+// `before`, what a descriptor holds, with the objects that are exported to it. Imported memory can be exported again, to any number of descriptors:
+// without looking for what is there already, and a bound, a guest could let the lists double again and again.
+Exports WithExports(ControlCall& c, const Exports& before) {
+  std::vector<std::shared_ptr<Allocation>> all;
+  if (before != nullptr) all = *before;
+  size_t old = all.size();
+  std::set<Allocation*> known;
+  for (const auto& bytes : all) known.insert(bytes.get());
+  auto add = [&](const std::shared_ptr<Allocation>& bytes) {
+    if (bytes != nullptr && known.insert(bytes.get()).second) all.push_back(bytes);
+  };
+  for (const Field& field : FieldsOf(c.entry)) {
+    for (size_t i = 0; field.role == Role::kObject && i < field.count; ++i) {
+      Object* object = c.client.Find(c.params.Get<uint32_t>(field.offset + 4 * i));
+      if (object == nullptr || object == c.client.root()) continue;
+      add(object->bytes);
+      if (object->imported != nullptr) std::ranges::for_each(*object->imported, add);
+    }
+  }
+  return all.size() == old ? before : std::make_shared<const std::vector<std::shared_ptr<Allocation>>>(std::move(all));
 }
 
 // Descriptors inside parameters.
@@ -105,9 +128,9 @@ NvStatus TranslateFd(ControlCall& c) {
     c.fd_target = fd->Resolve(c.call.caller);
     if (c.fd_target == nullptr || !c.fd_target->is_frontend()) return kNvInvalidArgument;
     if (c.entry.kind == Kind::kExportObject || c.entry.kind == Kind::kExportObjects) {
-      constexpr size_t kMostExported = 1024;  // imports hold on to all of them
       absl::MutexLock lock(&c.fd_target->mu);
-      if (c.fd_target->exported.size() >= kMostExported) return kNvInsufficientResources;
+      Exports all = WithExports(c, c.fd_target->exported);
+      if (all != nullptr && all->size() > kMostExported) return kNvInsufficientResources;
     }
     if (c.entry.kind == Kind::kMulticastAttach && c.fd_target->node().kind != NodeKind::kGpu) return kNvInvalidArgument;
     fd->Set(*c.fd_target);
@@ -137,14 +160,7 @@ void MarkImported(ControlCall& c, Object& object) {
 void RecordExport(ControlCall& c) {
   absl::MutexLock lock(&c.fd_target->mu);
   c.fd_target->exports = true;
-  for (const Field& field : FieldsOf(c.entry)) {
-    for (size_t i = 0; field.role == Role::kObject && i < field.count; ++i) {
-      Object* object = c.client.Find(c.params.Get<uint32_t>(field.offset + 4 * i));
-      if (object == nullptr || object == c.client.root()) continue;
-      if (object->bytes != nullptr) c.fd_target->exported.push_back(object->bytes);
-      c.fd_target->exported.insert(c.fd_target->exported.end(), object->imported.begin(), object->imported.end());
-    }
-  }
+  c.fd_target->exported = WithExports(c, c.fd_target->exported);
 }
 
 void RecordImport(ControlCall& c) {
@@ -211,7 +227,7 @@ void FinishFilter(ControlCall& c) {
       uint32_t kept = 0, count = std::min<uint32_t>(c.params.Get<uint32_t>(0), 256);
       for (uint32_t i = 0; i < count; ++i) {
         auto device = c.params.Get<std::array<uint32_t, 3>>(4 + 12 * i);
-        if (c.call.proxy.GpuById(device[0]) != nullptr) c.params.Put(4 + 12 * kept++, device);
+        if (c.call.proxy.GpuById(device[0], c.call.session) != nullptr) c.params.Put(4 + 12 * kept++, device);
       }
       for (uint32_t i = kept; i < count; ++i) c.params.Put(4 + 12 * i, std::array<uint32_t, 3>{});
       c.params.Put<uint32_t>(0, kept);
@@ -219,14 +235,17 @@ void FinishFilter(ControlCall& c) {
     }
     case Kind::kDeviceIds: {
       uint32_t mask = 0;  // by device instance
-      for (const Gpu& gpu : c.call.proxy.gpus()) mask |= gpu.instance < 32 ? 1u << gpu.instance : 0;
+      for (const Gpu* gpu : c.call.proxy.GpusOf(c.call.session)) mask |= gpu->instance < 32 ? 1u << gpu->instance : 0;
       c.params.Put<uint32_t>(0, c.params.Get<uint32_t>(0) & mask);
       break;
     }
     case Kind::kAttachIds:
       if (!c.saved_ids.empty()) c.params.Put<uint32_t>(0, c.saved_ids[0]);
       break;
-    case Kind::kFbInfoV2: ClampFb(c, c.params.data() + 4, c.params.Get<uint32_t>(0)); break;
+    case Kind::kFbInfoV2:
+      // The count is the driver's now.
+      if (c.params.size() >= 4) ClampFb(c, c.params.data() + 4, std::min<size_t>(c.params.Get<uint32_t>(0), (c.params.size() - 4) / 8));
+      break;
     case Kind::kFbInfo:
       if (!c.lists.empty()) ClampFb(c, c.lists[0].bytes.data(), c.lists[0].bytes.size() / 8);
       break;

@@ -14,7 +14,7 @@ ErrnoOr<uint64_t> CardInfoCall(Call& call) {
   auto* cards = reinterpret_cast<CardInfo*>(call.block.data());
   size_t kept = 0;
   for (size_t i = 0; i < count; ++i) {
-    if (cards[i].valid == 0 || call.proxy.GpuById(cards[i].gpu_id) == nullptr) continue;
+    if (cards[i].valid == 0 || call.proxy.GpuById(cards[i].gpu_id, call.session) == nullptr) continue;
     CardInfo card = cards[i];
     card.reg_address = card.fb_address = 0;
     cards[kept++] = card;
@@ -58,7 +58,7 @@ ErrnoOr<uint64_t> OsEventCall(Call& call) {
     std::shared_ptr<OpenFile> target = fd.Resolve(call.caller);
     if (target == nullptr || !target->is_frontend()) return Errno(EINVAL);
     ClientLock lock(client);
-    if (NvStatus status = CheckHandles(call, call.entry, call.block, *client); status != kNvOk) {
+    if (NvStatus status = CheckHandles(lock, call.entry, call.block, *client); status != kNvOk) {
       call.set_status(status);
     } else {
       fd.Set(*target);
@@ -88,7 +88,7 @@ ErrnoOr<uint64_t> AttachGpusCall(Call& call) {
   if (call.block.size() == 0 || call.block.size() % 4 != 0 || call.block.size() > 4 * 64) return Errno(EINVAL);
   for (size_t i = 0; i < call.block.size(); i += 4) {
     uint32_t id = call.block.Get<uint32_t>(i);
-    if (id != 0 && call.proxy.GpuById(id) == nullptr) return Errno(EINVAL);
+    if (id != 0 && call.proxy.GpuById(id, call.session) == nullptr) return Errno(EINVAL);
   }
   {
     absl::MutexLock lock(&call.file->mu);
@@ -111,9 +111,9 @@ ErrnoOr<uint64_t> PlainCall(Call& call) {
     client = call.OwnClient(call.block.Get<uint32_t>(field.offset));
     if (client == nullptr) return call.Refuse(kNvInvalidClient);
   }
-  ClientLock lock(client);
+  ClientLock lock(client, NamedClients(call, call.entry, call.block, client.get()));
   if (client != nullptr) {
-    if (NvStatus status = CheckHandles(call, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
+    if (NvStatus status = CheckHandles(lock, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
   }
   if (int error = call.Forward(); error != 0) return Errno(error);
   return call.Done();
@@ -121,7 +121,19 @@ ErrnoOr<uint64_t> PlainCall(Call& call) {
 
 }  // namespace
 
-NvStatus CheckHandles(Call& call, const Entry& entry, Block& block, Client& client) {
+std::vector<std::shared_ptr<Client>> NamedClients(Call& call, const Entry& entry, Block& block, const Client* client) {
+  std::vector<std::shared_ptr<Client>> out;
+  for (const Field& field : FieldsOf(entry)) {
+    for (size_t i = 0; field.role == Role::kClient && i < field.count; ++i) {
+      uint32_t handle = block.Get<uint32_t>(field.offset + 4 * i);
+      if (handle == 0 || client == nullptr || handle == client->handle()) continue;
+      if (auto other = call.OwnClient(handle); other != nullptr) out.push_back(std::move(other));
+    }
+  }
+  return out;
+}
+
+NvStatus CheckHandles(const ClientLock& lock, const Entry& entry, Block& block, Client& client) {
   if (client.dead()) return kNvInvalidClient;
   bool mine = true;  // the objects are `client`'s
   for (const Field& field : FieldsOf(entry)) {
@@ -130,7 +142,7 @@ NvStatus CheckHandles(Call& call, const Entry& entry, Block& block, Client& clie
       if (handle == 0) continue;
       if (field.role == Role::kClient && handle != client.handle()) {
         // Another client of the caller's: that it is the caller's is what keeps others safe; the driver checks its objects.
-        if (call.OwnClient(handle) == nullptr) return kNvInvalidClient;
+        if (lock.Find(handle) == nullptr) return kNvInvalidClient;
         mine = false;
       }
       if (field.role == Role::kObject && mine && client.Find(handle) == nullptr) {
@@ -149,12 +161,13 @@ NvStatus CheckGpus(Call& call, const Entry& entry, Block& block) {
       uint32_t id = block.Get<uint32_t>(field.offset + 4 * i);
       // Lists are padded with zeros or ones.
       if (id == 0 || id == ~0u) continue;
-      if (call.proxy.GpuById(id) == nullptr) return kNvInvalidArgument;
+      if (call.proxy.GpuById(id, call.session) == nullptr) return kNvInvalidArgument;
     }
     if (field.role == Role::kUuid) {
       Uuid uuid = block.Get<Uuid>(field.offset);
-      bool cpu = std::ranges::all_of(uuid, [](uint8_t b) { return b == 0; });
-      if (!cpu && call.proxy.GpuByUuid(uuid.data()) == nullptr) return kNvInvalidDevice;
+      // Managed memory goes to the processor as well, which has a uuid of its own (kernel-open/nvidia-uvm/nvCpuUuid.c).
+      constexpr Uuid kCpu = {0xa6, 0x5e, 0x0f, 0x4e, 0xd7, 0xd4, 0x7b, 0xa2, 0x50, 0x47, 0x41, 0x2c, 0x14, 0x2a, 0x77, 0x73};
+      if (uuid != Uuid{} && uuid != kCpu && call.proxy.GpuByUuid(uuid.data(), call.session) == nullptr) return kNvInvalidDevice;
     }
   }
   return kNvOk;

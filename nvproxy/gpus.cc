@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "nvproxy/call.h"
+#include "nvproxy/gpu_texts.h"
 
 namespace amber::nvproxy {
 namespace {
@@ -100,27 +101,25 @@ bool DescribeCard(Probe& probe, const CardInfo& card, Gpu* gpu) {
   return ParseUuid(reinterpret_cast<const char*>(uuid.gpuUuid), &gpu->uuid);
 }
 
-// As NVIDIA_VISIBLE_DEVICES and device nodes name GPUs.
-bool IsNamed(const Gpu& gpu, uint32_t index, const std::string& name) {
-  return name == std::to_string(index) || name == "minor:" + std::to_string(gpu.minor) || name == gpu.uuid_text();
-}
+}  // namespace
 
-// "ModifyDeviceFiles: 1" to 0, so that nobody in the guest runs nvidia-modprobe; and no registry keys of the host's.
-std::string GuestParams(std::string text) {
+std::string GuestParams(std::string_view text) {
   std::string out;
-  size_t at = 0;
-  while (at < text.size()) {
-    size_t end = std::min(text.find('\n', at), text.size());
-    std::string line = text.substr(at, end - at);
-    if (line.starts_with("ModifyDeviceFiles:")) line = "ModifyDeviceFiles: 0";
-    if (line.starts_with("RegistryDwords") || line.starts_with("RmMsg")) line = line.substr(0, line.find(':') + 1) + " \"\"";
-    out += line + "\n";
-    at = end + 1;
+  while (!text.empty()) {
+    std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(text.size(), line.size() + 1));
+    if (line.find("ModifyDeviceFiles:") != line.npos) {
+      out += "ModifyDeviceFiles: 0\n";
+      continue;
+    }
+    if (line.starts_with("RegistryDwords") || line.starts_with("RmMsg")) {
+      out += std::string(line.substr(0, line.find(':'))) + ": \"\"\n";
+      continue;
+    }
+    out += std::string(line) + "\n";
   }
   return out;
 }
-
-}  // namespace
 
 std::string Proxy::FindGpus() {
   auto file = host_.Open({NodeKind::kControl, 0}, O_RDWR);
@@ -135,9 +134,10 @@ std::string Proxy::FindGpus() {
     const CardInfo& card = cards[index];
     Gpu gpu;
     if (!DescribeCard(probe, card, &gpu)) return "the NVIDIA driver does not describe GPU " + std::to_string(card.minor);
+    gpu.index = index;
     bool wanted = options_.devices.empty();
     for (size_t i = 0; i < found.size(); ++i) {
-      if (!IsNamed(gpu, index, options_.devices[i])) continue;
+      if (!gpu.IsNamed(options_.devices[i])) continue;
       wanted = found[i] = true;
     }
     if (wanted) gpus_.push_back(gpu);

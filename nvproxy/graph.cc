@@ -73,15 +73,22 @@ std::vector<Object*> Client::FreeOrder(Object& object) {
   return order;
 }
 
+namespace {
+
+// What is freed was mostly added last: a guest that has many objects hang on one must not make it slow.
+template <typename T>
+void EraseLast(std::vector<T>& list, const T& value) {
+  auto it = std::find(list.rbegin(), list.rend(), value);
+  if (it != list.rend()) list.erase(std::next(it).base());
+}
+
+}  // namespace
+
 void Client::Free(Object& object, const std::function<void(Object&)>& gone) {
   for (Object* o : FreeOrder(object)) {
-    for (Object* on : o->needs) std::erase(on->needed_by, o);
-    for (Object* from : o->needed_by) std::erase(from->needs, o);
-    if (o->parent != nullptr) {
-      auto& siblings = o->parent->children;
-      auto it = std::find(siblings.rbegin(), siblings.rend(), o);
-      if (it != siblings.rend()) siblings.erase(std::next(it).base());
-    }
+    for (Object* on : o->needs) EraseLast(on->needed_by, o);
+    for (Object* from : o->needed_by) EraseLast(from->needs, o);
+    if (o->parent != nullptr) EraseLast(o->parent->children, o);
     if (gone) gone(*o);
     if (o == root_) {
       dead_ = true;
@@ -92,12 +99,18 @@ void Client::Free(Object& object, const std::function<void(Object&)>& gone) {
   }
 }
 
-void ApplyShare(ShareList& list, Share share) {
-  if ((share.action & kShareCompose) == 0) list.clear();
+bool ApplyShare(ShareList& list, Share share) {
+  constexpr size_t kMost = 64;
+  bool compose = (share.action & kShareCompose) != 0;
   share.action &= static_cast<uint8_t>(~kShareCompose);
+  auto same = [&](const Share& s) { return s.type == share.type && s.target == share.target; };
+  if (!compose) list.clear();
+  // One that is left out could be one that takes a right away.
+  if (list.size() >= kMost && std::ranges::none_of(list, same)) return false;
   // What says the same about the same target is replaced.
-  std::erase_if(list, [&](const Share& s) { return s.type == share.type && s.target == share.target; });
-  if (list.size() < 64) list.push_back(share);
+  std::erase_if(list, same);
+  list.push_back(share);
+  return true;
 }
 
 namespace {
@@ -131,18 +144,32 @@ bool MayDup(const ShareList& list, const Session& owner, const Session& to, uint
   return allowed;
 }
 
-ClientLock::ClientLock(std::shared_ptr<Client> a, std::shared_ptr<Client> b) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  if (a == b) b = nullptr;
-  if (b != nullptr && (a == nullptr || b->handle() < a->handle())) std::swap(a, b);
-  first_ = std::move(a);
-  second_ = std::move(b);
-  if (first_ != nullptr) first_->mu().Lock();
-  if (second_ != nullptr) second_->mu().Lock();
+ClientLock::ClientLock(std::shared_ptr<Client> client, std::vector<std::shared_ptr<Client>> others) ABSL_NO_THREAD_SAFETY_ANALYSIS
+    : one_(std::move(client)) {
+  if (!others.empty()) {
+    many_ = std::move(others);
+    many_.push_back(std::move(one_));
+    one_ = nullptr;
+    std::erase(many_, nullptr);
+    // By handle; two can have the same one while the older of them ends.
+    std::ranges::sort(many_, {}, [](const auto& c) { return std::pair(c->handle(), c.get()); });
+    many_.erase(std::ranges::unique(many_).begin(), many_.end());
+  }
+  if (one_ != nullptr) one_->mu().Lock();
+  for (const auto& c : many_) c->mu().Lock();
 }
 
 ClientLock::~ClientLock() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  if (second_ != nullptr) second_->mu().Unlock();
-  if (first_ != nullptr) first_->mu().Unlock();
+  for (auto c = many_.rbegin(); c != many_.rend(); ++c) (*c)->mu().Unlock();
+  if (one_ != nullptr) one_->mu().Unlock();
+}
+
+Client* ClientLock::Find(uint32_t handle) const {
+  if (one_ != nullptr && one_->handle() == handle && !one_->dead()) return one_.get();
+  for (const auto& c : many_) {
+    if (c->handle() == handle && !c->dead()) return c.get();
+  }
+  return nullptr;
 }
 
 }  // namespace amber::nvproxy

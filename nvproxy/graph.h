@@ -1,7 +1,7 @@
 // The RM objects that a sandbox's processes have, as far as the proxy must know them: who owns them, what hangs on what, what they cost.
 //
 // A Client is a tree of objects with its own lock, held across the host's call and the change of the tree that follows from it, so that nobody sees
-// one without the other. Of two clients the one with the lower handle is locked first (ClientLock). The proxy's lock may be taken
+// one without the other. Of several clients the one with the lower handle is locked first (ClientLock). The proxy's lock may be taken
 // with client locks held, never the other way round.
 #pragma once
 
@@ -44,6 +44,9 @@ struct Share {
 };
 using ShareList = std::vector<Share>;
 
+// The memory of what was exported to a descriptor, each piece once; shared by all who imported the same.
+using Exports = std::shared_ptr<const std::vector<std::shared_ptr<Allocation>>>;
+
 struct Object {
   uint32_t handle = 0, number = 0;  // class
   Category category = Category::kOther;
@@ -53,8 +56,8 @@ struct Object {
   std::vector<Object*> needs, needed_by;  // beyond the parent
   int gpu = -1;                           // index of the GPU it belongs to
   std::shared_ptr<Allocation> bytes;
-  // Of an imported object: all that came through the same descriptor.
-  std::vector<std::shared_ptr<Allocation>> imported;
+  // Of an imported object: all that came through the same descriptor. Null of others.
+  Exports imported;
   std::shared_ptr<Allocation> context;  // of a device: what its first context costs
   std::shared_ptr<PinnedMemory> pinned;
   std::optional<ShareList> shares;
@@ -106,21 +109,26 @@ class Client {
   ShareList inherited_;
 };
 
-// Changes `list` as the driver does on NV_ESC_RM_SHARE: composes, or replaces.
-void ApplyShare(ShareList& list, Share share);
+// Changes `list` as the driver does on NV_ESC_RM_SHARE: composes, or replaces. False, with `list` as it was, if that would make it too long.
+bool ApplyShare(ShareList& list, Share share);
 // True if `list` of an object of `owner` gives `to` (with client handle `client`) the right to duplicate it.
 bool MayDup(const ShareList& list, const Session& owner, const Session& to, uint32_t client);
 
-// Holds one or two clients' locks.
+// Holds the locks of a client, and of others that a call names beside it; each may be null, or there more than once. As long as it lives none of them
+// can end, and so none of their numbers become another process's.
 class ClientLock {
  public:
-  explicit ClientLock(std::shared_ptr<Client> a, std::shared_ptr<Client> b = nullptr);
+  explicit ClientLock(std::shared_ptr<Client> client, std::vector<std::shared_ptr<Client>> others = {});
   ~ClientLock();
   ClientLock(const ClientLock&) = delete;
   ClientLock& operator=(const ClientLock&) = delete;
 
+  // The client of that handle, if it is held here and lives.
+  Client* Find(uint32_t handle) const;
+
  private:
-  std::shared_ptr<Client> first_, second_;
+  std::shared_ptr<Client> one_;                // the only one
+  std::vector<std::shared_ptr<Client>> many_;  // or all, in order
 };
 
 }  // namespace amber::nvproxy

@@ -19,6 +19,8 @@ struct Session {
   uint64_t container = 0;  // which container it is in
   uint32_t uid = 0;
   uint32_t pid = 0;  // as the guest sees it
+  // Which of the sandbox's GPUs its container has, bit 0 for the first of Proxy::gpus().
+  uint64_t gpus = ~uint64_t{0};
 };
 
 // The caller of one ioctl or mmap. Lives on the caller's stack; used by one thread.
@@ -32,7 +34,7 @@ class Caller {
   // The device file behind a descriptor of the caller's; null if it is none of ours.
   virtual std::shared_ptr<OpenFile> FileOf(int fd) = 0;
   // The guest memory [address, address + size) as shareable pieces that stay as they are until nobody refers to them any more;
-  // EFAULT, ENOMEM or EOPNOTSUPP; or EAGAIN, which the call then ends with, without any effect: it is made again when they are shareable.
+  // and whose descriptors stay open for the caller's life; EFAULT, ENOMEM or EOPNOTSUPP; or EAGAIN, which the call then ends with, without any effect: it is made again when they are shareable.
   virtual ErrnoOr<std::vector<MemoryPiece>> Share(uint64_t address, uint64_t size) = 0;
   // True if the caller still has a mapping of `file` in [address, address + size).
   virtual bool IsMapped(const OpenFile& file, uint64_t address, uint64_t size) = 0;

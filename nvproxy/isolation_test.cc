@@ -235,6 +235,65 @@ TEST_F(Isolation, ContainersAndSandboxes) {
   Refused("another sandbox's client", [&] { return stranger.Control(s.ctl, a.client, a.client, 0x20800111, params); });
 }
 
+// Two containers of one sandbox with a GPU each, and one with none.
+TEST_F(Isolation, GpusOfContainers) {
+  TestProcess one(proxy, {.process = 5, .container = 5, .pid = 1, .gpus = 1}), two(proxy, {.process = 6, .container = 6, .pid = 1, .gpus = 2});
+  TestProcess none(proxy, {.process = 7, .container = 7, .pid = 1, .gpus = 0});
+  EXPECT_EQ(one.Open(NodeKind::kGpu, 1), -ENXIO);
+  EXPECT_EQ(two.Open(NodeKind::kGpu, 0), -ENXIO);
+  for (NodeKind kind : {NodeKind::kControl, NodeKind::kGpu, NodeKind::kUvm}) EXPECT_EQ(none.Open(kind), -ENXIO);
+  auto x = one.Start(0, 0), y = two.Start(1, 1);
+  EXPECT_NE(x.device, 0u);
+  EXPECT_NE(y.device, 0u);
+  uint32_t ids[] = {proxy.gpus()[0].gpu_id, proxy.gpus()[1].gpu_id};
+  auto sees_only = [&](TestProcess& p, const TestProcess::Basic& own, uint32_t mine) {
+    uint32_t other = 1 - mine;
+    std::array<CardInfo, 8> cards{};
+    EXPECT_EQ(p.Frontend(own.ctl, 0xc8, cards), 0);
+    EXPECT_EQ(cards[0].gpu_id, ids[mine]);
+    EXPECT_EQ(cards[1].valid, 0);
+    for (uint32_t command : {0x201u, 0x214u}) {
+      std::vector<uint8_t> list(FindEntry(proxy.branch().controls, command)->size);
+      EXPECT_EQ(p.Control(own.ctl, own.client, own.client, command, list), uint32_t{kNvOk});
+      uint32_t words[2];
+      std::memcpy(words, list.data(), 8);
+      EXPECT_EQ(words[0], ids[mine]);
+      EXPECT_EQ(words[1], ~0u);
+    }
+    std::vector<uint8_t> attach(FindEntry(proxy.branch().controls, 0x215)->size, 0xff);
+    std::memcpy(attach.data(), &ids[other], 4);
+    Refused("attach", [&] { return p.Control(own.ctl, own.client, own.client, 0x215, attach); }, kNvInvalidArgument);
+    std::vector<uint8_t> info(32), device(56);
+    std::memcpy(info.data(), &ids[other], 4);
+    Refused("info", [&] { return p.Control(own.ctl, own.client, own.client, 0x205, info); }, kNvInvalidArgument);
+    device[0] = static_cast<uint8_t>(other);
+    Refused("device", [&] { return p.Alloc(own.ctl, own.client, own.client, 9, 0x80, device); }, kNvInvalidDevice);
+    uint32_t foreign = ids[other];
+    Refused("attach to a file", [&] { return int64_t{p.Frontend(own.ctl, 0xd4, foreign)}; }, -EINVAL);
+    int uvm = p.Open(NodeKind::kUvm);
+    std::vector<uint8_t> init(16), gpu(40);
+    std::fill_n(gpu.begin() + 24, 4, 0xff);  // no control file
+    EXPECT_EQ(p.Uvm(uvm, 0x30000001, init), 0);
+    std::memcpy(gpu.data(), proxy.gpus()[other].uuid.data(), 16);
+    Refused("UVM", [&] { return p.Uvm(uvm, 0x25, gpu); }, kNvInvalidDevice);
+    std::memcpy(gpu.data(), proxy.gpus()[mine].uuid.data(), 16);
+    EXPECT_EQ(p.Uvm(uvm, 0x25, gpu), 0);
+  };
+  sees_only(one, x, 0);
+  sees_only(two, y, 1);
+  uint64_t mask = 0;
+  EXPECT_EQ(proxy.MaskOf({}, &mask), "");
+  EXPECT_EQ(mask, ~uint64_t{0});
+  std::vector<std::string> names{"minor:1"};
+  EXPECT_EQ(proxy.MaskOf(names, &mask), "");
+  EXPECT_EQ(mask, 2u);
+  names = {"1", proxy.gpus()[0].uuid_text()};
+  EXPECT_EQ(proxy.MaskOf(names, &mask), "");
+  EXPECT_EQ(mask, 3u);
+  names = {"2"};
+  EXPECT_EQ(proxy.MaskOf(names, &mask), "the sandbox has no GPU \"2\"");
+}
+
 TEST_F(Isolation, AnExitedProcessLeavesNothing) {
   proxy.OnExit(1);
   EXPECT_EQ(world.host.client_count(), 1u);

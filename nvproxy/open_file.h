@@ -39,10 +39,10 @@ class OpenFile : public std::enable_shared_from_this<OpenFile> {
   // --- /dev/nvidiactl and /dev/nvidiaN ---
   // The control file that this one was registered with, once.
   std::shared_ptr<OpenFile> linked ABSL_GUARDED_BY(mu);
-  bool has_links ABSL_GUARDED_BY(mu) = false;                             // others are registered with it
-  bool attached ABSL_GUARDED_BY(mu) = false;                              // ATTACH_GPUS_TO_FD was done
-  bool exports ABSL_GUARDED_BY(mu) = false;                               // objects were exported to it: never mapped any more
-  std::vector<std::shared_ptr<Allocation>> exported ABSL_GUARDED_BY(mu);  // their memory
+  bool has_links ABSL_GUARDED_BY(mu) = false;  // others are registered with it
+  bool attached ABSL_GUARDED_BY(mu) = false;   // ATTACH_GPUS_TO_FD was done
+  bool exports ABSL_GUARDED_BY(mu) = false;    // objects were exported to it: never mapped any more
+  Exports exported ABSL_GUARDED_BY(mu);        // their memory; null of none
   // What the next mmap maps.
   struct Pending {
     uint64_t length;
@@ -62,7 +62,7 @@ class OpenFile : public std::enable_shared_from_this<OpenFile> {
     uint64_t size;
     std::shared_ptr<Allocation> bytes;
     std::shared_ptr<PinnedMemory> pinned;
-    std::vector<std::shared_ptr<Allocation>> imported;
+    Exports imported;
   };
   static constexpr size_t kMostRanges = 1 << 18;
   std::multimap<uint64_t, External> externals ABSL_GUARDED_BY(mu);
@@ -72,6 +72,8 @@ class OpenFile : public std::enable_shared_from_this<OpenFile> {
     std::shared_ptr<Allocation> bytes;
   };
   std::map<uint64_t, Managed> managed ABSL_GUARDED_BY(mu);
+  // Those that are no longer mapped are looked for when there are so many.
+  size_t managed_most ABSL_GUARDED_BY(mu) = 64;
   bool has_managed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return !managed.empty(); }
 
  private:

@@ -40,6 +40,10 @@ std::string Gpu::uuid_text() const {
   return out;
 }
 
+bool Gpu::IsNamed(std::string_view name) const {
+  return name == std::to_string(index) || name == "minor:" + std::to_string(minor) || name == uuid_text();
+}
+
 Proxy::Proxy(HostDriver& host, const Options& options, std::function<void(const std::string&)> log)
     : host_(host), options_(options), log_(std::move(log)) {}
 
@@ -65,9 +69,11 @@ std::unique_ptr<Proxy> Proxy::Create(HostDriver& host, const Options& options, s
 }
 
 ErrnoOr<std::shared_ptr<OpenFile>> Proxy::Open(const Node& node, int access, const Session& session) {
-  if (node.kind == NodeKind::kGpu && std::ranges::none_of(gpus_, [&](const Gpu& g) { return g.minor == node.minor; })) {
+  if (node.kind == NodeKind::kGpu && std::ranges::none_of(gpus_, [&](const Gpu& g) { return g.minor == node.minor && Has(session, g); })) {
     return Errno(ENXIO);
   }
+  // A container that asked for none can still make itself the nodes.
+  if (GpusOf(session).empty()) return Errno(ENXIO);
   // The tools node watches other processes' UVM state; capabilities are for MIG, which is not supported.
   if (node.kind == NodeKind::kUvmTools || node.kind == NodeKind::kCapability) return Errno(ENXIO);
   // Only the access mode is given on: O_NONBLOCK makes the driver's open asynchronous and its poll deaf.
@@ -81,8 +87,10 @@ void Proxy::OnFileGone(OpenFile& file) {
   // The clients that were made on it end with it, as in the driver.
   for (const auto& client : ClientsOf([&](const Client& c) { return c.file() == nullptr; })) {
     ClientLock lock(client);
+    // Another file that is being closed at this moment may have found it as well.
+    if (client->dead()) continue;
     client->Free(*client->root());
-    RemoveClient(client->handle());
+    RemoveClient(*client);
   }
   host_.SetReadyCallback(file.host(), {});
   host_.Close(file.host());
@@ -98,7 +106,7 @@ void Proxy::OnExit(uint64_t process) {
       HostIoctl(file->host(), FrontendCommand(0x29, sizeof(block)), std::as_writable_bytes(std::span(&block, 1)));
     }
     client->Free(*client->root());
-    RemoveClient(client->handle());
+    RemoveClient(*client);
   }
 }
 
@@ -130,6 +138,8 @@ std::shared_ptr<Client> Proxy::FindClient(uint32_t handle) {
 std::shared_ptr<Client> Proxy::OwnClient(uint32_t handle, OpenFile& file, const Session& session) {
   std::shared_ptr<Client> client = FindClient(handle);
   if (client == nullptr || client->session().process != session.process) return nullptr;
+  // Which container a restored client is in is not known: 0.
+  if (client->session().container != 0 && session.container != 0 && client->session().container != session.container) return nullptr;
   std::shared_ptr<OpenFile> owner = client->file();
   // The driver lets a client be used through the control file that made it and those registered with that one; UVM does not ask, so any
   // UVM file of the process will do.
@@ -150,9 +160,11 @@ bool Proxy::AddClient(std::shared_ptr<Client> client) {
   return true;
 }
 
-void Proxy::RemoveClient(uint32_t handle) {
+void Proxy::RemoveClient(const Client& client) {
   absl::MutexLock lock(&mu_);
-  clients_.erase(handle);
+  // Its number may be another's by now.
+  auto it = clients_.find(client.handle());
+  if (it != clients_.end() && it->second.get() == &client) clients_.erase(it);
 }
 
 std::vector<std::shared_ptr<Client>> Proxy::ClientsOf(const std::function<bool(const Client&)>& wanted) {
@@ -164,19 +176,37 @@ std::vector<std::shared_ptr<Client>> Proxy::ClientsOf(const std::function<bool(c
   return out;
 }
 
-const Gpu* Proxy::GpuById(uint32_t gpu_id) const {
-  auto it = std::ranges::find(gpus_, gpu_id, &Gpu::gpu_id);
+const Gpu* Proxy::GpuById(uint32_t gpu_id, const Session& session) const {
+  auto it = std::ranges::find_if(gpus_, [&](const Gpu& g) { return g.gpu_id == gpu_id && Has(session, g); });
   return it == gpus_.end() ? nullptr : &*it;
 }
 
-const Gpu* Proxy::GpuByInstance(uint32_t instance) const {
-  auto it = std::ranges::find(gpus_, instance, &Gpu::instance);
+const Gpu* Proxy::GpuByInstance(uint32_t instance, const Session& session) const {
+  auto it = std::ranges::find_if(gpus_, [&](const Gpu& g) { return g.instance == instance && Has(session, g); });
   return it == gpus_.end() ? nullptr : &*it;
 }
 
-const Gpu* Proxy::GpuByUuid(const void* uuid) const {
-  auto it = std::ranges::find_if(gpus_, [&](const Gpu& g) { return std::memcmp(g.uuid.data(), uuid, 16) == 0; });
+const Gpu* Proxy::GpuByUuid(const void* uuid, const Session& session) const {
+  auto it = std::ranges::find_if(gpus_, [&](const Gpu& g) { return std::memcmp(g.uuid.data(), uuid, 16) == 0 && Has(session, g); });
   return it == gpus_.end() ? nullptr : &*it;
+}
+
+std::vector<const Gpu*> Proxy::GpusOf(const Session& session) const {
+  std::vector<const Gpu*> out;
+  for (const Gpu& gpu : gpus_) {
+    if (Has(session, gpu)) out.push_back(&gpu);
+  }
+  return out;
+}
+
+std::string Proxy::MaskOf(std::span<const std::string> names, uint64_t* mask) const {
+  *mask = names.empty() ? ~uint64_t{0} : 0;
+  for (const std::string& name : names) {
+    auto it = std::ranges::find_if(gpus_, [&](const Gpu& g) { return g.IsNamed(name); });
+    if (it == gpus_.end()) return "the sandbox has no GPU \"" + name + "\"";
+    *mask |= uint64_t{1} << IndexOf(*it);
+  }
+  return "";
 }
 
 Proxy::Counts Proxy::counts() {
@@ -244,6 +274,12 @@ ErrnoOr<uint64_t> Proxy::Ioctl(const std::shared_ptr<OpenFile>& file, Caller& ca
   return frontend ? FrontendCall(call) : UvmCall(call);
 }
 
+// munmap() is not told to the proxy. Looking for it at each mmap would take ever longer, and never looking would take ever more memory.
+static void ForgetUnmapped(OpenFile& file, Caller& caller) ABSL_EXCLUSIVE_LOCKS_REQUIRED(file.mu) {
+  std::erase_if(file.managed, [&](auto& m) { return !caller.IsMapped(file, m.first, m.second.size); });
+  file.managed_most = std::max<size_t>(64, 2 * file.managed.size());
+}
+
 ErrnoOr<HostMapping> Proxy::Map(OpenFile& file, Caller& caller, uint64_t offset, uint64_t length, int prot, bool shared) {
   if (!shared || (prot & PROT_EXEC) != 0) return Errno(EINVAL);
   length = (length + 4095) & ~uint64_t{4095};
@@ -259,17 +295,25 @@ ErrnoOr<HostMapping> Proxy::Map(OpenFile& file, Caller& caller, uint64_t offset,
     absl::MutexLock lock(&file.mu);
     if (!file.uvm_initialized) return Errno(EBADFD);
     if (!file.uvm_gpus.empty()) gpu = *file.uvm_gpus.begin();
-    // Managed memory is bounded by what is left of the quota: the driver allocates it behind our back, at a fault.
-    std::erase_if(file.managed, [&](auto& m) { return !caller.IsMapped(file, m.first, m.second.size); });
+    if (file.managed.size() >= file.managed_most) ForgetUnmapped(file, caller);
   }
   std::shared_ptr<Allocation> bytes;
   if (ledger_->limit() != 0 && !gpus_.empty()) {
-    bytes = ledger_->Charge(static_cast<uint32_t>(std::max(gpu, 0)), Pool::kDevice, length);
+    // Managed memory is bounded by what is left of the quota: the driver allocates it behind our back, at a fault.
+    auto charge = [&] { return ledger_->Charge(static_cast<uint32_t>(std::max(gpu, 0)), Pool::kDevice, length); };
+    bytes = charge();
+    if (bytes == nullptr) {
+      absl::MutexLock lock(&file.mu);
+      ForgetUnmapped(file, caller);
+    }
+    if (bytes == nullptr) bytes = charge();
     if (bytes == nullptr) return Errno(ENOMEM);
   }
   HostMapping mapping = TRY(host_.Map(file.host(), offset, length, prot));
   absl::MutexLock lock(&file.mu);
-  file.managed[offset] = {.size = length, .bytes = std::move(bytes)};
+  // If the guest's mmap fails, as it does over one that is there already, that one's bytes must stay counted.
+  OpenFile::Managed& here = file.managed[offset];
+  if (here.size < length || !caller.IsMapped(file, offset, here.size)) here = {.size = length, .bytes = std::move(bytes)};
   return mapping;
 }
 

@@ -37,11 +37,14 @@ using Uuid = std::array<uint8_t, 16>;
 
 struct Gpu {
   uint32_t minor = 0, gpu_id = 0, instance = 0;
+  uint32_t index = 0;  // of all of the machine, in PCI order
   uint32_t domain = 0, bus = 0, slot = 0;
   uint16_t vendor = 0, device = 0;
   Uuid uuid{};
   std::string pci() const;        // "0000:41:00.0"
   std::string uuid_text() const;  // "GPU-..."
+  // As Options::devices names GPUs.
+  bool IsNamed(std::string_view name) const;
 };
 
 struct Options {
@@ -81,7 +84,10 @@ class Proxy {
   const Branch& branch() const { return *branch_; }
   const std::string& version() const { return version_; }
   const Options& options() const { return options_; }
+  // At most 32.
   std::span<const Gpu> gpus() const { return gpus_; }
+  // Session::gpus of a container that has these; "" or what is not among the sandbox's. All, if there is no name.
+  std::string MaskOf(std::span<const std::string> names, uint64_t* mask) const;
   Ledger& ledger() { return *ledger_; }
   // A file below /proc/driver/nvidia as the guest is to see it; ENOENT.
   ErrnoOr<std::string> InfoFile(const std::string& path);
@@ -113,16 +119,19 @@ class Proxy {
   std::shared_ptr<Client> OwnClient(uint32_t handle, OpenFile& file, const Session& session);
   // False if the process has too many.
   bool AddClient(std::shared_ptr<Client> client);
-  void RemoveClient(uint32_t handle);
+  void RemoveClient(const Client& client);
   // True if `more` objects of `client`, whose lock is held, would be too many.
   bool Full(const Client& client, uint32_t more = 1) const {
     return client.size() + more > options_.max_objects || objects_ + more > options_.max_all_objects;
   }
   std::atomic<size_t>& objects() { return objects_; }
   std::vector<std::shared_ptr<Client>> ClientsOf(const std::function<bool(const Client&)>& wanted);
-  const Gpu* GpuById(uint32_t gpu_id) const;
-  const Gpu* GpuByInstance(uint32_t instance) const;
-  const Gpu* GpuByUuid(const void* uuid) const;
+  // Those that the session may use.
+  const Gpu* GpuById(uint32_t gpu_id, const Session& session) const;
+  const Gpu* GpuByInstance(uint32_t instance, const Session& session) const;
+  const Gpu* GpuByUuid(const void* uuid, const Session& session) const;
+  bool Has(const Session& session, const Gpu& gpu) const { return (session.gpus >> IndexOf(gpu) & 1) != 0; }
+  std::vector<const Gpu*> GpusOf(const Session& session) const;
   int IndexOf(const Gpu& gpu) const { return static_cast<int>(&gpu - gpus_.data()); }
   bool Allows(const Entry& entry) const { return (entry.caps & options_.capabilities) != 0; }
   int HostIoctl(HostFile file, uint32_t command, std::span<std::byte> block, std::span<const HostBuffer> nested = {});

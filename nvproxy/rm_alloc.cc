@@ -6,6 +6,7 @@
 namespace amber::nvproxy {
 namespace {
 
+constexpr uint32_t kOsEvent = 0x79;
 constexpr uint32_t kEventAlias = 0x5;  // NV01_EVENT: the real class is in the parameters
 
 // An allocation on its way, whatever form it came in.
@@ -46,7 +47,7 @@ bool MayHangUnder(const Entry& entry, const Object& parent) {
   }
 }
 
-// Copies parameters and rights in, and checks what they name. The client's lock is held.
+// Copies parameters in, once: a status, or an errno.
 ErrnoOr<uint32_t> ReadParams(Call& call, Making& making) {
   const Entry& entry = *making.entry;
   if (RuleOf(entry) == ParamRule::kNone) return uint32_t{kNvOk};
@@ -97,7 +98,7 @@ bool Charge(Call& call, Making& making, Client& client, const Object& parent) {
 // Device parameters: the GPU must be the sandbox's.
 NvStatus CheckDevice(Call& call, Making& making) {
   uint32_t instance = making.params.size() > 0 ? making.params.As<DeviceParams>().deviceId : 0;
-  const Gpu* gpu = call.proxy.GpuByInstance(instance);
+  const Gpu* gpu = call.proxy.GpuByInstance(instance, call.session);
   if (gpu == nullptr) return kNvInvalidDevice;
   making.gpu = call.proxy.IndexOf(*gpu);
   return kNvOk;
@@ -201,22 +202,28 @@ ErrnoOr<uint32_t> Forward(Call& call, Making& making, uint32_t* handle) {
   return block.status;
 }
 
-ErrnoOr<uint32_t> MakeObject(Call& call, Making& making, Client& client, uint32_t* handle) {
+// `read` is what ReadParams() said.
+ErrnoOr<uint32_t> MakeObject(Call& call, Making& making, uint32_t read, const ClientLock& lock, Client& client, uint32_t* handle) {
   const RmAlloc& request = making.request;
   Object* parent = client.Find(request.hObjectParent);
   if (client.dead()) return uint32_t{kNvInvalidClient};
   if (parent == nullptr || !MayHangUnder(*making.entry, *parent)) return uint32_t{kNvInvalidObjectParent};
   if (request.hObjectNew != 0 && client.Find(request.hObjectNew) != nullptr) return uint32_t{kNvInsertDuplicateName};
   if (call.proxy.Full(client)) return uint32_t{kNvInsufficientResources};
-  if (uint32_t status = TRY(ReadParams(call, making)); status != kNvOk) return status;
+  if (read != kNvOk) return read;
   if (making.params.size() > 0) {
-    if (NvStatus status = CheckHandles(call, *making.entry, making.params, client); status != kNvOk) return uint32_t{status};
+    if (NvStatus status = CheckHandles(lock, *making.entry, making.params, client); status != kNvOk) return uint32_t{status};
   }
   making.gpu = parent->gpu;
   if (making.entry->kind == Kind::kDevice) {
     if (NvStatus status = CheckDevice(call, making); status != kNvOk) return uint32_t{status};
   }
   if (making.entry->kind == Kind::kImexSession) return uint32_t{kNvNotSupported};
+  // The driver goes by the class that stands here, and has others, whose `data` are addresses of functions in its own memory.
+  if (making.entry->kind == Kind::kEvent) {
+    uint32_t real = making.params.As<EventParams>().hClass;
+    if (real != 0 && real != kOsEvent) return uint32_t{kNvInvalidClass};
+  }
   std::unique_ptr<FdField> fd;
   if (NvStatus status = ResolveFd(call, making, &fd); status != kNvOk) return uint32_t{status};
   if (!Charge(call, making, client, *parent)) return uint32_t{kNvNoMemory};
@@ -242,13 +249,9 @@ ErrnoOr<uint64_t> RmAllocCall(Call& call) {
   }
   RmAlloc& request = making.request;
   auto answer = [&](uint32_t status, uint32_t handle) { return Answer(call, request, handle, status); };
-  uint32_t number = request.hClass;
-  if (number == kEventAlias) {
-    EventParams params;
-    if (!call.caller.Read(request.pAllocParms, &params, sizeof(params))) return Errno(EFAULT);
-    number = params.hClass;  // for the look-up alone; the parameters are read again below and only those are used
-    if (number != 0x79) return answer(kNvInvalidClass, request.hObjectNew);
-  }
+  // The one kind of event that there is for processes; MakeObject() sees to it that the parameters say so.
+  bool alias = request.hClass == kEventAlias;
+  uint32_t number = alias ? kOsEvent : request.hClass;
   making.entry = FindEntry(call.proxy.branch().classes, number);
   if (making.entry == nullptr || !call.proxy.Allows(*making.entry)) {
     call.proxy.LogOnce("refused RM class " + std::to_string(number));
@@ -260,10 +263,11 @@ ErrnoOr<uint64_t> RmAllocCall(Call& call) {
   std::shared_ptr<Client> client = call.OwnClient(request.hRoot);
   if (client == nullptr) return answer(kNvInvalidClient, request.hObjectNew);
   uint32_t handle = request.hObjectNew;
-  uint32_t status;
+  uint32_t status = TRY(ReadParams(call, making));
+  if (alias && status == kNvOk && making.params.As<EventParams>().hClass != kOsEvent) return answer(kNvInvalidClass, handle);
   {
-    ClientLock lock(client);
-    status = TRY(MakeObject(call, making, *client, &handle));
+    ClientLock lock(client, NamedClients(call, *making.entry, making.params, client.get()));
+    status = TRY(MakeObject(call, making, status, lock, *client, &handle));
   }
   if (making.params.size() > 0 && !call.caller.Write(request.pAllocParms, making.params.data(), making.params.size())) {
     return Errno(EFAULT);

@@ -63,7 +63,7 @@ bool CopyOut(ControlCall& c) {
 }  // namespace
 
 ErrnoOr<uint32_t> PrepareControl(ControlCall& c) {
-  if (NvStatus status = CheckHandles(c.call, c.entry, c.params, c.client); status != kNvOk) return uint32_t{status};
+  if (NvStatus status = CheckHandles(c.lock, c.entry, c.params, c.client); status != kNvOk) return uint32_t{status};
   if (NvStatus status = CheckGpus(c.call, c.entry, c.params); status != kNvOk) return uint32_t{status};
   if (uint32_t status = TRY(PrepareLists(c)); status != kNvOk) return status;
   return PrepareFilter(c);
@@ -82,10 +82,10 @@ ErrnoOr<uint64_t> RmControlCall(Call& call) {
   Block params(request.paramsSize);
   if (request.paramsSize > 0 && !call.caller.Read(request.params, params.data(), params.size())) return Errno(EFAULT);
   {
-    ClientLock lock(client);
+    ClientLock lock(client, NamedClients(call, *entry, params, client.get()));
     Object* object = client->dead() ? nullptr : client->Find(request.hObject);
     if (object == nullptr) return call.Refuse(client->dead() ? kNvInvalidClient : kNvInvalidObjectHandle);
-    ControlCall c{call, *entry, request, params, *client, *object, {}, {}, nullptr, {}, {}};
+    ControlCall c{call, lock, *entry, request, params, *client, *object, {}, {}, nullptr, {}, {}};
     auto prepared = PrepareControl(c);
     if (!prepared.ok()) return prepared.error();
     auto& block = call.As<RmControl>();

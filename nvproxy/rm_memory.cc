@@ -127,7 +127,7 @@ ErrnoOr<uint64_t> RmHeapCall(Call& call) {
   if (client == nullptr) return call.Refuse(kNvInvalidClient);
   ClientLock lock(client);
   if (NvStatus status = CheckNew(call, *client, block.hObjectParent, block.AllocSize_hMemory); status != kNvOk) return call.Refuse(status);
-  if (NvStatus status = CheckHandles(call, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
+  if (NvStatus status = CheckHandles(lock, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
   Object& parent = *client->Find(block.hObjectParent);
   bool is_virtual = (block.AllocSize_flags & kHeapVirtual) != 0;
   bool in_system = (block.AllocSize_attr >> 25 & 3) == 1;
@@ -163,7 +163,7 @@ ErrnoOr<uint64_t> RmContextDmaCall(Call& call) {
   std::shared_ptr<Client> client = call.OwnClient(block.hObjectParent);
   if (client == nullptr) return call.Refuse(kNvInvalidClient);
   ClientLock lock(client);
-  if (NvStatus status = CheckHandles(call, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
+  if (NvStatus status = CheckHandles(lock, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
   Object* memory = client->Find(block.hMemory);
   if (block.hMemory == 0 || memory == nullptr || memory->parent == nullptr) return call.Refuse(kNvInvalidObjectHandle);
   if (block.hObjectNew != 0 && client->Find(block.hObjectNew) != nullptr) return call.Refuse(kNvInsertDuplicateName);
@@ -184,7 +184,7 @@ ErrnoOr<uint64_t> RmMapMemoryCall(Call& call) {
   std::shared_ptr<Client> client = call.OwnClient(block.hClient);
   if (client == nullptr) return call.Refuse(kNvInvalidClient);
   ClientLock lock(client);
-  if (NvStatus status = CheckHandles(call, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
+  if (NvStatus status = CheckHandles(lock, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
   if (block.hMemory == 0 || block.length == 0 || block.length > uint64_t{1} << 48) return call.Refuse(kNvInvalidArgument);
   std::shared_ptr<OpenFile> target;
   {

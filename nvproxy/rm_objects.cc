@@ -18,7 +18,7 @@ ErrnoOr<uint64_t> RmFreeCall(Call& call) {
   if (block.status == kNvOk) {
     bool whole = object == client->root();
     client->Free(*object);
-    if (whole) call.proxy.RemoveClient(client->handle());
+    if (whole) call.proxy.RemoveClient(*client);
   }
   return call.Done();
 }
@@ -37,7 +37,7 @@ ErrnoOr<uint64_t> RmDupCall(Call& call) {
   std::shared_ptr<Client> to = call.OwnClient(block.hClient);
   std::shared_ptr<Client> from = call.proxy.FindClient(block.hClientSrc);
   if (to == nullptr || from == nullptr) return call.Refuse(kNvInvalidClient);
-  ClientLock lock(to, from);
+  ClientLock lock(to, {from});
   if (to->dead() || from->dead()) return call.Refuse(kNvInvalidClient);
   Object* parent = to->Find(block.hParent);
   Object* source = from->Find(block.hObjectSrc);
@@ -70,10 +70,11 @@ ErrnoOr<uint64_t> RmDupCall(Call& call) {
 NvStatus RecordShare(SharePolicy& policy, ShareList& list) {
   if (policy.sharePolicy_type > kShareFabric) return kNvInvalidArgument;
   if (policy.sharePolicy_type == kShareFabric) return kNvNotSupported;
-  ApplyShare(list, {.target = policy.sharePolicy_target,
-                    .mask = policy.sharePolicy_accessMask,
-                    .type = policy.sharePolicy_type,
-                    .action = policy.sharePolicy_action});
+  Share share{.target = policy.sharePolicy_target,
+              .mask = policy.sharePolicy_accessMask,
+              .type = policy.sharePolicy_type,
+              .action = policy.sharePolicy_action};
+  if (!ApplyShare(list, share)) return kNvInsufficientResources;
   // To the host "everybody", "same user" and "same GPU" would mean other sandboxes too. All guest processes are one process to it, so
   // that is enough; between them the recorded policy decides.
   if (policy.sharePolicy_type != kShareNone && policy.sharePolicy_type != kSharePid) {
@@ -116,11 +117,19 @@ ErrnoOr<uint64_t> RmIdleChannelsCall(Call& call) {
   }
   std::shared_ptr<Client> client = call.OwnClient(block.hClient);
   if (client == nullptr) return call.Refuse(kNvInvalidClient);
+  std::vector<std::shared_ptr<Client>> others;
+  uint32_t last = 0;
   for (uint32_t handle : lists[0]) {
-    if (call.OwnClient(handle) == nullptr) return call.Refuse(kNvInvalidClient);
+    if (handle == last) continue;
+    last = handle;
+    others.push_back(call.OwnClient(handle));
+    if (others.back() == nullptr) return call.Refuse(kNvInvalidClient);
   }
-  ClientLock lock(client);
-  if (NvStatus status = CheckHandles(call, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
+  ClientLock lock(client, std::move(others));
+  for (uint32_t handle : lists[0]) {
+    if (lock.Find(handle) == nullptr) return call.Refuse(kNvInvalidClient);
+  }
+  if (NvStatus status = CheckHandles(lock, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
   block.phClients = reinterpret_cast<uint64_t>(lists[0].data());
   block.phDevices = reinterpret_cast<uint64_t>(lists[1].data());
   block.phChannels = reinterpret_cast<uint64_t>(lists[2].data());

@@ -12,16 +12,18 @@ namespace {
 
 std::string_view Bytes(const Uuid& uuid) { return {reinterpret_cast<const char*>(uuid.data()), uuid.size()}; }
 
-// Parents before children.
+// What can be made again, parents before children: devices and subdevices, which are two levels. A check whether a sandbox could be saved comes here with
+// others too, as deep as a guest likes.
 void SaveObjects(Proxy& proxy, const Object& parent, proto::Client* out) {
   for (const Object* object : parent.children) {
+    if (!object->params) continue;
     auto* o = out->add_objects();
     o->set_handle(object->handle);
     o->set_parent(parent.handle);
     o->set_number(object->number);
     o->set_params(object->params.value_or(""));
     if (object->gpu >= 0) o->set_gpu_uuid(std::string(Bytes(proxy.gpus()[static_cast<size_t>(object->gpu)].uuid)));
-    SaveObjects(proxy, *object, out);  // devices and subdevices: two levels
+    SaveObjects(proxy, *object, out);
   }
 }
 
@@ -120,11 +122,12 @@ std::string Proxy::RestoreClient(const std::shared_ptr<OpenFile>& file, const pr
   for (const proto::Object& object : saved.objects()) {
     const Entry* entry = FindEntry(branch_->classes, object.number());
     Object* parent = client->Find(object.parent());
+    if (Full(*client)) return std::string(name) + " has more objects than a client may have";
     std::string params = object.params();
     bool good = entry != nullptr && Allows(*entry) && parent != nullptr && (params.empty() || params.size() == entry->size) &&
                 (entry->category == Category::kDevice || entry->category == Category::kSubdevice);
     if (!good) return std::string(name) + " is malformed in the image";
-    const Gpu* gpu = object.gpu_uuid().size() == 16 ? GpuByUuid(object.gpu_uuid().data()) : nullptr;
+    const Gpu* gpu = object.gpu_uuid().size() == 16 ? GpuByUuid(object.gpu_uuid().data(), {}) : nullptr;
     if (gpu == nullptr) gpu = &gpus_[0];  // another card takes its place
     if (entry->kind == Kind::kDevice && params.size() >= 4) std::memcpy(params.data(), &gpu->instance, 4);
     RmAlloc block{.hRoot = saved.handle(), .hObjectParent = object.parent(), .hObjectNew = object.handle(), .hClass = object.number()};
@@ -150,7 +153,7 @@ std::shared_ptr<OpenFile> Proxy::RestoreFile(std::string_view bytes, std::string
     return nullptr;
   }
   Node node{static_cast<NodeKind>(saved.node()), saved.minor()};
-  const Gpu* gpu = saved.gpu_uuid().size() == 16 ? GpuByUuid(saved.gpu_uuid().data()) : nullptr;
+  const Gpu* gpu = saved.gpu_uuid().size() == 16 ? GpuByUuid(saved.gpu_uuid().data(), {}) : nullptr;
   if (gpu != nullptr) node.minor = gpu->minor;
   auto file = Open(node, static_cast<int>(saved.access()), {.process = saved.process(), .uid = saved.uid(), .pid = saved.pid()});
   if (!file.ok()) {

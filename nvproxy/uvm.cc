@@ -62,7 +62,7 @@ void Record(Call& call, Client* client, uint32_t handle) {
   OpenFile& file = *call.file;
   switch (call.entry.kind) {
     case Kind::kRegisterGpu: {
-      const Gpu* gpu = call.proxy.GpuByUuid(call.block.data());
+      const Gpu* gpu = call.proxy.GpuByUuid(call.block.data(), call.session);
       absl::MutexLock lock(&file.mu);
       if (gpu != nullptr) file.uvm_gpus.insert(call.proxy.IndexOf(*gpu));
       break;
@@ -78,7 +78,9 @@ void Record(Call& call, Client* client, uint32_t handle) {
     case Kind::kUnmapExternal: DropExternals(file, Base(call), Length(call)); break;
     case Kind::kSemaphorePool: {
       absl::MutexLock lock(&file.mu);
-      file.managed.erase(Base(call));  // not managed memory after all
+      // Not managed memory after all, if the pool is all of it.
+      auto it = file.managed.find(Base(call));
+      if (it != file.managed.end() && it->second.size <= Length(call)) file.managed.erase(it);
       break;
     }
     case Kind::kFree: {
@@ -127,9 +129,9 @@ ErrnoOr<uint64_t> GeneralCall(Call& call) {
     client = call.OwnClient(value);
     if (client == nullptr) return call.Refuse(kNvInvalidClient);
   }
-  ClientLock lock(client);
+  ClientLock lock(client, NamedClients(call, call.entry, call.block, client.get()));
   if (client != nullptr) {
-    if (NvStatus status = CheckHandles(call, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
+    if (NvStatus status = CheckHandles(lock, call.entry, call.block, *client); status != kNvOk) return call.Refuse(status);
   }
   if (NvStatus status = CheckGpus(call, call.entry, call.block); status != kNvOk) return call.Refuse(status);
   if (call.entry.kind == Kind::kMapExternal || call.entry.kind == Kind::kSemaphorePool) {
@@ -138,7 +140,7 @@ ErrnoOr<uint64_t> GeneralCall(Call& call) {
     size_t most = call.block.size() < 2048 ? 32 : 256, count_at = first + most * 36;
     if (call.block.Get<uint64_t>(count_at) > most) return call.Refuse(kNvInvalidArgument);
     for (size_t i = 0; i < call.block.Get<uint64_t>(count_at); ++i) {
-      if (call.proxy.GpuByUuid(call.block.data() + first + i * 36) == nullptr) return call.Refuse(kNvInvalidDevice);
+      if (call.proxy.GpuByUuid(call.block.data() + first + i * 36, call.session) == nullptr) return call.Refuse(kNvInvalidDevice);
     }
   }
   if (!HasRoom(*call.file)) return call.Refuse(kNvInsufficientResources);

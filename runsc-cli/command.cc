@@ -72,6 +72,8 @@ std::vector<FlagSpec> SandboxFlags() {
           {"gpu-devices", 0, FlagKind::kString, "LIST", "which GPUs: indices in PCI order, or GPU-uuid (default: all)"},
           {"gpu-capabilities", 0, FlagKind::kString, "LIST",
            "what may be asked for, of compute, utility, graphics, video, profiling (default: compute,utility)"},
+          {"gpu-copy-time", 0, FlagKind::kNumber, "SECONDS",
+           "most for copying a process's GPU memory at a checkpoint, beside a second per GB (default: 60)"},
           {"gpu-allow-other-driver", 0, FlagKind::kBool, nullptr, "takes point releases that are not known to work"},
           {"debug", 0, FlagKind::kBool, nullptr, "logs more"}};
 }
@@ -105,6 +107,8 @@ absl::Status ReadGpuFlags(const Flags& flags, GpuOptions* gpu) {
     gpu->host_limit = ParseGpuBytes(flags.String("gpu-host-memory"));
     if (gpu->host_limit == 0) return absl::InvalidArgumentError("--gpu-host-memory must be a size, as 8GiB");
   }
+  gpu->copy_seconds = flags.NumberOr("gpu-copy-time", gpu->copy_seconds);
+  if (gpu->copy_seconds <= 0 || gpu->copy_seconds > 86400) return absl::InvalidArgumentError("--gpu-copy-time must be seconds, at most a day");
   if (flags.Has("gpu-devices")) gpu->devices = absl::StrSplit(flags.String("gpu-devices"), ',', absl::SkipEmpty());
   if (!flags.Has("gpu-capabilities")) return absl::OkStatus();
   absl::StatusOr<uint8_t> capabilities = ParseGpuCapabilities(flags.String("gpu-capabilities"), "--gpu-capabilities");

@@ -117,6 +117,8 @@ uint32_t FakeHost::FillObject(Args& args, Client& client, Object& object, const 
     if (!open) return kNvInsufficientPermissions;
   }
   if (entry.kind == Kind::kEvent) {
+    uint32_t kind = static_cast<EventParams*>(params)->hClass;
+    if (kind != 0 && kind != 0x79) Violation("an event of a kind that the driver keeps for itself");
     if (Find(static_cast<HostFile>(static_cast<EventParams*>(params)->data)) == nullptr) {
       Violation("an event for a file that is not the host's");
       return kNvInvalidArgument;

@@ -106,7 +106,9 @@ struct ContainerSpec {
   std::vector<std::string> read_only_paths;
   uint64_t pids_limit = 0;    // tasks; 0 means no limit
   uint64_t memory_limit = 0;  // bytes; 0 means no limit. The host's cgroup enforces it; /proc/meminfo shows it
-  bool gpu = false;           // gets the nodes of the sandbox's GPUs
+  bool gpu = false;           // gets GPUs of the sandbox's
+  // Which of them, as GpuOptions::devices names them; empty means all.
+  std::vector<std::string> gpu_devices;
 };
 
 enum class NetworkKind {
@@ -137,6 +139,7 @@ struct GpuOptions {
   uint64_t host_limit = 0;    // bytes of host memory that the driver allocates or pins for the sandbox; 0 means no limit
   uint8_t capabilities = 3;   // nvproxy::Capability: compute and utility
   bool allow_other_driver = false;
+  int64_t copy_seconds = 60;  // most for each step of a checkpoint that copies a process's GPU memory, beside a second per GB
 };
 
 // What concerns the whole sandbox.

@@ -130,6 +130,7 @@ void Encode(const ContainerSpec& from, Container* to) {
   to->set_pids_limit(from.pids_limit);
   to->set_memory_limit(from.memory_limit);
   to->set_gpu(from.gpu);
+  AddAll(from.gpu_devices, to->mutable_gpu_devices());
 }
 
 ContainerSpec Decode(const Container& from) {
@@ -154,6 +155,7 @@ ContainerSpec Decode(const Container& from) {
   to.pids_limit = from.pids_limit();
   to.memory_limit = from.memory_limit();
   to.gpu = from.gpu();
+  to.gpu_devices = Strings(from.gpu_devices());
   return to;
 }
 

@@ -90,6 +90,11 @@ absl::Status Restrict(MountNamespace& mounts, const ContainerSpec& spec) {
 
 }  // namespace
 
+Container::~Container() {
+  GpuSupport* gpus = kernel_ != nullptr ? GpuSupport::Of(*kernel_) : nullptr;
+  if (gpus != nullptr) gpus->Forget(this);
+}
+
 absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels) {
   if (gofer_channels.empty()) return absl::InvalidArgumentError("a container needs a gofer");
   gofer_ = std::make_shared<gofer::Client>(std::move(gofer_channels));
@@ -104,7 +109,8 @@ absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels) {
   if (!mounts.ok()) return mounts.status();
   mounts_ = *std::move(mounts);
   if (GpuSupport* gpus = GpuSupport::Of(*kernel_); gpus != nullptr && spec_.gpu) {
-    for (const GpuSupport::Node& node : gpus->nodes()) {
+    if (absl::Status s = gpus->Admit(this, spec_.gpu_devices); !s.ok()) return s;
+    for (const GpuSupport::Node& node : gpus->NodesOf(this)) {
       absl::Status made = MakeDevice(*mounts_, node.path, S_IFCHR | 0666, makedev(node.major, node.minor), 0, 0);
       if (!made.ok()) return made;
     }

@@ -26,7 +26,7 @@ class Container final : public RefCounted<Container>, public state::Saveable {
  public:
   Container() = default;  // for Loader
   Container(Kernel& kernel, ContainerSpec spec) : kernel_(&kernel), spec_(std::move(spec)) {}
-  ~Container() override = default;
+  ~Container() override;
 
   const std::string& id() const { return spec_.id; }
   const ContainerSpec& spec() const { return spec_; }

@@ -1,6 +1,7 @@
 // Save and load of containers.
 #include "sentry/control/control.pb.h"
 #include "sentry/control/spec_codec.h"
+#include "sentry/fs/nvidia/gpu_support.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task_restore.h"
 #include "sentry/runtime/container.h"
@@ -71,6 +72,11 @@ void Container::Rebind(const ContainerSpec& spec, std::shared_ptr<gofer::Client>
   spec_.mounts = spec.mounts;
   spec_.root_attach = spec.root_attach;
   spec_.annotations = spec.annotations;
+  spec_.gpu = spec.gpu;
+  spec_.gpu_devices = spec.gpu_devices;
+  GpuSupport* gpus = GpuSupport::Of(*kernel_);
+  // There is one container in an image, and these are the sandbox's own flags.
+  if (gpus != nullptr && spec_.gpu && !gpus->Admit(this, spec_.gpu_devices).ok()) (void)gpus->Admit(this, {});
   spec_.pids_limit = spec.pids_limit;
   spec_.memory_limit = spec.memory_limit;
   gofer_ = std::move(gofer);

@@ -20,8 +20,6 @@ constexpr absl::Duration kStartLimit = absl::Seconds(30);
 constexpr int kLockMilliseconds = 10000;
 constexpr absl::Duration kLockLimit = absl::Milliseconds(kLockMilliseconds + 2000);
 constexpr absl::Duration kStateLimit = absl::Seconds(5);
-// Of copies, beside the time that their bytes take at 1 GB/s.
-constexpr absl::Duration kCopyLimit = absl::Seconds(60);
 constexpr absl::Duration kGoneLimit = absl::Seconds(2);
 constexpr int kNotCuda = 3, kOperatingSystem = 304;
 constexpr int kStateRunning = 0, kStateLocked = 1, kStateCheckpointed = 2;
@@ -133,9 +131,10 @@ void GpuCheckpoint::SaveTargets(checkpoint::proto::Manifest* manifest) const {
 }
 
 absl::Duration GpuCheckpoint::CopyTime() const {
+  constexpr uint64_t kMostBytes = uint64_t{1} << 46;  // an image may say anything
   uint64_t bytes = 0;
-  for (const auto& [uuid, used] : bytes_) bytes += used;
-  return kCopyLimit + absl::Seconds(static_cast<int64_t>(bytes / 1'000'000'000));
+  for (const auto& [uuid, used] : bytes_) bytes += std::min(used, kMostBytes);
+  return absl::Seconds(GpuSupport::Of(kernel_)->copy_seconds() + static_cast<int64_t>(std::min(bytes, kMostBytes) / 1'000'000'000));
 }
 
 absl::Status GpuCheckpoint::StartHelper(const RefPtr<Container>& container) {

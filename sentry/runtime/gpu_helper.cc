@@ -21,6 +21,9 @@ namespace amber {
 namespace {
 
 constexpr size_t kMostLine = 256;
+constexpr int kMostDropped = 1024;
+// A killed helper is gone at once, unless a call of its does not return from the driver.
+constexpr absl::Duration kStopLimit = absl::Seconds(10);
 constexpr uint64_t kAllCapabilities = (uint64_t{1} << 41) - 1;
 constexpr char kName[] = "gpu-checkpoint";
 
@@ -138,10 +141,11 @@ absl::StatusOr<std::string> GpuHelper::ReadLine(absl::Time deadline) {
     }
     if (input_.size() > kMostLine) return absl::UnavailableError("the GPU checkpoint helper makes no sense");
     pollfd p = {streams_.from, POLLIN, 0};
-    if (poll(&p, 1, 20) > 0) {
-      char text[kMostLine];
-      ssize_t n = read(streams_.from, text, sizeof(text));
-      if (n > 0) input_.append(text, static_cast<size_t>(n));
+    bool ready = poll(&p, 1, 20) > 0;
+    char text[kMostLine];
+    ssize_t n = ready ? read(streams_.from, text, sizeof(text)) : 0;
+    if (n > 0) {
+      input_.append(text, static_cast<size_t>(n));
       continue;
     }
     if (HasEnded()) return absl::UnavailableError("the GPU checkpoint helper has ended");
@@ -158,9 +162,9 @@ bool GpuHelper::HasEnded() {
 void GpuHelper::DropOldBytes() {
   input_.clear();
   char text[256];
-  for (int fd : {streams_.from, streams_.its_input}) {
-    pollfd p = {fd, POLLIN, 0};
-    while (poll(&p, 1, 0) > 0 && read(fd, text, sizeof(text)) > 0) {
+  // Of what somebody keeps writing there is no end.
+  for (int fd : {streams_.from, streams_.old_input}) {
+    for (int i = 0; i < kMostDropped && read(fd, text, sizeof(text)) > 0; ++i) {
     }
   }
 }
@@ -172,9 +176,12 @@ void GpuHelper::Stop() {
     auto it = container_->started().find(pid_);
     if (it != container_->started().end() && it->second.task != nullptr) kernel_.lifecycle().KillGroup(it->second.task->group(), SIGKILL);
   }
-  while (!HasEnded()) absl::SleepFor(absl::Milliseconds(1));
+  // One that does not end stays on record, and as a process that uses a GPU it is an obstacle to the next checkpoint.
+  absl::Time deadline = absl::Now() + kStopLimit;
+  bool ended = HasEnded();
+  for (; !ended && absl::Now() < deadline; ended = HasEnded()) absl::SleepFor(absl::Milliseconds(1));
   KernelLock lock(kernel_);
-  container_->started().erase(pid_);
+  if (ended) container_->started().erase(pid_);
   pid_ = 0;
 }
 

@@ -1,16 +1,20 @@
 // A CUDA program for whole-sandbox tests, on fakecuda's libcuda.so.1.
 //
 //   cudademo             one round: memory, copies, a kernel, registered host memory
+//   cudademo races       the same, and memory that is unmapped while it is registered
 //   cudademo hold [MIB]  fills MIB of device memory and registers host memory, says "ready", computes until a line comes on standard input, then
 //                        checks all of it and says "held"
+//   cudademo zeros [MIB] as hold, with device memory that is all zeros but for a word at its end
 //   cudademo touch       as hold, while a second thread keeps on reading device memory by its address
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -127,7 +131,50 @@ void Race() {
   munmap(memory, kSize);
 }
 
-int Round() {
+void* Unmap(void* argument) {
+  auto* memory = static_cast<char* volatile*>(argument);
+  // A descriptor for each that the other thread's unmapping gave back: what is registered must never be another file's memory.
+  while (!stop) {
+    char* at = __atomic_exchange_n(memory, nullptr, __ATOMIC_ACQ_REL);
+    if (at == nullptr) continue;
+    munmap(at, 1 << 20);
+    int fd = static_cast<int>(syscall(SYS_memfd_create, "other", MFD_CLOEXEC));
+    if (fd >= 0 && ftruncate(fd, 1 << 20) == 0) {
+      void* other = mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+      if (other != MAP_FAILED) munmap(other, 1 << 20);
+    }
+    close(fd);
+  }
+  return nullptr;
+}
+
+// Memory that is unmapped while it is registered: registered, or not there; and nothing breaks.
+void Unmapped() {
+  char* volatile shared = nullptr;
+  stop = false;
+  pthread_t thread;
+  pthread_create(&thread, nullptr, Unmap, const_cast<char**>(&shared));
+  int wrong = 0, registered = 0;
+  for (int i = 0; i < 300; ++i) {
+    auto* memory = static_cast<char*>(mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    __atomic_store_n(&shared, memory, __ATOMIC_RELEASE);
+    int result = cuMemHostRegister_v2(memory, 1 << 20, 0);
+    if (result == kCudaOk) {
+      ++registered;
+      if (cuMemHostUnregister(memory) != kCudaOk) ++wrong;
+    } else if (result != kCudaOperatingSystem) {
+      ++wrong;
+    }
+    while (__atomic_load_n(&shared, __ATOMIC_ACQUIRE) != nullptr) sched_yield();
+  }
+  stop = true;
+  pthread_join(thread, nullptr);
+  stop = false;
+  printf("registered %d of 300\n", registered);
+  Expect(wrong == 0, "memory that is unmapped meanwhile", wrong);
+}
+
+int Round(bool races) {
   size_t free = 0, total = 0;
   Expect(cuMemGetInfo_v2(&free, &total) == kCudaOk && total >= free && free > 0, "memory info");
   printf("total %zu MiB\n", total >> 20);
@@ -145,6 +192,7 @@ int Round() {
   Fork(host);
   Race();
   Remap();
+  if (races) Unmapped();
   Expect(cuMemHostUnregister(host.all + Host::kFrom) == kCudaOk, "unregister");
   Expect(host.Good(), "and after");
   Expect(cuMemFree_v2(memory) == kCudaOk, "free");
@@ -168,7 +216,7 @@ void* Touch(void*) {
   return reinterpret_cast<void*>(static_cast<uintptr_t>(sum));
 }
 
-int Hold(size_t mib, bool touch) {
+int Hold(size_t mib, bool touch, bool zeros) {
   size_t words = mib << 18;
   uint64_t memory = 0, counter = 0;
   int result = cuMemAlloc_v2(&memory, words * 4);
@@ -176,9 +224,13 @@ int Hold(size_t mib, bool touch) {
     printf("FAIL allocate: %d\n", result);
     return 1;
   }
-  auto* host = static_cast<unsigned*>(malloc(words * 4));
-  for (size_t i = 0; i < words; ++i) host[i] = Pattern(i);
+  auto room = [&] { return static_cast<unsigned*>(mmap(nullptr, words * 4, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)); };
+  unsigned* host = room();
+  auto word = [&](size_t i) { return zeros && i + 1 < words ? 0 : Pattern(i); };
+  for (size_t i = 0; i < words; ++i) host[i] = word(i);
   cuMemcpyHtoD_v2(memory, host, words * 4);
+  // Its own copy is not what a checkpoint is to keep.
+  munmap(host, words * 4);
   cuMemsetD32_v2(counter, 0, 1);
   Host registered;
   registered.Make();
@@ -192,10 +244,10 @@ int Hold(size_t mib, bool touch) {
   unsigned counted = 0;
   cuMemcpyDtoH_v2(&counted, counter, 4);
   Expect(counted == added, "kernels ran once each", counted);
-  memset(host, 0, words * 4);
+  host = room();
   cuMemcpyDtoH_v2(host, memory, words * 4);
   size_t wrong = 0;
-  for (size_t i = 0; i < words; ++i) wrong += host[i] != Pattern(i);
+  for (size_t i = 0; i < words; ++i) wrong += host[i] != word(i);
   Expect(wrong == 0, "device memory", static_cast<long>(wrong));
   Expect(registered.Good(), "registered memory");
   stop = true;
@@ -211,6 +263,7 @@ int main(int argc, char** argv) {
   int result = cuInit(0);
   Expect(result == kCudaOk, "cuInit", result);
   if (result != kCudaOk) return 1;
-  if (argc == 1) return Round();
-  return Hold(argc > 2 ? strtoul(argv[2], nullptr, 10) : 16, strcmp(argv[1], "touch") == 0);
+  if (argc == 1) return Round(false);
+  if (strcmp(argv[1], "races") == 0) return Round(true);
+  return Hold(argc > 2 ? strtoul(argv[2], nullptr, 10) : 16, strcmp(argv[1], "touch") == 0, strcmp(argv[1], "zeros") == 0);
 }

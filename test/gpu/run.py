@@ -176,10 +176,10 @@ class Tests:
         environment = {"LD_LIBRARY_PATH": "/cuda", "FAKECUDA_FAIL": fail, "FAKECUDA_HELPER": helper}
         return bundle.write(os.path.join(self.work, "cuda"), root, ["/cudademo", *arguments], environment=environment)
 
-    def hold(self, *arguments, fail="", helper=""):
+    def hold(self, *arguments, fail="", helper="", flags=()):
         """A running cudademo that has said "ready"."""
         self.folder, self.image = self.cuda_bundle(*arguments, fail=fail, helper=helper), os.path.join(self.work, "image")
-        process = self.start("run", "--bundle", self.folder, "hold")
+        process = self.start(*flags, "run", "--bundle", self.folder, "hold")
         self.read_until(process, "ready")
         self.wait_running("hold")
         return process
@@ -536,6 +536,105 @@ class CheckpointTests(RequestTests):
         assert frozen.returncode == 0, frozen.stderr
         self.gone(process)
         self.refused(self.restore(), "GPU restore of process 1 (cudademo)", "has ended")
+
+    HASTE = ("--gpu-copy-time=2",)
+
+    def test_a_helper_that_hangs_in_the_copy(self):
+        process = self.hold("hold", helper="checkpoint=hang", flags=self.HASTE)
+        frozen = self.checkpoint()
+        for words in ("GPU checkpoint of process 1 (cudademo)", "does not answer", "the GPU programs run on"):
+            assert frozen.returncode != 0 and words in frozen.stderr, frozen.stderr
+        assert set(os.listdir(self.image)) <= {"dump.log"}
+        self.finish(process)
+
+    def test_a_helper_that_hangs_in_the_copy_back(self):
+        process = self.hold("hold", helper="restore=hang", flags=self.HASTE)
+        frozen = self.checkpoint("--leave-running")
+        assert frozen.returncode == 0, frozen.stderr
+        self.finish(process)
+
+    def test_a_helper_that_hangs_when_an_image_is_restored(self):
+        process = self.hold("hold", helper="restore=hang")
+        assert self.checkpoint().returncode == 0
+        self.gone(process)
+        self.finish(self.restore(*self.HASTE))
+
+    def test_a_library_that_hangs_in_the_copy(self):
+        """The program is lost, which is said; the sandbox is not."""
+        process = self.hold("hold", fail="checkpoint=hang", flags=self.HASTE)
+        frozen = self.checkpoint()
+        for words in ("GPU checkpoint of process 1 (cudademo)", "does not answer", "whether process 1 (cudademo) goes on is not known"):
+            assert frozen.returncode != 0 and words in frozen.stderr, frozen.stderr
+        processes = self.cli("ps", "hold").stdout
+        assert "cudademo" in processes and "gpu-checkpoint" not in processes, processes
+        assert self.cli("kill", "hold", "KILL").returncode == 0
+        self.gone(process)
+
+    def test_a_library_that_hangs_in_the_copy_back(self):
+        process = self.hold("hold", fail="restore=hang")
+        assert self.checkpoint().returncode == 0
+        self.gone(process)
+        self.refused(self.restore(*self.HASTE), "whether process 1 (cudademo) goes on is not known", "does not answer")
+
+    def image_size(self):
+        return sum(os.stat(os.path.join(self.image, name)).st_blocks * 512 for name in os.listdir(self.image))
+
+    def test_device_memory_in_images(self):
+        """64 MiB of device memory are 64 MiB of an image, once; zeros are none of it."""
+        sizes = {}
+        for what, mib in (("hold", "16"), ("hold", "80"), ("zeros", "80")):
+            process = self.hold(what, mib)
+            assert self.checkpoint().returncode == 0
+            self.gone(process)
+            sizes[what, mib] = self.image_size()
+            self.finish(self.restore())
+            self.cli("delete", "--force", "hold")
+            for folder in ("cuda-root", "cuda", "image"):
+                shutil.rmtree(os.path.join(self.work, folder))
+        more = sizes["hold", "80"] - sizes["hold", "16"]
+        assert abs(more - (64 << 20)) < 1 << 20, sizes
+        assert sizes["zeros", "80"] < sizes["hold", "16"] - (15 << 20), sizes
+
+    def test_memory_that_is_unmapped_while_it_is_registered(self):
+        result = self.cuda("races")
+        assert result.returncode == 0 and "PASS" in result.stdout and "FAIL" not in result.stdout, result.stdout + result.stderr
+
+    def test_containers_of_a_pod(self):
+        """Each has the GPUs that it asked for, and who asked for none has none; also by nodes that it makes itself."""
+        gpus = "".join(f"gpu minor={n} uuid=GPU-{n}{n}111111-1111-2222-3333-444455556666 pci=0000:{41 + n}:00.0 memory=80G\n" for n in (0, 1))
+        driver = self.config("version 580.159.04\n" + gpus)
+        shell = "for n in 0 1; do mknod /dev/gpu$n c 195 $n; if true </dev/nvidia$n; then echo has $n; fi; if true </dev/gpu$n; then echo made $n; fi; done 2>/dev/null; echo end"
+        kinds = {"io.kubernetes.cri.sandbox-id": f"hold-{os.getpid()}"}
+        pause = self.pod_bundle("pause", ["/bin/sleep", "60"], {**kinds, "io.kubernetes.cri.container-type": "sandbox"})
+        process = self.start("run", "--bundle", pause, "hold", gpu=driver)
+        self.wait_running("hold")
+        for devices, has in (((0,), "has 0\nmade 0\n"), ((1,), "has 1\nmade 1\n"), ((0, 1), "has 0\nmade 0\nhas 1\nmade 1\n"), ((), ""), ((5,), None)):
+            nodes = [(f"/dev/nvidia{n}", 195, n) for n in devices]
+            folder = self.pod_bundle("asks", ["/bin/sh", "-c", shell], {**kinds, "io.kubernetes.cri.container-type": "container"}, nodes)
+            flags = driver if devices else driver[1:]  # without --gpu only those that ask get any
+            name = "-".join(["asks", *map(str, devices), str(os.getpid())])
+            result = self.cli(*flags, "run", "--bundle", folder, name, stdin=subprocess.DEVNULL)
+            self.cli("delete", "--force", name)
+            if has is None:
+                assert result.returncode != 0 and 'the sandbox has no GPU "minor:5"' in result.stderr, result.stderr
+            else:
+                assert result.returncode == 0 and result.stdout == has + "end\n", (devices, result.stdout, result.stderr)
+        self.cli("kill", "hold", "KILL")
+        self.gone(process)
+
+    def pod_bundle(self, name, command, annotations, devices=()):
+        """A bundle of the machine's own root."""
+        folder = os.path.join(self.work, name)
+        shutil.rmtree(folder, ignore_errors=True)
+        bundle.write(folder, "/", command)
+        path = os.path.join(folder, "config.json")
+        with open(path) as file:
+            config = json.load(file)
+        config["annotations"] = annotations
+        config["linux"]["devices"] = [{"path": path, "type": "c", "major": major, "minor": minor} for path, major, minor in devices]
+        with open(path, "w") as file:
+            json.dump(config, file)
+        return folder
 
     def test_a_target_that_dies(self):
         process = self.fails("checkpoint=exit", "ended before it answered")  # it was the container's only one

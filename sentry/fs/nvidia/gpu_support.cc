@@ -85,10 +85,14 @@ std::string GpuSupport::Start(Kernel& kernel, const GpuOptions& options) {
     support->pipes_[i].reset(ends[0]);
     support->pipes_[i + 1].reset(ends[1]);
   }
-  support->nodes_ = {{"/dev/nvidiactl", kNvidiaMajor, kNvidiaControlMinor}, {"/dev/nvidia-uvm", kUvmMajor, 0}};
-  for (const nvproxy::Gpu& gpu : support->proxy_->gpus()) {
-    support->nodes_.push_back({"/dev/nvidia" + std::to_string(gpu.minor), kNvidiaMajor, gpu.minor});
-  }
+  // The helper is a guest, and guests that may look into it can fill and empty its pipes: the sentry must never wait in them.
+  char path[32];
+  std::snprintf(path, sizeof(path), "/proc/self/fd/%d", support->pipes_[0].get());
+  support->drain_.reset(open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  bool good = support->drain_.valid();
+  for (int i : {1, 2}) good = good && fcntl(support->pipes_[i].get(), F_SETFL, O_NONBLOCK) == 0;
+  if (!good) return "no pipe for the GPU checkpoint helper";
+  support->copy_seconds_ = options.copy_seconds;
   support->AddTexts();
   RegisterNvidiaDevices();
   GroupExtras::SetExitWatcher(&GpuSupport::OnExit);
@@ -117,10 +121,32 @@ void GpuSupport::AddTexts() {
   }
 }
 
+absl::Status GpuSupport::Admit(const Container* container, const std::vector<std::string>& devices) {
+  uint64_t mask = 0;
+  std::string error = proxy_->MaskOf(devices, &mask);
+  if (!error.empty()) return absl::FailedPreconditionError(error + "; a pod's GPUs are those that its sandbox was started with");
+  containers_[container] = mask;
+  return absl::OkStatus();
+}
+
+std::vector<GpuSupport::Node> GpuSupport::NodesOf(const Container* container) const {
+  auto it = containers_.find(container);
+  if (it == containers_.end()) return {};
+  std::vector<Node> nodes = {{"/dev/nvidiactl", kNvidiaMajor, kNvidiaControlMinor}, {"/dev/nvidia-uvm", kUvmMajor, 0}};
+  for (const nvproxy::Gpu* gpu : proxy_->GpusOf({.gpus = it->second})) {
+    nodes.push_back({"/dev/nvidia" + std::to_string(gpu->minor), kNvidiaMajor, gpu->minor});
+  }
+  return nodes;
+}
+
 nvproxy::Session GpuSupport::SessionOf(Task& task) {
-  // Each container has a pid namespace of its own.
-  auto container = reinterpret_cast<uint64_t>(&task.group().pids());
-  return {.process = ProcessOf(task.group()), .container = container, .uid = task.creds().uid, .pid = static_cast<uint32_t>(task.pid())};
+  nvproxy::Session session{.process = ProcessOf(task.group()), .uid = task.creds().uid, .pid = static_cast<uint32_t>(task.pid())};
+  GpuSupport* gpus = TheOne().get();
+  session.container = reinterpret_cast<uint64_t>(task.container());
+  if (gpus == nullptr) return session;
+  auto it = gpus->containers_.find(task.container());
+  session.gpus = it == gpus->containers_.end() ? 0 : it->second;
+  return session;
 }
 
 uint64_t GpuSupport::ProcessOf(const ThreadGroup& group) {

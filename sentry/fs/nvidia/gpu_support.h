@@ -4,17 +4,20 @@
 // tables of devices and of /proc and /sys is fixed then. Kernel lock where nothing else is said; the proxy is called without it.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "nvproxy/proxy.h"
 #include "sentry/base/unique_fd.h"
 #include "sentry/control/spec.h"
 
 namespace amber {
 
+class Container;
 class Kernel;
 class Task;
 class ThreadGroup;
@@ -36,9 +39,11 @@ class GpuSupport {
 
   // Two pipes for the standard streams of a checkpoint helper, made while the sentry may still make pipes.
   struct HelperStreams {
-    int to, from, its_input, its_output;
+    int to, from;  // never waited in
+    int its_input, its_output;
+    int old_input;  // what it has not read
   };
-  HelperStreams helper_streams() const { return {pipes_[1].get(), pipes_[2].get(), pipes_[0].get(), pipes_[3].get()}; }
+  HelperStreams helper_streams() const { return {pipes_[1].get(), pipes_[2].get(), pipes_[0].get(), pipes_[3].get(), drain_.get()}; }
   // Processes (Session::process) whose GPU state is no obstacle to a checkpoint, since their CUDA library can take it out. Kernel lock.
   void set_drainable(std::set<uint64_t> processes) { drainable_ = std::move(processes); }
   bool drainable(uint64_t process) const { return drainable_.contains(process); }
@@ -47,8 +52,14 @@ class GpuSupport {
     std::string path;
     uint32_t major, minor;
   };
-  // What a container's /dev is to have.
-  const std::vector<Node>& nodes() const { return nodes_; }
+  // Gives a container those of the GPUs, or all if `devices` is empty; the others do not exist for it. FAILED_PRECONDITION names one that is not there.
+  // Kernel lock, as for the two below. A container that this is not done for has none.
+  absl::Status Admit(const Container* container, const std::vector<std::string>& devices);
+  void Forget(const Container* container) { containers_.erase(container); }
+  // What its /dev is to have.
+  std::vector<Node> NodesOf(const Container* container) const;
+  // Of GpuOptions.
+  int64_t copy_seconds() const { return copy_seconds_; }
   // Lines for `sandbox debug --stats`.
   std::string StatsText();
   // For `sandbox events --stats`.
@@ -66,8 +77,10 @@ class GpuSupport {
   std::shared_ptr<void> fake_;  // the machine that a fake driver is on
   std::unique_ptr<nvproxy::HostDriver> driver_;
   std::unique_ptr<nvproxy::Proxy> proxy_;
-  std::vector<Node> nodes_;
+  std::map<const Container*, uint64_t> containers_;  // nvproxy::Session::gpus
+  int64_t copy_seconds_ = 0;
   UniqueFd pipes_[4];  // read and write end of its input, then of its output
+  UniqueFd drain_;     // the read end of its input, for the sentry
   std::set<uint64_t> drainable_;
 };
 

@@ -52,6 +52,8 @@ class TaskCaller final : public nvproxy::Caller {
       if (!vma.file) return Errno(EOPNOTSUPP);
       MapSource source = TRY(vma.file->Map(*task_, vma.offset, vma.size(), vma.prot & ~PROT_EXEC, true));
       if (!source.sentry_owned) return Errno(EOPNOTSUPP);
+      // Another thread may unmap it as soon as the lock is released; the descriptor's number must not become another file's before it is used.
+      shared_.push_back(vma.file);
       pieces.push_back({source.fd, source.offset + vma.offset, vma.size()});
     }
     return pieces;
@@ -78,6 +80,7 @@ class TaskCaller final : public nvproxy::Caller {
   RefPtr<FdTable> files_;
   nvproxy::Session session_;
   std::optional<Range> to_move_;
+  std::vector<RefPtr<File>> shared_;  // whose descriptors Share() gave; let go with the kernel lock held, as the rest
 };
 
 nvproxy::Node NodeOf(uint64_t rdev) {

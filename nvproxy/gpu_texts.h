@@ -1,0 +1,12 @@
+// Texts of the driver as a guest may read them.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace amber::nvproxy {
+
+// /proc/driver/nvidia/params, with "ModifyDeviceFiles: 0", so that nobody in the guest runs nvidia-modprobe, and without the registry keys of the host.
+std::string GuestParams(std::string_view text);
+
+}  // namespace amber::nvproxy
