@@ -67,7 +67,7 @@ void Agree(World& world, Proxy& proxy) {
 
 // A process takes the file over: its own calls work, or are refused.
 void Use(Proxy& proxy, const std::shared_ptr<OpenFile>& file, FuzzedDataProvider& in) {
-  TestProcess p(proxy, file->session());
+  TestProcess p(proxy, file->session(), 64 << 10);
   int fd = p.Adopt(file);
   uint32_t client = 0xc1d00001 + in.ConsumeIntegral<uint8_t>() % 4, object = 0x100 + in.ConsumeIntegral<uint8_t>() % 4;
   std::vector<uint8_t> params(4);

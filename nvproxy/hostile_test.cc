@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "absl/synchronization/notification.h"
+#include "nvproxy/state.pb.h"
 #include "nvproxy/test_guest.h"
 
 namespace amber::nvproxy {
@@ -423,6 +424,38 @@ TEST(Hostile, ManyDependants) {
   p.Close(b.ctl);
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
   EXPECT_EQ(proxy.counts().objects, 0u);
+}
+
+// Files that an image registers with each other, with themselves, or with what is no control file would keep each other open for ever.
+TEST(Hostile, FilesOfAnImageInARing) {
+  struct Saved {
+    NodeKind kind;
+    uint64_t id, linked;
+  };
+  using Ring = std::vector<Saved>;
+  for (const Ring& ring : {Ring{{NodeKind::kControl, 1, 1}}, Ring{{NodeKind::kControl, 1, 2}, {NodeKind::kControl, 2, 1}},
+                           Ring{{NodeKind::kControl, 1, 2}, {NodeKind::kControl, 2, 3}, {NodeKind::kControl, 3, 1}},
+                           Ring{{NodeKind::kGpu, 1, 2}, {NodeKind::kGpu, 2, 0}}, Ring{{NodeKind::kUvm, 1, 2}, {NodeKind::kControl, 2, 0}}}) {
+    World world;
+    Proxy& proxy = world.Sandbox();
+    bool refused = false;
+    {
+      std::vector<std::shared_ptr<OpenFile>> files;
+      for (const Saved& s : ring) {
+        proto::File file;
+        file.set_driver(proxy.version());
+        file.set_node(static_cast<uint32_t>(s.kind));
+        file.set_access(2);
+        file.set_id(s.id);
+        file.set_linked(s.linked);
+        std::string error;
+        files.push_back(proxy.RestoreFile(file.SerializeAsString(), &error));
+        refused = refused || files.back() == nullptr;
+      }
+    }
+    EXPECT_TRUE(refused);
+    EXPECT_EQ(world.host.file_count(), 0u);
+  }
 }
 
 // An image that somebody else wrote: no more objects than a sandbox may have.

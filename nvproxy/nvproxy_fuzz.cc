@@ -76,7 +76,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const char* versions[] = {"535.288.01", "580.159.04", "620.06.00"};
   World world(TwoGpus(versions[in.Byte() % 3]));
   Proxy& proxy = world.Sandbox({.capabilities = in.Byte(), .memory_limit = 1 << 30, .max_clients = 8, .max_objects = 64});
-  TestProcess processes[2] = {{proxy, {.process = 1, .pid = 1}}, {proxy, {.process = 2, .pid = 2}}};
+  constexpr size_t kMemory = 128 << 10;  // room for the largest block, and quick to make
+  TestProcess processes[2] = {{proxy, {.process = 1, .pid = 1}, kMemory}, {proxy, {.process = 2, .pid = 2}, kMemory}};
   TestProcess::Basic basics[2] = {processes[0].Start(), processes[1].Start()};
   int uvms[2] = {processes[0].Open(NodeKind::kUvm), processes[1].Open(NodeKind::kUvm)};
   for (int i = 0; i < 64 && !in.empty(); ++i) {

@@ -143,7 +143,7 @@ class Proxy {
   std::string FindGpus();
   void OnFileGone(OpenFile& file);
   std::string RestoreClient(const std::shared_ptr<OpenFile>& file, const proto::Client& saved);
-  void LinkRestored(uint64_t id, uint64_t linked, const std::shared_ptr<OpenFile>& file);
+  std::string LinkRestored(uint64_t id, uint64_t linked, const std::shared_ptr<OpenFile>& file);
 
   HostDriver& host_;
   const Options options_;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 
+#include <cstdio>
 #include <thread>
 
 #include "nvproxy/test_guest.h"
@@ -22,6 +23,26 @@ class ProxyTest : public testing::TestWithParam<const char*> {
       std::memcpy(&word, memory.data() + i, 4);
       if (word >> 16 == 0x5a5au) ADD_FAILURE() << "a host descriptor at offset " << i;
     }
+    std::vector<std::pair<uint64_t, uint64_t>> own = OwnMemory();
+    for (size_t i = 0; i + 8 <= memory.size(); i += 8) {
+      uint64_t word;
+      std::memcpy(&word, memory.data() + i, 8);
+      if (word < uint64_t{1} << 32 || word >= uint64_t{1} << 47) continue;
+      bool inside = std::ranges::any_of(own, [&](const auto& range) { return word >= range.first && word < range.second; });
+      if (inside) ADD_FAILURE() << "an address of the proxy's at offset " << i;
+    }
+  }
+  // What is mapped in this process.
+  static std::vector<std::pair<uint64_t, uint64_t>> OwnMemory() {
+    std::vector<std::pair<uint64_t, uint64_t>> out;
+    FILE* maps = std::fopen("/proc/self/maps", "r");
+    char line[512];
+    unsigned long start, end;
+    while (maps != nullptr && std::fgets(line, sizeof(line), maps) != nullptr) {
+      if (std::sscanf(line, "%lx-%lx", &start, &end) == 2) out.emplace_back(start, end);
+    }
+    if (maps != nullptr) std::fclose(maps);
+    return out;
   }
   World world;
   Proxy& proxy;

@@ -170,12 +170,12 @@ std::shared_ptr<OpenFile> Proxy::RestoreFile(std::string_view bytes, std::string
   }
   for (HostFile opened : held) host_.Close(opened);
   if (!error->empty()) return nullptr;
-  LinkRestored(saved.id(), saved.linked(), *file);
-  return *file;
+  *error = LinkRestored(saved.id(), saved.linked(), *file);
+  return error->empty() ? *file : nullptr;
 }
 
-// Registers files with their control files, whichever of the two is restored first.
-void Proxy::LinkRestored(uint64_t id, uint64_t linked, const std::shared_ptr<OpenFile>& file) {
+// Registers files with their control files, whichever of the two is restored first; "" or what went wrong.
+std::string Proxy::LinkRestored(uint64_t id, uint64_t linked, const std::shared_ptr<OpenFile>& file) {
   std::vector<std::pair<std::shared_ptr<OpenFile>, std::shared_ptr<OpenFile>>> pairs;
   {
     absl::MutexLock lock(&mu_);
@@ -185,21 +185,30 @@ void Proxy::LinkRestored(uint64_t id, uint64_t linked, const std::shared_ptr<Ope
       auto it = restored_.find(u.second);
       std::shared_ptr<OpenFile> control = it == restored_.end() ? nullptr : it->second.lock();
       std::shared_ptr<OpenFile> from = u.first.lock();
-      if (control == nullptr || from == nullptr) return false;
+      if (from == nullptr) return true;
+      if (control == nullptr) return false;
       pairs.emplace_back(std::move(from), std::move(control));
       return true;
     });
   }
   for (auto& [from, control] : pairs) {
+    // As RegisterFdCall() has it. Files that hold each other, as an image may say, would never close.
+    bool good = from->is_frontend() && control->node().kind == NodeKind::kControl && from != control;
+    if (good) {
+      absl::MutexLock lock(&control->mu);
+      good = control->linked == nullptr;
+      if (good) control->has_links = true;
+    }
+    if (good) {
+      absl::MutexLock lock(&from->mu);
+      good = from->linked == nullptr && !from->has_links;
+      if (good) from->linked = control;
+    }
+    if (!good) return "the links of GPUs' files are malformed in the image";
     int32_t fd = control->host();
     HostIoctl(from->host(), Command(0xc9, sizeof(fd)), std::as_writable_bytes(std::span(&fd, 1)));
-    {
-      absl::MutexLock lock(&control->mu);
-      control->has_links = true;
-    }
-    absl::MutexLock lock(&from->mu);
-    from->linked = control;
   }
+  return "";
 }
 
 }  // namespace amber::nvproxy

@@ -29,7 +29,9 @@ class TestProcess : public Caller {
  public:
   static constexpr uint64_t kBase = 0x10000;
 
-  TestProcess(Proxy& proxy, Session session) : proxy_(proxy), session_(session), memory_(4 << 20) {}
+  // Of `memory` the second half, at most a MiB of it, is for PutBytes().
+  explicit TestProcess(Proxy& proxy, Session session, size_t memory = 4 << 20)
+      : proxy_(proxy), session_(session), memory_(memory), scratch_(std::min<size_t>(memory / 2, 1 << 20)) {}
   TestProcess(const TestProcess&) = delete;
   TestProcess& operator=(const TestProcess&) = delete;
   ~TestProcess() override {
@@ -67,12 +69,12 @@ class TestProcess : public Caller {
   uint64_t Put(const T& value) {
     uint64_t at = next_;
     next_ += (sizeof(T) + 15) & ~size_t{15};
-    if (next_ > kBase + memory_.size() - (1 << 20)) next_ = kBase;
+    if (next_ > kBase + memory_.size() - scratch_) next_ = kBase;
     Write(at, &value, sizeof(value));
     return at;
   }
   uint64_t PutBytes(const std::vector<uint8_t>& bytes) {
-    uint64_t at = kBase + memory_.size() - (1 << 20);
+    uint64_t at = kBase + memory_.size() - scratch_;
     Write(at, bytes.data(), bytes.size());
     return at;
   }
@@ -207,6 +209,7 @@ class TestProcess : public Caller {
   Proxy& proxy_;
   const Session session_;
   std::vector<uint8_t> memory_;
+  const size_t scratch_;
   uint64_t next_ = kBase;
   std::map<int, std::shared_ptr<OpenFile>> files_;
   std::map<uint64_t, bool> unmapped_;

@@ -144,6 +144,14 @@ void FakeHost::Inject(Fault fault) {
   absl::MutexLock lock(&mu_);
   faults_.push_back(fault);
 }
+void FakeHost::ClearFaults() {
+  absl::MutexLock lock(&mu_);
+  faults_.clear();
+}
+void FakeHost::ClearViolations() {
+  absl::MutexLock lock(&mu_);
+  violations_.clear();
+}
 void FakeHost::SetHook(std::function<void(HostFile, uint32_t)> hook) {
   absl::MutexLock lock(&mu_);
   hook_ = std::move(hook);

@@ -69,6 +69,8 @@ class FakeHost {
     int times = 1;
   };
   void Inject(Fault fault);
+  void ClearFaults();
+  void ClearViolations();
   // Makes an event arrive at `file`.
   void FireEvent(HostFile file);
   // Called before each ioctl without the lock: to block, or to look.
