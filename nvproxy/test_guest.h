@@ -30,7 +30,7 @@ class TestProcess : public Caller {
   static constexpr uint64_t kBase = 0x10000;
 
   // Of `memory` the second half, at most a MiB of it, is for PutBytes().
-  explicit TestProcess(Proxy& proxy, Session session, size_t memory = 4 << 20)
+  TestProcess(Proxy& proxy, Session session, size_t memory = 4 << 20)
       : proxy_(proxy), session_(session), memory_(memory), scratch_(std::min<size_t>(memory / 2, 1 << 20)) {}
   TestProcess(const TestProcess&) = delete;
   TestProcess& operator=(const TestProcess&) = delete;

@@ -155,6 +155,53 @@ TEST(GpuRequest, HooksThatAreReplaced) {
   EXPECT_FALSE(IsReplacedHook({.path = "/usr/bin/my-nvidia-container-runtime-hook"}));
 }
 
+// What three generations of NVIDIA's toolkit leave in a bundle, and what is made of it, as text.
+TEST(GpuRequest, GenerationsOfTheToolkit) {
+  auto hook = [](const char* path, std::vector<std::string> args) { return Hook{.path = path, .args = std::move(args)}; };
+  auto dump = [](const Bundle& bundle) {
+    auto request = ReadGpuRequest(bundle);
+    if (!request.ok()) return std::string(request.status().message());
+    std::string out = request->all ? "all GPUs;" : "GPUs";
+    for (const std::string& d : request->devices) out += " " + d;
+    out += request->legacy_hook ? "; the driver's files are ours to mount" : "; hooks";
+    for (const Hook& h : bundle.hooks.create_container) {
+      if (!IsReplacedHook(h)) out += " " + h.args[h.path.ends_with("nvidia-ctk") ? 2 : 1];
+    }
+    return out;
+  };
+  std::vector<DeviceSpec> nodes = {{.path = "/dev/nvidia0", .major = 195, .minor = 0},
+                                   {.path = "/dev/nvidia-modeset", .major = 195, .minor = 254},
+                                   {.path = "/dev/nvidia-uvm", .major = 510},
+                                   {.path = "/dev/nvidia-uvm-tools", .major = 510, .minor = 1},
+                                   {.path = "/dev/nvidiactl", .major = 195, .minor = 255},
+                                   {.path = "/dev/dri/card1", .major = 226, .minor = 1}};
+  // The prestart hook alone, with the engine's variables.
+  Bundle legacy = Docker({"NVIDIA_VISIBLE_DEVICES=GPU-6f2d1c00-1111-2222-3333-444455556666", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"});
+  EXPECT_EQ(dump(legacy), "GPUs GPU-6f2d1c00-1111-2222-3333-444455556666; the driver's files are ours to mount");
+  // CDI by the big tool: nvidia-ctk hook VERB.
+  Bundle ctk;
+  ctk.container.devices = nodes;
+  ctk.container.process.env = {"NVIDIA_VISIBLE_DEVICES=void"};
+  ctk.hooks.create_container = {hook("/usr/bin/nvidia-ctk", {"nvidia-ctk", "hook", "create-symlinks", "--link", "libcuda.so.1::/usr/lib/libcuda.so"}),
+                                hook("/usr/bin/nvidia-ctk", {"nvidia-ctk", "hook", "update-ldcache", "--folder", "/usr/lib"}),
+                                hook("/usr/bin/nvidia-ctk", {"nvidia-ctk", "hook", "chmod", "--mode", "755"})};
+  EXPECT_EQ(dump(ctk), "GPUs minor:0; hooks create-symlinks update-ldcache chmod");
+  // CDI by a program of its own: nvidia-cdi-hook VERB, with one that covers what guests see without it.
+  Bundle cdi = ctk;
+  cdi.hooks.create_container = {hook("/usr/bin/nvidia-cdi-hook", {"nvidia-cdi-hook", "create-symlinks"}),
+                                hook("/usr/bin/nvidia-cdi-hook", {"nvidia-cdi-hook", "enable-cuda-compat", "--host-driver-version=580.159.04"}),
+                                hook("/usr/bin/nvidia-cdi-hook", {"nvidia-cdi-hook", "update-ldcache"}),
+                                hook("/usr/bin/nvidia-cdi-hook", {"nvidia-cdi-hook", "disable-device-node-modification"})};
+  EXPECT_EQ(dump(cdi), "GPUs minor:0; hooks create-symlinks enable-cuda-compat update-ldcache");
+  // Both at once, as an engine that adds the hook to a CDI container: the nodes say which, and nothing is mounted twice.
+  Bundle both = cdi;
+  both.hooks.prestart = legacy.hooks.prestart;
+  both.container.process.env = {"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_VISIBLE_DEVICES=void"};
+  EXPECT_TRUE(ReadGpuRequest(both).ok());
+  EXPECT_FALSE(ReadGpuRequest(both)->all);
+  EXPECT_EQ(ReadGpuRequest(both)->devices, std::vector<std::string>{"minor:0"});
+}
+
 TEST(GpuRequest, Sizes) {
   EXPECT_EQ(ParseGpuBytes("8GiB"), uint64_t{8} << 30);
   EXPECT_EQ(ParseGpuBytes("512M"), uint64_t{512} << 20);
