@@ -458,6 +458,25 @@ TEST(Hostile, FilesOfAnImageInARing) {
   }
 }
 
+// Clients of a file that is no control file: the driver is not even asked.
+TEST(Hostile, ClientsOfAnotherFile) {
+  World world;
+  Proxy& proxy = world.Sandbox();
+  for (NodeKind kind : {NodeKind::kUvm, NodeKind::kGpu}) {
+    proto::File file;
+    file.set_driver(proxy.version());
+    file.set_node(static_cast<uint32_t>(kind));
+    file.set_access(2);
+    file.add_clients()->set_handle(0xc1d00001);
+    std::string error;
+    uint64_t calls = world.host.calls();
+    EXPECT_EQ(proxy.RestoreFile(file.SerializeAsString(), &error), nullptr);
+    EXPECT_NE(error.find("malformed"), std::string::npos) << error;
+    EXPECT_EQ(world.host.calls(), calls);
+  }
+  EXPECT_TRUE(world.host.violations().empty());
+}
+
 // An image that somebody else wrote: no more objects than a sandbox may have.
 TEST(Hostile, ImagesAreBounded) {
   World world, there, small;

@@ -144,7 +144,9 @@ std::string Proxy::RestoreClient(const std::shared_ptr<OpenFile>& file, const pr
 
 std::shared_ptr<OpenFile> Proxy::RestoreFile(std::string_view bytes, std::string* error) {
   proto::File saved;
-  if (!saved.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || saved.node() > 2 || saved.access() > O_RDWR) {
+  bool good = saved.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) && saved.node() <= 2 && saved.access() <= O_RDWR;
+  // Clients are made on control files alone.
+  if (!good || (saved.clients_size() > 0 && saved.node() != static_cast<uint32_t>(NodeKind::kControl))) {
     *error = "a GPU's file is malformed in the image";
     return nullptr;
   }
