@@ -57,7 +57,7 @@ void Socket::SetIno(uint64_t ino) {
 }
 
 ErrnoOr<void> Socket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
-  if (level != SOL_SOCKET) return Errno(ENOPROTOOPT);
+  if (level != SOL_SOCKET) return Errno(EOPNOTSUPP);  // do_sock_setsockopt(), of a family without options.
   switch (name) {
     case SO_RCVTIMEO: receive_timeout_ = TRY(ParseTimeout(value)); return Ok();
     case SO_SNDTIMEO: send_timeout_ = TRY(ParseTimeout(value)); return Ok();
@@ -87,6 +87,7 @@ ErrnoOr<void> Socket::SetOption(Task& task, int level, int name, std::span<const
     case SO_ERROR:
     case SO_ACCEPTCONN: return Errno(ENOPROTOOPT);
     default:
+      if (name == SO_DEBUG && number != 0 && !task.Has(kCapNetAdmin)) return Errno(EACCES);
       if (name < 0 || name >= 64 || (kToggles >> name & 1) == 0) return Errno(ENOPROTOOPT);
       if (number != 0) {
         toggles_ |= uint64_t{1} << name;

@@ -1,5 +1,6 @@
 // Changing attributes: chmod(2), chown(2), utimensat(2), truncate(2), umask(2).
 #include <sys/stat.h>
+#include <sys/inotify.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
 
 namespace amber {
@@ -154,6 +156,7 @@ ErrnoOr<uint64_t> FTruncate(Task& task, int fd, int64_t size) {
   if (!file->writable()) return Errno(EINVAL);
   TRY(CheckSizeLimit(task, size));
   TRY(file->Truncate(task, static_cast<uint64_t>(size)));
+  NotifyFile(*file, IN_MODIFY);
   return uint64_t{0};
 }
 

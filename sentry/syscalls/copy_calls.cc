@@ -27,9 +27,7 @@ class Offset {
     if (p.is_null()) {
       o.value = TRY(file.Seek(task, 0, SEEK_CUR));
     } else {
-      int64_t v = TRY(task.CopyIn(p));
-      if (v < 0) return Errno(EINVAL);
-      o.value = static_cast<uint64_t>(v);
+      o.value = static_cast<uint64_t>(TRY(task.CopyIn(p)));
     }
     return o;
   }
@@ -38,6 +36,8 @@ class Offset {
     TRY(file.Seek(task, static_cast<int64_t>(value), SEEK_SET));
     return Ok();
   }
+  // Positions below zero; checked after what else may be wrong.
+  bool negative() const { return static_cast<int64_t>(value) < 0; }
   uint64_t value = 0;
 
  private:
@@ -55,9 +55,10 @@ ErrnoOr<uint64_t> SendFile(Task& task, int out_fd, int in_fd, UserPtr<int64_t> p
   RefPtr<File> out = TRY(WritableFile(task, out_fd));
   if ((out->flags() & O_APPEND) != 0 && out->path() != nullptr) return Errno(EINVAL);
   auto where = Offset::Of(task, *in, p);
-  // Pipes and the like cannot be sent from: they have no position.
+  // Pipes and the like cannot be sent from: they have no position (do_sendfile: ESPIPE is for an offset that is given).
   if (where.Is(ESPIPE)) return Errno(EINVAL);
   Offset offset = TRY(std::move(where));
+  if (offset.negative()) return Errno(EINVAL);
   // The offset was stored at each stop: a repeated call goes on from there.
   uint64_t done = task.syscall().done;
   count = std::min(count, kMaxRwCount);
@@ -67,7 +68,7 @@ ErrnoOr<uint64_t> SendFile(Task& task, int out_fd, int in_fd, UserPtr<int64_t> p
   Errno problem(0);
   while (count > 0) {
     auto got = Fill(task, *in, offset.value, buffer, count);
-    if (!got.ok()) problem = got.Is(ESPIPE) ? Errno(EINVAL) : got.error();
+    if (!got.ok()) problem = got.Is(ESPIPE) && p.is_null() ? Errno(EINVAL) : got.error();
     if (!got.ok() || *got == 0) break;
     BufferSource source(buffer.data(), *got);
     auto put = out->Write(task, source);
@@ -103,6 +104,9 @@ ErrnoOr<uint64_t> CopyFileRange(Task& task, int in_fd, UserPtr<int64_t> in_p, in
   TRY(CheckCopy(task, *in, *out));
   Offset from = TRY(Offset::Of(task, *in, in_p));
   Offset to = TRY(Offset::Of(task, *out, out_p));
+  // generic_copy_file_checks(), in its order and with its unsigned sums.
+  if (from.value + count < from.value || to.value + count < to.value) return Errno(EOVERFLOW);
+  if (from.negative() || to.negative()) return Errno(EINVAL);
   count = std::min(count, kMaxCopy);
   if (in->dentry() == out->dentry() && from.value < to.value + count && to.value < from.value + count) return Errno(EINVAL);
   std::vector<uint8_t> buffer(std::min<uint64_t>(count, kChunk));
@@ -119,6 +123,7 @@ ErrnoOr<uint64_t> CopyFileRange(Task& task, int in_fd, UserPtr<int64_t> in_p, in
     from.value += *put;
     to.value += *put;
     done += *put;
+    if (*put < *got) break;  // A limit, which the next call is told of.
   }
   if (done == 0 && problem.number() != 0) return problem;
   TRY(from.Store(task, *in));

@@ -237,6 +237,14 @@ ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
     case F_SETSIG:
     case F_GETSIG: return OwnerCommand(task, *file, command, argument);
     case F_GETLEASE: return uint64_t{F_UNLCK};
+    case F_GETPIPE_SZ:
+    case F_SETPIPE_SZ: {
+      auto answer = file->Fcntl(task, command, argument);
+      // pipe_fcntl(): what is no pipe has no such descriptor. A pipe's own EINVAL is for a size.
+      struct stat status;
+      if (answer.Is(EINVAL) && (!file->Stat(task, &status).ok() || !S_ISFIFO(status.st_mode))) return Errno(EBADF);
+      return answer;
+    }
     default: return file->Fcntl(task, command, argument);
   }
 }

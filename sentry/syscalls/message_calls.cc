@@ -82,6 +82,7 @@ ErrnoOr<uint64_t> SendAll(Task& task, Socket& socket, std::vector<iovec> ranges,
 }
 
 ErrnoOr<std::vector<iovec>> RangesOf(Task& task, const MessageHeader& header) {
+  if (header.range_count > kMaxMessages) return Errno(EMSGSIZE);  // UIO_MAXIOV; not EINVAL as elsewhere (copy_msghdr_from_user).
   return task.CopyInIovecs(UserPtr<const iovec>(header.ranges), header.range_count);
 }
 
@@ -151,7 +152,8 @@ ErrnoOr<uint64_t> ReceiveAll(Task& task, Socket& socket, std::vector<iovec> rang
       continue;
     }
     if (got.error().number() != EAGAIN) return progress > 0 ? ErrnoOr<uint64_t>(progress) : got.error();
-    if (DontWait(socket, out->flags) || task.syscall().timed_out) {
+    // Nobody waits for what the error queue may get.
+    if (DontWait(socket, out->flags) || (out->flags & MSG_ERRQUEUE) != 0 || task.syscall().timed_out) {
       return progress > 0 ? ErrnoOr<uint64_t>(progress) : Errno(EAGAIN);
     }
     return BlockForIo(task, socket, POLLIN);

@@ -148,10 +148,10 @@ ErrnoOr<uint64_t> Umount2(Task& task, UserPtr<const char> target, int flags) {
   if ((flags & ~(MNT_FORCE | MNT_DETACH | MNT_EXPIRE | kNoFollow)) != 0) return Errno(EINVAL);
   if ((flags & MNT_EXPIRE) != 0 && (flags & (MNT_FORCE | MNT_DETACH)) != 0) return Errno(EINVAL);
   VfsPath place = TRY(PlaceOf(task, target, (flags & kNoFollow) != 0 ? 0 : kFollowLast));
+  if (!MayMount(task)) return Errno(EPERM);  // Before anything is said of the place (can_umount).
   // What was mounted over the working directory is meant by ".", too (handle_lookup_down).
   if (place.mount->ns() != nullptr) place.mount->ns()->CrossDown(&place);
   if (!place.is_mount_root()) return Errno(EINVAL);
-  if (!MayMount(task)) return Errno(EPERM);
   MountNamespace* ns = TRY(OwnNamespace(task, place));
   if (place.mount->locked()) return Errno(EINVAL);
   if (place.mount->parent() == nullptr) return Errno(EBUSY);

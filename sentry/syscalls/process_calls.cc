@@ -240,7 +240,7 @@ ErrnoOr<ThreadGroup*> GroupOrSelf(Task& task, int pid) {
 }
 
 ErrnoOr<uint64_t> Setpgid(Task& task, int pid, int pgid) {
-  if (pgid < 0) return Errno(EINVAL);
+  if (pgid < 0 || (pgid == 0 && pid < 0)) return Errno(EINVAL);  // 0 means the number of the process.
   ThreadGroup* target = TRY(GroupOrSelf(task, pid));
   if (pgid == 0) pgid = task.group().pids().IdOf(*target);
   bool child = target->parent() == &task.group();

@@ -181,7 +181,9 @@ ErrnoOr<uint64_t> Ptrace(Task& task, int64_t request64, int pid, uint64_t addres
     if (seize && address != 0) return Errno(EIO);
     Task* target = task.FindTask(pid);
     if (target == nullptr) return Errno(ESRCH);
-    uint32_t options = seize ? TRY(Options(data)) : 0;
+    auto wanted = Options(data);
+    if (seize && !wanted.ok()) return Errno(EIO);  // Not EINVAL as of PTRACE_SETOPTIONS (ptrace_attach).
+    uint32_t options = seize ? *wanted : 0;
     RefPtr<Task> keep(target);
     TRY(Tracing::Attach(task, *target, seize, options));
     return uint64_t{0};

@@ -20,13 +20,14 @@ namespace amber {
 
 ErrnoOr<RefPtr<File>> ReadableFile(Task& task, int fd) {
   RefPtr<File> file = TRY(task.files().Get(fd));
-  if (!file->readable()) return Errno(EBADF);
+  // Access mode 3 is for ioctl alone (open(2)).
+  if (!file->readable() || (file->flags() & O_ACCMODE) == O_ACCMODE) return Errno(EBADF);
   return file;
 }
 
 ErrnoOr<RefPtr<File>> WritableFile(Task& task, int fd) {
   RefPtr<File> file = TRY(task.files().Get(fd));
-  if (!file->writable()) return Errno(EBADF);
+  if (!file->writable() || (file->flags() & O_ACCMODE) == O_ACCMODE) return Errno(EBADF);
   return file;
 }
 
@@ -74,14 +75,14 @@ namespace {
 
 ErrnoOr<uint64_t> Read(Task& task, int fd, UserPtr<void> p, uint64_t size) {
   RefPtr<File> file = TRY(ReadableFile(task, fd));
-  if (static_cast<int64_t>(size) < 0) return Errno(EINVAL);
+  if (static_cast<int64_t>(size) < 0) return Errno(EFAULT);  // No range of addresses is that long (access_ok).
   UserSink sink(task, p, std::min(size, kMaxRwCount));
   return ReadFile(task, *file, sink);
 }
 
 ErrnoOr<uint64_t> Write(Task& task, int fd, UserPtr<const void> p, uint64_t size) {
   RefPtr<File> file = TRY(WritableFile(task, fd));
-  if (static_cast<int64_t>(size) < 0) return Errno(EINVAL);
+  if (static_cast<int64_t>(size) < 0) return Errno(EFAULT);  // No range of addresses is that long (access_ok).
   UserSource source(task, p, std::min(size, kMaxRwCount));
   return WriteFile(task, *file, source);
 }
@@ -125,11 +126,18 @@ ErrnoOr<void> SyncAfter(Task& task, File& file, int flags) {
 constexpr int kReadFlags = RWF_HIPRI | RWF_NOWAIT;
 constexpr int kWriteFlags = RWF_HIPRI | RWF_NOWAIT | RWF_DSYNC | RWF_SYNC | RWF_APPEND;
 
+// FMODE_PREAD and FMODE_PWRITE are asked for before the vector is looked at (do_preadv, do_pwritev).
+ErrnoOr<void> CheckHasPositions(Task& task, File& file) {
+  auto r = file.Seek(task, 0, SEEK_CUR);
+  return r.Is(ESPIPE) ? Errno(ESPIPE) : ErrnoOr<void>();
+}
+
 // The offset comes in two registers, of which x86-64 only uses the first.
 ErrnoOr<uint64_t> PReadV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t count, int64_t offset, uint64_t, int flags) {
   RefPtr<File> file = TRY(ReadableFile(task, fd));
   if ((flags & ~kReadFlags) != 0) return Errno(EOPNOTSUPP);
   if (offset < -1) return Errno(EINVAL);
+  if (offset >= 0) TRY(CheckHasPositions(task, *file));
   UserSink sink(task, TRY(task.CopyInIovecs(p, count)));
   if (offset == -1) return ReadFile(task, *file, sink, (flags & RWF_NOWAIT) != 0);
   uint64_t n = TRY(file->PRead(task, sink, static_cast<uint64_t>(offset)));
@@ -141,6 +149,7 @@ ErrnoOr<uint64_t> PWriteV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t 
   RefPtr<File> file = TRY(WritableFile(task, fd));
   if ((flags & ~kWriteFlags) != 0) return Errno(EOPNOTSUPP);
   if (offset < -1) return Errno(EINVAL);
+  if (offset >= 0) TRY(CheckHasPositions(task, *file));
   UserSource source(task, TRY(task.CopyInIovecs(p, count)));
   int old_flags = file->flags();
   if ((flags & RWF_APPEND) != 0) file->set_flags(old_flags | O_APPEND);

@@ -29,7 +29,9 @@ ErrnoOr<ucred> CheckCredentials(Task& task, ucred c) {
   bool uid_ok = c.uid == own.uid || c.uid == own.euid || c.uid == own.suid || own.HasOwn(kCapSetuid);
   bool gid_ok = c.gid == own.gid || c.gid == own.egid || c.gid == own.sgid || own.HasOwn(kCapSetgid);
   if (!pid_ok || !uid_ok || !gid_ok) return Errno(EPERM);
-  if (Task* named = task.FindTask(c.pid)) c.pid = KernelCredentials(*named, 0, 0).pid;
+  Task* named = task.FindTask(c.pid);
+  if (named == nullptr) return Errno(ESRCH);  // find_get_pid() in net/core/scm.c.
+  c.pid = KernelCredentials(*named, 0, 0).pid;
   return c;
 }
 

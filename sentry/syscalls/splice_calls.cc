@@ -73,6 +73,7 @@ ErrnoOr<uint64_t> FromPipe(Task& task, End& in, End& out, size_t size, uint32_t 
   size = in.pipe->Peek(buffer.get(), size);
   BufferSource source(buffer.get(), size);
   auto written = out.Write(task, source);
+  if (written.Is(ESPIPE)) return Errno(EINVAL);  // An offset, and a file without positions: no FMODE_PWRITE.
   if (written.Is(EAGAIN)) return WaitFor(task, *out.file, POLLOUT, flags, out.file->nonblocking());
   size_t done = TRY(std::move(written));
   if (consume) {
@@ -90,6 +91,7 @@ ErrnoOr<uint64_t> IntoPipe(Task& task, End& in, End& out, size_t size, uint32_t 
   auto buffer = std::make_unique_for_overwrite<uint8_t[]>(size);
   BufferSink sink(buffer.get(), size);
   auto got = in.Read(task, sink);
+  if (got.Is(ESPIPE)) return Errno(EINVAL);
   if (got.Is(EAGAIN)) return WaitFor(task, *in.file, POLLIN, 0, in.file->nonblocking());
   size = TRY(std::move(got));
   if (size == 0) return uint64_t{0};

@@ -95,10 +95,19 @@ ErrnoOr<uint64_t> Personality(Task& task, unsigned value) {
   return before;
 }
 
-ErrnoOr<uint64_t> Syslog(Task& task, int type, UserPtr<char>, int) {
-  if (type == 10) return 0;  // SYSLOG_ACTION_SIZE_BUFFER
-  if (type == 3 || type == 9) return 0;
-  return task.Has(CAP_SYSLOG) ? ErrnoOr<uint64_t>(0) : Errno(EPERM);
+// kernel/printk/printk.c, do_syslog(), of a log in which nothing is ever written.
+ErrnoOr<uint64_t> Syslog(Task& task, int type, UserPtr<char> buffer, int size) {
+  constexpr int kRead = 2, kReadAll = 3, kReadClear = 4, kConsoleLevel = 8, kSizeOfBuffer = 10;
+  constexpr uint64_t kLogSize = 1 << 18;
+  if (type != kReadAll && type != kSizeOfBuffer && !task.Has(CAP_SYSLOG)) return Errno(EPERM);
+  switch (type) {
+    case kRead:
+    case kReadAll:
+    case kReadClear: return buffer.is_null() || size < 0 ? Errno(EINVAL) : ErrnoOr<uint64_t>(0);
+    case kConsoleLevel: return size < 1 || size > 8 ? Errno(EINVAL) : ErrnoOr<uint64_t>(0);
+    case kSizeOfBuffer: return kLogSize;
+    default: return type < 0 || type > kSizeOfBuffer ? Errno(EINVAL) : ErrnoOr<uint64_t>(0);
+  }
 }
 
 ErrnoOr<uint64_t> RestartSyscall(Task&) { return Errno(EINTR); }

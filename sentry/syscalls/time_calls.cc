@@ -156,8 +156,7 @@ ErrnoOr<uint64_t> Nanosleep(Task& task, UserPtr<const timespec> request, UserPtr
 }
 
 ErrnoOr<uint64_t> ClockNanosleep(Task& task, int clock, int flags, UserPtr<const timespec> request, UserPtr<timespec> remaining) {
-  if (clock == CLOCK_THREAD_CPUTIME_ID) return Errno(EINVAL);
-  if (clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_MONOTONIC_RAW || clock == CLOCK_REALTIME_COARSE ||
+  if (clock < 0 || clock == CLOCK_THREAD_CPUTIME_ID || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_MONOTONIC_RAW || clock == CLOCK_REALTIME_COARSE ||
       clock == CLOCK_MONOTONIC_COARSE) {
     return Errno(EOPNOTSUPP);
   }
@@ -204,7 +203,8 @@ ErrnoOr<uint64_t> Adjtimex(Task& task, UserPtr<timex> p) {
 }
 
 ErrnoOr<uint64_t> ClockAdjtime(Task& task, int clock, UserPtr<timex> p) {
-  if (clock != CLOCK_REALTIME) return Errno(EOPNOTSUPP);
+  // Clocks that nobody can adjust are known ones (kernel/time/posix-timers.c).
+  if (clock != CLOCK_REALTIME) return Errno(clock >= 0 && (clock > CLOCK_TAI || clock == 10 /* CLOCK_SGI_CYCLE */) ? EINVAL : EOPNOTSUPP);
   return Adjtimex(task, p);
 }
 

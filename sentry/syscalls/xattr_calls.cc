@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstring>
+
 #include "sentry/kernel/task.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
@@ -34,6 +36,19 @@ ErrnoOr<std::string> CopyInName(Task& task, UserPtr<const char> p) {
   return name;
 }
 
+// xattr_resolve_name(): a class alone is no name. cap_convert_nscap(): capabilities of files have a form.
+ErrnoOr<void> CheckForm(std::string_view name, const std::string* value) {
+  for (std::string_view prefix : {"user.", "trusted.", "security."}) {
+    if (name == prefix) return Errno(EINVAL);
+  }
+  if (value == nullptr || name != "security.capability") return Ok();
+  uint32_t magic = 0;
+  if (value->size() >= sizeof(magic)) memcpy(&magic, value->data(), sizeof(magic));
+  bool version2 = value->size() == XATTR_CAPS_SZ_2 && (magic & VFS_CAP_REVISION_MASK) == VFS_CAP_REVISION_2;
+  bool version3 = value->size() == XATTR_CAPS_SZ_3 && (magic & VFS_CAP_REVISION_MASK) == VFS_CAP_REVISION_3;
+  return version2 || version3 ? Ok() : Errno(EINVAL);
+}
+
 // xattr_permission(): who may touch which class of names.
 ErrnoOr<void> CheckName(Task& task, const VfsPath& place, std::string_view name, bool write) {
   if (write && place.mount->read_only()) return Errno(EROFS);
@@ -60,6 +75,7 @@ ErrnoOr<uint64_t> CopyOutSized(Task& task, uint64_t address, uint64_t size, cons
 
 ErrnoOr<uint64_t> Get(Task& task, const VfsPath& place, UserPtr<const char> name_p, UserPtr<void> value, uint64_t size) {
   std::string name = TRY(CopyInName(task, name_p));
+  TRY(CheckForm(name, nullptr));
   TRY(CheckName(task, place, name, false));
   return CopyOutSized(task, value.address(), size, TRY(place.inode()->GetXattr(name)));
 }
@@ -70,6 +86,7 @@ ErrnoOr<uint64_t> Set(Task& task, const VfsPath& place, UserPtr<const char> name
   if (size > kSizeMax) return Errno(E2BIG);
   std::string bytes(size, '\0');
   TRY(task.CopyInBytes(value.address(), bytes.data(), size));
+  TRY(CheckForm(name, &bytes));
   TRY(CheckName(task, place, name, true));
   TRY(place.inode()->SetXattr(name, bytes, flags));
   NotifyEntry(*place.dentry, IN_ATTRIB);
@@ -88,10 +105,16 @@ ErrnoOr<uint64_t> List(Task& task, const VfsPath& place, UserPtr<char> out, uint
 
 ErrnoOr<uint64_t> Remove(Task& task, const VfsPath& place, UserPtr<const char> name_p) {
   std::string name = TRY(CopyInName(task, name_p));
+  TRY(CheckForm(name, nullptr));
   TRY(CheckName(task, place, name, true));
   TRY(place.inode()->RemoveXattr(name));
   NotifyEntry(*place.dentry, IN_ATTRIB);
   return uint64_t{0};
+}
+
+// What pipes, sockets and their like answer: they are neither files nor folders (xattr_permission()).
+ErrnoOr<uint64_t> OfUnnamed(Task& task, UserPtr<const char> name, int error) {
+  return Errno(TRY(CopyInName(task, name)).starts_with("user.") ? error : EOPNOTSUPP);
 }
 
 ErrnoOr<uint64_t> GetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<void> value, uint64_t size) {
@@ -101,7 +124,9 @@ ErrnoOr<uint64_t> LGetXattr(Task& task, UserPtr<const char> path, UserPtr<const 
   return Get(task, TRY(PlaceOf(task, path, false)), name, value, size);
 }
 ErrnoOr<uint64_t> FGetXattr(Task& task, int fd, UserPtr<const char> name, UserPtr<void> value, uint64_t size) {
-  return Get(task, TRY(PlaceOf(task, fd)), name, value, size);
+  auto place = PlaceOf(task, fd);
+  if (place.Is(EOPNOTSUPP)) return OfUnnamed(task, name, ENODATA);
+  return Get(task, TRY(std::move(place)), name, value, size);
 }
 ErrnoOr<uint64_t> SetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<const void> value, uint64_t size, int flags) {
   return Set(task, TRY(PlaceOf(task, path, true)), name, value, size, flags);
@@ -110,7 +135,9 @@ ErrnoOr<uint64_t> LSetXattr(Task& task, UserPtr<const char> path, UserPtr<const 
   return Set(task, TRY(PlaceOf(task, path, false)), name, value, size, flags);
 }
 ErrnoOr<uint64_t> FSetXattr(Task& task, int fd, UserPtr<const char> name, UserPtr<const void> value, uint64_t size, int flags) {
-  return Set(task, TRY(PlaceOf(task, fd)), name, value, size, flags);
+  auto place = PlaceOf(task, fd);
+  if (place.Is(EOPNOTSUPP)) return OfUnnamed(task, name, EPERM);
+  return Set(task, TRY(std::move(place)), name, value, size, flags);
 }
 ErrnoOr<uint64_t> ListXattr(Task& task, UserPtr<const char> path, UserPtr<char> out, uint64_t size) {
   return List(task, TRY(PlaceOf(task, path, true)), out, size);

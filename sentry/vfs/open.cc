@@ -104,11 +104,12 @@ ErrnoOr<RefPtr<File>> OpenPlace(const VfsContext& ctx, const VfsPath& path, int 
   TRY(CheckPermission(*ctx.creds, path, may));
   if ((flags & O_NOATIME) != 0) TRY(CheckOwner(*ctx.creds, inode));
   if (inode.IsRegular() && (may & kMayWrite) != 0 && inode.deny_write > 0) return Errno(ETXTBSY);
-  if ((flags & O_TRUNC) != 0 && inode.IsRegular()) {
-    TRY(TruncateInode(ctx, inode, 0));
-    NotifyEntry(*path.dentry, IN_MODIFY);
-  }
-  return OpenInode(ctx, path, flags);
+  bool truncate = (flags & O_TRUNC) != 0 && inode.IsRegular();
+  if (truncate) TRY(TruncateInode(ctx, inode, 0));
+  RefPtr<File> file = TRY(OpenInode(ctx, path, flags));
+  // Told after the opening (fs/namei.c, do_open: handle_truncate comes last).
+  if (truncate) NotifyEntry(*path.dentry, IN_MODIFY);
+  return file;
 }
 
 ErrnoOr<RefPtr<File>> Inode::Open(const VfsContext& ctx, const VfsPath& path, int flags) {

@@ -60,12 +60,6 @@ void ExpectGids(gid_t real, gid_t effective, gid_t saved) {
 // Without the C library's broadcast to all threads.
 int RawSetuid(uid_t uid) { return static_cast<int>(syscall(SYS_setuid, uid)); }
 
-void BecomeUser() {
-  MUST(setgroups(0, nullptr));
-  MUST(setresgid(1000, 1000, 1000));
-  MUST(setresuid(1000, 1000, 1000));
-}
-
 }  // namespace
 
 GUEST_TEST(Uids, SetuidByRootSetsAll) {

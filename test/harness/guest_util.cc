@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <stdarg.h>
+#include <grp.h>
 #include <stdlib.h>
 
 namespace guest {
@@ -160,6 +161,12 @@ int64_t ProcField(const char* path, const char* name, int base) {
 
 char* Pages(size_t count, int protection) {
   return static_cast<char*>(MUST(mmap(nullptr, count * kPage, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
+}
+
+void BecomeUser(unsigned id) {
+  MUST(setgroups(0, nullptr));
+  MUST(setresgid(id, id, id));
+  MUST(setresuid(id, id, id));
 }
 
 sigset_t Signals(std::initializer_list<int> numbers) {

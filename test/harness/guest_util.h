@@ -164,6 +164,31 @@ size_t ReadFile(const char* path, char* buffer, size_t size);
 // The number after "NAME:" in a /proc file of that shape, -1 if absent.
 int64_t ProcField(const char* path, const char* name, int base = 10);
 
+// An address at which nothing can be mapped (vm.mmap_min_addr), and one in the kernel's half: both have to be EFAULT.
+inline constexpr long kBadAddress = 8;
+inline constexpr unsigned long kKernelAddress = 0xffff'8000'0000'1000;
+// A bad pointer of whatever type is asked for.
+struct AnyBadPointer {
+  template <typename T>
+  operator T*() const {  // NOLINT: that is its use.
+    return reinterpret_cast<T*>(kBadAddress);
+  }
+};
+inline constexpr AnyBadPointer kBad;
+
+// Gives up root for good: this user and group, no other groups.
+void BecomeUser(unsigned id = 1000);
+// Runs `body` in a forked child as a user without privileges, and waits for it.
+template <typename F>
+void AsUserAt(const char* file, int line, F&& body) {
+  const pid_t pid = Fork([&] {
+    BecomeUser();
+    body();
+  });
+  JoinOkAt(file, line, pid);
+}
+#define AS_USER(...) ::guest::AsUserAt(__FILE__, __LINE__, __VA_ARGS__)
+
 // Memory shared with forked children, zeroed.
 template <typename T>
 T* Shared() {

@@ -1,4 +1,5 @@
 // /proc/PID/stat, status and limits (fs/proc/array.c).
+#include <sched.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -110,14 +111,17 @@ ErrnoOr<std::string> ProcStatText(Task& reader, Task* target) {
   const PidNamespace& ns = ProcTerms::Now();
   std::string out = std::to_string(ns.IdOf(t)) + " (" + t.name() + ") ";
   out += t.state_letter();
-  AppendFormat(&out, " %d %d %d %d %d 4194304 0 0 0 0 %lld 0 %lld %lld 20 0 %zu 0 %llu", ParentIn(ns, g), ns.IdOf(g.process_group()),
+  const SchedAttributes& sched = t.extras().sched;
+  bool real_time = sched.policy == SCHED_FIFO || sched.policy == SCHED_RR;
+  AppendFormat(&out, " %d %d %d %d %d 4194304 0 0 0 0 %lld 0 %lld %lld %d %d %zu 0 %llu", ParentIn(ns, g), ns.IdOf(g.process_group()),
                ns.IdOf(g.session()), static_cast<int>(TerminalDevice(g.session())), TerminalForeground(ns, g.session()),
                static_cast<Ll>((t.is_leader() ? g.CpuTime() : t.CpuTime()) / kTick), static_cast<Ll>(Ticks(children.ru_utime)),
-               static_cast<Ll>(Ticks(children.ru_stime)), g.live_tasks(), static_cast<Ull>(g.start_time() / kTick));
-  AppendFormat(&out, " %llu %llu %llu %llu %llu %llu 0 0 %llu %llu %llu %llu 0 0 0 17 0 0 0 0 0 0", static_cast<Ull>(usage.total),
+               static_cast<Ll>(Ticks(children.ru_stime)), real_time ? -1 - sched.priority : 20 + g.nice(), g.nice(), g.live_tasks(), static_cast<Ull>(g.start_time() / kTick));
+  AppendFormat(&out, " %llu %llu %llu %llu %llu %llu 0 0 %llu %llu %llu %llu 0 0 0 17 0 %d %d 0 0 0", static_cast<Ull>(usage.total),
                static_cast<Ull>(usage.resident / 4096), static_cast<Ull>(g.rlim(RLIMIT_RSS).rlim_cur), static_cast<Ull>(layout.start_code),
                static_cast<Ull>(layout.end_code), static_cast<Ull>(layout.start_stack), static_cast<Ull>(t.pending() & 0x7fffffff),
-               static_cast<Ull>(t.blocked() & 0x7fffffff), static_cast<Ull>(sets.ignored & 0x7fffffff), static_cast<Ull>(sets.caught & 0x7fffffff));
+               static_cast<Ull>(t.blocked() & 0x7fffffff), static_cast<Ull>(sets.ignored & 0x7fffffff), static_cast<Ull>(sets.caught & 0x7fffffff),
+               sched.priority, sched.policy);
   AppendFormat(&out, " %llu %llu %llu %llu %llu %llu %llu %d\n", static_cast<Ull>(layout.start_data), static_cast<Ull>(layout.end_data),
                static_cast<Ull>(layout.start_brk), static_cast<Ull>(layout.arg_start), static_cast<Ull>(layout.arg_end),
                static_cast<Ull>(layout.env_start), static_cast<Ull>(layout.env_end), g.zombie() ? g.exit_status() : 0);

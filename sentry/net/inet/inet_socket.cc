@@ -108,6 +108,16 @@ void InetSocket::AddControl(ReceiveRequest& request, const net::IpAddress& desti
   if (!v4 && ip_.receive_class) add(SOL_IPV6, IPV6_TCLASS, Bytes<int>(tos));
 }
 
+// sock_recv_timestamp(): nanoseconds where both are asked for.
+void InetSocket::AddTimestamp(ReceiveRequest& request, int64_t at) const {
+  timespec time{at / 1'000'000'000, at % 1'000'000'000};
+  if (toggle(SO_TIMESTAMPNS)) {
+    request.control.push_back({SOL_SOCKET, SO_TIMESTAMPNS, Bytes(time)});
+  } else if (toggle(SO_TIMESTAMP)) {
+    request.control.push_back({SOL_SOCKET, SO_TIMESTAMP, Bytes(timeval{time.tv_sec, time.tv_nsec / 1000})});
+  }
+}
+
 ErrnoOr<size_t> InetSocket::HandOver(ReceiveRequest& request, const Datagram& d) const {
   size_t copied = std::min<size_t>(d.data.size, request.sink.remaining());
   if (copied > 0) {
@@ -117,6 +127,7 @@ ErrnoOr<size_t> InetSocket::HandOver(ReceiveRequest& request, const Datagram& d)
   request.full_size = d.data.size;
   if (copied < d.data.size) request.out_flags |= MSG_TRUNC;
   request.address = SockaddrOf(d.from);
+  AddTimestamp(request, d.received_at);
   AddControl(request, d.to, d.link, d.ttl, d.tos);
   return copied;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <ctime>
 #include <optional>
 #include <string>
 
@@ -29,7 +30,13 @@ struct Datagram {
   net::IpAddress to;
   int link = 0;
   uint8_t ttl = 64, tos = 0;
-  int64_t received_at = 0;  // CLOCK_REALTIME, for SO_TIMESTAMP
+  int64_t received_at = RealtimeNs();  // for SO_TIMESTAMP
+
+  static int64_t RealtimeNs() {
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    return now.tv_sec * 1'000'000'000 + now.tv_nsec;
+  }
 };
 
 // Options of SOL_IP and SOL_IPV6. What has an effect is used by name; others are only kept.
@@ -70,6 +77,7 @@ class InetSocket : public Socket {
   uint8_t Ttl(bool v4, bool multicast) const;
   uint8_t Tos(bool v4) const { return static_cast<uint8_t>(v4 ? ip_.tos : ip_.traffic_class); }
   // IP_PKTINFO and its kin for what `packet` brought.
+  void AddTimestamp(ReceiveRequest& request, int64_t at) const;
   void AddControl(ReceiveRequest& request, const net::IpAddress& destination, int link, uint8_t ttl, uint8_t tos) const;
   // Copies a datagram out, with its sender and control messages; the number of bytes that fit.
   ErrnoOr<size_t> HandOver(ReceiveRequest& request, const Datagram& d) const;

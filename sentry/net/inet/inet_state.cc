@@ -26,6 +26,7 @@ void SaveDatagram(const Datagram& d, proto::InetDatagram* out) {
   out->set_link(d.link);
   out->set_ttl(d.ttl);
   out->set_tos(d.tos);
+  out->set_received_at(d.received_at);
 }
 
 bool LoadDatagram(const proto::InetDatagram& in, Datagram* d) {
@@ -34,6 +35,7 @@ bool LoadDatagram(const proto::InetDatagram& in, Datagram* d) {
   d->link = in.link();
   d->ttl = static_cast<uint8_t>(in.ttl());
   d->tos = static_cast<uint8_t>(in.tos());
+  d->received_at = in.received_at();
   return net::LoadEndpoint(in.from(), &d->from) && net::LoadAddress(in.to(), &d->to);
 }
 

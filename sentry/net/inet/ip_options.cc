@@ -264,7 +264,7 @@ ErrnoOr<std::string> InetSocket::GetOption(Task& task, int level, int name, size
     }
     return OptionBytes(*n);
   }
-  if (level != SOL_SOCKET) return Errno(level == SOL_TCP || level == SOL_UDP ? ENOPROTOOPT : EOPNOTSUPP);
+  if (level != SOL_SOCKET) return Errno(family_ == AF_INET6 ? ENOPROTOOPT : EOPNOTSUPP);  // ipv6_getsockopt(), do_ip_getsockopt()
   switch (name) {
     case SO_BINDTODEVICE: {
       net::Link* link = device_ != 0 ? net_->stack().FindLink(device_) : nullptr;

@@ -157,7 +157,8 @@ ErrnoOr<size_t> NetlinkSocket::Receive(Task&, ReceiveRequest& request) {
 }
 
 ErrnoOr<void> NetlinkSocket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
-  if (level != SOL_NETLINK) return Socket::SetOption(task, level, name, value);
+  if (level == SOL_SOCKET) return Socket::SetOption(task, level, name, value);
+  if (level != SOL_NETLINK) return Errno(ENOPROTOOPT);
   int n = 0;
   if (value.size() < sizeof(n)) return Errno(EINVAL);
   memcpy(&n, value.data(), sizeof(n));

@@ -1,0 +1,318 @@
+// Locks at their edges: flock, record locks, locks of open files: arguments, inheritance, what conversion and closing do,
+// deadlocks, mandatory rules; leases where the kernel has them.
+#include <sys/file.h>
+#include <sys/resource.h>
+
+#include "test/harness/guest_util.h"
+
+using namespace guest;
+
+namespace {
+
+struct LockFile {
+  LockFile() : path(dir / "f") { WriteFile(path, "0123456789"); }
+  int Open(int flags = O_RDWR) const { return MUST(open(path, flags)); }
+  TempDir dir;
+  Str path;
+};
+
+struct flock Range(short type, off_t start = 0, off_t length = 0, short whence = SEEK_SET) {
+  struct flock lock = {};
+  lock.l_type = type;
+  lock.l_whence = whence;
+  lock.l_start = start;
+  lock.l_len = length;
+  return lock;
+}
+int Set(int fd, short type, off_t start = 0, off_t length = 0, short whence = SEEK_SET) {
+  struct flock lock = Range(type, start, length, whence);
+  return fcntl(fd, F_SETLK, &lock);
+}
+int SetOpen(int fd, short type, off_t start = 0, off_t length = 0) {
+  struct flock lock = Range(type, start, length);
+  return fcntl(fd, F_OFD_SETLK, &lock);
+}
+struct flock Get(int fd, short type, off_t start = 0, off_t length = 0) {
+  struct flock lock = Range(type, start, length);
+  MUST(fcntl(fd, F_GETLK, &lock));
+  return lock;
+}
+
+}  // namespace
+
+GUEST_TEST(FlockEdge, Arguments) {
+  LockFile f;
+  const int fd = f.Open();
+  EXPECT_ERRNO(flock(fd, 0), EINVAL);
+  EXPECT_ERRNO(flock(fd, LOCK_EX | LOCK_UN), EINVAL);
+  EXPECT_ERRNO(flock(999, LOCK_EX), EBADF);
+  EXPECT_ERRNO(flock(f.Open(O_PATH), LOCK_EX), EBADF);
+  EXPECT_OK(flock(f.Open(O_RDONLY), LOCK_EX));  // Reading suffices for any lock.
+}
+
+GUEST_TEST(FlockEdge, ConversionIsNotAtomic) {
+  LockFile f;
+  const int a = f.Open(), b = f.Open();
+  MUST(flock(a, LOCK_SH));
+  MUST(flock(b, LOCK_SH));
+  EXPECT_ERRNO(flock(a, LOCK_EX | LOCK_NB), EWOULDBLOCK);
+  // The old lock is gone (flock(2)): so the other one gets through now.
+  EXPECT_OK(flock(b, LOCK_EX | LOCK_NB));
+  CheckpointHere();
+  EXPECT_ERRNO(flock(a, LOCK_SH | LOCK_NB), EWOULDBLOCK);
+  MUST(flock(b, LOCK_SH));
+  EXPECT_OK(flock(a, LOCK_SH | LOCK_NB));
+}
+
+GUEST_TEST(FlockEdge, DuplicatesShareIt) {
+  LockFile f;
+  const int fd = f.Open(), other = f.Open();
+  MUST(flock(fd, LOCK_EX));
+  const int copy = MUST(dup(fd));
+  close(fd);
+  EXPECT_ERRNO(flock(other, LOCK_EX | LOCK_NB), EWOULDBLOCK);
+  JOIN_OK(Fork([&] { EXPECT_OK(flock(copy, LOCK_UN)); }));  // The child unlocks for both.
+  EXPECT_OK(flock(other, LOCK_EX | LOCK_NB));
+}
+
+GUEST_TEST(FlockEdge, PipesAndFolders) {
+  Pipe p;
+  EXPECT_OK(flock(p.r, LOCK_EX | LOCK_NB));
+  LockFile f;
+  const int folder = MUST(open(f.dir.path(), O_RDONLY)), again = MUST(open(f.dir.path(), O_RDONLY));
+  EXPECT_OK(flock(folder, LOCK_EX));
+  EXPECT_ERRNO(flock(again, LOCK_SH | LOCK_NB), EWOULDBLOCK);
+}
+
+GUEST_TEST(RecordEdge, Arguments) {
+  LockFile f;
+  const int fd = f.Open();
+  EXPECT_ERRNO(Set(fd, 77), EINVAL);
+  EXPECT_ERRNO(Set(fd, F_WRLCK, 0, 0, 9), EINVAL);
+  EXPECT_ERRNO(Set(fd, F_WRLCK, -1), EINVAL);
+  EXPECT_ERRNO(Set(fd, F_WRLCK, 5, -6), EINVAL);
+  EXPECT_ERRNO(Set(fd, F_WRLCK, INT64_MAX, INT64_MAX), EOVERFLOW);
+  EXPECT_ERRNO(fcntl(fd, F_SETLK, kBadAddress), EFAULT);
+  EXPECT_ERRNO(fcntl(fd, F_GETLK, kBadAddress), EFAULT);
+  struct flock unlock = Range(F_UNLCK);
+  EXPECT_ERRNO(fcntl(fd, F_GETLK, &unlock), EINVAL);
+  EXPECT_ERRNO(Set(f.Open(O_RDONLY), F_WRLCK), EBADF);
+  EXPECT_ERRNO(Set(f.Open(O_WRONLY), F_RDLCK), EBADF);
+  EXPECT_ERRNO(Set(999, F_RDLCK), EBADF);
+}
+
+GUEST_TEST(RecordEdge, NegativeLengthsAndWhence) {
+  LockFile f;
+  const int fd = f.Open();
+  MUST(lseek(fd, 6, SEEK_SET));
+  MUST(Set(fd, F_WRLCK, 0, -4, SEEK_CUR));  // [2, 6)
+  CheckpointHere();
+  JOIN_OK(Fork([&] {
+    const struct flock held = Get(fd, F_WRLCK);
+    EXPECT_EQ(held.l_start, 2);
+    EXPECT_EQ(held.l_len, 4);
+    EXPECT_EQ(held.l_whence, SEEK_SET);
+    EXPECT_EQ(held.l_pid, getppid());
+    EXPECT_OK(Set(fd, F_WRLCK, 0, 2));
+    EXPECT_OK(Set(fd, F_WRLCK, 0, 0, SEEK_END));
+    EXPECT_ERRNO(Set(fd, F_WRLCK, 5, 1), EAGAIN);
+  }));
+}
+
+GUEST_TEST(RecordEdge, ReadersShareAndUpgradeAtomically) {
+  LockFile f;
+  const int fd = f.Open();
+  MUST(Set(fd, F_RDLCK));
+  Gate ready, done;
+  const pid_t pid = Fork([&] {
+    EXPECT_OK(Set(fd, F_RDLCK));
+    ready.Open();
+    done.Await();
+  });
+  ready.Await();
+  EXPECT_ERRNO(Set(fd, F_WRLCK), EAGAIN);
+  const pid_t asker = Fork([&] { EXPECT_ERRNO(Set(fd, F_WRLCK), EAGAIN); });  // Ours is still there.
+  JOIN_OK(asker);
+  done.Open();
+  JOIN_OK(pid);
+  EXPECT_OK(Set(fd, F_WRLCK));
+}
+
+GUEST_TEST(RecordEdge, NeighboursMergeAndSplit) {
+  LockFile f;
+  const int fd = f.Open();
+  MUST(Set(fd, F_WRLCK, 0, 2));
+  MUST(Set(fd, F_WRLCK, 2, 2));
+  JOIN_OK(Fork([&] {
+    const struct flock held = Get(fd, F_RDLCK);
+    EXPECT_EQ(held.l_start, 0);
+    EXPECT_EQ(held.l_len, 4);
+  }));
+  MUST(Set(fd, F_RDLCK, 1, 2));  // Another kind in the middle.
+  CheckpointHere();
+  JOIN_OK(Fork([&] {
+    EXPECT_EQ(Get(fd, F_RDLCK, 1, 2).l_type, F_UNLCK);
+    EXPECT_EQ(Get(fd, F_WRLCK, 1, 2).l_type, F_RDLCK);
+    EXPECT_EQ(Get(fd, F_RDLCK, 3, 1).l_type, F_WRLCK);
+  }));
+}
+
+GUEST_TEST(RecordEdge, ToTheEndHasNoLength) {
+  LockFile f;
+  const int fd = f.Open();
+  MUST(Set(fd, F_WRLCK, 5, 0));
+  JOIN_OK(Fork([&] {
+    const struct flock held = Get(fd, F_RDLCK, 1'000'000, 1);
+    EXPECT_EQ(held.l_type, F_WRLCK);
+    EXPECT_EQ(held.l_start, 5);
+    EXPECT_EQ(held.l_len, 0);
+    EXPECT_OK(Set(fd, F_WRLCK, 0, 5));
+  }));
+}
+
+GUEST_TEST(RecordEdge, ChildrenDoNotInheritButExecKeeps) {
+  LockFile f;
+  const int fd = f.Open();
+  MUST(Set(fd, F_WRLCK));
+  JOIN_OK(Fork([&] { EXPECT_ERRNO(Set(fd, F_WRLCK), EAGAIN); }));
+  Pipe p;
+  const pid_t pid = Fork([&] {
+    MUST(Set(fd, F_UNLCK));
+    const int own = f.Open();
+    MUST(lseek(own, 0, SEEK_SET));
+    execl(SelfPath(), SelfPath(), "@SleepBriefly", nullptr);
+  });
+  JOIN_OK(pid);
+  JOIN_OK(Fork([&] { EXPECT_ERRNO(Set(fd, F_WRLCK), EAGAIN); }));  // Nobody else unlocked ours.
+}
+GUEST_HELPER(SleepBriefly) { return 0; }
+
+GUEST_TEST(RecordEdge, WaitersGetItInTurn) {
+  LockFile f;
+  const int fd = f.Open();
+  MUST(Set(fd, F_WRLCK));
+  auto* order = Shared<int[4]>();
+  pid_t pids[2];
+  for (int i = 0; i < 2; ++i) {
+    pids[i] = Fork([&] {
+      struct flock lock = Range(F_WRLCK);
+      MUST(fcntl(fd, F_SETLKW, &lock));
+      (*order)[(*order)[3]++] = i;
+    });
+    AwaitAsleep(pids[i]);
+  }
+  CheckpointHere();
+  MUST(Set(fd, F_UNLCK));
+  for (const pid_t pid : pids) JOIN_OK(pid);
+  EXPECT_EQ((*order)[3], 2);
+}
+
+GUEST_TEST(RecordEdge, DeadlockOfThree) {
+  LockFile f;
+  const int fd = f.Open();
+  Gate first, second;
+  MUST(Set(fd, F_WRLCK, 0, 1));
+  const pid_t a = Fork([&] {
+    MUST(Set(fd, F_WRLCK, 1, 1));
+    first.Open();
+    struct flock lock = Range(F_WRLCK, 0, 1);
+    EXPECT_OK(fcntl(fd, F_SETLKW, &lock));  // Waits for us.
+  });
+  first.Await();
+  AwaitAsleep(a);
+  const pid_t b = Fork([&] {
+    MUST(Set(fd, F_WRLCK, 2, 1));
+    second.Open();
+    struct flock lock = Range(F_WRLCK, 1, 1);
+    EXPECT_OK(fcntl(fd, F_SETLKW, &lock));  // Waits for the first.
+  });
+  second.Await();
+  AwaitAsleep(b);
+  struct flock lock = Range(F_WRLCK, 2, 1);
+  EXPECT_ERRNO(fcntl(fd, F_SETLKW, &lock), EDEADLK);
+  MUST(Set(fd, F_UNLCK));
+  JOIN_OK(a);
+  JOIN_OK(b);
+}
+
+GUEST_TEST(OpenFileLockEdge, PidHasToBeZero) {
+  LockFile f;
+  const int fd = f.Open();
+  struct flock lock = Range(F_WRLCK);
+  lock.l_pid = getpid();
+  EXPECT_ERRNO(fcntl(fd, F_OFD_SETLK, &lock), EINVAL);
+  EXPECT_ERRNO(fcntl(fd, F_OFD_GETLK, &lock), EINVAL);
+}
+
+GUEST_TEST(OpenFileLockEdge, ConflictsWithinOneProcess) {
+  LockFile f;
+  const int a = f.Open(), b = f.Open();
+  MUST(SetOpen(a, F_WRLCK, 0, 5));
+  EXPECT_ERRNO(SetOpen(b, F_WRLCK, 4, 1), EAGAIN);
+  EXPECT_ERRNO(Set(b, F_WRLCK, 4, 1), EAGAIN);  // With the process's locks, too.
+  EXPECT_OK(SetOpen(b, F_WRLCK, 5, 1));
+  struct flock held = Get(b, F_WRLCK, 0, 1);
+  EXPECT_EQ(held.l_type, F_WRLCK);
+  EXPECT_EQ(held.l_pid, -1);  // Nobody's in particular.
+  CheckpointHere();
+  close(MUST(dup(a)));
+  EXPECT_ERRNO(SetOpen(b, F_WRLCK, 4, 1), EAGAIN);
+  close(a);
+  EXPECT_OK(SetOpen(b, F_WRLCK, 4, 1));
+}
+
+GUEST_TEST(OpenFileLockEdge, IndependentOfFlock) {
+  LockFile f;
+  const int a = f.Open(), b = f.Open();
+  MUST(flock(a, LOCK_EX));
+  EXPECT_OK(SetOpen(b, F_WRLCK));
+  EXPECT_OK(Set(a, F_WRLCK) == 0 ? -1 : 0);  // But not of each other.
+}
+
+GUEST_TEST(LockfEdge, WorksFromThePosition) {
+  LockFile f;
+  const int fd = f.Open();
+  MUST(lseek(fd, 4, SEEK_SET));
+  EXPECT_OK(lockf(fd, F_TLOCK, 2));
+  JOIN_OK(Fork([&] {
+    const int own = f.Open();
+    MUST(lseek(own, 5, SEEK_SET));
+    EXPECT_ERRNO(lockf(own, F_TLOCK, 1), EAGAIN);
+    EXPECT_ERRNO(lockf(own, F_TEST, 1), EACCES);
+    MUST(lseek(own, 6, SEEK_SET));
+    EXPECT_OK(lockf(own, F_TEST, 1));
+  }));
+}
+
+GUEST_TEST(Lease, TakenAndTold) {
+  LockFile f;
+  const int fd = f.Open(O_RDONLY);
+  EXPECT_EQ(fcntl(fd, F_GETLEASE), F_UNLCK);
+  if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0 && errno == EAGAIN) Skip("no leases on this file system");
+  EXPECT_EQ(fcntl(fd, F_GETLEASE), F_RDLCK);
+  EXPECT_OK(fcntl(fd, F_SETLEASE, F_UNLCK));
+  EXPECT_ERRNO(fcntl(fd, F_SETLEASE, F_UNLCK), EAGAIN);
+  EXPECT_ERRNO(fcntl(fd, F_SETLEASE, 77), EINVAL);
+}
+
+GUEST_TEST(Lease, BreakingSignalsTheHolder) {
+  LockFile f;
+  const int fd = f.Open(O_RDONLY);
+  CountSignals(SIGIO);
+  if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0 && errno == EAGAIN) Skip("no leases on this file system");
+  EXPECT_ERRNO(open(f.path, O_WRONLY | O_NONBLOCK), EWOULDBLOCK);
+  EXPECT_EQ(SignalCount(), 1);
+  EXPECT_OK(fcntl(fd, F_SETLEASE, F_UNLCK));
+  EXPECT_OK(open(f.path, O_WRONLY | O_NONBLOCK));
+}
+
+GUEST_TEST(DirectoryNotification, TellsByASignal) {
+  TempDir dir;
+  const int fd = MUST(open(dir.path(), O_RDONLY));
+  CountSignals(SIGRTMIN);
+  MUST(fcntl(fd, F_SETSIG, SIGRTMIN));
+  EXPECT_OK(fcntl(fd, F_NOTIFY, DN_CREATE | DN_MULTISHOT));
+  WriteFile(dir / "f", "");
+  EXPECT_GE(SignalCount(), 1);
+  EXPECT_EQ(LastSignal().si_fd, fd);
+}
