@@ -179,6 +179,15 @@ def check_tidy(files, findings):
                 findings.problem(os.path.relpath(line, ROOT) if line.startswith("/") else line)
 
 
+def check_coverage(findings):
+    """No entry of the table of system calls without a test or a reason."""
+    tool = os.path.join(ROOT, "tools", "syscall_coverage.py")
+    run = subprocess.run([sys.executable, tool], stdout=subprocess.PIPE, text=True)
+    if run.returncode != 0:
+        for line in run.stdout.splitlines()[:-1]:
+            findings.problem(f"system calls: {line}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,6 +207,7 @@ def main():
     check_lengths([n for n in files if n.endswith((*CPP, ".py", ".sh", ".proto", ".bzl"))],
                   findings)
     check_readmes(files, findings)
+    check_coverage(findings)
     if not options.no_tidy:
         changed = changed_files()
         check_tidy([n for n in cpp if n.endswith(".cc") and (options.all or n in changed)],

@@ -1,6 +1,6 @@
 // Changing attributes: chmod(2), chown(2), utimensat(2), truncate(2), umask(2).
-#include <sys/stat.h>
 #include <sys/inotify.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>

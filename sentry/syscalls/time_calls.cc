@@ -156,8 +156,8 @@ ErrnoOr<uint64_t> Nanosleep(Task& task, UserPtr<const timespec> request, UserPtr
 }
 
 ErrnoOr<uint64_t> ClockNanosleep(Task& task, int clock, int flags, UserPtr<const timespec> request, UserPtr<timespec> remaining) {
-  if (clock < 0 || clock == CLOCK_THREAD_CPUTIME_ID || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_MONOTONIC_RAW || clock == CLOCK_REALTIME_COARSE ||
-      clock == CLOCK_MONOTONIC_COARSE) {
+  if (clock < 0 || clock == CLOCK_THREAD_CPUTIME_ID || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_MONOTONIC_RAW ||
+      clock == CLOCK_REALTIME_COARSE || clock == CLOCK_MONOTONIC_COARSE) {
     return Errno(EOPNOTSUPP);
   }
   TRY(ReadClock(task, clock));

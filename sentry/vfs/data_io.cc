@@ -17,7 +17,7 @@ uint8_t* BounceBuffer::Get() {
   return reinterpret_cast<uint8_t*>(start + kPage / 2);
 }
 
-ErrnoOr<size_t> ReadData(Inode& data, Sink& sink, uint64_t offset) {
+ErrnoOr<size_t> ReadData(Inode& data, Sink& sink, uint64_t offset, bool touch) {
   int fd = TRY(data.HostFd(false));
   uint8_t* buffer = BounceBuffer::Get();
   size_t done = 0;
@@ -37,7 +37,7 @@ ErrnoOr<size_t> ReadData(Inode& data, Sink& sink, uint64_t offset) {
     done += *put;
     if (*put < static_cast<size_t>(n) || static_cast<size_t>(n) < want) break;
   }
-  if (done > 0) data.DidRead();
+  if (done > 0 && touch) data.DidRead();
   if (done == 0 && problem.number() != 0) return problem;
   return done;
 }

@@ -9,8 +9,9 @@
 
 namespace amber {
 
-// Reads from `offset` until the sink is full or the file ends. A short count if something fails half-way.
-ErrnoOr<size_t> ReadData(Inode& data, Sink& sink, uint64_t offset);
+// Reads from `offset` until the sink is full or the file ends. A short count if something fails half-way. `touch`: the file's time of
+// access may advance.
+ErrnoOr<size_t> ReadData(Inode& data, Sink& sink, uint64_t offset, bool touch = true);
 // Writes at most `limit` bytes of the source at `offset`, after PrepareWrite().
 ErrnoOr<size_t> WriteData(Inode& data, Source& source, uint64_t offset, uint64_t limit = UINT64_MAX);
 

@@ -26,15 +26,25 @@ RegularFile::~RegularFile() {
   if (io_begun_) data_->EndIo(writable());
 }
 
+namespace {
+
+// atime_needs_update(): neither the open file nor the mount forbids it.
+bool Touches(const File& file) {
+  if ((file.flags() & O_NOATIME) != 0) return false;
+  return file.path() == nullptr || (file.path()->mount->flags() & (MS_NOATIME | MS_RDONLY)) == 0;
+}
+
+}  // namespace
+
 ErrnoOr<size_t> RegularFile::Read(Task&, Sink& sink) {
-  size_t n = TRY(ReadData(*data_, sink, position_));
+  size_t n = TRY(ReadData(*data_, sink, position_, Touches(*this)));
   position_ += n;
   return n;
 }
 
 ErrnoOr<size_t> RegularFile::PRead(Task&, Sink& sink, uint64_t offset) {
   if (offset > INT64_MAX) return Errno(EINVAL);
-  return ReadData(*data_, sink, offset);
+  return ReadData(*data_, sink, offset, Touches(*this));
 }
 
 ErrnoOr<size_t> RegularFile::Write(Task& task, Source& source) {

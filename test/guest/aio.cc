@@ -106,3 +106,59 @@ GUEST_TEST(Aio, Errors) {
   EXPECT_ERRNO(syscall(SYS_io_destroy, context.id), EINVAL);
   EXPECT_ERRNO(context.Submit(&cb), EINVAL);
 }
+
+GUEST_TEST(Aio, ArgumentsOfTheContext) {
+  aio_context_t id = 0;
+  if (syscall(SYS_io_setup, 1, &id) < 0 && errno == ENOSYS) Skip("no asynchronous I/O");
+  EXPECT_ERRNO(syscall(SYS_io_setup, 1, &id), EINVAL);  // The word has to be zero.
+  MUST(syscall(SYS_io_destroy, id));
+  EXPECT_ERRNO(syscall(SYS_io_destroy, id), EINVAL);
+  id = 0;
+  EXPECT_ERRNO(syscall(SYS_io_setup, 0, &id), EINVAL);
+  EXPECT_ERRNO(syscall(SYS_io_setup, 1, kBadAddress), EFAULT);
+  EXPECT_ERRNO(syscall(SYS_io_getevents, 77L, 0L, 1L, nullptr, nullptr), EINVAL);
+}
+
+GUEST_TEST(Aio, ArgumentsOfRequests) {
+  Context context(4);
+  char text[8] = {};
+  const int fd = TempFile("content");
+  iocb good = Request(IOCB_CMD_PREAD, fd, text, 7, 0, 1), bad = Request(99, fd, text, 7, 0, 2);
+  EXPECT_ERRNO(context.Submit(&bad), EINVAL);
+  bad = Request(IOCB_CMD_PREAD, 999, text, 7, 0, 2);
+  EXPECT_ERRNO(context.Submit(&bad), EBADF);
+  iocb* both[2] = {&good, &bad};
+  EXPECT_EQ(syscall(SYS_io_submit, context.id, 2L, both), 1);  // Up to the bad one.
+  EXPECT_ERRNO(syscall(SYS_io_submit, context.id, -1L, both), EINVAL);
+  EXPECT_EQ(syscall(SYS_io_submit, context.id, 0L, both), 0);
+  EXPECT_ERRNO(syscall(SYS_io_submit, context.id, 1L, kBadAddress), EFAULT);
+  bad = Request(IOCB_CMD_PREAD, fd, text, 7, 0, 2);
+  bad.aio_reserved2 = 1;
+  EXPECT_ERRNO(context.Submit(&bad), EINVAL);
+  io_event event = {};
+  EXPECT_EQ(context.Events(1, 1, &event), 1);
+  EXPECT_EQ(event.res, 7);
+  EXPECT_ERRNO(context.Events(2, 1, &event), EINVAL);
+  EXPECT_ERRNO(context.Events(-1, 1, &event), EINVAL);
+}
+
+GUEST_TEST(Aio, PgeteventsSwapsTheMask) {
+  Context context(4);
+  CountSignals(SIGUSR1);
+  Block({SIGUSR1});
+  raise(SIGUSR1);
+  uint64_t mask = 0;
+  struct {
+    const uint64_t* set;
+    size_t size;
+  } with_mask = {&mask, 8};
+  io_event event = {};
+  const timespec time = {10, 0};
+  EXPECT_ERRNO(syscall(SYS_io_pgetevents, context.id, 1L, 1L, &event, &time, &with_mask), EINTR);
+  EXPECT_EQ(SignalCount(), 1);
+  with_mask.size = 4;
+  EXPECT_ERRNO(syscall(SYS_io_pgetevents, context.id, 0L, 1L, &event, &time, &with_mask), EINVAL);
+  EXPECT_ERRNO(syscall(SYS_io_pgetevents, context.id, 0L, 1L, &event, &time, kBadAddress), EFAULT);
+  const timespec none = {};
+  EXPECT_EQ(syscall(SYS_io_pgetevents, context.id, 1L, 1L, &event, &none, nullptr), 0);
+}

@@ -338,7 +338,7 @@ GUEST_TEST(InotifyQueue, ReadingNeedsRoom) {
   int available = 0;
   EXPECT_OK(ioctl(w.fd(), FIONREAD, &available));
   EXPECT_EQ(available, sizeof(inotify_event) + 16);  // Names are padded to whole events.
-  EXPECT_ERRNO(read(w.fd(), kBad, 512), EFAULT);  // The event is off the queue by then.
+  EXPECT_ERRNO(read(w.fd(), kBad, 512), EFAULT);     // The event is off the queue by then.
   EXPECT_ERRNO(read(w.fd(), buffer, sizeof(buffer)), EAGAIN);
   EXPECT_ERRNO(write(w.fd(), buffer, 1), EBADF);
 }

@@ -130,7 +130,7 @@ GUEST_TEST(MremapEdge, Arguments) {
   EXPECT_ERRNO(mremap(memory + 1, kPage, kPage, 0), EINVAL);
   EXPECT_ERRNO(mremap(memory, kPage, 0, 0), EINVAL);
   EXPECT_ERRNO(mremap(memory, kPage, kPage, 0x40), EINVAL);
-  EXPECT_ERRNO(mremap(memory, kPage, kPage, MREMAP_FIXED, memory + 8 * kPage), EINVAL);  // Fixed, and may not move.
+  EXPECT_ERRNO(mremap(memory, kPage, kPage, MREMAP_FIXED, memory + 8 * kPage), EINVAL);                       // Fixed, and may not move.
   EXPECT_ERRNO(mremap(memory, 4 * kPage, 4 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, memory + kPage), EINVAL);  // Onto itself.
   EXPECT_ERRNO(mremap(memory, kPage, kPage, MREMAP_MAYMOVE | MREMAP_FIXED, memory + 1), EINVAL);
   MUST(munmap(memory + kPage, kPage));
@@ -158,7 +158,8 @@ GUEST_TEST(MadviseEdge, Arguments) {
   EXPECT_ERRNO(madvise(memory, kPage, 9999), EINVAL);
   EXPECT_ERRNO(madvise(memory, SIZE_MAX - kPage, MADV_NORMAL), EINVAL);
   EXPECT_OK(madvise(memory, 0, MADV_DONTNEED));
-  for (const int advice : {MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTDUMP, MADV_DODUMP, MADV_DONTFORK, MADV_DOFORK, 20, 21}) {
+  for (const int advice :
+       {MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTDUMP, MADV_DODUMP, MADV_DONTFORK, MADV_DOFORK, 20, 21}) {
     EXPECT_OK(madvise(memory, kPage, advice));
   }
   MUST(munmap(memory + kPage, kPage));

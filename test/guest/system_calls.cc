@@ -19,7 +19,7 @@ int Call(long number, auto... arguments) { return static_cast<int>(syscall(numbe
 }  // namespace
 
 GUEST_TEST(Klog, Rules) {
-  EXPECT_GT(klogctl(10, nullptr, 0), 0);  // The size of the buffer.
+  EXPECT_GT(klogctl(10, nullptr, 0), 0);                // The size of the buffer.
   const bool privileged = klogctl(9, nullptr, 0) >= 0;  // What is unread.
   EXPECT_ERRNO(klogctl(99, nullptr, 0), privileged ? EINVAL : EPERM);
   EXPECT_ERRNO(klogctl(3, nullptr, 10), EINVAL);

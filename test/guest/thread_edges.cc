@@ -152,8 +152,9 @@ GUEST_TEST(CloneEdge, Clone3Sizes) {
 
 GUEST_TEST(CloneEdge, FlagsThatExclude) {
   constexpr uint64_t kClearSighand = 0x100000000;
-  for (const uint64_t flags : {uint64_t{CLONE_THREAD}, uint64_t{CLONE_SIGHAND}, CLONE_SIGHAND | kClearSighand | CLONE_VM, uint64_t{CLONE_NEWNS | CLONE_FS},
-                               uint64_t{CLONE_NEWUSER | CLONE_FS}, uint64_t{CLONE_NEWIPC | CLONE_SYSVSEM}, uint64_t{CLONE_NEWPID | CLONE_THREAD}}) {
+  for (const uint64_t flags :
+       {uint64_t{CLONE_THREAD}, uint64_t{CLONE_SIGHAND}, CLONE_SIGHAND | kClearSighand | CLONE_VM, uint64_t{CLONE_NEWNS | CLONE_FS},
+        uint64_t{CLONE_NEWUSER | CLONE_FS}, uint64_t{CLONE_NEWIPC | CLONE_SYSVSEM}, uint64_t{CLONE_NEWPID | CLONE_THREAD}}) {
     CloneArgs arguments = {};
     arguments.flags = flags;
     EXPECT_ERRNO(Call(SYS_clone3, &arguments, sizeof(arguments)), EINVAL);

@@ -1,8 +1,8 @@
 #include "test/harness/guest_util.h"
 
 #include <dirent.h>
-#include <stdarg.h>
 #include <grp.h>
+#include <stdarg.h>
 #include <stdlib.h>
 
 namespace guest {

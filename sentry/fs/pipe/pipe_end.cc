@@ -21,6 +21,11 @@ PipeEnd::~PipeEnd() {
   bool last_writer = writable() && --pipe_->writers_ == 0;
   if (last_reader) pipe_->queue_.Notify(POLLOUT | POLLWRNORM | POLLERR);
   if (last_writer) pipe_->queue_.Notify(POLLIN | POLLRDNORM | POLLHUP);
+  // What is in a FIFO goes when nobody has it open (free_pipe_info); an open(2) that waits counts.
+  bool unused = pipe_->readers_ == 0 && pipe_->writers_ == 0 && pipe_->opening_readers_.empty() && pipe_->opening_writers_.empty();
+  if (!unused) return;
+  pipe_->Discard(pipe_->size_);
+  pipe_->segments_.clear();
 }
 
 ErrnoOr<size_t> PipeEnd::Read(Task&, Sink& sink) { return pipe_->Read(sink); }
