@@ -116,6 +116,7 @@ GUEST_TEST(TmpfsOptions, ModeOwnerAndSize) {
   EXPECT_EQ(status.st_gid, 34);
   const int fd = MUST(open(m.dir / "f", O_CREAT | O_WRONLY, 0644));
   char* memory = Pages(4);
+  memset(memory, 'x', 4 * kPage);
   EXPECT_EQ(write(fd, memory, 4 * kPage), 2 * kPage);
   EXPECT_ERRNO(write(fd, memory, kPage), ENOSPC);
   CheckpointHere();

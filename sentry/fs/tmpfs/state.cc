@@ -62,9 +62,10 @@ bool TmpfsInode::Load(state::Loader& loader, std::string_view bytes) {
   if (small_.size() > attr_.size) return loader.Fail("a tmpfs file is larger than its size");
   seals_ = m.seals() - 1;
   unnamed_ = m.unnamed();
-  if (m.file() == 0) return true;
-  memfd_.reset(loader.OpenFile(m.file()));
-  if (!memfd_.valid()) return loader.Fail("the contents of a tmpfs file are missing");
+  if (m.file() != 0) {
+    memfd_.reset(loader.OpenFile(m.file()));
+    if (!memfd_.valid()) return loader.Fail("the contents of a tmpfs file are missing");
+  }
   Account();
   return true;
 }
