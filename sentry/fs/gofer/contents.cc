@@ -55,11 +55,15 @@ ErrnoOr<int> GoferInode::HostFd(bool write) {
   return read_fd_.get();
 }
 
-void GoferInode::DidWrite(uint64_t end) { attr_.size = std::max(attr_.size, end); }
+void GoferInode::DidWrite(uint64_t end) {
+  attr_.size = std::max(attr_.size, end);
+  DidChange();
+}
 
 ErrnoOr<void> GoferInode::Fallocate(const VfsContext&, int mode, uint64_t offset, uint64_t size) {
   TRY(NeedFd(true));
   if (fallocate(rw_fd_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) return Errno(errno);
+  DidChange();
   return Ok();
 }
 

@@ -60,6 +60,8 @@ void GoferInode::Take(const gofer::Attributes& a) {
   stale_ = false;
   fresh_at_ = HostNow();
   settled_ = IsSettled(attr_.ctime);
+  owner_ctime_ = attr_.ctime;
+  owner_at_ = fresh_at_;
 }
 
 void GoferInode::TakeStat(const struct stat& st) {
@@ -85,6 +87,7 @@ ErrnoOr<void> GoferInode::Refresh() {
   if (!exclusive && !stale_ && HostNow() - fresh_at_ < kFreshNs) return Ok();
   struct stat st;
   if (has_fd() && fstat(rw_fd_.valid() ? rw_fd_.get() : read_fd_.get(), &st) == 0 && Confirm(st)) return Ok();
+  if (dir_fd_.valid() && fstatat(dir_fd_.get(), "", &st, AT_EMPTY_PATH) == 0 && Confirm(st)) return Ok();
   TRY(NeedNode());
   Take(TRY(client().GetAttr(node_)));
   return Ok();
@@ -107,6 +110,7 @@ ErrnoOr<void> GoferInode::SetAttr(const VfsContext&, const AttrChange& change) {
     return r.error();
   }
   Take(*r);
+  changed_at_ = owner_at_;
   return Ok();
 }
 
@@ -209,6 +213,7 @@ ErrnoOr<RefPtr<Inode>> GoferInode::Make(const VfsContext&, std::string_view name
   }
   NameAdded(name);
   RefPtr<GoferInode> child = gofer().InodeFor(RefPtr<GoferInode>(this), name, std::move(made));
+  child->changed_at_ = child->owner_at_;
   if (file.valid()) {
     child->rw_fd_ = std::move(file);
     child->open_ = 1;

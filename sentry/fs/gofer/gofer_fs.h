@@ -75,6 +75,7 @@ class GoferInode final : public Inode {
   ErrnoOr<void> NeedNode();
   ErrnoOr<void> NeedFd(bool write);
   // A name of this directory came, or went.
+  void DirChanged();
   void NameAdded(std::string_view name);
   void NameRemoved(std::string_view name);
   // --- listed.cc ---
@@ -97,6 +98,8 @@ class GoferInode final : public Inode {
   Look LookAt(std::string_view name, Inode* known, bool will_open, RefPtr<GoferInode>* listed);
   // Takes over what the host says of this inode, unless that hides a change of its owner.
   bool Confirm(const struct stat& st);
+  // We have changed times, size or links of the host's inode.
+  void DidChange();
   // These are the attributes that we know, so that it is the file that we know.
   bool IsOf(const gofer::Attributes& a) const;
   bool NeedDirFd();
@@ -123,6 +126,9 @@ class GoferInode final : public Inode {
   bool stale_ = false;            // attributes must be asked for
   int64_t fresh_at_ = 0;          // host time of the last answer
   bool settled_ = false;          // any change after the last answer gives another ctime
+  timespec owner_ctime_{};        // of the answer that told the owner
+  int64_t owner_at_ = 0;          // host time of it
+  int64_t changed_at_ = 0;        // host time of the last change that was ours
   bool no_capabilities_ = false;  // known to have no security.capability
   UniqueFd read_fd_, rw_fd_;
   int open_ = 0;

@@ -89,8 +89,13 @@ void GoferInode::Outdate() {
   if (it != parent_->listed_->end()) it->second.reset();
 }
 
+void GoferInode::DirChanged() {
+  if (gofer().options_.exclusive || !dir_fd_.valid()) stale_ = true;
+  DidChange();
+}
+
 void GoferInode::NameAdded(std::string_view name) {
-  stale_ = true;
+  DirChanged();
   Outdate();
   list_.reset();
   if (listed_ == nullptr) return;
@@ -100,7 +105,7 @@ void GoferInode::NameAdded(std::string_view name) {
 }
 
 void GoferInode::NameRemoved(std::string_view name) {
-  stale_ = true;
+  DirChanged();
   Outdate();
   list_.reset();
   if (listed_ != nullptr) gofer().listed_ -= listed_->erase(name);

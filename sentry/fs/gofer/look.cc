@@ -13,6 +13,8 @@ namespace amber {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
+// How long the owner of a file that the sandbox itself changes is believed although the ctime is another.
+constexpr int64_t kOursNs = kSecond / 20;
 
 bool SameTime(const timespec& a, const timespec& b) { return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec; }
 
@@ -38,10 +40,20 @@ bool IsSettled(const timespec& ctime, const timespec& now) {
 }
 
 bool GoferInode::Confirm(const struct stat& st) {
-  if (stale_ || !settled_ || !SameTime(st.st_ctim, attr_.ctime) || st.st_mode != attr_.mode) return false;
+  if (stale_ || st.st_mode != attr_.mode) return false;
+  int64_t now = HostNow();
+  bool unchanged = settled_ && SameTime(st.st_ctim, owner_ctime_);
+  // The sandbox changes it right now, which explains another ctime. A change of the owner by the host meanwhile is seen late, not never.
+  bool ours = now - changed_at_ < kOursNs && now - owner_at_ < kOursNs;
+  if (!unchanged && !ours) return false;
   TakeStat(st);
-  fresh_at_ = HostNow();
+  fresh_at_ = now;
   return true;
+}
+
+void GoferInode::DidChange() {
+  changed_at_ = HostNow();
+  fresh_at_ = 0;
 }
 
 bool GoferInode::IsOf(const gofer::Attributes& a) const {
