@@ -25,6 +25,8 @@
 #include "sentry/fs/timerfd/timerfd.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/io_uring/io_uring.h"
+#include "sentry/keys/key.h"
+#include "sentry/landlock/landlock.h"
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/other_namespaces.h"
 #include "sentry/kernel/seccomp_filter.h"
@@ -65,6 +67,8 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kUserNamespace: return &Loader::Make<UserNamespace>;
     case Kind::kSeccompFilter: return &Loader::Make<SeccompFilter>;
     case Kind::kIoUring: return &Loader::Make<IoUring>;
+    case Kind::kKeyring: return &Loader::Make<Key>;
+    case Kind::kLandlockRuleset: return &Loader::Make<LandlockRuleset>;
     case Kind::kSeccompListener: return &Loader::Make<SeccompListener>;
     case Kind::kCgroupNamespace: return &Loader::Make<CgroupNamespace>;
     case Kind::kTimeNamespace: return &Loader::Make<TimeNamespace>;

@@ -18,6 +18,8 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/tracing.h"
 #include "sentry/kernel/usage.h"
+#include "sentry/keys/key.h"
+#include "sentry/landlock/landlock.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/vfs/fd_table.h"
 
@@ -50,12 +52,17 @@ void TaskExtras::Inherit(Task& parent, uint64_t flags) {
   }
   ioprio = from.ioprio;
   affinity = from.affinity;
+  landlock = from.landlock;
+  session_keys = from.session_keys;
+  if ((flags & CLONE_THREAD) != 0 && from.thread_keys) thread_keys = NewThreadRing(parent);
+  request_keys_to = from.request_keys_to;
 }
 
 bool TaskExtras::WantsNativeCalls() const { return seccomp_mode == SECCOMP_MODE_STRICT || (seccomp && seccomp->WantsNativeCalls()); }
 
 void TaskExtras::OnExec() {
   rseq = {};
+  thread_keys.reset();  // prepare_exec_creds()
   before_guest.clear();
   traps_native = WantsNativeCalls();
   if (traps_native) before_guest.push_back(platform::TrapNativeCallsOp(false));
@@ -76,6 +83,9 @@ void TaskExtras::OnExit(Task& task) {
   LeaveSemUndo(task);
   ipc.reset();
   net.reset();
+  landlock.reset();
+  thread_keys.reset();
+  session_keys.reset();
   notification.reset();
   for (const SeccompFilter* f = seccomp.get(); f != nullptr; f = f->below()) {
     if (f->listener() != nullptr) f->listener()->OnTaskGone();
@@ -97,6 +107,10 @@ std::string TaskExtras::Save(state::Saver& saver, const Task& task) const {
   m.set_time(saver.Ref(time));
   m.set_time_for_children(saver.Ref(time_for_children));
   m.set_pids_for_children(saver.Ref(pids_for_children));
+  m.set_landlock(saver.Ref(landlock));
+  m.set_thread_keys(saver.Ref(thread_keys));
+  m.set_session_keys(saver.Ref(session_keys));
+  m.set_request_keys_to(request_keys_to);
   m.set_seccomp_mode(seccomp_mode);
   m.set_seccomp(saver.Ref(seccomp));
   m.set_rseq_area(rseq.area);
@@ -161,6 +175,11 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& tas
   time = loader.GetRef<TimeNamespace>(m.time());
   time_for_children = loader.GetRef<TimeNamespace>(m.time_for_children());
   pids_for_children = loader.GetRef<PidNamespace>(m.pids_for_children());
+  landlock = loader.GetRef<LandlockRuleset>(m.landlock());
+  thread_keys = loader.GetRef<Key>(m.thread_keys());
+  session_keys = loader.GetRef<Key>(m.session_keys());
+  request_keys_to = m.request_keys_to();
+  if ((m.landlock() != 0) != static_cast<bool>(landlock)) return loader.Fail("a task's landlock domain is missing");
   seccomp_mode = m.seccomp_mode();
   seccomp = loader.GetRef<SeccompFilter>(m.seccomp());
   if (seccomp_mode < 0 || seccomp_mode > 2 || (seccomp_mode == 2) != static_cast<bool>(seccomp)) return loader.Fail("a task's filter is missing");
@@ -215,6 +234,7 @@ void GroupExtras::Inherit(ThreadGroup& group) {
 }
 
 void GroupExtras::OnExit(ThreadGroup& group) {
+  process_keys.reset();
   if (cpu_timers_ != nullptr) cpu_timers_->CancelAll();
   if (exit_watcher_ != nullptr) exit_watcher_(group);
 }
@@ -245,6 +265,7 @@ std::string GroupExtras::Save(state::Saver& saver, const ThreadGroup& group) con
     });
   }
   m.set_core_filter(core_filter + 1);
+  m.set_process_keys(saver.Ref(process_keys));
   m.set_had_threads(had_threads);
   m.set_creator_tid(creator_tid);
   for (const DeadTracee& dead : dead_tracees) {
@@ -267,6 +288,7 @@ bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   if (!m.ParseFromString(bytes)) return loader.Fail("a process's extras are malformed");
   cpu_base = m.cpu_base();
   if (m.core_filter() != 0) core_filter = (m.core_filter() - 1) & CoreDump::kFilterMask;
+  process_keys = loader.GetRef<Key>(m.process_keys());
   had_threads = m.had_threads();
   creator_tid = m.creator_tid();
   if (m.base().size() == sizeof(base)) memcpy(&base, m.base().data(), sizeof(base));

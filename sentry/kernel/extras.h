@@ -27,6 +27,8 @@ namespace amber {
 
 struct AioContext;
 class CpuTimers;
+class Key;              // sentry/keys/key.h
+class LandlockRuleset;  // sentry/landlock/landlock.h
 class IpcNamespace;
 class Kernel;
 class NetNamespace;
@@ -84,6 +86,10 @@ class TaskExtras {
   int64_t cpu_base = 0;
   UniqueFd schedstat;
   int schedstat_tid = 0;
+  RefPtr<LandlockRuleset> landlock;  // the innermost layer of its domain; null: none
+  // Key rings of its own (keyrings(7)), and where keys that are made for it go (KEY_REQKEY_DEFL_*).
+  RefPtr<Key> thread_keys, session_keys;
+  int request_keys_to = 0;
   std::unique_ptr<PiWait> pi_wait;  // null until it locks with priority inheritance
   std::unique_ptr<Tracee> tracee;   // null if nobody traces it
 
@@ -126,6 +132,7 @@ class GroupExtras {
   // ptrace: whom it traces, and whose end it has not waited for.
   std::set<Task*> tracees;
   std::vector<DeadTracee> dead_tracees;
+  RefPtr<Key> process_keys;
   // Core files (core_dump.h): what is being done, and /proc/PID/coredump_filter.
   std::unique_ptr<TaskLifecycle::CoreDump> core;
   uint32_t core_filter = 0x33;

@@ -6,6 +6,7 @@
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
+#include "sentry/landlock/landlock.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/vfs/fd_table.h"
@@ -45,6 +46,7 @@ void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler)
   t->extras_->ipc = other.extras_->ipc;
   t->extras_->net = other.extras_->net;
   t->extras_->cgroup = other.extras_->cgroup;
+  t->extras_->landlock = other.extras_->landlock;
   t->call_ = Task::Call::kRunning;
   Kernel& kernel = t->kernel();
   ++kernel.lifecycle().running_helpers_;
@@ -58,6 +60,7 @@ void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler)
   t->extras_->ipc.reset();
   t->extras_->net.reset();
   t->extras_->cgroup.reset();
+  t->extras_->landlock.reset();
   t->helps_ = nullptr;
   t->ActOn(result);
   kernel.CheckFrozen();

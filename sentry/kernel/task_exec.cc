@@ -16,6 +16,7 @@
 #include "sentry/kernel/tracing.h"
 #include "sentry/kernel/usage.h"
 #include "sentry/kernel/uts_namespace.h"
+#include "sentry/keys/key.h"
 #include "sentry/loader/loader.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/net/inet/net_namespace.h"
@@ -166,6 +167,7 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   group.handlers_->ResetForExec();
   group.posix_timers_.reset();
   group.extras_->aio.clear();
+  group.extras_->process_keys.reset();
   group.did_exec_ = true;
   group.exe_path_ = args.path;
   // execve(2): what is not kept.

@@ -22,6 +22,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/landlock/landlock.h"
 #include "sentry/mm/memory_manager.h"
 
 namespace amber {
@@ -43,6 +44,7 @@ Tracee& Tracing::Of(Task& task) { return *task.extras().tracee; }
 
 bool Tracing::MayAccess(const Task& task, const Task& target) {
   if (&task.group() == &target.group()) return true;
+  if (!LandlockMayTrace(task, target)) return false;
   const Credentials& me = task.creds();
   const Credentials& it = target.creds();
   if (me.HasIn(it.user_ns.get(), CAP_SYS_PTRACE)) return true;

@@ -3,6 +3,9 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 
+#include <iterator>
+#include <span>
+
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/syscalls/families.h"
@@ -16,7 +19,7 @@ namespace {
 // Debian 12's headers are older than these.
 constexpr uint64_t kQuotactlFd = 443, kMemfdSecret = 447, kCachestat = 451, kMapShadowStack = 453;
 constexpr uint64_t kLsmGetSelfAttr = 459, kLsmSetSelfAttr = 460, kLsmListModules = 461;
-constexpr uint64_t kLsmCapability = 100;  // LSM_ID_CAPABILITY
+constexpr uint64_t kLsmIds[] = {100, 110};  // LSM_ID_CAPABILITY, LSM_ID_LANDLOCK
 
 ErrnoOr<uint64_t> NotConfigured(Task&) { return Errno(ENOSYS); }
 ErrnoOr<uint64_t> NotPermitted(Task&) { return Errno(EPERM); }
@@ -69,14 +72,14 @@ ErrnoOr<uint64_t> Sysfs(Task& task, int option, uint64_t argument, uint64_t buff
   }
 }
 
-// lsm_list_modules(2): capabilities are the one security module that is always there.
+// lsm_list_modules(2)
 ErrnoOr<uint64_t> LsmListModules(Task& task, UserPtr<uint64_t> ids, UserPtr<uint32_t> size_p, unsigned flags) {
   if (flags != 0) return Errno(EINVAL);
   uint32_t size = TRY(task.CopyIn(size_p));
-  TRY(task.CopyOut(size_p, static_cast<uint32_t>(sizeof(kLsmCapability))));
-  if (size < sizeof(kLsmCapability)) return Errno(E2BIG);
-  TRY(task.CopyOut(ids, kLsmCapability));
-  return 1;
+  TRY(task.CopyOut(size_p, static_cast<uint32_t>(sizeof(kLsmIds))));
+  if (size < sizeof(kLsmIds)) return Errno(E2BIG);
+  TRY(task.CopyOutArray(ids, std::span<const uint64_t>(kLsmIds)));
+  return uint64_t{std::size(kLsmIds)};
 }
 
 ErrnoOr<uint64_t> LsmAttr(Task&, unsigned, UserPtr<void>, UserPtr<uint32_t>, unsigned) { return Errno(EOPNOTSUPP); }
@@ -97,9 +100,7 @@ void RegisterAbsentCalls(SyscallTable& table) {
         SYS_security, SYS_vserver, SYS_epoll_ctl_old, SYS_epoll_wait_old, SYS_lookup_dcookie, SYS_set_thread_area, SYS_get_thread_area}) {
     table.Set(number, Refused<&NotConfigured>("ENOSYS, as every Linux of today on x86-64"));
   }
-  // Key rings, landlock, fanotify, attributes of files by path.
-  for (uint64_t number : {uint64_t{SYS_add_key}, uint64_t{SYS_request_key}, uint64_t{SYS_keyctl}, uint64_t{444}, uint64_t{445}, uint64_t{446},
-                          uint64_t{SYS_fanotify_init}, uint64_t{SYS_fanotify_mark}}) {
+  for (uint64_t number : {uint64_t{SYS_fanotify_init}, uint64_t{SYS_fanotify_mark}}) {
     table.Set(number, Refused<&NotConfigured>("ENOSYS, as on a kernel built without it; not there yet"));
   }
   for (uint64_t number : {uint64_t{468}, uint64_t{469}}) {

@@ -18,6 +18,8 @@
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
+#include "sentry/vfs/restrict.h"
+#include "sentry/vfs/vfs_file.h"
 
 namespace amber {
 namespace {
@@ -155,6 +157,7 @@ ErrnoOr<uint64_t> FTruncate(Task& task, int fd, int64_t size) {
   RefPtr<File> file = TRY(task.files().Get(fd));
   if (!file->writable()) return Errno(EINVAL);
   TRY(CheckSizeLimit(task, size));
+  if (auto* placed = dynamic_cast<VfsFile*>(file.get()); placed != nullptr && placed->lacks(file_right::kTruncate)) return Errno(EACCES);
   TRY(file->Truncate(task, static_cast<uint64_t>(size)));
   NotifyFile(*file, IN_MODIFY);
   return uint64_t{0};

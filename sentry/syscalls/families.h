@@ -43,6 +43,8 @@ void RegisterAbsentCalls(SyscallTable& table);      // absent_calls.cc: what thi
 void RegisterInotifyCalls(SyscallTable& table);     // inotify_calls.cc
 void RegisterFutex2Calls(SyscallTable& table);      // futex2_calls.cc: futex_wake and its kin
 void RegisterRseqCalls(SyscallTable& table);        // rseq_calls.cc
+void RegisterKeyCalls(SyscallTable& table);
+void RegisterLandlockCalls(SyscallTable& table);
 void RegisterIoUringCalls(SyscallTable& table);     // io_uring_calls.cc
 void RegisterNewMountCalls(SyscallTable& table);    // new_mount_calls.cc: fsopen and its kin
 void RegisterStatMountCalls(SyscallTable& table);   // statmount_calls.cc

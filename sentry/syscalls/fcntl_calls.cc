@@ -16,6 +16,8 @@
 #include "sentry/vfs/file_lock.h"
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/path.h"
+#include "sentry/vfs/restrict.h"
+#include "sentry/vfs/vfs_file.h"
 
 namespace amber {
 namespace {
@@ -280,8 +282,14 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
       int flag = command == FIONBIO ? O_NONBLOCK : O_ASYNC;
       return SetStatusFlags(task, *file, fd, on != 0 ? file->flags() | flag : file->flags() & ~flag);
     }
-    default: return file->Ioctl(task, command, argument);
+    default: break;
   }
+  // Of landlock's right to ioctls of devices those that the kernel itself answers are no part (is_masked_device_ioctl()).
+  if (auto* placed = dynamic_cast<VfsFile*>(file.get()); placed != nullptr && placed->lacks(file_right::kIoctlDev)) {
+    uint32_t type = placed->inode().type();
+    if (S_ISCHR(type) || S_ISBLK(type)) return Errno(EACCES);
+  }
+  return file->Ioctl(task, command, argument);
 }
 
 }  // namespace

@@ -8,9 +8,11 @@
 #include <algorithm>
 
 #include "sentry/fs/nsfs/nsfs.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/landlock/landlock.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/mount_checks.h"
 #include "sentry/syscalls/table.h"
@@ -34,6 +36,8 @@ ErrnoOr<MountNamespace*> OwnNamespace(const Task& task, const VfsPath& where) {
 
 // may_mount().
 bool MayMount(const Task& task) { return task.creds().HasIn(task.mounts().owner(), CAP_SYS_ADMIN); }
+// A landlock domain that says something about files freezes the tree (hook_sb_mount() and its kin).
+bool RestrictedHere(const Task& task) { return LandlockRuleset::RestrictsFiles(task.extras().landlock.get()); }
 
 // mount_capable(): what the root of a user namespace may mount (FS_USERNS_MOUNT).
 bool MayMountType(const Task& task, std::string_view type) {
@@ -133,7 +137,7 @@ ErrnoOr<uint64_t> MountCall(Task& task, UserPtr<const char> source, UserPtr<cons
                             UserPtr<const char> data) {
   if ((flags & MS_MGC_MSK) == MS_MGC_VAL) flags &= ~static_cast<uint64_t>(MS_MGC_MSK);
   VfsPath where = TRY(PlaceOf(task, target));
-  if (!MayMount(task)) return Errno(EPERM);
+  if (!MayMount(task) || RestrictedHere(task)) return Errno(EPERM);
   if ((flags & MS_REMOUNT) != 0) return Remount(task, where, flags);
   if ((flags & MS_BIND) != 0) return BindMount(task, source, where, flags);
   if ((flags & kPropagation) != 0) {
@@ -152,6 +156,7 @@ ErrnoOr<uint64_t> Umount2(Task& task, UserPtr<const char> target, int flags) {
   // What was mounted over the working directory is meant by ".", too (handle_lookup_down).
   if (place.mount->ns() != nullptr) place.mount->ns()->CrossDown(&place);
   if (!place.is_mount_root()) return Errno(EINVAL);
+  if (RestrictedHere(task)) return Errno(EPERM);
   MountNamespace* ns = TRY(OwnNamespace(task, place));
   if (place.mount->locked()) return Errno(EINVAL);
   if (place.mount->parent() == nullptr) return Errno(EBUSY);
@@ -171,7 +176,7 @@ void MoveRoots(Kernel& kernel, const VfsPath& from, const VfsPath& to) {
 }
 
 ErrnoOr<uint64_t> PivotRoot(Task& task, UserPtr<const char> new_root, UserPtr<const char> put_old) {
-  if (!MayMount(task)) return Errno(EPERM);
+  if (!MayMount(task) || RestrictedHere(task)) return Errno(EPERM);
   VfsPath fresh = TRY(PlaceOf(task, new_root, kFollowLast | kMustBeDir));
   VfsPath old_place = TRY(PlaceOf(task, put_old, kFollowLast | kMustBeDir));
   VfsPath root = task.fs().root();

@@ -7,7 +7,9 @@
 #include <algorithm>
 
 #include "sentry/fs/mountfd/mountfd.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/task.h"
+#include "sentry/landlock/landlock.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/mount_checks.h"
 #include "sentry/syscalls/table.h"
@@ -232,7 +234,7 @@ ErrnoOr<uint64_t> OpenTreeAttr(Task& task, int dirfd, UserPtr<const char> path, 
 
 ErrnoOr<uint64_t> MoveMountCall(Task& task, int from_fd, UserPtr<const char> from_path, int to_fd, UserPtr<const char> to_path, unsigned flags) {
   constexpr unsigned kSetGroup = 0x100, kBeneath = 0x200;
-  if (!MayMount(task)) return Errno(EPERM);
+  if (!MayMount(task) || LandlockRuleset::RestrictsFiles(task.extras().landlock.get())) return Errno(EPERM);
   if ((flags & ~unsigned{MOVE_MOUNT__MASK | kSetGroup | kBeneath}) != 0) return Errno(EINVAL);
   if ((flags & (kSetGroup | kBeneath)) != 0) return Errno(EINVAL);
   Resolved from = TRY(PlaceOf(task, from_fd, from_path, (flags & MOVE_MOUNT_F_SYMLINKS) != 0, (flags & MOVE_MOUNT_F_EMPTY_PATH) != 0));

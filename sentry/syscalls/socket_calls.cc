@@ -1,13 +1,17 @@
 // Sockets but for messages: socket, socketpair, bind, listen, accept, connect, shutdown, names and options.
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
 
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/landlock/landlock.h"
 #include "sentry/net/inet/inet_socket.h"
 #include "sentry/net/netlink/netlink_socket.h"
 #include "sentry/net/unix/unix_socket.h"
@@ -91,9 +95,28 @@ ErrnoOr<uint64_t> SocketPair(Task& task, int family, int type, int protocol, Use
   return uint64_t{0};
 }
 
+// current_check_access_socket() of security/landlock/net.c: what comes before the protocol's own checks.
+ErrnoOr<void> CheckPort(Task& task, const Socket& socket, const std::string& address, uint64_t right) {
+  if (!task.extras().landlock || socket.type() != SOCK_STREAM || (socket.family() != AF_INET && socket.family() != AF_INET6)) return Ok();
+  sa_family_t family;
+  if (address.size() < sizeof(family)) return Errno(EINVAL);
+  memcpy(&family, address.data(), sizeof(family));
+  if (family == AF_UNSPEC && right == LandlockRuleset::kConnectTcp) return Ok();
+  bool six = family == AF_INET6;
+  if (family == AF_UNSPEC && socket.family() != AF_INET) return Errno(EAFNOSUPPORT);
+  if (!six && family != AF_INET && family != AF_UNSPEC) return Errno(right == LandlockRuleset::kBindTcp ? EAFNOSUPPORT : EINVAL);
+  if (address.size() < (six ? 24u : sizeof(sockaddr_in))) return Errno(EINVAL);  // SIN6_LEN_RFC2133
+  if (family != socket.family() && family != AF_UNSPEC) return Errno(EINVAL);
+  sockaddr_in in;  // the port lies at the same place in both
+  memcpy(&in, address.data(), sizeof(in));
+  if (family == AF_UNSPEC && in.sin_addr.s_addr != INADDR_ANY) return Errno(EAFNOSUPPORT);
+  return CheckLandlockPort(task, ntohs(in.sin_port), right);
+}
+
 ErrnoOr<uint64_t> Bind(Task& task, int fd, UserPtr<const void> address, int size) {
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));
   std::string bytes = TRY(CopyInAddress(task, address, size));
+  TRY(CheckPort(task, *socket, bytes, LandlockRuleset::kBindTcp));
   TRY(socket->Bind(task, bytes));
   return uint64_t{0};
 }
@@ -107,6 +130,7 @@ ErrnoOr<uint64_t> Listen(Task& task, int fd, int backlog) {
 ErrnoOr<uint64_t> Connect(Task& task, int fd, UserPtr<const void> address, int size) {
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));
   std::string bytes = TRY(CopyInAddress(task, address, size));
+  TRY(CheckPort(task, *socket, bytes, LandlockRuleset::kConnectTcp));
   TRY(socket->Connect(task, bytes));
   return uint64_t{0};
 }

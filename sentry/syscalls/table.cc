@@ -55,6 +55,8 @@ SyscallTable::SyscallTable() {
   RegisterFutex2Calls(*this);
   RegisterRseqCalls(*this);
   RegisterIoUringCalls(*this);
+  RegisterKeyCalls(*this);
+  RegisterLandlockCalls(*this);
   RegisterNewMountCalls(*this);
   RegisterAioCalls(*this);
   RegisterPtraceCalls(*this);

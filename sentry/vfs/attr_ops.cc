@@ -5,6 +5,7 @@
 #include "sentry/kernel/credentials.h"
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
+#include "sentry/vfs/restrict.h"
 
 namespace amber {
 namespace {
@@ -73,6 +74,7 @@ ErrnoOr<void> TruncatePlace(const VfsContext& ctx, const VfsPath& place, uint64_
   if (!inode.IsRegular()) return Errno(EINVAL);
   TRY(CheckPermission(*ctx.creds, place, kMayWrite));
   if (inode.deny_write > 0) return Errno(ETXTBSY);
+  TRY(CheckRights(ctx, place, file_right::kTruncate));
   TRY(TruncateInode(ctx, inode, size));
   NotifyEntry(*place.dentry, IN_MODIFY);
   return Ok();

@@ -10,6 +10,7 @@
 #include "sentry/vfs/open.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/path.h"
+#include "sentry/vfs/restrict.h"
 #include "sentry/vfs/vfs_file.h"
 
 namespace amber {
@@ -41,6 +42,7 @@ ErrnoOr<RefPtr<File>> OpenForExec(Task& task, int dirfd, const std::string& path
   if (!inode.IsRegular()) return Errno(EACCES);
   if ((r.path.mount->flags() & MS_NOEXEC) != 0) return Errno(EACCES);
   TRY(CheckPermission(*ctx.creds, inode, kMayExec));
+  TRY(CheckRights(ctx, r.path, file_right::kExecute | file_right::kReadFile));
   if (inode.writers > 0) return Errno(ETXTBSY);
   // A program may be executed without being readable: no check for reading.
   return inode.Open(ctx, r.path, O_RDONLY);

@@ -9,7 +9,9 @@
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/regular_file.h"
+#include "sentry/vfs/restrict.h"
 #include "sentry/vfs/special.h"
+#include "sentry/vfs/vfs_file.h"
 
 namespace amber {
 namespace {
@@ -22,8 +24,21 @@ ErrnoOr<RefPtr<File>> OpenInode(const VfsContext& ctx, const VfsPath& path, int 
   // Terminals want to know O_NOCTTY; no open file shows it.
   RefPtr<File> file = TRY(path.inode()->Open(ctx, path, KeptFlags(flags) | (flags & O_NOCTTY)));
   file->set_flags(file->flags() & ~O_NOCTTY);
+  // Of these rights the file keeps what its opener had (hook_file_open()).
+  constexpr uint64_t kKept = file_right::kTruncate | file_right::kIoctlDev;
+  if (uint64_t lost = kKept & ~RightsAt(ctx, path, kKept); lost != 0) {
+    if (auto* placed = dynamic_cast<VfsFile*>(file.get())) placed->set_lost_rights(lost);
+  }
   NotifyFile(*file, IN_OPEN);
   return file;
+}
+
+// get_required_file_open_access()
+ErrnoOr<void> CheckOpenRights(const VfsContext& ctx, const VfsPath& path, int flags) {
+  uint64_t rights = 0;
+  if ((flags & O_ACCMODE) != O_WRONLY) rights |= path.inode()->IsDir() ? file_right::kReadDir : file_right::kReadFile;
+  if ((flags & O_ACCMODE) != O_RDONLY) rights |= file_right::kWriteFile;
+  return CheckRights(ctx, path, rights);
 }
 
 ErrnoOr<RefPtr<File>> OpenResolved(const VfsContext& ctx, const Resolved& r, int flags) {
@@ -42,6 +57,7 @@ ErrnoOr<RefPtr<File>> OpenUnnamed(const VfsContext& ctx, const VfsPath& start, s
   std::string name = "#" + std::to_string(inode->ino());
   auto dentry = MakeRef<Dentry>(&inode->fs(), dir.dentry, name, inode);
   dentry->Drop(true);
+  TRY(CheckOpenRights(ctx, {dir.mount, dentry}, how.flags));
   return OpenInode(ctx, {dir.mount, std::move(dentry)}, how.flags & ~(O_TMPFILE & ~O_DIRECTORY) & ~O_DIRECTORY);
 }
 
@@ -51,6 +67,7 @@ ErrnoOr<RefPtr<File>> OpenOrCreate(const VfsContext& ctx, const ResolvedParent& 
   RefPtr<Dentry> child = TRY(LookupChild(ctx, p.dir, p.name));
   if (child->negative()) {
     TRY(MakeChild(ctx, p.dir, *child, {.mode = S_IFREG | (how.mode & 07777)}));
+    TRY(CheckOpenRights(ctx, {p.dir.mount, child}, how.flags));
     return OpenInode(ctx, {p.dir.mount, std::move(child)}, how.flags);
   }
   if ((how.flags & O_EXCL) != 0) return Errno(EEXIST);
@@ -104,8 +121,12 @@ ErrnoOr<RefPtr<File>> OpenPlace(const VfsContext& ctx, const VfsPath& path, int 
   TRY(CheckPermission(*ctx.creds, path, may));
   if ((flags & O_NOATIME) != 0) TRY(CheckOwner(*ctx.creds, inode));
   if (inode.IsRegular() && (may & kMayWrite) != 0 && inode.deny_write > 0) return Errno(ETXTBSY);
+  TRY(CheckOpenRights(ctx, path, flags));
   bool truncate = (flags & O_TRUNC) != 0 && inode.IsRegular();
-  if (truncate) TRY(TruncateInode(ctx, inode, 0));
+  if (truncate) {
+    TRY(CheckRights(ctx, path, file_right::kTruncate));
+    TRY(TruncateInode(ctx, inode, 0));
+  }
   RefPtr<File> file = TRY(OpenInode(ctx, path, flags));
   // Told after the opening (fs/namei.c, do_open: handle_truncate comes last).
   if (truncate) NotifyEntry(*path.dentry, IN_MODIFY);

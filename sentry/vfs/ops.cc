@@ -7,6 +7,7 @@
 #include "sentry/kernel/credentials.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/notify.h"
+#include "sentry/vfs/restrict.h"
 
 namespace amber {
 namespace {
@@ -51,6 +52,7 @@ ErrnoOr<RefPtr<Dentry>> Existing(const VfsContext& ctx, const ResolvedParent& p)
 
 ErrnoOr<void> MakeChild(const VfsContext& ctx, const VfsPath& dir, Dentry& name, NewNode node) {
   TRY(MayCreate(ctx, dir));
+  TRY(CheckRights(ctx, dir, MakeRight(node.mode)));
   SetOwner(ctx, *dir.inode(), &node);
   name.set_inode(TRY(dir.inode()->Make(ctx, name.name(), node)));
   NotifyCreated(*dir.inode(), name);
@@ -77,6 +79,7 @@ ErrnoOr<void> UnlinkAt(const VfsContext& ctx, const VfsPath& start, std::string_
   if (p.trailing_slash) return Errno(d->inode()->IsDir() ? EISDIR : ENOTDIR);
   TRY(MayDelete(ctx, p.dir, *d));
   if (d->inode()->IsDir()) return Errno(EISDIR);
+  TRY(CheckRights(ctx, p.dir, file_right::kRemoveFile));
   if (d->mounts_here > 0) return Errno(EBUSY);
   TRY(p.dir.inode()->Unlink(ctx, p.name, *d->inode()));
   d->Drop(true);
@@ -93,6 +96,7 @@ ErrnoOr<void> RmdirAt(const VfsContext& ctx, const VfsPath& start, std::string_v
   RefPtr<Dentry> d = TRY(Existing(ctx, p));
   TRY(MayDelete(ctx, p.dir, *d));
   if (!d->inode()->IsDir()) return Errno(ENOTDIR);
+  TRY(CheckRights(ctx, p.dir, file_right::kRemoveDir));
   if (d->mounts_here > 0) return Errno(EBUSY);
   TRY(p.dir.inode()->Rmdir(ctx, p.name, *d->inode()));
   d->PruneChildren();
@@ -112,6 +116,8 @@ ErrnoOr<void> LinkAt(const VfsContext& ctx, const VfsPath& target, const VfsPath
   TRY(MayCreate(ctx, p.dir));
   if (target.inode()->IsDir()) return Errno(EPERM);
   RefPtr<Inode> inode(target.inode());
+  VfsPath from{target.mount, RefPtr<Dentry>(target.dentry->parent() != nullptr ? target.dentry->parent() : target.dentry.get())};
+  TRY(CheckReferral(ctx, {.old_dir = from, .moved = *target.dentry, .new_dir = p.dir}));
   TRY(p.dir.inode()->Link(ctx, p.name, *inode));
   d->set_inode(inode);
   NotifyInode(*inode, {IN_ATTRIB, 0, {}, false});
@@ -189,6 +195,8 @@ ErrnoOr<void> RenameAt(const VfsContext& ctx, const VfsPath& old_start, std::str
   TRY(CheckRenameKinds(e, flags));
   if (e.source->inode() == e.target->inode()) return Ok();
   TRY(CheckRenamePermissions(ctx, e, flags));
+  bool swaps = (flags & RENAME_EXCHANGE) != 0;
+  TRY(CheckReferral(ctx, {.old_dir = e.from.dir, .moved = *e.source, .new_dir = e.to.dir, .replaced = e.target.get(), .exchange = swaps}));
   TRY(e.from.dir.inode()->Rename(ctx, e.from.name, *e.source->inode(), *e.to.dir.inode(), e.to.name, e.target->inode(), flags));
   MoveDentries(e, flags);
   bool exchange = (flags & RENAME_EXCHANGE) != 0;

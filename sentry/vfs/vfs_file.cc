@@ -72,12 +72,14 @@ std::string VfsFile::SaveOpenFile(state::Saver& saver, uint64_t position, uint64
   m.set_position(position);
   m.set_data_inode(data_inode);
   m.set_extra(std::move(extra));
+  m.set_lost_rights(lost_rights_);
   return m.SerializeAsString();
 }
 
 bool VfsFile::LoadOpenFile(state::Loader& loader, std::string_view bytes, vfs_state::OpenFile* out) {
   if (!out->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
   set_flags(out->flags());
+  lost_rights_ = out->lost_rights();
   return LoadPath(loader, out->path(), &path_);
 }
 

@@ -24,6 +24,9 @@ class VfsFile : public File {
   ErrnoOr<void> Stat(Task& task, struct stat* out) override;
   // As long as this file is there nobody may open its inode for writing (deny_write_access()): for running programs.
   void DenyWriting();
+  // What the file may not be used for, as its opener had no right to it (restrict.h).
+  void set_lost_rights(uint64_t rights) { lost_rights_ = rights; }
+  bool lacks(uint64_t right) const { return (lost_rights_ & right) != 0; }
   // Drops the POSIX locks of the task's descriptor table.
   void OnClose(Task& task) override;
 
@@ -40,6 +43,7 @@ class VfsFile : public File {
 
  private:
   VfsPath path_;
+  uint64_t lost_rights_ = 0;
   bool counted_as_writer_ = false;
   bool denies_writing_ = false;  // not saved: a restore says it again
 };

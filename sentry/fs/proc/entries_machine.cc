@@ -15,6 +15,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
+#include "sentry/keys/key.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/file_system.h"
 
@@ -188,6 +189,9 @@ ErrnoOr<std::string> ThreadSelf(Task& reader, Task* target) {
   return TRY(Self(reader, target)) + "/task/" + std::to_string(ProcTerms::Now().IdOf(reader));
 }
 
+ErrnoOr<std::string> Keys(Task& reader, Task*) { return KeysText(reader); }
+ErrnoOr<std::string> KeyUsers(Task& reader, Task*) { return KeyUsersText(reader); }
+
 constexpr ProcEntry kEntries[] = {
     {"cgroups", kProcFile, &Fixed<kCgroups>},
     {"cmdline", kProcFile, &Fixed<kCommandLine>},
@@ -197,6 +201,8 @@ constexpr ProcEntry kEntries[] = {
     {"diskstats", kProcFile, &Fixed<kEmpty>},
     {"filesystems", kProcFile, &FileSystems},
     {"interrupts", kProcFile, &Fixed<kInterrupts>},
+    {"key-users", kProcFile, &KeyUsers},
+    {"keys", kProcFile, &Keys},
     {"loadavg", kProcFile, &LoadAverage},
     {"locks", kProcFile, &Fixed<kEmpty>},
     {"meminfo", kProcFile, &MemInfo},

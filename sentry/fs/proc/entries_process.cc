@@ -16,6 +16,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/landlock/landlock.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/proc_text.h"
 #include "sentry/net/unix/unix_socket.h"
@@ -28,6 +29,7 @@ namespace amber {
 
 bool MayInspect(Task& caller, Task& target) {
   if (&caller.group() == &target.group()) return true;
+  if (!LandlockMayTrace(caller, target)) return false;
   // __ptrace_may_access().
   const Credentials& c = caller.creds();
   const Credentials& t = target.creds();
