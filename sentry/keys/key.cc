@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
+#include <utility>
 
 #include "sentry/keys/keys.pb.h"
 
 namespace amber {
 namespace {
-
-constexpr size_t kMaxDepth = 6;  // KEYRING_SEARCH_MAX_DEPTH
 
 int NewSerial(const std::map<int, Key*>& taken) {
   while (true) {
@@ -58,6 +58,16 @@ Key::~Key() {
   KeyStore::User& user = store.user(uid_);
   --user.keys;
   user.bytes -= Bytes();
+  // A chain of rings ends link by link, not one inside the other.
+  static std::vector<RefPtr<Key>> doomed;
+  static bool ending = false;
+  for (RefPtr<Key>& key : links_) doomed.push_back(std::move(key));
+  if (std::exchange(ending, true)) return;
+  while (!doomed.empty()) {
+    RefPtr<Key> next = std::move(doomed.back());
+    doomed.pop_back();
+  }
+  ending = false;
 }
 
 const char* Key::type_name() const {
@@ -130,10 +140,18 @@ Key* Key::Linked(Type type, const std::string& description) const {
   return nullptr;
 }
 
-bool Key::Reaches(const Key& key, int depth) const {
-  if (this == &key) return true;
-  if (depth > static_cast<int>(kMaxDepth)) return false;
-  return std::any_of(links_.begin(), links_.end(), [&](const RefPtr<Key>& k) { return k->Reaches(key, depth + 1); });
+bool Key::Reaches(const Key& key) const {
+  std::set<const Key*> seen = {this};
+  std::vector<const Key*> todo = {this};
+  while (!todo.empty()) {
+    const Key* ring = todo.back();
+    todo.pop_back();
+    if (ring == &key) return true;
+    for (const RefPtr<Key>& next : ring->links_) {
+      if (seen.insert(next.get()).second) todo.push_back(next.get());
+    }
+  }
+  return false;
 }
 
 ErrnoOr<void> Key::Link(Key& key) {

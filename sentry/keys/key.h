@@ -63,8 +63,8 @@ class Key final : public RefCounted<Key>, public state::Saveable {
   // ENOENT.
   ErrnoOr<void> Unlink(Key& key);
   void Clear();
-  // What it leads to is in it, however deep.
-  bool Reaches(const Key& key, int depth = 0) const;
+  // `key` is this, or is linked here or further down. Each ring is looked into once, whatever the links are.
+  bool Reaches(const Key& key) const;
   // Takes out what is no more: invalidated keys.
   void DropDead();
 

@@ -4,6 +4,7 @@
 
 #include <cinttypes>
 #include <cstdio>
+#include <set>
 
 #include "sentry/kernel/credentials.h"
 #include "sentry/kernel/extras.h"
@@ -36,7 +37,7 @@ ErrnoOr<RefPtr<Key>> MakeRing(const Task& task, const char* name, uint32_t perm)
   return Key::Make(Key::Type::kKeyring, name, task.creds().uid, task.creds().gid, perm);
 }
 
-ErrnoOr<KeyRef> Search(const Task& task, const KeyRef& ring, Key::Type type, const std::string& description, int depth) {
+ErrnoOr<KeyRef> Search(const Task& task, const KeyRef& ring, Key::Type type, const std::string& description, int depth, std::set<const Key*>* seen) {
   Errno why(ENOKEY);
   if (Key* key = ring.key->Linked(type, description); key != nullptr) {
     KeyRef found{RefPtr<Key>(key), ring.possessed};
@@ -46,10 +47,10 @@ ErrnoOr<KeyRef> Search(const Task& task, const KeyRef& ring, Key::Type type, con
   }
   if (depth == kMaxDepth) return why;
   for (const RefPtr<Key>& inner : ring.key->links()) {
-    if (!inner->is_ring() || !inner->Validate(Now(task)).ok()) continue;
+    if (!inner->is_ring() || !inner->Validate(Now(task)).ok() || !seen->insert(inner.get()).second) continue;
     KeyRef next{inner, ring.possessed};
     if (!CheckKey(task, next, Key::kSearch).ok()) continue;
-    auto found = Search(task, next, type, description, depth + 1);
+    auto found = Search(task, next, type, description, depth + 1, seen);
     if (found.ok()) return found;
     if (!found.Is(ENOKEY)) why = found.error();
   }
@@ -179,7 +180,8 @@ ErrnoOr<KeyRef> LookUpKey(Task& task, int id, bool create, uint32_t need, bool p
 ErrnoOr<KeyRef> SearchRing(const Task& task, const KeyRef& ring, Key::Type type, const std::string& description) {
   if (!ring.key->is_ring()) return Errno(ENOTDIR);
   TRY(CheckKey(task, ring, Key::kSearch));
-  return Search(task, ring, type, description, 0);
+  std::set<const Key*> seen = {ring.key.get()};
+  return Search(task, ring, type, description, 0, &seen);
 }
 
 ErrnoOr<KeyRef> SearchTask(Task& task, Key::Type type, const std::string& description) {
