@@ -45,10 +45,10 @@ void RegisterFutex2Calls(SyscallTable& table);      // futex2_calls.cc: futex_wa
 void RegisterRseqCalls(SyscallTable& table);        // rseq_calls.cc
 void RegisterKeyCalls(SyscallTable& table);
 void RegisterLandlockCalls(SyscallTable& table);
-void RegisterIoUringCalls(SyscallTable& table);     // io_uring_calls.cc
-void RegisterNewMountCalls(SyscallTable& table);    // new_mount_calls.cc: fsopen and its kin
-void RegisterStatMountCalls(SyscallTable& table);   // statmount_calls.cc
-void RegisterAioCalls(SyscallTable& table);         // aio_calls.cc: io_setup and its kin
-void RegisterSpliceCalls(SyscallTable& table);      // splice_calls.cc: splice, tee, vmsplice
+void RegisterIoUringCalls(SyscallTable& table);    // io_uring_calls.cc
+void RegisterNewMountCalls(SyscallTable& table);   // new_mount_calls.cc: fsopen and its kin
+void RegisterStatMountCalls(SyscallTable& table);  // statmount_calls.cc
+void RegisterAioCalls(SyscallTable& table);        // aio_calls.cc: io_setup and its kin
+void RegisterSpliceCalls(SyscallTable& table);     // splice_calls.cc: splice, tee, vmsplice
 
 }  // namespace amber

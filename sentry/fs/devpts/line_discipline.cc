@@ -31,7 +31,7 @@ Termios Termios::Default() {
 }
 
 void Termios::KeepLocked(const Termios& old, const Termios& locked) {
-  for (uint32_t Termios::*flags : {&Termios::iflag, &Termios::oflag, &Termios::cflag, &Termios::lflag}) {
+  for (uint32_t Termios::* flags : {&Termios::iflag, &Termios::oflag, &Termios::cflag, &Termios::lflag}) {
     this->*flags = (old.*flags & locked.*flags) | (this->*flags & ~(locked.*flags));
   }
   if (locked.line != 0) line = old.line;
