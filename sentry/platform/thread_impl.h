@@ -26,6 +26,7 @@
 #include "sentry/platform/platform.h"
 #include "sentry/platform/process.h"
 #include "sentry/platform/stub_abi.h"
+#include "sentry/platform/watcher.h"
 
 namespace amber::platform {
 
@@ -124,6 +125,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   // A child that shares its parent's memory, before it first runs.
   void WatchFromBirth(const ThreadImpl& parent);
   bool IsWatched() const;
+  WatchCredit& watch_credit() { return watch_credit_; }
   // fast_memory.cc: ends the current call's use of its FastMemory; with `write` what was left for the guest to write is written first.
   void DropFastMemory(bool write);
 
@@ -290,6 +292,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   int64_t round_error_ = 0;       // a round could not be started
   Frame saved_frame_ = {};
   std::function<void(int64_t)> futex_callback_;
+  WatchCredit watch_credit_;
 };
 
 }  // namespace amber::platform

@@ -23,8 +23,23 @@ constexpr int64_t kInterrupted = 100 * kMicrosecond;
 constexpr uint64_t kWorth = 24;
 constexpr int64_t kShortPause = 500 * kMicrosecond;
 constexpr int64_t kLongPause = 512'000 * kMicrosecond;
+// Of a listener, after a watch that failed by what its threads did, or was scheduled away: that costs the CPUs a hundredth at most.
+constexpr int64_t kOthersPause = 4'000 * kMicrosecond;
+constexpr int64_t kBusyPause = 16'000 * kMicrosecond;
 
 thread_local bool watching = false;
+
+bool Failed(uint64_t taken, uint64_t redone) { return taken < kWorth || redone * 3 > taken; }
+
+// After a failure, which makes the pause `growth` times as long, or a success, at `now`.
+void Settle(WatchCredit& credit, bool failed, int64_t growth, int64_t longest, int64_t now) {
+  int64_t before = std::min(credit.pause.load(std::memory_order_relaxed), longest);
+  int64_t pause = failed ? std::clamp(before * growth, kShortPause, longest) : 0;
+  credit.pause.store(pause, std::memory_order_relaxed);
+  credit.not_before.store(now + pause, std::memory_order_relaxed);
+}
+
+bool Paused(const WatchCredit& credit, int64_t now) { return now < credit.not_before.load(std::memory_order_relaxed); }
 
 }  // namespace
 
@@ -37,9 +52,8 @@ int64_t WatchClock() {
 bool Watcher::Watching() { return watching; }
 
 bool Watcher::Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now) {
-  if (stopping_.load(std::memory_order_relaxed) || (!always_ && now < credit.not_before.load(std::memory_order_relaxed))) {
-    return false;
-  }
+  if (stopping_.load(std::memory_order_relaxed)) return false;
+  if (!always_ && (Paused(credit, now) || Paused(thread.watch_credit(), now))) return false;
   bool mine = !active_.exchange(true, std::memory_order_acquire);
   absl::MutexLock lock(&mu_);
   if (stopping_.load(std::memory_order_relaxed)) return false;
@@ -53,7 +67,7 @@ bool Watcher::Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now) {
 }
 
 void Watcher::Join(ThreadImpl& thread) {
-  if (!active_.load(std::memory_order_relaxed)) return;
+  if (!active_.load(std::memory_order_relaxed) || (!always_ && Paused(thread.watch_credit(), WatchClock()))) return;
   absl::MutexLock lock(&mu_);
   if (stopping_.load(std::memory_order_relaxed) || joining_.size() >= kMaxEntries) return;
   joining_.push_back(RefPtr<ThreadImpl>(&thread));
@@ -75,8 +89,10 @@ void Watcher::Admit(int64_t now) {
   }
 }
 
-void Watcher::Dismiss(size_t index) {
-  RefPtr<ThreadImpl> thread = std::move(entries_[index].thread);
+void Watcher::Dismiss(size_t index, bool judge) {
+  Entry& entry = entries_[index];
+  if (judge) Settle(entry.thread->watch_credit(), Failed(entry.taken, entry.redone), 4, kLongPause, WatchClock());
+  RefPtr<ThreadImpl> thread = std::move(entry.thread);
   entries_[index] = std::move(entries_.back());
   entries_.pop_back();
   thread->SetWatched(false);
@@ -94,15 +110,16 @@ bool Watcher::Round(int64_t now) {
     if (result == ThreadImpl::Fast::kNo) {
       // Time goes by only with rounds that do nothing, so a long call of one thread does not cost another its place.
       if (now - entry.last > (always_ ? kTestWait : kWait)) {
-        Dismiss(i);
+        Dismiss(i, true);
         continue;
       }
       if (!entry.thread->IsWatched()) entry.thread->SetWatched(true);
     } else {
       any = true;
       taken_++;
+      entry.taken++;
       entry.last = WatchClock();
-      if (result == ThreadImpl::Fast::kRedo) redone_++;
+      if (result == ThreadImpl::Fast::kRedo) redone_++, entry.redone++;
     }
     i++;
   }
@@ -128,12 +145,9 @@ void Watcher::Watch(WatchCredit& credit) {
     before = now;
     if (!any) __builtin_ia32_pause();
   }
-  while (!entries_.empty()) Dismiss(entries_.size() - 1);
+  while (!entries_.empty()) Dismiss(entries_.size() - 1, !interrupted);
   watching = false;
-  bool failed = interrupted || taken_ < kWorth || redone_ * 3 > taken_;
-  int64_t pause = failed ? std::clamp(credit.pause.load(std::memory_order_relaxed) * 2, kShortPause, kLongPause) : 0;
-  credit.pause.store(pause, std::memory_order_relaxed);
-  credit.not_before.store(before + pause, std::memory_order_relaxed);
+  Settle(credit, interrupted || Failed(taken_, redone_), 2, interrupted ? kBusyPause : kOthersPause, before);
   active_.store(false, std::memory_order_release);
 }
 

@@ -2,10 +2,12 @@
 // See stub_fast.cc for the guest's side.
 //
 // It pays only while another CPU is idle. Nobody tells the sentry which CPUs are idle, so it is found by trying: a watch that gets few calls,
-// or whose calls block, or that finds itself scheduled away, is a failure, and each failure doubles the time until that listener's threads
-// are watched again. The guest thread stays where it is, and its receiver with it, and does not wait: the worker that watches is one that
-// slept on another CPU. (The other way round, answering the guest thread so that it wakes elsewhere, fails as often as not: a host that has
-// been busy does not look for an idle CPU, and the guest thread then waits behind the one that watches.)
+// or whose calls block, is a failure of the threads that it watched, and each makes the time until that thread is watched again four times
+// as long; a watch that finds itself scheduled away is one of all threads of its listener. (Others are held up for some milliseconds by a
+// neighbour's failure, so that a crowd of short-lived threads is not tried one by one.) The guest thread stays where it is, and its receiver
+// with it, and does not wait: the worker that watches is one that slept on another CPU. (The other way round, answering the guest thread so
+// that it wakes elsewhere, fails as often as not: a host that has been busy does not look for an idle CPU, and the guest thread then waits
+// behind the one that watches.)
 //
 // One watch at a time in the sandbox; threads that become hot meanwhile join it. Thread-safe.
 #pragma once
@@ -23,7 +25,7 @@ namespace amber::platform {
 class Listener;
 class ThreadImpl;
 
-// What is known of how well watching goes; one for each listener. Written by whoever watches; races cost a wrong guess.
+// What is known of how well watching goes; one for each listener and each thread. Written by whoever watches; races cost a wrong guess.
 struct WatchCredit {
   std::atomic<int64_t> not_before{0};  // CLOCK_MONOTONIC, ns
   std::atomic<int64_t> pause{0};
@@ -50,9 +52,10 @@ class Watcher {
   struct Entry {
     RefPtr<ThreadImpl> thread;
     int64_t last;  // when it posted
+    uint64_t taken = 0, redone = 0;
   };
   void Admit(int64_t now);
-  void Dismiss(size_t index);
+  void Dismiss(size_t index, bool judge);
   bool Round(int64_t now);
 
   const bool always_;
