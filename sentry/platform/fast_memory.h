@@ -1,4 +1,4 @@
-// What a posted call's pointers point to: copied by the guest itself along with the call (FastMemory in stub_abi.h, docs/decisions/044), so that
+// What a posted call's pointers point to: copied by the guest itself along with the call (FastMemory in stub_abi.h, docs/decisions/045), so that
 // the client's copies for that call cost no host calls.
 //
 // Only on the thread that handles the call, inside OnSyscall() until the call is answered; elsewhere all of this does nothing and says no. A write
