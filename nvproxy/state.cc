@@ -193,6 +193,7 @@ std::string Proxy::LinkRestored(uint64_t id, uint64_t linked, const std::shared_
       return true;
     });
   }
+  std::vector<std::shared_ptr<OpenFile>> linked_now;
   for (auto& [from, control] : pairs) {
     // As RegisterFdCall() has it. Files that hold each other, as an image may say, would never close.
     bool good = from->is_frontend() && control->node().kind == NodeKind::kControl && from != control;
@@ -206,7 +207,15 @@ std::string Proxy::LinkRestored(uint64_t id, uint64_t linked, const std::shared_
       good = from->linked == nullptr && !from->has_links;
       if (good) from->linked = control;
     }
-    if (!good) return "the links of GPUs' files are malformed in the image";
+    if (!good) {
+      // What is refused must not live on by a link from a file that was taken before.
+      for (const std::shared_ptr<OpenFile>& done : linked_now) {
+        absl::MutexLock lock(&done->mu);
+        done->linked = nullptr;
+      }
+      return "the links of GPUs' files are malformed in the image";
+    }
+    linked_now.push_back(from);
     int32_t fd = control->host();
     HostIoctl(from->host(), Command(0xc9, sizeof(fd)), std::as_writable_bytes(std::span(&fd, 1)));
   }
