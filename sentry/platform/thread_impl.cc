@@ -189,7 +189,7 @@ void ThreadImpl::OnNotification(const seccomp_notif& notification) {
 
 // Only what a thread does after its last order: the call that an order consists of comes before the close that is part of it.
 void ThreadImpl::FreeForkFds() {
-  if (uint64_t fds = std::exchange(fork_fds_, 0); fds != 0) process_->FreeFds(fds);
+  if (uint64_t fds = fork_fds_.exchange(0); fds != 0) process_->FreeFds(fds);
 }
 
 void ThreadImpl::OnGuestCall(uint64_t id, const seccomp_data& data) {
@@ -496,6 +496,24 @@ void ThreadImpl::FreeSlot() {
   {
     absl::MutexLock lock(&mu_);
     if (std::exchange(slot_freed_, true)) return;
+    if (in_watch_) {
+      slot_owed_ = true;
+      return;
+    }
+  }
+  process_->space().FreeSlot(slot_);
+}
+
+bool ThreadImpl::BeginWatch() {
+  absl::MutexLock lock(&mu_);
+  return !slot_freed_ && !std::exchange(in_watch_, true);
+}
+
+void ThreadImpl::EndWatch() {
+  {
+    absl::MutexLock lock(&mu_);
+    in_watch_ = false;
+    if (!std::exchange(slot_owed_, false)) return;
   }
   process_->space().FreeSlot(slot_);
 }

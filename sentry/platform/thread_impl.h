@@ -13,6 +13,7 @@
 #include <linux/seccomp.h>
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -125,6 +126,9 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   // A child that shares its parent's memory, before it first runs.
   void WatchFromBirth(const ThreadImpl& parent);
   bool IsWatched() const;
+  // From BeginWatch(), which fails for a thread that has gone, until EndWatch() the mailbox is not another thread's.
+  bool BeginWatch();
+  void EndWatch();
   WatchCredit& watch_credit() { return watch_credit_; }
   // fast_memory.cc: ends the current call's use of its FastMemory; with `write` what was left for the guest to write is written first.
   void DropFastMemory(bool write);
@@ -229,6 +233,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   Order order_ ABSL_GUARDED_BY(mu_) = Order::kNone;
   bool released_ ABSL_GUARDED_BY(mu_) = false;
   bool slot_freed_ ABSL_GUARDED_BY(mu_) = false;
+  bool in_watch_ ABSL_GUARDED_BY(mu_) = false;   // somebody looks at the mailbox: the slot stays
+  bool slot_owed_ ABSL_GUARDED_BY(mu_) = false;  // and is given back when the watch ends
   int callbacks_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t notification_ ABSL_GUARDED_BY(mu_) = 0;  // of a notified call, or of a hand-over while held_
   bool held_ ABSL_GUARDED_BY(mu_) = false;          // a stopped thread's hand-over is not answered yet
@@ -275,7 +281,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   int last_fd_ = -1;            // to be added with the answer that starts the round
   int last_number_ = -1;
   uint64_t round_fds_ = 0;
-  uint64_t fork_fds_ = 0;  // closed by this thread on its way to its next contact
+  std::atomic<uint64_t> fork_fds_{0};  // closed by this thread on its way to its next contact (a forger is in two contacts at once)
   MailboxOp ahead_op_ = {};
   std::array<MailboxOp, kMailboxOps> expected_ ABSL_GUARDED_BY(mu_) = {};
   uint32_t expected_count_ ABSL_GUARDED_BY(mu_) = 0;

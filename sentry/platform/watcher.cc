@@ -83,7 +83,7 @@ void Watcher::Admit(int64_t now) {
   }
   for (RefPtr<ThreadImpl>& thread : joining) {
     bool known = std::any_of(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.thread.get() == thread.get(); });
-    if (known || entries_.size() >= kMaxEntries || thread->gone()) continue;
+    if (known || entries_.size() >= kMaxEntries || thread->gone() || !thread->BeginWatch()) continue;
     thread->SetWatched(true);
     entries_.push_back({std::move(thread), now + kFirstWait - kWait});
   }
@@ -99,6 +99,7 @@ void Watcher::Dismiss(size_t index, bool judge) {
   // A full fence is between this and the last look: the guest has one between its post and its look at `watching`.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   thread->TakePosted();
+  thread->EndWatch();
 }
 
 // True if anything was posted.
