@@ -35,8 +35,8 @@ struct CoreDumps {
 
 class TaskLifecycle::CoreDump {
  public:
-  // Of the mappings of a process that has asked for nothing else (MMF_DUMP_FILTER_DEFAULT).
-  static constexpr uint32_t kDefaultFilter = 0x33, kFilterMask = 0x1ff;
+  // The bits of /proc/PID/coredump_filter.
+  static constexpr uint32_t kFilterMask = 0x1ff;
 
   // `task`, whose frame is in our hands, dies of `info`. True if a file is to be written: then the process stands still, and ends by itself.
   static bool Begin(Task& task, const SigInfo& info);

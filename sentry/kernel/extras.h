@@ -135,7 +135,7 @@ class GroupExtras {
   RefPtr<Key> process_keys;
   // Core files (core_dump.h): what is being done, and /proc/PID/coredump_filter.
   std::unique_ptr<TaskLifecycle::CoreDump> core;
-  uint32_t core_filter = 0x33;
+  uint32_t core_filter = 0x33;  // MMF_DUMP_FILTER_DEFAULT
   // Made at first use.
   CpuTimers& cpu_timers(ThreadGroup& group);
   CpuTimers* cpu_timers_if_any() const { return cpu_timers_.get(); }

@@ -45,7 +45,7 @@ void PosixTimers::Arm(PosixTimer& timer, int64_t deadline, int64_t interval) {
   timer.interval = interval;
   timer.overrun_now = 0;
   timer.poll = CpuPoll();
-  if (timer.cpu) (void)timer.busiest.Find(group_);
+  if (timer.cpu && timer.notify != SIGEV_THREAD_ID) (void)timer.busiest.Find(group_);
   Program(timer);
 }
 

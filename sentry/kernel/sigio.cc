@@ -92,7 +92,7 @@ void SigioOwner::OnEvent(uint32_t events) {
   // What happens twice before anybody is told is told once.
   if ((due_codes_ & code) != 0) return;
   due_codes_ |= code;
-  AllDue().push_back({this, target_, info});
+  AllDue().push_back({this, target_, info, code});
 }
 
 std::deque<SigioOwner::Due>& SigioOwner::AllDue() {
@@ -107,7 +107,7 @@ void SigioOwner::DeliverDue() {
   while (!AllDue().empty()) {
     Due due = std::move(AllDue().front());
     AllDue().pop_front();
-    if (due.owner != nullptr) due.owner->due_codes_ &= ~(due.owner->signo_ != 0 ? 1u << due.info.raw.si_code : 1u);
+    if (due.owner != nullptr) due.owner->due_codes_ &= ~due.code;
     Send(due.target, due.info);
   }
   delivering = false;

@@ -59,6 +59,7 @@ class SigioOwner final : public FileOwner, public Waiter {
     SigioOwner* owner;  // null once that is gone
     Target target;
     SigInfo info;
+    uint32_t code;  // its bit in due_codes_
   };
   static std::deque<Due>& AllDue();
   static void Send(const Target& target, const SigInfo& info);

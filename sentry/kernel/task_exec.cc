@@ -48,7 +48,8 @@ ErrnoOr<TaskLifecycle::Loaded> TaskLifecycle::LoadForExec(Task& task, const Exec
   out.comm = loaded.comm;
   out.exe = loaded.exe;
   MarkRunning(*out.exe);
-  bool was_unsafe = GainsAreUnsafe(task);
+  // Credentials that were found while nobody was there who could use them.
+  bool safe_gain = out.creds && IsGain(task, *out.creds) && !GainsAreUnsafe(task);
   ErrnoOr<platform::Thread*> thread = Errno(EAGAIN);
   {
     KernelUnlock unlock(kernel_);
@@ -57,7 +58,7 @@ ErrnoOr<TaskLifecycle::Loaded> TaskLifecycle::LoadForExec(Task& task, const Exec
   out.thread = TRY(std::move(thread));
   // A tracer, or who shares its working directory, may have come meanwhile: then what it gains is found out again. (Linux keeps them away by
   // cred_guard_mutex.)
-  if (!task.exiting_ && !was_unsafe && out.creds && IsGain(task, *out.creds) && GainsAreUnsafe(task)) {
+  if (!task.exiting_ && safe_gain && GainsAreUnsafe(task)) {
     out.thread->space().Kill();
     out.thread->Release();
     return kErestartnointr;

@@ -101,6 +101,15 @@ void AddFutex(Builder& b) {
   b.Equal(0, kAllow, kByPlace);
 }
 
+// Goes on at `inside` if the stub text makes the call, else at `outside`.
+void AddIsStubText(Builder& b, Label inside, Label outside) {
+  b.Load(kIpHigh);
+  b.Equal(kTextAddress >> 32, kNext, outside);
+  b.Load(kIpLow);
+  b.If(BPF_JGE, static_cast<uint32_t>(kTextAddress), kNext, outside);
+  b.If(BPF_JGT, static_cast<uint32_t>(kTextAddress + kTextSize), outside, inside);
+}
+
 }  // namespace
 
 std::vector<sock_filter> BuildFilter(uint64_t sigreturn_ip) {
@@ -118,11 +127,7 @@ std::vector<sock_filter> BuildFilter(uint64_t sigreturn_ip) {
   b.Equal(kStubTrap, kTrap, kNotify);
 
   b.Place(kClosing);
-  b.Load(kIpHigh);
-  b.Equal(kTextAddress >> 32, kNext, kNotify);
-  b.Load(kIpLow);
-  b.If(BPF_JGE, static_cast<uint32_t>(kTextAddress), kNext, kNotify);
-  b.If(BPF_JGT, static_cast<uint32_t>(kTextAddress + kTextSize), kNotify, kAllow);
+  AddIsStubText(b, kAllow, kNotify);
 
   b.Place(kSigreturn);
   b.Load(kIpLow);
@@ -133,11 +138,7 @@ std::vector<sock_filter> BuildFilter(uint64_t sigreturn_ip) {
   AddFutex(b);
 
   b.Place(kByPlace);
-  b.Load(kIpHigh);
-  b.Equal(kTextAddress >> 32, kNext, kTrap);
-  b.Load(kIpLow);
-  b.If(BPF_JGE, static_cast<uint32_t>(kTextAddress), kNext, kTrap);
-  b.If(BPF_JGT, static_cast<uint32_t>(kTextAddress + kTextSize), kTrap, kNotify);
+  AddIsStubText(b, kNotify, kTrap);
 
   b.Place(kNotify);
   b.Return(SECCOMP_RET_USER_NOTIF);

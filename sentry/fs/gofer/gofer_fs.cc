@@ -280,10 +280,10 @@ ErrnoOr<void> GoferInode::Rename(const VfsContext&, std::string_view old_name, I
   auto* target = static_cast<GoferInode*>(replaced);
   TRY(NeedNode());
   TRY(to.NeedNode());
-  TRY(source.NeedNode());
-  if (target != nullptr) TRY((flags & 2) != 0 ? target->NeedNode() : NeedNodeBeyond(*target));
-  TRY(client().Rename(node_, old_name, to.node_, new_name, flags));
+  TRY(NeedNodeBeyond(source));
+  if (target != nullptr) TRY(NeedNodeBeyond(*target));
   bool exchange = (flags & 2 /* RENAME_EXCHANGE */) != 0;
+  TRY(client().Rename(node_, old_name, to.node_, new_name, flags));
   if (target != nullptr && !exchange) target->NameGone(to, new_name);
   if (target != nullptr && exchange && target->parent_ == &to && target->name_ == new_name) {
     target->parent_ = RefPtr<GoferInode>(this);

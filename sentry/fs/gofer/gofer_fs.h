@@ -75,9 +75,9 @@ class GoferInode final : public Inode {
   ErrnoOr<void> NeedNode();
   ErrnoOr<void> NeedFd(bool write);
   // A name of this directory came, or went.
-  void DirChanged();
   void NameAdded(std::string_view name);
   void NameRemoved(std::string_view name);
+  void NamesChanged();
   // --- listed.cc ---
   // What a listing with attributes says of a name. Asks for that listing if names were listed and are looked at one by one now.
   enum class Listed { kUnknown, kMissing, kFound };

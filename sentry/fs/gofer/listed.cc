@@ -89,15 +89,15 @@ void GoferInode::Outdate() {
   if (it != parent_->listed_->end()) it->second.reset();
 }
 
-void GoferInode::DirChanged() {
+void GoferInode::NamesChanged() {
   if (gofer().options_.exclusive || !dir_fd_.valid()) stale_ = true;
   DidChange();
+  Outdate();
+  list_.reset();
 }
 
 void GoferInode::NameAdded(std::string_view name) {
-  DirChanged();
-  Outdate();
-  list_.reset();
+  NamesChanged();
   if (listed_ == nullptr) return;
   auto [it, is_new] = listed_->try_emplace(name);
   it->second.reset();
@@ -105,9 +105,7 @@ void GoferInode::NameAdded(std::string_view name) {
 }
 
 void GoferInode::NameRemoved(std::string_view name) {
-  DirChanged();
-  Outdate();
-  list_.reset();
+  NamesChanged();
   if (listed_ != nullptr) gofer().listed_ -= listed_->erase(name);
 }
 
