@@ -41,14 +41,6 @@ void NeedRoot() {
   if (geteuid() != 0 || (GetCaps().effective & (Bit(CAP_SETUID) | Bit(CAP_SETGID))) == 0) Skip("needs root");
 }
 
-void ExpectUids(uid_t real, uid_t effective, uid_t saved) {
-  uid_t r = 0, e = 0, s = 0;
-  MUST(getresuid(&r, &e, &s));
-  EXPECT_EQ(r, real);
-  EXPECT_EQ(e, effective);
-  EXPECT_EQ(s, saved);
-}
-
 void ExpectGids(gid_t real, gid_t effective, gid_t saved) {
   gid_t r = 0, e = 0, s = 0;
   MUST(getresgid(&r, &e, &s));

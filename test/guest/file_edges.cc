@@ -16,8 +16,6 @@ using namespace guest;
 
 namespace {
 
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-
 off_t Size(int fd) {
   struct stat status = {};
   MUST(fstat(fd, &status));

@@ -24,12 +24,6 @@ char* PageBeforeGap() {
   return memory;
 }
 
-void ExpectContent(int fd, const char* expected) {
-  char text[256] = {};
-  EXPECT_EQ(pread(fd, text, sizeof(text) - 1, 0), strlen(expected));
-  EXPECT_STREQ(text, expected);
-}
-
 }  // namespace
 
 GUEST_TEST(FileIo, ReadWriteMoveTheOffset) {

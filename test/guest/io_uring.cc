@@ -582,20 +582,7 @@ GUEST_TEST(IoUring, NoDescriptorsOfRingsInMessages) {
   Ring ring;
   int pair[2];
   MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  char byte = 'x';
-  iovec part = {&byte, 1};
-  msghdr message = {};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  cmsghdr* head = CMSG_FIRSTHDR(&message);
-  head->cmsg_level = SOL_SOCKET;
-  head->cmsg_type = SCM_RIGHTS;
-  head->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(head), &ring.fd, sizeof(int));
-  EXPECT_ERRNO(sendmsg(pair[0], &message, 0), EINVAL);
+  EXPECT_ERRNO(SendFds(pair[0], {ring.fd}), EINVAL);
 }
 
 GUEST_TEST(IoUring, GoesWithItsProcess) {

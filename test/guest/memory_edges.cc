@@ -10,8 +10,6 @@ using namespace guest;
 
 namespace {
 
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-
 // The line of /proc/self/maps that holds `address`; its permissions in `permissions`.
 bool FindMap(const void* address, char (&permissions)[5]) {
   static char text[131072];

@@ -12,8 +12,6 @@ using namespace guest;
 
 namespace {
 
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-
 // Mounts of its own, cut off from those outside; a tmpfs on `dir`.
 struct Mounted {
   explicit Mounted(unsigned long flags = 0, const char* data = nullptr) {

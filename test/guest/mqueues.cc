@@ -9,8 +9,6 @@ using namespace guest;
 
 namespace {
 
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-
 // A queue of room for two messages of 16 bytes, without a name any more if `keep` is not set.
 struct Queue {
   explicit Queue(int flags = O_RDWR | O_NONBLOCK, mode_t mode = 0600, bool keep = false) : name("/guest-q-%d", getpid()) {

@@ -17,8 +17,6 @@ using namespace guest;
 
 namespace {
 
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-
 struct OldEntry {  // struct linux_dirent: the kind stands in the last byte.
   unsigned long inode;
   unsigned long offset;

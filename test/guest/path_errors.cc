@@ -57,8 +57,6 @@ void Probe(F call, bool follows = true) {
   munmap(memory, 2 * kPage);
 }
 
-long Call(long number, auto... arguments) { return syscall(number, arguments...); }
-
 }  // namespace
 
 GUEST_TEST(PathErrors, Open) {

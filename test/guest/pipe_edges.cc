@@ -3,7 +3,6 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <poll.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/uio.h>
 
@@ -11,16 +10,7 @@
 
 using namespace guest;
 
-namespace {
-
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-int Queued(int fd) {
-  int bytes = -1;
-  MUST(ioctl(fd, FIONREAD, &bytes));
-  return bytes;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 GUEST_TEST(PipeEdge, CreationArguments) {
   int ends[2];

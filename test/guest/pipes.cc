@@ -1,6 +1,5 @@
 // Pipes and FIFOs.
 #include <poll.h>
-#include <sys/ioctl.h>
 #include <sys/uio.h>
 
 #include "test/harness/guest_util.h"
@@ -21,19 +20,13 @@ int Fill(int fd) {
   return total;
 }
 
-int Readable(int fd) {
-  int bytes = -1;
-  MUST(ioctl(fd, FIONREAD, &bytes));
-  return bytes;
-}
-
 }  // namespace
 
 GUEST_TEST(Pipe, CarriesBytesInOrder) {
   Pipe p;
   EXPECT_EQ(write(p.w, "hello ", 6), 6);
   EXPECT_EQ(write(p.w, "world", 5), 5);
-  EXPECT_EQ(Readable(p.r), 11);
+  EXPECT_EQ(Queued(p.r), 11);
   CheckpointHere();
   char text[16] = {};
   EXPECT_EQ(read(p.r, text, 4), 4);
@@ -113,7 +106,7 @@ GUEST_TEST(Pipe, DefaultCapacity) {
   Pipe p(O_NONBLOCK);
   EXPECT_EQ(fcntl(p.w, F_GETPIPE_SZ), 65536);
   EXPECT_EQ(Fill(p.w), 65536);
-  EXPECT_EQ(Readable(p.r), 65536);
+  EXPECT_EQ(Queued(p.r), 65536);
 }
 
 GUEST_TEST(Pipe, CapacityCanBeSet) {
@@ -123,7 +116,7 @@ GUEST_TEST(Pipe, CapacityCanBeSet) {
   EXPECT_EQ(Fill(p.w), 1 << 18);
   EXPECT_ERRNO(fcntl(p.w, F_SETPIPE_SZ, 4096), EBUSY);
   CheckpointHere();
-  EXPECT_EQ(Readable(p.r), 1 << 18);
+  EXPECT_EQ(Queued(p.r), 1 << 18);
   EXPECT_EQ(fcntl(p.r, F_GETPIPE_SZ), 1 << 18);
 }
 
@@ -162,7 +155,7 @@ GUEST_TEST(Pipe, SmallWritesAreAtomicWhenNonblocking) {
   static char block[4096];
   EXPECT_EQ(write(p.w, block, 100), 100);
   EXPECT_ERRNO(write(p.w, block, 4096), EAGAIN);  // PIPE_BUF or less: all or nothing.
-  EXPECT_EQ(Readable(p.r), 100);
+  EXPECT_EQ(Queued(p.r), 100);
 }
 
 GUEST_TEST(Pipe, LargeNonblockingWriteIsPartial) {

@@ -15,16 +15,6 @@ using namespace guest;
 
 namespace {
 
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-
-void ExpectUids(uid_t real, uid_t effective, uid_t saved) {
-  uid_t r = 0, e = 0, s = 0;
-  MUST(getresuid(&r, &e, &s));
-  EXPECT_EQ(r, real);
-  EXPECT_EQ(e, effective);
-  EXPECT_EQ(s, saved);
-}
-
 __user_cap_data_struct Caps(int word = 0) {
   __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
   __user_cap_data_struct data[2] = {};

@@ -17,8 +17,6 @@ using namespace guest;
 
 namespace {
 
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-
 // A child that makes a blocking call while SIGUSR1 comes; `call` checks what it says.
 template <typename F>
 void Interrupt(int flags, F call) {

@@ -13,8 +13,6 @@ using namespace guest;
 
 namespace {
 
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-
 sockaddr_in Loopback(uint16_t port = 0) {
   sockaddr_in address = {};
   address.sin_family = AF_INET;

@@ -70,23 +70,6 @@ int MountOverlay(const TempDir& dir, const char* lower, bool upper, const char* 
   return mount("none", dir / where, "overlay", 0, options);
 }
 
-ssize_t SendFd(int socket, int fd) {
-  char byte = 'f';
-  iovec data = {&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(header), &fd, sizeof(int));
-  return sendmsg(socket, &message, 0);
-}
-
 }  // namespace
 
 // Each socket's queue holds the one before; the last close lets all of them go.
@@ -96,7 +79,7 @@ GUEST_TEST(Stranger, SocketsInSocketsInSockets) {
     int pair[2];
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
     if (last >= 0) {
-      const ssize_t sent = SendFd(pair[1], last);
+      const ssize_t sent = SendFds(pair[1], {last});
       if (sent < 0) EXPECT_EQ(errno, ETOOMANYREFS);  // Of a kernel or user with a limit.
       close(last);
     }

@@ -12,11 +12,7 @@
 
 using namespace guest;
 
-namespace {
-
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-
-}  // namespace
+namespace {}  // namespace
 
 GUEST_TEST(Klog, Rules) {
   EXPECT_GT(klogctl(10, nullptr, 0), 0);                // The size of the buffer.

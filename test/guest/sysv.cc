@@ -10,8 +10,6 @@ using namespace guest;
 
 namespace {
 
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-
 // Ends with the test's scope, whoever it belongs to by then.
 struct Set {
   explicit Set(int count, int mode = 0600) : id(MUST(semget(IPC_PRIVATE, count, IPC_CREAT | mode))) {}

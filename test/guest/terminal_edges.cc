@@ -32,11 +32,6 @@ struct Terminal {
     pollfd one = {slave, POLLIN, 0};
     ASSERT_EQ(poll(&one, 1, 10'000), 1);
   }
-  int Queued() const {
-    int bytes = -1;
-    MUST(ioctl(slave, FIONREAD, &bytes));
-    return bytes;
-  }
   int master, slave;
 };
 
@@ -132,7 +127,7 @@ GUEST_TEST(TtyRead, LinesComeOneByOne) {
   Terminal t;
   t.Type("one\ntwo\n");
   t.AwaitInput();
-  EXPECT_EQ(t.Queued(), 8);
+  EXPECT_EQ(Queued(t.slave), 8);
   char text[16] = {};
   EXPECT_EQ(read(t.slave, text, 2), 2);  // A part of a line,
   CheckpointHere();
@@ -224,5 +219,41 @@ GUEST_TEST(TtySession, RulesOfTheControllingTerminal) {
     EXPECT_EQ(tcgetpgrp(t.slave), getpid());
     Terminal other;
     EXPECT_ERRNO(ioctl(other.slave, TIOCSCTTY, 0), EPERM);  // There is one already.
+  }));
+}
+
+GUEST_TEST(Pty, LockedModesStay) {
+  const Terminal t;
+  termios locked = {};
+  MUST(ioctl(t.slave, TIOCGLCKTRMIOS, &locked));
+  EXPECT_EQ(locked.c_lflag, 0u);
+  locked.c_lflag = ECHO;
+  locked.c_cc[VINTR] = 1;
+  MUST(ioctl(t.slave, TIOCSLCKTRMIOS, &locked));
+  CheckpointHere();
+  termios now = t.Get();
+  const unsigned char quit = now.c_cc[VQUIT] + 1;
+  now.c_lflag &= ~static_cast<tcflag_t>(ECHO | ICANON);
+  now.c_cc[VINTR] = 9;
+  now.c_cc[VQUIT] = quit;
+  MUST(tcsetattr(t.slave, TCSANOW, &now));
+  now = t.Get();
+  EXPECT_EQ(now.c_lflag & ECHO, static_cast<tcflag_t>(ECHO));
+  EXPECT_EQ(now.c_lflag & ICANON, 0u);
+  EXPECT_EQ(now.c_cc[VINTR], 3);
+  EXPECT_EQ(now.c_cc[VQUIT], quit);
+  termios told = {};
+  MUST(ioctl(t.slave, TIOCGLCKTRMIOS, &told));
+  EXPECT_EQ(told.c_lflag, static_cast<tcflag_t>(ECHO));
+  EXPECT_ERRNO(ioctl(t.slave, TIOCSLCKTRMIOS, nullptr), EFAULT);
+}
+
+GUEST_TEST(Pty, LockingModesTakesPrivilege) {
+  const Terminal t;
+  JOIN_OK(Fork([&] {
+    MUST(setuid(65534));
+    termios modes = {};
+    EXPECT_ERRNO(ioctl(t.slave, TIOCSLCKTRMIOS, &modes), EPERM);
+    EXPECT_OK(ioctl(t.slave, TIOCGLCKTRMIOS, &modes));
   }));
 }

@@ -15,7 +15,6 @@ using namespace guest;
 
 namespace {
 
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
 int Futex(void* word, int operation, unsigned value, const timespec* time = nullptr, void* second = nullptr, unsigned third = 0) {
   return Call(SYS_futex, word, operation, value, time, second, third);
 }

@@ -10,8 +10,6 @@ using namespace guest;
 
 namespace {
 
-int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
-
 itimerspec Spec(int64_t value, int64_t interval = 0) { return {.it_interval = Ns(interval), .it_value = Ns(value)}; }
 int64_t Total(const timespec& t) { return t.tv_sec * 1'000'000'000 + t.tv_nsec; }
 

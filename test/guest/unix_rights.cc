@@ -18,43 +18,6 @@ struct Pair {
   int fd[2];
 };
 
-// Sends one byte with descriptors attached.
-ssize_t SendFds(int socket, std::initializer_list<int> fds) {
-  char byte = 'f';
-  iovec data = {&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 16)] = {};
-  msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-  memcpy(CMSG_DATA(header), fds.begin(), sizeof(int) * fds.size());
-  return sendmsg(socket, &message, 0);
-}
-
-// Receives up to `room` descriptors; their number, or -1. The message's flags into `flags`.
-int ReceiveFds(int socket, int* fds, size_t room, int flags, int* got_flags = nullptr) {
-  char bytes[16];
-  iovec data = {bytes, sizeof(bytes)};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 16)] = {};
-  msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = room == 0 ? 0 : CMSG_LEN(sizeof(int) * room);
-  if (recvmsg(socket, &message, flags) < 0) return -1;
-  if (got_flags != nullptr) *got_flags = message.msg_flags;
-  const cmsghdr* header = CMSG_FIRSTHDR(&message);
-  if (header == nullptr || header->cmsg_type != SCM_RIGHTS) return 0;
-  const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-  memcpy(fds, CMSG_DATA(header), count * sizeof(int));
-  return static_cast<int>(count);
-}
-
 }  // namespace
 
 GUEST_TEST(ScmRights, PassesDescriptors) {

@@ -4,9 +4,13 @@
 #include <grp.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 
 namespace guest {
 namespace {
+
+constexpr size_t kMostFds = 300;
 
 int signal_count = 0;
 siginfo_t last_signal = {};
@@ -207,5 +211,60 @@ void CountSignals(int number, int flags) {
 int SignalCount() { return __atomic_load_n(&signal_count, __ATOMIC_SEQ_CST); }
 
 const siginfo_t& LastSignal() { return last_signal; }
+
+int Queued(int fd) {
+  int bytes = -1;
+  MUST(ioctl(fd, FIONREAD, &bytes));
+  return bytes;
+}
+
+void ExpectContent(int fd, const char* expected) {
+  char text[256] = {};
+  EXPECT_EQ(pread(fd, text, sizeof(text) - 1, 0), strlen(expected));
+  EXPECT_STREQ(text, expected);
+}
+
+void ExpectUids(uid_t real, uid_t effective, uid_t saved) {
+  uid_t r = 0, e = 0, s = 0;
+  MUST(getresuid(&r, &e, &s));
+  EXPECT_EQ(r, real);
+  EXPECT_EQ(e, effective);
+  EXPECT_EQ(s, saved);
+}
+
+ssize_t SendFds(int socket, const int* fds, size_t count, int flags) {
+  alignas(cmsghdr) char control[CMSG_SPACE(kMostFds * sizeof(int))] = {};
+  char byte = 'f';
+  iovec data = {&byte, 1};
+  msghdr message = {};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(count * sizeof(int));
+  memcpy(CMSG_DATA(header), fds, count * sizeof(int));
+  return sendmsg(socket, &message, flags);
+}
+
+int ReceiveFds(int socket, int* fds, size_t room, int flags, int* got_flags) {
+  alignas(cmsghdr) char control[CMSG_SPACE(kMostFds * sizeof(int))] = {};
+  char bytes[16];
+  iovec data = {bytes, sizeof(bytes)};
+  msghdr message = {};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = room == 0 ? 0 : CMSG_LEN(room * sizeof(int));
+  if (recvmsg(socket, &message, flags) < 0) return -1;
+  if (got_flags != nullptr) *got_flags = message.msg_flags;
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (header == nullptr || header->cmsg_type != SCM_RIGHTS) return 0;
+  const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+  if (fds != nullptr) memcpy(fds, CMSG_DATA(header), count * sizeof(int));
+  return static_cast<int>(count);
+}
 
 }  // namespace guest

@@ -176,6 +176,21 @@ struct AnyBadPointer {
 };
 inline constexpr AnyBadPointer kBad;
 
+// syscall(2) of a call whose answer is an int.
+int Call(long number, auto... arguments) { return static_cast<int>(syscall(number, arguments...)); }
+
+// How many bytes wait in a pipe, terminal or socket (FIONREAD).
+int Queued(int fd);
+// Checks what the file has, whatever its offset.
+void ExpectContent(int fd, const char* expected);
+void ExpectUids(uid_t real, uid_t effective, uid_t saved);
+
+// A message of one byte with these descriptors, 300 at most.
+ssize_t SendFds(int socket, const int* fds, size_t count, int flags = 0);
+inline ssize_t SendFds(int socket, std::initializer_list<int> fds) { return SendFds(socket, fds.begin(), fds.size()); }
+// Receives up to 16 bytes, and up to `room` descriptors; how many came, or -1. The message's flags into `got_flags`.
+int ReceiveFds(int socket, int* fds, size_t room, int flags = 0, int* got_flags = nullptr);
+
 // Gives up root for good: this user and group, no other groups.
 void BecomeUser(unsigned id = 1000);
 // Runs `body` in a forked child as a user without privileges, and waits for it.
