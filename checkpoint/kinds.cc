@@ -24,6 +24,7 @@
 #include "sentry/fs/signalfd/signalfd.h"
 #include "sentry/fs/timerfd/timerfd.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/fs/userfaultfd/userfaultfd.h"
 #include "sentry/io_uring/io_uring.h"
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/other_namespaces.h"
@@ -58,6 +59,7 @@ namespace amber::state {
 Loader::Factory FactoryOf(Kind kind) {
   if (kind == kNvidiaFileKind) return &Loader::Make<NvidiaFile>;
   if (kind == kMovedMemoryKind) return &Loader::Make<MovedMemory>;
+  if (kind == kUserfaultFdKind) return &Loader::Make<UserfaultFd>;
   switch (kind) {
     case Kind::kTask: return &Loader::Make<Task>;
     case Kind::kThreadGroup: return &Loader::Make<ThreadGroup>;

@@ -37,13 +37,14 @@ constexpr uint64_t kNotifSetFlags = 0x40082104;  // SECCOMP_IOCTL_NOTIF_SET_FLAG
 std::vector<HostCall> MakeHostCalls() {
   return {
       // Platform: stubs, notifications, guest memory.
-      CALL(ioctl, "listeners (receive, send, descriptors), terminals of the user, page state of stubs",
+      CALL(ioctl, "listeners (receive, send, descriptors), terminals of the user, page state and faults of stubs",
            OneOf(1, {SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_ADDFD, kNotifSetFlags,
-                     kPagemapScan, UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT, TIOCGWINSZ, TCGETS, FIONREAD, FIONBIO})),
+                     kPagemapScan, UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT, UFFDIO_WAKE, UFFDIO_COPY, UFFDIO_ZEROPAGE,
+                     UFFDIO_CONTINUE, TIOCGWINSZ, TCGETS, FIONREAD, FIONBIO})),
       CALL(process_vm_readv, "copies from guest memory; only stubs share the sentry's pid namespace"),
       CALL(process_vm_writev, "copies to guest memory"),
       CALL(pidfd_open, "watches stubs; pids of the sentry's own namespace"),
-      CALL(pidfd_getfd, "fetches a new stub's listener"),
+      CALL(pidfd_getfd, "fetches a new stub's listener, and the userfaultfd that a stub has made"),
       CALL(pidfd_send_signal, "kills stubs without a race on their number"),
       CALL(tgkill, "kicks stub threads and the sentry's own; nothing else is in the pid namespace"),
       CALL(kill, "ends stubs"),

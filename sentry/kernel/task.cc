@@ -15,6 +15,7 @@
 #include "sentry/kernel/tracing.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/mm/userfault.h"
 #include "sentry/platform/fast_memory.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
@@ -152,7 +153,7 @@ bool MayWriteLater(Task& task, uint64_t address, size_t size) {
   }
   if (task.kernel().strace() != nullptr || task.mm().locked()) return false;
   const Vma* vma = task.mm().vmas().Find(address);
-  return vma != nullptr && vma->anonymous() && (vma->prot & PROT_WRITE) != 0 && size <= vma->end - address;
+  return vma != nullptr && vma->anonymous() && (vma->prot & PROT_WRITE) != 0 && (vma->flags & kUffdBits) == 0 && size <= vma->end - address;
 }
 
 ErrnoOr<size_t> ReadUser(Task& task, uint64_t address, void* data, size_t size) {

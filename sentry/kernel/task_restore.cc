@@ -15,6 +15,7 @@
 #include "sentry/loader/loader.h"
 #include "sentry/loader/vdso/vdso.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/mm/userfault.h"
 #include "sentry/vfs/exec_open.h"
 
 namespace amber {
@@ -115,6 +116,7 @@ std::string TaskRestore::BuildSpace(const Tasks& tasks) {
   Adopt(first, **thread, false);
   if (first.mm_->exe()) MarkRunning(*first.mm_->exe());
   first.mm_->Attach(RefPtr<platform::AddressSpace>(&(*thread)->space()));
+  if (std::string error = WatchMemory(first); !error.empty()) return error;
   if (first.clear_child_tid_ != 0) {
     if (std::string error = RunOp(first, {SYS_set_tid_address, {first.clear_child_tid_}}, nullptr); !error.empty()) return error;
     first.clear_child_tid_native_ = true;
@@ -143,13 +145,26 @@ std::string TaskRestore::RunOp(Task& task, platform::StubOp op, int64_t* result)
   auto made = std::make_shared<Made>();
   {
     KernelUnlock unlock(kernel_);
-    task.thread_->RunOps({std::move(op)}, [made](std::span<const int64_t> results) {
+    task.thread_->RunOps({op}, [made](std::span<const int64_t> results) {
       if (!results.empty()) made->result = results[0];
       made->done.Notify();
     });
     if (!made->done.WaitForNotificationWithTimeout(absl::Seconds(10))) return absl::StrCat("thread ", task.tid(), " did not start");
   }
   if (result != nullptr) *result = made->result;
+  return "";
+}
+
+std::string TaskRestore::WatchMemory(Task& task) {
+  auto run = [this, &task](const platform::StubOp& op) -> ErrnoOr<int64_t> {
+    int64_t result = 0;
+    if (!RunOp(task, op, &result).empty()) return Errno(EAGAIN);
+    return result;
+  };
+  for (UserfaultContext* context : Userfaults::Of(*task.mm_)) {
+    ErrnoOr<void> made = context->MakeAgain(task, run);
+    if (!made.ok()) return Describe(task, "the host does not watch its memory (userfaultfd)", made.error());
+  }
   return "";
 }
 

@@ -48,6 +48,8 @@ class TaskRestore {
   std::string ReadCopies(const std::vector<ImageRun>& copies, platform::ExecPlan* plan);
   // A host call or operation in the task's thread; `result` may be null.
   std::string RunOp(Task& task, platform::StubOp op, int64_t* result);
+  // Contexts of userfaultfd of the task's memory, before anything runs in it.
+  std::string WatchMemory(Task& task);
   // Before other threads are made.
   std::string TrapNativeCalls(Task& task);
   // A further thread beside `maker`, or with `new_process` a process that shares its memory.

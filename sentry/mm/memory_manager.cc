@@ -9,6 +9,7 @@
 #include "sentry/base/check.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/moved.h"
+#include "sentry/mm/userfault.h"
 
 namespace amber {
 
@@ -28,7 +29,7 @@ constexpr uint64_t kHugeThreshold = 4 << 20;
 
 }  // namespace
 
-MemoryManager::~MemoryManager() = default;
+MemoryManager::~MemoryManager() { Userfaults::MemoryGone(*this); }
 
 RefPtr<MemoryManager> MemoryManager::Fork() const {
   auto child = MakeRef<MemoryManager>();
@@ -36,7 +37,8 @@ RefPtr<MemoryManager> MemoryManager::Fork() const {
     if ((vma.flags & Vma::kDontFork) != 0) continue;
     // The child's thread copies what was moved (CopyMovedOps).
     Vma copy = IsMoved(vma) ? UnmovedVma(vma) : vma;
-    copy.flags &= ~Vma::kLocked;  // mlock(2): locks are not inherited
+    // mlock(2): locks are not inherited. Nor are registrations with userfaultfd (dup_userfaultfd() of fs/userfaultfd.c; nobody has UFFD_FEATURE_EVENT_FORK).
+    copy.flags &= ~(Vma::kLocked | kUffdBits);
     if ((vma.flags & Vma::kWipeOnFork) != 0) copy.image = false;
     child->vmas_.Insert(std::move(copy));
   }

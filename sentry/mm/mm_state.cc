@@ -1,13 +1,14 @@
 // Save and load of MemoryManager: the tree. What the pages hold is the checkpoint's business (see pages.h).
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/mm.pb.h"
+#include "sentry/mm/userfault.h"
 
 namespace amber {
 
 namespace {
 
 constexpr uint32_t kAllFlags = Vma::kLocked | Vma::kGrowsDown | Vma::kDontFork | Vma::kWipeOnFork | Vma::kDontDump | Vma::kNoReserve | Vma::kHuge |
-                               Vma::kNoHuge | Vma::kSequential | Vma::kRandom | Vma::kSealed;
+                               Vma::kNoHuge | Vma::kSequential | Vma::kRandom | Vma::kSealed | kUffdBits;
 constexpr uint32_t kAllProt = PROT_READ | PROT_WRITE | PROT_EXEC;
 
 void SaveLayout(const MemoryLayout& l, mm_state::Layout* out) {
@@ -101,7 +102,7 @@ bool MemoryManager::Load(state::Loader& loader, std::string_view bytes) {
   }
   auxv_.assign(in.auxv().begin(), in.auxv().end());
   exe_ = loader.GetRef<File>(in.exe());
-  default_flags_ = in.default_flags() & kAllFlags;
+  default_flags_ = in.default_flags() & kAllFlags & ~kUffdBits;
   membarrier_ = in.membarrier();
   peak_total_ = in.peak_total();
   peak_resident_ = in.peak_resident();

@@ -11,6 +11,7 @@
 #include <cstdio>
 
 #include "sentry/base/unique_fd.h"
+#include "sentry/mm/userfault.h"
 
 namespace amber {
 
@@ -125,7 +126,8 @@ ErrnoOr<std::vector<StubOp>> RestoreOps(MemoryManager& mm, std::span<const Image
     for (const Vma& part : mm.vmas().Slice(run.start, run.end)) {
       uint64_t offset = run.image_offset + (part.start - run.start);
       if (part.shared || part.name == VmaName::kVdso) return Errno(EINVAL);
-      if ((part.flags & Vma::kWipeOnFork) != 0) {
+      // Registered memory must be anonymous in the host: it tells pages that are missing from others.
+      if ((part.flags & (Vma::kWipeOnFork | kUffdBits)) != 0) {
         copies->push_back({part.start, part.end, offset});
         continue;
       }

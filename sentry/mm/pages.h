@@ -45,8 +45,8 @@ struct RestoreSources {
 };
 
 // The operations that build the memory of `mm` (a loaded tree) in a fresh stub, for platform::ExecPlan::ops. Private memory that
-// `runs` names is mapped from the image and marked so in the tree. `copies` gets the runs that cannot be mapped (memory with MADV_WIPEONFORK,
-// which the host refuses on file mappings): the caller writes their bytes afterwards. EINVAL if a run does not lie in private memory.
+// `runs` names is mapped from the image and marked so in the tree. `copies` gets the runs that cannot be mapped (memory with MADV_WIPEONFORK
+// or userfaultfd, which the host refuses on file mappings): the caller writes their bytes afterwards. EINVAL if a run does not lie in private memory.
 ErrnoOr<std::vector<platform::StubOp>> RestoreOps(MemoryManager& mm, std::span<const ImageRun> runs, const RestoreSources& sources,
                                                   std::vector<ImageRun>* copies);
 

@@ -107,7 +107,7 @@ void RegisterAbsentCalls(SyscallTable& table) {
     table.Set(number, Refused<&LsmAttr>("EOPNOTSUPP: no file system here has such attributes"));
   }
   constexpr const char* kNotConfigured = "ENOSYS, as on a kernel built without it";
-  for (uint64_t number : {uint64_t{SYS_uselib}, uint64_t{SYS_perf_event_open}, uint64_t{SYS_userfaultfd}, kMemfdSecret, kCachestat}) {
+  for (uint64_t number : {uint64_t{SYS_uselib}, uint64_t{SYS_perf_event_open}, kMemfdSecret, kCachestat}) {
     table.Set(number, Refused<&NotConfigured>(kNotConfigured));
   }
   table.Set(SYS_bpf, Refused<&NotPermitted>("EPERM, as with kernel.unprivileged_bpf_disabled: the machine is not the guest's"));

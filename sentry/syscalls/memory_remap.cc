@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "sentry/mm/moved.h"
+#include "sentry/mm/userfault.h"
 #include "sentry/syscalls/memory_map.h"
 #include "sentry/syscalls/memory_ops.h"
 #include "sentry/vfs/file.h"
@@ -101,6 +102,7 @@ void Apply(MemoryManager& mm, const Remap& r) {
       uint64_t size = part.size();
       part.start = r.new_start + (part.start - r.old_start);
       part.end = part.start + size;
+      part.flags &= ~kUffdBits;  // mremap_userfaultfd_prep(): nobody has UFFD_FEATURE_EVENT_REMAP
       mm.Record(std::move(part));
     }
     if (r.keep_old) {

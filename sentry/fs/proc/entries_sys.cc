@@ -164,6 +164,7 @@ constexpr ProcEntry kEntries[] = {
     {"sys/vm/overcommit_memory", kProcFile, &Fixed<k0>},
     {"sys/vm/overcommit_ratio", kProcFile, &Fixed<k50>},
     {"sys/vm/swappiness", kProcFile, &Fixed<k60>},
+    {"sys/vm/unprivileged_userfaultfd", kProcFile, &Fixed<k0>},
 };
 
 }  // namespace
