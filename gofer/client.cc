@@ -134,30 +134,77 @@ ErrnoOr<UniqueFd> Client::Open(NodeId node, int flags) {
 
 ErrnoOr<UniqueFd> Client::OpenDirectory(NodeId directory) { return Open(directory, kDirectoryForLooking); }
 
+ErrnoOr<std::vector<OpenedFile>> Client::OpenSeveral(NodeId parent, std::span<const std::string_view> names) {
+  if (names.size() > kMaxDescriptors) return Errno(EINVAL);
+  return Call(*impl_, [&](Transaction& t) -> ErrnoOr<std::vector<OpenedFile>> {
+    auto request = t.request().initOpenSeveral();
+    request.setParent(parent);
+    auto list = request.initNames(static_cast<unsigned>(names.size()));
+    for (unsigned i = 0; i < names.size(); ++i) list.set(i, AsData(names[i]));
+    auto response = TRY(t.RoundTrip());
+    if (!response.isOpenedSeveral()) return Errno(EIO);
+    auto answer = response.getOpenedSeveral();
+    std::vector<OpenedFile> opened;
+    for (auto o : answer) {
+      OpenedFile file{o.getIndex(), Decode(o.getNode()), {}};
+      bool follows = opened.empty() || file.index > opened.back().index;
+      if (file.index >= names.size() || !follows) return Errno(EIO);
+      opened.push_back(std::move(file));
+    }
+    if (t.files().size() == opened.size()) {
+      for (size_t i = 0; i < opened.size(); ++i) opened[i].file = std::move(t.files()[i]);
+      return opened;
+    }
+    // This process's table is full, and nobody knows which of them the kernel dropped.
+    for (const OpenedFile& o : opened) Forget(o.node.id);
+    return Errno(EMFILE);
+  });
+}
+
+namespace {
+
+// Reads a directory, or what is called `name` in it, to its end.
+ErrnoOr<ListedDirectory> ReadAll(Transaction& t, NodeId node, std::string_view name, bool plus, bool look) {
+  ListedDirectory listed;
+  auto request = t.request();
+  for (bool next = false;; next = true) {
+    auto read = request.initReadDir();
+    read.setNode(node);
+    read.setPlus(plus);
+    read.setContinue(next);
+    if (!next) read.setName(AsData(name));
+    read.setLook(look && !next);
+    auto response = TRY(t.RoundTrip());
+    if (!response.isReadDir()) return Errno(EIO);
+    auto chunk = response.getReadDir();
+    if (!next && !name.empty()) {
+      if (!chunk.hasDirectory()) return Errno(EIO);
+      listed.node = Decode(chunk.getDirectory());
+    }
+    if (!next && chunk.getLooks() && !t.files().empty()) listed.look = std::move(t.files()[0]);
+    for (auto entry : chunk.getEntries()) {
+      DirEntry& e = listed.entries.emplace_back();
+      e.name = std::string(AsString(entry.getName()));
+      e.ino = entry.getIno();
+      e.type = entry.getType();
+      if (entry.hasAttributes()) e.attributes = Decode(entry.getAttributes());
+      if (!CheckName(e.name).ok()) return Errno(EIO);
+    }
+    if (!chunk.getMore()) return listed;
+    request = t.NewRequest();
+  }
+}
+
+}  // namespace
+
 ErrnoOr<std::vector<DirEntry>> Client::ReadDir(NodeId directory, bool plus) {
   return Call(*impl_, [&](Transaction& t) -> ErrnoOr<std::vector<DirEntry>> {
-    std::vector<DirEntry> entries;
-    auto request = t.request();
-    for (bool next = false;; next = true) {
-      auto read = request.initReadDir();
-      read.setNode(directory);
-      read.setPlus(plus);
-      read.setContinue(next);
-      auto response = TRY(t.RoundTrip());
-      if (!response.isReadDir()) return Errno(EIO);
-      auto chunk = response.getReadDir();
-      for (auto entry : chunk.getEntries()) {
-        DirEntry& e = entries.emplace_back();
-        e.name = std::string(AsString(entry.getName()));
-        e.ino = entry.getIno();
-        e.type = entry.getType();
-        if (entry.hasAttributes()) e.attributes = Decode(entry.getAttributes());
-        if (!CheckName(e.name).ok()) return Errno(EIO);
-      }
-      if (!chunk.getMore()) return entries;
-      request = t.NewRequest();
-    }
+    return std::move(TRY(ReadAll(t, directory, {}, plus, false)).entries);
   });
+}
+
+ErrnoOr<ListedDirectory> Client::ReadDirAt(NodeId parent, std::string_view name, bool plus, bool look) {
+  return Call(*impl_, [&](Transaction& t) { return ReadAll(t, parent, name, plus, look); });
 }
 
 ErrnoOr<Attributes> Client::GetAttr(NodeId node) {

@@ -95,6 +95,19 @@ struct DirEntry {
   std::optional<Attributes> attributes;  // with ReadDir(plus); absent if the entry vanished meanwhile
 };
 
+struct OpenedFile {
+  size_t index = 0;  // of the names that were asked for
+  Node node;
+  UniqueFd file;
+};
+
+// A directory that was listed by its name.
+struct ListedDirectory {
+  Node node;
+  std::vector<DirEntry> entries;
+  UniqueFd look;  // as of OpenDirectory(), if that was asked for and the gofer gives any
+};
+
 struct CreatedFile {
   Node node;
   UniqueFd file;
@@ -163,8 +176,13 @@ class Client {
   ErrnoOr<UniqueFd> Open(NodeId node, int flags);
   // An O_PATH descriptor of a directory, to look at its names with newfstatat. EACCES if the gofer does not give any.
   ErrnoOr<UniqueFd> OpenDirectory(NodeId directory);
+  // Opens regular files of a directory for reading, kMaxDescriptors (gofer/protocol.h) at most. Those that cannot be opened
+  // are not in the answer, which is in the order of the names.
+  ErrnoOr<std::vector<OpenedFile>> OpenSeveral(NodeId parent, std::span<const std::string_view> names);
   // All entries of a directory, in the host's order.
   ErrnoOr<std::vector<DirEntry>> ReadDir(NodeId directory, bool plus = false);
+  // The same of the directory that is called `name` in `parent`, looked up in the same call.
+  ErrnoOr<ListedDirectory> ReadDirAt(NodeId parent, std::string_view name, bool plus, bool look);
   ErrnoOr<Attributes> GetAttr(NodeId node);
   // Returns the attributes after the change. If a later step fails, earlier ones stay done.
   ErrnoOr<Attributes> SetAttr(NodeId node, const AttributeChange& change);

@@ -38,7 +38,7 @@ struct Client::Impl {
   std::vector<NodeId> forgets ABSL_GUARDED_BY(forget_mutex);
 };
 
-// One call: fill request(), then RoundTrip(), then read response() and file(). Its channel goes back with it, or is
+// One call: fill request(), then RoundTrip(), then read response() and files(). Its channel goes back with it, or is
 // closed if the call failed in a way that leaves the channel's state unknown.
 class Transaction {
  public:
@@ -54,14 +54,14 @@ class Transaction {
   // Fails with EIO if the gofer is gone, or with the error in the response.
   ErrnoOr<wire::Response::Reader> RoundTrip();
   ErrnoOr<UniqueFd> TakeFile();
-  UniqueFd& file() { return file_; }
+  std::vector<UniqueFd>& files() { return files_; }
   void MarkBroken() { broken_ = true; }
 
  private:
   Client::Impl& impl_;
   std::unique_ptr<Client::Impl::Channel> channel_;
   wire::Request::Builder request_{nullptr};
-  UniqueFd file_;
+  std::vector<UniqueFd> files_;
   bool broken_ = false;
 };
 

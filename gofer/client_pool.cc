@@ -75,7 +75,7 @@ ErrnoOr<wire::Response::Reader> Transaction::RoundTrip() {
     broken_ = true;
     return Errno(EIO);
   }
-  auto received = channel_->wire.Receive(channel_->socket.get(), &file_);
+  auto received = channel_->wire.Receive(channel_->socket.get(), &files_);
   if (!received.ok()) {
     broken_ = true;
     return Errno(EIO);
@@ -91,11 +91,9 @@ ErrnoOr<wire::Response::Reader> Transaction::RoundTrip() {
 }
 
 ErrnoOr<UniqueFd> Transaction::TakeFile() {
-  if (!file_.valid()) {
-    // The kernel drops descriptors that do not fit into this process's table.
-    return Errno(EMFILE);
-  }
-  return std::move(file_);
+  // The kernel drops descriptors that do not fit into this process's table.
+  if (files_.empty()) return Errno(EMFILE);
+  return std::move(files_[0]);
 }
 
 Client::Client(std::vector<UniqueFd> channels) : impl_(std::make_unique<Impl>()) {

@@ -15,6 +15,7 @@
 #include <set>
 #include <thread>
 
+#include "gofer/protocol.h"
 #include "gofer/test_gofer.h"
 
 namespace amber::gofer {
@@ -220,6 +221,18 @@ TEST(ClientOptions, DirectoriesForLooking) {
   EXPECT_TRUE(gofer.client().OpenDirectory(walked.found[0].id).Is(ENOTDIR));
 }
 
+TEST(ClientOptions, DirectoriesForLookingComeWithTheirNames) {
+  TestGofer gofer({.allow_directories = true});
+  ASSERT_EQ(mkdir(gofer.Path("dir").c_str(), 0755), 0);
+  WriteFile(gofer.Path("dir/file"), "content");
+  auto listed = gofer.client().ReadDirAt(gofer.root(), "dir", false, true);
+  ASSERT_TRUE(listed.ok());
+  struct stat st;
+  ASSERT_EQ(fstatat(listed->look.get(), "file", &st, 0), 0);
+  EXPECT_EQ(st.st_size, 7);
+  EXPECT_NE(fcntl(listed->look.get(), F_GETFL) & O_PATH, 0);
+}
+
 TEST_F(ClientTest, OpenFollowsTheInodeNotTheName) {
   WriteFile(gofer_.Path("file"), "old");
   NodeId node = Find("file");
@@ -255,6 +268,46 @@ TEST_F(ClientTest, ReadDirListsEverything) {
     }
     EXPECT_EQ(names, expected);
   }
+}
+
+TEST_F(ClientTest, OpenSeveralLeavesOutWhatCannotBeOpened) {
+  WriteFile(gofer_.Path("a"), "A");
+  WriteFile(gofer_.Path("b"), "B");
+  ASSERT_EQ(mkdir(gofer_.Path("dir").c_str(), 0755), 0);
+  ASSERT_EQ(symlink("a", gofer_.Path("link").c_str()), 0);
+  std::vector<std::string_view> names = {"none", "b", "dir", "link", "a"};
+  auto opened = client().OpenSeveral(gofer_.root(), names);
+  ASSERT_TRUE(opened.ok());
+  ASSERT_EQ(opened->size(), 2u);
+  EXPECT_EQ((*opened)[0].index, 1u);
+  EXPECT_EQ((*opened)[1].index, 4u);
+  for (const OpenedFile& o : *opened) {
+    char c = 0;
+    EXPECT_EQ(read(o.file.get(), &c, 1), 1);
+    EXPECT_EQ(c, o.index == 1 ? 'B' : 'A');
+    EXPECT_EQ(write(o.file.get(), &c, 1), -1);
+    EXPECT_EQ(client().GetAttr(o.node.id)->ino, o.node.attributes.ino);
+  }
+  names = {"a", "../a"};
+  EXPECT_EQ(client().OpenSeveral(gofer_.root(), names).error().number(), EINVAL);
+  names.assign(kMaxDescriptors + 1, "a");
+  EXPECT_EQ(client().OpenSeveral(gofer_.root(), names).error().number(), EINVAL);
+  EXPECT_EQ(client().OpenSeveral((*opened)[0].node.id, {}).error().number(), ENOTDIR);
+}
+
+TEST_F(ClientTest, ReadDirAtLooksUpAndReads) {
+  ASSERT_EQ(mkdir(gofer_.Path("dir").c_str(), 0750), 0);
+  for (int i = 0; i < 2000; ++i) WriteFile(gofer_.Path("dir/" + std::string(100, 'x') + std::to_string(i)), "");
+  auto listed = client().ReadDirAt(gofer_.root(), "dir", true, true);
+  ASSERT_TRUE(listed.ok());
+  EXPECT_EQ(listed->entries.size(), 2000u);
+  EXPECT_EQ(listed->node.attributes.mode, S_IFDIR | 0750u);
+  EXPECT_FALSE(listed->look.valid());  // this gofer gives no directories
+  EXPECT_EQ(client().ReadDir(listed->node.id)->size(), 2000u);
+  WriteFile(gofer_.Path("file"), "");
+  EXPECT_EQ(client().ReadDirAt(gofer_.root(), "file", false, false).error().number(), ENOTDIR);
+  EXPECT_EQ(client().ReadDirAt(gofer_.root(), "none", false, false).error().number(), ENOENT);
+  EXPECT_EQ(client().ReadDirAt(gofer_.root(), "..", false, false).error().number(), EINVAL);
 }
 
 TEST_F(ClientTest, CreateMakesAndOpens) {

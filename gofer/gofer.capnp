@@ -67,6 +67,7 @@ struct Request {
     setXattr @22 :SetXattr;
     listXattr @23 :UInt64;
     removeXattr @24 :Xattr;
+    openSeveral @25 :OpenSeveral;
   }
 }
 
@@ -78,10 +79,18 @@ struct Walk {
   openFlags @4 :UInt32;
 }
 
+# Regular files of one directory, to be read.
+struct OpenSeveral {
+  parent @0 :UInt64;
+  names @1 :List(Data);
+}
+
 struct ReadDir {
   node @0 :UInt64;
   plus @1 :Bool;
   continue @2 :Bool;  # the next chunk of the directory that this channel read last
+  name @3 :Data;  # if not empty: of the directory below `node` of that name, which becomes a node
+  look @4 :Bool;  # its O_PATH descriptor is to ride along with the first chunk, if it may
 }
 
 struct SetAttr {
@@ -172,6 +181,11 @@ struct DirEntry {
   attributes @3 :Attributes;  # null unless asked for
 }
 
+struct OpenedFile {
+  index @0 :UInt32;  # of the names that were asked for, in rising order
+  node @1 :Node;
+}
+
 struct Response {
   error @0 :Int32;  # a positive errno, or 0 and what the call returns
   union {
@@ -187,9 +201,15 @@ struct Response {
     node @9 :Node;  # create and tmpFile: one descriptor rides along
     attributes @10 :Attributes;
     bytes @11 :Data;
-    readDir :group { entries @12 :List(DirEntry); more @13 :Bool; }
+    readDir :group {
+      entries @12 :List(DirEntry);
+      more @13 :Bool;
+      directory @16 :Node;  # if a name was given, with the first chunk
+      looks @17 :Bool;  # one descriptor rides along
+    }
     statFs @14 :StatFs;
     opened @15 :Void;  # one descriptor rides along
+    openedSeveral @18 :List(OpenedFile);  # as many descriptors ride along
   }
 }
 

@@ -188,6 +188,8 @@ void FillRead(FuzzedDataProvider& data, wire::Request::Builder r, int kind) {
       b.setNode(NodeOf(data));
       b.setPlus(data.ConsumeBool());
       b.setContinue(data.ConsumeBool());
+      if (data.ConsumeBool()) b.setName(AsData(Name(data)));
+      b.setLook(data.ConsumeBool());
       return;
     }
     case 3: return r.setGetAttr(NodeOf(data));
@@ -201,16 +203,23 @@ void FillRead(FuzzedDataProvider& data, wire::Request::Builder r, int kind) {
       return;
     }
     case 7: return r.setListXattr(NodeOf(data));
+    case 8: {
+      auto b = r.initOpenSeveral();
+      b.setParent(NodeOf(data));
+      auto names = b.initNames(data.ConsumeIntegralInRange<unsigned>(0, kMaxDescriptors + 1));
+      for (unsigned i = 0; i < names.size(); ++i) names.set(i, AsData(Name(data)));
+      return;
+    }
     default: r.initAttach().setName(AsData(data.ConsumeBool() ? "root" : "frozen"));
   }
 }
 
 void CheckAnswer(int socket, WireBuffer& wire) {
-  UniqueFd fd;
-  auto answer = wire.Receive(socket, &fd);
+  std::vector<UniqueFd> fds;
+  auto answer = wire.Receive(socket, &fds);
   if (!answer.ok()) return;
   uint64_t secret = World::Get().secret;
-  if (fd.valid()) {
+  for (const UniqueFd& fd : fds) {
     struct stat st;
     AMBER_CHECK(fstat(fd.get(), &st) == 0);
     AMBER_CHECK(S_ISREG(st.st_mode) && st.st_ino != secret);
@@ -242,7 +251,7 @@ void RunRequests(Server& server, FuzzedDataProvider& data) {
   for (int i = 0; i < 16 && data.remaining_bytes() > 0; ++i) {
     auto request = wire.NewMessage().initRoot<wire::Request>();
     if (data.ConsumeBool()) {
-      FillRead(data, request, data.ConsumeIntegralInRange(0, 8));
+      FillRead(data, request, data.ConsumeIntegralInRange(0, 9));
     } else {
       FillChange(data, request, data.ConsumeIntegralInRange(0, 7));
     }

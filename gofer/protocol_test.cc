@@ -40,8 +40,10 @@ class ProtocolTest : public testing::Test {
   static int Ask(int socket, WireBuffer& wire, Fill fill, UniqueFd* fd = nullptr) {
     fill(wire.NewMessage().initRoot<wire::Request>());
     if (!wire.Send(socket).ok()) return -1;
-    auto answer = wire.Receive(socket, fd);
+    std::vector<UniqueFd> fds;
+    auto answer = wire.Receive(socket, &fds);
     if (!answer.ok()) return -1;
+    if (fd != nullptr && !fds.empty()) *fd = std::move(fds[0]);
     return answer.value()->getRoot<wire::Response>().getError();
   }
   // The bytes of a valid Walk.
@@ -143,8 +145,9 @@ TEST_F(ProtocolTest, DescriptorsOfThePeerAreNotTaken) {
   int pipes[2];
   ASSERT_EQ(pipe(pipes), 0);
   wire.NewMessage().initRoot<wire::Request>().setNone();
-  ASSERT_TRUE(wire.Send(channel.get(), pipes[1]).ok());
-  close(pipes[1]);
+  UniqueFd writer(pipes[1]);
+  ASSERT_TRUE(wire.Send(channel.get(), std::span(&writer, 1)).ok());
+  writer.reset();
   ASSERT_TRUE(wire.Receive(channel.get()).ok());
   char c;
   EXPECT_EQ(read(pipes[0], &c, 1), 0);  // no writer is left

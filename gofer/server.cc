@@ -56,12 +56,12 @@ bool Session::HandleOne() {
     }
   }
   if (error != 0) {
-    reply_file_.reset();
+    reply_files_.clear();
     response = wire_.NewMessage().initRoot<wire::Response>();
     response.setError(error);
   }
-  auto sent = wire_.Send(socket_, reply_file_.get());
-  reply_file_.reset();
+  auto sent = wire_.Send(socket_, reply_files_);
+  reply_files_.clear();
   if (sent.Is(EMSGSIZE)) {
     response = wire_.NewMessage().initRoot<wire::Response>();
     response.setError(EOVERFLOW);
@@ -81,6 +81,7 @@ int Session::Dispatch(wire::Request::Reader request, wire::Response::Builder res
       case wire::Request::ATTACH: return Attach(AsString(request.getAttach().getName()), response);
       case wire::Request::WALK: return Walk(request.getWalk(), response);
       case wire::Request::OPEN: return Open(request.getOpen().getNode(), request.getOpen().getFlags(), response);
+      case wire::Request::OPEN_SEVERAL: return OpenSeveral(request.getOpenSeveral(), response);
       case wire::Request::READ_DIR: return ReadDir(request.getReadDir(), response);
       case wire::Request::GET_ATTR: return GetAttr(request.getGetAttr(), response);
       case wire::Request::SET_ATTR: return SetAttr(request.getSetAttr(), response);

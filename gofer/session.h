@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "gofer/gofer.capnp.h"
 #include "gofer/server.h"
@@ -64,6 +65,9 @@ class Session {
   ErrnoOr<void> StatFs(uint64_t id, wire::Response::Builder response);
   // session_open.cc
   ErrnoOr<void> Open(uint64_t id, uint32_t flags, wire::Response::Builder response);
+  ErrnoOr<void> OpenSeveral(wire::OpenSeveral::Reader request, wire::Response::Builder response);
+  // The O_PATH descriptor of a directory, for the peer. EACCES if the attach point does not allow it.
+  ErrnoOr<void> GiveDirectory(const HostNode& node);
   ErrnoOr<void> Fsync(uint64_t id, bool data_only);
   // session_create.cc
   ErrnoOr<void> Create(wire::Create::Reader request, wire::Response::Builder response);
@@ -96,9 +100,9 @@ class Session {
   Server& server_;
   const int socket_;
   WireBuffer wire_;
-  UniqueFd reply_file_;  // rides along with the answer under construction
-  UniqueFd directory_;   // read by ReadDir, until its last chunk or any other call
-  std::string scratch_;  // of getdents and extended attributes
+  std::vector<UniqueFd> reply_files_;  // ride along with the answer under construction
+  UniqueFd directory_;                 // read by ReadDir, until its last chunk or any other call
+  std::string scratch_;                // of getdents and extended attributes
 };
 
 }  // namespace amber::gofer

@@ -59,7 +59,7 @@ ErrnoOr<void> Session::FinishFile(UniqueFd file, const AttachPoint& attach, wire
   Inode inode{std::move(path), TRY(StatDescriptor(file.get()))};
   TRY(Dress(inode.fd.get(), wanted, inode.attributes));
   TRY(AddNode(std::move(inode), attach, response.initNode()));
-  reply_file_ = std::move(file);
+  reply_files_.push_back(std::move(file));
   return {};
 }
 

@@ -196,7 +196,7 @@ ErrnoOr<void> Session::Walk(wire::Walk::Reader request, wire::Response::Builder 
     auto file = OpenForPeer(*current, open_flags);
     answer.setOpened(file.ok());
     if (file.ok()) {
-      reply_file_ = std::move(file).value();
+      reply_files_.push_back(std::move(file).value());
     } else {
       answer.setOpenError(file.error().number());
     }
@@ -206,8 +206,19 @@ ErrnoOr<void> Session::Walk(wire::Walk::Reader request, wire::Response::Builder 
 
 ErrnoOr<void> Session::ReadDir(wire::ReadDir::Reader request, wire::Response::Builder response) {
   UniqueFd directory = std::move(directory_);
+  RefPtr<HostNode> named;
+  struct statx found;
+  bool looks = false;
   if (!request.getContinue()) {
     RefPtr<HostNode> node = TRY(Directory(request.getNode()));
+    if (request.hasName() && request.getName().size() > 0) {
+      Inode inode = TRY(LookUp(*node, AsString(request.getName())));
+      if (inode.type() != S_IFDIR) return Errno(ENOTDIR);
+      found = inode.attributes;
+      node = MakeRef<HostNode>(std::move(inode.fd), node->attach(), inode.type(), inode.dev());
+      named = node;
+    }
+    if (request.getLook()) looks = GiveDirectory(*node).ok();
     directory.reset(openat(node->fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
     if (!directory.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
   }
@@ -235,6 +246,12 @@ ErrnoOr<void> Session::ReadDir(wire::ReadDir::Reader request, wire::Response::Bu
   }
   auto answer = response.initReadDir();
   answer.setMore(more);
+  answer.setLooks(looks);
+  if (named) {
+    auto node = answer.initDirectory();
+    node.setId(TRY(server_.nodes().Add(std::move(named))));
+    EncodeAttributes(found, node.initAttributes());
+  }
   auto list = answer.initEntries(static_cast<unsigned>(records.size()));
   for (unsigned i = 0; i < records.size(); ++i) {
     const DirectoryRecord& record = *records[i];

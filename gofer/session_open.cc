@@ -60,14 +60,52 @@ ErrnoOr<void> Session::Open(uint64_t id, uint32_t flags, wire::Response::Builder
   RefPtr<HostNode> node = TRY(NodeOf(id));
   if (flags == kDirectoryForLooking) {
     if (node->type() != S_IFDIR) return Errno(ENOTDIR);
-    if (!node->attach().allow_directories) return Errno(EACCES);
-    reply_file_.reset(fcntl(node->fd(), F_DUPFD_CLOEXEC, 0));
-    if (!reply_file_.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
-    response.setOpened();
-    return {};
+    TRY(GiveDirectory(*node));
+  } else {
+    reply_files_.push_back(TRY(OpenForPeer(*node, static_cast<int>(flags))));
   }
-  reply_file_ = TRY(OpenForPeer(*node, static_cast<int>(flags)));
   response.setOpened();
+  return {};
+}
+
+ErrnoOr<void> Session::GiveDirectory(const HostNode& node) {
+  if (!node.attach().allow_directories) return Errno(EACCES);
+  UniqueFd copy(fcntl(node.fd(), F_DUPFD_CLOEXEC, 0));
+  if (!copy.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
+  reply_files_.push_back(std::move(copy));
+  return {};
+}
+
+ErrnoOr<void> Session::OpenSeveral(wire::OpenSeveral::Reader request, wire::Response::Builder response) {
+  auto names = request.getNames();
+  if (names.size() > kMaxDescriptors) return Errno(EINVAL);
+  RefPtr<HostNode> parent = TRY(Directory(request.getParent()));
+  for (auto name : names) TRY(CheckName(AsString(name)));
+  struct Opened {
+    uint32_t index;
+    uint64_t id;
+    struct statx attributes;
+  };
+  std::vector<Opened> opened;
+  for (uint32_t i = 0; i < names.size(); ++i) {
+    // What cannot be opened is left out; who wants it all the same asks for it alone and hears why.
+    auto inode = LookUp(*parent, AsString(names[i]));
+    if (!inode.ok() || inode->type() != S_IFREG) continue;
+    auto node = MakeRef<HostNode>(std::move(inode->fd), parent->attach(), inode->type(), inode->dev());
+    auto file = OpenForPeer(*node, O_RDONLY | O_NONBLOCK);
+    if (!file.ok()) continue;
+    auto id = server_.nodes().Add(std::move(node));
+    if (!id.ok()) break;
+    opened.push_back({i, *id, inode->attributes});
+    reply_files_.push_back(std::move(*file));
+  }
+  auto list = response.initOpenedSeveral(static_cast<unsigned>(opened.size()));
+  for (unsigned i = 0; i < opened.size(); ++i) {
+    list[i].setIndex(opened[i].index);
+    auto node = list[i].initNode();
+    node.setId(opened[i].id);
+    EncodeAttributes(opened[i].attributes, node.initAttributes());
+  }
   return {};
 }
 

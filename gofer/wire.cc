@@ -30,16 +30,14 @@ capnp::ReaderOptions Options() {
   return options;
 }
 
-// Takes the descriptors out of a received message: the first into `fd`, the others are closed.
-void TakeDescriptors(msghdr& message, UniqueFd* fd) {
+void TakeDescriptors(msghdr& message, std::vector<UniqueFd>* fds) {
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
     if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
     size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
     for (size_t i = 0; i < count; ++i) {
       int number;
       memcpy(&number, CMSG_DATA(c) + i * sizeof(int), sizeof number);
-      UniqueFd received(number);
-      if (fd != nullptr && !fd->valid()) *fd = std::move(received);
+      fds->emplace_back(number);
     }
   }
 }
@@ -60,8 +58,8 @@ capnp::MessageBuilder& WireBuffer::NewMessage() {
   return builder_.emplace(kj::arrayPtr(out_, kPacketWords));
 }
 
-ErrnoOr<void> WireBuffer::Send(int socket, int fd) {
-  AMBER_CHECK(builder_.has_value());
+ErrnoOr<void> WireBuffer::Send(int socket, std::span<const UniqueFd> fds) {
+  AMBER_CHECK(builder_.has_value() && fds.size() <= kMaxDescriptors);
   auto segments = builder_->getSegmentsForOutput();
   if (segments.size() > kMaxSegments) return Errno(EMSGSIZE);
   // The segment table of a Cap'n Proto stream: count less one, the sizes in words, padded to a word.
@@ -81,15 +79,18 @@ ErrnoOr<void> WireBuffer::Send(int socket, int fd) {
   msghdr message = {};
   message.msg_iov = parts;
   message.msg_iovlen = segments.size() + 1;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  if (fd >= 0) {
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))] = {};
+  if (!fds.empty()) {
     message.msg_control = control;
-    message.msg_controllen = sizeof control;
+    message.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
     cmsghdr* c = CMSG_FIRSTHDR(&message);
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &fd, sizeof fd);
+    c->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+    for (size_t i = 0; i < fds.size(); ++i) {
+      int number = fds[i].get();
+      memcpy(CMSG_DATA(c) + i * sizeof number, &number, sizeof number);
+    }
   }
   while (sendmsg(socket, &message, MSG_NOSIGNAL) < 0) {
     if (errno != EINTR) return Errno(errno);
@@ -97,15 +98,16 @@ ErrnoOr<void> WireBuffer::Send(int socket, int fd) {
   return {};
 }
 
-ErrnoOr<capnp::MessageReader*> WireBuffer::Receive(int socket, UniqueFd* fd) {
+ErrnoOr<capnp::MessageReader*> WireBuffer::Receive(int socket, std::vector<UniqueFd>* fds) {
   reader_.reset();
   iovec part = {in_, kMaxPacket};
   msghdr message = {};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   // Without room for control data the kernel drops descriptors that a peer sends.
-  alignas(cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))];
-  if (fd != nullptr) {
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))];
+  if (fds != nullptr) {
+    fds->clear();
     message.msg_control = control;
     message.msg_controllen = sizeof control;
   }
@@ -114,7 +116,7 @@ ErrnoOr<capnp::MessageReader*> WireBuffer::Receive(int socket, UniqueFd* fd) {
     length = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
   } while (length < 0 && errno == EINTR);
   if (length < 0) return Errno(errno);
-  if (fd != nullptr) TakeDescriptors(message, fd);
+  if (fds != nullptr) TakeDescriptors(message, fds);
   if (length == 0) return Errno(EPIPE);
   if ((message.msg_flags & MSG_TRUNC) != 0 || length % sizeof(capnp::word) != 0) return Errno(EBADMSG);
   try {

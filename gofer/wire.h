@@ -10,7 +10,9 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
+#include <vector>
 
 #include "gofer/protocol.h"
 #include "sentry/base/errno_or.h"
@@ -28,13 +30,13 @@ class WireBuffer {
 
   // Starts the message to send; the one before is gone.
   capnp::MessageBuilder& NewMessage();
-  // Sends the message that NewMessage started, with `fd` unless it is -1. EMSGSIZE (nothing was sent) or what sendmsg
-  // says. Never raises SIGPIPE.
-  ErrnoOr<void> Send(int socket, int fd = -1);
+  // Sends the message that NewMessage started, with `fds` (kMaxDescriptors at most). EMSGSIZE (nothing was sent) or what
+  // sendmsg says. Never raises SIGPIPE.
+  ErrnoOr<void> Send(int socket, std::span<const UniqueFd> fds = {});
 
   // Waits for one packet and returns its message. EPIPE: the peer closed. EBADMSG: a packet that is too long, or no
-  // message at all. Descriptors are accepted only if `fd` is given; all others that came are closed.
-  ErrnoOr<capnp::MessageReader*> Receive(int socket, UniqueFd* fd = nullptr);
+  // message at all. Descriptors are accepted only if `fds` is given, kMaxDescriptors at most; all others that came are closed.
+  ErrnoOr<capnp::MessageReader*> Receive(int socket, std::vector<UniqueFd>* fds = nullptr);
 
  private:
   capnp::word* out_;

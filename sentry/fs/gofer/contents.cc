@@ -11,6 +11,7 @@ namespace amber {
 ErrnoOr<void> GoferInode::NeedFd(bool write) {
   if (write ? rw_fd_.valid() : has_fd()) return Ok();
   if (detached_) return Errno(ENOENT);
+  if (!write && parent_ && !removed_ && parent_->OpenAhead(name_, *this)) return Ok();
   TRY(NeedNode());
   // O_NONBLOCK: should the file have become a fifo, the gofer does not wait.
   (write ? rw_fd_ : read_fd_) = TRY(client().Open(node_, (write ? O_RDWR : O_RDONLY) | O_NONBLOCK));

@@ -39,6 +39,7 @@ ErrnoOr<RefPtr<GoferFileSystem>> GoferFileSystem::Make(std::shared_ptr<gofer::Cl
 
 GoferFileSystem::~GoferFileSystem() {
   DropDentries();
+  while (!ahead_order_.empty()) DropAhead(std::pair(ahead_order_.front()));
   if (client_) client_->FlushForgets();
 }
 
@@ -157,7 +158,10 @@ ErrnoOr<void> GoferInode::NeedNode() {
   if (walked.stop == gofer::WalkResult::Stop::kMissing) return Errno(ENOENT);
   if (walked.stop == gofer::WalkResult::Stop::kError) return walked.error;
   if (walked.found.size() != 1) return Errno(EIO);
-  gofer::Node& node = walked.found[0];
+  return TakeNode(std::move(walked.found[0]));
+}
+
+ErrnoOr<void> GoferInode::TakeNode(gofer::Node node) {
   std::pair<uint64_t, uint64_t> key(node.attributes.dev, node.attributes.ino);
   bool other = (node.attributes.mode & S_IFMT) != type() || (key_.first != kUnknownDevice && key_ != key);
   if (other) {

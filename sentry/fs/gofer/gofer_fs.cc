@@ -10,8 +10,6 @@ constexpr int64_t kFreshNs = 100'000;
 // Of a directory, in bytes: it has some thousands of names at most.
 constexpr uint64_t kSmallDirectory = 256 << 10;
 
-timespec ToTimespec(const gofer::Time& t) { return {t.seconds, static_cast<long>(t.nanoseconds)}; }
-
 gofer::AttributeChange::TimeChange ToChange(const AttrChange::Time& t) { return {t.now, {t.time.tv_sec, static_cast<uint32_t>(t.time.tv_nsec)}}; }
 
 }  // namespace
@@ -164,11 +162,7 @@ ErrnoOr<void> GoferInode::AskAhead(std::span<const std::string_view> names, bool
     found->push_back(inode);
     at = std::move(inode);
   }
-  if (walked->file.valid() && complete && !at->has_fd()) {
-    at->read_fd_ = std::move(walked->file);
-    at->open_ = 1;
-    at->EndIo(false);  // nobody has it open yet: the descriptor is kept as an idle one
-  }
+  if (walked->file.valid() && complete && !at->has_fd()) at->TakeOpened(gofer::kNoNode, std::move(walked->file));
   switch (walked->stop) {
     case gofer::WalkResult::Stop::kDone:
     case gofer::WalkResult::Stop::kSymlink: return Ok();
@@ -184,6 +178,7 @@ void GoferInode::NameGone(const GoferInode& dir, std::string_view name) {
   if (attr_.nlink > 0) --attr_.nlink;
   if (IsDir()) attr_.nlink = 0;
   if (attr_.nlink == 0) {
+    gofer().DropAhead(key_);
     removed_ = true;
     stale_ = false;
     attr_.ctime = FileTimeNow();
@@ -305,14 +300,13 @@ ErrnoOr<std::vector<DirEnt>> GoferInode::List(const VfsContext&) {
   if (!IsDir()) return Errno(ENOTDIR);
   if (removed_ || detached_) return std::vector<DirEnt>();
   if (list_ != nullptr && ListIsCurrent()) return *list_;
-  TRY(NeedNode());
-  bool keep = BeginList();
   std::vector<DirEnt> entries;
   GoferFileSystem& g = gofer();
   bool with_attributes = g.stats_follow_ > 0 && attr_.size <= kSmallDirectory;
   if (with_attributes) --g.stats_follow_;
   timespec asked = FileClock();
-  std::vector<gofer::DirEntry> read = TRY(client().ReadDir(node_, with_attributes));
+  bool keep = false;
+  std::vector<gofer::DirEntry> read = TRY(ReadNames(with_attributes, &keep));
   listed_count_ = read.size();
   was_listed_ = true;
   if (with_attributes) KeepListing(read, asked);

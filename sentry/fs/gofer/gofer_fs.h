@@ -73,6 +73,8 @@ class GoferInode final : public Inode {
   void Take(const gofer::Attributes& a);  // the host's attributes become ours
   void TakeStat(const struct stat& st);   // what an open descriptor tells
   ErrnoOr<void> NeedNode();
+  // `node` is what the parent has under our name. ESTALE: another file.
+  ErrnoOr<void> TakeNode(gofer::Node node);
   ErrnoOr<void> NeedFd(bool write);
   // A name of this directory came, or went.
   void NameAdded(std::string_view name);
@@ -86,12 +88,21 @@ class GoferInode final : public Inode {
   // `asked`: FileClock() of before it was read.
   void KeepListing(const std::vector<gofer::DirEntry>& entries, const timespec& asked);
   void DropListing();
+  // Reads the names of this directory, by way of its parent if there is no node yet. If `keep` is given it is for list_, and says then
+  // whether it can be kept.
+  ErrnoOr<std::vector<gofer::DirEntry>> ReadNames(bool plus, bool* keep);
   // Our attributes change: the parent's listing is wrong about them.
   void Outdate();
   // Before a name of `victim` goes: who still uses it must find it without.
   static ErrnoOr<void> NeedNodeBeyond(GoferInode& victim);
   // The walk of names in a tree that is ours alone.
   ErrnoOr<void> WalkExclusive(std::span<const std::string_view> names, bool open_read, std::vector<RefPtr<Inode>>* found);
+  // --- ahead.cc ---
+  // Has `file`, which is called `name` here, opened for reading, with those that may be wanted next, or finds it opened.
+  // False: it is to be opened alone.
+  bool OpenAhead(std::string_view name, GoferInode& file);
+  std::vector<std::string_view> NamesAhead(std::string_view name, uint32_t position, size_t most) const;
+  void TakeOpened(gofer::NodeId node, UniqueFd file);
   // --- look.cc ---
   // What newfstatat says about a name of this directory.
   enum class Look { kSame, kMissing, kAsk };
@@ -103,6 +114,7 @@ class GoferInode final : public Inode {
   // These are the attributes that we know, so that it is the file that we know.
   bool IsOf(const gofer::Attributes& a) const;
   bool NeedDirFd();
+  void KeepDirFd(UniqueFd fd);
   // False if the listing that is about to be read cannot be kept.
   bool BeginList();
   // The listing is still that of the host's directory.
@@ -138,10 +150,18 @@ class GoferInode final : public Inode {
   timespec list_mtime_{}, list_ctime_{};  // the directory's, of before it was read
   // With attributes; a name without any is there, but was changed by us. Complete in exclusive trees; in shared ones a name
   // counts if newfstatat says the same of it.
-  using ListedNames = absl::flat_hash_map<std::string, std::optional<gofer::Attributes>>;
+  static constexpr uint32_t kNoPosition = UINT32_MAX;
+  struct ListedName {
+    std::optional<gofer::Attributes> attributes;
+    uint32_t position = kNoPosition;  // in listed_order_
+  };
+  using ListedNames = absl::flat_hash_map<std::string, ListedName>;
   std::unique_ptr<ListedNames> listed_;
+  std::vector<std::string> listed_order_;     // as the host told the names
+  uint32_t opened_position_ = kNoPosition;    // of the file that was opened last
   std::list<GoferInode*>::iterator listed_position_;
   size_t listed_count_ = 0;  // of what List() found last
+  bool was_opened_in_ = false;
   bool was_listed_ = false;  // by the guest, since the last listing with attributes
   bool listing_used_ = false;
   UniqueFd dir_fd_;  // O_PATH
@@ -154,6 +174,7 @@ class GoferFileSystem final : public FileSystem {
  public:
   static constexpr size_t kMaxIdleFds = 512;
   static constexpr size_t kMaxDirFds = 512;
+  static constexpr size_t kMaxAhead = 64;
   static constexpr size_t kMaxListed = 1 << 16;      // names with attributes
   static constexpr size_t kMaxListedHere = 1 << 13;  // in one directory
 
@@ -182,6 +203,8 @@ class GoferFileSystem final : public FileSystem {
   RefPtr<GoferInode> InodeFor(RefPtr<GoferInode> parent, std::string_view name, gofer::Node node);
   GoferInode* Known(const gofer::Attributes& a) const;
   ErrnoOr<void> Connect();
+  void KeepAhead(gofer::OpenedFile opened);
+  void DropAhead(const std::pair<uint64_t, uint64_t>& key);
   uint64_t GuestIno(const gofer::Attributes& a);
 
   std::shared_ptr<gofer::Client> client_;
@@ -193,11 +216,22 @@ class GoferFileSystem final : public FileSystem {
   std::list<GoferInode*> idle_;
   std::list<GoferInode*> with_dir_fd_;   // least recently used first
   bool no_dir_fds_ = false;              // the gofer gives none
+  // Opened ahead (ahead.cc), by device and number.
+  struct Ahead {
+    gofer::NodeId node;
+    UniqueFd file;
+    std::list<std::pair<uint64_t, uint64_t>>::iterator position;
+  };
+  absl::flat_hash_map<std::pair<uint64_t, uint64_t>, Ahead> ahead_;
+  std::list<std::pair<uint64_t, uint64_t>> ahead_order_;  // oldest first
+  size_t ahead_window_ = 0;
+  int ahead_credit_ = 128;
   std::list<GoferInode*> with_listing_;  // oldest first
   size_t listed_ = 0;                    // names in them
   int stats_follow_ = 0;                 // so many of the next listings are asked for with attributes at once
 };
 
+inline timespec ToTimespec(const gofer::Time& t) { return {t.seconds, static_cast<long>(t.nanoseconds)}; }
 // Host time, monotonic, in nanoseconds.
 int64_t HostNow();
 // The host's clock of file times.

@@ -25,6 +25,8 @@ void GoferInode::DropListing() {
   g.listed_ -= listed_->size();
   g.with_listing_.erase(listed_position_);
   listed_.reset();
+  listed_order_.clear();
+  opened_position_ = kNoPosition;
 }
 
 void GoferInode::KeepListing(const std::vector<gofer::DirEntry>& entries, const timespec& asked) {
@@ -33,25 +35,53 @@ void GoferInode::KeepListing(const std::vector<gofer::DirEntry>& entries, const 
   was_listed_ = listing_used_ = false;
   auto names = std::make_unique<ListedNames>();
   names->reserve(entries.size());
+  std::vector<std::string> order;
+  order.reserve(entries.size());
   for (const gofer::DirEntry& e : entries) {
     // What vanished meanwhile is unknown, not missing: it may be back.
     if (!e.attributes) return;
     // In a shared tree a later change must show in the ctime.
     bool believed = g.options_.exclusive || IsSettled({e.attributes->ctime.seconds, e.attributes->ctime.nanoseconds}, asked);
-    names->emplace(e.name, believed ? e.attributes : std::nullopt);
+    bool is_new = names->emplace(e.name, ListedName{believed ? e.attributes : std::nullopt, static_cast<uint32_t>(order.size())}).second;
+    if (is_new) order.push_back(e.name);
   }
+  listed_order_ = std::move(order);
   listed_ = std::move(names);
   listed_position_ = g.with_listing_.insert(g.with_listing_.end(), this);
   g.listed_ += listed_->size();
   while (g.listed_ > GoferFileSystem::kMaxListed && g.with_listing_.front() != this) g.with_listing_.front()->DropListing();
 }
 
+ErrnoOr<std::vector<gofer::DirEntry>> GoferInode::ReadNames(bool plus, bool* keep) {
+  GoferFileSystem& g = gofer();
+  if (node_ != gofer::kNoNode || !parent_ || removed_ || detached_) {
+    TRY(NeedNode());
+    if (keep != nullptr) *keep = BeginList();
+    return client().ReadDir(node_, plus);
+  }
+  // Looked up and read in one call.
+  TRY(parent_->NeedNode());
+  bool look = !g.options_.exclusive && !g.no_dir_fds_ && !no_dir_fd_;
+  timespec asked = FileClock();
+  gofer::ListedDirectory listed = TRY(client().ReadDirAt(parent_->node_, name_, plus, look));
+  timespec mtime = ToTimespec(listed.node.attributes.mtime), ctime = ToTimespec(listed.node.attributes.ctime);
+  TRY(TakeNode(std::move(listed.node)));
+  if (listed.look.valid() && !dir_fd_.valid()) KeepDirFd(std::move(listed.look));
+  if (keep != nullptr) {
+    list_.reset();
+    list_mtime_ = mtime;
+    list_ctime_ = ctime;
+    *keep = g.options_.exclusive || (dir_fd_.valid() && IsSettled(ctime, asked) && IsSettled(mtime, asked));
+  }
+  return std::move(listed.entries);
+}
+
 bool GoferInode::NeedListing() {
   if (listed_ != nullptr) return true;
-  if (!was_listed_ || listed_count_ > GoferFileSystem::kMaxListedHere || !NeedNode().ok()) return false;
+  if (!was_listed_ || listed_count_ > GoferFileSystem::kMaxListedHere) return false;
   was_listed_ = false;
   timespec asked = FileClock();
-  auto entries = client().ReadDir(node_, true);
+  auto entries = ReadNames(true, nullptr);
   if (entries.ok()) KeepListing(*entries, asked);
   return listed_ != nullptr;
 }
@@ -62,8 +92,8 @@ GoferInode::Listed GoferInode::LookInListing(std::string_view name, const struct
   if (!std::exchange(listing_used_, true)) g.stats_follow_ = std::min(g.stats_follow_ + 2, kMostAhead);
   auto it = listed_->find(name);
   if (it == listed_->end()) return now == nullptr ? Listed::kMissing : Listed::kUnknown;
-  if (!it->second) return Listed::kUnknown;
-  const gofer::Attributes& a = *it->second;
+  if (!it->second.attributes) return Listed::kUnknown;
+  const gofer::Attributes& a = *it->second.attributes;
   // Changes by another of its names would be missed.
   if (a.nlink > 1 && !S_ISDIR(a.mode)) return Listed::kUnknown;
   if (now != nullptr && !IsSame(a, *now)) return Listed::kUnknown;
@@ -86,7 +116,7 @@ GoferInode::Listed GoferInode::LookInListing(std::string_view name, const struct
 void GoferInode::Outdate() {
   if (!parent_ || parent_->listed_ == nullptr) return;
   auto it = parent_->listed_->find(name_);
-  if (it != parent_->listed_->end()) it->second.reset();
+  if (it != parent_->listed_->end()) it->second.attributes.reset();
 }
 
 void GoferInode::NamesChanged() {
@@ -100,7 +130,7 @@ void GoferInode::NameAdded(std::string_view name) {
   NamesChanged();
   if (listed_ == nullptr) return;
   auto [it, is_new] = listed_->try_emplace(name);
-  it->second.reset();
+  it->second.attributes.reset();
   if (is_new) ++gofer().listed_;
 }
 
@@ -129,7 +159,7 @@ ErrnoOr<void> GoferInode::WalkExclusive(std::span<const std::string_view> names,
         return from->AskAhead(names.subspan(first), open_read, found);
     }
     bool will_open = open_read && i + 1 == names.size() && child->IsRegular() && !child->has_fd();
-    if (will_open) {
+    if (will_open && !dir->OpenAhead(names[i], *child)) {
       found->erase(found->begin() + static_cast<ptrdiff_t>(first), found->end());
       return from->AskAhead(names.subspan(first), open_read, found);
     }

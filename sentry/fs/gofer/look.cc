@@ -77,13 +77,18 @@ bool GoferInode::NeedDirFd() {
     (fd.Is(EACCES) ? g.no_dir_fds_ : no_dir_fd_) = true;
     return false;
   }
-  dir_fd_ = std::move(*fd);
+  KeepDirFd(std::move(*fd));
+  return true;
+}
+
+void GoferInode::KeepDirFd(UniqueFd fd) {
+  GoferFileSystem& g = gofer();
+  dir_fd_ = std::move(fd);
   dir_position_ = g.with_dir_fd_.insert(g.with_dir_fd_.end(), this);
   if (g.with_dir_fd_.size() > GoferFileSystem::kMaxDirFds) {
     g.with_dir_fd_.front()->dir_fd_.reset();
     g.with_dir_fd_.pop_front();
   }
-  return true;
 }
 
 GoferInode::Look GoferInode::LookAt(std::string_view name, Inode* known, bool will_open, RefPtr<GoferInode>* listed) {
@@ -101,13 +106,16 @@ GoferInode::Look GoferInode::LookAt(std::string_view name, Inode* known, bool wi
     return Look::kAsk;
   }
   if (known == nullptr) {
-    if (will_open && S_ISREG(st.st_mode)) return Look::kAsk;
-    return LookInListing(name, &st, listed) == Listed::kFound ? Look::kSame : Look::kAsk;
+    bool opens = will_open && S_ISREG(st.st_mode);
+    // One file of a directory that was listed says little; a second one, that more will be opened.
+    if (opens && listed_ == nullptr && !std::exchange(was_opened_in_, true) && gofer().ahead_window_ == 0) return Look::kAsk;
+    if (LookInListing(name, &st, listed) != Listed::kFound) return Look::kAsk;
+    return !opens || (*listed)->has_fd() || OpenAhead(name, **listed) ? Look::kSame : Look::kAsk;
   }
   auto& inode = static_cast<GoferInode&>(*known);
   bool same = !inode.removed_ && !inode.detached_ && inode.key_ == std::pair<uint64_t, uint64_t>(st.st_dev, st.st_ino) &&
               inode.type() == (st.st_mode & S_IFMT);
-  if (!same || (will_open && inode.IsRegular() && !inode.has_fd())) return Look::kAsk;
+  if (!same || (will_open && inode.IsRegular() && !inode.has_fd() && !OpenAhead(name, inode))) return Look::kAsk;
   if (!inode.Confirm(st)) {
     // Without a node the number may have been used again.
     if (inode.node_ == gofer::kNoNode) return Look::kAsk;
