@@ -162,12 +162,7 @@ ErrnoOr<void> ProgramLoader::MapSegment(ExecFile& file, const ElfSegment& s, uin
     vma.offset = PageDown(s.offset);
     vma.file = file.file();
     MapSource source = TRY(file.Map(vma.offset, vma.size(), s.prot));
-    // MapOp() takes "no file" for anonymous memory; tests have files without a File.
-    platform::StubOp op = MemoryManager::MapOp(vma, source);
-    op.args[3] &= ~uint64_t{MAP_ANONYMOUS};
-    op.args[5] = vma.offset + source.offset;
-    op.fd = source.fd;
-    result_.plan.ops.push_back(op);
+    MemoryManager::AppendMapOps(vma, source, 0, &result_.plan.ops);
     uint64_t next = vma.end;
     result_.mm->Record(std::move(vma));
     if (s.memsz > s.filesz && (s.prot & PROT_WRITE) != 0 && file_end != next) {
@@ -223,10 +218,7 @@ ErrnoOr<void> ProgramLoader::MapVdso() {
   image.name = VmaName::kVdso;
   layout().vdso = image.start;
   for (auto& [vma, fd] : {std::pair(params, env_.vdso->params_fd()), std::pair(image, env_.vdso->image_fd())}) {
-    platform::StubOp op = MemoryManager::MapOp(vma, {});
-    op.args[3] &= ~uint64_t{MAP_ANONYMOUS};
-    op.fd = fd;
-    result_.plan.ops.push_back(op);
+    result_.plan.ops.push_back(MemoryManager::MapOp(vma, {.fd = fd}));
     result_.mm->Record(vma);
   }
   return Ok();

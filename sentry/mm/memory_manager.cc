@@ -154,13 +154,25 @@ StubOp MemoryManager::Op(uint64_t number, uint64_t a, uint64_t b, uint64_t c, ui
 StubOp MemoryManager::MapOp(const Vma& vma, const MapSource& source, int extra_flags) {
   int flags = MAP_FIXED | (vma.shared ? MAP_SHARED : MAP_PRIVATE) | extra_flags;
   if ((vma.flags & Vma::kNoReserve) != 0) flags |= MAP_NORESERVE;
-  bool from_file = vma.file || vma.image;
+  bool from_file = vma.file || vma.image || source.fd >= 0;
   if (!from_file) flags |= MAP_ANONYMOUS;
   uint64_t offset = vma.image ? vma.image_offset : vma.offset + source.offset;
   StubOp op =
       Op(SYS_mmap, vma.start, vma.size(), static_cast<uint64_t>(vma.prot), static_cast<uint64_t>(flags), ~uint64_t{0}, from_file ? offset : 0);
   if (from_file) op.fd = source.fd;
   return op;
+}
+
+void MemoryManager::AppendMapOps(const Vma& vma, const MapSource& source, int extra_flags, std::vector<StubOp>* ops) {
+  if (vma.image || source.rest_fd < 0 || vma.offset + vma.size() <= source.rest_from) {
+    ops->push_back(MapOp(vma, source, extra_flags));
+    return;
+  }
+  uint64_t seam = vma.offset < source.rest_from ? vma.start + (source.rest_from - vma.offset) : vma.start;
+  if (seam > vma.start) ops->push_back(MapOp(vma.Part(vma.start, seam), source, extra_flags));
+  // Wraps: the offset in the file is added.
+  MapSource rest{.fd = source.rest_fd, .offset = uint64_t{0} - source.rest_from};
+  ops->push_back(MapOp(vma.Part(seam, vma.end), rest, extra_flags));
 }
 
 void MemoryManager::AppendHugeAdvice(const Vma& vma, std::vector<StubOp>* ops) {

@@ -116,6 +116,8 @@ class MemoryManager final : public RefCounted<MemoryManager>, public state::Save
   // --- host operations (values; the caller runs them) ---
   // Maps `vma` as it is described. `source` is from File::Map (or the image); ignored for anonymous memory.
   static platform::StubOp MapOp(const Vma& vma, const MapSource& source, int extra_flags = 0);
+  // The same in as many operations as the source has pieces (MapSource::rest_fd).
+  static void AppendMapOps(const Vma& vma, const MapSource& source, int extra_flags, std::vector<platform::StubOp>* ops);
   static platform::StubOp Op(uint64_t number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0, uint64_t f = 0);
   // Operations that give large anonymous mappings huge pages; empty if not worth it.
   static void AppendHugeAdvice(const Vma& vma, std::vector<platform::StubOp>* ops);

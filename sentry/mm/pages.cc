@@ -143,10 +143,7 @@ ErrnoOr<std::vector<StubOp>> RestoreOps(MemoryManager& mm, std::span<const Image
     if (vma.name == VmaName::kVdso || vma.name == VmaName::kVvar) {
       source.fd = vma.name == VmaName::kVdso ? sources.vdso_fd : sources.vdso_params_fd;
       if (vma.size() != (vma.name == VmaName::kVdso ? sources.vdso_size : kPageSize)) return Errno(EINVAL);
-      StubOp op = MemoryManager::MapOp(vma, source);
-      op.args[3] &= ~uint64_t{MAP_ANONYMOUS};
-      op.fd = source.fd;
-      ops.push_back(op);
+      ops.push_back(MemoryManager::MapOp(vma, source));
       continue;
     }
     if (vma.image) {
@@ -154,7 +151,7 @@ ErrnoOr<std::vector<StubOp>> RestoreOps(MemoryManager& mm, std::span<const Image
     } else if (vma.file) {
       source = TRY(sources.map_file(vma));
     }
-    ops.push_back(MemoryManager::MapOp(vma, source, vma.name == VmaName::kStack ? MAP_NORESERVE | MAP_STACK : 0));
+    MemoryManager::AppendMapOps(vma, source, vma.name == VmaName::kStack ? MAP_NORESERVE | MAP_STACK : 0, &ops);
     AppendFlagOps(vma, &ops);
   }
   for (uint32_t command : {16u, 64u}) {  // MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, ..._SYNC_CORE

@@ -83,7 +83,7 @@ ErrnoOr<std::vector<StubOp>> DropOps(Task& task, const std::vector<Vma>& parts, 
     fresh.image = false;
     MapSource source;
     if (fresh.file) source = TRY(fresh.file->Map(task, fresh.offset, fresh.size(), fresh.prot, false));
-    ops.push_back(MemoryManager::MapOp(fresh, source));
+    MemoryManager::AppendMapOps(fresh, source, 0, &ops);
   }
   return ops;
 }

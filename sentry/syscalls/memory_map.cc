@@ -159,7 +159,7 @@ ErrnoOr<uint64_t> MapFile(Task& task, uint64_t address, uint64_t length, int pro
 
   std::vector<StubOp> ops;
   bool populate = (flags & MAP_POPULATE) != 0 && (flags & MAP_NONBLOCK) == 0;
-  ops.push_back(MemoryManager::MapOp(vma, source, (populate || vma.locked() ? MAP_POPULATE : 0) | (flags & MAP_STACK)));
+  MemoryManager::AppendMapOps(vma, source, (populate || vma.locked() ? MAP_POPULATE : 0) | (flags & MAP_STACK), &ops);
   MemoryManager::AppendHugeAdvice(vma, &ops);
   RefPtr<MemoryManager> mm(&task.mm());
   return RunMemoryOps(task, lock, std::move(ops), [mm, vma](std::span<const int64_t>) {

@@ -41,6 +41,27 @@ uint64_t GuestEnd(const VmaSet& set, const Vma& vma) {
   return at->end;
 }
 
+// True if the host maps [offset, offset + size) of the file in two pieces.
+bool CrossesSeam(const Vma& vma, uint64_t size) {
+  uint64_t seam = vma.file ? vma.file->map_seam() : UINT64_MAX;
+  return seam != UINT64_MAX && vma.offset < seam && vma.offset + size > seam;
+}
+
+// The parts as the host has them.
+std::vector<Vma> CutAtSeams(std::vector<Vma> parts) {
+  std::vector<Vma> cut;
+  for (Vma& part : parts) {
+    if (part.image || !CrossesSeam(part, part.size())) {
+      cut.push_back(std::move(part));
+      continue;
+    }
+    uint64_t at = part.start + (part.file->map_seam() - part.offset);
+    cut.push_back(part.Part(part.start, at));
+    cut.push_back(part.Part(at, part.end));
+  }
+  return cut;
+}
+
 ErrnoOr<void> CheckArguments(uint64_t old_address, uint64_t new_length, uint64_t old_length, uint64_t flags) {
   if ((flags & ~uint64_t{MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP}) != 0) return Errno(EINVAL);
   if ((flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) != 0 && (flags & MREMAP_MAYMOVE) == 0) return Errno(EINVAL);
@@ -65,7 +86,8 @@ ErrnoOr<void> CheckResize(Task& task, const Vma& vma, uint64_t guest_end, uint64
 // several pieces.
 ErrnoOr<std::vector<StubOp>> Plan(Task& task, Remap& r) {
   std::vector<StubOp> ops;
-  bool simple = r.parts.size() == 1 && !r.parts[0].image;
+  bool seam = CrossesSeam(r.parts[0], r.new_size);
+  bool simple = r.parts.size() == 1 && !r.parts[0].image && !seam;
   bool grows = r.grown.start < r.grown.end;
   uint64_t flags = MREMAP_MAYMOVE | MREMAP_FIXED | (r.keep_old ? MREMAP_DONTUNMAP : 0);
   if (simple) {
@@ -74,9 +96,14 @@ ErrnoOr<std::vector<StubOp>> Plan(Task& task, Remap& r) {
     } else {
       ops.push_back(MemoryManager::Op(SYS_mremap, r.old_start, r.duplicate ? 0 : r.old_size, r.new_size, flags, r.new_start));
     }
+  } else if (r.duplicate) {
+    Vma copy = r.parts[0];
+    copy.start = r.new_start;
+    copy.end = r.new_start + r.new_size;
+    MemoryManager::AppendMapOps(copy, TRY(copy.file->Map(task, copy.offset, copy.size(), copy.prot, copy.shared)), 0, &ops);
   } else {
     if (!r.in_place) {
-      for (const Vma& part : r.parts) {
+      for (const Vma& part : CutAtSeams(r.parts)) {
         uint64_t to = r.new_start + (part.start - r.old_start);
         ops.push_back(MemoryManager::Op(SYS_mremap, part.start, part.size(), part.size(), flags, to));
       }
@@ -84,7 +111,7 @@ ErrnoOr<std::vector<StubOp>> Plan(Task& task, Remap& r) {
     if (grows) {
       MapSource source;
       if (r.grown.file) source = TRY(r.grown.file->Map(task, r.grown.offset, r.grown.size(), r.grown.prot, r.grown.shared));
-      ops.push_back(MemoryManager::MapOp(r.grown, source));
+      MemoryManager::AppendMapOps(r.grown, source, 0, &ops);
     }
   }
   if (grows && simple) {

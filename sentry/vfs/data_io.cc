@@ -18,24 +18,21 @@ uint8_t* BounceBuffer::Get() {
 }
 
 ErrnoOr<size_t> ReadData(Inode& data, Sink& sink, uint64_t offset, bool touch) {
-  int fd = TRY(data.HostFd(false));
   uint8_t* buffer = BounceBuffer::Get();
   size_t done = 0;
   Errno problem(0);
   while (sink.remaining() > 0 && offset + done <= INT64_MAX) {
     size_t want = std::min(sink.remaining(), BounceBuffer::kSize);
-    ssize_t n = pread(fd, buffer, want, static_cast<off_t>(offset + done));
-    if (n <= 0) {
-      if (n < 0) problem = Errno(errno);
-      break;
-    }
-    auto put = sink.Put(buffer, static_cast<size_t>(n));
+    auto got = data.ReadBytes(buffer, want, offset + done);
+    if (!got.ok()) problem = got.error();
+    if (!got.ok() || *got == 0) break;
+    auto put = sink.Put(buffer, *got);
     if (!put.ok()) {
       problem = put.error();
       break;
     }
     done += *put;
-    if (*put < static_cast<size_t>(n) || static_cast<size_t>(n) < want) break;
+    if (*put < *got || *got < want) break;
   }
   if (done > 0 && touch) data.DidRead();
   if (done == 0 && problem.number() != 0) return problem;
@@ -73,27 +70,22 @@ ErrnoOr<size_t> WriteData(Inode& data, Source& source, uint64_t offset, uint64_t
   return done;
 }
 
-ErrnoOr<void> CopyContents(int from, int to, uint64_t size) {
+ErrnoOr<void> CopyContents(Inode& from, int to, uint64_t size) {
   uint8_t* buffer = BounceBuffer::Get();
   uint64_t at = 0;
   while (at < size) {
-    off_t next = lseek(from, static_cast<off_t>(at), SEEK_DATA);
-    if (next < 0) {
-      if (errno == ENXIO) break;  // only a hole is left
-      next = static_cast<off_t>(at);
-    }
-    at = static_cast<uint64_t>(next);
+    auto next = from.SeekContents(at, SEEK_DATA);
+    if (next.Is(ENXIO)) break;  // only a hole is left
+    if (next.ok()) at = *next;
     if (at >= size) break;
-    size_t want = std::min<uint64_t>(size - at, BounceBuffer::kSize);
-    ssize_t n = pread(from, buffer, want, static_cast<off_t>(at));
-    if (n < 0) return Errno(errno);
+    size_t n = TRY(from.ReadBytes(buffer, std::min<uint64_t>(size - at, BounceBuffer::kSize), at));
     if (n == 0) break;
-    for (ssize_t put = 0; put < n;) {
-      ssize_t w = pwrite(to, buffer + put, static_cast<size_t>(n - put), static_cast<off_t>(at) + put);
+    for (size_t put = 0; put < n;) {
+      ssize_t w = pwrite(to, buffer + put, n - put, static_cast<off_t>(at + put));
       if (w <= 0) return Errno(w < 0 ? errno : EIO);
-      put += w;
+      put += static_cast<size_t>(w);
     }
-    at += static_cast<uint64_t>(n);
+    at += n;
   }
   return Ok();
 }

@@ -21,7 +21,7 @@ struct BounceBuffer {
   static uint8_t* Get();
 };
 
-// Whole contents from one descriptor to another at the same offsets, holes kept. For copy-up.
-ErrnoOr<void> CopyContents(int from, int to, uint64_t size);
+// Whole contents to a descriptor at the same offsets, holes kept. For copy-up.
+ErrnoOr<void> CopyContents(Inode& from, int to, uint64_t size);
 
 }  // namespace amber

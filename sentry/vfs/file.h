@@ -38,6 +38,10 @@ struct MapSource {
   uint64_t offset = 0;  // added to the guest's file offset
   // True if `fd` is a file of the sentry's own (tmpfs, memfd): the image must hold its contents.
   bool sentry_owned = false;
+  // Where the file's pages from `rest_from` (an offset in the file, page aligned) on are those of another descriptor, from its start: the end of a
+  // file whose last page is not a page of `fd`.
+  int rest_fd = -1;
+  uint64_t rest_from = UINT64_MAX;
 };
 
 class File : public RefCounted<File>, public state::Saveable {
@@ -81,6 +85,8 @@ class File : public RefCounted<File>, public state::Saveable {
   virtual ErrnoOr<void> Fallocate(Task& /*task*/, int /*mode*/, uint64_t /*offset*/, uint64_t /*size*/) { return Errno(EOPNOTSUPP); }
   // For mmap: what to map for [offset, offset + size) with `shared`; ENODEV if it cannot be mapped.
   virtual ErrnoOr<MapSource> Map(Task& /*task*/, uint64_t /*offset*/, uint64_t /*size*/, int /*prot*/, bool /*shared*/) { return Errno(ENODEV); }
+  // Where in the file one mapping of the host's ends and another begins (MapSource::rest_from); known once something is mapped.
+  virtual uint64_t map_seam() const { return UINT64_MAX; }
   // fstat(2). `struct stat` with guest-visible device and inode numbers.
   virtual ErrnoOr<void> Stat(Task& task, struct stat* out) = 0;
   // fcntl F_SETFL may refuse or react (O_ASYNC, O_DIRECT); called before set_flags.

@@ -1,5 +1,7 @@
 #include "sentry/vfs/inode.h"
 
+#include <unistd.h>
+
 #include "sentry/vfs/file_lock.h"
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/notify.h"
@@ -39,6 +41,20 @@ ErrnoOr<RefPtr<Inode>> Inode::DataInode(const VfsContext&, bool) { return RefPtr
 ErrnoOr<void> Inode::BeginIo(bool) { return Ok(); }
 void Inode::EndIo(bool) {}
 ErrnoOr<int> Inode::HostFd(bool) { return Errno(EINVAL); }
+
+ErrnoOr<size_t> Inode::ReadBytes(void* to, size_t size, uint64_t offset) {
+  ssize_t n = pread(TRY(HostFd(false)), to, size, static_cast<off_t>(offset));
+  if (n < 0) return Errno(errno);
+  return static_cast<size_t>(n);
+}
+
+ErrnoOr<uint64_t> Inode::SeekContents(uint64_t offset, int whence) {
+  off_t r = lseek(TRY(HostFd(false)), static_cast<off_t>(offset), whence);
+  if (r < 0) return Errno(errno);
+  return static_cast<uint64_t>(r);
+}
+
+ErrnoOr<MapSource> Inode::MapContents(bool write) { return MapSource{.fd = TRY(HostFd(write)), .sentry_owned = sentry_owned()}; }
 ErrnoOr<void> Inode::Fallocate(const VfsContext&, int, uint64_t, uint64_t) { return Errno(EOPNOTSUPP); }
 ErrnoOr<void> Inode::Sync(bool) { return Ok(); }
 ErrnoOr<std::string> Inode::GetXattr(std::string_view) { return Errno(EOPNOTSUPP); }

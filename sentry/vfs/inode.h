@@ -161,6 +161,14 @@ class Inode : public RefCounted<Inode>, public state::Saveable {
   virtual ErrnoOr<int> HostFd(bool write);
   // True if HostFd() is the sentry's own (see MapSource).
   virtual bool sentry_owned() const { return false; }
+  // At most `size` bytes at `offset` into `to`; fewer at the end only.
+  virtual ErrnoOr<size_t> ReadBytes(void* to, size_t size, uint64_t offset);
+  // lseek(2)'s SEEK_DATA and SEEK_HOLE.
+  virtual ErrnoOr<uint64_t> SeekContents(uint64_t offset, int whence);
+  // What mappings map; `write`: shared and writable.
+  virtual ErrnoOr<MapSource> MapContents(bool write);
+  // See File::map_seam().
+  virtual uint64_t map_seam() const { return UINT64_MAX; }
   // Called before a write of [offset, offset + size): returns how many bytes may be written (ENOSPC if none); before the bytes move.
   virtual ErrnoOr<uint64_t> PrepareWrite(uint64_t /*offset*/, uint64_t size) { return size; }
   // Bytes were read, or written up to `end`.

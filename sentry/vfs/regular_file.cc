@@ -91,12 +91,10 @@ ErrnoOr<uint64_t> RegularFile::Seek(Task&, int64_t offset, int whence) {
       base = static_cast<int64_t>(data_->attr().size);
       break;
     case SEEK_DATA:
-    case SEEK_HOLE: {
-      off_t r = lseek(TRY(data_->HostFd(false)), offset, whence);
-      if (r < 0) return Errno(errno);
-      position_ = static_cast<uint64_t>(r);
+    case SEEK_HOLE:
+      if (offset < 0) return Errno(ENXIO);
+      position_ = TRY(data_->SeekContents(static_cast<uint64_t>(offset), whence));
       return position_;
-    }
     default: return Errno(EINVAL);
   }
   int64_t target;
@@ -138,7 +136,7 @@ ErrnoOr<MapSource> RegularFile::Map(Task&, uint64_t, uint64_t, int prot, bool sh
     if ((prot & PROT_WRITE) != 0) return Errno(EPERM);
     write = false;
   }
-  return MapSource{TRY(data_->HostFd(write)), 0, data_->sentry_owned()};
+  return data_->MapContents(write);
 }
 
 ErrnoOr<uint64_t> RegularFile::Fcntl(Task&, int command, uint64_t argument) {

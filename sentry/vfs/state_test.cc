@@ -68,7 +68,8 @@ void ThroughAnImage(TestTree& tree, RefPtr<FdTable>& files) {
       if (f.id != id) continue;
       int fd = memfd_create("restored", MFD_CLOEXEC);
       EXPECT_EQ(ftruncate(fd, static_cast<off_t>(f.size)), 0);
-      EXPECT_TRUE(CopyContents(f.fd, fd, f.size).ok());
+      loff_t from = 0;
+      EXPECT_EQ(copy_file_range(f.fd, &from, fd, nullptr, f.size, 0), static_cast<ssize_t>(f.size));
       return fd;
     }
     return -1;

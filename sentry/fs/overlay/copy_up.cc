@@ -15,7 +15,7 @@ ErrnoOr<void> CopyData(const VfsContext& ctx, Inode& from, Inode& to, uint64_t m
   auto copy = [&]() -> ErrnoOr<void> {
     if (!begun.ok()) return begun.error();
     if (TRY(to.PrepareWrite(0, size)) < size) return Errno(ENOSPC);
-    TRY(CopyContents(TRY(from.HostFd(false)), TRY(to.HostFd(true)), size));
+    TRY(CopyContents(from, TRY(to.HostFd(true)), size));
     // A hole at the end is in the size alone.
     return to.SetAttr(ctx, {.size = size});
   };
