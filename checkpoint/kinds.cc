@@ -9,6 +9,7 @@
 #include "sentry/fs/fifo/fifo.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/host/host_file.h"
+#include "sentry/fs/image/image_fs.h"
 #include "sentry/fs/inotify/inotify.h"
 #include "sentry/fs/memfd/memfd.h"
 #include "sentry/fs/mountfd/mountfd.h"
@@ -77,6 +78,8 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kNamespaceFile: return &Loader::Make<NsFile>;
     case Kind::kNsFileSystem: return &Loader::Make<NsFileSystem>;
     case Kind::kNsInode: return &Loader::Make<NsInode>;
+    case Kind::kImageFileSystem: return &Loader::Make<ImageFileSystem>;
+    case Kind::kImageInode: return &Loader::Make<ImageInode>;
     case Kind::kUtsNamespace: return &Loader::Make<UtsNamespace>;
     case Kind::kIpcNamespace: return &Loader::Make<IpcNamespace>;
     case Kind::kSignalHandlers: return &Loader::Make<SignalHandlers>;

@@ -54,6 +54,7 @@ enum class Kind : uint32_t {
   kCgroupFileSystem = 48,
   kAnonFileSystem = 49,
   kNsFileSystem = 50,
+  kImageFileSystem = 52,
   // Inodes.
   kGoferInode = 60,
   kTmpfsInode = 61,
@@ -66,6 +67,7 @@ enum class Kind : uint32_t {
   kSysInode = 68,
   kSocketInode = 69,
   kNsInode = 70,
+  kImageInode = 72,
   // Open files.
   kRegularFile = 80,
   kDirectoryFile = 81,

@@ -126,7 +126,7 @@ std::vector<Command> ForegroundCommands() {
        "current directory with your environment, and has no network but loopback. What it wrote is gone\n"
        "when it ends. It gets a terminal if standard input and output are one.",
        Join({{"id", 0, FlagKind::kString, "ID", "name of the sandbox, for list, exec and checkpoint"},
-             {"rootfs", 0, FlagKind::kString, "DIR", "another root than /"},
+             {"rootfs", 0, FlagKind::kString, "DIR", "another root than /: a directory, an EROFS image or a tar archive"},
              {"cwd", 'C', FlagKind::kString, "DIR", "where it starts"},
              {"env", 'e', FlagKind::kList, "NAME=VALUE", "adds a variable to the environment"},
              {"tty", 't', FlagKind::kBool, nullptr, "gives it a terminal (--tty=false: none)"},

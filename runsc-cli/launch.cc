@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,6 +41,11 @@ constexpr uint32_t kFirstHostId = 0x70000000;
 constexpr uint32_t kHostIdMask = 0x07ffffff;
 
 absl::Status Failed(std::string_view what) { return absl::InternalError(absl::StrCat(what, ": ", strerrordesc_np(errno))); }
+
+// What a mount shows, as a path of the host's.
+std::string SourceOf(const Bundle& bundle, const MountSpec& mount) {
+  return mount.source[0] == '/' ? mount.source : absl::StrCat(bundle.directory, "/", mount.source);
+}
 
 UniqueFd PidFd(pid_t pid) { return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))); }
 
@@ -99,6 +105,7 @@ class Launcher {
   absl::Status StartTheWaiter();
   absl::Status StartTheSentry();
   absl::Status StartTheGofer();
+  absl::Status OpenImageFiles();
   absl::Status SendRequests();
   absl::Status EnterCgroup();
   absl::Status LeaveCgroup();
@@ -134,6 +141,7 @@ class Launcher {
   std::optional<LaunchedSentry> sentry_;
   std::optional<control::Client> client_;
   std::vector<UniqueFd> gofer_channels_;
+  std::vector<UniqueFd> image_files_;
 };
 
 absl::StatusOr<Launched> Launcher::Run() {
@@ -144,6 +152,7 @@ absl::StatusOr<Launched> Launcher::Run() {
            {"enter the cgroup", &Launcher::EnterCgroup},
            {"start the waiter", &Launcher::StartTheWaiter},
            {"start the sentry", &Launcher::StartTheSentry},
+           {"open image files", &Launcher::OpenImageFiles},
            {"start the gofer", &Launcher::StartTheGofer},
            {"leave the cgroup", &Launcher::LeaveCgroup},
            {"send the container", &Launcher::SendRequests},
@@ -322,21 +331,40 @@ absl::Status Launcher::StartTheSentry() {
   return absl::OkStatus();
 }
 
+// The root first, then the mounts in their order (ContainerFds::file_systems).
+absl::Status Launcher::OpenImageFiles() {
+  auto open_file = [this](const std::string& path) {
+    image_files_.emplace_back(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (!image_files_.back().valid()) return absl::NotFoundError(absl::StrCat("the image file ", path, ": ", strerrordesc_np(errno)));
+    return absl::OkStatus();
+  };
+  if (spec_.root_image) {
+    if (absl::Status s = open_file(bundle_.root); !s.ok()) return s;
+  }
+  for (const MountSpec& mount : spec_.mounts) {
+    if (!mount.image) continue;
+    if (absl::Status s = open_file(SourceOf(bundle_, mount)); !s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Launcher::StartTheGofer() {
+  if (!NeedsGofer(spec_)) return absl::OkStatus();
   gofer::GoferConfig config;
   config.allow_file_capabilities = true;
   // The sentry of this sandbox has taken the possibility from itself, see ForbidFileOpens().
   config.allow_directories = CanForbidFileOpens();
   config.cgroup = visit_.v2();
-  config.mounts.push_back({.name = spec_.root_attach,
-                           .path = bundle_.root,
-                           .fd = UniqueFd(),
-                           // An overlay's lower layer is never written.
-                           .read_only = spec_.root_read_only || spec_.overlay != OverlayKind::kNone});
+  if (!spec_.root_image) {
+    config.mounts.push_back({.name = spec_.root_attach,
+                             .path = bundle_.root,
+                             .fd = UniqueFd(),
+                             // An overlay's lower layer is never written.
+                             .read_only = spec_.root_read_only || spec_.overlay != OverlayKind::kNone});
+  }
   for (const MountSpec& mount : spec_.mounts) {
-    if (mount.attach.empty()) continue;
-    std::string source = mount.source[0] == '/' ? mount.source : absl::StrCat(bundle_.directory, "/", mount.source);
-    config.mounts.push_back({.name = mount.attach, .path = source, .fd = UniqueFd(), .read_only = mount.read_only});
+    if (mount.attach.empty() || mount.image) continue;
+    config.mounts.push_back({.name = mount.attach, .path = SourceOf(bundle_, mount), .fd = UniqueFd(), .read_only = mount.read_only});
   }
   for (int i = 0; i < kGoferChannels; ++i) {
     ErrnoOr<gofer::ChannelPair> channel = gofer::MakeChannel();
@@ -376,6 +404,8 @@ absl::Status Launcher::SendRequests() {
     d->set_image(true);
     fds.push_back(request_.image.get());
   }
+  d->set_file_systems(static_cast<uint32_t>(image_files_.size()));
+  for (const UniqueFd& file : image_files_) fds.push_back(file.get());
   absl::Status status = client_->Send(request, fds);
   gofer_channels_.clear();
   waiter_stream_.reset();
@@ -523,17 +553,23 @@ absl::Status PrepareMounts(const GlobalOptions& options, Bundle* bundle) {
   if (options.overlay == "none") spec.overlay = OverlayKind::kNone;
   int number = 0;
   for (MountSpec& mount : spec.mounts) {
-    if (!IsBind(mount)) continue;
-    mount.type = "bind";
+    mount.image = mount.type == "erofs" || mount.type == "tar";
+    if (!mount.image && !IsBind(mount)) continue;
+    if (mount.source.empty()) return absl::InvalidArgumentError(absl::StrCat("the mount ", mount.destination, " names no file as its source"));
+    if (!mount.image) mount.type = "bind";
     mount.attach = absl::StrCat("mount", number++);
-    std::string source = mount.source[0] == '/' ? mount.source : absl::StrCat(bundle->directory, "/", mount.source);
+    std::string source = SourceOf(*bundle, mount);
     if (access(source.c_str(), F_OK) != 0) {
       return absl::NotFoundError(absl::StrCat("cannot show ", source, " at ", mount.destination, ": ", strerrordesc_np(errno)));
     }
   }
-  if (access(bundle->root.c_str(), F_OK) != 0) {
+  struct stat root;
+  if (stat(bundle->root.c_str(), &root) != 0) {
     return absl::NotFoundError(absl::StrCat("the root file system ", bundle->root, ": ", strerrordesc_np(errno)));
   }
+  spec.root_image = S_ISREG(root.st_mode);
+  // An image is never written: without another word its container writes to memory.
+  if (spec.root_image && options.overlay.empty() && spec.overlay == OverlayKind::kNone && !spec.root_read_only) spec.overlay = OverlayKind::kMemory;
   return absl::OkStatus();
 }
 

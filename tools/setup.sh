@@ -9,7 +9,7 @@ build='
     clang-19 lld-19 llvm-19 libclang-rt-19-dev clang-format-19 clang-tidy-19
     dpkg-dev pkg-config unzip python3 python3-pip ca-certificates
     capnproto libcapnp-dev protobuf-compiler libprotobuf-dev
-    liblz4-dev libseccomp-dev libxxhash-dev libzstd-dev libzycore-dev nlohmann-json3-dev
+    erofs-utils liblz4-dev libseccomp-dev libxxhash-dev libzstd-dev libzycore-dev nlohmann-json3-dev
 '
 # What the guest programs of the tests are; natively they come from the host.
 test='

@@ -29,7 +29,7 @@ struct TakenFds {
 };
 
 absl::StatusOr<TakenFds> Take(const Descriptors& d, std::vector<UniqueFd> fds) {
-  uint64_t wanted = uint64_t{d.gofer()} + d.waiter() + (d.stdio() ? 3 : 0) + d.console() + d.extra() + d.image() + d.parent();
+  uint64_t wanted = uint64_t{d.gofer()} + d.waiter() + (d.stdio() ? 3 : 0) + d.console() + d.extra() + d.image() + d.parent() + d.file_systems();
   if (wanted != fds.size()) {
     return absl::InvalidArgumentError(absl::StrCat("the request announces ", wanted, " descriptors and carries ", fds.size()));
   }
@@ -47,6 +47,7 @@ absl::StatusOr<TakenFds> Take(const Descriptors& d, std::vector<UniqueFd> fds) {
   for (uint32_t i = 0; i < d.extra(); ++i) taken.container.process.extra.push_back(std::move(fds[next++]));
   if (d.image()) taken.image = std::move(fds[next++]);
   if (d.parent()) taken.parent = std::move(fds[next++]);
+  for (uint32_t i = 0; i < d.file_systems(); ++i) taken.container.file_systems.push_back(std::move(fds[next++]));
   return taken;
 }
 

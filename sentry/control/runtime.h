@@ -48,9 +48,10 @@ struct ProcessFds {
 };
 
 // What a container gets besides: the client ends of the channels to its own gofer (gofer/client.h), whose attach
-// points ContainerSpec names.
+// points ContainerSpec names (none if it needs nothing of a gofer's), and the files that its mounts with MountSpec::image are in.
 struct ContainerFds {
   std::vector<UniqueFd> gofer;
+  std::vector<UniqueFd> file_systems;
   ProcessFds process;
 };
 

@@ -6,6 +6,7 @@
 // lists may be long, numbers may be out of range. Whoever uses a value checks it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -65,6 +66,8 @@ struct MountSpec {
   std::vector<std::string> options;  // as in config.json: "ro", "nosuid", "size=64k", "rbind", ...
   // Name of the gofer's attach point for bind mounts; empty for file systems of the kernel's own.
   std::string attach;
+  // `source` is a file of the host's that is a file system itself (sentry/fs/image); its descriptor comes along, in the order of the mounts.
+  bool image = false;
   bool read_only = false;
   // Nobody else changes what is below while the sandbox runs: attributes may be cached without revalidation.
   bool exclusive = false;
@@ -95,6 +98,7 @@ struct ContainerSpec {
   std::string hostname;
   std::string domainname;
   std::string root_attach = "root";  // name of the gofer's attach point
+  bool root_image = false;           // the root is an image file, whose descriptor comes first (MountSpec::image)
   bool root_read_only = false;
   OverlayKind overlay = OverlayKind::kNone;
   std::vector<MountSpec> mounts;  // in order, without the root
@@ -110,6 +114,11 @@ struct ContainerSpec {
   // Which of them, as GpuOptions::devices names them; empty means all.
   std::vector<std::string> gpu_devices;
 };
+
+// True if the container has a mount that a gofer serves.
+inline bool NeedsGofer(const ContainerSpec& spec) {
+  return !spec.root_image || std::any_of(spec.mounts.begin(), spec.mounts.end(), [](const MountSpec& m) { return !m.attach.empty() && !m.image; });
+}
 
 enum class NetworkKind {
   kNone,  // loopback only

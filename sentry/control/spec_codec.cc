@@ -23,6 +23,7 @@ MountSpec Decode(const Mount& m) {
           .source = m.source(),
           .options = Strings(m.options()),
           .attach = m.attach(),
+          .image = m.image(),
           .read_only = m.read_only(),
           .exclusive = m.exclusive()};
 }
@@ -33,6 +34,7 @@ void Encode(const MountSpec& from, Mount* to) {
   to->set_source(from.source);
   AddAll(from.options, to->mutable_options());
   to->set_attach(from.attach);
+  to->set_image(from.image);
   to->set_read_only(from.read_only);
   to->set_exclusive(from.exclusive);
 }
@@ -115,6 +117,7 @@ void Encode(const ContainerSpec& from, Container* to) {
   to->set_hostname(from.hostname);
   to->set_domainname(from.domainname);
   to->set_root_attach(from.root_attach);
+  to->set_root_image(from.root_image);
   to->set_root_read_only(from.root_read_only);
   to->set_overlay(static_cast<uint32_t>(from.overlay));
   for (const MountSpec& m : from.mounts) Encode(m, to->add_mounts());
@@ -140,6 +143,7 @@ ContainerSpec Decode(const Container& from) {
   to.hostname = from.hostname();
   to.domainname = from.domainname();
   to.root_attach = from.root_attach();
+  to.root_image = from.root_image();
   to.root_read_only = from.root_read_only();
   if (from.overlay() <= static_cast<uint32_t>(OverlayKind::kFile)) {
     to.overlay = static_cast<OverlayKind>(from.overlay());

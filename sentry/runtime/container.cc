@@ -12,6 +12,7 @@
 #include "sentry/fs/nvidia/gpu_support.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task_lifecycle.h"
+#include "sentry/runtime/image_mounts.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/mount_setup.h"
@@ -20,12 +21,17 @@
 namespace amber {
 namespace {
 
-MountPlan RootPlan(const ContainerSpec& spec, const std::shared_ptr<gofer::Client>& client) {
+MountPlan RootPlan(const ContainerSpec& spec, const std::shared_ptr<gofer::Client>& client, const ImageMounts& images) {
   MountPlan root;
   root.destination = "/";
   root.type = spec.overlay == OverlayKind::kNone ? "gofer" : "overlay";
   root.source = "root";
-  root.client = client;
+  if (spec.root_image) {
+    root.image = images.at(spec.root_attach);
+    root.type = root.image->type();
+  } else {
+    root.client = client;
+  }
   root.container = spec.id;
   root.attach = spec.root_attach;
   root.read_only = spec.root_read_only;
@@ -34,16 +40,18 @@ MountPlan RootPlan(const ContainerSpec& spec, const std::shared_ptr<gofer::Clien
   return root;
 }
 
-MountPlan PlanOf(const std::string& container, const MountSpec& mount, const std::shared_ptr<gofer::Client>& client) {
+MountPlan PlanOf(const std::string& container, const MountSpec& mount, const std::shared_ptr<gofer::Client>& client, const ImageMounts& images) {
   MountPlan plan;
   plan.container = container;
   plan.destination = mount.destination;
   plan.type = mount.type;
   plan.source = mount.source;
   plan.options = mount.options;
-  if (!mount.attach.empty()) {
+  plan.attach = mount.attach;
+  if (mount.image) {
+    plan.image = images.at(mount.attach);
+  } else if (!mount.attach.empty()) {
     plan.client = client;
-    plan.attach = mount.attach;
   }
   plan.read_only = mount.read_only;
   plan.exclusive = mount.exclusive;
@@ -95,16 +103,18 @@ Container::~Container() {
   if (gpus != nullptr) gpus->Forget(this);
 }
 
-absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels) {
-  if (gofer_channels.empty()) return absl::InvalidArgumentError("a container needs a gofer");
-  gofer_ = std::make_shared<gofer::Client>(std::move(gofer_channels));
+absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels, std::vector<UniqueFd> image_files) {
+  if (gofer_channels.empty() && NeedsGofer(spec_)) return absl::InvalidArgumentError("the container needs a gofer");
+  if (!gofer_channels.empty()) gofer_ = std::make_shared<gofer::Client>(std::move(gofer_channels));
+  absl::StatusOr<ImageMounts> images = OpenImageMounts(spec_, std::move(image_files));
+  if (!images.ok()) return images.status();
   pids_ = MakeRef<PidNamespace>();
   kernel_->AddPidNamespace(pids_);
   uts_ = MakeRef<UtsNamespace>();
   if (!spec_.hostname.empty()) uts_->hostname = spec_.hostname;
   if (!spec_.domainname.empty()) uts_->domainname = spec_.domainname;
-  std::vector<MountPlan> plans{RootPlan(spec_, gofer_)};
-  for (const MountSpec& m : spec_.mounts) plans.push_back(PlanOf(spec_.id, m, gofer_));
+  std::vector<MountPlan> plans{RootPlan(spec_, gofer_, *images)};
+  for (const MountSpec& m : spec_.mounts) plans.push_back(PlanOf(spec_.id, m, gofer_, *images));
   absl::StatusOr<RefPtr<MountNamespace>> mounts = BuildMounts(*kernel_, plans);
   if (!mounts.ok()) return mounts.status();
   mounts_ = *std::move(mounts);

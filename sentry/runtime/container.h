@@ -31,10 +31,9 @@ class Container final : public RefCounted<Container>, public state::Saveable {
   const std::string& id() const { return spec_.id; }
   const ContainerSpec& spec() const { return spec_; }
   PidNamespace& pids() const { return *pids_; }
-  const std::shared_ptr<gofer::Client>& gofer() const { return gofer_; }
 
   // Makes namespaces and mounts.
-  absl::Status SetUp(std::vector<UniqueFd> gofer_channels);
+  absl::Status SetUp(std::vector<UniqueFd> gofer_channels, std::vector<UniqueFd> image_files);
   // A process without a program, with the descriptors that were passed.
   absl::StatusOr<RefPtr<Task>> NewProcess(const ProcessSpec& spec, ProcessFds fds);
   // Finds argv[0] and loads it. `task` is from NewProcess().

@@ -71,6 +71,7 @@ void Container::Rebind(const ContainerSpec& spec, std::shared_ptr<gofer::Client>
   spec_.id = spec.id;
   spec_.mounts = spec.mounts;
   spec_.root_attach = spec.root_attach;
+  spec_.root_image = spec.root_image;
   spec_.annotations = spec.annotations;
   spec_.gpu = spec.gpu;
   spec_.gpu_devices = spec.gpu_devices;

@@ -68,7 +68,7 @@ absl::StatusOr<ProcessId> KernelRuntime::CreateContainer(const ContainerSpec& sp
   if (containers_.contains(spec.id)) return absl::AlreadyExistsError(absl::StrCat("container \"", spec.id, "\" exists already"));
   if (spec.pids_limit != 0) kernel_.set_max_tasks(std::min<size_t>(spec.pids_limit, kernel_.max_tasks()));
   auto container = MakeRef<Container>(kernel_, spec);
-  if (absl::Status s = container->SetUp(std::move(fds.gofer)); !s.ok()) return s;
+  if (absl::Status s = container->SetUp(std::move(fds.gofer), std::move(fds.file_systems)); !s.ok()) return s;
   absl::StatusOr<RefPtr<Task>> init = container->NewProcess(spec.process, std::move(fds.process));
   if (!init.ok()) return init.status();
   containers_[spec.id] = container;

@@ -9,9 +9,11 @@
 #include "checkpoint/image.pb.h"
 #include "checkpoint/state.h"
 #include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/fs/image/image_fs.h"
 #include "sentry/kernel/task_restore.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/runtime/gpu_checkpoint.h"
+#include "sentry/runtime/image_mounts.h"
 #include "sentry/runtime/kernel_runtime.h"
 
 namespace amber {
@@ -42,8 +44,10 @@ absl::StatusOr<RestoreResult> KernelRuntime::Restore(RestoreOptions options, con
   absl::StatusOr<std::unique_ptr<checkpoint::ImageReader>> reader = checkpoint::ImageReader::Open(options.image.get());
   if (!reader.ok()) return reader.status();
   if (absl::Status s = CheckMachine(**reader); !s.ok()) return s;
-  if (fds.gofer.empty()) return absl::InvalidArgumentError("a container needs a gofer");
-  auto gofer = std::make_shared<gofer::Client>(std::move(fds.gofer));
+  if (fds.gofer.empty() && NeedsGofer(spec)) return absl::InvalidArgumentError("the container needs a gofer");
+  auto gofer = fds.gofer.empty() ? nullptr : std::make_shared<gofer::Client>(std::move(fds.gofer));
+  absl::StatusOr<ImageMounts> images = OpenImageMounts(spec, std::move(fds.file_systems));
+  if (!images.ok()) return images.status();
 
   KernelLock lock(kernel_);
   if (!containers_.empty() || kernel_.task_count() != 0) return absl::FailedPreconditionError("the sandbox is in use already");
@@ -52,9 +56,14 @@ absl::StatusOr<RestoreResult> KernelRuntime::Restore(RestoreOptions options, con
   kernel_.SetHostFdsForRestore(ByIndex(std::move(fds.process)));
   // The image names the container as it was called when it was saved; more than one is refused by Adopt().
   std::optional<std::string> saved;
-  SetGoferFinder([gofer, &saved](const std::string& container, const std::string&) {
+  auto is_it = [&saved](const std::string& container) {
     if (!saved) saved = container;
-    return *saved == container ? gofer : nullptr;
+    return *saved == container;
+  };
+  SetGoferFinder([gofer, is_it](const std::string& container, const std::string&) { return is_it(container) ? gofer : nullptr; });
+  SetImageFinder([&images, is_it](const std::string& container, const std::string& attach) {
+    auto it = images->find(attach);
+    return is_it(container) && it != images->end() ? it->second : nullptr;
   });
   // What is loaded must not move before all of it is there.
   kernel_.Freeze([] {});
@@ -65,6 +74,7 @@ absl::StatusOr<RestoreResult> KernelRuntime::Restore(RestoreOptions options, con
   loader.Provide(1, &kernel_);
   absl::StatusOr<RestoreResult> result = Adopt(**reader, loader, spec, gofer);
   SetGoferFinder(nullptr);
+  SetImageFinder(nullptr);
   kernel_.SetHostFdsForRestore({});
   if (!result.ok()) return result.status();
   // Engines pause a container before they have it saved and expect it to run when it is back, as after CRIU.

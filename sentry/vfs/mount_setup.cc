@@ -8,6 +8,7 @@
 #include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/fifo/fifo.h"
 #include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/fs/image/image_fs.h"
 #include "sentry/fs/mqueue/mqueue.h"
 #include "sentry/fs/overlay/overlay.h"
 #include "sentry/fs/proc/machine.h"
@@ -137,6 +138,12 @@ absl::StatusOr<RefPtr<FileSystem>> MakeFs(Kernel& kernel, const MountPlan& plan,
     RefPtr<FileSystem> fs(std::move(*lower));
     if (plan.overlay && fs->root()->inode()->IsDir()) return MakeOverlayOnTmpfs(std::move(fs));
     return fs;
+  }
+  if (plan.image) {
+    auto fs = ImageFileSystem::Make(plan.image, {plan.container, plan.attach});
+    if (!fs.ok()) return Failure(plan, "the image file is damaged", fs.error());
+    if (plan.overlay) return MakeOverlayOnTmpfs(std::move(*fs));
+    return std::move(*fs);
   }
   MountArguments arguments{.kernel = &kernel, .source = plan.source, .options = options.rest};
   auto fs = MakeFileSystem(plan.type, arguments);

@@ -15,6 +15,7 @@
 namespace amber {
 
 class Kernel;
+class ImageSource;
 namespace gofer {
 class Client;
 }
@@ -27,7 +28,9 @@ struct MountPlan {
   // A directory or a file of the host: the gofer's client and the name of its attach point.
   std::shared_ptr<gofer::Client> client;
   std::string attach;
-  std::string container;  // whose gofer it is: with `attach`, how a restore finds the client (SetGoferFinder)
+  // Or a file that is a file system itself, also called `attach`.
+  std::shared_ptr<ImageSource> image;
+  std::string container;  // whose gofer or file it is: with `attach`, how a restore finds it (SetGoferFinder, SetImageFinder)
   bool read_only = false;
   bool exclusive = false;  // nobody else changes what is there: cache without revalidation
   // Writes stay in the sandbox's memory: the mount is an overlay of a tmpfs over the host's directory.
