@@ -15,9 +15,9 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
-#include "runsc-cli/cgroup.h"
 #include "runsc-cli/command.h"
 #include "runsc-cli/files.h"
+#include "runsc-cli/stats.h"
 
 namespace amber::cli {
 namespace {
@@ -35,12 +35,8 @@ absl::StatusOr<State> ReadState(Context& context) {
   return StateDir::Read(context.options.root, *id);
 }
 
-// Asks the container's sandbox.
 absl::StatusOr<control::Reply> Ask(Context& context, const State& state, control::Request request) {
-  if (state.Status() == "stopped") return absl::FailedPreconditionError("container not running");
-  absl::StatusOr<control::Client> client = ConnectTo(context.options, state);
-  if (!client.ok()) return client.status();
-  return client->Call(request);
+  return AskSandbox(context.options, state, std::move(request));
 }
 
 absl::StatusOr<int> ShowState(Context& context) {
@@ -149,28 +145,6 @@ absl::StatusOr<int> Ps(Context& context) {
   return 0;
 }
 
-// A number from a cgroup file: alone, or behind `key` and a blank.
-uint64_t CgroupNumber(const std::string& directory, const char* file, std::string_view key = "") {
-  absl::StatusOr<std::string> text = ReadSmallFile(absl::StrCat(directory, "/", file));
-  if (!text.ok()) return 0;
-  for (std::string_view line : absl::StrSplit(*text, '\n', absl::SkipEmpty())) {
-    uint64_t value = 0;
-    if (key.empty()) return absl::SimpleAtoi(line, &value) ? value : 0;
-    std::pair<std::string_view, std::string_view> parts = absl::StrSplit(line, absl::MaxSplits(' ', 1));
-    if (parts.first == key && absl::SimpleAtoi(parts.second, &value)) return value;
-  }
-  return 0;
-}
-
-std::string CgroupDirectory(const State& state, std::string_view controller, bool* v2) {
-  absl::StatusOr<std::string> mountinfo = ReadSmallFile("/proc/self/mountinfo");
-  if (!mountinfo.ok()) return "";
-  std::vector<CgroupHierarchy> hierarchies = ParseCgroupMounts(*mountinfo);
-  std::string directory = Cgroup::Existing(hierarchies, state.cgroups).Directory(controller);
-  *v2 = access((directory + "/cgroup.controllers").c_str(), F_OK) == 0;
-  return directory;
-}
-
 // Of the whole sandbox: its containers share the limit.
 nlohmann::ordered_json GpuJson(const control::StatsReply& s) {
   nlohmann::ordered_json devices = nlohmann::ordered_json::array();
@@ -181,23 +155,11 @@ nlohmann::ordered_json GpuJson(const control::StatsReply& s) {
 }
 
 absl::StatusOr<std::string> StatsJson(Context& context, const State& state) {
-  control::Request request = MakeRequest(state.id);
-  request.mutable_stats();
-  absl::StatusOr<control::Reply> reply = Ask(context, state, std::move(request));
-  if (!reply.ok()) return reply.status();
-  const control::StatsReply& s = reply->stats();
-  uint64_t memory = s.memory_bytes();
-  uint64_t cpu = s.cpu_ns();
-  bool v2 = false;
-  // The cgroup knows better: it sees page cache, the sentry and what children used that are gone.
-  if (std::string directory = CgroupDirectory(state, "memory", &v2); !directory.empty()) {
-    memory = std::max(memory, CgroupNumber(directory, v2 ? "memory.current" : "memory.usage_in_bytes"));
-  }
-  if (std::string directory = CgroupDirectory(state, "cpuacct", &v2); !directory.empty()) {
-    cpu = std::max(cpu, v2 ? CgroupNumber(directory, "cpu.stat", "usage_usec") * 1000 : CgroupNumber(directory, "cpuacct.usage"));
-  }
-  nlohmann::ordered_json data = {{"cpu", {{"usage", {{"total", cpu}, {"user", s.cpu_user_ns()}, {"kernel", s.cpu_system_ns()}}}}},
-                                 {"memory", {{"usage", {{"usage", memory}}}}},
+  absl::StatusOr<Stats> stats = ReadStats(context.options, state);
+  if (!stats.ok()) return stats.status();
+  const control::StatsReply& s = stats->reply;
+  nlohmann::ordered_json data = {{"cpu", {{"usage", {{"total", stats->cpu_ns}, {"user", s.cpu_user_ns()}, {"kernel", s.cpu_system_ns()}}}}},
+                                 {"memory", {{"usage", {{"usage", stats->memory_bytes}}}}},
                                  {"pids", {{"current", s.processes()}, {"threads", s.threads()}}}};
   if (s.gpus_size() > 0) data["gpu"] = GpuJson(s);
   return Dump({{"type", "stats"}, {"id", state.id}, {"data", std::move(data)}});

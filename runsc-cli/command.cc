@@ -19,7 +19,7 @@ namespace amber::cli {
 std::span<const Command> Commands() {
   static const std::vector<Command>* commands = [] {
     auto* all = new std::vector<Command>;
-    for (auto group : {ForegroundCommands, LifecycleCommands, ExecCommands, InspectCommands, CheckpointCommands, InfoCommands}) {
+    for (auto group : {ForegroundCommands, LifecycleCommands, ExecCommands, InspectCommands, MetricsCommands, CheckpointCommands, InfoCommands}) {
       for (Command& command : group()) all->push_back(std::move(command));
     }
     return all;

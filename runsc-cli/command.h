@@ -39,6 +39,7 @@ std::vector<Command> LifecycleCommands();
 std::vector<Command> ForegroundCommands();
 std::vector<Command> ExecCommands();
 std::vector<Command> InspectCommands();
+std::vector<Command> MetricsCommands();
 std::vector<Command> CheckpointCommands();
 std::vector<Command> InfoCommands();
 

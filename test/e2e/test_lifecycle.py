@@ -314,7 +314,7 @@ class BadInput(SandboxTest):
         self.assertIn("unknown verb", self.run_cli("fly").stderr)
         self.assertIn("flag needs an argument: -lsm-mount-context", self.run_cli("restore", "--lsm-mount-context").stderr)
         for verb in ("do", "run", "create", "start", "state", "list", "kill", "delete", "exec", "ps", "pause", "resume", "wait",
-                     "events", "spec", "features", "checkpoint", "restore", "debug", "help", "version", "update"):
+                     "events", "metrics", "spec", "features", "checkpoint", "restore", "debug", "help", "version", "update"):
             self.assertEqual(self.run_cli(verb, "--help").returncode, 0, verb)
         version = self.must("--version").splitlines()
         self.assertTrue(version[0].startswith("sandbox version ") and version[1].startswith("commit: ") and version[2].startswith("spec: "))
