@@ -74,10 +74,12 @@ void AddStats(const State& state, const Stats& stats, Exposition* out) {
   if (state.id != state.sandbox_id || s.gpus_size() == 0) return;
   for (const control::GpuStatsEntry& g : s.gpus()) {
     std::string minor = absl::StrCat(g.minor());
-    out->Add("sandbox_gpu_memory_bytes", "gauge", "Memory of a GPU that the sandbox's programs have allocated.", {"id", id, "minor", minor, "uuid", g.uuid()},
-             g.used());
-    out->Add("sandbox_gpu_memory_peak_bytes", "gauge", "The most that was allocated at once.", {"id", id, "minor", minor, "uuid", g.uuid()}, g.peak());
-    out->Add("sandbox_gpu_memory_limit_bytes", "gauge", "How much may be allocated; 0: no limit.", {"id", id, "minor", minor, "uuid", g.uuid()}, g.limit());
+    out->Add("sandbox_gpu_memory_bytes", "gauge", "Memory of a GPU that the sandbox's programs have allocated.",
+             {"id", id, "minor", minor, "uuid", g.uuid()}, g.used());
+    out->Add("sandbox_gpu_memory_peak_bytes", "gauge", "The most that was allocated at once.", {"id", id, "minor", minor, "uuid", g.uuid()},
+             g.peak());
+    out->Add("sandbox_gpu_memory_limit_bytes", "gauge", "How much may be allocated; 0: no limit.", {"id", id, "minor", minor, "uuid", g.uuid()},
+             g.limit());
   }
   out->Add("sandbox_gpu_host_memory_bytes", "gauge", "Host memory that the driver holds for the sandbox.", {"id", id}, s.gpu_host_bytes());
   out->Add("sandbox_gpu_calls_total", "counter", "Calls that went to the GPU driver.", {"id", id}, s.gpu_calls());
@@ -90,7 +92,8 @@ void AddCounters(const State& state, std::string_view text, Exposition* out) {
     std::pair<std::string_view, std::string_view> parts = absl::StrSplit(line, absl::MaxSplits(' ', 1));
     uint64_t value;
     if (!absl::SimpleAtoi(parts.second, &value)) continue;
-    out->Add("sandbox_events_total", "counter", "What the sentry counts; the names are those of debug --stats.", {"id", state.id, "event", parts.first}, value);
+    out->Add("sandbox_events_total", "counter", "What the sentry counts; the names are those of debug --stats.",
+             {"id", state.id, "event", parts.first}, value);
   }
 }
 
@@ -121,10 +124,13 @@ absl::StatusOr<int> Metrics(Context& context) {
 }  // namespace
 
 std::vector<Command> MetricsCommands() {
-  return {{"metrics", "", "prints what all containers use, for Prometheus",
+  return {{"metrics",
+           "",
+           "prints what all containers use, for Prometheus",
            "Text in Prometheus' format: CPU time, memory, tasks, GPU memory and its limits, the sentry's counters. For a\n"
            "node exporter's textfile collector, or behind anything that serves a command's output.",
-           {}, Metrics}};
+           {},
+           Metrics}};
 }
 
 }  // namespace amber::cli

@@ -10,6 +10,7 @@
 #include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/host/host_file.h"
 #include "sentry/fs/nvidia/gpu_support.h"
+#include "sentry/fs/proc/memory_view.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/runtime/image_mounts.h"
@@ -99,6 +100,7 @@ absl::Status Restrict(MountNamespace& mounts, const ContainerSpec& spec) {
 }  // namespace
 
 Container::~Container() {
+  SetMemoryLimit(this, 0);
   GpuSupport* gpus = kernel_ != nullptr ? GpuSupport::Of(*kernel_) : nullptr;
   if (gpus != nullptr) gpus->Forget(this);
 }
@@ -108,6 +110,7 @@ absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels, std::vector<
   if (!gofer_channels.empty()) gofer_ = std::make_shared<gofer::Client>(std::move(gofer_channels));
   absl::StatusOr<ImageMounts> images = OpenImageMounts(spec_, std::move(image_files));
   if (!images.ok()) return images.status();
+  SetMemoryLimit(this, spec_.memory_limit);
   pids_ = MakeRef<PidNamespace>();
   kernel_->AddPidNamespace(pids_);
   uts_ = MakeRef<UtsNamespace>();

@@ -2,6 +2,7 @@
 #include "sentry/control/control.pb.h"
 #include "sentry/control/spec_codec.h"
 #include "sentry/fs/nvidia/gpu_support.h"
+#include "sentry/fs/proc/memory_view.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task_restore.h"
 #include "sentry/runtime/container.h"
@@ -80,6 +81,7 @@ void Container::Rebind(const ContainerSpec& spec, std::shared_ptr<gofer::Client>
   if (gpus != nullptr && spec_.gpu && !gpus->Admit(this, spec_.gpu_devices).ok()) (void)gpus->Admit(this, {});
   spec_.pids_limit = spec.pids_limit;
   spec_.memory_limit = spec.memory_limit;
+  SetMemoryLimit(this, spec_.memory_limit);
   gofer_ = std::move(gofer);
   for (const RefPtr<ThreadGroup>& g : pids_->Groups()) {
     for (const RefPtr<Task>& t : g->tasks()) TaskRestore::SetContainer(*t, this);

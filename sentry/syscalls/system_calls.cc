@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "sentry/fs/proc/memory_view.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -52,15 +53,15 @@ ErrnoOr<uint64_t> Sethostname(Task& task, UserPtr<const char> name, int length) 
 ErrnoOr<uint64_t> Setdomainname(Task& task, UserPtr<const char> name, int length) { return SetUtsField(task, name, length, &task.uts().domainname); }
 
 ErrnoOr<uint64_t> Sysinfo(Task& task, UserPtr<struct sysinfo> out) {
-  struct sysinfo host{};
-  if (sysinfo(&host) != 0) return Errno(errno);
   struct sysinfo info{};
   info.uptime = task.kernel().clocks().Boottime() / kNsPerSecond;
-  info.totalram = host.totalram;
-  info.freeram = host.freeram;
-  info.bufferram = host.bufferram;
+  // What /proc/meminfo says; the machine's other tenants are not told of.
+  MemoryUse use = MemoryUsedBy(task.group().pids().Groups());
+  info.totalram = MemoryOf(task.container());
+  info.freeram = use.FreeOf(info.totalram);
+  info.sharedram = use.shared;
   info.procs = static_cast<unsigned short>(std::min<size_t>(task.kernel().task_count(), 65535));
-  info.mem_unit = host.mem_unit;
+  info.mem_unit = 1;
   TRY(task.CopyOut(out, info));
   return 0;
 }

@@ -257,6 +257,20 @@ print(subprocess.run(["true"]).returncode)
             self.assertEqual(int(stats["patched_sites"]) > 0, patched, stats)
             self.must("delete", "--force", "f")
 
+    def test_memory_limit(self):
+        """Programs see it, and what exceeds it is killed as on Linux: the process, not the sandbox."""
+        program = """
+import os
+pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
+total = [int(l.split()[1]) for l in open("/proc/meminfo") if l.startswith("MemTotal")][0]
+child = os.fork()
+if child == 0:
+    bytearray(200 << 20)
+    os._exit(0)
+print(pages >> 20, total >> 10, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+        self.assertEqual(self.must("do", "--memory", "64", "python3", "-c", program), "64 64 -9\n")
+
     def test_debug(self):
         process = subprocess.Popen(self.command("do", "--id", "d", "sleep", "30"), stdin=subprocess.DEVNULL)
         self.assertTrue(eventually(lambda: os.path.exists(os.path.join(self.root, "d/state.json"))))

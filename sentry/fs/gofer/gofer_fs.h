@@ -157,8 +157,8 @@ class GoferInode final : public Inode {
   };
   using ListedNames = absl::flat_hash_map<std::string, ListedName>;
   std::unique_ptr<ListedNames> listed_;
-  std::vector<std::string> listed_order_;     // as the host told the names
-  uint32_t opened_position_ = kNoPosition;    // of the file that was opened last
+  std::vector<std::string> listed_order_;   // as the host told the names
+  uint32_t opened_position_ = kNoPosition;  // of the file that was opened last
   std::list<GoferInode*>::iterator listed_position_;
   size_t listed_count_ = 0;  // of what List() found last
   bool was_opened_in_ = false;
@@ -214,8 +214,8 @@ class GoferFileSystem final : public FileSystem {
   std::map<uint64_t, uint64_t> other_devs_;  // host device to a number of ours
   std::map<std::pair<uint64_t, uint64_t>, GoferInode*> inodes_;
   std::list<GoferInode*> idle_;
-  std::list<GoferInode*> with_dir_fd_;   // least recently used first
-  bool no_dir_fds_ = false;              // the gofer gives none
+  std::list<GoferInode*> with_dir_fd_;  // least recently used first
+  bool no_dir_fds_ = false;             // the gofer gives none
   // Opened ahead (ahead.cc), by device and number.
   struct Ahead {
     gofer::NodeId node;

@@ -8,7 +8,7 @@
 
 #include "sentry/fs/proc/entry.h"
 #include "sentry/fs/proc/machine.h"
-#include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/fs/proc/memory_view.h"
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -16,7 +16,6 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/keys/key.h"
-#include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/file_system.h"
 
 namespace amber {
@@ -67,21 +66,10 @@ ErrnoOr<std::string> SysvShm(Task& reader, Task*) { return reader.extras().ipc->
 
 ErrnoOr<std::string> CpuInfo(Task&, Task*) { return CpuInfoText(); }
 
-ErrnoOr<std::string> MemInfo(Task&, Task*) {
-  uint64_t total = Machine::Get().memory_bytes / 1024;
-  uint64_t used = 0, anonymous = 0;
-  for (const RefPtr<ThreadGroup>& g : ProcTerms::Now().Groups()) {
-    for (const RefPtr<Task>& t : g->tasks()) {
-      if (t->exiting() || !t->has_mm()) continue;
-      MemoryManager::Usage usage = t->mm().GetUsage();
-      used += usage.resident / 1024;
-      anonymous += (usage.resident - std::min(usage.resident, usage.resident_file)) / 1024;
-      break;
-    }
-  }
-  // Pages of such files that programs have mapped count twice: free memory is told too low rather than too high.
-  uint64_t shared = TmpfsFileSystem::AllUsed() / 1024;
-  uint64_t free = total - std::min(total, used + shared);
+ErrnoOr<std::string> MemInfo(Task& reader, Task*) {
+  MemoryUse use = MemoryUsedBy(ProcTerms::Now().Groups());
+  uint64_t total = MemoryOf(reader.container()) / 1024, used = use.resident / 1024, anonymous = use.anonymous / 1024, shared = use.shared / 1024;
+  uint64_t free = use.FreeOf(total * 1024) / 1024;
   std::string out;
   auto line = [&](const char* name, uint64_t kb) { AppendFormat(&out, "%-15s %8llu kB\n", name, static_cast<unsigned long long>(kb)); };
   line("MemTotal:", total);
