@@ -6,6 +6,7 @@
 #include "sentry/fs/devpts/tty_file.h"
 #include "sentry/fs/epoll/epoll.h"
 #include "sentry/fs/eventfd/eventfd.h"
+#include "sentry/fs/fanotify/fanotify.h"
 #include "sentry/fs/fifo/fifo.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/host/host_file.h"
@@ -119,6 +120,7 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kRawSocket: return &Loader::Make<RawSocket>;
     case Kind::kUnixSocket: return &Loader::Make<UnixSocket>;
     case Kind::kPidFd: return &Loader::Make<PidFd>;
+    case Kind::kFanotify: return &Loader::Make<Fanotify>;
     case Kind::kInotify: return &Loader::Make<Inotify>;
     case Kind::kTty: return &Loader::Make<Tty>;
     case Kind::kTtyFile: return &Loader::Make<TtyFile>;

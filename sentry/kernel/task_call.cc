@@ -22,6 +22,7 @@
 #include "sentry/syscalls/stack_growth.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/file.h"
+#include "sentry/vfs/notify.h"
 
 namespace amber {
 
@@ -106,9 +107,11 @@ void Task::RunHandler() {
     return CompleteCall(-ENOSYS);
   }
   on_stack_ = true;
+  Task* actor = std::exchange(notify_actor, this);
   ErrnoOr<uint64_t> result = entry->handler(*this, syscall_.args);
   // While what the call has used is still ours.
   SigioOwner::DeliverDue();
+  notify_actor = actor;
   on_stack_ = false;
   ActOn(result);
 }

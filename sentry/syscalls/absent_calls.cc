@@ -100,9 +100,6 @@ void RegisterAbsentCalls(SyscallTable& table) {
         SYS_security, SYS_vserver, SYS_epoll_ctl_old, SYS_epoll_wait_old, SYS_lookup_dcookie, SYS_set_thread_area, SYS_get_thread_area}) {
     table.Set(number, Refused<&NotConfigured>("ENOSYS, as every Linux of today on x86-64"));
   }
-  for (uint64_t number : {uint64_t{SYS_fanotify_init}, uint64_t{SYS_fanotify_mark}}) {
-    table.Set(number, Refused<&NotConfigured>("ENOSYS, as on a kernel built without it; not there yet"));
-  }
   for (uint64_t number : {uint64_t{468}, uint64_t{469}}) {
     table.Set(number, Refused<&LsmAttr>("EOPNOTSUPP: no file system here has such attributes"));
   }

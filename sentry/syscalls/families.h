@@ -41,6 +41,7 @@ void RegisterSchedCalls(SyscallTable& table);       // sched_calls.cc: schedulin
 void RegisterCompareCalls(SyscallTable& table);     // compare_calls.cc: kcmp
 void RegisterAbsentCalls(SyscallTable& table);      // absent_calls.cc: what this kernel is built without
 void RegisterInotifyCalls(SyscallTable& table);     // inotify_calls.cc
+void RegisterFanotifyCalls(SyscallTable& table);    // fanotify_calls.cc
 void RegisterUserfaultCalls(SyscallTable& table);   // userfault_calls.cc
 void RegisterFutex2Calls(SyscallTable& table);      // futex2_calls.cc: futex_wake and its kin
 void RegisterRseqCalls(SyscallTable& table);        // rseq_calls.cc

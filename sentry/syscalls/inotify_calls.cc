@@ -53,7 +53,7 @@ ErrnoOr<uint64_t> InotifyRmWatch(Task& task, int fd, int wd) {
 void RegisterInotifyCalls(SyscallTable& table) {
   table.Set(SYS_inotify_init, Full<&InotifyInit>());
   table.Set(SYS_inotify_init1, Full<&InotifyInit1>());
-  table.Set(SYS_inotify_add_watch, Partial<&InotifyAddWatch>("no IN_UNMOUNT"));
+  table.Set(SYS_inotify_add_watch, Full<&InotifyAddWatch>());
   table.Set(SYS_inotify_rm_watch, Full<&InotifyRmWatch>());
 }
 

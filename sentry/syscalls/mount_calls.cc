@@ -66,6 +66,13 @@ ErrnoOr<uint64_t> Remount(Task& task, const VfsPath& where, uint64_t flags) {
   if ((where.mount->locked_flags() & ~next & where.mount->flags()) != 0) return Errno(EPERM);
   // The file system itself is its owner's alone.
   if ((flags & MS_BIND) == 0 && task.creds().user_ns && !where.mount->fs().owned_within(task.creds().user_ns.get())) return Errno(EPERM);
+  // mnt_make_readonly(), sb_prepare_remount_readonly()
+  if ((next & MS_RDONLY) != 0) {
+    bool bind = (flags & MS_BIND) != 0;
+    int writers = bind ? where.mount->writers() : Mount::WritersOf(where.mount->fs());
+    bool already = bind ? (where.mount->flags() & MS_RDONLY) != 0 : where.mount->fs().read_only();
+    if (writers > 0 && !already) return Errno(EBUSY);
+  }
   where.mount->set_flags(next);
   // Without MS_BIND the file system itself becomes read-only or writable.
   if ((flags & MS_BIND) == 0) where.mount->fs().set_read_only((flags & MS_RDONLY) != 0);
@@ -160,6 +167,16 @@ ErrnoOr<uint64_t> Umount2(Task& task, UserPtr<const char> target, int flags) {
   MountNamespace* ns = TRY(OwnNamespace(task, place));
   if (place.mount->locked()) return Errno(EINVAL);
   if (place.mount->parent() == nullptr) return Errno(EBUSY);
+  if ((flags & MNT_EXPIRE) != 0) {
+    // do_umount(): one that is not used is marked first and goes the next time, unless it was used in between. (Here: a file was opened. Linux
+    // counts every path that was walked there.)
+    if (place.mount == task.fs().root().mount) return Errno(EINVAL);
+    if (place.mount->ref_count() > 2 || ns->Below(*place.mount).size() > 1) return Errno(EBUSY);
+    if (!place.mount->expires()) {
+      place.mount->set_expires(true);
+      return Errno(EAGAIN);
+    }
+  }
   TRY(ns->Detach(*place.mount, (flags & MNT_DETACH) != 0, 1));
   return uint64_t{0};
 }
@@ -204,7 +221,7 @@ ErrnoOr<uint64_t> OpenByHandleAt(Task& task, int, UserPtr<void>, int) { return E
 
 void RegisterMountCalls(SyscallTable& table) {
   table.Set(SYS_mount, Full<&MountCall>());
-  table.Set(SYS_umount2, Partial<&Umount2>("MNT_EXPIRE unmounts at once"));
+  table.Set(SYS_umount2, Full<&Umount2>());
   table.Set(SYS_pivot_root, Full<&PivotRoot>());
   table.Set(SYS_name_to_handle_at, Refused<&NameToHandleAt>("file systems give out no handles"));
   table.Set(SYS_open_by_handle_at, Refused<&OpenByHandleAt>("file systems give out no handles"));

@@ -34,7 +34,7 @@ struct MountAttr {
   uint64_t set, clear, propagation, userns_fd;
 };
 constexpr uint64_t kSettable =
-    MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME;
+    MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME | MOUNT_ATTR_NOSYMFOLLOW;
 
 // MOUNT_ATTR_* as MS_*.
 ErrnoOr<uint32_t> FlagsOf(uint64_t attr) {
@@ -44,6 +44,7 @@ ErrnoOr<uint32_t> FlagsOf(uint64_t attr) {
   if ((attr & MOUNT_ATTR_NODEV) != 0) flags |= MS_NODEV;
   if ((attr & MOUNT_ATTR_NOEXEC) != 0) flags |= MS_NOEXEC;
   if ((attr & MOUNT_ATTR_NODIRATIME) != 0) flags |= MS_NODIRATIME;
+  if ((attr & MOUNT_ATTR_NOSYMFOLLOW) != 0) flags |= kNoSymFollow;
   switch (attr & MOUNT_ATTR__ATIME) {
     case MOUNT_ATTR_RELATIME: flags |= MS_RELATIME; break;
     case MOUNT_ATTR_NOATIME: flags |= MS_NOATIME; break;
@@ -174,6 +175,7 @@ ErrnoOr<void> SetAttributes(Task& task, const File* tree, const VfsPath& place, 
   for (Mount* m : all) {
     if (!detached && m->ns() != &task.mounts()) return Errno(EINVAL);
     if ((m->locked_flags() & clear & ~set) != 0) return Errno(EPERM);
+    if ((set & ~m->flags() & MS_RDONLY) != 0 && m->writers() > 0) return Errno(EBUSY);  // mount_setattr_prepare()
   }
   for (Mount* m : all) {
     m->set_flags((m->flags() & ~clear) | set);

@@ -131,8 +131,9 @@ ErrnoOr<void> StatFsPlace(const VfsPath& path, struct statfs* out) {
   out->f_flags = 0x20;  // ST_VALID
   if (path.mount->read_only()) out->f_flags |= ST_RDONLY;
   if ((flags & MS_NOSUID) != 0) out->f_flags |= ST_NOSUID;
-  if ((flags & MS_NODEV) != 0) out->f_flags |= 4;   // ST_NODEV
-  if ((flags & MS_NOEXEC) != 0) out->f_flags |= 8;  // ST_NOEXEC
+  if ((flags & MS_NODEV) != 0) out->f_flags |= 4;         // ST_NODEV
+  if ((flags & MS_NOEXEC) != 0) out->f_flags |= 8;        // ST_NOEXEC
+  if ((flags & kNoSymFollow) != 0) out->f_flags |= 8192;  // ST_NOSYMFOLLOW
   if ((flags & MS_NOATIME) != 0)
     out->f_flags |= 1024;  // ST_NOATIME
   else

@@ -92,6 +92,7 @@ uint64_t AttributesOf(const Mount& m) {
   if ((m.flags() & MS_NOEXEC) != 0) attr |= MOUNT_ATTR_NOEXEC;
   if ((m.flags() & MS_NODIRATIME) != 0) attr |= MOUNT_ATTR_NODIRATIME;
   if ((m.flags() & MS_NOATIME) != 0) attr |= MOUNT_ATTR_NOATIME;
+  if ((m.flags() & kNoSymFollow) != 0) attr |= MOUNT_ATTR_NOSYMFOLLOW;
   return attr;
 }
 

@@ -52,6 +52,7 @@ SyscallTable::SyscallTable() {
   RegisterCompareCalls(*this);
   RegisterAbsentCalls(*this);
   RegisterInotifyCalls(*this);
+  RegisterFanotifyCalls(*this);
   RegisterUserfaultCalls(*this);
   RegisterFutex2Calls(*this);
   RegisterRseqCalls(*this);

@@ -2,11 +2,13 @@
 
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/notify.h"
 #include "sentry/vfs/open.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/path.h"
@@ -45,7 +47,9 @@ ErrnoOr<RefPtr<File>> OpenForExec(Task& task, int dirfd, const std::string& path
   TRY(CheckRights(ctx, r.path, file_right::kExecute | file_right::kReadFile));
   if (inode.writers > 0) return Errno(ETXTBSY);
   // A program may be executed without being readable: no check for reading.
-  return inode.Open(ctx, r.path, O_RDONLY);
+  RefPtr<File> file = TRY(inode.Open(ctx, r.path, O_RDONLY));
+  NotifyFile(*file, IN_OPEN | kOpenExec);
+  return file;
 }
 
 void MarkRunning(File& file) {

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <functional>
 #include <iterator>
+#include <utility>
 
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/notify.h"
 #include "sentry/vfs/propagation.h"
 
 namespace amber {
@@ -12,6 +14,15 @@ namespace {
 
 // Ids are never used again, as unique ones are easier on people who read /proc/PID/mountinfo. Guarded by the kernel lock.
 int next_mount_id = 1;
+
+// What the mounts of a file system that the guest has had anywhere add up to, as long as they are used; the kernel's own do not count.
+struct FsUse {
+  int mounts = 0, writers = 0;
+};
+std::map<const FileSystem*, FsUse>& Uses() {
+  static auto* uses = new std::map<const FileSystem*, FsUse>();
+  return *uses;
+}
 
 // lock_mnt_tree().
 constexpr uint32_t kLockable = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
@@ -25,8 +36,27 @@ Mount::Mount(RefPtr<FileSystem> fs, RefPtr<Dentry> root, uint32_t flags, std::st
 Mount::~Mount() {
   LeavePeers();
   LeaveMaster();
+  NotifyMountGone(*this);
+  if (auto it = Uses().find(fs_.get()); noted_ && it != Uses().end() && --it->second.mounts == 0) {
+    if (it->second.writers == 0) Uses().erase(it);
+    NotifyUnmounted(*fs_);  // generic_shutdown_super()
+  }
   // The file system goes last.
   root_.reset();
+}
+
+void Mount::NoteMounted() {
+  if (!std::exchange(noted_, true)) ++Uses()[fs_.get()].mounts;
+}
+
+void Mount::CountWriter(int by) {
+  writers_ += by;
+  Uses()[fs_.get()].writers += by;
+}
+
+int Mount::WritersOf(const FileSystem& fs) {
+  auto it = Uses().find(&fs);
+  return it == Uses().end() ? 0 : it->second.writers;
 }
 
 void Mount::NoteLoadedId(int id) { next_mount_id = std::max(next_mount_id, id + 1); }
@@ -40,6 +70,7 @@ void MountNamespace::SetRoot(RefPtr<Mount> root) {
   AMBER_CHECK(!root_);
   root->ns_ = this;
   root->locked_ = false;
+  root->NoteMounted();
   root_ = root;
   mounts_.push_back(std::move(root));
 }
@@ -75,6 +106,7 @@ void MountNamespace::Insert(RefPtr<Mount> mount, VfsPath where) {
 void MountNamespace::Link(Mount& mount, VfsPath where) {
   on_[{where.mount.get(), where.dentry.get()}] = &mount;
   ++where.dentry->mounts_here;
+  mount.NoteMounted();
   mount.parent_ = where.mount.get();
   mount.mountpoint_ = std::move(where.dentry);
 }
@@ -216,6 +248,7 @@ RefPtr<MountNamespace> MountNamespace::Clone(FsContext* fs, RefPtr<UserNamespace
   };
   copy->root_ = copy_of(*root_);
   copy->root_->ns_ = copy.get();
+  copy->root_->NoteMounted();
   copies[root_.get()] = copy->root_.get();
   copy->mounts_.push_back(copy->root_);
   std::vector<Mount*> all = Below(*root_);

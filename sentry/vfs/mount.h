@@ -27,7 +27,8 @@ class MountNamespace;
 class PeerGroup;
 
 // The flags that belong to a mount rather than to its file system.
-inline constexpr uint32_t kMountFlags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME | MS_RELATIME;
+inline constexpr uint32_t kNoSymFollow = 256;  // MS_NOSYMFOLLOW of Linux 5.10: symbolic links in it are not followed
+inline constexpr uint32_t kMountFlags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME | MS_RELATIME | kNoSymFollow;
 
 class Mount final : public RefCounted<Mount>, public state::Saveable {
  public:
@@ -61,6 +62,14 @@ class Mount final : public RefCounted<Mount>, public state::Saveable {
   uint32_t locked_flags() const { return locked_flags_; }
   void LockFlags(uint32_t flags) { locked_flags_ |= flags & kMountFlags; }
 
+  // Regular files that are open for writing by way of this mount (mnt_get_writers()), and by way of any mount of `fs`: it cannot become read-only.
+  int writers() const { return writers_; }
+  static int WritersOf(const FileSystem& fs);
+  void CountWriter(int by);
+  // umount2(2) with MNT_EXPIRE has marked it, and no file was opened since.
+  bool expires() const { return expires_; }
+  void set_expires(bool on) { expires_ = on; }
+
   state::Kind kind() const override { return state::Kind::kMount; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
@@ -90,6 +99,10 @@ class Mount final : public RefCounted<Mount>, public state::Saveable {
   bool unbindable_ = false;
   bool locked_ = false;
   uint32_t locked_flags_ = 0;
+  int writers_ = 0;
+  bool expires_ = false;
+  bool noted_ = false;  // was mounted somewhere: one more of its file system's
+  void NoteMounted();
 };
 
 // A place in the tree. The members' order matters: the dentry must go before the mount that keeps its file system.

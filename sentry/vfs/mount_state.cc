@@ -34,6 +34,7 @@ std::string MountOptions(uint32_t flags) {
   if ((flags & MS_NOATIME) != 0) s += ",noatime";
   if ((flags & MS_NODIRATIME) != 0) s += ",nodiratime";
   if ((flags & MS_NOATIME) == 0) s += ",relatime";
+  if ((flags & kNoSymFollow) != 0) s += ",nosymfollow";
   return s;
 }
 
@@ -136,6 +137,7 @@ bool Mount::Load(state::Loader& loader, std::string_view bytes) {
 bool Mount::AfterLoad(state::Loader& loader) {
   if (&root_->fs() != fs_.get() || root_->negative()) return loader.Fail("a mount shows another file system than its own");
   if (ns_ != listed_in_) return loader.Fail("a mount is not in its namespace");
+  if (ns_ != nullptr) NoteMounted();
   if (parent_ == nullptr) return true;
   if (ns_ == nullptr || parent_->ns_ != ns_) return loader.Fail("a mount lies on one of another namespace");
   bool there = &mountpoint_->fs() == parent_->fs_.get() && !mountpoint_->negative();

@@ -3,9 +3,44 @@
 #include <sys/inotify.h>
 
 #include "sentry/vfs/dentry.h"
+#include "sentry/vfs/file.h"
 #include "sentry/vfs/inode.h"
+#include "sentry/vfs/mount.h"
 
 namespace amber {
+namespace {
+
+// Guarded by the kernel lock.
+struct Observer {
+  PlaceObserver* observer;
+  bool active;
+};
+std::vector<Observer>& Observers() {
+  static auto* observers = new std::vector<Observer>();
+  return *observers;
+}
+
+}  // namespace
+
+void AddPlaceObserver(PlaceObserver& observer, bool active) {
+  Observers().push_back({&observer, active});
+  if (active) ++notify_internal::active;
+}
+
+void RemovePlaceObserver(PlaceObserver& observer) {
+  std::erase_if(Observers(), [&](const Observer& o) {
+    if (o.observer == &observer && o.active) --notify_internal::active;
+    return o.observer == &observer;
+  });
+}
+
+void NotifyMountGone(const Mount& mount) {
+  for (const Observer& o : std::vector<Observer>(Observers())) o.observer->OnMountGone(mount);
+}
+
+void NotifyUnmounted(const FileSystem& fs) {
+  for (const Observer& o : std::vector<Observer>(Observers())) o.observer->OnUnmounted(fs);
+}
 
 WatchList::~WatchList() { notify_internal::active -= watches_.size(); }
 
@@ -36,7 +71,14 @@ void Entry(Dentry& dentry, uint32_t mask) {
 }
 
 void FileEvent(const File& file, uint32_t mask) {
-  if (file.dentry() != nullptr) Entry(*file.dentry(), mask);
+  if (file.dentry() == nullptr || (file.flags() & kNoNotify) != 0) return;
+  if (file.path() != nullptr && !file.dentry()->negative()) {
+    uint32_t full = mask | (file.dentry()->inode()->IsDir() ? IN_ISDIR : 0);
+    for (const Observer& o : Observers()) {
+      if (o.active) o.observer->OnPlaceEvent(*file.path(), full);
+    }
+  }
+  if ((mask & ~kOpenExec) != 0) Entry(*file.dentry(), mask & ~kOpenExec);
 }
 
 }  // namespace notify_internal

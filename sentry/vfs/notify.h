@@ -1,4 +1,4 @@
-// Telling watchers of what happens to files: inotify(7) hangs on it.
+// Telling watchers of what happens to files: inotify(7), fanotify(7) and F_NOTIFY hang on it.
 //
 // An InodeWatch is owned by who watches; it is in the list of the inode while it is armed. The names of events are those of
 // <sys/inotify.h>. Guarded by the kernel lock.
@@ -12,7 +12,11 @@ namespace amber {
 
 class Dentry;
 class File;
+class FileSystem;
 class Inode;
+class Mount;
+class Task;
+struct VfsPath;
 
 struct InodeEvent {
   uint32_t mask = 0;      // one IN_* event, with IN_ISDIR if it is about a directory
@@ -41,6 +45,31 @@ class WatchList {
  private:
   std::vector<InodeWatch*> watches_;
 };
+
+// Who is told of everything, wherever it happens.
+class PlaceObserver {
+ public:
+  // Something happened by way of an open file (IN_ACCESS, IN_MODIFY, IN_OPEN, IN_CLOSE_*, kOpenExec, with IN_ISDIR).
+  virtual void OnPlaceEvent(const VfsPath& /*place*/, uint32_t /*mask*/) {}
+  // The mount's last user has gone, or the last user of all mounts of a file system.
+  virtual void OnMountGone(const Mount& /*mount*/) {}
+  virtual void OnUnmounted(const FileSystem& /*fs*/) {}
+
+ protected:
+  ~PlaceObserver() = default;
+};
+// `active`: it wants OnPlaceEvent().
+void AddPlaceObserver(PlaceObserver& observer, bool active);
+void RemovePlaceObserver(PlaceObserver& observer);
+void NotifyMountGone(const Mount& mount);
+void NotifyUnmounted(const FileSystem& fs);
+
+// FS_OPEN_EXEC: opened to be executed; inotify does not have it.
+inline constexpr uint32_t kOpenExec = 0x1000;
+// FMODE_NONOTIFY among File::flags(): what happens to this file is told to nobody.
+inline constexpr int kNoNotify = 0x4000000;
+// The task whose call runs on this thread, for events that name who did it.
+inline thread_local Task* notify_actor = nullptr;
 
 namespace notify_internal {
 // Watches in all lists: hooks on busy paths ask nothing else while it is 0.

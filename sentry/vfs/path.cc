@@ -107,7 +107,8 @@ ErrnoOr<ResolvedParent> PathWalker::WalkParent(std::string_view path) {
 }
 
 ErrnoOr<ResolvedParent> PathWalker::FollowParent(const VfsPath& dir, Inode& link, Resolved* magic) {
-  if (++links_ > kMaxLinks || (flags_ & kNoSymlinks) != 0) return Errno(ELOOP);
+  // pick_link() of fs/namei.c
+  if (++links_ > kMaxLinks || (flags_ & kNoSymlinks) != 0 || (dir.mount->flags() & kNoSymFollow) != 0) return Errno(ELOOP);
   current_ = dir;
   if (link.IsMagicLink()) {
     TRY(FollowMagicLink(link));
@@ -214,7 +215,7 @@ ErrnoOr<void> PathWalker::FollowMagicLink(Inode& link) {
 }
 
 ErrnoOr<void> PathWalker::FollowLink(Inode& link) {
-  if (++links_ > kMaxLinks || (flags_ & kNoSymlinks) != 0) return Errno(ELOOP);
+  if (++links_ > kMaxLinks || (flags_ & kNoSymlinks) != 0 || (current_.mount->flags() & kNoSymFollow) != 0) return Errno(ELOOP);
   if (link.IsMagicLink()) return FollowMagicLink(link);
   std::string target = TRY(link.ReadLink(ctx_));
   if (target.empty()) return Errno(ENOENT);

@@ -11,21 +11,26 @@
 namespace amber {
 
 VfsFile::VfsFile(VfsPath path, int flags) : path_(std::move(path)) {
+  if (path_.mount) path_.mount->set_expires(false);
   set_flags(flags);
   if ((flags & O_PATH) == 0) ++inode().open_files;
   if (writable() && inode().IsRegular()) {
     counted_as_writer_ = true;
     ++inode().writers;
+    if (path_.mount) path_.mount->CountWriter(1);
   }
 }
 
 VfsFile::~VfsFile() {
   if (!path_.dentry || path_.dentry->negative()) return;
-  if (counted_as_writer_) --inode().writers;
+  if (counted_as_writer_) {
+    --inode().writers;
+    if (path_.mount) path_.mount->CountWriter(-1);
+  }
   if (denies_writing_) --inode().deny_write;
   if ((flags() & O_PATH) == 0) {
     --inode().open_files;
-    NotifyEntry(*path_.dentry, writable() ? IN_CLOSE_WRITE : IN_CLOSE_NOWRITE);
+    NotifyFile(*this, writable() ? IN_CLOSE_WRITE : IN_CLOSE_NOWRITE);
     NotifyIfGone(inode());
   }
   if (FileLocks* locks = inode().locks_if_any()) locks->ReleaseAll(this);
@@ -96,6 +101,7 @@ bool VfsFile::AfterLoad(state::Loader& loader) {
   if (writable() && inode().IsRegular()) {
     counted_as_writer_ = true;
     ++inode().writers;
+    path_.mount->CountWriter(1);
   }
   return true;
 }

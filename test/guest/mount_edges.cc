@@ -56,6 +56,42 @@ GUEST_TEST(MountFlags, RemountReadOnlyWithAWriter) {
   EXPECT_OK(mount(nullptr, m.dir.path(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr));
 }
 
+GUEST_TEST(MountFlags, ReadOnlyBindWithAWriter) {
+  Mounted m;
+  MUST(mkdir(m.dir / "a", 0755));
+  MUST(mkdir(m.dir / "b", 0755));
+  MUST(mount(m.dir / "a", m.dir / "b", nullptr, MS_BIND, nullptr));
+  const int fd = MUST(open(m.dir / "b/f", O_CREAT | O_WRONLY, 0644));
+  CheckpointHere();
+  EXPECT_ERRNO(mount(nullptr, m.dir / "b", nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr), EBUSY);
+  EXPECT_OK(mount(nullptr, m.dir.path(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr));  // Another mount of the same file system.
+  EXPECT_OK(mount(nullptr, m.dir.path(), nullptr, MS_REMOUNT | MS_BIND, nullptr));
+  close(fd);
+  EXPECT_OK(mount(nullptr, m.dir / "b", nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr));
+  MUST(umount(m.dir / "b"));
+}
+
+GUEST_TEST(MountFlags, NoSymFollow) {
+  constexpr unsigned long kNoSymFollow = 256;
+  Mounted m(kNoSymFollow);
+  WriteFile(m.dir / "f", "content");
+  MUST(mkdir(m.dir / "d", 0755));
+  MUST(symlink("f", m.dir / "link"));
+  MUST(symlink("d", m.dir / "to-d"));
+  EXPECT_ERRNO(open(m.dir / "link", O_RDONLY), ELOOP);
+  EXPECT_ERRNO(open(m.dir / "link", O_CREAT | O_WRONLY, 0644), ELOOP);
+  EXPECT_ERRNO(access(m.dir / "to-d/x", F_OK), ELOOP);
+  char target[8] = {};
+  EXPECT_EQ(readlink(m.dir / "link", target, sizeof(target)), 1);
+  struct statvfs told = {};
+  MUST(statvfs(m.dir.path(), &told));
+  EXPECT_EQ(told.f_flag & 8192, 8192u);
+  CheckpointHere();
+  EXPECT_ERRNO(open(m.dir / "link", O_RDONLY), ELOOP);
+  MUST(mount(nullptr, m.dir.path(), nullptr, MS_REMOUNT, nullptr));
+  EXPECT_OK(open(m.dir / "link", O_RDONLY));
+}
+
 GUEST_TEST(MountFlags, ReadOnlyBindIsOfThatPlaceOnly) {
   Mounted m;
   MUST(mkdir(m.dir / "a", 0755));

@@ -66,6 +66,7 @@ class Inotify::Item final : public InodeWatch {
 Inotify::Inotify() = default;
 
 Inotify::~Inotify() {
+  RemovePlaceObserver(*this);
   if (counted_) --Instances()[uid_];
 }
 
@@ -82,6 +83,7 @@ ErrnoOr<RefPtr<Inotify>> Inotify::Make(uint32_t uid, int flags) {
   file->counted_ = true;
   ++count;
   file->set_flags(O_RDONLY | flags);
+  AddPlaceObserver(*file, false);
   return file;
 }
 
@@ -128,6 +130,18 @@ void Inotify::Drop(int wd) {
   items_.erase(it);
   item->Disarm();
   Post({wd, IN_IGNORED, 0, ""});
+}
+
+// fsnotify_unmount_inodes()
+void Inotify::OnUnmounted(const FileSystem& fs) {
+  std::vector<int> gone;
+  for (const auto& [wd, item] : items_) {
+    if (&item->dentry()->fs() == &fs) gone.push_back(wd);
+  }
+  for (int wd : gone) {
+    Post({wd, IN_UNMOUNT, 0, ""});
+    Drop(wd);
+  }
 }
 
 ErrnoOr<void> Inotify::Unwatch(int wd) {
@@ -236,6 +250,7 @@ bool Inotify::AfterLoad(state::Loader& loader) {
     if (item->dentry()->negative()) return loader.Fail("an inotify watch has no inode");
     item->Arm();
   }
+  AddPlaceObserver(*this, false);
   return true;
 }
 

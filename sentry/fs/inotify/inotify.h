@@ -10,10 +10,11 @@
 #include "sentry/kernel/wait_queue.h"
 #include "sentry/vfs/file.h"
 #include "sentry/vfs/mount.h"
+#include "sentry/vfs/notify.h"
 
 namespace amber {
 
-class Inotify final : public File {
+class Inotify final : public File, public PlaceObserver {
  public:
   static constexpr size_t kMaxEvents = 16384, kMaxInstances = 128, kMaxWatches = 65536;  // fs.inotify.max_*
 
@@ -26,6 +27,7 @@ class Inotify final : public File {
   ErrnoOr<int> Watch(const VfsPath& place, uint32_t mask);
   // EINVAL if there is no such watch.
   ErrnoOr<void> Unwatch(int wd);
+  void OnUnmounted(const FileSystem& fs) override;
 
   ErrnoOr<size_t> Read(Task& task, Sink& sink) override;
   ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;

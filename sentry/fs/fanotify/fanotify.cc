@@ -1,0 +1,291 @@
+#include "sentry/fs/fanotify/fanotify.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/fanotify.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+#include "sentry/fs/anon/anon.h"
+#include "sentry/fs/fanotify/fanotify.pb.h"
+#include "sentry/kernel/task.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/inode.h"
+#include "sentry/vfs/ops.h"
+
+namespace amber {
+namespace {
+
+// The values are those of inotify and of the hooks (include/linux/fsnotify_backend.h).
+static_assert(FAN_ACCESS == IN_ACCESS && FAN_MODIFY == IN_MODIFY && FAN_CLOSE_WRITE == IN_CLOSE_WRITE && FAN_CLOSE_NOWRITE == IN_CLOSE_NOWRITE &&
+              FAN_OPEN == IN_OPEN && FAN_OPEN_EXEC == kOpenExec && FAN_ONDIR == IN_ISDIR);
+constexpr uint32_t kEvents = FAN_ACCESS | FAN_MODIFY | FAN_CLOSE | FAN_OPEN | FAN_OPEN_EXEC;
+
+std::map<uint32_t, size_t>& Groups() {
+  static auto* groups = new std::map<uint32_t, size_t>();
+  return *groups;
+}
+
+}  // namespace
+
+ErrnoOr<RefPtr<Fanotify>> Fanotify::Make(Task& task, uint32_t init_flags, uint32_t event_flags) {
+  size_t& count = Groups()[task.creds().uid];
+  if (count >= kMaxGroups) return Errno(EMFILE);
+  auto file = MakeRef<Fanotify>();
+  file->uid_ = task.creds().uid;
+  file->counted_ = true;
+  ++count;
+  file->init_flags_ = init_flags;
+  file->event_flags_ = event_flags;
+  file->pids_ = RefPtr<PidNamespace>(&task.group().pids());
+  file->set_flags(O_RDWR | ((init_flags & FAN_NONBLOCK) != 0 ? O_NONBLOCK : 0));
+  AddPlaceObserver(*file, true);
+  return file;
+}
+
+Fanotify::~Fanotify() {
+  RemovePlaceObserver(*this);
+  if (counted_) --Groups()[uid_];
+}
+
+const void* Fanotify::KeyOf(const VfsPath& place, On on) {
+  switch (on) {
+    case On::kInode: return place.inode();
+    case On::kMount: return place.mount.get();
+    case On::kFileSystem: return &place.mount->fs();
+  }
+  return nullptr;
+}
+
+Fanotify::Mark* Fanotify::Find(On on, const void* key) {
+  auto it = marks_.find({on, key});
+  return it == marks_.end() ? nullptr : &it->second;
+}
+
+ErrnoOr<void> Fanotify::Add(const VfsPath& place, On on, uint32_t flags, uint32_t mask) {
+  bool ignores = (flags & FAN_MARK_IGNORED_MASK) != 0;
+  Mark* mark = Find(on, KeyOf(place, on));
+  if (mark == nullptr) {
+    if (marks_.size() >= kMaxMarks && (init_flags_ & FAN_UNLIMITED_MARKS) == 0) return Errno(ENOSPC);
+    mark = &marks_[{on, KeyOf(place, on)}];
+    mark->on = on;
+    if (on != On::kMount) {
+      mark->keeper = MakeRef<Mount>(place.mount->fs_ref(), place.mount->fs().root(), 0, "");
+      mark->dentry = place.dentry;
+    }
+  }
+  (ignores ? mark->ignored : mark->mask) |= mask;
+  if (ignores && (flags & FAN_MARK_IGNORED_SURV_MODIFY) != 0) mark->survives = true;
+  return Ok();
+}
+
+ErrnoOr<void> Fanotify::Remove(const VfsPath& place, On on, uint32_t flags, uint32_t mask) {
+  Mark* mark = Find(on, KeyOf(place, on));
+  if (mark == nullptr) return Errno(ENOENT);
+  ((flags & FAN_MARK_IGNORED_MASK) != 0 ? mark->ignored : mark->mask) &= ~mask;
+  constexpr uint32_t kHow = FAN_ONDIR | FAN_EVENT_ON_CHILD;
+  if (((mark->mask | mark->ignored) & ~kHow) == 0) marks_.erase({on, KeyOf(place, on)});
+  return Ok();
+}
+
+void Fanotify::Flush(On on) {
+  std::erase_if(marks_, [&](const auto& entry) { return entry.first.first == on; });
+}
+
+void Fanotify::OnMountGone(const Mount& mount) { marks_.erase({On::kMount, &mount}); }
+
+void Fanotify::OnUnmounted(const FileSystem& fs) {
+  std::erase_if(marks_, [&](const auto& entry) { return entry.second.dentry && &entry.second.dentry->fs() == &fs; });
+}
+
+// fanotify_group_event_mask()
+void Fanotify::OnPlaceEvent(const VfsPath& place, uint32_t mask) {
+  uint32_t wanted = 0, ignored = 0;
+  bool dir = (mask & IN_ISDIR) != 0;
+  std::array<Mark*, 4> found = {Find(On::kInode, place.inode()), nullptr, Find(On::kMount, place.mount.get()),
+                                Find(On::kFileSystem, &place.mount->fs())};
+  Dentry* parent = place.dentry->parent();
+  if (parent != nullptr && !parent->negative()) {
+    Mark* above = Find(On::kInode, parent->inode());
+    if (above != nullptr && (above->mask & FAN_EVENT_ON_CHILD) != 0) found[1] = above;
+  }
+  for (Mark* mark : found) {
+    if (mark == nullptr) continue;
+    // send_to_group(): what is ignored is so until the file is modified.
+    if ((mask & IN_MODIFY) != 0 && !mark->survives) mark->ignored = 0;
+    ignored |= mark->ignored;
+    if (!dir || (mark->mask & FAN_ONDIR) != 0) wanted |= mark->mask;
+  }
+  uint32_t told = mask & wanted & ~ignored & kEvents;
+  if (told != 0) Post(place, told);
+}
+
+void Fanotify::Post(const VfsPath& place, uint32_t mask) {
+  int pid = 0;
+  if (notify_actor != nullptr) pid = (init_flags_ & FAN_REPORT_TID) != 0 ? pids_->IdOf(*notify_actor) : pids_->IdOf(notify_actor->group());
+  // fanotify_merge()
+  std::tuple<const Mount*, const Dentry*, int> key{place.mount.get(), place.dentry.get(), pid};
+  if (auto it = latest_.find(key); it != latest_.end()) {
+    events_[it->second - taken_].mask |= mask;
+    return;
+  }
+  if (events_.size() >= kMaxEvents && (init_flags_ & FAN_UNLIMITED_QUEUE) == 0) {
+    if (overflowed_) return;
+    overflowed_ = true;
+    events_.push_back({FAN_Q_OVERFLOW, 0, {}});
+  } else {
+    latest_[key] = taken_ + events_.size();
+    events_.push_back({mask, pid, place});
+  }
+  queue_.Notify(POLLIN | POLLRDNORM);
+}
+
+Fanotify::Event Fanotify::Take() {
+  Event event = std::move(events_.front());
+  events_.pop_front();
+  ++taken_;
+  if (!event.place) overflowed_ = false;
+  latest_.erase({event.place.mount.get(), event.place.dentry.get(), event.pid});
+  return event;
+}
+
+// create_fd()
+ErrnoOr<int> Fanotify::OpenFor(Task& task, const Event& event) {
+  if (!event.place) return FAN_NOFD;
+  Inode& inode = *event.place.inode();
+  bool writes = (event_flags_ & O_ACCMODE) != O_RDONLY;
+  if (writes && inode.IsDir()) return Errno(EISDIR);
+  if (writes && event.place.mount->read_only()) return Errno(EROFS);
+  if (writes && inode.IsRegular() && inode.deny_write > 0) return Errno(ETXTBSY);
+  int flags = static_cast<int>(event_flags_ & ~uint32_t{O_CLOEXEC}) | kNoNotify;
+  RefPtr<File> file = TRY(inode.Open(ContextOf(task), event.place, flags));
+  file->set_flags(file->flags() | kNoNotify);
+  return task.files().Allocate(std::move(file), (event_flags_ & O_CLOEXEC) != 0, task.limit(RLIMIT_NOFILE));
+}
+
+ErrnoOr<size_t> Fanotify::Read(Task& task, Sink& sink) {
+  if (events_.empty()) return Errno(EAGAIN);
+  if (sink.remaining() < sizeof(fanotify_event_metadata)) return Errno(EINVAL);
+  size_t done = 0;
+  while (!events_.empty() && sink.remaining() >= sizeof(fanotify_event_metadata)) {
+    Event event = Take();
+    // An event that cannot be opened or delivered is lost (copy_event_to_user()).
+    ErrnoOr<int> fd = OpenFor(task, event);
+    if (!fd.ok()) return done > 0 ? ErrnoOr<size_t>(done) : fd.error();
+    fanotify_event_metadata m{};
+    m.event_len = FAN_EVENT_METADATA_LEN;
+    m.vers = FANOTIFY_METADATA_VERSION;
+    m.metadata_len = FAN_EVENT_METADATA_LEN;
+    m.mask = event.mask;
+    m.fd = *fd;
+    m.pid = event.pid;
+    auto put = sink.Put(&m, sizeof(m));
+    if (!put.ok() || *put != sizeof(m)) {
+      if (*fd >= 0) (void)task.files().Remove(*fd);
+      return done > 0 ? ErrnoOr<size_t>(done) : Errno(EFAULT);
+    }
+    done += sizeof(m);
+  }
+  return done;
+}
+
+// Answers to permission events, which there are none of.
+ErrnoOr<size_t> Fanotify::Write(Task&, Source&) { return Errno(EINVAL); }
+
+ErrnoOr<uint64_t> Fanotify::Ioctl(Task& task, uint32_t command, uint64_t argument) {
+  if (command != FIONREAD) return Errno(ENOTTY);
+  TRY(task.CopyOut(UserPtr<int>(argument), static_cast<int>(events_.size() * FAN_EVENT_METADATA_LEN)));
+  return 0;
+}
+
+ErrnoOr<void> Fanotify::Stat(Task&, struct stat* out) {
+  FillAnonStat(out, kAnonMinor, 1, 0600);
+  return Ok();
+}
+
+uint32_t Fanotify::Poll(Task&) { return events_.empty() ? 0 : POLLIN | POLLRDNORM; }
+
+std::string Fanotify::FdInfo() const {
+  char line[64];
+  snprintf(line, sizeof(line), "fanotify flags:%x event-flags:%x\n", init_flags_, event_flags_);
+  return line;
+}
+
+std::string Fanotify::Save(state::Saver& saver) const {
+  fanotify_state::Fanotify m;
+  m.set_flags(static_cast<uint32_t>(flags()));
+  m.set_init_flags(init_flags_);
+  m.set_event_flags(event_flags_);
+  m.set_uid(uid_);
+  m.set_pids(saver.Ref(pids_));
+  for (const auto& [key, mark] : marks_) {
+    auto* out = m.add_marks();
+    out->set_on(static_cast<uint32_t>(mark.on));
+    out->set_mask(mark.mask);
+    out->set_ignored(mark.ignored);
+    out->set_survives(mark.survives);
+    out->set_mount(mark.on == On::kMount ? saver.Ref(static_cast<const Mount*>(key.second)) : saver.Ref(mark.keeper));
+    out->set_dentry(saver.Ref(mark.dentry));
+  }
+  for (const Event& event : events_) {
+    auto* out = m.add_events();
+    out->set_mask(event.mask);
+    out->set_pid(event.pid);
+    out->set_mount(saver.Ref(event.place.mount));
+    out->set_dentry(saver.Ref(event.place.dentry));
+  }
+  return m.SerializeAsString();
+}
+
+bool Fanotify::Load(state::Loader& loader, std::string_view bytes) {
+  fanotify_state::Fanotify m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return loader.Fail("a fanotify group is malformed");
+  set_flags(static_cast<int>(m.flags()));
+  init_flags_ = m.init_flags();
+  event_flags_ = m.event_flags();
+  uid_ = m.uid();
+  counted_ = true;
+  ++Groups()[uid_];
+  pids_ = loader.GetRef<PidNamespace>(m.pids());
+  for (const auto& in : m.marks()) {
+    RefPtr<Mount> mount = loader.GetRef<Mount>(in.mount());
+    RefPtr<Dentry> dentry = loader.GetRef<Dentry>(in.dentry());
+    if (!mount || in.on() > 2 || (in.on() != 1) != static_cast<bool>(dentry)) return loader.Fail("a fanotify mark has no place");
+    auto on = static_cast<On>(in.on());
+    // Keyed by what they are on once that is loaded.
+    Mark mark{on, in.mask(), in.ignored(), in.survives(), on == On::kMount ? nullptr : mount, std::move(dentry)};
+    marks_[{on, on == On::kMount ? static_cast<const void*>(mount.get()) : mark.dentry.get()}] = std::move(mark);
+  }
+  for (const auto& in : m.events()) {
+    VfsPath place{loader.GetRef<Mount>(in.mount()), loader.GetRef<Dentry>(in.dentry())};
+    if (static_cast<bool>(place.mount) != static_cast<bool>(place.dentry)) return loader.Fail("a fanotify event has no place");
+    overflowed_ |= !place.dentry;
+    if (place.dentry) latest_[{place.mount.get(), place.dentry.get(), in.pid()}] = events_.size();
+    events_.push_back({in.mask(), in.pid(), std::move(place)});
+  }
+  return static_cast<bool>(pids_);
+}
+
+bool Fanotify::AfterLoad(state::Loader& loader) {
+  Marks loaded = std::exchange(marks_, {});
+  for (auto& [key, mark] : loaded) {
+    const void* on = key.second;
+    if (mark.on != On::kMount) {
+      if (mark.dentry->negative()) return loader.Fail("a fanotify mark has no inode");
+      on = mark.on == On::kInode ? static_cast<const void*>(mark.dentry->inode()) : &mark.dentry->fs();
+    }
+    marks_[{mark.on, on}] = std::move(mark);
+  }
+  for (const Event& event : events_) {
+    if (event.place && event.place.dentry->negative()) return loader.Fail("a fanotify event has no inode");
+  }
+  AddPlaceObserver(*this, true);
+  return true;
+}
+
+}  // namespace amber

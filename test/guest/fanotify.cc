@@ -1,0 +1,256 @@
+// fanotify: who may have it, marks of files, mounts and file systems, what events hold, and what is ignored.
+#include <poll.h>
+#include <sys/fanotify.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/sendfile.h>
+
+#include <initializer_list>
+
+#include "test/harness/guest_util.h"
+
+using namespace guest;
+
+namespace {
+
+struct Expected {
+  uint64_t mask;
+  const char* path;  // of the descriptor; null: none
+};
+
+class Group {
+ public:
+  explicit Group(unsigned flags = 0, unsigned event_flags = O_RDONLY) {
+    fd_ = fanotify_init(FAN_CLASS_NOTIF | FAN_NONBLOCK | FAN_CLOEXEC | flags, event_flags);
+    if (fd_ < 0 && (errno == EPERM || errno == ENOSYS)) Skip("no fanotify here");
+    MUST(fd_);
+  }
+  ~Group() { close(fd_); }
+  int fd() const { return fd_; }
+  int Mark(unsigned flags, uint64_t mask, const char* path) const { return fanotify_mark(fd_, flags, mask, AT_FDCWD, path); }
+  // Reads what is queued and compares it with the list; events must come from `pid`.
+  void Expect(const char* file, int line, pid_t pid, std::initializer_list<Expected> list) const {
+    alignas(8) char buffer[4096];
+    const ssize_t length = read(fd_, buffer, sizeof(buffer));
+    ssize_t at = 0;
+    for (const Expected& expected : list) {
+      if (at >= length) return Fail(file, line, false, "no event where %x was expected", static_cast<unsigned>(expected.mask));
+      const auto* event = reinterpret_cast<fanotify_event_metadata*>(buffer + at);
+      CheckCompare(file, line, false, "length", "24", event->event_len, Op::kEq, 24u);
+      CheckCompare(file, line, false, "version", "3", static_cast<int>(event->vers), Op::kEq, 3);
+      CheckCompare(file, line, false, "mask", "expected", static_cast<uint64_t>(event->mask), Op::kEq, expected.mask);
+      CheckCompare(file, line, false, "pid", "expected", event->pid, Op::kEq, pid);
+      char link[64];
+      char path[256] = {};
+      snprintf(link, sizeof(link), "/proc/self/fd/%d", event->fd);
+      if (readlink(link, path, sizeof(path) - 1) < 0) path[0] = 0;
+      CheckStrings(file, line, false, "path", path, expected.path);
+      if (event->fd >= 0) close(event->fd);
+      at += event->event_len;
+    }
+    if (at < length) Fail(file, line, false, "one more event: %llx", reinterpret_cast<fanotify_event_metadata*>(buffer + at)->mask);
+  }
+
+ private:
+  int fd_;
+};
+
+#define EXPECT_TOLD(group, ...) (group).Expect(__FILE__, __LINE__, getpid(), {__VA_ARGS__})
+
+}  // namespace
+
+GUEST_TEST(Fanotify, Flags) {
+  Group group;
+  EXPECT_EQ(fcntl(group.fd(), F_GETFD), FD_CLOEXEC);
+  EXPECT_EQ(fcntl(group.fd(), F_GETFL) & (O_ACCMODE | O_NONBLOCK), O_RDWR | O_NONBLOCK);
+  EXPECT_ERRNO(fanotify_init(0x80000000, O_RDONLY), EINVAL);
+  EXPECT_ERRNO(fanotify_init(FAN_CLASS_CONTENT | FAN_CLASS_PRE_CONTENT, O_RDONLY), EINVAL);
+  EXPECT_ERRNO(fanotify_init(0, O_RDONLY | O_CREAT), EINVAL);
+  EXPECT_ERRNO(fanotify_init(0, O_ACCMODE), EINVAL);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD, 0, "/"), EINVAL);
+  EXPECT_ERRNO(group.Mark(0, FAN_OPEN, "/"), EINVAL);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD | FAN_MARK_REMOVE, FAN_OPEN, "/"), EINVAL);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD | FAN_MARK_MOUNT | FAN_MARK_FILESYSTEM, FAN_OPEN, "/"), EINVAL);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD, uint64_t{1} << 32, "/"), EINVAL);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD, FAN_CREATE, "/"), EINVAL);  // would need FAN_REPORT_FID
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD, FAN_OPEN_PERM, "/"), EINVAL);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_FLUSH | FAN_MARK_ONLYDIR, FAN_OPEN, "/"), EINVAL);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD, FAN_OPEN, "/nothing-here"), ENOENT);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD | FAN_MARK_ONLYDIR, FAN_OPEN, "/proc/self/stat"), ENOTDIR);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_REMOVE, FAN_OPEN, "/"), ENOENT);
+  EXPECT_ERRNO(fanotify_mark(-1, FAN_MARK_ADD, FAN_OPEN, AT_FDCWD, "/"), EBADF);
+  EXPECT_ERRNO(fanotify_mark(0, FAN_MARK_ADD, FAN_OPEN, AT_FDCWD, "/"), EINVAL);
+  char event[32];
+  EXPECT_ERRNO(read(group.fd(), event, sizeof(event)), EAGAIN);
+  const int child = Fork([] {
+    if (geteuid() == 0) MUST(setresuid(1000, 1000, 1000));
+    EXPECT_ERRNO(fanotify_init(FAN_CLASS_NOTIF, O_RDONLY), EPERM);
+  });
+  JOIN_OK(child);
+}
+
+GUEST_TEST(Fanotify, OfAFile) {
+  TempDir dir;
+  WriteFile(dir / "f", "content");
+  Group group;
+  MUST(group.Mark(FAN_MARK_ADD, FAN_ACCESS | FAN_MODIFY | FAN_CLOSE | FAN_OPEN, dir / "f"));
+  pollfd p{group.fd(), POLLIN, 0};
+  EXPECT_EQ(poll(&p, 1, 0), 0);
+  int fd = MUST(open(dir / "f", O_RDWR));
+  EXPECT_EQ(poll(&p, 1, 0), 1);
+  int available = 0;
+  MUST(ioctl(group.fd(), FIONREAD, &available));
+  EXPECT_EQ(available, 24);
+  EXPECT_TOLD(group, {FAN_OPEN, dir / "f"});
+  char byte;
+  MUST(read(fd, &byte, 1));
+  MUST(write(fd, "x", 1));
+  CheckpointHere();
+  EXPECT_TOLD(group, {FAN_ACCESS | FAN_MODIFY, dir / "f"});  // Of one process and one file: one event.
+  close(fd);
+  EXPECT_TOLD(group, {FAN_CLOSE_WRITE, dir / "f"});
+  MUST(group.Mark(FAN_MARK_REMOVE, FAN_OPEN, dir / "f"));
+  close(MUST(open(dir / "f", O_RDONLY)));
+  EXPECT_TOLD(group, {FAN_CLOSE_NOWRITE, dir / "f"});
+  MUST(group.Mark(FAN_MARK_FLUSH, 0, nullptr));
+  close(MUST(open(dir / "f", O_RDONLY)));
+  EXPECT_TOLD(group);
+}
+
+GUEST_TEST(Fanotify, OfADirectory) {
+  TempDir dir;
+  MUST(mkdir(dir / "d", 0755));
+  WriteFile(dir / "d/f", "content");
+  Group group;
+  MUST(group.Mark(FAN_MARK_ADD, FAN_OPEN, dir / "d"));
+  close(MUST(open(dir / "d/f", O_RDONLY)));
+  close(MUST(open(dir / "d", O_RDONLY)));
+  EXPECT_TOLD(group);
+  MUST(group.Mark(FAN_MARK_ADD, FAN_OPEN | FAN_EVENT_ON_CHILD, dir / "d"));
+  CheckpointHere();
+  close(MUST(open(dir / "d/f", O_RDONLY)));
+  EXPECT_TOLD(group, {FAN_OPEN, dir / "d/f"});
+  MUST(group.Mark(FAN_MARK_ADD, FAN_ONDIR, dir / "d"));
+  close(MUST(open(dir / "d", O_RDONLY)));
+  EXPECT_TOLD(group, {FAN_OPEN, dir / "d"});
+}
+
+GUEST_TEST(Fanotify, OfMountsAndFileSystems) {
+  TempDir dir;
+  MUST(mkdir(dir / "a", 0755));
+  MUST(mkdir(dir / "b", 0755));
+  if (mount("none", dir / "a", "tmpfs", 0, nullptr) < 0) Skip("may not mount");
+  MUST(mount(dir / "a", dir / "b", nullptr, MS_BIND, nullptr));
+  WriteFile(dir / "a/f", "content");
+  {
+    Group of_mount, of_system;
+    MUST(of_mount.Mark(FAN_MARK_ADD | FAN_MARK_MOUNT, FAN_OPEN, dir / "b"));
+    MUST(of_system.Mark(FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN, dir / "b"));
+    CheckpointHere();
+    close(MUST(open(dir / "a/f", O_RDONLY)));
+    EXPECT_TOLD(of_mount);
+    EXPECT_TOLD(of_system, {FAN_OPEN, dir / "a/f"});
+    close(MUST(open(dir / "b/f", O_RDONLY)));
+    EXPECT_TOLD(of_mount, {FAN_OPEN, dir / "b/f"});
+    EXPECT_TOLD(of_system, {FAN_OPEN, dir / "b/f"});
+    // Marks keep no mount busy.
+    EXPECT_OK(umount(dir / "b"));
+  }
+  EXPECT_OK(umount(dir / "a"));
+}
+
+GUEST_TEST(Fanotify, Ignoring) {
+  TempDir dir;
+  WriteFile(dir / "f", "content");
+  WriteFile(dir / "g", "content");
+  Group group;
+  MUST(group.Mark(FAN_MARK_ADD, FAN_OPEN | FAN_MODIFY | FAN_EVENT_ON_CHILD, dir.path()));
+  MUST(group.Mark(FAN_MARK_ADD | FAN_MARK_IGNORED_MASK, FAN_OPEN, dir / "f"));
+  MUST(group.Mark(FAN_MARK_ADD | FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORED_SURV_MODIFY, FAN_OPEN, dir / "g"));
+  const int f = MUST(open(dir / "f", O_WRONLY)), g = MUST(open(dir / "g", O_WRONLY));
+  EXPECT_TOLD(group);
+  CheckpointHere();
+  // A change ends it, unless it was to survive that.
+  MUST(write(f, "x", 1));
+  MUST(write(g, "x", 1));
+  EXPECT_TOLD(group, {FAN_MODIFY, dir / "f"}, {FAN_MODIFY, dir / "g"});
+  close(MUST(open(dir / "f", O_RDONLY)));
+  close(MUST(open(dir / "g", O_RDONLY)));
+  EXPECT_TOLD(group, {FAN_OPEN, dir / "f"});
+  close(f);
+  close(g);
+}
+
+GUEST_TEST(Fanotify, DescriptorsTellNothing) {
+  TempDir dir;
+  WriteFile(dir / "f", "content");
+  Group group(0, O_RDWR | O_CLOEXEC);
+  MUST(group.Mark(FAN_MARK_ADD, FAN_ACCESS | FAN_MODIFY | FAN_CLOSE | FAN_OPEN, dir / "f"));
+  const int fd = MUST(open(dir / "f", O_RDONLY));
+  fanotify_event_metadata event;
+  EXPECT_EQ(read(group.fd(), &event, sizeof(event)), 24);
+  EXPECT_EQ(fcntl(event.fd, F_GETFD), FD_CLOEXEC);
+  EXPECT_EQ(fcntl(event.fd, F_GETFL) & O_ACCMODE, O_RDWR);
+  char byte;
+  CheckpointHere();
+  EXPECT_EQ(read(event.fd, &byte, 1), 1);
+  EXPECT_EQ(write(event.fd, "y", 1), 1);
+  close(event.fd);
+  EXPECT_TOLD(group);
+  close(fd);
+  EXPECT_ERRNO(read(group.fd(), &event, 23), EINVAL);
+  EXPECT_TOLD(group, {FAN_CLOSE_NOWRITE, dir / "f"});
+}
+
+GUEST_TEST(Fanotify, WhoAndExecution) {
+  TempDir dir;
+  Group group;
+  const int from = MUST(open("/proc/self/exe", O_RDONLY)), to = MUST(open(dir / "program", O_CREAT | O_WRONLY, 0755));
+  while (MUST(sendfile(to, from, nullptr, 1 << 20)) > 0) {
+  }
+  close(from);
+  close(to);
+  MUST(group.Mark(FAN_MARK_ADD, FAN_OPEN_EXEC, dir / "program"));
+  close(MUST(open(dir / "program", O_RDONLY)));
+  EXPECT_TOLD(group);
+  const pid_t child = MUST(fork());
+  if (child == 0) {
+    execl(dir / "program", "program", "--list", nullptr);
+    _exit(1);
+  }
+  EXPECT_EXITED(WaitStatus(child), 0);
+  group.Expect(__FILE__, __LINE__, child, {{FAN_OPEN_EXEC, dir / "program"}});
+}
+
+GUEST_TEST(Fanotify, Overflow) {
+  char text[16] = {};
+  const int limit = MUST(open("/proc/sys/fs/fanotify/max_queued_events", O_RDONLY));
+  MUST(read(limit, text, sizeof(text) - 1));
+  close(limit);
+  EXPECT_STREQ(text, "16384\n");
+  TempDir dir;
+  if (mount("none", dir.path(), "tmpfs", 0, nullptr) < 0) Skip("may not mount");
+  {
+    Group group;
+    MUST(group.Mark(FAN_MARK_ADD, FAN_OPEN | FAN_EVENT_ON_CHILD, dir.path()));
+    for (int i = 0; i < 16400; ++i) {
+      close(MUST(open(dir / "f", O_CREAT | O_WRONLY, 0600)));
+      MUST(unlink(dir / "f"));
+    }
+    int events = 0;
+    uint64_t last = 0;
+    fanotify_event_metadata buffer[64];
+    ssize_t n;
+    while ((n = read(group.fd(), buffer, sizeof(buffer))) > 0) {
+      for (ssize_t i = 0; i < n / 24; ++i) {
+        ++events;
+        last = buffer[i].mask;
+        if (buffer[i].fd >= 0) close(buffer[i].fd);
+        if (last == FAN_Q_OVERFLOW) EXPECT_EQ(buffer[i].fd, FAN_NOFD);
+      }
+    }
+    EXPECT_EQ(last, uint64_t{FAN_Q_OVERFLOW});
+    EXPECT_EQ(events, 16385);
+  }
+  MUST(umount(dir.path()));
+}
