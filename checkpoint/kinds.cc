@@ -8,6 +8,7 @@
 #include "sentry/fs/eventfd/eventfd.h"
 #include "sentry/fs/fanotify/fanotify.h"
 #include "sentry/fs/fifo/fifo.h"
+#include "sentry/fs/fuse/fuse_file.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/host/host_file.h"
 #include "sentry/fs/image/image_fs.h"
@@ -60,6 +61,13 @@ namespace amber::state {
 
 Loader::Factory FactoryOf(Kind kind) {
   if (kind == kNvidiaFileKind) return &Loader::Make<NvidiaFile>;
+  if (kind == kFuseConnectionKind) return &Loader::Make<FuseConnection>;
+  if (kind == kFuseRequestKind) return &Loader::Make<FuseRequest>;
+  if (kind == kFuseHandleKind) return &Loader::Make<FuseHandle>;
+  if (kind == kFuseFileSystemKind) return &Loader::Make<FuseFileSystem>;
+  if (kind == kFuseInodeKind) return &Loader::Make<FuseInode>;
+  if (kind == kFuseFileKind) return &Loader::Make<FuseFile>;
+  if (kind == kFuseDeviceKind) return &Loader::Make<FuseDevice>;
   if (kind == kMovedMemoryKind) return &Loader::Make<MovedMemory>;
   if (kind == kUserfaultFdKind) return &Loader::Make<UserfaultFd>;
   switch (kind) {

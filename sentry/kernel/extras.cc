@@ -13,6 +13,7 @@
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/seccomp_filter.h"
 #include "sentry/kernel/seccomp_listener.h"
+#include "sentry/kernel/served_call.h"
 #include "sentry/kernel/sigio.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -87,6 +88,7 @@ void TaskExtras::OnExit(Task& task) {
   thread_keys.reset();
   session_keys.reset();
   notification.reset();
+  served.reset();
   for (const SeccompFilter* f = seccomp.get(); f != nullptr; f = f->below()) {
     if (f->listener() != nullptr) f->listener()->OnTaskGone();
   }
@@ -126,6 +128,7 @@ std::string TaskExtras::Save(state::Saver& saver, const Task& task) const {
     n->set_value(notification->value);
     n->set_goes_on(notification->goes_on);
   }
+  if (served != nullptr) served->Save(saver, m.mutable_served());
   if (pi_wait != nullptr) {
     m.set_pi_granted(pi_wait->granted);
     m.set_pi_requeued(pi_wait->requeued);
@@ -188,6 +191,10 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& tas
   // What was good for the host before is refused by it now at worst, which harms the program alone.
   if (rseq.area != 0) before_guest.push_back({SYS_rseq, {rseq.area, rseq.size, 0, rseq.signature}});
   if (m.has_notification() && !LoadNotification(loader, m.notification(), task)) return false;
+  if (m.has_served()) {
+    served = std::make_unique<ServedCall>();
+    if (!served->Load(loader, m.served())) return false;
+  }
   if (m.pi_granted() != 0 || m.pi_age() != 0) {
     // It waits again when its call is executed again.
     pi_wait = std::make_unique<PiWait>(task);

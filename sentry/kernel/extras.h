@@ -35,6 +35,7 @@ class NetNamespace;
 class PidNamespace;
 class SeccompFilter;
 struct SeccompNotification;  // sentry/kernel/seccomp_listener.h
+class ServedCall;            // sentry/kernel/served_call.h
 struct DeadTracee;           // sentry/kernel/tracing.h
 struct PiWait;               // sentry/kernel/futex_pi.h
 struct Tracee;
@@ -65,6 +66,7 @@ class TaskExtras {
   int seccomp_mode = 0;
   RefPtr<SeccompFilter> seccomp;
   std::unique_ptr<SeccompNotification> notification;  // its call waits for a listener's answer
+  std::unique_ptr<ServedCall> served;                 // its call asks a guest
   bool traps_native = false;  // its host thread brings calls to us that it would else execute by itself (platform::TrapNativeCallsOp)
   // rseq(2), as the host does it for this thread; `area` 0: not registered.
   struct Rseq {

@@ -3,6 +3,7 @@
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/served_call.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
@@ -50,7 +51,10 @@ void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler)
   t->call_ = Task::Call::kRunning;
   Kernel& kernel = t->kernel();
   ++kernel.lifecycle().running_helpers_;
-  ErrnoOr<uint64_t> result = handler(*t);
+  ErrnoOr<uint64_t> result = [&] {
+    ServedCall::Scope scope(*t);
+    return handler(*t);
+  }();
   --kernel.lifecycle().running_helpers_;
   t->mm_.reset();
   t->files_.reset();

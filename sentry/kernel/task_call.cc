@@ -10,6 +10,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/seccomp.h"
 #include "sentry/kernel/seccomp_listener.h"
+#include "sentry/kernel/served_call.h"
 #include "sentry/kernel/sigio.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task.h"
@@ -85,6 +86,7 @@ void Task::EnterCall(const platform::Syscall& call, bool framed) {
   syscall_.ip = call.ip;
   syscall_.framed = framed;
   extras_->notification.reset();  // of a call that its tracer has ended
+  extras_->served.reset();        // ... or a signal
   ++kernel_->stats().syscalls;
   if (kernel_->strace() != nullptr) kernel_->strace()->Enter(*this);
   if (extras_->tracee != nullptr && Tracing::AtEntry(*this)) return;
@@ -106,9 +108,15 @@ void Task::RunHandler() {
     kernel_->CountUnknown(syscall_.number);
     return CompleteCall(-ENOSYS);
   }
+  if (extras_->served != nullptr) {
+    if (std::optional<ErrnoOr<uint64_t>> result = extras_->served->Resume(*this)) return ActOn(*result);
+  }
   on_stack_ = true;
   Task* actor = std::exchange(notify_actor, this);
-  ErrnoOr<uint64_t> result = entry->handler(*this, syscall_.args);
+  ErrnoOr<uint64_t> result = [&] {
+    ServedCall::Scope scope(*this);
+    return entry->handler(*this, syscall_.args);
+  }();
   // While what the call has used is still ours.
   SigioOwner::DeliverDue();
   notify_actor = actor;
@@ -118,6 +126,11 @@ void Task::RunHandler() {
 
 void Task::ActOn(ErrnoOr<uint64_t> result) {
   if (exiting_) return kernel_->lifecycle().Release(*this);  // exit, exit_group, or a signal to itself
+  if (extras_->served != nullptr) {
+    result = extras_->served->OnResult(*this, result);
+    // It went on without an answer, or has it: what waited for one is in the way of the next call.
+    if (result.ok()) EndBlock();
+  }
   if (result.ok()) return CompleteCall(static_cast<int64_t>(*result));
   // Others may go on with this call from here on.
   platform::EndPosted(thread_);
@@ -143,6 +156,7 @@ void Task::FinishSyscall(int64_t result) {
 }
 
 void Task::CompleteCall(int64_t result) {
+  extras_->served.reset();
   if (helper_) {
     call_ = Call::kNone;
     if (call_owner_ != nullptr) call_owner_->OnDone(result <= -512 && result >= -516 ? -EINTR : result);
@@ -218,6 +232,7 @@ bool Task::MustHold() const {
 }
 
 void Task::Interrupt() {
+  if (extras_->served != nullptr && call_ == Call::kBlocked && (pending() & ~blocked_) != 0) extras_->served->OnSignal();
   // What it waits for has come already. Sleepers of Linux look for that first, and for signals only before they sleep again (do_wait(),
   // ep_poll() and their like): so does ActOn() when the call has been executed once more.
   if (call_ == Call::kBlocked && runnable_ && !held_ && !native_wait_ && !MustHold() && !HasFatalSignal()) return;

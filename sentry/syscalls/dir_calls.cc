@@ -15,6 +15,7 @@
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/ops.h"
+#include "sentry/vfs/served.h"
 
 namespace amber {
 namespace {
@@ -22,6 +23,7 @@ namespace {
 ErrnoOr<uint64_t> ChDir(Task& task, UserPtr<const char> path) {
   VfsPath dir = TRY(ResolvePlaceAt(task, AT_FDCWD, TRY(task.CopyInString(path, 4096)), kFollowLast | kMustBeDir));
   TRY(CheckPermission(task.creds(), *dir.inode(), kMayExec));
+  if (ServedInode* served = ServedInode::From(*dir.inode())) TRY(served->MayAccess(task.creds(), kMayExec));
   task.fs().set_cwd(std::move(dir));
   return uint64_t{0};
 }

@@ -18,6 +18,7 @@
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/served.h"
 
 namespace amber {
 namespace {
@@ -42,7 +43,7 @@ bool RestrictedHere(const Task& task) { return LandlockRuleset::RestrictsFiles(t
 // mount_capable(): what the root of a user namespace may mount (FS_USERNS_MOUNT).
 bool MayMountType(const Task& task, std::string_view type) {
   if (task.Has(CAP_SYS_ADMIN)) return true;
-  constexpr std::string_view kTypes[] = {"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "overlay", "cgroup", "cgroup2"};
+  constexpr std::string_view kTypes[] = {"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "overlay", "cgroup", "cgroup2", "fuse"};
   return std::ranges::find(kTypes, type) != std::end(kTypes) && task.creds().HasOwn(CAP_SYS_ADMIN);
 }
 
@@ -122,12 +123,21 @@ ErrnoOr<uint64_t> NewMount(Task& task, UserPtr<const char> source, UserPtr<const
                            UserPtr<const char> data) {
   if (type.is_null()) return Errno(EINVAL);
   std::string type_name = TRY(task.CopyInString(type, 4096));
+  // get_fs_type(), FS_HAS_SUBTYPE: of "fuse.sshfs" the kernel knows the first part; the rest is shown.
+  std::string subtype;
+  if (size_t dot = type_name.find('.'); dot != std::string::npos) {
+    subtype = type_name.substr(dot + 1);
+    type_name.resize(dot);
+    if (type_name != "fuse" && type_name != "fuseblk") return Errno(ENODEV);
+    if (subtype.empty()) return Errno(EINVAL);
+  }
   std::vector<std::string> known = FileSystemTypes();
   if (std::ranges::find(known, type_name) == known.end()) return Errno(ENODEV);
   if (!MayMountType(task, type_name)) return Errno(EPERM);
   MountArguments arguments{.kernel = &task.kernel(), .task = &task, .source = "none"};
   if (!source.is_null()) arguments.source = TRY(task.CopyInString(source, 4096));
   arguments.options = TRY(CopyInOptions(task, data));
+  if (!subtype.empty()) arguments.options.push_back("subtype=" + subtype);
   MountNamespace* ns = TRY(OwnNamespace(task, where));
   RefPtr<FileSystem> fs = TRY(MakeFileSystem(type_name, arguments));
   if (task.creds().user_ns && !fs->owner()) fs->set_owner(task.creds().user_ns);
@@ -167,6 +177,9 @@ ErrnoOr<uint64_t> Umount2(Task& task, UserPtr<const char> target, int flags) {
   MountNamespace* ns = TRY(OwnNamespace(task, place));
   if (place.mount->locked()) return Errno(EINVAL);
   if (place.mount->parent() == nullptr) return Errno(EBUSY);
+  if ((flags & MNT_FORCE) != 0) {
+    if (auto* served = dynamic_cast<ServedFileSystem*>(&place.mount->fs())) served->Abort();
+  }
   if ((flags & MNT_EXPIRE) != 0) {
     // do_umount(): one that is not used is marked first and goes the next time, unless it was used in between. (Here: a file was opened. Linux
     // counts every path that was walked there.)

@@ -74,7 +74,7 @@ ErrnoOr<uint64_t> FsOpen(Task& task, UserPtr<const char> name, unsigned flags) {
   for (const std::string& t : FileSystemTypes()) known |= t == type;
   if (!known) return Errno(ENODEV);
   // What the root of a user namespace may mount (FS_USERNS_MOUNT).
-  constexpr std::string_view kForAll[] = {"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "overlay", "cgroup", "cgroup2"};
+  constexpr std::string_view kForAll[] = {"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "overlay", "cgroup", "cgroup2", "fuse"};
   bool for_all = std::ranges::find(kForAll, type) != std::end(kForAll) && task.creds().HasOwn(CAP_SYS_ADMIN);
   if (!for_all && !task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
   return Install(task, MakeRef<FsConfigFile>(std::move(type)), (flags & FSOPEN_CLOEXEC) != 0);
@@ -106,10 +106,17 @@ ErrnoOr<uint64_t> FsConfig(Task& task, int fd, unsigned command, UserPtr<const c
       TRY(context->Set(task, key, &text));
       return 0;
     }
+    case FSCONFIG_SET_FD: {
+      // Only FUSE has such a parameter: its connection.
+      if (key != "fd" || !context->type().starts_with("fuse")) return Errno(EINVAL);
+      TRY(task.files().Get(aux));
+      std::string number = std::to_string(aux);
+      TRY(context->Set(task, key, &number));
+      return 0;
+    }
     case FSCONFIG_SET_BINARY:
     case FSCONFIG_SET_PATH:
-    case FSCONFIG_SET_PATH_EMPTY:
-    case FSCONFIG_SET_FD: return Errno(EINVAL);  // no type here has such a parameter
+    case FSCONFIG_SET_PATH_EMPTY: return Errno(EINVAL);  // no type here has such a parameter
     case FSCONFIG_CMD_CREATE:
     case kCreateExclusive:
       if (!MayMount(task)) return Errno(EPERM);

@@ -18,6 +18,7 @@ namespace {
 
 constexpr uint32_t kFlags = SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT;
 constexpr size_t kChunk = 65536;
+constexpr size_t kLongest = (1 << 20) + kChunk;
 
 Pipe* PipeOf(File& file) {
   auto* end = dynamic_cast<PipeEnd*>(&file);
@@ -107,7 +108,8 @@ ErrnoOr<uint64_t> Splice(Task& task, int in_fd, UserPtr<uint64_t> in_offset, int
   if (size == 0) return uint64_t{0};
   End in = TRY(GetEnd(task, in_fd, in_offset, false));
   End out = TRY(GetEnd(task, out_fd, out_offset, true));
-  size_t chunk = std::min<uint64_t>(size, kChunk);
+  // A request of /dev/fuse, which comes whole or not at all, may be as long as a pipe.
+  size_t chunk = std::min<uint64_t>(size, PipeOf(*in.file) == nullptr ? kLongest : kChunk);
   if (in.pipe == nullptr && out.pipe == nullptr) return Errno(EINVAL);
   if (in.pipe == out.pipe) return Errno(EINVAL);
   if (in.pipe == nullptr) return IntoPipe(task, in, out, chunk, flags);

@@ -17,6 +17,7 @@
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/ops.h"
+#include "sentry/vfs/served.h"
 #include "sentry/vfs/vfs_file.h"
 
 namespace amber {
@@ -188,6 +189,7 @@ ErrnoOr<uint64_t> FAccessAt2(Task& task, int dirfd, UserPtr<const char> path, in
   if (!r.path || mode == F_OK) return uint64_t{0};
   if ((mode & X_OK) != 0 && r.path.inode()->IsRegular() && (r.path.mount->flags() & MS_NOEXEC) != 0) return Errno(EACCES);
   TRY(CheckPermission(*creds, r.path, mode));
+  if (ServedInode* served = ServedInode::From(*r.path.inode())) TRY(served->MayAccess(*creds, mode));
   return uint64_t{0};
 }
 

@@ -13,6 +13,7 @@
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/path.h"
 #include "sentry/vfs/restrict.h"
+#include "sentry/vfs/served.h"
 #include "sentry/vfs/vfs_file.h"
 
 namespace amber {
@@ -60,6 +61,8 @@ ExecIds ExecIdsOf(const File& file) {
   ExecIds ids;
   const VfsPath* path = file.path();
   if (path == nullptr || (path->mount->flags() & MS_NOSUID) != 0) return ids;
+  // Nobody becomes somebody else by what a user's server says (mnt_may_suid(); for the user's own namespace, too).
+  if (ServedInode::From(*path->inode()) != nullptr && path->mount->fs().owner() != nullptr) return ids;
   const Attr& a = path->inode()->attr();
   ids.uid = a.uid;
   ids.gid = a.gid;

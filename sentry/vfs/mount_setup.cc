@@ -7,6 +7,7 @@
 #include "sentry/fs/dev/populate.h"
 #include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/fifo/fifo.h"
+#include "sentry/fs/fuse/fuse_inode.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/image/image_fs.h"
 #include "sentry/fs/mqueue/mqueue.h"
@@ -192,6 +193,7 @@ void RegisterFileSystems() {
     RegisterFileSystemType("cgroup", SysFileSystem::MakeCgroup);
     RegisterFileSystemType("cgroup2", SysFileSystem::MakeCgroup);
     RegisterFileSystemType("mqueue", MqueueFileSystem::Make);
+    RegisterFuse();
     RegisterMemoryDevices();
     RegisterFifos();
     RegisterTerminals();

@@ -10,6 +10,7 @@
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/regular_file.h"
 #include "sentry/vfs/restrict.h"
+#include "sentry/vfs/served.h"
 #include "sentry/vfs/special.h"
 #include "sentry/vfs/vfs_file.h"
 
@@ -66,6 +67,7 @@ ErrnoOr<RefPtr<File>> OpenOrCreate(const VfsContext& ctx, const ResolvedParent& 
   if (p.name.empty() || p.trailing_slash) return Errno(EISDIR);
   RefPtr<Dentry> child = TRY(LookupChild(ctx, p.dir, p.name));
   if (child->negative()) {
+    CreateIntent intent(how.flags);
     TRY(MakeChild(ctx, p.dir, *child, {.mode = S_IFREG | (how.mode & 07777)}));
     TRY(CheckOpenRights(ctx, {p.dir.mount, child}, how.flags));
     return OpenInode(ctx, {p.dir.mount, std::move(child)}, how.flags);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/served.h"
 
 namespace amber {
 namespace {
@@ -35,7 +36,10 @@ bool IsDots(std::string_view name) { return name == "." || name == ".."; }
 
 // The file system's answer about a name that is cached as `d` is still the same file.
 bool SameFile(const Dentry& d, const Inode& found) {
-  return !d.negative() && (d.inode() == &found || (d.inode()->ino() == found.ino() && d.inode()->type() == found.type()));
+  if (d.negative() || d.inode() == &found) return !d.negative();
+  // A server's numbers are what it likes.
+  if (ServedInode::From(found) != nullptr) return false;
+  return d.inode()->ino() == found.ino() && d.inode()->type() == found.type();
 }
 
 // Asks the file system for `names` below `dir` and caches the answers. Returns how many names were settled.

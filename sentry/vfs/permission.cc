@@ -2,11 +2,12 @@
 
 #include "sentry/kernel/credentials.h"
 #include "sentry/vfs/path.h"
+#include "sentry/vfs/served.h"
 
 namespace amber {
 
 // fs/namei.c, generic_permission().
-ErrnoOr<void> CheckPermission(const Credentials& creds, const Inode& inode, int may) {
+ErrnoOr<void> CheckModeBits(const Credentials& creds, const Inode& inode, int may) {
   const Attr& a = inode.attr();
   uint32_t bits = a.mode;
   if (creds.fsuid == a.uid) {
@@ -25,6 +26,13 @@ ErrnoOr<void> CheckPermission(const Credentials& creds, const Inode& inode, int 
   if (((may & kMayExec) == 0 || (a.mode & 0111) != 0) && creds.HasOver(a.uid, a.gid, CAP_DAC_OVERRIDE)) return Ok();
   return Errno(EACCES);
 }
+
+ErrnoOr<void> CheckPermission(const Credentials& creds, const Inode& inode, int may) {
+  if (ServedInode* served = ServedInode::From(inode)) return served->MayUse(creds, may);
+  return CheckModeBits(creds, inode, may);
+}
+
+ServedInode* ServedInode::Cast(const Inode& inode) { return dynamic_cast<ServedInode*>(const_cast<Inode*>(&inode)); }
 
 ErrnoOr<void> CheckPermission(const Credentials& creds, const VfsPath& path, int may) {
   const Inode& inode = *path.inode();

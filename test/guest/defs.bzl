@@ -9,12 +9,13 @@ _COPTS = [
     "-U_FORTIFY_SOURCE",
 ]
 
-def guest_family(name, source, dynamic = False):
+def guest_family(name, source, dynamic = False, deps = []):
     """Declares the program of one family.
 
     Args:
       name: the program's name, that of the source without its ending.
       source: the .cc file.
+      deps: what it needs besides the harness.
       dynamic: link against the shared C library instead of statically.
     """
     rule = native.cc_binary if dynamic else static_binary
@@ -23,5 +24,5 @@ def guest_family(name, source, dynamic = False):
         testonly = True,
         srcs = [source],
         copts = _COPTS,
-        deps = ["//test/harness:guest_test"],
+        deps = ["//test/harness:guest_test"] + deps,
     )

@@ -51,8 +51,8 @@ ErrnoOr<void> FsConfigFile::Set(Task& task, const std::string& key, const std::s
   }
   if (options_.size() >= kMaxOptions) return Errno(EINVAL);
   std::string option = value == nullptr ? key : key + "=" + *value;
-  // What cannot be right is refused at once. An overlay's options make sense together only.
-  if (type_ != "overlay") {
+  // What cannot be right is refused at once. An overlay's options make sense together only, and so do those of FUSE.
+  if (type_ != "overlay" && !type_.starts_with("fuse")) {
     MountArguments trial{.kernel = &task.kernel(), .task = &task, .source = "none", .options = {option}};
     if (!MakeFileSystem(type_, trial).ok()) return Failure(EINVAL, "Unknown or bad parameter '" + key + "'");
   }

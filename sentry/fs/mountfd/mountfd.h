@@ -28,6 +28,7 @@ class FsConfigFile final : public File {
   explicit FsConfigFile(RefPtr<FileSystem> fs);
 
   Phase phase() const { return phase_; }
+  const std::string& type() const { return type_; }
   const std::string& source() const { return source_; }
 
   // One option: "ro", "size=1m"; EBUSY once the file system is there, EINVAL for what its type does not know.
