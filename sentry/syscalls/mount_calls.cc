@@ -177,8 +177,10 @@ ErrnoOr<uint64_t> Umount2(Task& task, UserPtr<const char> target, int flags) {
   MountNamespace* ns = TRY(OwnNamespace(task, place));
   if (place.mount->locked()) return Errno(EINVAL);
   if (place.mount->parent() == nullptr) return Errno(EBUSY);
-  if ((flags & MNT_FORCE) != 0) {
-    if (auto* served = dynamic_cast<ServedFileSystem*>(&place.mount->fs())) served->Abort();
+  if (auto* served = dynamic_cast<ServedFileSystem*>(&place.mount->fs())) {
+    bool busy = served->Busy();
+    if ((flags & MNT_FORCE) != 0) served->Abort();
+    if (busy && (flags & MNT_DETACH) == 0) return Errno(EBUSY);
   }
   if ((flags & MNT_EXPIRE) != 0) {
     // do_umount(): one that is not used is marked first and goes the next time, unless it was used in between. (Here: a file was opened. Linux

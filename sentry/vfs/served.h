@@ -25,9 +25,12 @@ class ServedInode {
   static inline int count_ = 0;
 };
 
-// umount2(2) with MNT_FORCE.
+// For umount2(2).
 class ServedFileSystem {
  public:
+  // A call waits for the server: it is in the mount, though nobody holds that.
+  virtual bool Busy() const = 0;
+  // MNT_FORCE.
   virtual void Abort() = 0;
 
  protected:

@@ -119,5 +119,7 @@ class FuseServer {
 
 // An open /dev/fuse; skips the test where there is none.
 int OpenFuseDevice();
+// A path of it; a node in /tmp where a container has none.
+const char* FuseDevicePath();
 
 }  // namespace guest

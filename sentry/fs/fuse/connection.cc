@@ -208,6 +208,11 @@ void FuseConnection::OnInodeGone(FuseInode& inode) {
   if (it != inodes_.end() && it->second == &inode) inodes_.erase(it);
 }
 
+bool FuseConnection::has_callers() const {
+  auto waits = [](const RefPtr<FuseRequest>& r) { return !r->background_ && !r->abandoned_; };
+  return std::ranges::any_of(pending_, waits) || std::ranges::any_of(sent_, [&](const auto& s) { return waits(s.second); });
+}
+
 // --- the server reads ---
 
 bool FuseConnection::has_pending() const {

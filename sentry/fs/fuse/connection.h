@@ -155,6 +155,8 @@ class FuseConnection final : public RefCounted<FuseConnection>, public state::Sa
 
   // --- the file system's side ---
   void Attach(FuseFileSystem* fs) { fs_ = fs; }
+  // A call waits for an answer.
+  bool has_callers() const;
   // Asks for INIT.
   void Begin();
   // Everything that waits gets an error, and so does everything that is asked from now on.

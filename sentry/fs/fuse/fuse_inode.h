@@ -126,6 +126,7 @@ class FuseFileSystem final : public FileSystem, public ServedFileSystem {
   ErrnoOr<void> StatFs(struct statfs* out) override;
   std::string ShowOptions() const override;
   bool revalidates() const override { return true; }
+  bool Busy() const override { return connection_->has_callers(); }
   void Abort() override { connection_->Abort(); }
 
   state::Kind kind() const override { return kFuseFileSystemKind; }
