@@ -70,6 +70,7 @@ ErrnoOr<uint64_t> FromPipe(Task& task, End& in, End& out, size_t size, uint32_t 
     size = std::min(size, out.pipe->room());
     if (size == 0) return WaitFor(task, *out.file, POLLOUT, flags, out.file->nonblocking());
   }
+  size = std::min<size_t>(size, in.pipe->size());
   auto buffer = std::make_unique_for_overwrite<uint8_t[]>(size);
   size = in.pipe->Peek(buffer.get(), size);
   BufferSource source(buffer.get(), size);
@@ -108,8 +109,8 @@ ErrnoOr<uint64_t> Splice(Task& task, int in_fd, UserPtr<uint64_t> in_offset, int
   if (size == 0) return uint64_t{0};
   End in = TRY(GetEnd(task, in_fd, in_offset, false));
   End out = TRY(GetEnd(task, out_fd, out_offset, true));
-  // A request of /dev/fuse, which comes whole or not at all, may be as long as a pipe.
-  size_t chunk = std::min<uint64_t>(size, PipeOf(*in.file) == nullptr ? kLongest : kChunk);
+  // Requests and answers of /dev/fuse, which go whole or not at all, may be as long as a pipe.
+  size_t chunk = std::min<uint64_t>(size, in.pipe == nullptr || out.pipe == nullptr ? kLongest : kChunk);
   if (in.pipe == nullptr && out.pipe == nullptr) return Errno(EINVAL);
   if (in.pipe == out.pipe) return Errno(EINVAL);
   if (in.pipe == nullptr) return IntoPipe(task, in, out, chunk, flags);

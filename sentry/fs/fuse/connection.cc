@@ -171,8 +171,9 @@ void FuseConnection::Begin() {
   in.major = FUSE_KERNEL_VERSION;
   in.minor = 31;
   in.max_readahead = 128 * 1024;
-  in.flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_AUTO_INVAL_DATA | FUSE_ASYNC_DIO | FUSE_NO_OPEN_SUPPORT | FUSE_PARALLEL_DIROPS |
-             FUSE_MAX_PAGES | FUSE_NO_OPENDIR_SUPPORT | FUSE_EXPLICIT_INVAL_DATA;
+  // DONT_MASK: modes come with the umask taken off already, which it can be once more; there are no default ACLs that it would be wrong for.
+  in.flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK | FUSE_AUTO_INVAL_DATA | FUSE_ASYNC_DIO | FUSE_NO_OPEN_SUPPORT |
+             FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES | FUSE_NO_OPENDIR_SUPPORT | FUSE_EXPLICIT_INVAL_DATA;
   // The old structure, which servers of any version take at a minor number below 36.
   init_ = Send({.opcode = FUSE_INIT, .in = BytesOf(in).substr(0, 16), .min_out = 8, .max_out = sizeof(fuse_init_out)}, nullptr, true);
 }
