@@ -15,7 +15,8 @@ big)
     packages+=' strace gdb redis-server nginx-light curl wrk postgresql-15 nodejs golang-go
     openjdk-17-jdk-headless ruby php-cli openssh-server openssh-client rsync vim-tiny vim tmux
     ffmpeg mariadb-server libpython3.11-testsuite stress-ng iproute2 netcat-openbsd
-    chromium fonts-dejavu-core cargo npm imagemagick tzdata'
+    chromium fonts-dejavu-core cargo npm imagemagick tzdata
+    fuse3 bindfs sshfs squashfuse squashfs-tools unionfs-fuse fuse-overlayfs'
     ;;
 *)
     echo "rootfs.sh: no list of packages named $1" >&2

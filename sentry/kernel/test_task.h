@@ -32,6 +32,8 @@ class TestTask {
 
   Kernel& kernel() { return kernel_; }
   Task& task() { return *task_; }
+  // What the last handler that was called by hand waits for, if it does.
+  void EndBlock() { task_->EndBlock(); }
   // Another process of the same pid namespace.
   RefPtr<Task> New() {
 #if __has_feature(address_sanitizer)
