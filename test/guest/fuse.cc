@@ -269,6 +269,36 @@ GUEST_TEST(Fuse, CopiesInTheKernel) {
   EXPECT_EQ(Queued(pipe.r), 0);
 }
 
+GUEST_TEST(Fuse, KindsOfOpenFiles) {
+  FuseServer server("", AddHello);
+  char text[64] = {};
+  // Without a position.
+  server.shared().open_flags = FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO;
+  int fd = MUST(open(server / "hello", O_RDONLY));
+  EXPECT_ERRNO(lseek(fd, 0, SEEK_SET), ESPIPE);
+  EXPECT_ERRNO(pread(fd, text, 4, 0), ESPIPE);
+  EXPECT_EQ(read(fd, text, 5), 5);
+  EXPECT_EQ(read(fd, text, sizeof(text)), 8);
+  close(fd);
+  // Past the size that the server has told.
+  server.shared().open_flags = FOPEN_DIRECT_IO;
+  fd = MUST(open(server / "hello", O_RDWR));
+  server.shared().attr_valid = 1000;
+  struct stat st;
+  MUST(fstat(fd, &st));
+  server.node(server.Find(1, "hello")).size = 20;
+  CheckpointHere();
+  EXPECT_EQ(pread(fd, text, sizeof(text), 0), 20);
+  EXPECT_EQ(static_cast<int>(server.shared().last_size), 64);
+  // A server without OPEN and OPENDIR.
+  server.shared().attr_valid = 0;
+  server.shared().lacks[FUSE_OPENDIR] = 1;
+  const int dir = MUST(open(server.path(), O_RDONLY | O_DIRECTORY));
+  EXPECT_GT(syscall(SYS_getdents64, dir, text, sizeof(text)), 0);
+  close(dir);
+  close(fd);
+}
+
 GUEST_TEST(Fuse, KnownForAWhile) {
   FuseServer server("", [](FuseServer& s) {
     s.shared().entry_valid = s.shared().attr_valid = 1000;

@@ -16,6 +16,7 @@ constexpr uint32_t kMaxWrite = 1 << 20;
 constexpr size_t kMinRead = 8192;
 // Requests that nobody waits for are bounded by the files that were open; those that wait, by their tasks. What could grow is this.
 constexpr size_t kMaxInterrupts = 65536;
+constexpr size_t kMaxPending = 65536;
 
 ErrnoOr<size_t> PutMessage(Sink& sink, std::string_view message) {
   size_t done = TRY(sink.Put(message.data(), message.size()));
@@ -43,9 +44,16 @@ void FuseRequest::OnSignal() { connection_->Interrupt(*this); }
 
 void FuseRequest::OnCallerGone() {
   RefPtr<FuseConnection> connection = connection_;
-  if (state_ == State::kDone) return connection->ForgetNames(*this);
+  if (state_ == State::kDone) {
+    connection->ForgetNames(*this);
+    inode_.reset();
+    opened_.reset();
+    fs_.reset();
+    return;
+  }
   if (background_) return;
   abandoned_ = true;
+  fs_.reset();
   if (state_ == State::kPending) return connection->Withdraw(*this);
   connection->Interrupt(*this);
 }
@@ -93,6 +101,7 @@ RefPtr<FuseRequest> FuseConnection::Send(FuseQuestion question, const Task* task
   auto request = MakeRef<FuseRequest>(RefPtr<FuseConnection>(this), std::move(question), header);
   request->background_ = background;
   request->attr_version_ = attr_version_;
+  if (!background) request->fs_ = RefPtr<FileSystem>(fs_);
   pending_.push_back(request);
   if (initialized_ || request->opcode() == FUSE_INIT) device_queue_.Notify(POLLIN | POLLRDNORM);
   return request;
@@ -127,6 +136,8 @@ bool FuseConnection::WasAsked(const FuseQuestion& question) const {
 
 RefPtr<FuseRequest> FuseConnection::Post(FuseQuestion question) {
   if (!connected_) return nullptr;
+  // Processes that end wait for nobody: a server that reads nothing is not told of all that they close.
+  if (question.opcode == FUSE_FLUSH && pending_.size() >= kMaxPending) return nullptr;
   // A file that is released is nobody's any more; FLUSH says whose descriptor was closed.
   Task* task = question.opcode == FUSE_FLUSH ? ServedCall::Current() : nullptr;
   return Send(std::move(question), task, true);
@@ -253,7 +264,20 @@ ErrnoOr<size_t> FuseConnection::Read(Sink& sink) {
   for (auto [node, lookups] : std::exchange(left_behind_, {})) Forget(node, lookups);
   size_t least = std::max<size_t>(kMinRead, initialized_ ? sizeof(fuse_in_header) + sizeof(fuse_write_in) + max_write_ : 0);
   if (sink.remaining() < least) return Errno(EINVAL);
-  if (!has_pending()) return Errno(EAGAIN);
+  // A server that answers nothing keeps what its callers, which may be killed, have asked.
+  if (sent_.size() >= kMaxPending) {
+    Abort();
+    return Errno(ENODEV);
+  }
+  while (true) {
+    if (!has_pending()) return Errno(EAGAIN);
+    auto one = ReadOne(sink);
+    if (one.ok() || !one.Is(EAGAIN)) return one;
+  }
+}
+
+// EAGAIN: it was too long for the server, and its caller has heard of that.
+ErrnoOr<size_t> FuseConnection::ReadOne(Sink& sink) {
   if (initialized_ && !interrupts_.empty()) return ReadInterrupt(sink);
   if (initialized_ && pending_.empty()) return ReadForget(sink);
   RefPtr<FuseRequest> request = pending_.front();
@@ -261,7 +285,7 @@ ErrnoOr<size_t> FuseConnection::Read(Sink& sink) {
   std::string message = BytesOf(request->header_) + request->question_.in + request->question_.data;
   if (message.size() > sink.remaining()) {
     Finish(*request, request->opcode() == FUSE_SETXATTR ? E2BIG : EIO, "");
-    return Read(sink);
+    return Errno(EAGAIN);
   }
   auto put = PutMessage(sink, message);
   if (!put.ok()) {

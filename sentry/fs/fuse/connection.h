@@ -19,6 +19,7 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/user_namespace.h"
 #include "sentry/kernel/wait_queue.h"
+#include "sentry/vfs/file_system.h"
 #include "sentry/vfs/inode.h"
 
 namespace amber {
@@ -102,6 +103,8 @@ class FuseRequest final : public ServedRequest {
   uint64_t attr_version_ = 0;
   int error_ = 0;
   std::string answer_;
+  // Whoever waits is in the file system, and so is what it gets.
+  RefPtr<FileSystem> fs_;
   RefPtr<FuseInode> inode_;
   RefPtr<FuseHandle> opened_;
 };
@@ -178,6 +181,7 @@ class FuseConnection final : public RefCounted<FuseConnection>, public state::Sa
   void Interrupt(FuseRequest& request);
   void Withdraw(FuseRequest& request);
   void ForgetNames(const FuseRequest& request);
+  ErrnoOr<size_t> ReadOne(Sink& sink);
   ErrnoOr<size_t> ReadForget(Sink& sink);
   ErrnoOr<size_t> ReadInterrupt(Sink& sink);
   // --- answer.cc ---

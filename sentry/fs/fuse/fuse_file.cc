@@ -29,6 +29,7 @@ ErrnoOr<size_t> FuseFile::Read(Task& task, Sink& sink) {
 }
 
 ErrnoOr<size_t> FuseFile::PRead(Task& task, Sink& sink, uint64_t offset) {
+  if (!seekable()) return Errno(ESPIPE);
   if (offset > INT64_MAX) return Errno(EINVAL);
   return ReadAt(task, sink, offset);
 }
@@ -87,6 +88,7 @@ ErrnoOr<size_t> FuseFile::Write(Task& task, Source& source) {
 }
 
 ErrnoOr<size_t> FuseFile::PWrite(Task& task, Source& source, uint64_t offset) {
+  if (!seekable()) return Errno(ESPIPE);
   if (offset > INT64_MAX) return Errno(EINVAL);
   uint64_t end;
   return WriteAt(task, source, offset, &end);
@@ -170,6 +172,7 @@ ErrnoOr<uint64_t> FuseFile::SeekData(int64_t offset, int whence) {
 }
 
 ErrnoOr<uint64_t> FuseFile::Seek(Task&, int64_t offset, int whence) {
+  if (!seekable()) return Errno(ESPIPE);
   int64_t base = 0;
   switch (whence) {
     case SEEK_SET: break;

@@ -47,6 +47,7 @@ class FuseFile final : public VfsFile {
  private:
   FuseInode& fuse() const { return static_cast<FuseInode&>(inode()); }
   FuseConnection& connection() const { return fuse().connection(); }
+  bool seekable() const { return (handle_->open_flags & (FOPEN_NONSEEKABLE | FOPEN_STREAM)) == 0; }
   ErrnoOr<size_t> ReadAt(Task& task, Sink& sink, uint64_t offset);
   ErrnoOr<size_t> WriteAt(Task& task, Source& source, uint64_t offset, uint64_t* end);
   ErrnoOr<size_t> WriteChunks(Source& source, uint64_t offset, uint64_t limit);

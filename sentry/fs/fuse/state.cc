@@ -54,6 +54,7 @@ std::string FuseRequest::Save(state::Saver& saver) const {
   m.set_answer(answer_);
   m.set_inode(saver.Ref(inode_));
   m.set_opened(saver.Ref(opened_));
+  m.set_fs(saver.Ref(fs_));
   return m.SerializeAsString();
 }
 
@@ -78,6 +79,7 @@ bool FuseRequest::Load(state::Loader& loader, std::string_view bytes) {
   answer_ = m.answer();
   inode_ = loader.GetRef<FuseInode>(m.inode());
   opened_ = loader.GetRef<FuseHandle>(m.opened());
+  fs_ = loader.GetRef<FileSystem>(m.fs());
   set_key(KeyOf(question_));
   if (!done) return true;
   // What operations rely on once there is an answer without an error.

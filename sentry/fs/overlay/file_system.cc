@@ -9,6 +9,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/ops.h"
+#include "sentry/vfs/served.h"
 #include "sentry/vfs/state_util.h"
 
 namespace amber {
@@ -73,6 +74,8 @@ ErrnoOr<RefPtr<FileSystem>> MakeOverlay(const MountArguments& arguments) {
   // Copy-up needs unnamed files and trusted attributes, which a tmpfs (or an overlay's own upper layer) has.
   if (upper && std::string_view(upper.mount->fs().type_name()) != "tmpfs") return Errno(EINVAL);
   for (const VfsPath& l : lowers) {
+    // Copying up could not wait for a server in its middle.
+    if (ServedInode::From(*l.inode()) != nullptr) return Errno(EINVAL);
     if (!OverlayFileSystem::StacksWithin(l.mount->fs(), OverlayFileSystem::kMaxStack - 1)) return Errno(EINVAL);
   }
   return RefPtr<FileSystem>(MakeRef<OverlayFileSystem>(std::move(upper), std::move(lowers)));
