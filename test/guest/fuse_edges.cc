@@ -95,9 +95,13 @@ GUEST_TEST(FuseWait, KilledCallerGoes) {
 GUEST_TEST(FuseWait, ServerWaitsForItself) {
   // Nobody answers whom the server asks by its own mount; ending it ends that.
   FuseServer server("", AddHello);
-  server.shared().held = FUSE_LOOKUP;
-  const pid_t first = Reader(server, ECONNABORTED);
+  snprintf(server.shared().visit, sizeof(server.shared().visit), "%s", (server / "hello").c_str());
+  const pid_t first = Fork([&] {
+    struct stat st;
+    EXPECT_ERRNO(stat(server / "trap", &st), ECONNABORTED);
+  });
   server.AwaitCount(FUSE_LOOKUP, 0);
+  CheckpointHere();
   server.Kill();
   JOIN_OK(first);
 }

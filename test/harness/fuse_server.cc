@@ -261,6 +261,8 @@ bool FuseServer::HandleNames(const fuse_in_header& h, char* body) {
   switch (h.opcode) {
     case FUSE_LOOKUP: {
       const uint64_t node = Find(h.nodeid, body);
+      struct stat st;
+      if (strcmp(body, "trap") == 0) stat(shared_->visit, &st);
       if (node == 0 && shared_->entry_valid == 0) {
         Answer(h, ENOENT, nullptr, 0);
       } else {
@@ -455,7 +457,7 @@ void FuseServer::Handle(const fuse_in_header& h, char* body) {
     auto* in = reinterpret_cast<fuse_init_in*>(body);
     out.major = FUSE_KERNEL_VERSION;
     out.minor = in->minor < 31 ? in->minor : 31;
-    out.flags = in->flags & (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_AUTO_INVAL_DATA);
+    out.flags = in->flags & (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_AUTO_INVAL_DATA | FUSE_PARALLEL_DIROPS);
     out.max_write = shared_->max_write != 0 ? shared_->max_write : 128 * 1024;
     out.max_pages = 32;
     return Answer(h, 0, &out, sizeof(out));

@@ -43,6 +43,7 @@ class FuseServer {
     std::atomic<int> held;             // requests of this opcode are not answered until this is another, or they are interrupted
     std::atomic<int> wrong;            // how LOOKUP, READ and READDIR are answered
     std::atomic<int> twice;            // everything is answered twice
+    char visit[128];                   // a path that the server itself looks at when "trap" is looked up
     // --- what it has seen ---
     std::atomic<int> count[64];
     std::atomic<int> interrupts, second_errno, refused;
