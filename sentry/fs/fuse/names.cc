@@ -16,6 +16,9 @@ uint32_t EncodeDevice(uint64_t d) { return (minor(d) & 0xff) | (major(d) << 8) |
 
 uint32_t UmaskOf(const VfsContext& ctx) { return ctx.fs != nullptr ? ctx.fs->umask() : 0; }
 
+// An inode of the same file system, as whoever calls has made sure. (An image may say what it likes.)
+FuseInode* Mine(Inode& inode) { return dynamic_cast<FuseInode*>(&inode); }
+
 std::string Zeroed(std::string_view name) { return std::string(name) + '\0'; }
 
 }  // namespace
@@ -134,13 +137,15 @@ ErrnoOr<RefPtr<Inode>> FuseInode::Make(const VfsContext& ctx, std::string_view n
 
 ErrnoOr<void> FuseInode::Link(const VfsContext& ctx, std::string_view name, Inode& target) {
   TRY(connection_->MayLook(*ctx.creds));
-  fuse_link_in in{.oldnodeid = static_cast<FuseInode&>(target).node_};
+  FuseInode* linked = Mine(target);
+  if (linked == nullptr) return Errno(EIO);
+  fuse_link_in in{.oldnodeid = linked->node_};
   FuseQuestion q = About(FUSE_LINK, BytesOf(in) + Zeroed(name));
   q.min_out = q.max_out = sizeof(fuse_entry_out);
   TRY(connection_->Ask(std::move(q)));
   // Servers may give another name another number: it is looked up when it is used.
   ForgetName(name);
-  static_cast<FuseInode&>(target).Changed();
+  linked->Changed();
   Changed();
   return Ok();
 }
@@ -149,7 +154,7 @@ ErrnoOr<void> FuseInode::Remove(uint32_t opcode, std::string_view name, Inode& v
   TRY(Look());
   TRY(connection_->Ask(About(opcode, Zeroed(name))));
   ForgetName(name);
-  static_cast<FuseInode&>(victim).Changed();
+  if (FuseInode* removed = Mine(victim)) removed->Changed();
   Changed();
   return Ok();
 }
@@ -160,7 +165,9 @@ ErrnoOr<void> FuseInode::Rmdir(const VfsContext&, std::string_view name, Inode& 
 ErrnoOr<void> FuseInode::Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir, std::string_view new_name,
                                 Inode* replaced, uint32_t flags) {
   TRY(connection_->MayLook(*ctx.creds));
-  auto& to = static_cast<FuseInode&>(new_dir);
+  FuseInode* target = Mine(new_dir);
+  if (target == nullptr) return Errno(EIO);
+  FuseInode& to = *target;
   if (flags == 0) {
     fuse_rename_in in{.newdir = to.node_};
     TRY(connection_->Ask(About(FUSE_RENAME, BytesOf(in) + Zeroed(old_name) + Zeroed(new_name))));
@@ -178,8 +185,10 @@ ErrnoOr<void> FuseInode::Rename(const VfsContext& ctx, std::string_view old_name
   }
   ForgetName(old_name);
   to.ForgetName(new_name);
-  static_cast<FuseInode&>(moved).Changed();
-  if (replaced != nullptr) static_cast<FuseInode*>(replaced)->Changed();
+  for (Inode* inode : {&moved, replaced}) {
+    if (inode == nullptr) continue;
+    if (FuseInode* mine = Mine(*inode)) mine->Changed();
+  }
   Changed();
   to.Changed();
   return Ok();
