@@ -8,7 +8,6 @@
 #include "gofer/client_impl.h"
 
 namespace amber::gofer {
-namespace {
 
 Attributes Decode(wire::Attributes::Reader r) {
   Attributes a;
@@ -30,7 +29,29 @@ Attributes Decode(wire::Attributes::Reader r) {
   return a;
 }
 
-Node Decode(wire::Node::Reader r) { return Node{r.getId(), Decode(r.getAttributes()), std::string(AsString(r.getTarget()))}; }
+void Encode(NodeId node, const AttributeChange& change, wire::SetAttr::Builder set) {
+  set.setNode(node);
+  set.setSize(change.size.value_or(0));
+  set.setUid(change.uid.value_or(0));
+  set.setGid(change.gid.value_or(0));
+  set.setMode(change.mode.value_or(0));
+  uint32_t mask = (change.size ? kSetSize : 0) | (change.uid ? kSetUid : 0) | (change.gid ? kSetGid : 0) | (change.mode ? kSetMode : 0);
+  if (change.atime) {
+    mask |= change.atime->now ? kSetAtimeNow : kSetAtime;
+    set.setAtime(change.atime->time.seconds);
+    set.setAtimeNs(change.atime->time.nanoseconds);
+  }
+  if (change.mtime) {
+    mask |= change.mtime->now ? kSetMtimeNow : kSetMtime;
+    set.setMtime(change.mtime->time.seconds);
+    set.setMtimeNs(change.mtime->time.nanoseconds);
+  }
+  set.setMask(mask);
+}
+
+static Node Decode(wire::Node::Reader r) { return Node{r.getId(), Decode(r.getAttributes()), std::string(AsString(r.getTarget()))}; }
+
+namespace {
 
 void Encode(NewInode inode, wire::NewInode::Builder b) {
   b.setMode(inode.mode);
@@ -215,24 +236,7 @@ ErrnoOr<Attributes> Client::GetAttr(NodeId node) {
 
 ErrnoOr<Attributes> Client::SetAttr(NodeId node, const AttributeChange& change) {
   return Call(*impl_, [&](Transaction& t) -> ErrnoOr<Attributes> {
-    auto set = t.request().initSetAttr();
-    set.setNode(node);
-    set.setSize(change.size.value_or(0));
-    set.setUid(change.uid.value_or(0));
-    set.setGid(change.gid.value_or(0));
-    set.setMode(change.mode.value_or(0));
-    uint32_t mask = (change.size ? kSetSize : 0) | (change.uid ? kSetUid : 0) | (change.gid ? kSetGid : 0) | (change.mode ? kSetMode : 0);
-    if (change.atime) {
-      mask |= change.atime->now ? kSetAtimeNow : kSetAtime;
-      set.setAtime(change.atime->time.seconds);
-      set.setAtimeNs(change.atime->time.nanoseconds);
-    }
-    if (change.mtime) {
-      mask |= change.mtime->now ? kSetMtimeNow : kSetMtime;
-      set.setMtime(change.mtime->time.seconds);
-      set.setMtimeNs(change.mtime->time.nanoseconds);
-    }
-    set.setMask(mask);
+    Encode(node, change, t.request().initSetAttr());
     return TakeAttributes(t);
   });
 }

@@ -19,6 +19,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -186,6 +187,10 @@ class Client {
   ErrnoOr<Attributes> GetAttr(NodeId node);
   // Returns the attributes after the change. If a later step fails, earlier ones stay done.
   ErrnoOr<Attributes> SetAttr(NodeId node, const AttributeChange& change);
+  // Makes the change with the next call, whatever it is, before it, or by FlushChange(). `done` hears what came of it, within that call and on its
+  // thread. One that waits already is replaced: flush it, or put the new change into it.
+  void SetAttrLater(NodeId node, const AttributeChange& change, std::function<void(ErrnoOr<Attributes>)> done);
+  void FlushChange();
   ErrnoOr<std::string> ReadLink(NodeId node);
   ErrnoOr<FileSystemStats> StatFs(NodeId node);
   // fsync(2) or fdatasync(2) of a regular file or a directory. (Who has a descriptor of the file uses that.)

@@ -4,7 +4,9 @@
 #include <kj/exception.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -14,6 +16,9 @@
 #include "gofer/wire.h"
 
 namespace amber::gofer {
+
+Attributes Decode(wire::Attributes::Reader r);
+void Encode(NodeId node, const AttributeChange& change, wire::SetAttr::Builder set);
 
 struct Client::Impl {
   struct Channel {
@@ -25,8 +30,16 @@ struct Client::Impl {
   std::unique_ptr<Channel> Acquire();
   void Release(std::unique_ptr<Channel> channel);
   void Discard(std::unique_ptr<Channel> channel);
-  // Moves gathered ids into `request`.
+  // A change that is made with the next call.
+  struct Later {
+    NodeId node;
+    AttributeChange change;
+    std::function<void(ErrnoOr<Attributes>)> done;
+  };
+
+  // Moves gathered ids, and what waits for the next call, into `request`.
   void TakeForgets(wire::Request::Builder request);
+  std::optional<Later> TakeLater(wire::Request::Builder request);
 
   std::atomic<uint64_t> calls{0};
   // Leaf locks: nothing is locked or waited for under either.
@@ -36,6 +49,7 @@ struct Client::Impl {
   int alive ABSL_GUARDED_BY(mutex) = 0;
   absl::Mutex forget_mutex;
   std::vector<NodeId> forgets ABSL_GUARDED_BY(forget_mutex);
+  std::optional<Later> later ABSL_GUARDED_BY(forget_mutex);
 };
 
 // One call: fill request(), then RoundTrip(), then read response() and files(). Its channel goes back with it, or is

@@ -12,6 +12,18 @@ namespace {
 // Gathered forgets beyond this many are sent without waiting for a call to ride on.
 constexpr size_t kForgetBatch = 256;
 
+// What came of a change that rode along.
+ErrnoOr<Attributes> ChangedBy(wire::Response::Reader response) {
+  try {
+    if (!response.hasBefore()) return Errno(EIO);
+    auto changed = response.getBefore();
+    if (changed.getError() != 0) return Errno(changed.getError() > 0 && changed.getError() <= 4095 ? changed.getError() : EIO);
+    return Decode(changed.getAttributes());
+  } catch (const kj::Exception&) {
+    return Errno(EIO);
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<Client::Impl::Channel> Client::Impl::Acquire() {
@@ -44,6 +56,13 @@ void Client::Impl::TakeForgets(wire::Request::Builder request) {
   forgets.resize(forgets.size() - count);
 }
 
+std::optional<Client::Impl::Later> Client::Impl::TakeLater(wire::Request::Builder request) {
+  absl::MutexLock lock(&forget_mutex);
+  if (!later) return std::nullopt;
+  Encode(later->node, later->change, request.initBefore());
+  return std::exchange(later, std::nullopt);
+}
+
 Transaction::Transaction(Client::Impl& impl) : impl_(impl), channel_(impl.Acquire()) {
   if (channel_ != nullptr) NewRequest();
 }
@@ -64,23 +83,28 @@ wire::Request::Builder Transaction::NewRequest() {
 
 ErrnoOr<wire::Response::Reader> Transaction::RoundTrip() {
   impl_.TakeForgets(request_);
+  auto later = impl_.TakeLater(request_);
   impl_.calls.fetch_add(1, std::memory_order_relaxed);
   auto sent = channel_->wire.Send(channel_->socket.get());
   if (!sent.ok()) {
     if (sent.Is(EMSGSIZE)) {  // nothing was sent, and the gathered forgets are to ride on another call
       absl::MutexLock lock(&impl_.forget_mutex);
       for (NodeId node : request_.getForget()) impl_.forgets.push_back(node);
+      impl_.later = std::move(later);
       return Errno(E2BIG);
     }
     broken_ = true;
+    if (later) later->done(Errno(EIO));
     return Errno(EIO);
   }
   auto received = channel_->wire.Receive(channel_->socket.get(), &files_);
   if (!received.ok()) {
     broken_ = true;
+    if (later) later->done(Errno(EIO));
     return Errno(EIO);
   }
   auto response = received.value()->getRoot<wire::Response>();
+  if (later) later->done(ChangedBy(response));
   int error = response.getError();
   if (error == 0) return response;
   if (error < 0 || error > 4095) {
@@ -120,6 +144,32 @@ void Client::Forget(std::span<const NodeId> nodes) {
     flush = impl_->forgets.size() >= kForgetBatch;
   }
   if (flush) FlushForgets();
+}
+
+void Client::SetAttrLater(NodeId node, const AttributeChange& change, std::function<void(ErrnoOr<Attributes>)> done) {
+  absl::MutexLock lock(&impl_->forget_mutex);
+  impl_->later = Impl::Later{node, change, std::move(done)};
+}
+
+void Client::FlushChange() {
+  std::function<void(ErrnoOr<Attributes>)> unsent;
+  {
+    absl::MutexLock lock(&impl_->forget_mutex);
+    if (!impl_->later) return;
+  }
+  (void)Call(*impl_, [](Transaction& t) -> ErrnoOr<void> {
+    t.request().setNone();
+    TRY(t.RoundTrip());
+    return {};
+  });
+  {
+    // All channels are dead.
+    absl::MutexLock lock(&impl_->forget_mutex);
+    if (!impl_->later) return;
+    unsent = std::move(impl_->later->done);
+    impl_->later.reset();
+  }
+  unsent(Errno(EIO));
 }
 
 void Client::FlushForgets() {

@@ -427,6 +427,45 @@ TEST_F(ClientTest, SetAttrChangesWhatIsAsked) {
   EXPECT_TRUE(client().SetAttr(node, {.size = ~uint64_t{0}}).Is(EINVAL));
 }
 
+TEST_F(ClientTest, AChangeRidesAlongWithTheNextCall) {
+  WriteFile(gofer_.Path("f"), "text");
+  std::vector<std::string_view> names = {"f"};
+  Node f = client().Walk(gofer_.root(), names).value().found[0];
+  std::optional<ErrnoOr<Attributes>> result;
+  auto done = [&](ErrnoOr<Attributes> r) { result = r; };
+  uint64_t before = client().calls();
+  client().SetAttrLater(f.id, {.mode = 0600}, done);
+  EXPECT_FALSE(result.has_value());
+  // Before the call, and whatever comes of that.
+  EXPECT_EQ(client().GetAttr(f.id)->mode, S_IFREG | 0600u);
+  EXPECT_EQ(client().calls() - before, 1u);
+  ASSERT_TRUE(result.has_value() && result->ok());
+  EXPECT_EQ((*result)->mode, S_IFREG | 0600u);
+  result.reset();
+  client().SetAttrLater(f.id, {.mode = 0640}, done);
+  EXPECT_EQ(client().Unlink(gofer_.root(), "none").error().number(), ENOENT);
+  ASSERT_TRUE(result.has_value() && result->ok());
+  EXPECT_EQ((*result)->mode, S_IFREG | 0640u);
+  result.reset();
+  client().SetAttrLater(f.id, {.mode = 0400}, done);
+  client().FlushChange();
+  ASSERT_TRUE(result.has_value() && result->ok());
+  before = client().calls();
+  client().FlushChange();
+  EXPECT_EQ(client().calls() - before, 0u);
+  // It may fail by itself, and read-only is read-only.
+  result.reset();
+  client().SetAttrLater(f.id + 77, {.mode = 0400}, done);
+  EXPECT_TRUE(client().GetAttr(f.id).ok());
+  ASSERT_TRUE(result.has_value());
+  EXPECT_EQ(result->error().number(), EBADF);
+  result.reset();
+  Node frozen = client().Walk(gofer_.frozen(), names).value().found[0];
+  client().SetAttrLater(frozen.id, {.mode = 0777}, done);
+  EXPECT_EQ(client().GetAttr(f.id)->mode, S_IFREG | 0400u);
+  EXPECT_EQ(result->error().number(), EROFS);
+}
+
 TEST_F(ClientTest, SetAttrOfASymlinkLeavesItsTargetAlone) {
   WriteFile(gofer_.Path("target"), "");
   ASSERT_EQ(symlink("target", gofer_.Path("link").c_str()), 0);

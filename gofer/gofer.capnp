@@ -44,6 +44,7 @@ struct NewInode {
 
 struct Request {
   forget @0 :List(UInt64);  # done before the call
+  before @26 :SetAttr;  # if there: done before the call, and answered beside it
   union {
     none @1 :Void;  # only forgets; answered like any call
     attach :group { name @2 :Data; }
@@ -186,8 +187,15 @@ struct OpenedFile {
   node @1 :Node;
 }
 
+# Of Request.before.
+struct Changed {
+  error @0 :Int32;
+  attributes @1 :Attributes;
+}
+
 struct Response {
   error @0 :Int32;  # a positive errno, or 0 and what the call returns
+  before @19 :Changed;
   union {
     none @1 :Void;
     attach :group { root @2 :Node; readOnly @3 :Bool; }

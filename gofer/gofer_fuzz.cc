@@ -97,6 +97,14 @@ void Fill(FuzzedDataProvider& data, wire::NewInode::Builder b) {
   b.setGid(data.ConsumeBool() ? 0 : data.ConsumeIntegral<uint32_t>());
 }
 
+void Fill(FuzzedDataProvider& data, wire::SetAttr::Builder b) {
+  b.setNode(NodeOf(data));
+  b.setMask(data.ConsumeIntegralInRange<uint32_t>(0, 511));
+  b.setMode(data.ConsumeIntegralInRange<uint32_t>(0, 010000));
+  b.setSize(data.ConsumeIntegralInRange<uint64_t>(0, 100000));
+  b.setMtimeNs(data.ConsumeIntegral<uint32_t>());
+}
+
 void FillChange(FuzzedDataProvider& data, wire::Request::Builder r, int kind) {
   switch (kind) {
     case 0: {
@@ -153,15 +161,7 @@ void FillChange(FuzzedDataProvider& data, wire::Request::Builder r, int kind) {
       Fill(data, b.initInode());
       return;
     }
-    default: {
-      auto b = r.initSetAttr();
-      b.setNode(NodeOf(data));
-      b.setMask(data.ConsumeIntegralInRange<uint32_t>(0, 511));
-      b.setMode(data.ConsumeIntegralInRange<uint32_t>(0, 010000));
-      b.setSize(data.ConsumeIntegralInRange<uint64_t>(0, 100000));
-      b.setMtimeNs(data.ConsumeIntegral<uint32_t>());
-      return;
-    }
+    default: return Fill(data, r.initSetAttr());
   }
 }
 
@@ -255,6 +255,7 @@ void RunRequests(Server& server, FuzzedDataProvider& data) {
     } else {
       FillChange(data, request, data.ConsumeIntegralInRange(0, 7));
     }
+    if (data.ConsumeIntegralInRange(0, 7) == 0) Fill(data, request.initBefore());
     if (data.ConsumeIntegralInRange(0, 7) == 0) request.initForget(1).set(0, NodeOf(data));
     if (!wire.Send(pair.client.get()).ok()) return;
     AMBER_CHECK(session.HandleOne());

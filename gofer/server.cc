@@ -45,6 +45,7 @@ bool Session::HandleOne() {
   if (!received.ok() && !received.Is(EBADMSG)) return false;
   bool keep = false;
   int error = EPROTO;
+  before_.reset();
   auto response = wire_.NewMessage().initRoot<wire::Response>();
   if (received.ok()) {
     // Malformed content shows as an exception where it is read.
@@ -60,14 +61,26 @@ bool Session::HandleOne() {
     response = wire_.NewMessage().initRoot<wire::Response>();
     response.setError(error);
   }
+  EncodeBefore(response);
   auto sent = wire_.Send(socket_, reply_files_);
   reply_files_.clear();
   if (sent.Is(EMSGSIZE)) {
     response = wire_.NewMessage().initRoot<wire::Response>();
     response.setError(EOVERFLOW);
+    EncodeBefore(response);
     sent = wire_.Send(socket_);
   }
   return keep && sent.ok();
+}
+
+void Session::EncodeBefore(wire::Response::Builder response) const {
+  if (!before_) return;
+  auto changed = response.initBefore();
+  if (before_->ok()) {
+    EncodeAttributes(**before_, changed.initAttributes());
+  } else {
+    changed.setError(before_->error().number());
+  }
 }
 
 int Session::Dispatch(wire::Request::Reader request, wire::Response::Builder response) {
@@ -75,6 +88,7 @@ int Session::Dispatch(wire::Request::Reader request, wire::Response::Builder res
   if (forgets.size() > kMaxForgets) return EINVAL;
   for (uint64_t id : forgets) server_.nodes().Remove(id);
   if (!request.isReadDir()) directory_.reset();
+  if (request.hasBefore()) before_ = Change(request.getBefore());
   ErrnoOr<void> done = [&]() -> ErrnoOr<void> {
     switch (request.which()) {
       case wire::Request::NONE: return {};

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -55,6 +56,7 @@ class Session {
 
  private:
   int Dispatch(wire::Request::Reader request, wire::Response::Builder response);
+  void EncodeBefore(wire::Response::Builder response) const;
 
   // session_lookup.cc
   ErrnoOr<void> Attach(std::string_view name, wire::Response::Builder response);
@@ -77,6 +79,8 @@ class Session {
   ErrnoOr<void> MkNod(wire::MkNod::Reader request, wire::Response::Builder response);
   // session_change.cc
   ErrnoOr<void> SetAttr(wire::SetAttr::Reader request, wire::Response::Builder response);
+  // The change that SetAttr and Request.before ask for; returns the attributes after it.
+  ErrnoOr<struct statx> Change(wire::SetAttr::Reader request) const;
   ErrnoOr<void> Link(wire::Link::Reader request, wire::Response::Builder response);
   ErrnoOr<void> Rename(wire::Rename::Reader request);
   ErrnoOr<void> Unlink(wire::Unlink::Reader request);
@@ -100,6 +104,7 @@ class Session {
   Server& server_;
   const int socket_;
   WireBuffer wire_;
+  std::optional<ErrnoOr<struct statx>> before_;  // what came of Request.before
   std::vector<UniqueFd> reply_files_;  // ride along with the answer under construction
   UniqueFd directory_;                 // read by ReadDir, until its last chunk or any other call
   std::string scratch_;                // of getdents and extended attributes

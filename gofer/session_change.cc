@@ -30,6 +30,11 @@ ErrnoOr<void> ChangeSize(const HostNode& node, uint64_t size) {
 }  // namespace
 
 ErrnoOr<void> Session::SetAttr(wire::SetAttr::Reader request, wire::Response::Builder response) {
+  EncodeAttributes(TRY(Change(request)), response.initAttributes());
+  return {};
+}
+
+ErrnoOr<struct statx> Session::Change(wire::SetAttr::Reader request) const {
   RefPtr<HostNode> node = TRY(NodeOf(request.getNode()));
   if (node->attach().read_only) return Errno(EROFS);
   uint32_t mask = request.getMask();
@@ -53,8 +58,7 @@ ErrnoOr<void> Session::SetAttr(wire::SetAttr::Reader request, wire::Response::Bu
   if (times[0].tv_nsec != UTIME_OMIT || times[1].tv_nsec != UTIME_OMIT) {
     if (utimensat(AT_FDCWD, path.text, times, 0) != 0) return Errno(errno);
   }
-  EncodeAttributes(TRY(StatDescriptor(node->fd())), response.initAttributes());
-  return {};
+  return StatDescriptor(node->fd());
 }
 
 ErrnoOr<void> Session::Link(wire::Link::Reader request, wire::Response::Builder response) {

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "sentry/fs/devpts/devpts.h"
+#include "sentry/fs/gofer/later.h"
 #include "sentry/fs/host/host_file.h"
 #include "sentry/fs/nvidia/gpu_support.h"
 #include "sentry/fs/proc/memory_view.h"
@@ -188,6 +189,8 @@ absl::StatusOr<RefPtr<Task>> Container::NewProcess(const ProcessSpec& spec, Proc
 }
 
 void Container::OnExit(int pid, int wait_status) {
+  // Who hears of the end may look at files.
+  LaterChange::Flush();
   Started& entry = started_[pid];
   entry.task.reset();
   entry.wait_status = wait_status;

@@ -16,6 +16,58 @@ done
 """
 
 
+# Makes files as tar does, and looks at them in every way that there is. What is wrong is printed.
+UNPACK = """
+import os
+os.chdir("/mnt/dir")
+def make(name, text=b"text"):
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(fd, text)
+    os.utime(fd, ns=(10**18, 1234567890123456789))
+    os.fchown(fd, 0, 0)
+    os.fchmod(fd, 0o640)
+    return fd
+def expect(what, st, mtime=1234567890123456789, mode=0o640):
+    if (st.st_mode & 0o7777, st.st_mtime_ns, st.st_uid) != (mode, mtime, 0): print(what, oct(st.st_mode), st.st_mtime_ns, st.st_uid)
+for i in range(20): os.close(make(f"first{i}"))
+for i in range(20): expect("stat", os.stat(f"first{i}"))
+for i in range(5):
+    fd = make(f"second{i}")
+    expect("fstat", os.fstat(fd))
+    os.close(fd)
+    os.close(make(f"third{i}"))
+    expect("lstat", os.lstat(f"third{i}"))
+    os.close(make(f"fourth{i}"))
+    os.rename(f"fourth{i}", f"fifth{i}")
+    expect("renamed", os.stat(f"fifth{i}"))
+    os.close(make(f"link{i}"))
+    os.link(f"link{i}", f"other{i}")
+    expect("linked", os.stat(f"other{i}"))
+    os.close(make(f"listed{i}"))
+    expect("listed", [e for e in os.scandir(".") if e.name == f"listed{i}"][0].stat())
+    os.close(make(f"child{i}"))
+    if os.fork() == 0:
+        expect("child", os.stat(f"child{i}"))
+        os._exit(0)
+    os.wait()
+    fd = make(f"written{i}")
+    os.write(fd, b"more")
+    if os.fstat(fd).st_mtime_ns == 1234567890123456789: print("a write after the times left them")
+    os.chmod(f"written{i}", 0o600)
+    os.utime(fd, ns=(5, 5))
+    os.fsync(fd)
+    expect("twice", os.fstat(fd), 5, 0o600)
+    os.close(fd)
+    os.close(make(f"unlinked{i}"))
+    os.unlink(f"unlinked{i}")
+    fd = make(f"open{i}")
+    os.unlink(f"open{i}")
+    expect("deleted", os.fstat(fd))
+    os.close(fd)
+held = make("held")
+"""
+
+
 class SharedFiles(SandboxTest):
     binary = os.environ.get("AMBER_SANDBOX", os.path.join(TOP, "bazel-bin/sandbox"))
 
@@ -73,6 +125,38 @@ class SharedFiles(SandboxTest):
                 self.write("dir/f1", "text")
                 os.chmod(self.path("dir/f2"), 0o644)
                 os.chown(self.path("dir/f3"), 0, 0)
+
+    def expect_unpacked(self, name):
+        st = os.stat(self.path("dir/" + name))
+        self.assertEqual((st.st_mode & 0o7777, st.st_mtime_ns), (0o640, 1234567890123456789), name)
+
+    def test_attributes_of_new_files(self):
+        self.write("unpack.py", UNPACK + 'os.close(make("last"))\nprint("made", end="")\n')
+        self.assertEqual(self.guest("python3 /mnt/unpack.py"), "made")
+        names = [n + str(i) for n in ("second", "third", "fifth", "other", "listed", "child") for i in range(5)]
+        for name in names + [f"first{i}" for i in range(20)] + ["last"]:
+            self.expect_unpacked(name)
+        # One that is held open, by a program that goes on.
+        for name in os.listdir(self.path("dir")):
+            os.unlink(self.path("dir/" + name))
+        self.write("unpack.py", UNPACK + 'import time\ntime.sleep(1)\n')
+        self.assertEqual(self.guest("python3 /mnt/unpack.py > /mnt/said 2>&1 & echo started"), "started")
+        deadline = time.monotonic() + 5
+        while not os.path.exists(self.path("dir/held")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        self.expect_unpacked("held")
+        with open(self.path("said")) as file:
+            self.assertEqual(file.read(), "")
+
+    def test_the_last_change_is_there_at_the_end(self):
+        self.assertEqual(self.guest("echo started"), "started")
+        for i in range(5):
+            self.write("unpack.py", UNPACK.replace("/mnt/dir", f"/mnt/dir/{i}"))
+            os.mkdir(self.path(f"dir/{i}"))
+            done = subprocess.run(self.command("exec", "c", "python3", "/mnt/unpack.py"), capture_output=True, text=True, timeout=30)
+            self.assertEqual(done.stdout + done.stderr, "")
+            self.expect_unpacked(f"{i}/held")
 
     def test_changes_of_the_sandbox_are_seen_by_the_host(self):
         self.assertEqual(self.guest("echo made > /mnt/dir/made; mv /mnt/dir/f5 /mnt/dir/g5; rm /mnt/dir/f6; stat -c %s /mnt/dir/made"), "5")

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/fs/gofer/later.h"
 
 namespace amber {
 
@@ -52,6 +53,8 @@ void GoferInode::CloseFds() {
 
 ErrnoOr<int> GoferInode::HostFd(bool write) {
   TRY(NeedFd(write));
+  // Reads and writes change times.
+  if (LaterChange::ChangesTimes()) Settle();
   if (write || rw_fd_.valid()) return rw_fd_.get();
   return read_fd_.get();
 }
@@ -63,6 +66,7 @@ void GoferInode::DidWrite(uint64_t end) {
 
 ErrnoOr<void> GoferInode::Fallocate(const VfsContext&, int mode, uint64_t offset, uint64_t size) {
   TRY(NeedFd(true));
+  Settle();
   if (fallocate(rw_fd_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) return Errno(errno);
   DidChange();
   return Ok();
@@ -70,6 +74,7 @@ ErrnoOr<void> GoferInode::Fallocate(const VfsContext&, int mode, uint64_t offset
 
 ErrnoOr<void> GoferInode::Sync(bool data_only) {
   if (detached_) return Ok();
+  Settle();
   if (!has_fd()) {
     TRY(NeedNode());
     return client().Fsync(node_, data_only);

@@ -6,6 +6,7 @@
 
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/gofer/gofer_fs.pb.h"
+#include "sentry/fs/gofer/later.h"
 
 namespace amber {
 namespace {
@@ -37,7 +38,10 @@ ErrnoOr<RefPtr<GoferFileSystem>> GoferFileSystem::Make(std::shared_ptr<gofer::Cl
   return fs;
 }
 
+GoferFileSystem::GoferFileSystem() : later_(std::make_unique<LaterChange>(*this)) {}
+
 GoferFileSystem::~GoferFileSystem() {
+  later_.reset();
   DropDentries();
   while (!ahead_order_.empty()) DropAhead(std::pair(ahead_order_.front()));
   if (client_) client_->FlushForgets();
@@ -107,6 +111,7 @@ ErrnoOr<void> GoferFileSystem::StatFs(struct statfs* out) {
 }
 
 std::string GoferFileSystem::Save(state::Saver& saver) const {
+  LaterChange::Flush();
   gofer_fs_state::FileSystem m;
   m.set_container(options_.container);
   m.set_attach(options_.attach);

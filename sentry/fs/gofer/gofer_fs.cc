@@ -2,6 +2,9 @@
 
 #include <sys/stat.h>
 
+#include "sentry/fs/gofer/later.h"
+#include "sentry/kernel/task.h"
+
 namespace amber {
 namespace {
 
@@ -74,6 +77,7 @@ void GoferInode::TakeStat(const struct stat& st) {
 
 ErrnoOr<void> GoferInode::Refresh() {
   if (detached_ && !IsRegular()) return Ok();
+  Settle();
   bool exclusive = gofer().options_.exclusive;
   if (has_fd() && (exclusive || detached_) && !stale_) {
     struct stat st;
@@ -91,7 +95,7 @@ ErrnoOr<void> GoferInode::Refresh() {
   return Ok();
 }
 
-ErrnoOr<void> GoferInode::SetAttr(const VfsContext&, const AttrChange& change) {
+ErrnoOr<void> GoferInode::SetAttr(const VfsContext& ctx, const AttrChange& change) {
   if (detached_) return Errno(ENOENT);
   TRY(NeedNode());
   Outdate();
@@ -102,6 +106,7 @@ ErrnoOr<void> GoferInode::SetAttr(const VfsContext&, const AttrChange& change) {
   c.mode = change.mode;
   if (change.atime) c.atime = ToChange(*change.atime);
   if (change.mtime) c.mtime = ToChange(*change.mtime);
+  if (ctx.task != nullptr && gofer().later_->Take(ctx.task->kernel(), *this, c)) return Ok();
   auto r = client().SetAttr(node_, c);
   if (!r.ok()) {
     stale_ = true;
@@ -109,6 +114,7 @@ ErrnoOr<void> GoferInode::SetAttr(const VfsContext&, const AttrChange& change) {
   }
   Take(*r);
   changed_at_ = owner_at_;
+  if (IsRegular()) gofer().later_->Worked(*this, c);
   return Ok();
 }
 
@@ -208,7 +214,7 @@ ErrnoOr<RefPtr<Inode>> GoferInode::Make(const VfsContext&, std::string_view name
   }
   NameAdded(name);
   RefPtr<GoferInode> child = gofer().InodeFor(RefPtr<GoferInode>(this), name, std::move(made));
-  child->changed_at_ = child->owner_at_;
+  child->changed_at_ = child->made_at_ = child->owner_at_;
   if (file.valid()) {
     child->rw_fd_ = std::move(file);
     child->open_ = 1;

@@ -25,6 +25,7 @@
 namespace amber {
 
 class GoferFileSystem;
+class LaterChange;
 
 class GoferInode final : public Inode {
  public:
@@ -68,6 +69,7 @@ class GoferInode final : public Inode {
 
  private:
   friend class GoferFileSystem;
+  friend class LaterChange;
   GoferFileSystem& gofer() const;
   gofer::Client& client() const;
   void Take(const gofer::Attributes& a);  // the host's attributes become ours
@@ -109,6 +111,8 @@ class GoferInode final : public Inode {
   Look LookAt(std::string_view name, Inode* known, bool will_open, RefPtr<GoferInode>* listed);
   // Takes over what the host says of this inode, unless that hides a change of its owner.
   bool Confirm(const struct stat& st);
+  // Makes what waits for the next call (later.h) if it is about this file.
+  void Settle() const;
   // We have changed times, size or links of the host's inode.
   void DidChange();
   // These are the attributes that we know, so that it is the file that we know.
@@ -140,6 +144,7 @@ class GoferInode final : public Inode {
   bool settled_ = false;          // any change after the last answer gives another ctime
   timespec owner_ctime_{};        // of the answer that told the owner
   int64_t owner_at_ = 0;          // host time of it
+  int64_t made_at_ = 0;           // host time of when we made the file
   int64_t changed_at_ = 0;        // host time of the last change that was ours
   bool no_capabilities_ = false;  // known to have no security.capability
   UniqueFd read_fd_, rw_fd_;
@@ -184,7 +189,7 @@ class GoferFileSystem final : public FileSystem {
     bool exclusive = false;
   };
 
-  GoferFileSystem() = default;  // for Loader
+  GoferFileSystem();  // for Loader
   ~GoferFileSystem() override;
   // Attaches. ENOENT if the gofer has no such attach point.
   static ErrnoOr<RefPtr<GoferFileSystem>> Make(std::shared_ptr<gofer::Client> client, Options options);
@@ -199,6 +204,7 @@ class GoferFileSystem final : public FileSystem {
 
  private:
   friend class GoferInode;
+  friend class LaterChange;
   // The inode for `node`: the one that exists already (the node is given back), or a new one.
   RefPtr<GoferInode> InodeFor(RefPtr<GoferInode> parent, std::string_view name, gofer::Node node);
   GoferInode* Known(const gofer::Attributes& a) const;
@@ -213,6 +219,7 @@ class GoferFileSystem final : public FileSystem {
   uint64_t root_dev_ = 0;
   std::map<uint64_t, uint64_t> other_devs_;  // host device to a number of ours
   std::map<std::pair<uint64_t, uint64_t>, GoferInode*> inodes_;
+  std::unique_ptr<LaterChange> later_;
   std::list<GoferInode*> idle_;
   std::list<GoferInode*> with_dir_fd_;  // least recently used first
   bool no_dir_fds_ = false;             // the gofer gives none

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/fs/gofer/later.h"
 
 namespace amber {
 namespace {
@@ -37,6 +38,10 @@ bool IsSettled(const timespec& ctime, const timespec& now) {
   // some file systems keep whole seconds, or two.
   int64_t age = (now.tv_sec - ctime.tv_sec) * kSecond + now.tv_nsec - ctime.tv_nsec;
   return age > (ctime.tv_nsec == 0 ? 3 * kSecond : kSecond / 20);
+}
+
+void GoferInode::Settle() const {
+  if (LaterChange::Waits(*this)) LaterChange::Flush();
 }
 
 bool GoferInode::Confirm(const struct stat& st) {
@@ -97,7 +102,16 @@ GoferInode::Look GoferInode::LookAt(std::string_view name, Inode* known, bool wi
   memcpy(text, name.data(), name.size());
   text[name.size()] = 0;
   struct stat st;
-  if (fstatat(dir_fd_.get(), text, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0) {
+  constexpr int kFlags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+  int result = fstatat(dir_fd_.get(), text, &st, kFlags);
+  if (result == 0 && LaterChange::Waits(st.st_dev, st.st_ino)) {
+    // The host's attributes are older than ours. Who wants all of them asks by Refresh().
+    auto* inode = static_cast<GoferInode*>(known);
+    if (inode != nullptr && LaterChange::Waits(*inode) && (!will_open || inode->has_fd())) return Look::kSame;
+    LaterChange::Flush();
+    result = fstatat(dir_fd_.get(), text, &st, kFlags);
+  }
+  if (result != 0) {
     if (errno == ENOENT) return Look::kMissing;
     // A directory that the sentry's user on the host may not search: the gofer may.
     no_dir_fd_ = true;
