@@ -83,28 +83,33 @@ wire::Request::Builder Transaction::NewRequest() {
 
 ErrnoOr<wire::Response::Reader> Transaction::RoundTrip() {
   impl_.TakeForgets(request_);
-  auto later = impl_.TakeLater(request_);
+  // Who waits for what rides along hears of it, whatever becomes of the call.
+  struct Rider {
+    std::optional<Client::Impl::Later> later;
+    ErrnoOr<Attributes> result = Errno(EIO);
+    ~Rider() {
+      if (later) later->done(result);
+    }
+  } rider{impl_.TakeLater(request_)};
   impl_.calls.fetch_add(1, std::memory_order_relaxed);
   auto sent = channel_->wire.Send(channel_->socket.get());
   if (!sent.ok()) {
     if (sent.Is(EMSGSIZE)) {  // nothing was sent, and the gathered forgets are to ride on another call
       absl::MutexLock lock(&impl_.forget_mutex);
       for (NodeId node : request_.getForget()) impl_.forgets.push_back(node);
-      impl_.later = std::move(later);
+      impl_.later = std::exchange(rider.later, std::nullopt);
       return Errno(E2BIG);
     }
     broken_ = true;
-    if (later) later->done(Errno(EIO));
     return Errno(EIO);
   }
   auto received = channel_->wire.Receive(channel_->socket.get(), &files_);
   if (!received.ok()) {
     broken_ = true;
-    if (later) later->done(Errno(EIO));
     return Errno(EIO);
   }
   auto response = received.value()->getRoot<wire::Response>();
-  if (later) later->done(ChangedBy(response));
+  if (rider.later) rider.result = ChangedBy(response);
   int error = response.getError();
   if (error == 0) return response;
   if (error < 0 || error > 4095) {

@@ -105,9 +105,9 @@ class Session {
   const int socket_;
   WireBuffer wire_;
   std::optional<ErrnoOr<struct statx>> before_;  // what came of Request.before
-  std::vector<UniqueFd> reply_files_;  // ride along with the answer under construction
-  UniqueFd directory_;                 // read by ReadDir, until its last chunk or any other call
-  std::string scratch_;                // of getdents and extended attributes
+  std::vector<UniqueFd> reply_files_;            // ride along with the answer under construction
+  UniqueFd directory_;                           // read by ReadDir, until its last chunk or any other call
+  std::string scratch_;                          // of getdents and extended attributes
 };
 
 }  // namespace amber::gofer

@@ -1,5 +1,8 @@
 // The file system object behind a gofer's attach point, and its way through a checkpoint.
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +18,18 @@ GoferFinder& Finder() {
   static auto* finder = new GoferFinder();
   return *finder;
 }
+
+// Multigrain timestamps (Documentation/filesystems/multigrain-ts.rst) are there since 6.13: a change of a file whose ctime was asked for gets a
+// ctime of its own. Before the sentry confines itself: it is not allowed uname() afterwards.
+const bool kernel_has_fine_times = [] {
+  utsname names;
+  int major = 0, minor = 0;
+  if (uname(&names) != 0 || sscanf(names.release, "%d.%d", &major, &minor) != 2) return false;
+  return major > 6 || (major == 6 && minor >= 13);
+}();
+
+// Those that set FS_MGTIME; they also keep whatever owner, mode and times they are given.
+bool IsOrdinary(uint64_t type) { return type == EXT4_SUPER_MAGIC || type == XFS_SUPER_MAGIC || type == BTRFS_SUPER_MAGIC || type == TMPFS_MAGIC; }
 
 constexpr uint64_t kUnknownDevice = UINT64_MAX;  // until an inode of an image is found again
 
@@ -51,6 +66,10 @@ ErrnoOr<void> GoferFileSystem::Connect() {
   gofer::AttachedRoot attached = TRY(client_->Attach(options_.attach));
   if (attached.read_only) set_read_only(true);
   root_dev_ = attached.root.attributes.dev;
+  auto stats = client_->StatFs(attached.root.id);
+  bool ordinary = stats.ok() && IsOrdinary(stats->type);
+  fine_times_ = ordinary && kernel_has_fine_times;
+  later_->set_ordinary(ordinary);
   root_node_ = std::move(attached.root);
   return Ok();
 }

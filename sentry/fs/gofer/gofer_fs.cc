@@ -45,6 +45,8 @@ GoferFileSystem& GoferInode::gofer() const { return static_cast<GoferFileSystem&
 gofer::Client& GoferInode::client() const { return *gofer().client_; }
 
 void GoferInode::Take(const gofer::Attributes& a) {
+  // A directory that the sentry might not search may be open to it now (tar makes its directories with 0700 at first).
+  if (a.mode != attr_.mode || a.uid != attr_.uid || a.gid != attr_.gid) no_dir_fd_ = false;
   attr_.ino = gofer().GuestIno(a);
   attr_.mode = a.mode;
   attr_.nlink = a.nlink;
@@ -60,7 +62,7 @@ void GoferInode::Take(const gofer::Attributes& a) {
   attr_.btime = a.has_btime ? ToTimespec(a.btime) : timespec{};
   stale_ = false;
   fresh_at_ = HostNow();
-  settled_ = IsSettled(attr_.ctime);
+  settled_ = gofer().IsSettled(attr_.ctime, a.dev, FileClock());
   owner_ctime_ = attr_.ctime;
   owner_at_ = fresh_at_;
 }

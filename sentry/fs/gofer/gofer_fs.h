@@ -209,6 +209,8 @@ class GoferFileSystem final : public FileSystem {
   RefPtr<GoferInode> InodeFor(RefPtr<GoferInode> parent, std::string_view name, gofer::Node node);
   GoferInode* Known(const gofer::Attributes& a) const;
   ErrnoOr<void> Connect();
+  // True if a file of the host's device `dev` with this ctime, looked at at `now` (of FileClock()), gets another one by any later change.
+  bool IsSettled(const timespec& ctime, uint64_t dev, const timespec& now) const;
   void KeepAhead(gofer::OpenedFile opened);
   void DropAhead(const std::pair<uint64_t, uint64_t>& key);
   uint64_t GuestIno(const gofer::Attributes& a);
@@ -217,6 +219,7 @@ class GoferFileSystem final : public FileSystem {
   Options options_;
   gofer::Node root_node_;
   uint64_t root_dev_ = 0;
+  bool fine_times_ = false;                  // a time that was looked at is not given twice
   std::map<uint64_t, uint64_t> other_devs_;  // host device to a number of ours
   std::map<std::pair<uint64_t, uint64_t>, GoferInode*> inodes_;
   std::unique_ptr<LaterChange> later_;
@@ -243,9 +246,6 @@ inline timespec ToTimespec(const gofer::Time& t) { return {t.seconds, static_cas
 int64_t HostNow();
 // The host's clock of file times.
 timespec FileClock();
-// True if a file with this ctime, looked at at `now` (of FileClock()), gets another one by any later change.
-bool IsSettled(const timespec& ctime, const timespec& now);
-inline bool IsSettled(const timespec& ctime) { return IsSettled(ctime, FileClock()); }
 
 // For a restore: finds the client of a container's attach point; null if the bundle has none. Set before Loader::Run().
 using GoferFinder = std::function<std::shared_ptr<gofer::Client>(const std::string& container, const std::string& attach)>;

@@ -1,8 +1,8 @@
 // Changes of attributes that are answered at once and made with the next call of the gofer: who unpacks an archive makes a file, gives it owner,
 // mode and times by three calls, and makes the next one, which takes them along.
 //
-// Only what cannot well fail is answered so: the file is one that the sandbox made a moment ago, its owner stays, and the file system has taken
-// changes of the same kinds. What waits is made before anybody in the sandbox can see that it was not (Settle()), by the timer
+// Only what cannot well fail is answered so: the file is one that the sandbox made a moment ago, its owner stays, and the file system is an
+// ordinary one that has taken changes of the same kinds. What waits is made before anybody in the sandbox can see that it was not (Settle()), by the timer
 // within a millisecond, before the outside hears of the end of a process, and before a checkpoint.
 #include "sentry/fs/gofer/later.h"
 
@@ -35,9 +35,7 @@ void LaterChange::Flush() {
   if (with_one_ != nullptr) with_one_->client_->FlushChange();
 }
 
-bool LaterChange::Waits(uint64_t dev, uint64_t ino) {
-  return with_one_ != nullptr && with_one_->later_->inode_->key_ == std::pair(dev, ino);
-}
+bool LaterChange::Waits(uint64_t dev, uint64_t ino) { return with_one_ != nullptr && with_one_->later_->inode_->key_ == std::pair(dev, ino); }
 
 bool LaterChange::Waits(const GoferInode& inode) { return with_one_ != nullptr && with_one_->later_->inode_.get() == &inode; }
 
@@ -52,6 +50,7 @@ void LaterChange::Worked(const GoferInode& inode, const gofer::AttributeChange& 
 bool LaterChange::MayWait(const GoferInode& inode, const gofer::AttributeChange& c) const {
   if (!inode.IsRegular() || inode.removed_ || inode.stale_ || inode.node_ == gofer::kNoNode) return false;
   if (inode.made_at_ == 0 || HostNow() - inode.made_at_ >= kNew) return false;
+  if (!ordinary_ || inode.key_.first != fs_.root_dev_) return false;
   if (inode.key_.first != dev_ || (KindsOf(c) & ~kinds_) != 0) return false;
   if (c.size || IsNow(c.atime) || IsNow(c.mtime)) return false;
   if ((c.uid && *c.uid != inode.attr_.uid) || (c.gid && *c.gid != inode.attr_.gid)) return false;

@@ -28,6 +28,8 @@ class LaterChange {
   // What waits is about times, which a write would change, too.
   static bool ChangesTimes();
 
+  // The tree lies on a file system that keeps whatever owner, mode and times it is given (vfat refuses some modes).
+  void set_ordinary(bool on) { ordinary_ = on; }
   // A change was made at once: others of its kind may wait.
   void Worked(const GoferInode& inode, const gofer::AttributeChange& change);
   // False: the change is to be made at once.
@@ -44,6 +46,7 @@ class LaterChange {
   RefPtr<GoferInode> inode_;
   gofer::AttributeChange change_;
   int64_t since_ = 0;
+  bool ordinary_ = false;
   uint64_t dev_ = 0;    // of the host
   uint32_t kinds_ = 0;  // SetAttrMask (gofer/protocol.h): what that device has taken
   Kernel* kernel_ = nullptr;

@@ -41,7 +41,7 @@ void GoferInode::KeepListing(const std::vector<gofer::DirEntry>& entries, const 
     // What vanished meanwhile is unknown, not missing: it may be back.
     if (!e.attributes) return;
     // In a shared tree a later change must show in the ctime.
-    bool believed = g.options_.exclusive || IsSettled({e.attributes->ctime.seconds, e.attributes->ctime.nanoseconds}, asked);
+    bool believed = g.options_.exclusive || g.IsSettled(ToTimespec(e.attributes->ctime), e.attributes->dev, asked);
     bool is_new = names->emplace(e.name, ListedName{believed ? e.attributes : std::nullopt, static_cast<uint32_t>(order.size())}).second;
     if (is_new) order.push_back(e.name);
   }
@@ -71,7 +71,7 @@ ErrnoOr<std::vector<gofer::DirEntry>> GoferInode::ReadNames(bool plus, bool* kee
     list_.reset();
     list_mtime_ = mtime;
     list_ctime_ = ctime;
-    *keep = g.options_.exclusive || (dir_fd_.valid() && IsSettled(ctime, asked) && IsSettled(mtime, asked));
+    *keep = g.options_.exclusive || (dir_fd_.valid() && g.IsSettled(ctime, key_.first, asked));
   }
   return std::move(listed.entries);
 }

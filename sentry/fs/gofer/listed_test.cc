@@ -190,6 +190,23 @@ TEST_P(Listed, OpenFilesOutliveTheirNames) {
   EXPECT_TRUE((*dir)->path()->inode()->Refresh().ok());
 }
 
+// A file that changes all the time, looked at in between.
+TEST_P(Listed, EveryChangeOfTheHostIsSeen) {
+  if (exclusive()) GTEST_SKIP() << "nobody else changes an exclusive tree";
+  ListAndLook();
+  for (int i = 0; i < 500; ++i) {
+    ASSERT_EQ(chmod(Host("f1").c_str(), i % 2 == 0 ? 0600 : 0640), 0);
+    usleep(110);  // an answer counts as current for 100 µs
+    ASSERT_EQ(Stat("f1").mode & 07777, i % 2 == 0 ? 0600u : 0640u) << i;
+    Put("f2", std::string(i % 7, 'x'));
+    usleep(110);
+    ASSERT_EQ(Stat("f2").size, static_cast<uint64_t>(i % 7)) << i;
+    if (i % 50 == 0) Put("made" + std::to_string(i), "");
+    usleep(110);
+    ASSERT_EQ(tree_->List("/").size(), static_cast<size_t>(kFiles + 2 + i / 50)) << i;
+  }
+}
+
 TEST_P(Listed, TheHostsChangesAreSeen) {
   if (exclusive()) GTEST_SKIP() << "nobody else changes an exclusive tree";
   ListAndLook();

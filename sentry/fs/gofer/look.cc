@@ -33,9 +33,9 @@ timespec FileClock() {
   return now;
 }
 
-bool IsSettled(const timespec& ctime, const timespec& now) {
-  // Since Linux 6.13 a time that somebody has looked at is not given twice; before, the clock of file times moved every 1 to 10 ms, and
-  // some file systems keep whole seconds, or two.
+bool GoferFileSystem::IsSettled(const timespec& ctime, uint64_t dev, const timespec& now) const {
+  if (fine_times_ && dev == root_dev_ && ctime.tv_nsec != 0) return true;
+  // Else the clock of file times moved every 1 to 10 ms, and some file systems keep whole seconds, or two.
   int64_t age = (now.tv_sec - ctime.tv_sec) * kSecond + now.tv_nsec - ctime.tv_nsec;
   return age > (ctime.tv_nsec == 0 ? 3 * kSecond : kSecond / 20);
 }
@@ -147,7 +147,7 @@ bool GoferInode::BeginList() {
   if (!NeedDirFd() || fstatat(dir_fd_.get(), "", &st, AT_EMPTY_PATH) != 0) return false;
   list_mtime_ = st.st_mtim;
   list_ctime_ = st.st_ctim;
-  return IsSettled(st.st_ctim) && IsSettled(st.st_mtim);
+  return gofer().IsSettled(st.st_ctim, key_.first, FileClock());
 }
 
 bool GoferInode::ListIsCurrent() {
