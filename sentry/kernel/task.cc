@@ -146,6 +146,11 @@ bool MayWriteLater(Task& task, uint64_t address, size_t size) {
     case SYS_lstat:
     case SYS_fstat:
     case SYS_newfstatat:
+    case SYS_statx:
+    case SYS_getdents64:
+    case SYS_readlink:
+    case SYS_readlinkat:
+    case SYS_getcwd:
     case SYS_clock_gettime:
     case SYS_gettimeofday:
     case SYS_getrusage: break;

@@ -47,7 +47,7 @@ stub_fast_gather:
   movq $0, 16(%r11)
   movl $0, 24(%r11)
   movl %eax, %eax
-  cmpl $288, %eax
+  cmpl $332, %eax
   ja 30f
   leaq 40f(%rip), %rcx
   movzbl (%rcx,%rax), %ecx
@@ -66,6 +66,8 @@ stub_fast_gather:
   je 15f
   cmpl $6, %ecx
   je 16f
+  cmpl $8, %ecx
+  je 17f
   # 7: rsi times eight bytes at rdi
   movq %rsi, %rcx
   cmpq $240, %rcx
@@ -81,6 +83,17 @@ stub_fast_gather:
   je 30f
   movl $12, %ecx
   movq %r10, %rsi
+  jmp 20f
+17: # fcntl: F_GETLK to F_SETLKW and F_OFD_GETLK to F_OFD_SETLKW have a lock at rdx
+  leal -5(%rsi), %ecx
+  cmpl $2, %ecx
+  jbe 18f
+  leal -36(%rsi), %ecx
+  cmpl $2, %ecx
+  ja 30f
+18:
+  movl $32, %ecx
+  movq %rdx, %rsi
   jmp 20f
 13: # r8 bytes at r10
   movl %r8d, %ecx
@@ -213,14 +226,15 @@ stub_fast_end:
 40: # by call number, which of the ways above
   .byte 0, 1, 5, 0, 5, 0, 5, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 6, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
   .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0
-  .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 5, 0, 0, 0, 0, 0, 0
+  .byte 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 5, 0, 0, 0, 0, 0, 0
   .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
   .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
   .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
   .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
   .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
   .byte 0, 4, 0, 0, 0, 0, 4, 4, 0, 0, 0, 4, 0, 4, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
-  .byte 0
+  .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4
   .popsection
 )");
 

@@ -316,3 +316,23 @@ GUEST_TEST(DirectoryNotification, TellsByASignal) {
   EXPECT_GE(SignalCount(), 1);
   EXPECT_EQ(LastSignal().si_fd, fd);
 }
+
+// By a call that is made so often that it goes another way: where the lock lies, and what else fcntl takes as an argument.
+GUEST_TEST(RecordLocks, AgainAndAgain) {
+  LockFile f;
+  const int fd = f.Open(), other = f.Open();
+  for (int i = 0; i < 200; i++) {
+    struct flock lock = Range(F_WRLCK, i, 1);
+    EXPECT_OK(fcntl(fd, F_OFD_SETLK, &lock));
+    struct flock found = Range(F_RDLCK, 0, 1000);
+    EXPECT_OK(fcntl(other, F_OFD_GETLK, &found));
+    EXPECT_EQ(found.l_type, F_WRLCK);
+    EXPECT_EQ(found.l_start, i);
+    lock.l_type = F_UNLCK;
+    EXPECT_OK(fcntl(fd, F_OFD_SETLK, &lock));
+    EXPECT_OK(fcntl(fd, F_SETFL, i % 2 == 0 ? O_NONBLOCK : 0));
+    EXPECT_EQ((fcntl(fd, F_GETFL) & O_NONBLOCK) != 0, i % 2 == 0);
+    if (i % 20 == 0) EXPECT_ERRNO(fcntl(fd, F_SETLK, reinterpret_cast<void*>(16)), EFAULT);
+    if (i == 100) CheckpointHere();
+  }
+}
