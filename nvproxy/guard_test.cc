@@ -50,6 +50,8 @@ TEST(Guard, ACallThatBlocksInTheDriverHoldsUpNobodyElse) {
   fast.Close(fast.Open(NodeKind::kGpu));
   EXPECT_NE(fast.Client(b.ctl), 0u);
   EXPECT_GT(proxy.ledger().peak(0), 0u);
+  EXPECT_EQ(proxy.counts().clients, 3u);
+  EXPECT_EQ(proxy.BusyProcesses(), std::set<uint64_t>{1});
   release.Notify();
   caller.join();
   EXPECT_TRUE(world.host.violations().empty());

@@ -33,9 +33,9 @@ class Caller {
   virtual bool Write(uint64_t address, const void* in, size_t size) = 0;
   // The device file behind a descriptor of the caller's; null if it is none of ours.
   virtual std::shared_ptr<OpenFile> FileOf(int fd) = 0;
-  // The guest memory [address, address + size) as shareable pieces that stay as they are until nobody refers to them any more;
+  // The guest memory [address, address + size), which the guest itself can read or, with `write`, write, as shareable pieces that stay as they are until nobody refers to them any more;
   // and whose descriptors stay open for the caller's life; EFAULT, ENOMEM or EOPNOTSUPP; or EAGAIN, which the call then ends with, without any effect: it is made again when they are shareable.
-  virtual ErrnoOr<std::vector<MemoryPiece>> Share(uint64_t address, uint64_t size) = 0;
+  virtual ErrnoOr<std::vector<MemoryPiece>> Share(uint64_t address, uint64_t size, bool write) = 0;
   // True if the caller still has a mapping of `file` in [address, address + size).
   virtual bool IsMapped(const OpenFile& file, uint64_t address, uint64_t size) = 0;
 };

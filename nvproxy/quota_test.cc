@@ -117,11 +117,35 @@ TEST_F(Quota, AllocMemoryCalls) {
   EXPECT_EQ(alloc(0x3e, 3, 8 * kMiB), uint32_t{kNvOk});
   EXPECT_EQ(alloc(0x71, 4, 8 * kMiB), uint32_t{kNvOk});  // pinned guest memory
   EXPECT_EQ(alloc(0x71, 5, 4096), uint32_t{kNvNoMemory});
-  EXPECT_EQ(alloc(0x71, 5, 4095), uint32_t{kNvInvalidArgument});
+  EXPECT_EQ(alloc(0x71, 5, 1), uint32_t{kNvNoMemory});
+  EXPECT_EQ(alloc(0x71, 5, 0), uint32_t{kNvInvalidLimit});
   EXPECT_EQ(alloc(0x90f1, 6, 4096), uint32_t{kNvInvalidClass});
   EXPECT_EQ(p.Free(b.ctl, b.client, 4), uint32_t{kNvOk});
   Agree();
-  EXPECT_EQ(alloc(0x71, 5, 4096), uint32_t{kNvOk});
+  EXPECT_EQ(alloc(0x71, 5, 4095), uint32_t{kNvOk});  // a whole page all the same
+}
+
+// Pages are pinned for writing, unless the guest says that they are to be read.
+TEST_F(Quota, RegisteredMemoryThatIsReadOnly) {
+  p.MarkReadOnly(TestProcess::kBase);
+  auto alloc = [&](uint32_t handle, uint64_t address, uint32_t flags) {
+    RmAllocMemory block{.hRoot = b.client,
+                        .hObjectParent = b.device,
+                        .hObjectNew = handle,
+                        .hClass = 0x71,
+                        .flags = flags | 1u << 30,
+                        .pMemory = address,
+                        .limit = 8191};
+    EXPECT_EQ(p.Frontend(b.gpu, 0x27, block), 0);
+    Agree();
+    return block.status;
+  };
+  constexpr uint32_t kReadOnly = 1u << 21;
+  EXPECT_EQ(alloc(1, TestProcess::kBase, 0), uint32_t{kNvInvalidAddress});
+  EXPECT_EQ(alloc(1, TestProcess::kBase, kReadOnly), uint32_t{kNvOk});
+  EXPECT_EQ(alloc(2, TestProcess::kBase + 4096, 0), uint32_t{kNvOk});
+  EXPECT_EQ(alloc(3, TestProcess::kBase + 8, 0), uint32_t{kNvNotSupported});
+  EXPECT_EQ(alloc(3, ~uint64_t{0} - 4095, 0), uint32_t{kNvInvalidAddress});
 }
 
 TEST_F(Quota, GivenBackWithParentsAndClients) {

@@ -21,12 +21,15 @@ struct NewMemory {
   std::shared_ptr<PinnedMemory> pinned;
 };
 
-// Guest memory for the device: shared pieces, one alias of them in this process, counted.
-ErrnoOr<uint32_t> Pin(Call& call, uint64_t address, uint64_t size, NewMemory* memory) {
-  if (address % kPageSize != 0 || size % kPageSize != 0 || size == 0 || address + size < address) return uint32_t{kNvInvalidArgument};
+// Guest memory for the device: shared pieces, one alias of them in this process, counted. As the driver has it (RmCreateOsDescriptor(), os_lock_user_pages()): the
+// address is a page's, the end need not be; pages are pinned for writing unless the memory is to be read-only (OS02_FLAGS_ALLOC_USER_READ_ONLY).
+ErrnoOr<uint32_t> Pin(Call& call, uint64_t address, uint64_t bytes_wanted, bool write, NewMemory* memory) {
+  if (address % kPageSize != 0) return uint32_t{kNvNotSupported};
+  uint64_t size = (bytes_wanted + kPageSize - 1) & ~(kPageSize - 1);
+  if (address + size < address) return uint32_t{kNvInvalidAddress};
   auto bytes = call.proxy.ledger().Charge(0, Pool::kHost, size);
   if (bytes == nullptr) return uint32_t{kNvNoMemory};
-  auto pieces = call.caller.Share(address, size);
+  auto pieces = call.caller.Share(address, size, write);
   if (pieces.Is(EAGAIN)) return pieces.error();  // the caller will make them shareable and call again
   if (!pieces.ok()) return uint32_t{pieces.Is(EFAULT) ? kNvInvalidAddress : pieces.Is(ENOMEM) ? kNvNoMemory : kNvNotSupported};
   auto alias = call.proxy.host().Alias(*pieces);
@@ -43,8 +46,9 @@ ErrnoOr<uint32_t> Pin(Call& call, uint64_t address, uint64_t size, NewMemory* me
 ErrnoOr<uint32_t> Prepare(Call& call, const Object& parent, NewMemory* memory) {
   auto& block = call.As<RmAllocMemory>();
   uint64_t size = block.limit + 1;
-  if (size == 0 || size > uint64_t{1} << 48) return uint32_t{kNvInvalidArgument};
-  if (block.hClass == kOsDescriptor) return Pin(call, block.pMemory, size, memory);
+  if (size == 0 || size > uint64_t{1} << 48) return uint32_t{block.hClass == kOsDescriptor && size == 0 ? kNvInvalidLimit : kNvInvalidArgument};
+  constexpr uint32_t kUserReadOnly = 1u << 21;
+  if (block.hClass == kOsDescriptor) return Pin(call, block.pMemory, size, (block.flags & kUserReadOnly) == 0, memory);
   Pool pool = block.hClass == kSystemMemory ? Pool::kHost : Pool::kDevice;
   memory->bytes = call.proxy.ledger().Charge(GpuOf(parent), pool, RoundToPages(size, 1u << 23, 0));
   return uint32_t{memory->bytes == nullptr ? kNvNoMemory : kNvOk};

@@ -141,6 +141,68 @@ TEST_F(Rules, EveryDescriptor) {
   }
 }
 
+// The control file that UVM calls carry: none is allowed, and given on as it is; what is no control file is refused; the guest's number stands there afterwards,
+// whatever the driver says.
+TEST_F(Rules, EveryDescriptorOfUvm) {
+  constexpr uint32_t kRegisterGpu = 37, kRegisterVaspace = 25, kRegisterChannel = 27, kMapExternal = 33;
+  std::vector<uint8_t> space(p.SizeOf(0x90f1));
+  ASSERT_EQ(p.Alloc(b.ctl, b.client, b.device, 0x200, 0x90f1, space), uint32_t{kNvOk});
+  Uuid uuid = proxy.gpus()[0].uuid;
+  uint64_t range[] = {0x200000000, 1 << 20};
+  std::vector<uint8_t> create(24);
+  std::memcpy(create.data(), range, sizeof(range));
+  ASSERT_EQ(p.Uvm(uvm, 73, create), 0);
+  int closed = p.Open(NodeKind::kGpu);
+  p.Close(closed);
+  for (uint32_t number : {kRegisterGpu, kRegisterVaspace, kRegisterChannel, kMapExternal}) {
+    UvmOffsets at = TestProcess::Offsets(proxy, number);
+    ASSERT_NE(at.fd, 0) << number;
+    auto call = [&](int fd, int32_t* after) {
+      std::vector<uint8_t> block(FindEntry(proxy.branch().uvm, number)->size);
+      if (number == kMapExternal) {
+        std::memcpy(block.data(), range, sizeof(range));
+      } else {
+        std::memcpy(block.data(), uuid.data(), uuid.size());
+      }
+      uint32_t object = number == kMapExternal ? 0x100 : 0x200;
+      std::memcpy(block.data() + at.client, &b.client, 4);
+      if (at.object != 0) std::memcpy(block.data() + at.object, &object, 4);
+      std::memcpy(block.data() + at.fd, &fd, 4);
+      int64_t answer = p.Uvm(uvm, number, block);
+      std::memcpy(after, block.data() + at.fd, 4);
+      return answer;
+    };
+    int32_t after = 0;
+    for (int fd : {-1, b.ctl, b.gpu}) {
+      EXPECT_EQ(call(fd, &after), 0) << number << " " << fd;
+      EXPECT_EQ(after, fd) << number;
+    }
+    for (int fd : {999, closed, uvm, INT32_MAX}) {
+      uint64_t before = world.host.calls();
+      EXPECT_EQ(call(fd, &after), -EINVAL) << number << " " << fd;
+      EXPECT_EQ(after, fd) << number;
+      EXPECT_EQ(world.host.calls(), before) << number;
+    }
+    for (int error : {EIO, 0}) {
+      world.host.Inject({.number = number, .status = kNvInvalidState, .error = error});
+      EXPECT_EQ(call(b.ctl, &after), error != 0 ? -error : static_cast<int64_t>(kNvInvalidState)) << number;
+      EXPECT_EQ(after, b.ctl) << number;
+    }
+  }
+  // MM_INITIALIZE names the other file of UVM.
+  int other = p.Open(NodeKind::kUvm);
+  for (int fd : {-1, 999, closed, b.ctl, other, INT32_MIN}) {
+    std::vector<uint8_t> block(8);
+    std::memcpy(block.data(), &fd, 4);
+    EXPECT_EQ(p.Uvm(other, 75, block), -EINVAL) << fd;
+    EXPECT_EQ(std::memcmp(block.data(), &fd, 4), 0);
+  }
+  std::vector<uint8_t> block(8);
+  std::memcpy(block.data(), &uvm, 4);
+  EXPECT_EQ(p.Uvm(other, 75, block), static_cast<int64_t>(kNvNotSupported));
+  EXPECT_EQ(std::memcmp(block.data(), &uvm, 4), 0);
+}
+
 // Lists that lie over their own parameters, over each other, over the block, at the end of memory, with counts whose product wraps.
 TEST_F(Rules, ListsAnywhere) {
   uint64_t end = TestProcess::kBase + p.memory().size();

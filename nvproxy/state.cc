@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "nvproxy/call.h"
 #include "nvproxy/state.pb.h"
 
@@ -67,14 +69,22 @@ std::vector<std::string> Proxy::CannotSave(OpenFile& file) {
   return out;
 }
 
-std::set<uint64_t> Proxy::BusyProcesses() {
+std::set<uint64_t> Proxy::BusyProcesses() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  // Who has a call in the driver for longer does more than ask about the GPU.
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(100);
   std::set<uint64_t> out;
   for (const auto& client : ClientsOf([](const Client&) { return true; })) {
-    ClientLock lock(client);
-    if (client->dead()) continue;
-    for (const auto& [handle, object] : client->objects()) {
-      if (!object->params) out.insert(client->session().process);
+    bool held = client->mu().TryLock();
+    while (!held && absl::Now() < deadline) {
+      absl::SleepFor(absl::Milliseconds(1));
+      held = client->mu().TryLock();
     }
+    bool busy = !held;
+    if (held) {
+      busy = !client->dead() && std::ranges::any_of(client->objects(), [](const auto& o) { return !o.second->params; });
+      client->mu().Unlock();
+    }
+    if (busy) out.insert(client->session().process);
   }
   return out;
 }

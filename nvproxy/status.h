@@ -19,6 +19,7 @@ enum NvStatus : uint32_t {
   kNvInvalidClient = 0x23,
   kNvInvalidDevice = 0x26,
   kNvInvalidFunction = 0x2a,
+  kNvInvalidLimit = 0x2e,
   kNvInvalidObject = 0x31,
   kNvInvalidObjectHandle = 0x33,
   kNvInvalidObjectNew = 0x34,

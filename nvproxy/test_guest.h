@@ -9,6 +9,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -54,8 +55,8 @@ class TestProcess : public Caller {
     auto it = files_.find(fd);
     return it == files_.end() ? nullptr : it->second;
   }
-  ErrnoOr<std::vector<MemoryPiece>> Share(uint64_t address, uint64_t size) override {
-    if (!Inside(address, 1)) return Errno(EFAULT);
+  ErrnoOr<std::vector<MemoryPiece>> Share(uint64_t address, uint64_t size, bool write) override {
+    if (!Inside(address, 1) || (write && read_only_.contains(address))) return Errno(EFAULT);
     if (shared_ < 0) {
       shared_ = memfd_create("test", MFD_CLOEXEC);
       if (ftruncate(shared_, 64 << 20) != 0) return Errno(ENOMEM);
@@ -86,6 +87,7 @@ class TestProcess : public Caller {
   }
   const std::vector<uint8_t>& memory() const { return memory_; }
   void MarkUnmapped(uint64_t address) { unmapped_[address] = true; }
+  void MarkReadOnly(uint64_t address) { read_only_.insert(address); }
 
   // --- calls ---
   int Open(NodeKind kind, uint32_t minor = 0) {
@@ -213,6 +215,7 @@ class TestProcess : public Caller {
   uint64_t next_ = kBase;
   std::map<int, std::shared_ptr<OpenFile>> files_;
   std::map<uint64_t, bool> unmapped_;
+  std::set<uint64_t> read_only_;
   int next_fd_ = 3;
   int shared_ = -1;
 };

@@ -88,7 +88,11 @@ int FakeHost::Frontend(Args& args) {
     case Kind::kOsEvent:
     case Kind::kFreeOsEvent:
       if (FindClient(args, args.Word(0)) == nullptr) status = kNvInvalidClient;
-      if (Find(static_cast<HostFile>(args.Word(8))) == nullptr) Violation("an event at a descriptor that is not the host's");
+      if (File* target = Find(static_cast<HostFile>(args.Word(8))); target == nullptr) {
+        Violation("an event at a descriptor that is not the host's");
+      } else if (status == kNvOk) {
+        target->os_events = std::max(0, target->os_events + (entry.kind == Kind::kOsEvent ? 1 : -1));
+      }
       break;
     case Kind::kIdleChannels: {
       auto& block = args.As<IdleChannels>();
@@ -258,6 +262,13 @@ uint32_t FakeHost::UvmRun(Args& args, const Entry& entry) {
     auto it = file.externals.lower_bound(from);
     while (it != file.externals.end() && it->first - from < size) it = file.externals.erase(it);
   };
+  constexpr uint32_t kValidateRange = 72;
+  if (args.number == kValidateRange) {
+    auto range = file.managed.upper_bound(base);
+    if (range == file.managed.begin()) return kNvInvalidAddress;
+    --range;
+    return base - range->first <= range->second && length <= range->second - (base - range->first) ? kNvOk : kNvInvalidAddress;
+  }
   switch (entry.kind) {
     case Kind::kRegisterGpu:
       for (const FakeGpu& gpu : config_.gpus) {

@@ -7,9 +7,13 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "nvproxy/fake/fake_internal.h"
 
 namespace amber::nvproxy {
@@ -80,6 +84,10 @@ bool ParseFakeConfig(std::string_view text, FakeConfig* out, std::string* error)
       out->version = rest;
     } else if (key == "context") {
       good = ParseSize(rest, &out->context_bytes);
+    } else if (key == "slow") {
+      good = std::sscanf(std::string(rest).c_str(), "%x %u", &out->slow_control, &out->slow_milliseconds) == 2;
+    } else if (key == "event") {
+      good = std::sscanf(std::string(rest).c_str(), "%x", &out->event_control) == 1;
     } else if (key == "gpu") {
       FakeGpu gpu;
       good = ParseGpu(rest, &gpu);
@@ -262,6 +270,7 @@ ErrnoOr<HostMapping> FakeHost::Map(HostFile file, uint64_t offset, uint64_t leng
       f->memory = UniqueFd(memfd_create("fake-uvm", MFD_CLOEXEC));
       if (ftruncate(f->memory.get(), off_t{1} << 47) != 0) return Errno(ENOMEM);
     }
+    f->managed[offset] = std::max(f->managed[offset], length);
     return HostMapping{f->memory.get(), 0};
   }
   if (!f->pending || offset != 0) return Errno(EINVAL);
@@ -312,6 +321,23 @@ int FakeHost::Ioctl(uint64_t process, HostFile handle, uint32_t command, std::sp
     hook = hook_;
   }
   if (hook) hook(handle, command);
+  uint32_t control = 0;
+  if ((command & 0xff) == 0x2a && block.size() == sizeof(RmControl)) std::memcpy(&control, block.data() + offsetof(RmControl, cmd), sizeof(control));
+  if (control != 0 && control == config_.slow_control) absl::SleepFor(absl::Milliseconds(config_.slow_milliseconds));
+  int error = IoctlNow(process, handle, command, block, nested);
+  if (error != 0 || control == 0 || control != config_.event_control) return error;
+  std::vector<HostFile> due;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [h, f] : files_) {
+      if (f->process == process && f->os_events > 0) due.push_back(h);
+    }
+  }
+  for (HostFile h : due) FireEvent(h);
+  return 0;
+}
+
+int FakeHost::IoctlNow(uint64_t process, HostFile handle, uint32_t command, std::span<std::byte> block, std::span<const HostBuffer> nested) {
   absl::MutexLock lock(&mu_);
   calls_++;
   File* file = Find(handle);

@@ -36,9 +36,13 @@ struct FakeConfig {
   std::string version = "580.159.04";
   std::vector<FakeGpu> gpus;
   uint64_t context_bytes = 400 << 20;
+  // The control that takes so long, and cannot be interrupted.
+  uint32_t slow_control = 0, slow_milliseconds = 0;
+  // The control that makes an event arrive wherever the caller's process wants any (ALLOC_OS_EVENT).
+  uint32_t event_control = 0;
 };
 
-// Lines "version V", "context BYTES" and "gpu minor=N uuid=GPU-... pci=0000:41:00.0 memory=BYTES held=BYTES lost-at=CONTROL name=WORD"; sizes may end in
+// Lines "version V", "context BYTES", "slow CONTROL MILLISECONDS", "event CONTROL" and "gpu minor=N uuid=GPU-... pci=0000:41:00.0 memory=BYTES held=BYTES lost-at=CONTROL name=WORD"; sizes may end in
 // K, M or G. An error says which line.
 bool ParseFakeConfig(std::string_view text, FakeConfig* out, std::string* error);
 // One GPU of 80 GiB.
@@ -82,6 +86,7 @@ class FakeHost {
   std::string ReadInfo(const std::string& path);
   ErrnoOr<HostFile> Open(uint64_t process, const Node& node, int access);
   int Ioctl(uint64_t process, HostFile file, uint32_t command, std::span<std::byte> block, std::span<const HostBuffer> nested);
+  int IoctlNow(uint64_t process, HostFile file, uint32_t command, std::span<std::byte> block, std::span<const HostBuffer> nested);
   ErrnoOr<HostMapping> Map(HostFile file, uint64_t offset, uint64_t length, int prot);
   uint32_t Poll(HostFile file);
   void SetReadyCallback(HostFile file, std::function<void()> on_ready);

@@ -44,6 +44,8 @@ struct FakeHost::File {
   };
   std::optional<Pending> pending;
   uint32_t events = 0;
+  int os_events = 0;                     // that arrive here
+  std::map<uint64_t, uint64_t> managed;  // UVM: what was mapped, base to size; unmapping is not told
   std::function<void()> on_ready;
   // UVM
   bool initialized = false;

@@ -149,7 +149,8 @@ uint32_t FakeHost::AllocMemory(Args& args) {
   Client* client = FindClient(args, block.hRoot);
   if (client == nullptr) return kNvInvalidClient;
   uint64_t size = block.limit + 1;
-  if (block.hClass == 0x71 && Nested(args, block.pMemory, size) == nullptr) return kNvInvalidAddress;
+  // Whole pages are pinned.
+  if (block.hClass == 0x71 && Nested(args, block.pMemory, (size + 4095) & ~uint64_t{4095}) == nullptr) return kNvInvalidAddress;
   if (block.hClass != 0x71 && block.pMemory != 0) Violation("a guest's address in RM_ALLOC_MEMORY");
   if (uint32_t status = AddObject(*client, &block.hObjectNew, block.hObjectParent, block.hClass); status != kNvOk) return status;
   Object& object = client->objects[block.hObjectNew];

@@ -92,6 +92,11 @@ void TaskLifecycle::ExitGroup(ThreadGroup& group, int wait_status) {
   for (const RefPtr<Task>& t : tasks) Release(*t);
 }
 
+void TaskLifecycle::EndAway() {
+  --running_helpers_;
+  kernel_.CheckFrozen();
+}
+
 void TaskLifecycle::Exit(Task& task, int status) {
   AMBER_CHECK(!task.exiting_);
   task.exiting_ = true;

@@ -89,8 +89,10 @@ class TaskLifecycle {
   // Locks with priority inheritance; they outlive their owners.
   PiFutexes& pi_futexes() { return *pi_futexes_; }
 
-  // Calls of helpers (helper_task.h) that run, and may have let go of the lock meanwhile: a freeze waits for them.
+  // Calls of helpers (helper_task.h) that run, and may have let go of the lock meanwhile, and what else goes on without it: a freeze waits for them.
   int running_helpers() const { return running_helpers_; }
+  void BeginAway() { ++running_helpers_; }
+  void EndAway();
   // Processes whose core files are not finished: likewise.
   int core_dumps_running() const { return core_dumps_running_; }
 

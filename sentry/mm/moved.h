@@ -11,7 +11,10 @@
 namespace amber {
 
 inline constexpr state::Kind kMovedMemoryKind = static_cast<state::Kind>(181);
+// NvidiaFile (sentry/fs/nvidia/nvidia_file.h). Its mappings are those of drivers: VM_PFNMAP or VM_MIXEDMAP, and VM_DONTEXPAND.
+inline constexpr state::Kind kDeviceFileKind = static_cast<state::Kind>(180);
 
+inline bool IsDevice(const Vma& vma) { return vma.file && vma.file->kind() == kDeviceFileKind; }
 inline bool IsMoved(const Vma& vma) { return vma.file && vma.file->kind() == kMovedMemoryKind; }
 
 // The mapping as a forked child has it: ordinary memory.

@@ -12,10 +12,12 @@
 #include "checkpoint/image.pb.h"
 #include "checkpoint/memory_save.h"
 #include "checkpoint/state.h"
+#include "sentry/fs/nvidia/gpu_support.h"
 #include "sentry/kernel/task_restore.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/runtime/gpu_checkpoint.h"
 #include "sentry/runtime/kernel_runtime.h"
+#include "sentry/syscalls/table.h"
 
 namespace amber {
 namespace {
@@ -143,7 +145,12 @@ absl::Status KernelRuntime::FreezeFor(CheckpointJob& job) {
     KernelLock lock(kernel_);
     if (!job.frozen->HasBeenNotified()) {
       Task* task = TaskRestore::NotHeld(kernel_);
-      std::string who = task != nullptr ? absl::StrCat("thread ", task->tid(), " (", task->name(), ") ", task->Describe()) : "a thread";
+      GpuSupport* gpus = GpuSupport::Of(kernel_);
+      const char* other =
+          gpus != nullptr && gpus->work().under_way() > 0 ? "a call of a process that has ended, which the GPU's driver holds," : "a thread";
+      std::string who = task != nullptr
+                            ? absl::StrCat("thread ", task->tid(), " (", task->name(), ") ", task->Describe(), SyscallName(task->syscall().number))
+                            : other;
       return absl::DeadlineExceededError(absl::StrCat(who, " did not stop in time; the sandbox runs on"));
     }
   }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "sentry/mm/moved.h"
 #include "sentry/syscalls/memory_map.h"
 #include "sentry/syscalls/memory_ops.h"
 #include "sentry/vfs/file.h"
@@ -49,12 +50,12 @@ int Refusal(const Vma& vma, int advice) {
     case MADV_DONTNEED:
     case MADV_COLD:
     case MADV_PAGEOUT: return vma.locked() ? EINVAL : 0;
-    case MADV_FREE: return vma.file || vma.shared || vma.locked() ? EINVAL : 0;
+    case MADV_FREE: return ((vma.file || vma.shared) && !IsMoved(vma)) || vma.locked() ? EINVAL : 0;
     case MADV_WIPEONFORK:
       // TODO(compat): restored memory would have to be copied out of the image first.
       return vma.file || vma.shared || vma.image ? EINVAL : 0;
     case MADV_REMOVE:
-      if (vma.locked() || !vma.file) return EINVAL;
+      if (vma.locked() || !vma.file || IsMoved(vma)) return EINVAL;
       return vma.shared && (vma.prot & PROT_WRITE) != 0 ? 0 : EACCES;
     default: return 0;
   }
@@ -71,15 +72,17 @@ bool IsKnown(int advice) {
   return false;
 }
 
-// Dropped image memory is mapped afresh: the host would show the image's bytes again.
+// Dropped image memory is mapped afresh: the host would show the image's bytes again. So is memory that a device has the pages of: it keeps them, and the guest gets
+// others. Those are not the host's to free meanwhile, which MADV_FREE leaves open.
 ErrnoOr<std::vector<StubOp>> DropOps(Task& task, const std::vector<Vma>& parts, int advice) {
   std::vector<StubOp> ops;
   for (const Vma& part : parts) {
-    if (!part.image) {
+    if (IsMoved(part) && advice == MADV_FREE) continue;
+    if (!part.image && !IsMoved(part)) {
       ops.push_back(MemoryManager::Op(SYS_madvise, part.start, part.size(), static_cast<uint64_t>(advice)));
       continue;
     }
-    Vma fresh = part;
+    Vma fresh = IsMoved(part) ? UnmovedVma(part) : part;
     fresh.image = false;
     MapSource source;
     if (fresh.file) source = TRY(fresh.file->Map(task, fresh.offset, fresh.size(), fresh.prot, false));
@@ -113,7 +116,7 @@ ErrnoOr<uint64_t> Madvise(Task& task, uint64_t address, uint64_t length, int adv
   for (const Vma& part : parts) {
     // TODO(compat): Linux has advised the mappings before the first one that refuses.
     if (int error = Refusal(part, advice); error != 0) return Errno(error);
-    image |= part.image;
+    image |= part.image || IsMoved(part);
   }
   bool drops = advice == MADV_DONTNEED || advice == MADV_FREE;
   FlagChange change = ChangeOf(advice);
@@ -129,6 +132,7 @@ ErrnoOr<uint64_t> Madvise(Task& task, uint64_t address, uint64_t length, int adv
   return RunMemoryOps(task, lock, std::move(ops), [=](std::span<const int64_t>) -> int64_t {
     ref->vmas().Update(address, end, [&](Vma& v) {
       if (drops) v.image = false;
+      if (advice == MADV_DONTNEED && IsMoved(v)) v = UnmovedVma(std::move(v));
       v.flags = (v.flags & ~change.clear) | change.set;
     });
     return -result;

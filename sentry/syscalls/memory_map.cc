@@ -11,6 +11,7 @@
 #include <cerrno>
 
 #include "sentry/fs/memfd/memfd.h"
+#include "sentry/mm/moved.h"
 #include "sentry/syscalls/memory_ops.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/mount.h"
@@ -47,7 +48,8 @@ ErrnoOr<Vma> Describe(int prot, int flags, RefPtr<File> file, uint64_t offset) {
       default: return Errno(EINVAL);
     }
     if (!file->readable()) return Errno(EACCES);
-    if (file->path() != nullptr && (file->path()->mount->flags() & MS_NOEXEC) != 0) {
+    // Nobody executes a device's memory.
+    if (file->kind() == kDeviceFileKind || (file->path() != nullptr && (file->path()->mount->flags() & MS_NOEXEC) != 0)) {
       if ((prot & PROT_EXEC) != 0) return Errno(EPERM);
       vma.max_prot &= ~PROT_EXEC;  // nor by mprotect later
     }

@@ -76,7 +76,9 @@ ErrnoOr<void> CheckResize(Task& task, const Vma& vma, uint64_t guest_end, uint64
   if (old_size == 0 && (!vma.shared || IsMoved(vma))) return Errno(EINVAL);
   // A device has its pages: what a host mapping of them could grow into or leave behind would not be the guest's private memory.
   if (IsMoved(vma) && (new_size > old_size || keep_old)) return Errno(ENOMEM);
+  if (IsDevice(vma) && keep_old) return Errno(EINVAL);
   if (old_size > guest_end - address) return Errno(EFAULT);
+  if (IsDevice(vma) && new_size > old_size) return Errno(EFAULT);
   uint64_t grow = keep_old ? new_size : new_size > old_size ? new_size - old_size : 0;
   if (vma.file && vma.offset + (address - vma.start) + new_size < new_size) return Errno(EINVAL);
   return task.mm().CheckLimits(MemoryLimitsOf(task), grow, vma.data() ? grow : 0, vma.locked() ? grow : 0, 4);

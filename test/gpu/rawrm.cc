@@ -1,103 +1,25 @@
 // A guest program that speaks to the GPU driver as CUDA does at its start, without CUDA: the whole way from system call to driver and back.
 // Prints a line per step, "ok NAME" or "FAIL NAME: why", and ends with 1 if any failed. `rawrm hold` keeps what NVML would, says "ready", and
 // goes on when a line comes on standard input; `rawrm busy` has GPU memory besides. `rawrm eat` allocates GPU memory, 256 MiB at a time, until there is no more, and tells how much.
-// `rawrm orphan` wants a quota of 2 GiB, `rawrm lost` a GPU that is lost at control 0x20800111.
+// `rawrm orphan` wants a quota of 2 GiB, `rawrm lost` a GPU that is lost at control 0x20800111, `rawrm events` one where that control makes an event arrive,
+// `rawrm blocked MILLISECONDS` and `rawrm stuck` one where it takes that long. `rawrm memory` is about mappings of devices and memory that is registered with them.
+#include "test/gpu/rawrm.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstddef>
-#include <cstdint>
-
-#include "nvproxy/abi.h"
-#include "nvproxy/status.h"
-
 namespace {
 
-using namespace amber::nvproxy;
-
-int failures = 0;
-
-void Expect(bool good, const char* name, uint64_t got = 0) {
-  if (good) {
-    printf("ok %s\n", name);
-  } else {
-    printf("FAIL %s: %#llx, errno %d\n", name, static_cast<unsigned long long>(got), errno);
-    ++failures;
-  }
-}
-
-template <typename T>
-int Call(int fd, uint32_t number, T& block) {
-  return ioctl(fd, 0xc0004600ul | sizeof(T) << 16 | number, &block);
-}
-
-constexpr uint32_t kDevice = 0x5c000001, kSubdevice = 0x5c000002;
-
-struct Session {
-  int ctl = -1, gpu = -1;
-  uint32_t client = 0;
-};
-
-uint32_t Alloc(const Session& s, uint32_t parent, uint32_t handle, uint32_t number, void* params) {
-  RmAlloc block{};
-  block.hRoot = s.client;
-  block.hObjectParent = parent;
-  block.hObjectNew = handle;
-  block.hClass = number;
-  block.pAllocParms = reinterpret_cast<uint64_t>(params);
-  if (Call(s.ctl, 0x2b, block) != 0) return ~0u;
-  return block.status;
-}
-
-uint32_t Control(const Session& s, uint32_t object, uint32_t command, void* params, uint32_t size) {
-  RmControl block{};
-  block.hClient = s.client;
-  block.hObject = object;
-  block.cmd = command;
-  block.params = reinterpret_cast<uint64_t>(params);
-  block.paramsSize = size;
-  if (Call(s.ctl, 0x2a, block) != 0) return ~0u;
-  return block.status;
-}
-
-uint32_t Memory(const Session& s, uint32_t handle, uint64_t size) {
-  alignas(8) uint8_t params[128] = {};
-  memcpy(params + offsetof(MemoryParams, size), &size, sizeof(size));
-  return Alloc(s, kDevice, handle, 0x40, params);
-}
-
-Session Start() {
-  Session s;
-  s.ctl = open("/dev/nvidiactl", O_RDWR | O_CLOEXEC);
-  s.gpu = open("/dev/nvidia0", O_RDWR | O_CLOEXEC);
-  Expect(s.ctl >= 0 && s.gpu >= 0, "open");
-  VersionCheck version{};
-  version.cmd = 0x32;
-  Expect(Call(s.ctl, 0xd2, version) == 0 && version.reply == 1 && version.text[0] != 0, "version");
-  static CardInfo cards[32];
-  Expect(Call(s.ctl, 0xc8, cards) == 0 && cards[0].valid == 1 && cards[0].fb_address == 0, "cards");
-  int fd = s.ctl;
-  Expect(Call(s.gpu, 0xc9, fd) == 0 && fd == s.ctl, "register fd");
-  RmAlloc root{};
-  root.hClass = 0x41;
-  Expect(Call(s.ctl, 0x2b, root) == 0 && root.status == kNvOk, "client", root.status);
-  s.client = root.hObjectNew;
-  alignas(8) uint8_t device[56] = {};
-  uint32_t status = Alloc(s, s.client, kDevice, 0x80, device);
-  Expect(status == kNvOk, "device", status);
-  uint32_t zero = 0;
-  status = Alloc(s, kDevice, kSubdevice, 0x2080, &zero);
-  Expect(status == kNvOk, "subdevice", status);
-  return s;
-}
+using namespace rawrm;
 
 void Mapping(const Session& s) {
   constexpr size_t kSize = 1 << 20;
@@ -215,8 +137,7 @@ int Lost() {
   RmFree all{};
   all.hRoot = all.hObjectOld = s.client;
   Expect(Call(s.ctl, 0x29, all) == 0 && all.status == kNvOk, "free", all.status);
-  printf("%s\n", failures == 0 ? "PASS" : "FAILED");
-  return failures != 0;
+  return Verdict();
 }
 
 // With `busy`, it also has GPU memory, which no image can hold.
@@ -261,9 +182,8 @@ int Orphan() {
     if (result == kNvNoMemory) usleep(10000);
   }
   Expect(result == kNvOk, "the memory is free again", result);
-  printf("%s\n", failures == 0 ? "PASS" : "FAILED");
   close(ends[1]);
-  return failures != 0;
+  return Verdict();
 }
 
 }  // namespace
@@ -275,6 +195,11 @@ int main(int argc, char** argv) {
   if (argc > 1 && strcmp(argv[1], "busy") == 0) return Hold(true);
   if (argc > 1 && strcmp(argv[1], "lost") == 0) return Lost();
   if (argc > 1 && strcmp(argv[1], "orphan") == 0) return Orphan();
+  if (argc > 1 && strcmp(argv[1], "memory") == 0) return Memories();
+  if (argc > 1 && strcmp(argv[1], "events") == 0) return Events();
+  if (argc > 2 && strcmp(argv[1], "blocked") == 0) return Blocked(atoi(argv[2]));
+  if (argc > 1 && strcmp(argv[1], "stuck") == 0) return Stuck();
+  if (argc > 1 && strcmp(argv[1], "nothing") == 0) return 0;
   Session s = Start();
   Files();
   Mapping(s);
@@ -283,6 +208,5 @@ int main(int argc, char** argv) {
   RmFree all{};
   all.hRoot = all.hObjectOld = s.client;
   Expect(Call(s.ctl, 0x29, all) == 0 && all.status == kNvOk, "free");
-  printf("%s\n", failures == 0 ? "PASS" : "FAILED");
-  return failures != 0;
+  return Verdict();
 }

@@ -63,6 +63,54 @@ class Tests:
         result = self.cli("do", *self.config("version 580.159.04\n" + lost), "--tty=false", self.rawrm, "lost", stdin=subprocess.DEVNULL)
         assert result.returncode == 0 and "FAIL" not in result.stdout and "PASS" in result.stdout, result.stdout + result.stderr
 
+    ONE = "version 580.159.04\ngpu minor=0 uuid=GPU-6f2d1c00-1111-2222-3333-444455556666 pci=0000:41:00.0 memory=80G\n"
+
+    def passes(self, result):
+        assert result.returncode == 0 and "FAIL" not in result.stdout and "PASS" in result.stdout, result.stdout + result.stderr
+
+    def test_mappings_and_registered_memory(self):
+        self.passes(self.do(self.rawrm, "memory"))
+
+    def test_events(self):
+        driver = self.config(self.ONE + "event 0x20800111\n")
+        self.passes(self.cli("do", *driver, "--tty=false", self.rawrm, "events", stdin=subprocess.DEVNULL))
+
+    def test_calls_that_the_driver_holds(self):
+        driver = self.config(self.ONE + "slow 0x20800111 4000\n")
+        self.passes(self.cli("do", *driver, "--gpu-memory=2GiB", "--tty=false", self.rawrm, "blocked", "4000", stdin=subprocess.DEVNULL))
+
+    def stuck(self, milliseconds):
+        driver = self.config(self.ONE + f"slow 0x20800111 {milliseconds}\n")
+        self.folder, self.image = self.bundle("hold", "stuck"), os.path.join(self.work, "image")
+        process = self.start("run", "--bundle", self.folder, "hold", gpu=driver)
+        self.read_until(process, "ready")
+        self.wait_running("hold")
+        return process, driver
+
+    def test_a_sandbox_whose_driver_holds_a_call(self):
+        """It tells how it is, and ends when it is told to."""
+        process, _ = self.stuck(40000)
+        begin = time.monotonic()
+        assert json.loads(self.cli("events", "--stats", "hold").stdout)["data"]["gpu"]["calls"] > 5
+        assert "gpu clients 1" in self.cli("debug", "--stats", "hold").stdout
+        assert "rawrm" in self.cli("ps", "hold").stdout
+        assert self.cli("kill", "hold", "KILL").returncode == 0
+        process.stdin.close()
+        process.stdout.read()
+        process.wait(LIMIT)
+        assert time.monotonic() - begin < 20, time.monotonic() - begin
+
+    def test_a_checkpoint_while_the_driver_holds_a_call(self):
+        """It waits for ten seconds, then says for whom; the program runs on, and the next one waits for the rest."""
+        process, driver = self.stuck(13000)
+        frozen = self.checkpoint("--leave-running")
+        assert frozen.returncode != 0 and "(rawrm) in ioctl did not stop in time; the sandbox runs on" in frozen.stderr, frozen.stderr
+        frozen = self.checkpoint()
+        assert frozen.returncode == 0, frozen.stderr
+        self.gone(process)
+        after = self.restore(gpu=driver)
+        self.finish(after)
+
     def test_whole_card_without_quota(self):
         result = self.do(self.rawrm, "eat")
         assert result.returncode == 0 and "allocated 81920 MiB" in result.stdout, result.stdout + result.stderr

@@ -70,6 +70,7 @@ std::string GpuSupport::Start(Kernel& kernel, const GpuOptions& options) {
   if (!options.enabled) return "";
   std::unique_ptr<GpuSupport> support(new GpuSupport);
   support->kernel_ = &kernel;
+  support->work_ = std::make_unique<DriverWork>(kernel);
   std::string error = options.fake ? support->UseFake(options) : support->UseReal(options);
   if (!error.empty()) return error;
   nvproxy::Options proxy_options{.capabilities = options.capabilities,
@@ -158,8 +159,9 @@ uint64_t GpuSupport::ProcessOf(const ThreadGroup& group) {
 void GpuSupport::OnExit(ThreadGroup& group) {
   GpuSupport* gpus = TheOne().get();
   uint64_t process = ProcessOf(group);
-  if (gpus == nullptr || !gpus->proxy().HasClients(process)) return;
-  gpus->kernel_->AfterUnlock([gpus, process] { gpus->proxy().OnExit(process); });
+  // A call of its that is still in the driver may make one.
+  if (gpus == nullptr || (!gpus->proxy().HasClients(process) && !gpus->work().HasCalls(process))) return;
+  gpus->work().End(process, [gpus, process] { gpus->proxy().OnExit(process); });
 }
 
 void GpuSupport::AddStats(ContainerStats* stats) {

@@ -14,6 +14,7 @@
 #include "nvproxy/proxy.h"
 #include "sentry/base/unique_fd.h"
 #include "sentry/control/spec.h"
+#include "sentry/fs/nvidia/driver_work.h"
 
 namespace amber {
 
@@ -32,6 +33,7 @@ class GpuSupport {
   ~GpuSupport();
 
   nvproxy::Proxy& proxy() { return *proxy_; }
+  DriverWork& work() { return *work_; }
   // Whose clients a task's are.
   static nvproxy::Session SessionOf(Task& task);
   // Session::process. Its pid is the one that it has in its own container.
@@ -77,6 +79,7 @@ class GpuSupport {
   std::shared_ptr<void> fake_;  // the machine that a fake driver is on
   std::unique_ptr<nvproxy::HostDriver> driver_;
   std::unique_ptr<nvproxy::Proxy> proxy_;
+  std::unique_ptr<DriverWork> work_;
   std::map<const Container*, uint64_t> containers_;  // nvproxy::Session::gpus
   int64_t copy_seconds_ = 0;
   UniqueFd pipes_[4];  // read and write end of its input, then of its output

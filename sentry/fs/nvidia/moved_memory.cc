@@ -18,8 +18,8 @@ namespace amber {
 namespace {
 
 constexpr uint64_t kMostAtOnce = 1 << 30;
-// SyscallState::scratch[1] of a call that could not move memory.
-constexpr uint64_t kFailed = 0x6d6f766564;
+// SyscallState::scratch[1] of a call that could not move memory, and of one that is to, from scratch[0] to scratch[2].
+constexpr uint64_t kFailed = 0x6d6f766564, kWanted = 0x6d6f7665;
 
 // Mappings on their way. First the bytes are copied; what replaces the mappings runs only when all of them are known to be there.
 struct Moves {
@@ -142,15 +142,26 @@ bool MovedMemory::Load(state::Loader& loader, std::string_view bytes) {
 
 bool MoveFailed(Task& task) { return task.syscall().scratch[1] == kFailed; }
 
-ErrnoOr<uint64_t> MovePrivateMemory(Task& task, uint64_t start, uint64_t end) {
+void WantMove(Task& task, uint64_t start, uint64_t end) {
+  SyscallState& call = task.syscall();
+  call.scratch[0] = start;
+  call.scratch[1] = kWanted;
+  call.scratch[2] = end;
+}
+
+bool MoveWanted(Task& task) { return task.syscall().scratch[1] == kWanted; }
+
+ErrnoOr<uint64_t> MovePrivateMemory(Task& task) {
+  uint64_t start = task.syscall().scratch[0], end = task.syscall().scratch[2];
   MmLock lock(task, start, end);
   if (!lock.held()) return WaitForMm(task);
+  task.syscall().scratch[1] = 0;
   RefPtr<MemoryManager> mm(&task.mm());
   auto mover = std::make_shared<Mover>(task, mm);
   ErrnoOr<void> planned = Ok();
   if (mm->vmas().AnySealed(start, end)) planned = Errno(EPERM);
   for (const Vma& part : mm->vmas().Slice(start, end)) {
-    if (planned.ok() && !part.shared) planned = Add(task, part, &mover->moves);
+    if (planned.ok() && !part.shared && (part.prot & PROT_READ) != 0) planned = Add(task, part, &mover->moves);
   }
   if (!planned.ok() || mover->moves.from.empty()) {
     task.syscall().scratch[1] = kFailed;

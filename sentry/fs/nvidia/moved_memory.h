@@ -32,10 +32,13 @@ class MovedMemory final : public File {
   uint64_t size_ = 0;
 };
 
-// Moves what is private in [start, end), all of which is mapped and writable, for the call that `task` is in. Returns what the handler returns: the
+// Moves what is private in the range of WantMove(), where it can be read, for the call that `task` is in. Returns what the handler returns: the
 // call is executed again when the memory has moved, or could not be (MoveFailed()). Bytes do not change meanwhile: the range is read-only for the
 // time of the copy, and a thread that writes to it waits (Task::OnStopped).
-ErrnoOr<uint64_t> MovePrivateMemory(Task& task, uint64_t start, uint64_t end);
+ErrnoOr<uint64_t> MovePrivateMemory(Task& task);
+// Whether that is to be done first when the call that `task` is in is executed again; it has ended by then, or the next attempt asks for it anew.
+void WantMove(Task& task, uint64_t start, uint64_t end);
+bool MoveWanted(Task& task);
 // True if that was tried in the call that `task` is in, to no avail.
 bool MoveFailed(Task& task);
 

@@ -18,10 +18,11 @@
 namespace amber {
 namespace {
 
-// The task that made the call, for the proxy. Its methods take the kernel lock, but IsMapped(), which Map() alone leads to.
+// The task that made the call, for the proxy. Its methods take the kernel lock, but IsMapped(), which Map() alone leads to. Keeps nothing of the task's: that may
+// be killed meanwhile, and its memory and files must go then.
 class TaskCaller final : public nvproxy::Caller {
  public:
-  explicit TaskCaller(Task& task) : task_(&task), mm_(&task.mm()), files_(&task.files()), session_(GpuSupport::SessionOf(task)) {}
+  explicit TaskCaller(Task& task) : task_(&task), session_(GpuSupport::SessionOf(task)) {}
 
   nvproxy::Session session() const override { return session_; }
   bool Read(uint64_t address, void* out, size_t size) override {
@@ -34,24 +35,26 @@ class TaskCaller final : public nvproxy::Caller {
   }
   std::shared_ptr<nvproxy::OpenFile> FileOf(int fd) override {
     absl::MutexLock lock(&task_->kernel().mu());
-    auto file = files_->Get(fd);
+    if (!Usable()) return nullptr;
+    auto file = task_->files().Get(fd);
     if (!file.ok() || (*file)->kind() != kNvidiaFileKind) return nullptr;
     return static_cast<NvidiaFile&>(**file).file();
   }
-  ErrnoOr<std::vector<nvproxy::MemoryPiece>> Share(uint64_t address, uint64_t size) override {
+  ErrnoOr<std::vector<nvproxy::MemoryPiece>> Share(uint64_t address, uint64_t size, bool write) override {
     absl::MutexLock lock(&task_->kernel().mu());
-    if (!Usable() || !mm_->IsMapped(address, address + size)) return Errno(EFAULT);
+    if (!Usable() || !task_->mm().IsMapped(address, address + size)) return Errno(EFAULT);
     std::vector<nvproxy::MemoryPiece> pieces;
-    for (const Vma& vma : mm_->vmas().Slice(address, address + size)) {
-      if ((vma.prot & PROT_WRITE) == 0) return Errno(EFAULT);
+    for (const Vma& vma : task_->mm().vmas().Slice(address, address + size)) {
+      if ((vma.prot & (write ? PROT_WRITE : PROT_READ)) == 0) return Errno(EFAULT);
       if (!vma.shared) {
         if (MoveFailed(*task_)) return Errno(ENOMEM);
         to_move_ = {address, address + size};
         return Errno(EAGAIN);
       }
-      if (!vma.file) return Errno(EOPNOTSUPP);
+      if (!vma.file || vma.file->kind() == kNvidiaFileKind) return Errno(EOPNOTSUPP);
       MapSource source = TRY(vma.file->Map(*task_, vma.offset, vma.size(), vma.prot & ~PROT_EXEC, true));
-      if (!source.sentry_owned) return Errno(EOPNOTSUPP);
+      // A file of the host's. Linux pins no pages of such for long and for writing (mm/gup.c, writable_file_mapping_allowed()).
+      if (!source.sentry_owned) return Errno(write ? EFAULT : EOPNOTSUPP);
       // Another thread may unmap it as soon as the lock is released; the descriptor's number must not become another file's before it is used.
       shared_.push_back(vma.file);
       pieces.push_back({source.fd, source.offset + vma.offset, vma.size()});
@@ -64,7 +67,7 @@ class TaskCaller final : public nvproxy::Caller {
   };
   const std::optional<Range>& to_move() const { return to_move_; }
   bool IsMapped(const nvproxy::OpenFile& file, uint64_t address, uint64_t size) override {
-    for (const Vma& vma : mm_->vmas().Slice(address, address + size)) {
+    for (const Vma& vma : task_->mm().vmas().Slice(address, address + size)) {
       bool same = vma.file && vma.file->kind() == kNvidiaFileKind && static_cast<NvidiaFile&>(*vma.file).file().get() == &file;
       if (same) return true;
     }
@@ -72,19 +75,17 @@ class TaskCaller final : public nvproxy::Caller {
   }
 
  private:
-  // False once the task has left the address space that it had.
-  bool Usable() const { return task_->has_mm() && &task_->mm() == mm_.get(); }
+  // False once the task has been killed. Until then it is in its call, and has what it had.
+  bool Usable() const { return !task_->exiting() && task_->has_mm(); }
 
   RefPtr<Task> task_;
-  RefPtr<MemoryManager> mm_;
-  RefPtr<FdTable> files_;
   nvproxy::Session session_;
   std::optional<Range> to_move_;
   std::vector<RefPtr<File>> shared_;  // whose descriptors Share() gave; let go with the kernel lock held, as the rest
 };
 
 nvproxy::Node NodeOf(uint64_t rdev) {
-  if (major(rdev) == kUvmMajor) return {nvproxy::NodeKind::kUvm, 0};
+  if (major(rdev) == kUvmMajor) return {minor(rdev) == 0 ? nvproxy::NodeKind::kUvm : nvproxy::NodeKind::kUvmTools, 0};
   if (minor(rdev) == kNvidiaControlMinor) return {nvproxy::NodeKind::kControl, 0};
   return {nvproxy::NodeKind::kGpu, minor(rdev)};
 }
@@ -108,7 +109,8 @@ NvidiaFile::~NvidiaFile() {
   waker_->file = nullptr;
   source_.reset();
   // The last reference closes the host's file and frees its clients, which takes their locks.
-  kernel_->AfterUnlock([file = std::move(file_)] {});
+  uint64_t process = file_->session().process;
+  GpuSupport::Of(*kernel_)->work().Close(process, [file = std::move(file_)]() mutable { file.reset(); });
 }
 
 void NvidiaFile::Bind(Kernel& kernel, std::shared_ptr<nvproxy::OpenFile> file) {
@@ -135,19 +137,43 @@ void NvidiaFile::Relay::OnEvent(uint32_t events) {
   file_.queue_.Notify(events);
 }
 
-ErrnoOr<uint64_t> NvidiaFile::Ioctl(Task& task, uint32_t command, uint64_t argument) {
-  RefPtr<NvidiaFile> self(this);
-  TaskCaller caller(task);
-  std::shared_ptr<nvproxy::OpenFile> file = file_;
-  ErrnoOr<uint64_t> result = Errno(EIO);
-  {
-    KernelUnlock unlock(task.kernel());
-    result = file->proxy().Ioctl(file, caller, command, argument);
-    file.reset();
+namespace {
+
+// One ioctl, on its way through the driver. Made and destroyed with the kernel lock held.
+struct DriverCall {
+  DriverCall(NvidiaFile& f, Task& t, uint32_t c, uint64_t a) : file(&f), task(&t), caller(t), command(c), argument(a) {}
+
+  void Run() { result = file->file()->proxy().Ioctl(file->file(), caller, command, argument); }
+  void Finish() {
+    if (task->exiting()) return;
+    // Nothing has happened yet in that case.
+    if (const auto& range = caller.to_move(); range && result.Is(EAGAIN)) {
+      WantMove(*task, range->start, range->end);
+      return task->FinishSyscall(-kErestartnointr.number());
+    }
+    task->FinishSyscall(result.ok() ? static_cast<int64_t>(*result) : -static_cast<int64_t>(result.error().number()));
   }
-  // Nothing has happened yet in that case.
-  if (result.Is(EAGAIN) && caller.to_move()) return MovePrivateMemory(task, caller.to_move()->start, caller.to_move()->end);
-  return result;
+
+  RefPtr<NvidiaFile> file;
+  RefPtr<Task> task;
+  TaskCaller caller;
+  const uint32_t command;
+  const uint64_t argument;
+  ErrnoOr<uint64_t> result = Errno(EIO);
+};
+
+}  // namespace
+
+ErrnoOr<uint64_t> NvidiaFile::Ioctl(Task& task, uint32_t command, uint64_t argument) {
+  if (MoveWanted(task)) return MovePrivateMemory(task);
+  auto call = std::make_shared<DriverCall>(*this, task, command, argument);
+  auto run = [c = call.get()] { c->Run(); };
+  auto done = [call = std::move(call)]() mutable {
+    call->Finish();
+    call.reset();
+  };
+  if (!GpuSupport::Of(*kernel_)->work().Call(GpuSupport::ProcessOf(task.group()), std::move(run), std::move(done))) return Errno(ENOMEM);
+  return kNoAnswer;
 }
 
 ErrnoOr<MapSource> NvidiaFile::Map(Task& task, uint64_t offset, uint64_t size, int prot, bool shared) {

@@ -1,7 +1,7 @@
 // An open /dev/nvidiactl, /dev/nvidiaN or /dev/nvidia-uvm of a guest.
 //
-// The kernel's side of nvproxy::OpenFile. Kernel lock, which Ioctl() releases while the proxy works: the proxy's locks come before the kernel's, so
-// nothing here may enter the proxy with the kernel lock held but Open, Map and Poll, which take no client's lock.
+// The kernel's side of nvproxy::OpenFile. Kernel lock. The proxy's locks come before it, and the driver may hold a call for long, so ioctls and the last
+// close are done elsewhere (driver_work.h); only Open, Map and Poll of the proxy, which take no client's lock, are called from here.
 #pragma once
 
 #include <memory>
@@ -9,6 +9,7 @@
 #include "nvproxy/open_file.h"
 #include "sentry/fs/host/host_poll.h"
 #include "sentry/kernel/wait_queue.h"
+#include "sentry/mm/moved.h"
 #include "sentry/vfs/vfs_file.h"
 
 namespace amber {
@@ -19,7 +20,7 @@ inline constexpr uint32_t kNvidiaMajor = 195, kNvidiaControlMinor = 255;
 // Linux gives UVM a dynamic number; /proc/devices tells it.
 inline constexpr uint32_t kUvmMajor = 509;
 // Kinds 180 to 189 of saved objects are the GPU's.
-inline constexpr state::Kind kNvidiaFileKind = static_cast<state::Kind>(180);
+inline constexpr state::Kind kNvidiaFileKind = kDeviceFileKind;
 
 class NvidiaFile final : public VfsFile {
  public:
