@@ -304,7 +304,7 @@ class Tests:
         assert memory == {"usage": 1 << 20, "max": 1 << 20, "limit": 8 << 30}, events
         assert events["devices"][0]["uuid"].startswith("GPU-6f2d1c00") and events["calls"] > 5, events
         metrics = self.cli("metrics").stdout
-        assert re.search(r'^sandbox_gpu_memory_bytes\{id="busy",minor="0",uuid="GPU-6f2d1c00[^"]*"\} 1048576$', metrics, re.M), metrics
+        assert re.search(rf'^sandbox_gpu_memory_bytes\{{id="busy-{os.getpid()}",minor="0",uuid="GPU-6f2d1c00[^"]*"\}} 1048576$', metrics, re.M), metrics
         assert re.search(r'^sandbox_gpu_memory_limit_bytes\{.*\} 8589934592$', metrics, re.M), metrics
         stats = self.cli("debug", "--stats", "busy").stdout
         assert "gpu 0 bytes 1048576 peak 1048576 limit 8589934592" in stats, stats
