@@ -227,8 +227,17 @@ bool TimeNamespace::Load(state::Loader& loader, std::string_view bytes) {
   return m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) && LoadCommon(loader, m.ino(), m.owner());
 }
 
-GroupExtras::GroupExtras() = default;
+GroupExtras::GroupExtras() : serial(next_serial_.fetch_add(1, std::memory_order_relaxed)) {}
 GroupExtras::~GroupExtras() = default;
+
+bool GroupExtras::SkipSerials(uint64_t next) {
+  // So many that nobody reaches them, and that what follows does not wrap.
+  if (next > uint64_t{1} << 62) return false;
+  uint64_t now = NextSerial();
+  while (now < next && !next_serial_.compare_exchange_weak(now, next, std::memory_order_relaxed)) {
+  }
+  return true;
+}
 
 CpuTimers& GroupExtras::cpu_timers(ThreadGroup& group) {
   if (cpu_timers_ == nullptr) cpu_timers_ = std::make_unique<CpuTimers>(group);
@@ -248,6 +257,7 @@ void GroupExtras::OnExit(ThreadGroup& group) {
 
 std::string GroupExtras::Save(state::Saver& saver, const ThreadGroup& group) const {
   proto::GroupExtras m;
+  m.set_serial(serial);
   if (!group.zombie()) {
     rusage now = UsageOf(group);
     m.set_cpu_base(group.CpuTime());
@@ -293,6 +303,10 @@ std::string GroupExtras::Save(state::Saver& saver, const ThreadGroup& group) con
 bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   proto::GroupExtras m;
   if (!m.ParseFromString(bytes)) return loader.Fail("a process's extras are malformed");
+  if (m.serial() != 0) {
+    if (m.serial() == ~uint64_t{0} || !SkipSerials(m.serial() + 1)) return loader.Fail("a process's serial number is malformed");
+    serial = m.serial();
+  }
   cpu_base = m.cpu_base();
   if (m.core_filter() != 0) core_filter = (m.core_filter() - 1) & CoreDump::kFilterMask;
   process_keys = loader.GetRef<Key>(m.process_keys());

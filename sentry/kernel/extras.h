@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <sys/resource.h>
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -118,6 +119,12 @@ class GroupExtras {
   GroupExtras();
   ~GroupExtras();
 
+  // Tells the process from every other that the sandbox has, had or will have, in whatever pid namespace and also after a restore.
+  uint64_t serial;
+  // The one that the next process will have, for images. Serials of an image are never given out again; false if it is none that an image can have.
+  static uint64_t NextSerial() { return next_serial_.load(std::memory_order_relaxed); }
+  static bool SkipSerials(uint64_t next);
+
   // Processor time of host processes that this process had before (exec and restore make new ones), ns.
   int64_t cpu_base = 0;
   // Ranges that were a device's and will be again when its state is back (sentry/runtime/gpu_checkpoint.h): threads that touch them wait.
@@ -155,6 +162,7 @@ class GroupExtras {
 
  private:
   static inline void (*exit_watcher_)(ThreadGroup&) = nullptr;
+  static inline std::atomic<uint64_t> next_serial_{1};
   std::unique_ptr<CpuTimers> cpu_timers_;
   std::vector<std::pair<uint64_t, std::string>> owned_;  // files and their owners, between Load() and AfterLoad()
   int64_t loaded_[4] = {};                               // virtual and prof: target and interval, between Load() and AfterLoad()

@@ -201,6 +201,8 @@ bool ThreadGroup::AfterLoad(state::Loader& loader) {
     return loader.Fail("a process's leader is none of its threads");
   }
   if (parent_ != nullptr && (parent_->zombie_ || HasParentRing(*this))) return loader.Fail("a process's parent is dead, or its own child");
+  bool taken = std::ranges::any_of(kernel_->groups_, [&](const auto& g) { return g->extras().serial == extras_->serial; });
+  if (taken) return loader.Fail("two processes have one serial number");
   kernel_->groups_.insert(RefPtr<ThreadGroup>(this));
   if (saved_real_deadline_ != kNever) ArmRealTimer(saved_real_deadline_, real_interval_);
   if (posix_timers_ != nullptr) posix_timers_->ArmAll();
@@ -288,6 +290,7 @@ std::string Kernel::Save(state::Saver& saver) const {
   out.set_boottime(clocks_.Boottime());
   for (const RefPtr<ThreadGroup>& g : groups_) out.add_groups(saver.Ref(g));
   for (const RefPtr<PidNamespace>& p : pid_namespaces_) out.add_pids(saver.Ref(p));
+  out.set_next_serial(GroupExtras::NextSerial());
   out.set_core_pattern(lifecycle_->core_dumps().pattern);
   out.set_core_uses_pid(lifecycle_->core_dumps().uses_pid);
   return out.SerializeAsString();
@@ -299,6 +302,7 @@ bool Kernel::Load(state::Loader& loader, std::string_view bytes) {
   // Sums with them must not overflow.
   constexpr int64_t kLatest = kNever / 2;
   if (in.monotonic() < 0 || in.monotonic() > kLatest || in.boottime() < 0 || in.boottime() > kLatest) return loader.Fail("the clocks are wrong");
+  if (!GroupExtras::SkipSerials(in.next_serial())) return loader.Fail("the serial numbers of processes are wrong");
   clocks_.Continue(in.monotonic(), in.boottime());
   if (in.has_core_pattern()) lifecycle_->core_dumps().pattern = in.core_pattern();
   lifecycle_->core_dumps().uses_pid = in.core_uses_pid();

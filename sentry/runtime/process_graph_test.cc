@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/test_task.h"
 
@@ -125,6 +126,37 @@ TEST(ProcessGraph, NumbersOfSignals) {
     EXPECT_NE(Refusal([&](World& w) { w.child.add_posix_timer()->set_signo(signo); }), "") << signo;
   }
   EXPECT_EQ(Refusal([](World& w) { w.child.add_posix_timer()->set_signo(SIGALRM); }), "");
+}
+
+// Who owns what on a GPU goes by them: nobody else ever has the number of a process, whatever an image says.
+TEST(ProcessGraph, Serials) {
+  auto with = [](uint64_t serial) {
+    proto::GroupExtras extras;
+    extras.set_serial(serial);
+    return extras.SerializeAsString();
+  };
+  TestTask before;
+  uint64_t next = GroupExtras::NextSerial();
+  EXPECT_LT(before.task().group().extras().serial, next);
+  EXPECT_EQ(Refusal([&](World& w) {
+              w.kernel.set_next_serial(next + 1000);
+              w.parent.set_extras(with(next + 10));
+              w.child.set_extras(with(next + 2000));
+            }),
+            "");
+  EXPECT_GT(GroupExtras::NextSerial(), next + 2000);
+  TestTask after;
+  EXPECT_GT(after.task().group().extras().serial, next + 2000);
+  EXPECT_NE(Refusal([&](World& w) {
+              w.parent.set_extras(with(7777));
+              w.child.set_extras(with(7777));
+            }),
+            "");
+  for (uint64_t wrong : {~uint64_t{0}, uint64_t{1} << 63}) {
+    EXPECT_NE(Refusal([&](World& w) { w.kernel.set_next_serial(wrong); }), "");
+    EXPECT_NE(Refusal([&](World& w) { w.child.set_extras(with(wrong)); }), "");
+  }
+  EXPECT_LT(GroupExtras::NextSerial(), next + 10000);
 }
 
 TEST(ProcessGraph, Times) {
