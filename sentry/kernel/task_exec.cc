@@ -2,6 +2,8 @@
 #include <linux/sched.h>
 #include <sys/personality.h>
 
+#include <algorithm>
+
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/aio_context.h"
 #include "sentry/kernel/exec_credentials.h"
@@ -189,6 +191,17 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   if (loaded.creds) task.creds_ = loaded.creds;
 }
 
+namespace {
+
+// The first thread of a process may have ended before the others, and has no namespaces then. Null if all have.
+Task* LiveThread(const ThreadGroup* group) {
+  if (group == nullptr) return nullptr;
+  auto live = std::ranges::find_if(group->tasks(), [](const RefPtr<Task>& t) { return !t->exiting(); });
+  return live != group->tasks().end() ? live->get() : nullptr;
+}
+
+}  // namespace
+
 ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
   if (kernel_.task_count_ >= kernel_.max_tasks_) return Errno(EAGAIN);
   PidIds ids = TRY(what.pids->Allocate(nullptr));
@@ -212,10 +225,9 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
   task->files_ = what.files;
   task->container_ = what.container;
   // What joins a container shares the objects of its first process.
-  ThreadGroup* first = what.pids->init();
-  bool joins = first != nullptr && first->leader() != nullptr && first->leader()->extras().ipc;
-  if (joins) {
-    task->extras_->ipc = first->leader()->extras().ipc;
+  Task* first = LiveThread(what.pids->init());
+  if (first != nullptr && first->extras().ipc) {
+    task->extras_->ipc = first->extras().ipc;
   } else {
     task->extras_->ipc = MakeRef<IpcNamespace>();
     // /dev/mqueue of the container shows the queues of its namespace.
@@ -224,7 +236,7 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
       task->extras_->ipc->set_mqueue(MakeRef<Mount>(mount->fs_ref(), mount->fs().root(), 0, "mqueue"));
     }
   }
-  task->extras_->net = NetNamespace::ForNewProcess(kernel_, first != nullptr ? first->leader() : nullptr);
+  task->extras_->net = NetNamespace::ForNewProcess(kernel_, first);
   task->no_new_privs_ = what.no_new_privs;
   group->tasks_.push_back(task);
   group->leader_ = task.get();
