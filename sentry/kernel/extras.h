@@ -68,6 +68,7 @@ class TaskExtras {
   RefPtr<SeccompFilter> seccomp;
   std::unique_ptr<SeccompNotification> notification;  // its call waits for a listener's answer
   std::unique_ptr<ServedCall> served;                 // its call asks a guest
+  bool actions_offered = false;                       // its stub has its signal actions (offered_actions.h)
   bool traps_native = false;  // its host thread brings calls to us that it would else execute by itself (platform::TrapNativeCallsOp)
   // rseq(2), as the host does it for this thread; `area` 0: not registered.
   struct Rseq {

@@ -7,6 +7,7 @@
 
 #include "sentry/fs/host/host_poll.h"
 #include "sentry/kernel/core_dump.h"
+#include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/sigio.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -176,6 +177,7 @@ void Kernel::OnSyscall(platform::Thread& thread, const platform::Syscall& call) 
   auto* task = static_cast<Task*>(thread.cookie);
   if (task == nullptr || task->exiting_) return;  // its process is being killed
   RefPtr<Task> self(task);
+  TakeActions(*task);
   task->where_ = Task::Where::kNotified;
   task->EnterCall(call, /*framed=*/false);
 }
@@ -185,6 +187,7 @@ void Kernel::OnFrame(platform::Thread& thread, platform::Stop stop, const platfo
   auto* task = static_cast<Task*>(thread.cookie);
   if (task == nullptr || task->exiting_) return;
   RefPtr<Task> self(task);
+  TakeActions(*task);
   task->OnStopped(stop, fault);
 }
 

@@ -13,6 +13,7 @@
 #include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/seccomp_listener.h"
 #include "sentry/kernel/signal_frame.h"
 #include "sentry/kernel/strace.h"
@@ -134,11 +135,17 @@ bool Task::DeliverSignals() {
     if (action.handler == kHandlerIgnore) continue;
     if (action.handler != 0) {
       SigAction taken = action;
-      if ((taken.flags & SA_RESETHAND) != 0) action.handler = 0;
+      if ((taken.flags & SA_RESETHAND) != 0) {
+        action.handler = 0;
+        TellAction(*this, signo);
+      }
       ApplyRestart(taken);
       if (!PushSignalFrame(info, taken)) {
         // No stack for it: SIGSEGV, fatal if that is the one that failed (force_sigsegv).
-        if (signo == SIGSEGV) group_->handlers()[SIGSEGV] = SigAction{};
+        if (signo == SIGSEGV) {
+          group_->handlers()[SIGSEGV] = SigAction{};
+          TellAction(*this, SIGSEGV);
+        }
         ForceSignal(SigInfo::Kernel(SIGSEGV));
       }
       continue;
@@ -179,6 +186,7 @@ void Task::ForceSignal(const SigInfo& info) {
   SigAction& action = group_->handlers()[signo];
   if ((blocked_ & SignalBit(signo)) != 0 || action.handler == kHandlerIgnore) {
     action = SigAction{};
+    TellAction(*this, signo);
     blocked_ &= ~SignalBit(signo);
   }
   pending_.Discard(SignalBit(signo));

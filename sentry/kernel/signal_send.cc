@@ -5,6 +5,7 @@
 
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -108,6 +109,7 @@ void Task::SendSignal(const SigInfo& info) {
   int signo = info.signo();
   if (signo == SIGKILL) return group_->SendSignal(info);
   RefPtr<ThreadGroup> group(group_);
+  TakeActions(*this);
   bool goes_on = group->PrepareSignal(signo);
   bool queued = false;
   if (!Discarded(group->handlers(), blocked_ | (has_saved_mask_ ? saved_mask_ : 0), signo, this)) {
@@ -125,6 +127,7 @@ void ThreadGroup::SendSignal(const SigInfo& info, Task* first) {
   if (zombie_ || info.signo() == 0) return;
   RefPtr<ThreadGroup> self(this);
   int signo = info.signo();
+  TakeActionsOf(*this);
   bool goes_on = PrepareSignal(signo);
   if (signo == SIGKILL) {
     // No handler can see it: the process goes now, whatever its threads do.

@@ -153,6 +153,8 @@ bool MayWriteLater(Task& task, uint64_t address, size_t size) {
     case SYS_getcwd:
     case SYS_clock_gettime:
     case SYS_gettimeofday:
+    case SYS_rt_sigaction:
+    case SYS_rt_sigprocmask:
     case SYS_getrusage: break;
     default: return false;
   }

@@ -11,6 +11,7 @@
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/namespaces.h"
+#include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
@@ -101,6 +102,7 @@ ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
     return parent.Block(parent.mm().lock_queue(), POLLIN, kNever, kErestartnointr);
   }
   if (kernel_.max_tasks_ != 0) ++kernel_.stats().forks;
+  if ((args.flags & (CLONE_THREAD | CLONE_SIGHAND)) != 0) WithdrawActions(parent);
   parent.call_ = Task::Call::kContinuation;
   RefPtr<Task> self(&parent);
   auto done = [this, self, args](ErrnoOr<platform::Thread*> made) {
@@ -252,6 +254,8 @@ void TaskLifecycle::FinishClone(Task& parent, const RefPtr<Task>& child, const C
     int number = fd.ok() ? *fd : -1;
     (void)parent.CopyOutBytes(args.pidfd, &number, sizeof(number));
   }
+  // Whoever borrows its parent's memory is about to exec: posix_spawn(3) goes through all signals before.
+  if (child->vfork_pending_) OfferActions(*child);
   bool traced = parent.extras_->tracee != nullptr && Tracing::OnClone(parent, *child, args.flags, args.exit_signal);
   child->ReturnToGuest();
   if (!child->vfork_pending_ && !traced) return parent.FinishSyscall(tid);

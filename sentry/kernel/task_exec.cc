@@ -9,6 +9,7 @@
 #include "sentry/kernel/exec_credentials.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/robust_list.h"
 #include "sentry/kernel/strace.h"
@@ -189,6 +190,7 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   if (raised) task.parent_death_signal_ = 0;
   group.dumpable_ = !raised && (!loaded.creds || (loaded.creds->euid == loaded.creds->uid && loaded.creds->egid == loaded.creds->gid));
   if (loaded.creds) task.creds_ = loaded.creds;
+  OfferActions(task);
 }
 
 namespace {

@@ -8,6 +8,7 @@
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/futex_pi.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/robust_list.h"
 #include "sentry/kernel/task.h"
@@ -182,6 +183,7 @@ void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
   bool autoreap = false;
   if (group.leader_->exit_signal_ == SIGCHLD) {
     // wait(2), NOTES: ignoring SIGCHLD explicitly, or SA_NOCLDWAIT, means no zombies.
+    TakeActionsOf(*parent);
     const SigAction& action = (*parent->handlers_)[SIGCHLD];
     autoreap = action.handler == reinterpret_cast<uint64_t>(SIG_IGN) || (action.flags & SA_NOCLDWAIT) != 0;
   }

@@ -4,6 +4,7 @@
 
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/tracing.h"
 #include "sentry/kernel/usage.h"
@@ -31,6 +32,7 @@ void ThreadGroup::NotifyParent(int code, int status) {
   if (parent == nullptr) return;
   bool exited = code == CLD_EXITED || code == CLD_KILLED || code == CLD_DUMPED;
   int signo = exited ? leader_->exit_signal_ : SIGCHLD;
+  TakeActionsOf(*parent);
   const SigAction& action = (*parent->handlers_)[SIGCHLD];
   bool wanted = exited || ((action.flags & SA_NOCLDSTOP) == 0 && action.handler != reinterpret_cast<uint64_t>(SIG_IGN));
   if (signo != 0 && wanted) {

@@ -17,6 +17,7 @@
 #include "sentry/base/unique_fd.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/seccomp.h"
 #include "sentry/kernel/signal_frame.h"
 #include "sentry/kernel/task.h"
@@ -60,6 +61,7 @@ bool Tracing::InterruptsCall(const Task& task) {
 // --- who traces whom ---
 
 void Tracing::Link(Task& tracee, ThreadGroup& tracer, uint32_t options, bool seized) {
+  WithdrawActions(tracee);
   auto state = std::make_unique<Tracee>();
   state->tracer = &tracer;
   state->options = options;
@@ -188,6 +190,7 @@ bool Tracing::Holds(const Task& task) {
 
 void Tracing::Notify(ThreadGroup& tracer, Task& task, int code, int status) {
   RefPtr<ThreadGroup> keep(&tracer);
+  TakeActionsOf(tracer);
   const SigAction& action = tracer.handlers()[SIGCHLD];
   if ((action.flags & SA_NOCLDSTOP) == 0 && action.handler != reinterpret_cast<uint64_t>(SIG_IGN)) {
     SigInfo info = SigInfo::Kernel(SIGCHLD);

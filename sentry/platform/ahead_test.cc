@@ -128,7 +128,7 @@ TEST_F(AheadTest, AFailureKills) {
   EXPECT_TRUE(client_.log().empty());
 }
 
-// Mappings of files, large ones, and other calls may fail: their results are awaited.
+// Mappings of unknown files, large ones, and other calls may fail: their results are awaited.
 TEST_F(AheadTest, OthersAreAwaited) {
   OnMmap([&](Thread& thread) {
     StubOp wrong = OwnCall(thread.frame().regs);
@@ -176,6 +176,36 @@ TEST_F(AheadTest, DeathAtAnyMoment) {
     ASSERT_TRUE(client_.AwaitDeaths(i + 1));
   }
   EXPECT_TRUE(client_.log().empty());
+}
+
+// Of a file that has been mapped so before the result is known, too; and its descriptor is closed before anything else happens.
+TEST_F(AheadTest, FilesThatWereMappedBefore) {
+  UniqueFd file(memfd_create("test", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(file.get(), 0x100000), 0);
+  OnMmap([&](Thread& thread) {
+    StubOp map = OwnCall(thread.frame().regs);
+    map.args[3] = MAP_PRIVATE | MAP_FIXED;
+    map.args[4] = map.args[5] = 0;
+    map.fd = file.get();
+    thread.RunOps({map}, [&](std::span<const int64_t> results) { Return(thread, results[0]); });
+  });
+  // The trapped call, and the mapping; the first one is reported.
+  EXPECT_EQ(Cost(GuestMmapLoop, 100, 1, 1), 100u * 2 + 1);
+  EXPECT_EQ(Cost(GuestMmapLoop, 100, 2, 2) + 1 + 1, 100u * 2);  // less the records and the exit of the first program
+}
+
+TEST_F(AheadTest, MappingsToExecuteAreAwaited) {
+  UniqueFd file(memfd_create("test", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(file.get(), 0x100000), 0);
+  OnMmap([&](Thread& thread) {
+    StubOp map = OwnCall(thread.frame().regs);
+    map.args[2] = PROT_READ | PROT_EXEC;
+    map.args[3] = MAP_PRIVATE | MAP_FIXED;
+    map.args[4] = map.args[5] = 0;
+    map.fd = file.get();
+    thread.RunOps({map}, [&](std::span<const int64_t> results) { Return(thread, results[0]); });
+  });
+  EXPECT_EQ(Cost(GuestMmapLoop, 100, 1, 1), 100u * 3);
 }
 
 // The costs, as golden figures. The trapped call, and the operation.

@@ -19,6 +19,8 @@ namespace {
 
 // A site is patched at its so many-th call: patching costs about as much as four of them, and a copy of the page.
 constexpr uint16_t kHot = 24;
+// Of rt_sigaction, which then needs no hand-over in most processes.
+constexpr uint16_t kHotActions = 6;
 // Sites that are counted; a process with more has no hot ones.
 constexpr size_t kMaxSites = 4096;
 constexpr uint64_t kBefore = 16, kAfter = 144;  // bytes around a site that are looked at
@@ -174,9 +176,11 @@ bool FastSites::Note(SpaceCore& core, pid_t pid, const seccomp_data& data) {
     it = sites_.emplace(data.instruction_pointer, 0).first;
   }
   if (it->second == kPatched) return true;
-  if (it->second == kNever || ++it->second < kHot) return false;
   uint32_t number = static_cast<uint32_t>(data.nr);
-  bool patched = FastCallable(number) && Patch(core, pid, data.instruction_pointer, number);
+  if (it->second == kNever || ++it->second < (number == SYS_rt_sigaction ? kHotActions : kHot)) return false;
+  // Nobody takes what is posted with a single CPU; this one need not be taken.
+  bool useful = number == SYS_rt_sigaction || core.platform().watcher().possible();
+  bool patched = useful && FastCallable(number) && Patch(core, pid, data.instruction_pointer, number);
   it->second = patched ? kPatched : kNever;
   return patched;
 }

@@ -6,12 +6,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <deque>
 #include <mutex>
+#include <span>
 #include <thread>
+#include <vector>
 
 #include "gtest/gtest.h"
+#include "sentry/platform/fast_actions.h"
 #include "sentry/platform/fast_memory.h"
 #include "sentry/platform/fast_sites.h"
 #include "sentry/platform/stub_text.h"
@@ -187,6 +191,105 @@ TEST_F(FastTest, MemoryGoesAlongKicked) {
   EXPECT_GT(copies.posted_out, 0);
   space->Kill();
   EXPECT_TRUE(client_.AwaitDeaths(1));
+}
+
+// The client of GuestActions: what it knows of the actions are the changes that it took, and the calls that came.
+class Actions {
+ public:
+  explicit Actions(TestClient& client) {
+    client.on_syscall = [this](Thread& thread, const Syscall& call) { return Serve(thread, call); };
+    client.on_frame = [this](Thread& thread, Stop stop, const Fault*) {
+      EXPECT_EQ(stop, Stop::kKick);
+      if (thread.frame().regs.rip >= kGuestTop) inside++;
+      Take(thread);
+      stops++;
+      thread.Resume();
+      return true;
+    };
+  }
+  void Offer(Thread& thread) { EXPECT_TRUE(OfferActions(&thread, table_)); }
+  std::atomic<int> inside = 0, stops = 0, calls = 0, changes = 0;
+
+ private:
+  void Take(Thread& thread) {
+    uint64_t changed = TakeActions(&thread, table_);
+    EXPECT_EQ(changed & ~(1ull << 9), 0u);
+    if (changed == 0) return;
+    changes++;
+    // Of one piece: it does not change while its thread is here.
+    const uint64_t* action = &table_[9 * 4];
+    EXPECT_EQ(action[0], action[2]);
+    EXPECT_GE(action[0], last_);
+    EXPECT_EQ(action[1], 0x10000004u);
+    EXPECT_EQ(action[3], ~0x40100ull);
+    last_ = action[0];
+  }
+
+  bool Serve(Thread& thread, const Syscall& call) {
+    if (call.number != SYS_rt_sigaction) return false;
+    calls++;
+    Take(thread);
+    if (call.args[0] != 10) {
+      thread.Answer(-EINVAL);
+      return true;
+    }
+    uint64_t before[4], next[4];
+    memcpy(before, &table_[9 * 4], sizeof(before));
+    if (call.args[1] != 0) {
+      EXPECT_TRUE(ReadPosted(&thread, call.args[1], next, sizeof(next)) || thread.space().Read(call.args[1], next, sizeof(next)).ok());
+      next[3] &= ~0x40100ull;
+      memcpy(&table_[9 * 4], next, sizeof(next));
+      SetAction(&thread, 10, std::span<const uint64_t, 4>(next));
+      last_ = next[0];
+    }
+    auto written = thread.space().Write(call.args[2], before, sizeof(before));
+    thread.Answer(written.ok() ? 0 : -EFAULT);
+    return true;
+  }
+
+  std::array<uint64_t, 64 * 4> table_ = {};
+  uint64_t last_ = 0;
+};
+
+TEST_F(FastTest, ActionsNeedNoCalls) {
+  Actions actions(client_);
+  Thread* thread = Start(GuestActions, 3200);
+  actions.Offer(*thread);
+  thread->Resume();
+  ASSERT_TRUE(client_.AwaitDeaths(1));
+  EXPECT_EQ(client_.log(), std::vector<int64_t>{0});
+  // Those before the site was patched, those with a bad pointer, and those that fail.
+  EXPECT_LE(actions.calls, 10 + 100 + 2 * 200);
+  EXPECT_GE(actions.changes, 100);
+}
+
+TEST_F(FastTest, ActionsKicked) {
+  Actions actions(client_);
+  Thread* thread = Start(GuestActions);
+  RefPtr<AddressSpace> space(&thread->space());
+  actions.Offer(*thread);
+  thread->Resume();
+  usleep(20000);
+  for (int i = 0; i < 3000; i++) {
+    thread->Kick();
+    usleep(static_cast<useconds_t>(i * 7 % 100));
+  }
+  EXPECT_GT(actions.stops, 10);
+  EXPECT_EQ(actions.inside, 0);
+  EXPECT_TRUE(client_.log().empty()) << "a call got the wrong answer";
+  space->Kill();
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+}
+
+TEST_F(FastTest, ActionsWithdrawn) {
+  Actions actions(client_);
+  Thread* thread = Start(GuestActions, 640);
+  actions.Offer(*thread);
+  WithdrawActions(thread);
+  thread->Resume();
+  ASSERT_TRUE(client_.AwaitDeaths(1));
+  EXPECT_EQ(client_.log(), std::vector<int64_t>{0});
+  EXPECT_EQ(actions.calls, 640 * 2 + 2 * 40);
 }
 
 TEST_F(FastTest, LateAnswers) {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "sentry/platform/platform_impl.h"
 #include "sentry/platform/thread_impl.h"
@@ -36,6 +37,10 @@ struct Listener::Receiver {
   bool watch = false;
   uint64_t handling = 0;           // the notification
   seccomp_notif_resp answer = {};  // to it, when everything else is done; id 0: none
+  // What others are told of what was done for this one: likewise, and before.
+  std::vector<std::pair<std::shared_ptr<Listener>, seccomp_notif_resp>> others;
+  std::vector<RefPtr<ThreadImpl>> woken;
+  bool refill = false;
 };
 
 thread_local Listener::Receiver* Listener::current_ = nullptr;
@@ -84,13 +89,40 @@ void Listener::Continue(uint64_t id) {
 }
 
 void Listener::Send(const seccomp_notif_resp& response) {
-  if (current_ == nullptr || current_->listener != this || current_->handling != response.id) return SendNow(response);
+  if (current_ == nullptr || current_->blocked) return SendNow(response);
+  if (current_->listener != this || current_->handling != response.id) {
+    current_->others.emplace_back(shared_from_this(), response);
+    return;
+  }
   current_->answer = response;
   current_->handling = 0;
 }
 
+bool Listener::WakeAfterwards(ThreadImpl& thread) {
+  if (current_ == nullptr || current_->blocked) return false;
+  current_->woken.emplace_back(&thread);
+  return true;
+}
+
+bool Listener::RefillAfterwards() {
+  if (current_ == nullptr || current_->blocked) return false;
+  current_->refill = true;
+  return true;
+}
+
+void Listener::TellOthers(Receiver& receiver) {
+  while (!receiver.woken.empty()) {
+    RefPtr<ThreadImpl> thread = std::move(receiver.woken.back());
+    receiver.woken.pop_back();
+    thread->WakeStub();
+  }
+  for (auto& [listener, response] : receiver.others) listener->SendNow(response);
+  receiver.others.clear();
+}
+
 void Listener::SendDeferred(Receiver& receiver) {
   receiver.handling = 0;
+  TellOthers(receiver);
   if (receiver.answer.id != 0) SendNow(receiver.answer);
   receiver.answer = {};
 }
@@ -141,7 +173,9 @@ bool Listener::AddReceiver(int at_most) {
 bool Listener::Start() { return AddReceiver(1); }
 
 void Listener::BeforeLongWork() {
-  if (current_ != nullptr && current_->listener->running_.load(std::memory_order_relaxed) > 0) AboutToBlock();
+  if (current_ == nullptr) return;
+  TellOthers(*current_);
+  if (current_->listener->running_.load(std::memory_order_relaxed) > 0) AboutToBlock();
 }
 
 // Whether this receiver goes on. It looks, after each notification, for the next one that waits already: only then would another have helped.
@@ -202,6 +236,7 @@ bool Listener::Handle(Receiver& receiver) {
     if (!ok) platform_.watcher().GiveUp();
   }
   SendDeferred(receiver);
+  if (std::exchange(receiver.refill, false)) platform_.Refill();
   if (receiver.blocked) {
     // Somebody else may have taken over: then this one is surplus, and retires soon.
     receiver.blocked = false;

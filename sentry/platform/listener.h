@@ -49,6 +49,10 @@ class Listener : public std::enable_shared_from_this<Listener> {
   // Guest threads that are executing.
   void CountRunning(int change) { running_.fetch_add(change, std::memory_order_relaxed); }
 
+  // On a receiver: `thread`'s stub is woken, or the pool of stubs filled, when the client is done and has let its lock go. False elsewhere.
+  static bool WakeAfterwards(ThreadImpl& thread);
+  static bool RefillAfterwards();
+
   // On a receiver, before half a millisecond's work: makes sure that another one receives meanwhile, if other guest threads run.
   static void BeforeLongWork();
 
@@ -71,6 +75,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   struct Receiver;
   void Send(const seccomp_notif_resp& response);
   void SendNow(seccomp_notif_resp response);
+  static void TellOthers(Receiver& receiver);
   void SendDeferred(Receiver& receiver);
   void SetHandOver(bool on);
   void Receive();

@@ -91,7 +91,7 @@ void Monitor::Stop() {
 
 bool Monitor::Watch(const std::shared_ptr<Process>& process) {
   absl::MutexLock lock(&mu_);
-  epoll_event event = {.events = EPOLLIN, .data = {.u64 = static_cast<uint64_t>(process->pid())}};
+  epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data = {.u64 = static_cast<uint64_t>(process->pid())}};
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, process->pidfd(), &event) != 0) return false;
   processes_[process->pid()] = process;
   return true;
@@ -164,9 +164,7 @@ void Monitor::OnExit(pid_t pid) {
     if (strays_.empty()) empty_.SignalAll();
     return;
   }
-  if (process == nullptr) return;
-  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, process->pidfd(), nullptr);
-  TakeApart(process);
+  if (process != nullptr) TakeApart(process);
 }
 
 void Monitor::TakeApart(const std::shared_ptr<Process>& process) {

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -37,7 +38,7 @@ int CountCpus() {
 
 PlatformImpl::PlatformImpl(Client& client, const Options& options)
     : client_(client), options_(options), max_receivers_(options.max_receivers > 0 ? options.max_receivers : CountCpus()), seed_(windows_),
-      fast_path_(options.fast_path && (options.watch_always || CountCpus() > 1)), watcher_(options.watch_always), monitor_(*this) {}
+      fast_path_(options.fast_path), watcher_(options.watch_always || CountCpus() > 1, options.watch_always), monitor_(*this) {}
 
 PlatformImpl::~PlatformImpl() {
   stopping_ = true;
@@ -291,7 +292,7 @@ ErrnoOr<Thread*> PlatformImpl::Exec(const ExecPlan& plan) {
     return built.error();
   }
   ErrnoOr<Thread*> thread = Enter(std::move(*stub), plan);
-  Refill();
+  if (!Listener::RefillAfterwards()) Refill();
   return thread;
 }
 
@@ -340,7 +341,17 @@ ErrnoOr<Thread*> PlatformImpl::Enter(ReadyStub stub, const ExecPlan& plan) {
 }
 
 ErrnoOr<void> PlatformImpl::Fill(ThreadImpl& thread, SpaceCore& core, const ExecPlan& plan) {
+  // All in one call, mostly.
+  std::vector<iovec> to, from;
+  size_t all = 0;
   for (const ExecPlan::Bytes& bytes : plan.writes) {
+    to.push_back({reinterpret_cast<void*>(bytes.address), bytes.data.size()});
+    from.push_back({const_cast<char*>(bytes.data.data()), bytes.data.size()});
+    all += bytes.data.size();
+  }
+  bool filled = all == 0 || (to.size() <= IOV_MAX && TRY(core.Copy(to, from, true)) == all);
+  for (const ExecPlan::Bytes& bytes : plan.writes) {
+    if (filled) break;
     size_t done = 0;
     while (done < bytes.data.size()) {
       iovec guest = {reinterpret_cast<void*>(bytes.address + done), bytes.data.size() - done};

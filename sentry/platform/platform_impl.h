@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
+#include "sentry/platform/mapped_files.h"
 #include "sentry/platform/monitor.h"
 #include "sentry/platform/platform.h"
 #include "sentry/platform/seed.h"
@@ -49,10 +50,13 @@ class PlatformImpl final : public Platform {
   Counters& counters() { return counters_; }
   uint64_t NextKick() { return next_kick_.fetch_add(1, std::memory_order_relaxed); }
   int max_receivers() const { return max_receivers_; }
+  MappedFiles& mapped_files() { return mapped_files_; }
   Watcher& watcher() { return watcher_; }
   // The sentry's /proc, for files of stubs.
   int proc_fd() const { return proc_.get(); }
-  // Whether calls may take the fast path at all: it needs a second CPU.
+  // Fills the pool of ready stubs, on a worker.
+  void Refill();
+  // Whether call sites are patched at all.
   bool fast_path() const { return fast_path_; }
   // Whether the host can hand the CPU over with a notification.
   bool sync_wake_up() const { return sync_wake_up_.load(std::memory_order_relaxed); }
@@ -81,7 +85,6 @@ class PlatformImpl final : public Platform {
  private:
   bool Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pidfd, std::unique_ptr<Birth> birth);
   ErrnoOr<ReadyStub> TakeStub();
-  void Refill();
   ErrnoOr<Thread*> Enter(ReadyStub stub, const ExecPlan& plan);
   ErrnoOr<void> Fill(ThreadImpl& thread, SpaceCore& core, const ExecPlan& plan);
 
@@ -103,6 +106,7 @@ class PlatformImpl final : public Platform {
   std::vector<ReadyStub> pool_ ABSL_GUARDED_BY(pool_mu_);
   bool refilling_ ABSL_GUARDED_BY(pool_mu_) = false;
   const bool fast_path_;
+  MappedFiles mapped_files_;
   Watcher watcher_;
   Monitor monitor_;
   Workers workers_;

@@ -17,7 +17,9 @@ Process::Process(std::shared_ptr<SpaceCore> space, std::shared_ptr<Listener> lis
 
 Process::~Process() = default;
 
-void Process::Kill() { syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0); }
+void Process::Kill() {
+  if (!killed_.exchange(true, std::memory_order_relaxed)) syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
+}
 
 bool Process::AddThread(RefPtr<ThreadImpl> thread) {
   absl::MutexLock lock(&mu_);

@@ -44,6 +44,7 @@ class SpaceCore {
   const Windows::Lease& lease() const { return lease_; }
   Mailbox* mailbox(uint32_t slot) { return &lease_.window->mailboxes[slot]; }
   FastMemory* fast_memory(uint32_t slot) { return &lease_.window->memory[slot]; }
+  SignalActions* signal_actions(uint32_t slot) { return &lease_.window->actions[slot]; }
 
   // Slots number the threads' mailboxes and alternate stacks. -1: none is left.
   int AllocateSlot();
@@ -152,6 +153,7 @@ class Process {
   const std::shared_ptr<Listener> listener_;
   const pid_t pid_;
   const UniqueFd pidfd_;
+  std::atomic<bool> killed_{false};
   std::atomic<int64_t> last_call_{0};
   std::atomic<int> streak_{0};
   absl::Mutex mu_;

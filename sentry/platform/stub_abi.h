@@ -109,16 +109,21 @@ struct FastCall {
   uint64_t memory;  // the sentry's: address of this thread's FastMemory in the stub
   uint64_t pad1[6];
   uint32_t watching;  // the sentry's: posted calls are looked for; the guest clears it when it posted in vain
-  uint32_t pad2[15];
+  uint32_t actions;   // the sentry's: rt_sigaction is answered by the stub out of this thread's SignalActions
+  uint32_t pad2[14];
   // A StubCallKind that is posted here instead of being told by a kStubCall, or 0; who takes it sets it back to 0. The stub withdraws one that
   // nobody took, and makes the call.
   uint32_t contact;
   uint32_t waiting;  // the stub's: it sleeps, or is about to, on `order`
   uint64_t context;  // of the contact: its argument
-  uint64_t pad3[6 + 8 * 4];
+  uint64_t pad3[6];
+  // Of an rt_sigaction that the stub answers: the new action until it is in its place, and the signals whose actions have changed (bit n - 1).
+  uint64_t action[4];
+  uint64_t changed_actions;
+  uint64_t pad4[3 + 8 * 3];
 };
 static_assert(offsetof(FastCall, behind) == 64 && offsetof(FastCall, watching) == 128 && offsetof(FastCall, contact) == 192 &&
-              sizeof(FastCall) == 512);
+              offsetof(FastCall, action) == 256 && sizeof(FastCall) == 512);
 
 // Where the fast path begins, an address that patched code knows: it must never change.
 inline constexpr uint64_t kFastEntryOffset = 0x7fe0;
@@ -163,6 +168,14 @@ struct FastMemory {
 static_assert(sizeof(FastMemory) == 4096 && offsetof(FastMemory, ranges) == 32 && offsetof(FastMemory, in) == 128 &&
               offsetof(FastMemory, out) == 2048);
 
+// The signal actions of a thread that is alone with them, so that asking for them and changing them needs no hand-over: the sentry takes the
+// changes at the thread's next contact, or when it wants to know before (fast_actions.h). The guest's own word, as a call would be.
+struct SignalActions {
+  uint64_t actions[64][4];  // as in the kernel's sigaction: handler, flags, restorer, mask
+  uint8_t pad[2048];
+};
+static_assert(sizeof(SignalActions) == 4096);
+
 // One operation of an exec batch.
 struct BatchOp {
   uint64_t number;
@@ -203,8 +216,10 @@ struct Window {
   uint8_t pad[kHeaderSize - sizeof(WindowHeader)];
   Mailbox mailboxes[kMaxThreads];  // within kWindowAlignment
   FastMemory memory[kMaxThreads];
+  SignalActions actions[kMaxThreads];
 };
 inline constexpr uint64_t kWindowSize = sizeof(Window);
+static_assert(offsetof(Window, actions) - offsetof(Window, memory) == 4096 * kMaxThreads);
 static_assert(offsetof(Window, memory) % 4096 == 0 && offsetof(Window, memory) <= kWindowAlignment && kWindowAddress + kWindowSize <= kUserEnd);
 
 // The seed's page.

@@ -16,21 +16,28 @@ namespace {
 static_assert(offsetof(Mailbox, fast) == 512 && offsetof(FastCall, number) == 4 && offsetof(FastCall, args) == 8 && offsetof(FastCall, result) == 56);
 static_assert(offsetof(FastCall, memory) == 72 && offsetof(FastMemory, in_size) == 16 && offsetof(FastMemory, out_count) == 24 &&
               sizeof(FastMemory::in) == 1920);
+static_assert(offsetof(FastCall, actions) == 132 && offsetof(FastCall, action) == 256 && offsetof(FastCall, changed_actions) == 288);
+static_assert(offsetof(Window, actions) - offsetof(Window, memory) == 0x800000);
 static_assert(kWindowAddress >> 22 == 0x1ffffd0 && kWindowAlignment == 1 << 22);
 static_assert(kFastPosted == 1 && kFastDone == 3 && kFastRedo == 4 && kFastStop == 5);
 
 asm(R"(
   .pushsection stub_text, "ax", @progbits
   .globl stub_fast_start, stub_fast_gather, stub_fast_posted, stub_fast_given_up, stub_fast_taken, stub_fast_answered
-  .globl stub_fast_scatter, stub_fast_scattered, stub_fast_redo, stub_fast_end
+  .globl stub_fast_scatter, stub_fast_scattered, stub_fast_redo, stub_fast_ask, stub_fast_actions
+  .globl stub_fast_actions_set, stub_fast_end
   .hidden stub_fast_start, stub_fast_gather, stub_fast_posted, stub_fast_given_up, stub_fast_taken, stub_fast_answered
-  .hidden stub_fast_scatter, stub_fast_scattered, stub_fast_redo, stub_fast_end
+  .hidden stub_fast_scatter, stub_fast_scattered, stub_fast_redo, stub_fast_ask, stub_fast_actions
+  .hidden stub_fast_actions_set, stub_fast_end
   .p2align 6
 stub_fast_start:
   rdgsbase %r11
   shrq $22, %r11
   cmpl $0x1ffffd0, %r11d
   jne 9f
+  cmpl $13, %eax
+  je 50f
+10:
   cmpl $0, %gs:640
   je 9f
   movl %eax, %gs:516
@@ -68,6 +75,10 @@ stub_fast_gather:
   je 16f
   cmpl $8, %ecx
   je 17f
+  cmpl $9, %ecx
+  je 54f
+  cmpl $10, %ecx
+  je 55f
   # 7: rsi times eight bytes at rdi
   movq %rsi, %rcx
   cmpq $240, %rcx
@@ -95,6 +106,16 @@ stub_fast_gather:
   movl $32, %ecx
   movq %rdx, %rsi
   jmp 20f
+54: # a kernel's sigaction at rsi, if any: posix_spawn(3) of glibc asks for 64 of them, and sets as many
+  movl $32, %ecx
+  testq %rsi, %rsi
+  jnz 20f
+  jmp 30f
+55: # a set of r10 bytes at rsi, if any
+  movl %r10d, %ecx
+  testq %rsi, %rsi
+  jnz 20f
+  jmp 30f
 13: # r8 bytes at r10
   movl %r8d, %ecx
   movq %r10, %rsi
@@ -221,10 +242,74 @@ stub_fast_redo:
 5:
   # To stop: the trap's frame is what the sentry wants; it knows where this thread goes on.
   int3
+50:
+stub_fast_ask: # rt_sigaction of a thread whose actions are here. Anything odd goes the other way.
+  cmpl $0, %gs:644
+  je 10b
+  cmpq $8, %r10
+  jne 10b
+  leal -1(%rdi), %r11d
+  cmpl $63, %r11d
+  ja 10b
+  testq %rsi, %rsi
+  jz 51f
+  cmpl $9, %edi
+  je 10b
+  cmpl $19, %edi
+  je 10b
+51:
+  movq %rcx, %gs:576
+  # From here until it is set nothing has happened: a thread that stops makes the call, and so does one that has met a bad pointer.
+stub_fast_actions:
+  shll $5, %r11d
+  movq %gs:584, %rcx
+  leaq 0x800000(%rcx,%r11), %rcx
+  testq %rsi, %rsi
+  jz 52f
+  movq (%rsi), %r11
+  movq %r11, %gs:768
+  # Flags that Linux does not know, and signals that cannot be blocked, are left out.
+  movq 8(%rsi), %r11
+  andl $0xdc000807, %r11d
+  movq %r11, %gs:776
+  movq 16(%rsi), %r11
+  movq %r11, %gs:784
+  movq 24(%rsi), %r11
+  andq $-0x40101, %r11
+  movq %r11, %gs:792
+52:
+  testq %rdx, %rdx
+  jz stub_fast_actions_set
+  movq (%rcx), %r11
+  movq %r11, (%rdx)
+  movq 8(%rcx), %r11
+  movq %r11, 8(%rdx)
+  movq 16(%rcx), %r11
+  movq %r11, 16(%rdx)
+  movq 24(%rcx), %r11
+  movq %r11, 24(%rdx)
+  # From here on it is done: what a thread that stops has not done yet the sentry does.
+stub_fast_actions_set:
+  testq %rsi, %rsi
+  jz 53f
+  movq %gs:768, %r11
+  movq %r11, (%rcx)
+  movq %gs:776, %r11
+  movq %r11, 8(%rcx)
+  movq %gs:784, %r11
+  movq %r11, 16(%rcx)
+  movq %gs:792, %r11
+  movq %r11, 24(%rcx)
+  leal -1(%rdi), %r11d
+  lock btsq %r11, %gs:800
+53:
+  movq %gs:576, %rcx
+  xorl %eax, %eax
+  jmpq *%rcx
 stub_fast_end:
   ud2
 40: # by call number, which of the ways above
-  .byte 0, 1, 5, 0, 5, 0, 5, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 6, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  .byte 0, 1, 5, 0, 5, 0, 5, 7, 0, 0, 0, 0, 0, 9, 10, 0, 0, 0, 1, 0, 6, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
   .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0
   .byte 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 5, 0, 0, 0, 0, 0, 0
   .byte 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0

@@ -23,6 +23,9 @@ extern const char stub_fast_answered[] __attribute__((visibility("hidden")));
 extern const char stub_fast_scatter[] __attribute__((visibility("hidden")));
 extern const char stub_fast_scattered[] __attribute__((visibility("hidden")));
 extern const char stub_fast_redo[] __attribute__((visibility("hidden")));
+extern const char stub_fast_ask[] __attribute__((visibility("hidden")));
+extern const char stub_fast_actions[] __attribute__((visibility("hidden")));
+extern const char stub_fast_actions_set[] __attribute__((visibility("hidden")));
 extern const char stub_fast_end[] __attribute__((visibility("hidden")));
 
 // Turns the calling process, a fresh copy of the sentry, into the seed. Runs on the caller's stack

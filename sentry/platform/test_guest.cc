@@ -422,6 +422,38 @@ GUEST_TEXT void GuestFastCopies(uint64_t rounds, uint64_t) {
   Leave();
 }
 
+GUEST_TEXT int64_t GuestActionSite(uint64_t signo, const uint64_t* action, uint64_t* before) {
+  int64_t result;
+  register uint64_t r10 asm("r10") = 8;
+  uint64_t number = signo;
+  asm volatile("movl $13, %%eax\n\tsyscall" : "=a"(result), "+D"(number), "+S"(action) : "d"(before), "r"(r10) : "rcx", "r11", "cc", "memory");
+  return number == signo ? result : -1;
+}
+
+GUEST_TEXT void GuestActions(uint64_t rounds, uint64_t) {
+  uint64_t* next = reinterpret_cast<uint64_t*>(kGuestData + 0x100);
+  volatile uint64_t* before = reinterpret_cast<volatile uint64_t*>(kGuestData + 0x200);
+  uint64_t wrong = 0;
+  for (uint64_t i = 1; rounds == 0 || i <= rounds; i++) {
+    next[0] = next[2] = i;
+    next[1] = 0x10000004;
+    next[3] = ~0ull;  // what cannot be blocked is left out
+    uint64_t* where = i % 32 == 31 ? reinterpret_cast<uint64_t*>(0x10) : const_cast<uint64_t*>(before);
+    int64_t result = GuestActionSite(10, next, where);
+    if (result != (i % 32 == 31 ? -14 : 0)) wrong++;
+    if (i > 1 && i % 32 != 31 && (before[0] != i - 1 || before[1] != 0x10000004 || before[2] != i - 1 || before[3] != ~0x40100ull)) wrong++;
+    before[0] = 0;
+    if (GuestActionSite(10, nullptr, const_cast<uint64_t*>(before)) != 0 || before[0] != i) wrong++;
+    if (i % 16 == 5 && (GuestActionSite(9, next, nullptr) != -22 || GuestActionSite(65, nullptr, next) != -22)) wrong++;
+    if (rounds == 0 && wrong != 0) {
+      Log(wrong);
+      wrong = 0;
+    }
+  }
+  Log(wrong);
+  Leave();
+}
+
 GUEST_TEXT void GuestFastThread(uint64_t, uint64_t) {
   Log(FastEcho(20000));
   for (;;) Sys(kSysExit, 0);

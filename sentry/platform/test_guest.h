@@ -67,5 +67,6 @@ GUEST(GuestMunmapLoop);       // a: rounds of a notified munmap
 GUEST(GuestFastEcho);         // as GuestEchoLoop, by a call site that can be patched
 GUEST(GuestFastEchoForever);  // logs only wrong answers
 GUEST(GuestFastCopies);       // a: rounds, 0: for ever; writes and reads memory by posted calls, logs how many went wrong
+GUEST(GuestActions);          // a: rounds, 0: for ever; changes actions and asks for them by one site, logs how many answers were wrong
 GUEST(GuestFastThread);       // echoes 20,000 times by that site, logs the number of wrong answers, exits as a thread
 GUEST(GuestFastFork);         // GuestFastEcho, then the same in a forked child and in the parent

@@ -29,8 +29,10 @@ void SetStateOf(FastCall& call, uint32_t state) { __atomic_store_n(&call.state, 
 
 uint64_t ThreadImpl::MailboxAddress() const { return kWindowAddress + offsetof(Window, mailboxes) + slot_ * sizeof(Mailbox); }
 
+uint64_t ThreadImpl::FastMemoryAddress() const { return kWindowAddress + offsetof(Window, memory) + slot_ * sizeof(FastMemory); }
+
 void ThreadImpl::SetWatched(bool on) {
-  if (on) box_->fast.memory = kWindowAddress + offsetof(Window, memory) + slot_ * sizeof(FastMemory);
+  if (on) box_->fast.memory = FastMemoryAddress();
   __atomic_store_n(&box_->fast.watching, on ? 1u : 0u, __ATOMIC_SEQ_CST);
 }
 
@@ -210,6 +212,7 @@ bool ThreadImpl::LeaveFastCode() {
   uint64_t behind = __atomic_load_n(&fast.behind, __ATOMIC_RELAXED);
   uint64_t number = __atomic_load_n(&fast.number, __ATOMIC_RELAXED);
   uint64_t rip = regs.rip;
+  if (rip >= StubAddress(stub_fast_ask)) return LeaveActions(behind);
   bool gathers = rip >= StubAddress(stub_fast_gather) && rip < StubAddress(stub_fast_posted);
   bool scatters = rip >= StubAddress(stub_fast_scatter) && rip < StubAddress(stub_fast_scattered);
   if (gathers || scatters) {

@@ -48,6 +48,7 @@ ThreadImpl::ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process,
     : platform_(platform), process_(std::move(process)), tid_(tid), slot_(slot), box_(process_->space().mailbox(slot)), space_(std::move(space)) {
   __atomic_store_n(&box_->fast.state, uint32_t{kFastIdle}, __ATOMIC_RELAXED);
   __atomic_store_n(&box_->fast.contact, 0u, __ATOMIC_RELAXED);
+  WithdrawActions();
   SetWatched(false);
 }
 
@@ -136,9 +137,11 @@ void ThreadImpl::Post(Command command) {
   } else {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     // A stub that forges this word waits for ever, which is its own loss: see Monitor.
-    if (__atomic_load_n(&box_->fast.waiting, __ATOMIC_RELAXED) != 0) syscall(SYS_futex, &box_->order, FUTEX_WAKE, 1);
+    if (__atomic_load_n(&box_->fast.waiting, __ATOMIC_RELAXED) != 0 && !Listener::WakeAfterwards(*this)) WakeStub();
   }
 }
+
+void ThreadImpl::WakeStub() { syscall(SYS_futex, &box_->order, FUTEX_WAKE, 1); }
 
 // --- arrivals ---
 

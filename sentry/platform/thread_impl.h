@@ -106,6 +106,9 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   // its callback runs. A child that nobody waits for any more is killed.
   void FinishBirth(uint64_t nonce, ErrnoOr<ThreadImpl*> result);
 
+  // Looks at its orders again, if it sleeps.
+  void WakeStub();
+
   // The monitor's view of a kick: its number (0: none is due) while the thread runs guest code.
   uint64_t KickDue();
   void ResendKick();
@@ -130,6 +133,11 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   bool BeginWatch();
   void EndWatch();
   WatchCredit& watch_credit() { return watch_credit_; }
+  // fast_actions.cc
+  bool OfferActions(std::span<const uint64_t, 64 * 4> actions);
+  void SetAction(int signo, std::span<const uint64_t, 4> action);
+  void WithdrawActions();
+  uint64_t TakeActions(std::span<uint64_t, 64 * 4> out);
   // fast_memory.cc: ends the current call's use of its FastMemory; with `write` what was left for the guest to write is written first.
   void DropFastMemory(bool write);
 
@@ -161,6 +169,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   bool OnShelfContact(uint64_t id, uint64_t context) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   uint64_t MailboxAddress() const;
+  uint64_t FastMemoryAddress() const;
   Fast TakeFast();
   bool TakeContact();
   bool NoteSite(const seccomp_data& data);
@@ -174,6 +183,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   bool OnFastContact(uint64_t id, uint64_t context) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // True if the thread was copying memory of its call: a fault there is not the guest's.
   bool LeaveFastCode() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool LeaveActions(uint64_t behind) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void BeginFastMemory();
   void GiveFastMemory();
   bool FinishFastMemory();
@@ -208,6 +218,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   void StartAfterClose(std::function<void()> work);
 
   // thread_ops.cc
+  int64_t Foreseen(const MailboxOp& op, bool file);
   void StartRound() ABSL_UNLOCK_FUNCTION(mu_);
   bool Expected(const seccomp_data& data) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AnswerHeld(uint64_t id, bool going);
@@ -277,6 +288,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   std::function<void(std::span<const int64_t>)> ops_callback_;
   bool uses_descriptors_ = false;
   bool wants_contact_ = false;  // a round waits for a notification to attach descriptors to
+  int64_t foreseen_ = -1;       // the result of the round's only operation, if it is known
   bool ahead_ = false;          // the round's last operation is taken for done when it is notified
   int last_fd_ = -1;            // to be added with the answer that starts the round
   int last_number_ = -1;

@@ -23,16 +23,18 @@ namespace {
 
 bool Failed(int64_t result) { return result < 0 && result >= -4095; }
 
+}  // namespace
+
 // What an operation returns that fails only for want of the host's memory; -1 if it may fail for other reasons, or be long.
-int64_t Foreseen(const MailboxOp& op) {
+int64_t ThreadImpl::Foreseen(const MailboxOp& op, bool file) {
   constexpr uint64_t kLarge = 64 << 20;  // the host may refuse a large mapping
   constexpr uint64_t kPlain = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+  if (file) return platform_.mapped_files().IsKnown(ops_[0]) ? static_cast<int64_t>(op.args[0]) : -1;
   if (op.number == SYS_munmap) return 0;
+  if (op.number == SYS_set_tid_address) return tid_;  // as libraries do when they start
   bool plain = op.number == SYS_mmap && (op.args[3] & ~uint64_t{MAP_NORESERVE | MAP_STACK}) == kPlain && op.args[1] <= kLarge;
   return plain ? static_cast<int64_t>(op.args[0]) : -1;
 }
-
-}  // namespace
 
 bool Same(const MailboxOp& op, const seccomp_data& data) {
   if (op.number != static_cast<uint32_t>(data.nr)) return false;
@@ -143,10 +145,13 @@ void ThreadImpl::StartRound() {
       last_number_ = fds[i].second;
     }
   }
-  // A single operation whose result is known: when it is notified, and so about to be done, the client is told that it is. Not where other
+  // A single operation whose result is known: when it is notified, and so about to be done, the client is told that it is. (The closing of its
+  // descriptor comes behind it, before anything else that this thread does.) Not where other
   // threads could be let change the same range before; not after a fault, since a signal's frame may be written to what the operation maps; and not for a
   // thread that is watched, whose report costs less than what is done while it sleeps.
-  ahead_ = held_ && by_call_ && ops_.size() == 1 && all_told && fd_count == 0 && Foreseen(expected_[0]) >= 0 && process_->IsAlone();
+  bool alone = held_ && by_call_ && ops_.size() == 1 && all_told && process_->IsAlone();
+  foreseen_ = alone ? Foreseen(expected_[0], fd_count > 0) : -1;
+  ahead_ = foreseen_ >= 0;
   box_->flags = ahead_ ? kRunAhead : 0;
   for (uint32_t i = 0; i < expected_count_; i++) box_->ops[i] = expected_[i];
   box_->op_count = expected_count_;
@@ -205,7 +210,8 @@ void ThreadImpl::GoAhead(uint64_t id) {
   notification_ = id;
   held_ = going_ = gone_ahead_ = true;
   ahead_op_ = expected_[0];
-  results_.push_back(Foreseen(expected_[0]));
+  results_.push_back(foreseen_);
+  fork_fds_ |= std::exchange(round_fds_, 0);
   FinishOps();
 }
 
@@ -245,6 +251,7 @@ void ThreadImpl::OnOpsReport() {
   for (uint32_t i = 0; i < done; i++) results_.push_back(__atomic_load_n(&box_->results[i], __ATOMIC_RELAXED));
   ops_done_ += done;
   bool failed = Failed(results_.back());
+  if (!failed && ops_.size() == 1 && uses_descriptors_) platform_.mapped_files().NoteSuccess(ops_[0]);
   if (!failed && done < round_ops_) {
     mu_.Unlock();
     return Hostile();

@@ -52,7 +52,7 @@ int64_t WatchClock() {
 bool Watcher::Watching() { return watching; }
 
 bool Watcher::Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now) {
-  if (stopping_.load(std::memory_order_relaxed)) return false;
+  if (!possible_ || stopping_.load(std::memory_order_relaxed)) return false;
   if (!always_ && (Paused(credit, now) || Paused(thread.watch_credit(), now))) return false;
   bool mine = !active_.exchange(true, std::memory_order_acquire);
   absl::MutexLock lock(&mu_);

@@ -33,8 +33,8 @@ struct WatchCredit {
 
 class Watcher {
  public:
-  // `always`: whatever experience says, and patiently. For tests.
-  explicit Watcher(bool always) : always_(always) {}
+  // `possible`: not with a single CPU. `always`: whatever experience says, and patiently. For tests.
+  Watcher(bool possible, bool always) : possible_(possible), always_(always) {}
   // `thread` made a call at a patched site by the base path, or a contact, and will be answered soon. True if the caller should have a worker
   // Watch() afterwards, on another CPU (or GiveUp()).
   bool Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now);
@@ -43,6 +43,8 @@ class Watcher {
   // Spins until nothing is posted any more. The caller holds no lock.
   void Watch(WatchCredit& credit);
   void GiveUp();
+  // Whether anything will ever be watched.
+  bool possible() const { return possible_; }
   // True on the thread that is in Watch().
   static bool Watching();
   // Takes no more threads; Watch() returns soon.
@@ -58,6 +60,7 @@ class Watcher {
   void Dismiss(size_t index, bool judge);
   bool Round(int64_t now);
 
+  const bool possible_;
   const bool always_;
   std::atomic<bool> active_{false};
   std::atomic<bool> stopping_{false};

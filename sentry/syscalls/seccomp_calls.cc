@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "sentry/kernel/extras.h"
+#include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/seccomp_filter.h"
 #include "sentry/kernel/seccomp_listener.h"
 #include "sentry/kernel/task.h"
@@ -74,6 +75,7 @@ ErrnoOr<uint64_t> SetStrict(Task& task) {
   TaskExtras& extras = task.extras();
   if (extras.seccomp_mode != SECCOMP_MODE_DISABLED && extras.seccomp_mode != SECCOMP_MODE_STRICT) return Errno(EINVAL);
   if (!extras.traps_native) return TrapFirst(task, false);
+  WithdrawActions(task);
   extras.seccomp_mode = SECCOMP_MODE_STRICT;
   return 0;
 }
@@ -121,6 +123,7 @@ ErrnoOr<uint64_t> SetFilter(Task& task, uint32_t flags, uint64_t address) {
       if (task.no_new_privs()) t->set_no_new_privs();
     }
   }
+  WithdrawActions(task);
   extras.seccomp = std::move(filter);
   extras.seccomp_mode = SECCOMP_MODE_FILTER;
   return result;

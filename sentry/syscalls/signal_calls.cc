@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/signal_frame.h"
 #include "sentry/kernel/task.h"
@@ -15,8 +16,6 @@
 namespace amber {
 namespace {
 
-constexpr uint64_t kKnownSaFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_NODEFER | SA_RESETHAND |
-                                   0x04000000 /* SA_RESTORER */ | 0x800 /* SA_EXPOSE_TAGBITS */;
 constexpr uint64_t kMinSigStackSize = 2048;
 
 ErrnoOr<void> CheckSetSize(uint64_t size) { return size == sizeof(SignalSet) ? ErrnoOr<void>() : Errno(EINVAL); }
@@ -25,16 +24,11 @@ bool ValidSignal(int signo) { return signo >= 0 && signo <= kNumSignals; }
 ErrnoOr<uint64_t> RtSigaction(Task& task, int signo, UserPtr<const SigAction> act, UserPtr<SigAction> old, uint64_t set_size) {
   TRY(CheckSetSize(set_size));
   if (signo < 1 || signo > kNumSignals) return Errno(EINVAL);
-  SignalHandlers& handlers = task.group().handlers();
-  SigAction before = handlers[signo];
+  SigAction before = task.group().handlers()[signo];
   if (act) {
     if ((SignalBit(signo) & kUnblockable) != 0) return Errno(EINVAL);
-    SigAction next = TRY(task.CopyIn(act));
-    next.flags &= kKnownSaFlags;  // SA_UNSUPPORTED is how a caller learns what is known
-    next.mask &= ~kUnblockable;
-    handlers[signo] = next;
-    // POSIX: becoming ignored discards what is pending.
-    if (handlers.Ignores(signo)) task.group().DiscardPending(SignalBit(signo));
+    SetAction(task.group(), signo, TRY(task.CopyIn(act)));
+    TellAction(task, signo);
   }
   if (old) TRY(task.CopyOut(old, before));
   return 0;

@@ -11,13 +11,13 @@ from support import TOP, SandboxTest
 # write down which call it was. (The calls are those of this program's libc.)
 #
 # fork     trapped call, clone, child's window; its set_robust_list, exit_group; wait4
-# exec     vfork: trapped call, clone, child's first; execve, 13 calls of the new libc, 3 operations of them and a report, exit_group; wait4
+# exec     vfork: trapped call, clone, child's first; execve, 13 calls of the new libc, 3 operations of them, exit_group; wait4
 # thread   trapped call, clone, report; 2 of the parent, 6 of the thread
 # mmap     trapped call, operation; munmap
 # brk      twice: trapped call, operation
 GOLDEN = {
     "fork": (4, 6, 1, 0),
-    "exec": (17, 23, 9, 3),
+    "exec": (17, 22, 9, 3),
     "thread": (9, 11, 1, 0),
     "mmap": (2, 3, 1, 1),
     "brk": (2, 4, 2, 2),

@@ -9,6 +9,7 @@
 #include "sentry/fs/proc/machine.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/seccomp_filter.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -47,6 +48,7 @@ struct SignalSets {
 };
 SignalSets Dispositions(const ThreadGroup& group) {
   SignalSets s;
+  TakeActionsOf(group);
   for (int signo = 1; signo <= kNumSignals; ++signo) {
     uint64_t handler = group.handlers()[signo].handler;
     if (handler == 1) {
