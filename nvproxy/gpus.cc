@@ -101,7 +101,11 @@ bool DescribeCard(Probe& probe, const CardInfo& card, Gpu* gpu) {
   return ParseUuid(reinterpret_cast<const char*>(uuid.gpuUuid), &gpu->uuid);
 }
 
+std::string NoSuchGpu(const std::string& name) { return "there is no GPU \"" + name + "\" on this machine"; }
+
 }  // namespace
+
+std::string NotAllowed(const std::string& name) { return "GPU \"" + name + "\" is asked for, and --gpu-devices does not have it"; }
 
 std::string GuestParams(std::string_view text) {
   std::string out;
@@ -129,21 +133,30 @@ std::string Proxy::FindGpus() {
   if (!probe.Run<CardInfo>(0xc8, cards)) return "the NVIDIA driver does not tell its GPUs";
   if (!probe.MakeClient()) return "the NVIDIA driver gives no client";
   std::ranges::sort(cards, {}, [](const CardInfo& c) { return std::tuple(c.valid == 0, c.domain, c.bus, c.slot); });
-  std::vector<bool> found(options_.devices.size());
+  std::vector<bool> found(options_.devices.size()), chosen(options_.wanted.size());
   for (uint32_t index = 0; index < kCards && cards[index].valid != 0; ++index) {
     const CardInfo& card = cards[index];
     Gpu gpu;
     if (!DescribeCard(probe, card, &gpu)) return "the NVIDIA driver does not describe GPU " + std::to_string(card.minor);
     gpu.index = index;
-    bool wanted = options_.devices.empty();
+    bool may = options_.devices.empty();
     for (size_t i = 0; i < found.size(); ++i) {
       if (!gpu.IsNamed(options_.devices[i])) continue;
-      wanted = found[i] = true;
+      may = found[i] = true;
     }
-    if (wanted) gpus_.push_back(gpu);
+    bool wanted = options_.wanted.empty();
+    for (size_t i = 0; i < chosen.size(); ++i) {
+      if (!gpu.IsNamed(options_.wanted[i])) continue;
+      if (!may) return NotAllowed(options_.wanted[i]);
+      wanted = chosen[i] = true;
+    }
+    if (may && wanted) gpus_.push_back(gpu);
   }
   for (size_t i = 0; i < found.size(); ++i) {
-    if (!found[i]) return "there is no GPU \"" + options_.devices[i] + "\" on this machine";
+    if (!found[i]) return NoSuchGpu(options_.devices[i]);
+  }
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    if (!chosen[i]) return NoSuchGpu(options_.wanted[i]);
   }
   return gpus_.empty() ? "the NVIDIA driver has no GPU" : "";
 }

@@ -448,6 +448,8 @@ TEST(Hostile, FilesOfAnImageInARing) {
         file.set_access(2);
         file.set_id(s.id);
         file.set_linked(s.linked);
+        const Uuid& uuid = proxy.gpus()[0].uuid;
+        file.set_gpu_uuid(std::string(reinterpret_cast<const char*>(uuid.data()), uuid.size()));
         std::string error;
         files.push_back(proxy.RestoreFile(file.SerializeAsString(), &error));
         refused = refused || files.back() == nullptr;

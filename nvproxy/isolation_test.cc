@@ -282,16 +282,22 @@ TEST_F(Isolation, GpusOfContainers) {
   sees_only(one, x, 0);
   sees_only(two, y, 1);
   uint64_t mask = 0;
-  EXPECT_EQ(proxy.MaskOf({}, &mask), "");
-  EXPECT_EQ(mask, ~uint64_t{0});
-  std::vector<std::string> names{"minor:1"};
-  EXPECT_EQ(proxy.MaskOf(names, &mask), "");
-  EXPECT_EQ(mask, 2u);
-  names = {"1", proxy.gpus()[0].uuid_text()};
-  EXPECT_EQ(proxy.MaskOf(names, &mask), "");
-  EXPECT_EQ(mask, 3u);
-  names = {"2"};
-  EXPECT_EQ(proxy.MaskOf(names, &mask), "the sandbox has no GPU \"2\"");
+  using Names = std::vector<std::string>;
+  auto expect = [&](const Names& wanted, const Names& may_have, uint64_t expected) {
+    EXPECT_EQ(proxy.MaskOf(wanted, may_have, &mask), "");
+    EXPECT_EQ(mask, expected);
+  };
+  std::string first = proxy.gpus()[0].uuid_text();
+  expect({}, {}, 3);
+  expect({"minor:1"}, {}, 2);
+  expect({"1", first}, {}, 3);
+  // Within what it may have, by whichever names.
+  expect({}, {first}, 1);
+  expect({"minor:0"}, {first}, 1);
+  expect({}, {"1", "7"}, 2);
+  EXPECT_EQ(proxy.MaskOf(Names{"2"}, {}, &mask), "the sandbox has no GPU \"2\"");
+  EXPECT_EQ(proxy.MaskOf(Names{"0", "1"}, Names{first}, &mask), "GPU \"1\" is asked for, and --gpu-devices does not have it");
+  EXPECT_EQ(proxy.MaskOf({}, Names{"7"}, &mask), "the sandbox has none of the GPUs that --gpu-devices names");
 }
 
 TEST_F(Isolation, AnExitedProcessLeavesNothing) {

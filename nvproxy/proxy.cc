@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "nvproxy/call.h"
+#include "nvproxy/gpu_texts.h"
 
 namespace amber::nvproxy {
 
@@ -199,14 +200,22 @@ std::vector<const Gpu*> Proxy::GpusOf(const Session& session) const {
   return out;
 }
 
-std::string Proxy::MaskOf(std::span<const std::string> names, uint64_t* mask) const {
-  *mask = names.empty() ? ~uint64_t{0} : 0;
-  for (const std::string& name : names) {
+std::string Proxy::MaskOf(std::span<const std::string> wanted, std::span<const std::string> may_have, uint64_t* mask) const {
+  uint64_t may = 0;
+  *mask = 0;
+  for (const Gpu& gpu : gpus_) {
+    bool named = std::ranges::any_of(may_have, [&](const std::string& name) { return gpu.IsNamed(name); });
+    if (may_have.empty() || named) may |= uint64_t{1} << IndexOf(gpu);
+  }
+  if (wanted.empty()) *mask = may;
+  for (const std::string& name : wanted) {
     auto it = std::ranges::find_if(gpus_, [&](const Gpu& g) { return g.IsNamed(name); });
     if (it == gpus_.end()) return "the sandbox has no GPU \"" + name + "\"";
-    *mask |= uint64_t{1} << IndexOf(*it);
+    uint64_t bit = uint64_t{1} << IndexOf(*it);
+    if ((may & bit) == 0) return NotAllowed(name);
+    *mask |= bit;
   }
-  return "";
+  return *mask == 0 ? "the sandbox has none of the GPUs that --gpu-devices names" : "";
 }
 
 Proxy::Counts Proxy::counts() {

@@ -49,8 +49,10 @@ struct Gpu {
 
 struct Options {
   uint8_t capabilities = kCompute | kUtility;
-  // The GPUs that the sandbox has: an index in PCI order ("0"), "GPU-uuid" or "minor:N"; empty means all.
+  // The GPUs that the sandbox may have: an index in PCI order ("0"), "GPU-uuid" or "minor:N"; empty means all.
   std::vector<std::string> devices;
+  // Which of these it gets, by such names, too; empty means all of them.
+  std::vector<std::string> wanted;
   uint64_t memory_limit = 0;           // bytes of each GPU; 0 means no limit
   uint64_t host_limit = 0;             // bytes of host memory that drivers allocate or pin for the sandbox; 0 means no limit
   uint64_t context_bytes = 400 << 20;  // what a process's first context on a GPU costs
@@ -86,8 +88,9 @@ class Proxy {
   const Options& options() const { return options_; }
   // At most 32.
   std::span<const Gpu> gpus() const { return gpus_; }
-  // Session::gpus of a container that has these; "" or what is not among the sandbox's. All, if there is no name.
-  std::string MaskOf(std::span<const std::string> names, uint64_t* mask) const;
+  // Session::gpus of a container that wants these of what it may have, as in Options; "" or what it cannot have. Names that it may have and that the
+  // sandbox has not are no mistake.
+  std::string MaskOf(std::span<const std::string> wanted, std::span<const std::string> may_have, uint64_t* mask) const;
   Ledger& ledger() { return *ledger_; }
   // A file below /proc/driver/nvidia as the guest is to see it; ENOENT.
   ErrnoOr<std::string> InfoFile(const std::string& path);
@@ -100,6 +103,8 @@ class Proxy {
   ErrnoOr<uint64_t> FreeBytes(int index);
   // The file and its clients as bytes, and back: null and why in `error`. Handles of clients are those that they had.
   std::string SaveFile(OpenFile& file);
+  // Before files are restored: which of gpus() takes the place of each GPU of the image's, by its uuid. Else only a GPU that is still there is found.
+  void SetReplacements(std::map<Uuid, uint32_t> replacements) { replacements_ = std::move(replacements); }
   std::shared_ptr<OpenFile> RestoreFile(std::string_view bytes, std::string* error);
   struct Counts {
     uint64_t calls = 0, refused = 0, host_calls = 0;
@@ -141,6 +146,7 @@ class Proxy {
   friend class OpenFile;
   Proxy(HostDriver& host, const Options& options, std::function<void(const std::string&)> log);
   std::string FindGpus();
+  const Gpu* Replacement(std::string_view uuid) const;
   void OnFileGone(OpenFile& file);
   std::string RestoreClient(const std::shared_ptr<OpenFile>& file, const proto::Client& saved);
   std::string LinkRestored(uint64_t id, uint64_t linked, const std::shared_ptr<OpenFile>& file);
@@ -151,6 +157,7 @@ class Proxy {
   const Branch* branch_ = nullptr;
   std::string version_;
   std::vector<Gpu> gpus_;
+  std::map<Uuid, uint32_t> replacements_;
   std::shared_ptr<Ledger> ledger_;
   uint64_t sys_params_ = ~uint64_t{0};
   std::atomic<uint64_t> calls_{0}, refused_{0}, host_calls_{0};

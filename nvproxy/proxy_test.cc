@@ -403,5 +403,63 @@ TEST(ProxyCreate, ErrorsSayWhat) {
   }
 }
 
+// The owner's list is the limit, and who asks chooses within it, each by whatever names.
+TEST(ProxyCreate, WhatIsWantedOfWhatMayBe) {
+  using Names = std::vector<std::string>;
+  FakeHost host(TwoGpus());
+  std::string uuid = "GPU-7f2d1c00-1111-2222-3333-444455556666";
+  auto minors = [&](const Names& devices, const Names& wanted) {
+    FakeDriver driver(host, 1);
+    std::string error;
+    auto proxy = Proxy::Create(driver, {.devices = devices, .wanted = wanted}, {}, &error);
+    for (const Gpu& gpu : proxy != nullptr ? proxy->gpus() : std::span<const Gpu>()) error += std::to_string(gpu.minor);
+    return error;
+  };
+  EXPECT_EQ(minors({}, {}), "01");
+  EXPECT_EQ(minors({"1"}, {}), "1");
+  EXPECT_EQ(minors({}, {"minor:1"}), "1");
+  EXPECT_EQ(minors({"1", "0"}, {uuid}), "1");
+  EXPECT_EQ(minors({uuid}, {"1"}), "1");
+  EXPECT_EQ(minors({"0"}, {uuid}), "GPU \"" + uuid + "\" is asked for, and --gpu-devices does not have it");
+  EXPECT_EQ(minors({"0"}, {"0", "1"}), "GPU \"1\" is asked for, and --gpu-devices does not have it");
+  EXPECT_EQ(minors({"0"}, {"2"}), "there is no GPU \"2\" on this machine");
+}
+
+// A machine with other cards: each of the image's has one that takes its place, for its files and for what was made on it.
+TEST_P(ProxyTest, RestoresOnOtherGpus) {
+  auto b = p.Start(1, 1);
+  int gpu_fd = p.Open(NodeKind::kGpu, 1);
+  std::string ctl = proxy.SaveFile(*p.FileOf(b.ctl)), gpu = proxy.SaveFile(*p.FileOf(gpu_fd)), error;
+  FakeConfig config;
+  ASSERT_TRUE(
+      ParseFakeConfig("gpu minor=7 uuid=GPU-11111111-1111-2222-3333-444455556666 pci=0000:01:00.0\n"
+                      "gpu minor=3 uuid=GPU-22222222-1111-2222-3333-444455556666 pci=0000:02:00.0\n"
+                      "gpu minor=5 uuid=GPU-33333333-1111-2222-3333-444455556666 pci=0000:03:00.0\n",
+                      &config, &error));
+  config.version = GetParam();
+  World there(config);
+  Proxy& other = there.Sandbox({.allow_other_driver = true});
+  EXPECT_EQ(other.RestoreFile(gpu, &error), nullptr);
+  EXPECT_EQ(error, "a GPU that the sandbox had open is not there");
+  error.clear();
+  EXPECT_EQ(other.RestoreFile(ctl, &error), nullptr);
+  EXPECT_NE(error.find("is of a GPU that the sandbox does not have"), std::string::npos) << error;
+  EXPECT_EQ(there.host.client_count(), 0u);
+  EXPECT_EQ(there.host.file_count(), 0u);
+  error.clear();
+  other.SetReplacements({{proxy.gpus()[0].uuid, 2}, {proxy.gpus()[1].uuid, 1}});
+  auto control = other.RestoreFile(ctl, &error), node = other.RestoreFile(gpu, &error);
+  ASSERT_EQ(error, "");
+  EXPECT_EQ(node->node().minor, 3u);
+  TestProcess q(other, p.session());
+  int fd = q.Adopt(control);
+  std::string again = other.SaveFile(*control);
+  EXPECT_NE(again.find(std::string(other.gpus()[1].uuid.begin(), other.gpus()[1].uuid.end())), std::string::npos);
+  EXPECT_EQ(there.host.Graph(1000), other.Describe());
+  std::vector<uint8_t> params(4);
+  EXPECT_EQ(q.Control(fd, b.client, b.device, 0x800280, params), p.Control(b.ctl, b.client, b.device, 0x800280, params));
+  EXPECT_EQ(there.host.violations(), std::vector<std::string>{});
+}
+
 }  // namespace
 }  // namespace amber::nvproxy

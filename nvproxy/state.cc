@@ -119,6 +119,14 @@ std::string Proxy::SaveFile(OpenFile& file) {
   return out.SerializeAsString();
 }
 
+const Gpu* Proxy::Replacement(std::string_view uuid) const {
+  Uuid old;
+  if (uuid.size() != old.size()) return nullptr;
+  std::memcpy(old.data(), uuid.data(), old.size());
+  auto it = replacements_.find(old);
+  return it != replacements_.end() && it->second < gpus_.size() ? &gpus_[it->second] : GpuByUuid(uuid.data(), {});
+}
+
 // One saved client, made anew on `file`; "" or what went wrong.
 std::string Proxy::RestoreClient(const std::shared_ptr<OpenFile>& file, const proto::Client& saved) {
   char name[48];
@@ -137,8 +145,8 @@ std::string Proxy::RestoreClient(const std::shared_ptr<OpenFile>& file, const pr
     bool good = entry != nullptr && Allows(*entry) && parent != nullptr && (params.empty() || params.size() == entry->size) &&
                 (entry->category == Category::kDevice || entry->category == Category::kSubdevice);
     if (!good) return std::string(name) + " is malformed in the image";
-    const Gpu* gpu = object.gpu_uuid().size() == 16 ? GpuByUuid(object.gpu_uuid().data(), {}) : nullptr;
-    if (gpu == nullptr) gpu = &gpus_[0];  // another card takes its place
+    const Gpu* gpu = Replacement(object.gpu_uuid());
+    if (gpu == nullptr) return std::string(name) + " is of a GPU that the sandbox does not have";
     if (entry->kind == Kind::kDevice && params.size() >= 4) std::memcpy(params.data(), &gpu->instance, 4);
     RmAlloc block{.hRoot = saved.handle(), .hObjectParent = object.parent(), .hObjectNew = object.handle(), .hClass = object.number()};
     if (Replay(*this, file->host(), block, &params) != kNvOk)
@@ -165,8 +173,14 @@ std::shared_ptr<OpenFile> Proxy::RestoreFile(std::string_view bytes, std::string
     return nullptr;
   }
   Node node{static_cast<NodeKind>(saved.node()), saved.minor()};
-  const Gpu* gpu = saved.gpu_uuid().size() == 16 ? GpuByUuid(saved.gpu_uuid().data(), {}) : nullptr;
-  if (gpu != nullptr) node.minor = gpu->minor;
+  if (node.kind == NodeKind::kGpu) {
+    const Gpu* gpu = Replacement(saved.gpu_uuid());
+    if (gpu == nullptr) {
+      *error = "a GPU that the sandbox had open is not there";
+      return nullptr;
+    }
+    node.minor = gpu->minor;
+  }
   auto file = Open(node, static_cast<int>(saved.access()), {.process = saved.process(), .uid = saved.uid(), .pid = saved.pid()});
   if (!file.ok()) {
     *error = "a GPU that the sandbox had open is not there";

@@ -69,7 +69,7 @@ std::vector<FlagSpec> SandboxFlags() {
           {"gpu-driver", 0, FlagKind::kString, "fake:FILE", "a driver that does not exist, as FILE describes it, for tests"},
           {"gpu-memory", 0, FlagKind::kString, "SIZE", "limits the memory of each GPU: 8GiB, 512MiB"},
           {"gpu-host-memory", 0, FlagKind::kString, "SIZE", "limits the host memory that the GPUs' driver allocates or pins"},
-          {"gpu-devices", 0, FlagKind::kString, "LIST", "which GPUs: indices in PCI order, or GPU-uuid (default: all)"},
+          {"gpu-devices", 0, FlagKind::kString, "LIST", "which GPUs containers may have: indices in PCI order, or GPU-uuid (default: all)"},
           {"gpu-capabilities", 0, FlagKind::kString, "LIST",
            "what may be asked for, of compute, utility, graphics, video, profiling (default: compute,utility)"},
           {"gpu-copy-time", 0, FlagKind::kNumber, "SECONDS",
@@ -109,7 +109,11 @@ absl::Status ReadGpuFlags(const Flags& flags, GpuOptions* gpu) {
   }
   gpu->copy_seconds = flags.NumberOr("gpu-copy-time", gpu->copy_seconds);
   if (gpu->copy_seconds <= 0 || gpu->copy_seconds > 86400) return absl::InvalidArgumentError("--gpu-copy-time must be seconds, at most a day");
-  if (flags.Has("gpu-devices")) gpu->devices = absl::StrSplit(flags.String("gpu-devices"), ',', absl::SkipEmpty());
+  if (flags.Has("gpu-devices")) {
+    gpu->devices = absl::StrSplit(flags.String("gpu-devices"), ',', absl::SkipEmpty());
+    // An empty list would be all of them.
+    if (gpu->devices.empty()) return absl::InvalidArgumentError("--gpu-devices names no GPU");
+  }
   if (!flags.Has("gpu-capabilities")) return absl::OkStatus();
   absl::StatusOr<uint8_t> capabilities = ParseGpuCapabilities(flags.String("gpu-capabilities"), "--gpu-capabilities");
   if (!capabilities.ok()) return capabilities.status();

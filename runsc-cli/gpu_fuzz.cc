@@ -63,6 +63,7 @@ void Request(FuzzedDataProvider& in) {
   GpuOptions got = flags;
   auto request = ReadGpuRequest(bundle);
   if (!request.ok() || !ApplyGpuRequest(*request, &got).ok()) return;
+  Must(got.devices == flags.devices);
   Must((got.capabilities & ~flags.capabilities) == 0);
   if (flags.memory_limit != 0) Must(got.memory_limit != 0 && got.memory_limit <= flags.memory_limit);
   if (!request->wanted) Must(got.enabled == flags.enabled);

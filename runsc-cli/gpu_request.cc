@@ -169,7 +169,8 @@ absl::Status ApplyGpuRequest(const GpuRequest& request, GpuOptions* options) {
   // "none" wants the driver's files alone.
   if (!request.all && request.devices.empty()) return absl::OkStatus();
   options->enabled = true;
-  if (!request.all) options->devices = request.devices;
+  // What --gpu-devices does not have is refused where names are known to be one GPU's (nvproxy::Proxy).
+  if (!request.all) options->wanted = request.devices;
   if (request.all_capabilities) return absl::OkStatus();
   if (uint8_t more = request.capabilities & static_cast<uint8_t>(~options->capabilities); more != 0) {
     std::string_view word = kCapabilities[std::countr_zero(more)];

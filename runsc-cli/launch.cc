@@ -245,7 +245,8 @@ absl::Status Launcher::PrepareGpus() {
   }
   if (!gpu_.enabled) return absl::OkStatus();
   spec_.gpu = true;
-  spec_.gpu_devices = gpu_.devices;
+  spec_.gpu_devices = gpu_.wanted;
+  spec_.gpu_limit = gpu_.devices;
   if (gpu_.fake || JoinsSandbox()) return absl::OkStatus();
   return FindGpuHost("", &gpu_, &gpu_nodes_);
 }

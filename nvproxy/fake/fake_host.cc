@@ -59,6 +59,8 @@ bool ParseGpu(std::string_view line, FakeGpu* gpu) {
       if (std::sscanf(value.c_str(), "%x:%x:%x", &gpu->domain, &gpu->bus, &gpu->slot) != 3) return false;
     } else if (key == "lost-at") {
       gpu->lost_at = static_cast<uint32_t>(std::strtoul(value.c_str(), nullptr, 0));
+    } else if (key == "device") {
+      gpu->device = static_cast<uint16_t>(std::strtoul(value.c_str(), nullptr, 0));
     } else if (key == "held") {
       if (!ParseSize(value, &gpu->held)) return false;
     } else if (key != "memory" || !ParseSize(value, &gpu->memory)) {

@@ -42,8 +42,8 @@ struct FakeConfig {
   uint32_t event_control = 0;
 };
 
-// Lines "version V", "context BYTES", "slow CONTROL MILLISECONDS", "event CONTROL" and "gpu minor=N uuid=GPU-... pci=0000:41:00.0 memory=BYTES held=BYTES lost-at=CONTROL name=WORD"; sizes may end in
-// K, M or G. An error says which line.
+// Lines "version V", "context BYTES", "slow CONTROL MILLISECONDS", "event CONTROL" and "gpu minor=N uuid=GPU-... pci=0000:41:00.0 memory=BYTES held=BYTES lost-at=CONTROL
+// device=PCI-ID name=WORD"; sizes may end in K, M or G. An error says which line.
 bool ParseFakeConfig(std::string_view text, FakeConfig* out, std::string* error);
 // One GPU of 80 GiB.
 FakeConfig DefaultFakeConfig();

@@ -111,8 +111,8 @@ struct ContainerSpec {
   uint64_t pids_limit = 0;    // tasks; 0 means no limit
   uint64_t memory_limit = 0;  // bytes; 0 means no limit. The host's cgroup enforces it; /proc/meminfo shows it
   bool gpu = false;           // gets GPUs of the sandbox's
-  // Which of them, as GpuOptions::devices names them; empty means all.
-  std::vector<std::string> gpu_devices;
+  // Which of them, as GpuOptions::wanted and ::devices name them.
+  std::vector<std::string> gpu_devices, gpu_limit;
 };
 
 // True if the container has a mount that a gofer serves.
@@ -142,8 +142,10 @@ struct GpuOptions {
   std::string version;
   std::map<std::string, std::string> info;
   std::vector<GpuNode> nodes;
-  // Which GPUs: an index in PCI order, "GPU-uuid" or "minor:N"; empty means all.
+  // Which GPUs the owner lets containers have: an index in PCI order, "GPU-uuid" or "minor:N"; empty means all.
   std::vector<std::string> devices;
+  // Which of these a container asks for, by such names; empty means all of them.
+  std::vector<std::string> wanted;
   uint64_t memory_limit = 0;  // bytes of each GPU; 0 means no limit
   uint64_t host_limit = 0;    // bytes of host memory that the driver allocates or pins for the sandbox; 0 means no limit
   uint8_t capabilities = 3;   // nvproxy::Capability: compute and utility

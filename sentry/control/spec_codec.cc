@@ -134,6 +134,7 @@ void Encode(const ContainerSpec& from, Container* to) {
   to->set_memory_limit(from.memory_limit);
   to->set_gpu(from.gpu);
   AddAll(from.gpu_devices, to->mutable_gpu_devices());
+  AddAll(from.gpu_limit, to->mutable_gpu_limit());
 }
 
 ContainerSpec Decode(const Container& from) {
@@ -160,6 +161,7 @@ ContainerSpec Decode(const Container& from) {
   to.memory_limit = from.memory_limit();
   to.gpu = from.gpu();
   to.gpu_devices = Strings(from.gpu_devices());
+  to.gpu_limit = Strings(from.gpu_limit());
   return to;
 }
 

@@ -198,7 +198,13 @@ absl::Status KernelRuntime::Collect(CheckpointJob& job) {
     c->set_init(1);
   }
   job.manifest.set_paused(paused_);
-  if (job.gpu != nullptr) job.gpu->SaveTargets(&job.manifest);
+  if (job.gpu != nullptr) {
+    job.gpu->SaveTargets(&job.manifest);
+  } else {
+    std::vector<RefPtr<Container>> containers;
+    for (const auto& [id, container] : containers_) containers.push_back(container);
+    GpuCheckpoint(kernel_, std::move(containers)).SaveGpus(&job.manifest);
+  }
   return absl::OkStatus();
 }
 

@@ -6,11 +6,14 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include <set>
+
 #include "absl/strings/str_cat.h"
 #include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/gofer/later.h"
 #include "sentry/fs/host/host_file.h"
 #include "sentry/fs/nvidia/gpu_support.h"
+#include "sentry/fs/nvidia/nvidia_file.h"
 #include "sentry/fs/proc/memory_view.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -123,13 +126,26 @@ absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels, std::vector<
   if (!mounts.ok()) return mounts.status();
   mounts_ = *std::move(mounts);
   if (GpuSupport* gpus = GpuSupport::Of(*kernel_); gpus != nullptr && spec_.gpu) {
-    if (absl::Status s = gpus->Admit(this, spec_.gpu_devices); !s.ok()) return s;
-    for (const GpuSupport::Node& node : gpus->NodesOf(this)) {
-      absl::Status made = MakeDevice(*mounts_, node.path, S_IFCHR | 0666, makedev(node.major, node.minor), 0, 0);
-      if (!made.ok()) return made;
-    }
+    if (absl::Status s = gpus->Admit(this, spec_); !s.ok()) return s;
+    if (absl::Status s = MakeGpuNodes(); !s.ok()) return s;
   }
   return Restrict(*mounts_, spec_);
+}
+
+absl::Status Container::MakeGpuNodes() {
+  constexpr uint32_t kMostGpus = 32;
+  std::set<std::string> own;
+  for (const GpuSupport::Node& node : GpuSupport::Of(*kernel_)->NodesOf(this)) {
+    absl::Status made = MakeDevice(*mounts_, node.path, S_IFCHR | 0666, makedev(node.major, node.minor), 0, 0);
+    if (!made.ok()) return made;
+    own.insert(node.path);
+  }
+  // From before a restore.
+  for (uint32_t minor = 0; minor < kMostGpus; ++minor) {
+    std::string path = absl::StrCat("/dev/nvidia", minor);
+    if (!own.contains(path)) RemoveDevice(*mounts_, path, makedev(kNvidiaMajor, minor));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Container::AddStdio(FdTable& files, ProcessFds fds) {

@@ -55,11 +55,13 @@ class Container final : public RefCounted<Container>, public state::Saveable {
   bool Load(state::Loader& loader, std::string_view bytes) override;
   bool AfterLoad(state::Loader& loader) override;
   std::string CannotSave() const override;
-  // After a restore: what the new bundle says replaces what the image remembers.
-  void Rebind(const ContainerSpec& spec, std::shared_ptr<gofer::Client> gofer);
+  // After a restore: what the new bundle says replaces what the image remembers. `gpus` take the places of those that it had (GpuCheckpoint::replacements).
+  absl::Status Rebind(const ContainerSpec& spec, std::shared_ptr<gofer::Client> gofer, uint64_t gpus);
 
  private:
   void OnExit(int pid, int wait_status);
+  // The GPUs that it has are in /dev, and none that it has not.
+  absl::Status MakeGpuNodes();
   absl::Status AddStdio(FdTable& files, ProcessFds fds);
 
   Kernel* kernel_ = nullptr;

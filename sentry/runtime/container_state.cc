@@ -68,7 +68,7 @@ bool Container::AfterLoad(state::Loader&) {
   return true;
 }
 
-void Container::Rebind(const ContainerSpec& spec, std::shared_ptr<gofer::Client> gofer) {
+absl::Status Container::Rebind(const ContainerSpec& spec, std::shared_ptr<gofer::Client> gofer, uint64_t gpus) {
   spec_.id = spec.id;
   spec_.mounts = spec.mounts;
   spec_.root_attach = spec.root_attach;
@@ -76,9 +76,12 @@ void Container::Rebind(const ContainerSpec& spec, std::shared_ptr<gofer::Client>
   spec_.annotations = spec.annotations;
   spec_.gpu = spec.gpu;
   spec_.gpu_devices = spec.gpu_devices;
-  GpuSupport* gpus = GpuSupport::Of(*kernel_);
-  // There is one container in an image, and these are the sandbox's own flags.
-  if (gpus != nullptr && spec_.gpu && !gpus->Admit(this, spec_.gpu_devices).ok()) (void)gpus->Admit(this, {});
+  spec_.gpu_limit = spec.gpu_limit;
+  if (GpuSupport* support = GpuSupport::Of(*kernel_); support != nullptr && spec_.gpu) {
+    if (absl::Status s = support->Admit(this, spec_); !s.ok()) return s;
+    support->Narrow(this, gpus);
+    if (absl::Status s = MakeGpuNodes(); !s.ok()) return s;
+  }
   spec_.pids_limit = spec.pids_limit;
   spec_.memory_limit = spec.memory_limit;
   SetMemoryLimit(this, spec_.memory_limit);
@@ -86,6 +89,7 @@ void Container::Rebind(const ContainerSpec& spec, std::shared_ptr<gofer::Client>
   for (const RefPtr<ThreadGroup>& g : pids_->Groups()) {
     for (const RefPtr<Task>& t : g->tasks()) TaskRestore::SetContainer(*t, this);
   }
+  return absl::OkStatus();
 }
 
 }  // namespace amber

@@ -1,15 +1,19 @@
 #include "sentry/runtime/gpu_checkpoint.h"
 
 #include <algorithm>
+#include <map>
+#include <span>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "checkpoint/image.pb.h"
+#include "nvproxy/open_file.h"
 #include "sentry/fs/nvidia/nvidia_file.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/vfs/fd_table.h"
 
 namespace amber {
 namespace {
@@ -22,7 +26,9 @@ constexpr absl::Duration kLockLimit = absl::Milliseconds(kLockMilliseconds + 200
 constexpr absl::Duration kStateLimit = absl::Seconds(5);
 constexpr absl::Duration kGoneLimit = absl::Seconds(2);
 constexpr int kNotCuda = 3, kOperatingSystem = 304;
-constexpr int kStateRunning = 0, kStateLocked = 1, kStateCheckpointed = 2;
+constexpr int kStateRunning = 0, kStateLocked = 1, kStateCheckpointed = 2, kStateFailed = 3;
+constexpr int kRounds = 4;  // of looking for processes that have started meanwhile
+constexpr size_t kMostGpus = 64;
 constexpr int kTries = 2;  // to bring a process back, each with a helper of its own
 
 // One step's time, noted at its end.
@@ -55,20 +61,44 @@ std::string NameOf(Kernel& kernel, const ThreadGroup& group) {
   return group.leader() != nullptr ? group.leader()->name() : "gone";
 }
 
+// It has started CUDA, even if it holds no object that an image cannot hold.
+bool HasStarted(const Task& task, uint64_t process) {
+  bool started = false;
+  task.files().ForEach([&](int, const RefPtr<File>& file, bool) {
+    if (file->kind() != kNvidiaFileKind) return;
+    const std::shared_ptr<nvproxy::OpenFile>& gpu = static_cast<const NvidiaFile&>(*file).file();
+    if (gpu == nullptr || gpu->session().process != process) return;
+    absl::MutexLock lock(&gpu->mu);
+    started = started || gpu->uvm_initialized || gpu->attached;
+  });
+  return started;
+}
+
 }  // namespace
+
+// What the containers have now, and how much of it is used. Kernel lock.
+void GpuCheckpoint::NoteGpus() {
+  GpuSupport* gpus = GpuSupport::Of(kernel_);
+  uint64_t theirs = 0;
+  for (const auto& container : containers_) theirs |= gpus->GpusOf(container.get());
+  nvproxy::Proxy& proxy = gpus->proxy();
+  gpus_.clear();
+  for (const nvproxy::Gpu* gpu : proxy.GpusOf({.gpus = theirs})) {
+    uint32_t kind = uint32_t{gpu->vendor} << 16 | gpu->device;
+    gpus_.push_back({.uuid = gpu->uuid_text(), .bytes = proxy.ledger().used(static_cast<uint32_t>(proxy.IndexOf(*gpu))), .kind = kind});
+  }
+}
 
 void GpuCheckpoint::FindTargets() {
   GpuSupport* gpus = GpuSupport::Of(kernel_);
   if (gpus == nullptr) return;
   std::set<uint64_t> busy = gpus->proxy().BusyProcesses();
-  nvproxy::Ledger& ledger = gpus->proxy().ledger();
-  for (size_t i = 0; i < gpus->proxy().gpus().size(); ++i) {
-    bytes_[gpus->proxy().gpus()[i].uuid_text()] = ledger.used(static_cast<uint32_t>(i));
-  }
   KernelLock lock(kernel_);
+  NoteGpus();
   for (const RefPtr<Task>& task : kernel_.LiveTasks()) {
-    uint64_t process = GpuSupport::SessionOf(*task).process;
-    if (!busy.contains(process)) continue;
+    uint64_t process = GpuSupport::ProcessOf(task->group());
+    bool helper = helper_ != nullptr && helper_->running() && helper_->process() == process;
+    if (helper || left_alone_.contains(process) || task->exiting() || (!busy.contains(process) && !HasStarted(*task, process))) continue;
     auto container = std::ranges::find_if(containers_, [&](const auto& c) { return c.get() == task->container(); });
     bool known = std::ranges::any_of(targets_, [&](const Target& t) { return t.process == process; });
     if (container == containers_.end() || known) continue;
@@ -76,22 +106,76 @@ void GpuCheckpoint::FindTargets() {
   }
 }
 
-absl::Status GpuCheckpoint::LoadTargets(const checkpoint::proto::Manifest& manifest) {
-  if (manifest.gpu_processes().empty()) return absl::OkStatus();
+absl::Status GpuCheckpoint::LoadGpus(const checkpoint::proto::Manifest& manifest) {
   GpuSupport* gpus = GpuSupport::Of(kernel_);
-  if (gpus == nullptr) return absl::FailedPreconditionError("the image holds processes that use a GPU: restore it with --gpu");
-  if (manifest.gpu_driver() != gpus->proxy().version()) {
+  bool needed = !manifest.gpu_processes().empty();
+  if (gpus == nullptr)
+    return needed ? absl::FailedPreconditionError("the image holds processes that use a GPU: restore it with --gpu") : absl::OkStatus();
+  if (needed && manifest.gpu_driver() != gpus->proxy().version()) {
     return absl::FailedPreconditionError(
         absl::StrCat("the image was made with NVIDIA driver ", manifest.gpu_driver(), ", and this machine has ", gpus->proxy().version()));
   }
-  if (static_cast<size_t>(manifest.gpu_memory_size()) > gpus->proxy().gpus().size()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the image needs ", manifest.gpu_memory_size(), " GPUs, and the sandbox has ", gpus->proxy().gpus().size()));
-  }
   for (const auto& memory : manifest.gpu_memory()) {
-    if (!IsUuid(memory.uuid())) return absl::InvalidArgumentError("the image is damaged: a GPU has no uuid");
-    bytes_[memory.uuid()] = memory.bytes();
+    bool twice = std::ranges::any_of(gpus_, [&](const OldGpu& g) { return g.uuid == memory.uuid(); });
+    if (!IsUuid(memory.uuid()) || twice || gpus_.size() >= kMostGpus)
+      return absl::InvalidArgumentError("the image is damaged: its GPUs make no sense");
+    gpus_.push_back({.uuid = memory.uuid(), .bytes = memory.bytes(), .kind = memory.kind()});
   }
+  if (gpus_.empty()) return absl::OkStatus();
+  absl::Status found = FindReplacements();
+  if (!needed) return absl::OkStatus();  // what else needs one that is missing says so itself
+  return found.ok() ? CheckMemory() : found;
+}
+
+// A GPU that is there stays itself; others take what is left in order, of their own kind if they can.
+absl::Status GpuCheckpoint::FindReplacements() {
+  nvproxy::Proxy& proxy = GpuSupport::Of(kernel_)->proxy();
+  std::span<const nvproxy::Gpu> all = proxy.gpus();
+  replacements_ = 0;
+  auto place = [&](auto fits) {
+    for (OldGpu& old : gpus_) {
+      for (size_t i = 0; i < all.size() && old.now < 0; ++i) {
+        if ((replacements_ >> i & 1) != 0 || !fits(old, all[i])) continue;
+        old.now = static_cast<int>(i);
+        replacements_ |= uint64_t{1} << i;
+      }
+    }
+  };
+  place([](const OldGpu& old, const nvproxy::Gpu& gpu) { return old.uuid == gpu.uuid_text(); });
+  place([](const OldGpu& old, const nvproxy::Gpu& gpu) { return old.kind == (uint32_t{gpu.vendor} << 16 | gpu.device); });
+  place([](const OldGpu&, const nvproxy::Gpu&) { return true; });
+  std::map<nvproxy::Uuid, uint32_t> places;
+  for (const OldGpu& old : gpus_) {
+    nvproxy::Uuid uuid;
+    for (size_t i = 0; i < uuid.size(); ++i) uuid[i] = static_cast<uint8_t>(std::stoi(Digits(old.uuid).substr(2 * i, 2), nullptr, 16));
+    if (old.now >= 0) places[uuid] = static_cast<uint32_t>(old.now);
+  }
+  bool enough = places.size() == gpus_.size();
+  proxy.SetReplacements(std::move(places));
+  if (enough) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the image needs ", gpus_.size(), " GPUs, and the sandbox has ", all.size()));
+}
+
+absl::Status GpuCheckpoint::CheckMemory() {
+  nvproxy::Proxy& proxy = GpuSupport::Of(kernel_)->proxy();
+  uint64_t limit = proxy.ledger().limit();
+  for (const OldGpu& old : gpus_) {
+    if (limit != 0 && old.bytes > limit) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the image needs ", old.bytes >> 20, " MiB of GPU memory, and --gpu-memory is ", limit >> 20, " MiB"));
+    }
+    ErrnoOr<uint64_t> free = proxy.FreeBytes(old.now);
+    if (free.ok() && old.bytes > *free) {
+      return absl::ResourceExhaustedError(absl::StrCat("the image needs ", old.bytes >> 20, " MiB of memory of GPU ",
+                                                       proxy.gpus()[static_cast<size_t>(old.now)].minor, ", and ", *free >> 20,
+                                                       " MiB are free: try again when others have given theirs back"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GpuCheckpoint::LoadTargets(const checkpoint::proto::Manifest& manifest, std::vector<RefPtr<Container>> containers) {
+  containers_ = std::move(containers);
   for (const auto& process : manifest.gpu_processes()) {
     auto container = containers_.empty() ? containers_.end() : containers_.begin();
     for (auto it = containers_.begin(); it != containers_.end(); ++it) {
@@ -111,13 +195,19 @@ absl::Status GpuCheckpoint::LoadTargets(const checkpoint::proto::Manifest& manif
   return absl::OkStatus();
 }
 
+void GpuCheckpoint::SaveGpus(checkpoint::proto::Manifest* manifest) {
+  if (GpuSupport::Of(kernel_) == nullptr) return;
+  NoteGpus();
+  SaveTargets(manifest);
+}
+
 void GpuCheckpoint::SaveTargets(checkpoint::proto::Manifest* manifest) const {
-  if (targets_.empty()) return;
-  manifest->set_gpu_driver(GpuSupport::Of(kernel_)->proxy().version());
-  for (const auto& [uuid, bytes] : bytes_) {
+  if (!gpus_.empty()) manifest->set_gpu_driver(GpuSupport::Of(kernel_)->proxy().version());
+  for (const OldGpu& gpu : gpus_) {
     auto* memory = manifest->add_gpu_memory();
-    memory->set_uuid(uuid);
-    memory->set_bytes(bytes);
+    memory->set_uuid(gpu.uuid);
+    memory->set_bytes(gpu.bytes);
+    memory->set_kind(gpu.kind);
   }
   for (const Target& t : targets_) {
     auto* process = manifest->add_gpu_processes();
@@ -133,7 +223,7 @@ void GpuCheckpoint::SaveTargets(checkpoint::proto::Manifest* manifest) const {
 absl::Duration GpuCheckpoint::CopyTime() const {
   constexpr uint64_t kMostBytes = uint64_t{1} << 46;  // an image may say anything
   uint64_t bytes = 0;
-  for (const auto& [uuid, used] : bytes_) bytes += std::min(used, kMostBytes);
+  for (const OldGpu& gpu : gpus_) bytes += std::min(gpu.bytes, kMostBytes);
   return absl::Seconds(GpuSupport::Of(kernel_)->copy_seconds() + static_cast<int64_t>(std::min(bytes, kMostBytes) / 1'000'000'000));
 }
 
@@ -157,24 +247,48 @@ absl::Status GpuCheckpoint::Verb(Target& target, const char* verb, const std::st
     target.unsure = true;
     return absl::Status(answer.status().code(), absl::StrCat(what, answer.status().message()));
   }
-  if (answer->result != 0) return absl::FailedPreconditionError(absl::StrCat(what, GpuResultText(answer->result)));
-  return absl::OkStatus();
+  if (answer->result == 0) return absl::OkStatus();
+  // What has failed may have been done by half: the library says where that has left the process.
+  if (answer->state == kStateRunning || answer->state == kStateLocked || answer->state == kStateCheckpointed) {
+    target.drained = answer->state == kStateCheckpointed;
+    target.locked = answer->state != kStateRunning;
+  }
+  target.lost = answer->state == kStateFailed;
+  return absl::FailedPreconditionError(absl::StrCat(what, GpuResultText(answer->result), target.lost ? ", and the process is lost" : ""));
+}
+
+// A process that ends by itself meanwhile is no failure of the others'.
+bool GpuCheckpoint::HasEnded(const Target& target) {
+  KernelLock lock(kernel_);
+  return std::ranges::all_of(target.group->tasks(), [](const RefPtr<Task>& t) { return t->exiting(); });
 }
 
 // Which of the targets the library knows; the others' state stays an obstacle.
 absl::Status GpuCheckpoint::AskStates() {
-  std::vector<Target> known;
-  for (Target& t : targets_) {
-    absl::StatusOr<GpuHelper::Answer> answer = Ask(t, "state", "", kStateLimit);
-    if (!answer.ok()) return answer.status();
-    if (answer->result == kNotCuda || answer->result == kOperatingSystem) continue;
-    if (answer->result != 0 || (answer->state != kStateRunning && answer->state != kStateCheckpointed)) {
-      return absl::FailedPreconditionError(absl::StrCat("process ", t.pid, " cannot be checkpointed: its CUDA library is in state ", answer->state));
+  std::vector<Target> all = std::exchange(targets_, {});
+  absl::Status status;
+  for (Target& t : all) {
+    if (!t.known && !status.ok()) continue;
+    if (!t.known) {
+      absl::StatusOr<GpuHelper::Answer> answer = Ask(t, "state", "", kStateLimit);
+      if (!answer.ok()) {
+        status = answer.status();
+        continue;
+      }
+      if (answer->result == kNotCuda || answer->result == kOperatingSystem || answer->state == kStateCheckpointed) {
+        left_alone_.insert(t.process);
+        continue;
+      }
+      if (answer->result != 0 || answer->state != kStateRunning) {
+        status =
+            absl::FailedPreconditionError(absl::StrCat("process ", t.pid, " cannot be checkpointed: its CUDA library is in state ", answer->state));
+        continue;
+      }
+      t.known = true;
     }
-    if (answer->state == kStateRunning) known.push_back(std::move(t));
+    targets_.push_back(std::move(t));
   }
-  targets_ = std::move(known);
-  return absl::OkStatus();
+  return status;
 }
 
 absl::Status GpuCheckpoint::Check() {
@@ -196,29 +310,56 @@ GpuCheckpoint::~GpuCheckpoint() {
   GpuSupport::Of(kernel_)->set_drainable({});
 }
 
+absl::Status GpuCheckpoint::LockAll() {
+  for (int round = 0; round < kRounds; ++round) {
+    if (absl::Status s = AskStates(); !s.ok()) return s;
+    for (size_t i = 0; i < targets_.size();) {
+      Target& t = targets_[i];
+      absl::Status s = t.locked ? absl::OkStatus() : Verb(t, "lock", absl::StrCat(" ", kLockMilliseconds), kLockLimit);
+      if (!s.ok() && !HasEnded(t)) return s;
+      t.locked = true;
+      if (s.ok()) {
+        ++i;
+      } else {
+        targets_.erase(targets_.begin() + static_cast<ptrdiff_t>(i));
+      }
+    }
+    // Programs that were not locked yet may have started others.
+    size_t before = targets_.size();
+    FindTargets();
+    if (targets_.size() == before) break;
+  }
+  // Those of the last round are obstacles, as are others that come later.
+  std::erase_if(targets_, [](const Target& t) { return !t.known; });
+  return absl::OkStatus();
+}
+
+absl::Status GpuCheckpoint::DrainAll() {
+  NoteAway();
+  for (Target& t : targets_) {
+    absl::Status s = Verb(t, "checkpoint", "", CopyTime());
+    if (!s.ok() && !HasEnded(t)) return s;
+    t.drained = s.ok();
+    t.locked = s.ok();
+  }
+  helper_.reset();
+  std::erase_if(targets_, [](const Target& t) { return !t.drained; });
+  return VerifyDrained();
+}
+
 absl::Status GpuCheckpoint::Drain() {
   if (targets_.empty()) return absl::OkStatus();
   Phase lock(&phases_, "GPU lock");
-  if (absl::Status s = AskStates(); !s.ok()) {
-    helper_.reset();
-    targets_.clear();
-    return s;
-  }
-  for (Target& t : targets_) {
-    if (absl::Status s = Verb(t, "lock", absl::StrCat(" ", kLockMilliseconds), kLockLimit); !s.ok()) return Undo(s);
-    t.locked = true;
-  }
+  absl::Status status = LockAll();
   lock.End();
-  Phase drain(&phases_, "GPU drain");
-  NoteAway();
-  for (Target& t : targets_) {
-    if (absl::Status s = Verb(t, "checkpoint", "", CopyTime()); !s.ok()) return Undo(s);
-    t.drained = true;
+  if (status.ok()) {
+    Phase drain(&phases_, "GPU drain");
+    status = DrainAll();
   }
+  if (status.ok()) return status;
+  if (!targets_.empty()) return Undo(status);
   helper_.reset();
-  absl::Status verified = VerifyDrained();
-  drain.End();
-  return verified.ok() ? verified : Undo(verified);
+  return status;
 }
 
 absl::Status GpuCheckpoint::Undo(absl::Status why) {
@@ -245,9 +386,10 @@ absl::Status GpuCheckpoint::VerifyDrained() {
 void GpuCheckpoint::NoteAway() {
   KernelLock lock(kernel_);
   for (Target& t : targets_) {
-    Task* leader = t.group->leader();
-    if (leader == nullptr || !leader->has_mm()) continue;
-    for (const auto& [start, vma] : leader->mm().vmas()) {
+    // Its first thread may have ended before the others.
+    auto task = std::ranges::find_if(t.group->tasks(), [](const RefPtr<Task>& k) { return !k->exiting() && k->has_mm(); });
+    if (task == t.group->tasks().end()) continue;
+    for (const auto& [start, vma] : (*task)->mm().vmas()) {
       if (vma.file && vma.file->kind() == kNvidiaFileKind) t.away.emplace_back(vma.start, vma.end);
     }
     t.group->extras().away = t.away;
@@ -268,46 +410,6 @@ void GpuCheckpoint::ComeBack() {
   if (!kernel_.frozen()) kernel_.Thaw();
 }
 
-absl::Status GpuCheckpoint::CheckFreeMemory() {
-  if (targets_.empty()) return absl::OkStatus();
-  nvproxy::Proxy& proxy = GpuSupport::Of(kernel_)->proxy();
-  for (const auto& [old, now] : DeviceMap()) {
-    uint64_t needed = bytes_[old];
-    auto gpu = std::ranges::find_if(proxy.gpus(), [&](const nvproxy::Gpu& g) { return g.uuid_text() == now; });
-    int index = proxy.IndexOf(*gpu);
-    uint64_t limit = proxy.ledger().limit();
-    if (limit != 0 && needed > limit) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the image needs ", needed >> 20, " MiB of GPU memory, and --gpu-memory is ", limit >> 20, " MiB"));
-    }
-    ErrnoOr<uint64_t> free = proxy.FreeBytes(index);
-    if (free.ok() && needed > *free) {
-      return absl::ResourceExhaustedError(absl::StrCat("the image needs ", needed >> 20, " MiB of memory of GPU ", gpu->minor, ", and ", *free >> 20,
-                                                       " MiB are free: try again when others have given theirs back"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-// Old uuids to new ones: a GPU that is there stays itself, others take what is left in order.
-std::vector<std::pair<std::string, std::string>> GpuCheckpoint::DeviceMap() const {
-  std::vector<std::string> free;
-  for (const nvproxy::Gpu& gpu : GpuSupport::Of(kernel_)->proxy().gpus()) {
-    if (!bytes_.contains(gpu.uuid_text())) free.push_back(gpu.uuid_text());
-  }
-  std::vector<std::pair<std::string, std::string>> map;
-  for (const auto& [uuid, bytes] : bytes_) {
-    bool here = std::ranges::any_of(GpuSupport::Of(kernel_)->proxy().gpus(), [&](const nvproxy::Gpu& g) { return g.uuid_text() == uuid; });
-    if (here) {
-      map.emplace_back(uuid, uuid);
-    } else if (!free.empty()) {
-      map.emplace_back(uuid, free.front());
-      free.erase(free.begin());
-    }
-  }
-  return map;
-}
-
 // After a verb without an answer: the helper was killed or stopped, before it asked or after, and the process stands wherever that left it.
 absl::Status GpuCheckpoint::LearnState(Target& t) {
   absl::StatusOr<GpuHelper::Answer> answer = Ask(t, "state", "", kStateLimit);
@@ -324,6 +426,7 @@ absl::Status GpuCheckpoint::LearnState(Target& t) {
 }
 
 absl::Status GpuCheckpoint::BringBack(Target& t, const std::string& pairs) {
+  if (t.lost) return absl::InternalError(absl::StrCat("process ", t.pid, " (", NameOf(kernel_, *t.group), ") is lost"));
   absl::Status status;
   for (int i = 0; i < kTries; ++i) {
     status = t.unsure ? LearnState(t) : absl::OkStatus();
@@ -342,14 +445,19 @@ absl::Status GpuCheckpoint::BringBack(Target& t, const std::string& pairs) {
 absl::Status GpuCheckpoint::Refill() {
   if (targets_.empty()) return absl::OkStatus();
   Phase phase(&phases_, "GPU return");
+  // The library wants all that the process has seen, or none.
   std::string pairs;
-  auto map = DeviceMap();
-  if (std::ranges::any_of(map, [](const auto& p) { return p.first != p.second; })) {
-    for (const auto& [from, to] : map) absl::StrAppend(&pairs, " ", Digits(from), "=", Digits(to));
+  bool moved = false;
+  for (const OldGpu& gpu : gpus_) {
+    if (gpu.now < 0) continue;
+    std::string now = GpuSupport::Of(kernel_)->proxy().gpus()[static_cast<size_t>(gpu.now)].uuid_text();
+    moved = moved || now != gpu.uuid;
+    absl::StrAppend(&pairs, " ", Digits(gpu.uuid), "=", Digits(now));
   }
+  if (!moved) pairs.clear();
   std::vector<std::string> lost;
   for (Target& t : targets_) {
-    if (absl::Status s = BringBack(t, pairs); !s.ok()) lost.emplace_back(s.message());
+    if (absl::Status s = BringBack(t, pairs); !s.ok() && !HasEnded(t)) lost.emplace_back(s.message());
     t.drained = t.locked = t.unsure = false;
   }
   helper_.reset();

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -26,14 +25,23 @@ class Manifest;
 
 class GpuCheckpoint {
  public:
+  // `containers` are those that are saved; LoadTargets() names those of an image.
   GpuCheckpoint(Kernel& kernel, std::vector<RefPtr<Container>> containers) : kernel_(kernel), containers_(std::move(containers)) {}
 
-  // The processes with GPU state that no image can hold. Empty also without GPUs.
+  // The processes with GPU state that no image can hold, beside those that are known already. None also without GPUs.
   void FindTargets();
-  // As an image has them. INVALID_ARGUMENT if it names what is not there.
-  absl::Status LoadTargets(const checkpoint::proto::Manifest& manifest);
+  // For the image of a sandbox without targets: which GPUs it has. Kernel lock.
+  void SaveGpus(checkpoint::proto::Manifest* manifest);
   void SaveTargets(checkpoint::proto::Manifest* manifest) const;
   bool empty() const { return targets_.empty(); }
+
+  // Before anything of an image is loaded: finds GPUs to take the places of those that it was made with, and looks at the driver, limits and free memory.
+  // FAILED_PRECONDITION, RESOURCE_EXHAUSTED.
+  absl::Status LoadGpus(const checkpoint::proto::Manifest& manifest);
+  // Those, as nvproxy::Session::gpus; all, if the image says nothing of GPUs.
+  uint64_t replacements() const { return replacements_; }
+  // INVALID_ARGUMENT if the image names what is not there. Kernel lock.
+  absl::Status LoadTargets(const checkpoint::proto::Manifest& manifest, std::vector<RefPtr<Container>> containers);
 
   // Nothing is changed: says whether Drain() would find what it needs, and leaves a mark by which GPU state is no obstacle.
   absl::Status Check();
@@ -41,8 +49,6 @@ class GpuCheckpoint {
   absl::Status Drain();
   // Before tasks run again after a restore: threads that touch GPU memory wait for it.
   void AwaitMemory();
-  // FAILED_PRECONDITION if the GPUs have less free memory than the targets need.
-  absl::Status CheckFreeMemory();
   // Restores and unlocks all that Drain() drained, while tasks run. An error names the processes that are lost.
   absl::Status Refill();
   // How long the steps of Drain() and Refill() took, ns.
@@ -56,14 +62,21 @@ class GpuCheckpoint {
     RefPtr<ThreadGroup> group;
     uint64_t process = 0;  // nvproxy::Session::process
     int pid = 0;           // in its container
+    bool known = false;    // its library has told its state
     bool locked = false, drained = false;
     bool unsure = false;                              // a verb was not answered: only the library knows how far it got
+    bool lost = false;                                // the library has given it up
     std::vector<std::pair<uint64_t, uint64_t>> away;  // mapped from devices when it was drained
   };
   absl::StatusOr<GpuHelper::Answer> Ask(Target& target, const char* verb, const std::string& rest, absl::Duration limit);
   absl::Status Verb(Target& target, const char* verb, const std::string& rest, absl::Duration limit);
   absl::Status AskStates();
-  std::vector<std::pair<std::string, std::string>> DeviceMap() const;
+  absl::Status LockAll();
+  absl::Status DrainAll();
+  bool HasEnded(const Target& target);
+  void NoteGpus();
+  absl::Status FindReplacements();
+  absl::Status CheckMemory();
   absl::Status StartHelper(const RefPtr<Container>& container);
   absl::Status LearnState(Target& target);
   absl::Status BringBack(Target& target, const std::string& pairs);
@@ -76,7 +89,15 @@ class GpuCheckpoint {
   Kernel& kernel_;
   std::vector<RefPtr<Container>> containers_;
   std::vector<Target> targets_;
-  std::map<std::string, uint64_t> bytes_;  // of each GPU, by uuid
+  std::set<uint64_t> left_alone_;  // they hold GPU objects, and their library has nothing to do with that
+  struct OldGpu {
+    std::string uuid;
+    uint64_t bytes = 0;
+    uint32_t kind = 0;
+    int now = -1;  // index among the sandbox's, after a restore
+  };
+  std::vector<OldGpu> gpus_;
+  uint64_t replacements_ = ~uint64_t{0};
   std::unique_ptr<GpuHelper> helper_;
   RefPtr<Container> helper_for_;
   bool marked_ = false;

@@ -78,6 +78,7 @@ absl::Status GpuHelper::Launch() {
   absl::StatusOr<RefPtr<Task>> task = container_->NewProcess(spec, std::move(fds));
   if (!task.ok()) return task.status();
   pid_ = (*task)->pid();
+  process_ = GpuSupport::ProcessOf((*task)->group());
   ErrnoOr<RefPtr<File>> file = HelperFile(**task);
   ErrnoOr<void> loaded = Errno(ENOMEM);
   if (file.ok()) {

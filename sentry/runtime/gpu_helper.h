@@ -26,6 +26,8 @@ class GpuHelper {
   // NOT_FOUND if the container has no libcuda, or one without the checkpoint calls.
   absl::Status Start(absl::Duration limit);
   bool running() const { return pid_ != 0; }
+  // nvproxy::Session::process; it uses the GPU itself.
+  uint64_t process() const { return process_; }
 
   struct Answer {
     int result = 0;  // CUresult
@@ -46,6 +48,7 @@ class GpuHelper {
   RefPtr<Container> container_;
   const Streams streams_;
   int pid_ = 0;
+  uint64_t process_ = 0;
   std::string input_;
 };
 

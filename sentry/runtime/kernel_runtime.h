@@ -11,6 +11,8 @@
 
 namespace amber {
 
+class GpuCheckpoint;
+
 namespace checkpoint {
 class ImageReader;
 }
@@ -54,9 +56,9 @@ class KernelRuntime final : public Runtime {
   absl::Status Write(CheckpointJob& job);
   void ThawAfter(CheckpointJob& job);
   // restore.cc
-  absl::Status RefillGpus(checkpoint::ImageReader& reader);
+  absl::Status RefillGpus(GpuCheckpoint& gpu, checkpoint::ImageReader& reader);
   absl::StatusOr<RestoreResult> Adopt(checkpoint::ImageReader& reader, state::Loader& loader, const ContainerSpec& spec,
-                                      std::shared_ptr<gofer::Client> gofer);
+                                      std::shared_ptr<gofer::Client> gofer, uint64_t gpus);
   std::string StatsText();
   std::string UnknownText();
   std::string StacksText();

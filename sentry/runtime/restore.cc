@@ -44,6 +44,8 @@ absl::StatusOr<RestoreResult> KernelRuntime::Restore(RestoreOptions options, con
   absl::StatusOr<std::unique_ptr<checkpoint::ImageReader>> reader = checkpoint::ImageReader::Open(options.image.get());
   if (!reader.ok()) return reader.status();
   if (absl::Status s = CheckMachine(**reader); !s.ok()) return s;
+  GpuCheckpoint gpu(kernel_, {});
+  if (absl::Status s = gpu.LoadGpus((*reader)->manifest()); !s.ok()) return s;
   if (fds.gofer.empty() && NeedsGofer(spec)) return absl::InvalidArgumentError("the container needs a gofer");
   auto gofer = fds.gofer.empty() ? nullptr : std::make_shared<gofer::Client>(std::move(fds.gofer));
   absl::StatusOr<ImageMounts> images = OpenImageMounts(spec, std::move(fds.file_systems));
@@ -67,19 +69,21 @@ absl::StatusOr<RestoreResult> KernelRuntime::Restore(RestoreOptions options, con
   });
   // What is loaded must not move before all of it is there.
   kernel_.Freeze([] {});
-  state::Loader loader([&](uint64_t id) {
+  std::optional<state::Loader> loader(std::in_place, [&](uint64_t id) {
     absl::StatusOr<UniqueFd> file = (*reader)->OpenFile(id);
     return file.ok() ? file->release() : -1;
   });
-  loader.Provide(1, &kernel_);
-  absl::StatusOr<RestoreResult> result = Adopt(**reader, loader, spec, gofer);
+  loader->Provide(1, &kernel_);
+  absl::StatusOr<RestoreResult> result = Adopt(**reader, *loader, spec, gofer, gpu.replacements());
+  // It holds what it has loaded, and files of processes that end from now on are to be closed.
+  loader.reset();
   SetGoferFinder(nullptr);
   SetImageFinder(nullptr);
   kernel_.SetHostFdsForRestore({});
   if (!result.ok()) return result.status();
   // Engines pause a container before they have it saved and expect it to run when it is back, as after CRIU.
   paused_ = options.paused;
-  if (absl::Status s = RefillGpus(**reader); !s.ok()) {
+  if (absl::Status s = RefillGpus(gpu, **reader); !s.ok()) {
     for (const auto& [id, container] : containers_) container->KillAll();
     kernel_.Thaw();
     return s;
@@ -90,13 +94,11 @@ absl::StatusOr<RestoreResult> KernelRuntime::Restore(RestoreOptions options, con
 
 // Has the CUDA libraries bring the state of GPUs back; tasks run meanwhile, and those that touch GPU memory wait for it. Called with the kernel
 // lock, which it lets go.
-absl::Status KernelRuntime::RefillGpus(checkpoint::ImageReader& reader) {
+absl::Status KernelRuntime::RefillGpus(GpuCheckpoint& gpu, checkpoint::ImageReader& reader) {
   std::vector<RefPtr<Container>> containers;
   for (const auto& [id, container] : containers_) containers.push_back(container);
-  GpuCheckpoint gpu(kernel_, std::move(containers));
-  if (absl::Status s = gpu.LoadTargets(reader.manifest()); !s.ok()) return s;
+  if (absl::Status s = gpu.LoadTargets(reader.manifest(), std::move(containers)); !s.ok()) return s;
   if (gpu.empty()) return absl::OkStatus();
-  if (absl::Status s = gpu.CheckFreeMemory(); !s.ok()) return s;
   gpu.AwaitMemory();
   kernel_.Thaw();
   absl::Status status;
@@ -109,14 +111,14 @@ absl::Status KernelRuntime::RefillGpus(checkpoint::ImageReader& reader) {
 }
 
 absl::StatusOr<RestoreResult> KernelRuntime::Adopt(checkpoint::ImageReader& reader, state::Loader& loader, const ContainerSpec& spec,
-                                                   std::shared_ptr<gofer::Client> gofer) {
+                                                   std::shared_ptr<gofer::Client> gofer, uint64_t gpus) {
   if (!loader.Run(reader.objects())) return absl::FailedPreconditionError(absl::StrCat("the image cannot be restored: ", loader.error()));
   RestoreResult result;
   for (const state::Saver::Record& r : reader.objects()) {
     if (r.kind != state::Kind::kContainer) continue;
     RefPtr<Container> container = loader.GetRef<Container>(r.id);
     if (!containers_.empty()) return absl::UnimplementedError("images with several containers cannot be restored yet");
-    container->Rebind(spec, gofer);
+    if (absl::Status s = container->Rebind(spec, gofer, gpus); !s.ok()) return s;
     containers_[container->id()] = container;
     result.containers.push_back(container->id());
   }

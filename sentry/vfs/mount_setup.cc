@@ -264,4 +264,11 @@ absl::Status MakeDevice(MountNamespace& ns, std::string_view path, uint32_t mode
   return absl::OkStatus();
 }
 
+void RemoveDevice(MountNamespace& ns, std::string_view path, uint64_t rdev) {
+  Setup setup(ns);
+  auto place = setup.Find(path);
+  if (!place.ok() || !S_ISCHR(place->inode()->attr().mode) || place->inode()->attr().rdev != rdev) return;
+  (void)UnlinkAt(setup.ctx(), ns.root(), path);
+}
+
 }  // namespace amber

@@ -50,5 +50,7 @@ absl::Status MaskPath(MountNamespace& ns, std::string_view path);
 absl::Status MakePathReadOnly(MountNamespace& ns, std::string_view path);
 // linux.devices: a node at `path`, with directories above it as needed. `mode` has the type. What is there already stays.
 absl::Status MakeDevice(MountNamespace& ns, std::string_view path, uint32_t mode, uint64_t rdev, uint32_t uid, uint32_t gid);
+// Takes away the node of this character device, if that is what is at `path` and it can be removed.
+void RemoveDevice(MountNamespace& ns, std::string_view path, uint64_t rdev);
 
 }  // namespace amber

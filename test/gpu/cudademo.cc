@@ -6,17 +6,29 @@
 //                        checks all of it and says "held"
 //   cudademo zeros [MIB] as hold, with device memory that is all zeros but for a word at its end
 //   cudademo touch       as hold, while a second thread keeps on reading device memory by its address
+//   cudademo gone        as touch, with the first thread ended
+//   cudademo spin MS     as hold, with a kernel of that length on the device from "ready" on
+//   cudademo several N [K FAIL]
+//                        as hold, with N children that hold as well; the Kth has FAKECUDA_FAIL=FAIL
+//   cudademo idle        starts CUDA, says "ready", waits for a line and then does one round
+//   cudademo starts      as hold, with children that start, hold for a moment and end, one after the other
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <initializer_list>
 
 #include "test/gpu/fakecuda.h"
 
@@ -216,7 +228,118 @@ void* Touch(void*) {
   return reinterpret_cast<void*>(static_cast<uintptr_t>(sum));
 }
 
-int Hold(size_t mib, bool touch, bool zeros) {
+// What the process sees of GPUs, for tests to compare.
+void Describe() {
+  int count = 0;
+  unsigned minor = 0;
+  uint8_t uuid[16] = {};
+  cuDeviceGetCount(&count);
+  fakeWhere(uuid, &minor);
+  printf("sees %d GPUs, is on %02x%02x minor %u;", count, uuid[0], uuid[1], minor);
+  for (const char* folder : {"/dev", "/proc/driver/nvidia/gpus", "/sys/bus/pci/devices"}) {
+    char names[32][64];
+    int n = 0;
+    if (DIR* dir = opendir(folder); dir != nullptr) {
+      while (const dirent* entry = readdir(dir)) {
+        bool node = strncmp(entry->d_name, "nvidia", 6) == 0 && entry->d_name[6] >= '0' && entry->d_name[6] <= '9';
+        if (n < 32 && (node || entry->d_name[0] == '0')) snprintf(names[n++], sizeof(names[0]), "%s", entry->d_name);
+      }
+      closedir(dir);
+    }
+    qsort(names, static_cast<size_t>(n), sizeof(names[0]),
+          [](const void* a, const void* b) { return strcmp(static_cast<const char*>(a), static_cast<const char*>(b)); });
+    for (int i = 0; i < n; ++i) printf(" %s", names[i]);
+  }
+  struct stat st;
+  printf("\nhelpers %ld\n", stat("/tmp/fakecuda-helpers", &st) == 0 ? static_cast<long>(st.st_size) : 0);
+}
+
+// Another of these programs, with pipes for its standard input and output.
+struct Child {
+  pid_t pid = -1;
+  int in = -1;
+  FILE* out = nullptr;
+
+  void Start(const char* fail, const char* how) {
+    int to[2], from[2];
+    if (pipe2(to, O_CLOEXEC) != 0 || pipe2(from, O_CLOEXEC) != 0) return;
+    char path[256] = {};
+    if (readlink("/proc/self/exe", path, sizeof(path) - 1) < 0) return;
+    fflush(stdout);
+    pid = fork();
+    if (pid == 0) {
+      dup2(to[0], 0);
+      dup2(from[1], 1);
+      setenv("FAKECUDA_FAIL", fail, 1);
+      execl(path, path, how, "4", nullptr);
+      _exit(127);
+    }
+    close(to[0]);
+    close(from[1]);
+    in = to[1];
+    out = fdopen(from[0], "r");
+  }
+  // What it says up to a line with `word`; false if there is none.
+  bool ReadUntil(const char* word) {
+    char line[256];
+    while (out != nullptr && fgets(line, sizeof(line), out) != nullptr) {
+      if (strstr(line, "FAIL") != nullptr) printf("child %d: %s", pid, line);
+      if (strncmp(line, word, strlen(word)) == 0) return true;
+    }
+    return false;
+  }
+  int Finish() {
+    if (write(in, "go on\n", 6) == 6) ReadUntil("held");
+    int status = -1;
+    waitpid(pid, &status, 0);
+    close(in);
+    fclose(out);
+    return status;
+  }
+};
+
+constexpr int kMostChildren = 8;
+Child children[kMostChildren];
+int child_count = 0, child_lost = -1;
+
+void StartChildren(int count, int failing, const char* fail) {
+  child_count = count < kMostChildren ? count : kMostChildren;
+  for (int i = 0; i < child_count; ++i) {
+    children[i].Start(i + 1 == failing ? fail : "", "hold");
+    Expect(children[i].ReadUntil("ready"), "a child is ready", i);
+  }
+  // One that cannot be restored is lost.
+  if (strncmp(fail, "restore", 7) == 0 || strstr(fail, "lost") != nullptr) child_lost = failing - 1;
+}
+
+void FinishChildren() {
+  for (int i = 0; i < child_count; ++i) {
+    if (i == child_lost) {
+      kill(children[i].pid, SIGKILL);
+      waitpid(children[i].pid, nullptr, 0);
+      continue;
+    }
+    int status = children[i].Finish();
+    Expect(status == 0, "a child has held", status);
+  }
+}
+
+void* KeepStarting(void*) {
+  while (!stop) {
+    Child child;
+    child.Start("", "hold");
+    Expect(child.ReadUntil("ready"), "a child is ready");
+    int status = child.Finish();
+    Expect(status == 0, "a child has held", status);
+    ++child_count;
+  }
+  return nullptr;
+}
+
+enum class Mode { kPlain, kZeros, kTouch, kSpin, kStarts };
+
+int Hold(size_t mib, Mode mode, unsigned milliseconds = 0) {
+  bool touch = mode == Mode::kTouch, zeros = mode == Mode::kZeros;
   size_t words = mib << 18;
   uint64_t memory = 0, counter = 0;
   int result = cuMemAlloc_v2(&memory, words * 4);
@@ -237,6 +360,8 @@ int Hold(size_t mib, bool touch, bool zeros) {
   touched = counter;
   pthread_t thread;
   if (touch) pthread_create(&thread, nullptr, Touch, nullptr);
+  if (mode == Mode::kStarts) pthread_create(&thread, nullptr, KeepStarting, nullptr);
+  if (mode == Mode::kSpin) fakeSpin(milliseconds);
   printf("ready\n");
   fflush(stdout);
   unsigned added = 0;
@@ -251,7 +376,10 @@ int Hold(size_t mib, bool touch, bool zeros) {
   Expect(wrong == 0, "device memory", static_cast<long>(wrong));
   Expect(registered.Good(), "registered memory");
   stop = true;
-  if (touch) pthread_join(thread, nullptr);
+  if (touch || mode == Mode::kStarts) pthread_join(thread, nullptr);
+  if (mode == Mode::kStarts) printf("started %d\n", child_count);
+  if (mode == Mode::kPlain) FinishChildren();
+  Describe();
   printf("held\n");
   return failures != 0;
 }
@@ -264,6 +392,26 @@ int main(int argc, char** argv) {
   Expect(result == kCudaOk, "cuInit", result);
   if (result != kCudaOk) return 1;
   if (argc == 1) return Round(false);
-  if (strcmp(argv[1], "races") == 0) return Round(true);
-  return Hold(argc > 2 ? strtoul(argv[2], nullptr, 10) : 16, strcmp(argv[1], "touch") == 0, strcmp(argv[1], "zeros") == 0);
+  const char* how = argv[1];
+  if (strcmp(how, "races") == 0) return Round(true);
+  size_t number = argc > 2 ? strtoul(argv[2], nullptr, 10) : 16;
+  if (strcmp(how, "several") == 0) {
+    StartChildren(static_cast<int>(number), argc > 4 ? atoi(argv[3]) : 0, argc > 4 ? argv[4] : "");
+    return Hold(4, Mode::kPlain);
+  }
+  if (strcmp(how, "gone") == 0) {
+    pthread_t thread;
+    pthread_create(&thread, nullptr, [](void*) -> void* { exit(Hold(4, Mode::kTouch)); }, nullptr);
+    pthread_exit(nullptr);
+  }
+  if (strcmp(how, "idle") == 0) {
+    printf("ready\n");
+    while (!LineWaits()) usleep(1000);
+    int status = Round(false);
+    printf("held\n");
+    return status;
+  }
+  if (strcmp(how, "spin") == 0) return Hold(4, Mode::kSpin, static_cast<unsigned>(number));
+  if (strcmp(how, "starts") == 0) return Hold(4, Mode::kStarts);
+  return Hold(number, strcmp(how, "touch") == 0 ? Mode::kTouch : strcmp(how, "zeros") == 0 ? Mode::kZeros : Mode::kPlain);
 }

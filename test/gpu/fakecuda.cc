@@ -1,7 +1,8 @@
 // A libcuda.so.1 for tests: a little CUDA on the driver's own calls, and the six checkpoint verbs with the states and results of the real ones.
 //
 // As in the real library a thread of the target does the work of the verbs, which callers in other processes ask for; here over an abstract Unix
-// socket. Calls of a locked process wait. $FAKECUDA_FAIL of the target makes verbs go wrong: "lock=600,restore=2,checkpoint=hang,checkpoint=exit".
+// socket. Calls of a locked process wait. $FAKECUDA_FAIL of the target makes verbs go wrong: "lock=600,restore=2,checkpoint=hang,checkpoint=exit", and
+// "checkpoint=lost" fails with the process lost, "checkpoint=keep" leaves all with the driver and says that it has gone well.
 // $FAKECUDA_HELPER makes the checkpoint helper go wrong instead, which asks for them: "lock=exit" before it asks, "lock=late" when it has, "lock=hang", of
 // "init" and each verb; once, unless a "!" follows.
 #include "test/gpu/fakecuda.h"
@@ -17,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "test/gpu/fakecuda_device.h"
@@ -30,23 +32,37 @@ constexpr const char* kNames[] = {"state", "lock", "checkpoint", "restore", "unl
 struct Request {
   int verb;
   unsigned timeout_ms;
+  unsigned pairs;
+  GpuPair pair[kMostGpus];
 };
 struct Reply {
   int result, state, tid;
 };
+
+constexpr int kLost = 10000, kKeep = 10001;  // of Injected()
 
 pthread_mutex_t mu = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 Device device;
 int state = kRunning;
 bool initialized = false;
+bool kept = false;     // "checkpoint=keep" was done
+bool locking = false;  // calls wait while it is waited for what runs on the device
+long busy_until = 0;   // a kernel runs there; as Milliseconds()
+
+long Milliseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+bool Busy() { return Milliseconds() < busy_until; }
 
 // One call of the interface: waits while the process is locked.
 class Call {
  public:
   Call() {
     pthread_mutex_lock(&mu);
-    while (state != kRunning) pthread_cond_wait(&changed, &mu);
+    while (state != kRunning || locking) pthread_cond_wait(&changed, &mu);
   }
   ~Call() { pthread_mutex_unlock(&mu); }
 };
@@ -62,6 +78,8 @@ int Injected(int verb) {
       for (;;) pause();
     }
     if (strncmp(at, "exit", 4) == 0) _exit(9);
+    if (strncmp(at, "lost", 4) == 0) return kLost;
+    if (strncmp(at, "keep", 4) == 0) return kKeep;
     return atoi(at);
   }
   return -1;
@@ -101,11 +119,36 @@ int Transition(int from, int to, int result) {
   return kCudaOk;
 }
 
-int Run(const Request& request) {
+// What runs on the device ends first, in the time that there is.
+int Lock(unsigned timeout_ms) {
+  locking = true;
+  for (long begin = Milliseconds(); Busy() && (timeout_ms == 0 || Milliseconds() - begin < timeout_ms);) {
+    pthread_mutex_unlock(&mu);
+    usleep(1000);
+    pthread_mutex_lock(&mu);
+  }
+  locking = false;
+  pthread_cond_broadcast(&changed);
+  return Busy() ? kCudaNotReady : Transition(kRunning, kLocked, kCudaOk);
+}
+
+int Run(const Request& request, int injected) {
   if (request.verb == kGetState) return kCudaOk;
-  // Calls are short and hold the lock, so that there is nothing to drain.
+  if (injected == kLost) {
+    state = kFailed;
+    return kCudaOperatingSystem;
+  }
+  if (injected == kKeep) {
+    kept = true;
+    return Transition(kLocked, kCheckpointed, kCudaOk);
+  }
+  if (request.verb == kRestore && kept) {
+    kept = false;
+    return Transition(kCheckpointed, kLocked, kCudaOk);
+  }
+  if (injected >= 0) return injected;
   switch (request.verb) {
-    case kLock: return Transition(kRunning, kLocked, kCudaOk);
+    case kLock: return Lock(request.timeout_ms);
     case kUnlock: return Transition(kLocked, kRunning, kCudaOk);
     case kCheckpoint: {
       if (state != kLocked) return kCudaIllegalState;
@@ -115,7 +158,7 @@ int Run(const Request& request) {
     }
     case kRestore: {
       if (state != kCheckpointed) return kCudaIllegalState;
-      int result = device.Refill();
+      int result = device.Refill(request.pair, request.pairs);
       // As with the real library, a process that could not be restored is lost.
       if (result != kCudaOk) state = kFailed;
       return result == kCudaOk ? Transition(kCheckpointed, kLocked, kCudaOk) : result;
@@ -142,7 +185,7 @@ void* Serve(void* argument) {
     if (recv(peer, &request, sizeof(request), MSG_WAITALL) == sizeof(request)) {
       int injected = request.verb > kGetState && request.verb <= kUnlock ? Injected(request.verb) : -1;
       pthread_mutex_lock(&mu);
-      int result = injected >= 0 ? injected : Run(request);
+      int result = request.pairs <= kMostGpus ? Run(request, injected) : kCudaInvalidValue;
       Reply reply{result, state, static_cast<int>(syscall(SYS_gettid))};
       pthread_mutex_unlock(&mu);
       send(peer, &reply, sizeof(reply), MSG_NOSIGNAL);
@@ -151,7 +194,8 @@ void* Serve(void* argument) {
   }
 }
 
-int Ask(int pid, int verb, unsigned timeout_ms, Reply* reply) {
+int Ask(int pid, const Request& request, Reply* reply) {
+  int verb = request.verb;
   sockaddr_un address;
   socklen_t size = AddressOf(pid, &address);
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -159,7 +203,6 @@ int Ask(int pid, int verb, unsigned timeout_ms, Reply* reply) {
   int result = kCudaNotInitialized;
   HelperFails(kNames[verb], false);
   if (fd >= 0 && connect(fd, reinterpret_cast<sockaddr*>(&address), size) == 0) {
-    Request request{verb, timeout_ms};
     bool good =
         send(fd, &request, sizeof(request), MSG_NOSIGNAL) == sizeof(request) && recv(fd, reply, sizeof(*reply), MSG_WAITALL) == sizeof(*reply);
     result = good ? reply->result : kCudaOperatingSystem;
@@ -170,10 +213,26 @@ int Ask(int pid, int verb, unsigned timeout_ms, Reply* reply) {
 }
 
 int Verbatim(int pid, int verb, void* arguments) {
-  unsigned timeout_ms = 0;
-  if (arguments != nullptr && verb == kLock) memcpy(&timeout_ms, arguments, sizeof(timeout_ms));
+  Request request{};
+  request.verb = verb;
+  if (arguments != nullptr && verb == kLock) memcpy(&request.timeout_ms, arguments, sizeof(request.timeout_ms));
+  if (arguments != nullptr && verb == kRestore) {
+    const GpuPair* pairs;
+    memcpy(&pairs, arguments, sizeof(pairs));
+    memcpy(&request.pairs, static_cast<char*>(arguments) + 8, sizeof(request.pairs));
+    if (request.pairs > kMostGpus) return kCudaInvalidValue;
+    if (request.pairs > 0) memcpy(request.pair, pairs, request.pairs * sizeof(GpuPair));
+  }
   Reply reply{};
-  return Ask(pid, verb, timeout_ms, &reply);
+  return Ask(pid, request, &reply);
+}
+
+// Counts the checkpoint helpers that have started CUDA.
+void CountHelper() {
+  if (!IsHelper()) return;
+  int fd = open("/tmp/fakecuda-helpers", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  if (fd >= 0 && write(fd, ".", 1) != 1) perror("fakecuda-helpers");
+  if (fd >= 0) close(fd);
 }
 
 int Initialize() {
@@ -198,6 +257,7 @@ extern "C" {
 
 int cuInit(unsigned) {
   fakecuda::HelperFails("init", false);
+  fakecuda::CountHelper();
   fakecuda::Call call;
   return fakecuda::Initialize();
 }
@@ -258,6 +318,26 @@ int fakeAdd(uint64_t to, unsigned value, size_t count) {
   return kCudaOk;
 }
 
+int fakeSpin(unsigned milliseconds) {
+  fakecuda::Call call;
+  fakecuda::busy_until = fakecuda::Milliseconds() + static_cast<long>(milliseconds);
+  return kCudaOk;
+}
+
+int fakeWhere(uint8_t* uuid, unsigned* minor) {
+  fakecuda::Call call;
+  fakecuda::Uuid own = device.uuid();
+  memcpy(uuid, &own, sizeof(own));
+  *minor = device.minor();
+  return kCudaOk;
+}
+
+int cuDeviceGetCount(int* count) {
+  fakecuda::Call call;
+  *count = device.seen();
+  return kCudaOk;
+}
+
 int cuCtxSynchronize() {
   fakecuda::Call call;
   return kCudaOk;
@@ -265,14 +345,14 @@ int cuCtxSynchronize() {
 
 int cuCheckpointProcessGetState(int pid, int* state) {
   fakecuda::Reply reply{};
-  int result = fakecuda::Ask(pid, fakecuda::kGetState, 0, &reply);
+  int result = fakecuda::Ask(pid, {}, &reply);
   if (result == kCudaOk) *state = reply.state;
   return result;
 }
 
 int cuCheckpointProcessGetRestoreThreadId(int pid, int* tid) {
   fakecuda::Reply reply{};
-  int result = fakecuda::Ask(pid, fakecuda::kGetState, 0, &reply);
+  int result = fakecuda::Ask(pid, {}, &reply);
   if (result == kCudaOk) *tid = reply.tid;
   return result;
 }

@@ -6,6 +6,7 @@
 
 extern "C" {
 int cuInit(unsigned flags);
+int cuDeviceGetCount(int* count);
 int cuDeviceTotalMem_v2(size_t* bytes, int device);
 int cuMemGetInfo_v2(size_t* free, size_t* total);
 int cuMemAlloc_v2(uint64_t* address, size_t size);
@@ -19,6 +20,10 @@ int cuCtxSynchronize();
 
 // The fake's one kernel: adds `value` to `count` words.
 int fakeAdd(uint64_t to, unsigned value, size_t count);
+// A kernel that runs so long; nobody waits for it but what drains the device.
+int fakeSpin(unsigned milliseconds);
+// Which GPU the process is on.
+int fakeWhere(uint8_t* uuid, unsigned* minor);
 
 int cuCheckpointProcessGetState(int pid, int* state);
 int cuCheckpointProcessGetRestoreThreadId(int pid, int* tid);

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -44,20 +46,81 @@ uint32_t Device::Object(uint32_t parent, uint32_t handle, uint32_t number, void*
   return Call(ctl_, 0x2b, block) ? block.status : ~0u;
 }
 
+// The GPUs that there are, in the driver's order.
+bool Device::List() {
+  CardInfo cards[kMostGpus] = {};
+  count_ = 0;
+  if (!Call(ctl_, 0xc8, cards)) return false;
+  for (const CardInfo& card : cards) {
+    if (card.valid == 0) continue;
+    GpuIdInfo id{};
+    GpuUuidInfo uuid{};
+    id.gpuId = uuid.gpuId = card.gpu_id;
+    if (!Control(0x205, &id, sizeof(id)) || !Control(0x275, &uuid, sizeof(uuid))) return false;
+    Card& out = cards_[count_++];
+    out = {{}, card.minor, id.deviceInstance};
+    int digits = 0;
+    for (const uint8_t* p = uuid.gpuUuid + 4; *p != 0 && digits < 32; ++p) {
+      if (*p == '-') continue;
+      int value = *p <= '9' ? *p - '0' : *p - 'a' + 10;
+      uint8_t& byte = out.uuid.bytes[digits / 2];
+      byte = static_cast<uint8_t>(digits % 2 == 0 ? value << 4 : byte | value);
+      ++digits;
+    }
+  }
+  return true;
+}
+
+bool Device::Control(uint32_t command, void* params, uint32_t size) {
+  RmControl block{};
+  block.hClient = block.hObject = client_;
+  block.cmd = command;
+  block.params = reinterpret_cast<uint64_t>(params);
+  block.paramsSize = size;
+  return Call(ctl_, 0x2a, block) && block.status == 0;
+}
+
+// Which GPU is ours: $FAKECUDA_DEVICE says at the start, later it is the one with that uuid.
+bool Device::Find() {
+  if (seen_count_ == 0) {
+    const char* text = getenv("FAKECUDA_DEVICE");
+    int wanted = text != nullptr ? atoi(text) : 0;
+    if (wanted >= count_) return false;
+    for (int i = 0; i < count_; ++i) seen_[i] = cards_[i].uuid;
+    seen_count_ = count_;
+    uuid_ = cards_[wanted].uuid;
+  }
+  for (int i = 0; i < count_; ++i) {
+    if (memcmp(&cards_[i].uuid, &uuid_, sizeof(uuid_)) != 0) continue;
+    minor_ = cards_[i].minor;
+    instance_ = cards_[i].instance;
+    return true;
+  }
+  return false;
+}
+
+int Device::OpenNode() const {
+  char path[32];
+  snprintf(path, sizeof(path), "/dev/nvidia%u", minor_);
+  return ::open(path, O_RDWR | O_CLOEXEC);
+}
+
 int Device::Open() {
   ctl_ = ::open("/dev/nvidiactl", O_RDWR | O_CLOEXEC);
-  gpu_ = ::open("/dev/nvidia0", O_RDWR | O_CLOEXEC);
   uvm_ = ::open("/dev/nvidia-uvm", O_RDWR | O_CLOEXEC);
   int linked = ctl_;
   RmAlloc root{};
   root.hClass = 0x41;
-  bool good = ctl_ >= 0 && gpu_ >= 0 && uvm_ >= 0 && Call(gpu_, 0xc9, linked) && Call(ctl_, 0x2b, root) && root.status == 0;
+  bool good = ctl_ >= 0 && uvm_ >= 0 && Call(ctl_, 0x2b, root) && root.status == 0;
   client_ = root.hObjectNew;
+  good = good && List() && Find();
+  gpu_ = good ? OpenNode() : -1;
   UvmInitialize uvm{};
   alignas(8) uint8_t device[56] = {};
+  memcpy(device, &instance_, sizeof(instance_));
   uint32_t subdevice = 0;
-  good = good && ioctl(uvm_, 0x30000001, &uvm) == 0 && uvm.rmStatus == 0 && Object(client_, kDevice, 0x80, device) == 0 &&
-         Object(kDevice, kSubdevice, 0x2080, &subdevice) == 0;
+  good = good && gpu_ >= 0 && Call(gpu_, 0xc9, linked) && ioctl(uvm_, 0x30000001, &uvm) == 0 && uvm.rmStatus == 0 &&
+         Object(client_, kDevice, 0x80, device) == 0 && Object(kDevice, kSubdevice, 0x2080, &subdevice) == 0;
   if (!good) {
     Close();
     return kCudaOperatingSystem;
@@ -99,7 +162,7 @@ int Device::Make(Memory& memory, int index) {
   alignas(8) uint8_t params[128] = {};
   memcpy(params + offsetof(MemoryParams, size), &memory.size, sizeof(memory.size));
   if (int result = ResultOf(Object(kDevice, handle, 0x40, params)); result != kCudaOk) return result;
-  memory.fd = ::open("/dev/nvidia0", O_RDWR | O_CLOEXEC);
+  memory.fd = OpenNode();
   RmMapMemory block{};
   block.hClient = client_;
   block.hDevice = kDevice;
@@ -107,7 +170,8 @@ int Device::Make(Memory& memory, int index) {
   block.length = memory.size;
   block.pad_fd = memory.fd;
   bool good = Call(ctl_, 0x4e, block) && block.status == 0 &&
-              mmap(At(memory.address), memory.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory.fd, 0) == At(memory.address);
+              mmap(At(memory.address), memory.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory.fd, 0) == At(memory.address) &&
+              madvise(At(memory.address), memory.size, MADV_DONTFORK) == 0;
   return good ? kCudaOk : kCudaOperatingSystem;
 }
 
@@ -191,7 +255,16 @@ int Device::Drain() {
   return kCudaOk;
 }
 
-int Device::Refill() {
+int Device::Refill(const GpuPair* pairs, unsigned count) {
+  Uuid now = uuid_;
+  for (int i = 0; i < seen_count_ && count > 0; ++i) {
+    unsigned at = 0;
+    while (at < count && memcmp(&pairs[at].from, &seen_[i], sizeof(Uuid)) != 0) ++at;
+    if (at == count) return kCudaInvalidValue;
+    if (memcmp(&uuid_, &seen_[i], sizeof(Uuid)) == 0) now = pairs[at].to;
+    seen_[i] = pairs[at].to;
+  }
+  uuid_ = now;
   if (int result = Open(); result != kCudaOk) return result;
   for (int i = 0; i < kMostMemory; ++i) {
     Memory& memory = memory_[i];

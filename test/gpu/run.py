@@ -20,6 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "test", "programs"))
 import bundle  # noqa: E402
+from several import SeveralTests  # noqa: E402
 
 LIMIT = 60
 LOADER = "/lib64/ld-linux-x86-64.so.2"
@@ -210,7 +211,7 @@ class Tests:
         shutil.copy(self.rawrm, root)
         return bundle.write(os.path.join(self.work, name), root, ["/rawrm", *arguments])
 
-    def cuda_bundle(self, *arguments, fail="", helper=""):
+    def cuda_bundle(self, *arguments, fail="", helper="", device=0):
         """A root of its own for cudademo: the host's C library and the fake libcuda."""
         root = os.path.join(self.work, "cuda-root")
         for folder in ("proc", "dev", "tmp", "sys", "lib64", "cuda"):
@@ -222,13 +223,19 @@ class Tests:
                 shutil.copy(found, os.path.join(root, "cuda"))
         shutil.copy(os.path.join(self.programs, "libcuda.so.1"), os.path.join(root, "cuda"))
         shutil.copy(os.path.join(self.programs, "cudademo"), root)
-        environment = {"LD_LIBRARY_PATH": "/cuda", "FAKECUDA_FAIL": fail, "FAKECUDA_HELPER": helper}
+        environment = {"LD_LIBRARY_PATH": "/cuda", "FAKECUDA_FAIL": fail, "FAKECUDA_HELPER": helper, "FAKECUDA_DEVICE": str(device)}
         return bundle.write(os.path.join(self.work, "cuda"), root, ["/cudademo", *arguments], environment=environment)
 
-    def hold(self, *arguments, fail="", helper="", flags=()):
+    def hold(self, *arguments, flags=(), gpu=None, **options):
         """A running cudademo that has said "ready"."""
-        self.folder, self.image = self.cuda_bundle(*arguments, fail=fail, helper=helper), os.path.join(self.work, "image")
-        process = self.start(*flags, "run", "--bundle", self.folder, "hold")
+        self.prepare(*arguments, **options)
+        return self.start_held(*flags, gpu=gpu)
+
+    def prepare(self, *arguments, **options):
+        self.folder, self.image = self.cuda_bundle(*arguments, **options), os.path.join(self.work, "image")
+
+    def start_held(self, *flags, gpu=None):
+        process = self.start(*flags, "run", "--bundle", self.folder, "hold", gpu=gpu)
         self.read_until(process, "ready")
         self.wait_running("hold")
         return process
@@ -239,13 +246,19 @@ class Tests:
     def restore(self, *flags, gpu=None):
         return self.start(*flags, "restore", "--image-path", self.image, "--bundle", self.folder, "hold", gpu=gpu)
 
-    def finish(self, process):
-        """The program checks all that it has, and ends well."""
-        process.stdin.write("go on\n")
-        process.stdin.flush()
+    def finish(self, process, *words):
+        """The program checks all that it has, and ends well. What it has said."""
+        try:
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # what it says tells why
         text = self.read_until(process, "held")
+        for word in words:
+            assert word in text, (word, text)
         assert "FAIL" not in text, text
         assert process.wait(LIMIT) == 0, text
+        return text
 
     def gone(self, process):
         process.stdin.close()
@@ -274,7 +287,7 @@ class Tests:
         text = ""
         for line in process.stdout:
             text += line
-            if word in line:
+            if line.startswith(word):
                 return text
         raise AssertionError(f"no {word!r} in: {text}")
 
@@ -683,6 +696,7 @@ class CheckpointTests(RequestTests):
         with open(path) as file:
             config = json.load(file)
         config["annotations"] = annotations
+        config["mounts"].append({"destination": "/sys", "type": "sysfs", "source": "sysfs"})
         config["linux"]["devices"] = [{"path": path, "type": "c", "major": major, "minor": minor} for path, major, minor in devices]
         with open(path, "w") as file:
             json.dump(config, file)
@@ -723,6 +737,10 @@ class CheckpointTests(RequestTests):
         self.finish(self.restore(gpu=self.config(version + same_minor)))
 
 
+class AllTests(CheckpointTests, SeveralTests):
+    pass
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sandbox", default=os.path.join(ROOT, "bazel-bin", "sandbox"))
@@ -733,10 +751,10 @@ def main():
     if not options.programs:
         subprocess.run(["bazel", "build", "//test/gpu:programs"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     passed = failed = 0
-    names = sorted(name for name in dir(CheckpointTests) if name.startswith("test_"))
+    names = sorted(name for name in dir(AllTests) if name.startswith("test_"))
     for name in options.tests or names:
         with tempfile.TemporaryDirectory(prefix="sandbox-gpu-") as work:
-            tests = CheckpointTests(os.path.abspath(options.sandbox), os.path.realpath(programs), work)
+            tests = AllTests(os.path.abspath(options.sandbox), os.path.realpath(programs), work)
             try:
                 getattr(tests, name)()
                 passed += 1

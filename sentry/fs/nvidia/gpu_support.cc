@@ -4,6 +4,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "nvproxy/fake/fake_host.h"
@@ -75,6 +76,7 @@ std::string GpuSupport::Start(Kernel& kernel, const GpuOptions& options) {
   if (!error.empty()) return error;
   nvproxy::Options proxy_options{.capabilities = options.capabilities,
                                  .devices = options.devices,
+                                 .wanted = options.wanted,
                                  .memory_limit = options.memory_limit,
                                  .host_limit = options.host_limit,
                                  .allow_other_driver = options.allow_other_driver};
@@ -104,6 +106,7 @@ std::string GpuSupport::Start(Kernel& kernel, const GpuOptions& options) {
 // What libcuda, NVML and others read to find GPUs.
 void GpuSupport::AddTexts() {
   AddProcDevices("195 nvidia\n195 nvidiactl\n" + std::to_string(kUvmMajor) + " nvidia-uvm\n");
+  SetProcFilter(&IsShown);
   auto info = [&](const std::string& path) {
     auto text = proxy_->InfoFile(path);
     if (text.ok()) AddProcText("driver/nvidia/" + path, *text);
@@ -122,17 +125,35 @@ void GpuSupport::AddTexts() {
   }
 }
 
-absl::Status GpuSupport::Admit(const Container* container, const std::vector<std::string>& devices) {
+absl::Status GpuSupport::Admit(const Container* container, const ContainerSpec& spec) {
   uint64_t mask = 0;
-  std::string error = proxy_->MaskOf(devices, &mask);
+  std::string error = proxy_->MaskOf(spec.gpu_devices, spec.gpu_limit, &mask);
   if (!error.empty()) return absl::FailedPreconditionError(error + "; a pod's GPUs are those that its sandbox was started with");
   containers_[container] = mask;
   return absl::OkStatus();
 }
 
+uint64_t GpuSupport::GpusOf(const Container* container) const {
+  auto it = containers_.find(container);
+  return it == containers_.end() ? 0 : it->second;
+}
+
+// A container's files of the driver's are those of its own GPUs, in /proc and in /sys.
+bool GpuSupport::IsShown(Task& reader, std::string_view path) {
+  constexpr std::string_view kGpus = "driver/nvidia/gpus/", kBus = "bus/pci/devices/";
+  bool of_one = path.starts_with(kGpus) || path.starts_with(kBus);
+  GpuSupport* gpus = TheOne().get();
+  if (gpus == nullptr || (!of_one && !path.starts_with("driver/nvidia/") && !path.starts_with("module/nvidia/"))) return true;
+  uint64_t mask = gpus->GpusOf(reader.container());
+  if (!of_one) return mask != 0;
+  path.remove_prefix(path.starts_with(kGpus) ? kGpus.size() : kBus.size());
+  std::string_view pci = path.substr(0, path.find('/'));
+  return std::ranges::any_of(gpus->proxy().GpusOf({.gpus = mask}), [&](const nvproxy::Gpu* gpu) { return gpu->pci() == pci; });
+}
+
 std::vector<GpuSupport::Node> GpuSupport::NodesOf(const Container* container) const {
   auto it = containers_.find(container);
-  if (it == containers_.end()) return {};
+  if (it == containers_.end() || it->second == 0) return {};
   std::vector<Node> nodes = {{"/dev/nvidiactl", kNvidiaMajor, kNvidiaControlMinor}, {"/dev/nvidia-uvm", kUvmMajor, 0}};
   for (const nvproxy::Gpu* gpu : proxy_->GpusOf({.gpus = it->second})) {
     nodes.push_back({"/dev/nvidia" + std::to_string(gpu->minor), kNvidiaMajor, gpu->minor});
@@ -145,15 +166,11 @@ nvproxy::Session GpuSupport::SessionOf(Task& task) {
   GpuSupport* gpus = TheOne().get();
   session.container = reinterpret_cast<uint64_t>(task.container());
   if (gpus == nullptr) return session;
-  auto it = gpus->containers_.find(task.container());
-  session.gpus = it == gpus->containers_.end() ? 0 : it->second;
+  session.gpus = gpus->GpusOf(task.container());
   return session;
 }
 
-uint64_t GpuSupport::ProcessOf(const ThreadGroup& group) {
-  // The start time tells a process from an earlier one of the same number; both survive a restore.
-  return static_cast<uint64_t>(static_cast<uint32_t>(group.pid())) << 40 ^ static_cast<uint64_t>(group.start_time());
-}
+uint64_t GpuSupport::ProcessOf(const ThreadGroup& group) { return group.extras().serial; }
 
 // Its clients end with it, even where a child still holds the files that it made them on: nobody else may use them.
 void GpuSupport::OnExit(ThreadGroup& group) {

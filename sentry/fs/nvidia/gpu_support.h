@@ -36,7 +36,7 @@ class GpuSupport {
   DriverWork& work() { return *work_; }
   // Whose clients a task's are.
   static nvproxy::Session SessionOf(Task& task);
-  // Session::process. Its pid is the one that it has in its own container.
+  // Session::process.
   static uint64_t ProcessOf(const ThreadGroup& group);
 
   // Two pipes for the standard streams of a checkpoint helper, made while the sentry may still make pipes.
@@ -54,10 +54,14 @@ class GpuSupport {
     std::string path;
     uint32_t major, minor;
   };
-  // Gives a container those of the GPUs, or all if `devices` is empty; the others do not exist for it. FAILED_PRECONDITION names one that is not there.
-  // Kernel lock, as for the two below. A container that this is not done for has none.
-  absl::Status Admit(const Container* container, const std::vector<std::string>& devices);
+  // Gives a container the GPUs that it asks for, of those that it may have; the others do not exist for it. FAILED_PRECONDITION names one that it cannot
+  // have. Kernel lock, as for what follows up to NodesOf(). A container that this is not done for has none.
+  absl::Status Admit(const Container* container, const ContainerSpec& spec);
   void Forget(const Container* container) { containers_.erase(container); }
+  // nvproxy::Session::gpus, 0 if it has none.
+  uint64_t GpusOf(const Container* container) const;
+  // After a restore: it has those that take the places of its own (nvproxy::Proxy::SetReplacements), no others.
+  void Narrow(const Container* container, uint64_t gpus) { containers_[container] &= gpus; }
   // What its /dev is to have.
   std::vector<Node> NodesOf(const Container* container) const;
   // Of GpuOptions.
@@ -73,6 +77,7 @@ class GpuSupport {
   std::string UseFake(const GpuOptions& options);
   std::string UseReal(const GpuOptions& options);
   void AddTexts();
+  static bool IsShown(Task& reader, std::string_view path);
   static void OnExit(ThreadGroup& group);
 
   Kernel* kernel_ = nullptr;

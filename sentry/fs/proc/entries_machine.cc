@@ -218,6 +218,7 @@ struct AddedTexts {
   std::deque<Text> texts;  // paths are pointed to
   std::vector<ProcEntry> entries{std::begin(kEntries), std::end(kEntries)};
   std::string devices;
+  ProcFilter filter = nullptr;
 };
 AddedTexts& Added() {
   static AddedTexts added;
@@ -237,6 +238,12 @@ void AddProcText(std::string path, std::string text) {
 }
 
 void AddProcDevices(std::string_view lines) { Added().devices += lines; }
+
+void SetProcFilter(ProcFilter filter) { Added().filter = filter; }
+bool IsShown(Task* reader, std::string_view path) {
+  ProcFilter filter = Added().filter;
+  return filter == nullptr || reader == nullptr || filter(*reader, path);
+}
 
 const std::string* AddedProcText(std::string_view path) {
   for (const AddedTexts::Text& t : Added().texts) {

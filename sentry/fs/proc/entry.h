@@ -65,6 +65,10 @@ void AddProcText(std::string path, std::string text);  // below /proc
 void AddSysText(std::string path, std::string text);   // below /sys
 void AddProcDevices(std::string_view lines);           // character devices in /proc/devices
 const std::string* AddedProcText(std::string_view path);
+// Which paths of /proc and /sys are there for `reader`, of those that were added or others. Set once, likewise. Kernel lock.
+using ProcFilter = bool (*)(Task& reader, std::string_view path);
+void SetProcFilter(ProcFilter filter);
+bool IsShown(Task* reader, std::string_view path);
 
 // Texts that are long enough for files of their own.
 ErrnoOr<std::string> ProcStatText(Task& reader, Task* target);    // /proc/PID/stat

@@ -49,6 +49,8 @@ class SysFileSystem final : public FileSystem {
 
   const char* type_name() const override { return cgroup_ ? "cgroup2" : "sysfs"; }
   ErrnoOr<void> StatFs(struct statfs* out) override;
+  // What is there differs by machine, and after a restore.
+  bool revalidates() const override { return true; }
 
   state::Kind kind() const override { return state::Kind::kSysFileSystem; }
   std::string Save(state::Saver& saver) const override { return SaveBase(saver, cgroup_ ? "cgroup" : ""); }

@@ -60,30 +60,36 @@ int ParseNumber(std::string_view text) {
 
 using Scope = ProcInode::Scope;
 
+// Those that `reader` sees, if it is not null.
 template <typename F>
-void ForEachEntry(Scope scope, F visit) {
+void ForEachEntry(Scope scope, Task* reader, F visit) {
+  auto shown = [&](const ProcEntry& e) {
+    if (IsShown(reader, e.path)) visit(e);
+  };
   if (scope == Scope::kMachine) {
-    for (const ProcEntry& e : MachineEntries()) visit(e);
+    for (const ProcEntry& e : MachineEntries()) shown(e);
     for (const ProcEntry& e : SysctlEntries()) visit(e);
+  } else if (scope == Scope::kSysfs) {
+    for (const ProcEntry& e : SysfsEntries()) shown(e);
   } else {
-    for (const ProcEntry& e : scope == Scope::kSysfs ? SysfsEntries() : ProcessEntries()) {
+    for (const ProcEntry& e : ProcessEntries()) {
       if (scope != Scope::kProcess || std::string_view(e.path) != "children") visit(e);
     }
   }
 }
 
-const ProcEntry* FindEntry(Scope scope, std::string_view path) {
+const ProcEntry* FindEntry(Scope scope, Task* reader, std::string_view path) {
   const ProcEntry* found = nullptr;
-  ForEachEntry(scope, [&](const ProcEntry& e) {
+  ForEachEntry(scope, reader, [&](const ProcEntry& e) {
     if (e.path == path) found = &e;
   });
   return found;
 }
 
 // True if some entry lies below `path`.
-bool IsTableDirectory(Scope scope, std::string_view path) {
+bool IsTableDirectory(Scope scope, Task* reader, std::string_view path) {
   bool found = path.empty();
-  ForEachEntry(scope, [&](const ProcEntry& e) {
+  ForEachEntry(scope, reader, [&](const ProcEntry& e) {
     std::string_view p = e.path;
     if (p.size() > path.size() && p.starts_with(path) && p[path.size()] == '/') found = true;
   });
@@ -136,7 +142,7 @@ int ProcInode::Descriptor() const {
 
 void ProcInode::Init() {
   bool machine = global();
-  entry_ = FindEntry(scope_, path_);
+  entry_ = FindEntry(scope_, nullptr, path_);
   uint32_t mode = S_IFDIR | 0555;
   if (entry_ != nullptr) {
     mode = entry_->mode;
@@ -219,7 +225,7 @@ ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view
     }
   }
   if (global()) {
-    if (FindEntry(scope_, path) == nullptr && !IsTableDirectory(scope_, path)) return Errno(ENOENT);
+    if (FindEntry(scope_, ctx.task, path) == nullptr && !IsTableDirectory(scope_, ctx.task, path)) return Errno(ENOENT);
     return Child(name);
   }
   if (path_ == "task") {
@@ -232,7 +238,7 @@ ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view
     if (number < 0 || target_->exiting() || !target_->files().GetAny(number).ok()) return Errno(ENOENT);
     return Child(name);
   }
-  bool known = FindEntry(scope_, path) != nullptr || IsTableDirectory(scope_, path) || IsNamespaceLink(path);
+  bool known = FindEntry(scope_, nullptr, path) != nullptr || IsTableDirectory(scope_, nullptr, path) || IsNamespaceLink(path);
   if (path_.empty()) {
     known = known || IsMagicName(name) || name == "fd" || name == "fdinfo" || name == "ns" || (name == "task" && scope_ == Scope::kProcess);
   }
@@ -255,7 +261,7 @@ ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
   bool machine = global();
   std::set<std::string> names;
   std::string prefix = path_.empty() ? "" : path_ + "/";
-  ForEachEntry(scope_, [&](const ProcEntry& e) {
+  ForEachEntry(scope_, ctx.task, [&](const ProcEntry& e) {
     std::string_view p = e.path;
     if (p.starts_with(prefix)) names.emplace(p.substr(prefix.size(), p.find('/', prefix.size()) - prefix.size()));
   });
@@ -357,7 +363,7 @@ bool ProcInode::Load(state::Loader& loader, std::string_view bytes) {
   path_ = m.path();
   target_ = loader.GetRef<Task>(m.task());
   if (global() == static_cast<bool>(target_)) return false;
-  entry_ = FindEntry(scope_, path_);
+  entry_ = FindEntry(scope_, nullptr, path_);
   return true;
 }
 
