@@ -16,7 +16,11 @@ void Must(bool good) {
   if (!good) std::abort();
 }
 
+// Of a GPU that the machine of the image had, and this one has not.
+constexpr Uuid kGone = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+
 std::string SomeUuid(FuzzedDataProvider& in, const Proxy& proxy) {
+  if (in.ConsumeIntegralInRange(0, 3) == 0) return std::string(kGone.begin(), kGone.end());
   const Uuid& own = proxy.gpus()[in.ConsumeIntegralInRange<size_t>(0, 1)].uuid;
   return in.ConsumeBool() ? std::string(own.begin(), own.end()) : in.ConsumeRandomLengthString(20);
 }
@@ -84,6 +88,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   FuzzedDataProvider in(data, size);
   World world(TwoGpus(kVersion));
   Proxy& proxy = world.Sandbox({.memory_limit = 1 << 30, .max_clients = 8, .max_objects = 64});
+  if (in.ConsumeBool()) proxy.SetReplacements({{kGone, in.ConsumeIntegralInRange<uint32_t>(0, 2)}});
   {
     std::vector<std::shared_ptr<OpenFile>> files;
     for (int i = in.ConsumeIntegralInRange(1, 4); i > 0; --i) {

@@ -308,6 +308,7 @@ GpuCheckpoint::~GpuCheckpoint() {
   if (!marked_) return;
   KernelLock lock(kernel_);
   GpuSupport::Of(kernel_)->set_drainable({});
+  GpuSupport::Of(kernel_)->set_drained({});
 }
 
 absl::Status GpuCheckpoint::LockAll() {
@@ -344,7 +345,13 @@ absl::Status GpuCheckpoint::DrainAll() {
   }
   helper_.reset();
   std::erase_if(targets_, [](const Target& t) { return !t.drained; });
-  return VerifyDrained();
+  if (absl::Status s = VerifyDrained(); !s.ok()) return s;
+  std::set<uint64_t> drained;
+  for (const Target& t : targets_) drained.insert(t.process);
+  KernelLock lock(kernel_);
+  GpuSupport::Of(kernel_)->set_drained(std::move(drained));
+  marked_ = true;
+  return absl::OkStatus();
 }
 
 absl::Status GpuCheckpoint::Drain() {

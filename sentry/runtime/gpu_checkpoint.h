@@ -53,7 +53,7 @@ class GpuCheckpoint {
   absl::Status Refill();
   // How long the steps of Drain() and Refill() took, ns.
   const std::vector<std::pair<std::string, uint64_t>>& phases() const { return phases_; }
-  // Takes the mark of Check() away.
+  // Takes the marks of Check() and Drain() away.
   ~GpuCheckpoint();
 
  private:

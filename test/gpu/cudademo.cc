@@ -11,6 +11,7 @@
 //   cudademo several N [K FAIL]
 //                        as hold, with N children that hold as well; the Kth has FAKECUDA_FAIL=FAIL
 //   cudademo idle        starts CUDA, says "ready", waits for a line and then does one round
+//   cudademo fork        as hold, with a child that runs no other program
 //   cudademo starts      as hold, with children that start, hold for a moment and end, one after the other
 #include <dirent.h>
 #include <errno.h>
@@ -336,7 +337,29 @@ void* KeepStarting(void*) {
   return nullptr;
 }
 
-enum class Mode { kPlain, kZeros, kTouch, kSpin, kStarts };
+// A child that runs no program of its own and holds what it has inherited.
+void Fork() {
+  fflush(stdout);
+  Child& child = children[child_count++];
+  int pipes[2];
+  if (pipe2(pipes, O_CLOEXEC) != 0) return;
+  child.pid = fork();
+  if (child.pid == 0) {
+    char c;
+    close(pipes[1]);
+    _exit(read(pipes[0], &c, 1) == 1 ? 0 : 1);
+  }
+  close(pipes[0]);
+  child.in = pipes[1];
+}
+
+void EndFork() {
+  Child& child = children[0];
+  int status = -1;
+  Expect(write(child.in, ".", 1) == 1 && waitpid(child.pid, &status, 0) == child.pid && status == 0, "a child without a program", status);
+}
+
+enum class Mode { kFork, kPlain, kZeros, kTouch, kSpin, kStarts };
 
 int Hold(size_t mib, Mode mode, unsigned milliseconds = 0) {
   bool touch = mode == Mode::kTouch, zeros = mode == Mode::kZeros;
@@ -362,6 +385,7 @@ int Hold(size_t mib, Mode mode, unsigned milliseconds = 0) {
   if (touch) pthread_create(&thread, nullptr, Touch, nullptr);
   if (mode == Mode::kStarts) pthread_create(&thread, nullptr, KeepStarting, nullptr);
   if (mode == Mode::kSpin) fakeSpin(milliseconds);
+  if (mode == Mode::kFork) Fork();
   printf("ready\n");
   fflush(stdout);
   unsigned added = 0;
@@ -379,6 +403,7 @@ int Hold(size_t mib, Mode mode, unsigned milliseconds = 0) {
   if (touch || mode == Mode::kStarts) pthread_join(thread, nullptr);
   if (mode == Mode::kStarts) printf("started %d\n", child_count);
   if (mode == Mode::kPlain) FinishChildren();
+  if (mode == Mode::kFork) EndFork();
   Describe();
   printf("held\n");
   return failures != 0;
@@ -412,6 +437,7 @@ int main(int argc, char** argv) {
     return status;
   }
   if (strcmp(how, "spin") == 0) return Hold(4, Mode::kSpin, static_cast<unsigned>(number));
+  if (strcmp(how, "fork") == 0) return Hold(4, Mode::kFork);
   if (strcmp(how, "starts") == 0) return Hold(4, Mode::kStarts);
   return Hold(number, strcmp(how, "touch") == 0 ? Mode::kTouch : strcmp(how, "zeros") == 0 ? Mode::kZeros : Mode::kPlain);
 }

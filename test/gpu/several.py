@@ -126,6 +126,16 @@ class SeveralTests:
         self.gone(process)
         self.finish(self.restore())
 
+    def test_children_that_hold_inherited_files(self):
+        """As workers of data loaders do, which are forked when CUDA has been started."""
+        process = self.hold("fork")
+        frozen = self.checkpoint("--leave-running")
+        assert frozen.returncode == 0, frozen.stderr
+        frozen = self.checkpoint()
+        assert frozen.returncode == 0, frozen.stderr
+        self.gone(process)
+        self.finish(self.restore(), "ok a child without a program")
+
     def test_the_first_thread_has_ended(self):
         process = self.hold("gone")
         frozen = self.checkpoint("--leave-running")

@@ -49,6 +49,9 @@ class GpuSupport {
   // Processes (Session::process) whose GPU state is no obstacle to a checkpoint, since their CUDA library can take it out. Kernel lock.
   void set_drainable(std::set<uint64_t> processes) { drainable_ = std::move(processes); }
   bool drainable(uint64_t process) const { return drainable_.contains(process); }
+  // Those whose state was taken out: what children hold of their files leads to nothing. Kernel lock.
+  void set_drained(std::set<uint64_t> processes) { drained_ = std::move(processes); }
+  bool drained(uint64_t process) const { return drained_.contains(process); }
 
   struct Node {
     std::string path;
@@ -89,7 +92,7 @@ class GpuSupport {
   int64_t copy_seconds_ = 0;
   UniqueFd pipes_[4];  // read and write end of its input, then of its output
   UniqueFd drain_;     // the read end of its input, for the sentry
-  std::set<uint64_t> drainable_;
+  std::set<uint64_t> drainable_, drained_;
 };
 
 }  // namespace amber

@@ -98,6 +98,14 @@ ErrnoOr<RefPtr<File>> OpenNvidia(const VfsContext& ctx, const VfsPath& path, int
   return RefPtr<File>(MakeRef<NvidiaFile>(path, flags, kernel, std::move(file)));
 }
 
+// UVM lets only the process that has initialized a file use it. A child that was forked since then still has it open when that one has given it up, and
+// is given back one that nobody has initialized.
+bool LeadsToNothing(nvproxy::OpenFile& file) {
+  if (file.node().kind != nvproxy::NodeKind::kUvm) return false;
+  absl::MutexLock lock(&file.mu);
+  return file.external_ranges.empty() && file.externals.empty() && file.managed.empty();
+}
+
 }  // namespace
 
 NvidiaFile::NvidiaFile(VfsPath path, int flags, Kernel& kernel, std::shared_ptr<nvproxy::OpenFile> file) : VfsFile(std::move(path), flags) {
@@ -186,13 +194,15 @@ ErrnoOr<MapSource> NvidiaFile::Map(Task& task, uint64_t offset, uint64_t size, i
 uint32_t NvidiaFile::Poll(Task&) { return file_->proxy().Poll(*file_); }
 
 std::string NvidiaFile::CannotSave() const {
-  if (GpuSupport* gpus = GpuSupport::Of(*kernel_); gpus != nullptr && gpus->drainable(file_->session().process)) return "";
+  GpuSupport* gpus = GpuSupport::Of(*kernel_);
+  if (gpus != nullptr && gpus->drainable(file_->session().process)) return "";
   for (const RefPtr<Task>& task : kernel_->LiveTasks()) {
     if (!task->has_mm()) continue;
     for (const auto& [start, vma] : task->mm().vmas()) {
       if (vma.file.get() == this) return "process " + std::to_string(task->pid()) + " has memory of a GPU mapped";
     }
   }
+  if (gpus != nullptr && gpus->drained(file_->session().process) && LeadsToNothing(*file_)) return "";
   std::string out;
   for (const std::string& line : file_->proxy().CannotSave(*file_)) out += (out.empty() ? "" : "; ") + line;
   return out;
