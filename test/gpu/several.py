@@ -213,7 +213,7 @@ class SeveralTests:
         nodes = {n: (f"/dev/nvidia{n}", 195, n) for n in (0, 1)}
         control = ("/dev/nvidiactl", 195, 255)
         uuid = "GPU-bbbbbbbb-1111-2222-3333-444455556666"
-        for flag, asked, sees in (("1", (1,), "nvidia1"), (uuid, (1,), "nvidia1"), ("0,1", (0,), "nvidia0"), ("0", (1,), None), (uuid, (0, 1), None)):
+        for flag, asked, sees in (("1", (1,), "nvidia1"), (uuid, (1,), "nvidia1"), ("0,1", (0,), "nvidia0"), (uuid, (0, 1), None)):
             folder = self.pod_bundle("asks", ["/bin/sh", "-c", "echo $(ls /dev | grep 'nvidia[0-9]')"], {}, [nodes[n] for n in asked] + [control])
             result = self.cli(*driver, f"--gpu-devices={flag}", "run", "--bundle", folder, "asks", stdin=subprocess.DEVNULL)
             self.cli("delete", "--force", "asks")
