@@ -1,6 +1,7 @@
 #include "sentry/kernel/task_restore.h"
 
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -116,6 +117,7 @@ std::string TaskRestore::BuildSpace(const Tasks& tasks) {
   Adopt(first, **thread, false);
   if (first.mm_->exe()) MarkRunning(*first.mm_->exe());
   first.mm_->Attach(RefPtr<platform::AddressSpace>(&(*thread)->space()));
+  if (std::string error = FillMemory(first); !error.empty()) return error;
   if (std::string error = WatchMemory(first); !error.empty()) return error;
   if (first.clear_child_tid_ != 0) {
     if (std::string error = RunOp(first, {SYS_set_tid_address, {first.clear_child_tid_}}, nullptr); !error.empty()) return error;
@@ -164,6 +166,24 @@ std::string TaskRestore::WatchMemory(Task& task) {
   for (UserfaultContext* context : Userfaults::Of(*task.mm_)) {
     ErrnoOr<void> made = context->MakeAgain(task, run);
     if (!made.ok()) return Describe(task, "the host does not watch its memory (userfaultfd)", made.error());
+  }
+  return "";
+}
+
+std::string TaskRestore::FillMemory(Task& task) {
+  // So much at a time that no operation takes long.
+  constexpr uint64_t kPart = 256 << 20;
+  if (!options_.fill) return "";
+  for (auto [start, end] : options_.fill(*task.mm_)) {
+    for (const Vma& vma : task.mm_->vmas().Slice(start, end)) {
+      if (vma.shared || (vma.prot & PROT_WRITE) == 0) continue;
+      for (uint64_t at = vma.start; at < vma.end; at += kPart) {
+        platform::StubOp op = MemoryManager::Op(SYS_madvise, at, std::min(kPart, vma.end - at), MADV_POPULATE_WRITE);
+        int64_t result;
+        if (std::string error = RunOp(task, op, &result); !error.empty()) return error;
+        if (result != 0) return "";
+      }
+    }
   }
   return "";
 }

@@ -27,6 +27,8 @@ class TaskRestore {
     int image_fd = -1;
     // Where the image keeps the memory of an address space.
     std::function<std::vector<ImageRun>(const MemoryManager& mm)> runs;
+    // Ranges whose pages are brought in at once, start and end, since somebody will touch all of them soon. May be null.
+    std::function<std::vector<std::pair<uint64_t, uint64_t>>(const MemoryManager& mm)> fill;
   };
   TaskRestore(Kernel& kernel, Options options) : kernel_(kernel), options_(std::move(options)) {}
 
@@ -48,6 +50,8 @@ class TaskRestore {
   std::string ReadCopies(const std::vector<ImageRun>& copies, platform::ExecPlan* plan);
   // A host call or operation in the task's thread; `result` may be null.
   std::string RunOp(Task& task, platform::StubOp op, int64_t* result);
+  // Options::fill. What the host does not want to bring in comes when it is touched.
+  std::string FillMemory(Task& task);
   // Contexts of userfaultfd of the task's memory, before anything runs in it.
   std::string WatchMemory(Task& task);
   // Before other threads are made.

@@ -217,6 +217,10 @@ void GpuCheckpoint::SaveTargets(checkpoint::proto::Manifest* manifest) const {
       process->add_away(start);
       process->add_away(end);
     }
+    for (auto [start, end] : t.filled) {
+      process->add_filled(start);
+      process->add_filled(end);
+    }
   }
 }
 
@@ -345,6 +349,7 @@ absl::Status GpuCheckpoint::DrainAll() {
   }
   helper_.reset();
   std::erase_if(targets_, [](const Target& t) { return !t.drained; });
+  NoteFilled();
   if (absl::Status s = VerifyDrained(); !s.ok()) return s;
   std::set<uint64_t> drained;
   for (const Target& t : targets_) drained.insert(t.process);
@@ -398,8 +403,30 @@ void GpuCheckpoint::NoteAway() {
     if (task == t.group->tasks().end()) continue;
     for (const auto& [start, vma] : (*task)->mm().vmas()) {
       if (vma.file && vma.file->kind() == kNvidiaFileKind) t.away.emplace_back(vma.start, vma.end);
+      if (vma.anonymous() && !vma.shared) t.before.emplace_back(vma.start, vma.end);
     }
     t.group->extras().away = t.away;
+  }
+}
+
+// What the library has put the GPUs' memory into, as far as it asked for memory to do so.
+void GpuCheckpoint::NoteFilled() {
+  KernelLock lock(kernel_);
+  for (Target& t : targets_) {
+    auto task = std::ranges::find_if(t.group->tasks(), [](const RefPtr<Task>& k) { return !k->exiting() && k->has_mm(); });
+    if (task == t.group->tasks().end()) continue;
+    t.filled.clear();
+    for (const auto& [start, vma] : (*task)->mm().vmas()) {
+      if (!vma.anonymous() || vma.shared || (vma.prot & PROT_WRITE) == 0) continue;
+      uint64_t at = vma.start;
+      // Both in order of addresses.
+      for (auto [old_start, old_end] : t.before) {
+        if (old_end <= at || old_start >= vma.end) continue;
+        if (old_start > at) t.filled.emplace_back(at, old_start);
+        at = std::min(old_end, vma.end);
+      }
+      if (at < vma.end) t.filled.emplace_back(at, vma.end);
+    }
   }
 }
 

@@ -64,9 +64,11 @@ class GpuCheckpoint {
     int pid = 0;           // in its container
     bool known = false;    // its library has told its state
     bool locked = false, drained = false;
-    bool unsure = false;                              // a verb was not answered: only the library knows how far it got
-    bool lost = false;                                // the library has given it up
-    std::vector<std::pair<uint64_t, uint64_t>> away;  // mapped from devices when it was drained
+    bool unsure = false;                                // a verb was not answered: only the library knows how far it got
+    bool lost = false;                                  // the library has given it up
+    std::vector<std::pair<uint64_t, uint64_t>> away;    // mapped from devices when it was drained
+    std::vector<std::pair<uint64_t, uint64_t>> before;  // private memory until then
+    std::vector<std::pair<uint64_t, uint64_t>> filled;  // private memory that came while it was drained
   };
   absl::StatusOr<GpuHelper::Answer> Ask(Target& target, const char* verb, const std::string& rest, absl::Duration limit);
   absl::Status Verb(Target& target, const char* verb, const std::string& rest, absl::Duration limit);
@@ -83,6 +85,7 @@ class GpuCheckpoint {
   absl::Status Undo(absl::Status why);
   absl::Status VerifyDrained();
   void NoteAway();
+  void NoteFilled();
   void ComeBack();
   absl::Duration CopyTime() const;
 

@@ -1,6 +1,7 @@
 // Restore: read and check the image, make objects, bind them to the new surroundings, build the processes.
 #include <string.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -35,6 +36,23 @@ std::map<int, UniqueFd> ByIndex(ProcessFds fds) {
   // With a terminal there are no standard streams, and its number is the first's (Container::NewProcess).
   if (fds.console.valid()) out[0] = std::move(fds.console);
   std::erase_if(out, [](const auto& entry) { return !entry.second.valid(); });
+  return out;
+}
+
+// What GPU processes' libraries will read when they bring the GPUs' memory back, and the driver pin page by page.
+std::map<const MemoryManager*, std::vector<std::pair<uint64_t, uint64_t>>> FilledRanges(const checkpoint::proto::Manifest& manifest,
+                                                                                        const PidNamespace& pids) {
+  std::map<const MemoryManager*, std::vector<std::pair<uint64_t, uint64_t>>> out;
+  for (const auto& process : manifest.gpu_processes()) {
+    for (const RefPtr<ThreadGroup>& g : pids.Groups()) {
+      if (g->pid() != process.pid()) continue;
+      auto task = std::ranges::find_if(g->tasks(), [](const RefPtr<Task>& t) { return t->has_mm(); });
+      if (task == g->tasks().end()) continue;
+      for (int i = 0; i + 1 < process.filled_size(); i += 2) {
+        if (process.filled(i) < process.filled(i + 1)) out[&(*task)->mm()].emplace_back(process.filled(i), process.filled(i + 1));
+      }
+    }
+  }
   return out;
 }
 
@@ -141,6 +159,8 @@ absl::StatusOr<RestoreResult> KernelRuntime::Adopt(checkpoint::ImageReader& read
     for (const checkpoint::ImageExtent& e : it->second->extents) runs.push_back({e.start, e.start + e.size, e.offset});
     return runs;
   };
+  auto filled = FilledRanges(reader.manifest(), containers_.begin()->second->pids());
+  options.fill = [&filled](const MemoryManager& mm) { return filled[&mm]; };
   std::string error = TaskRestore(kernel_, std::move(options)).Build();
   if (!error.empty()) return absl::FailedPreconditionError(absl::StrCat("the image cannot be restored: ", error));
   return result;

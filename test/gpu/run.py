@@ -641,6 +641,38 @@ class CheckpointTests(RequestTests):
         self.gone(process)
         self.refused(self.restore(*self.HASTE), "whether process 1 (cudademo) goes on is not known", "does not answer")
 
+    def test_memory_is_there_before_the_copy_back(self):
+        """What the driver would pin page by page is brought in at once: also if the library never gets to it."""
+        process = self.hold("hold", "80", fail="restore=hang")
+        assert self.checkpoint().returncode == 0
+        self.gone(process)
+        restored = self.restore(*self.HASTE)
+        most = 0
+        while restored.poll() is None:
+            most = max(most, self.stub_memory(restored.pid))
+            time.sleep(0.02)
+        self.refused(restored, "does not answer")
+        assert most > 80 << 20, most
+
+    def stub_memory(self, ancestor):
+        """The resident memory of the largest process that a sandbox of this command line runs programs in."""
+        parents, most = {}, 0
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/stat") as file:
+                    name, rest = file.read().rsplit(")", 1)
+                fields = rest.split()
+                parents[int(pid)] = (name.split("(", 1)[1], int(fields[1]), int(fields[21]) * 4096)
+            except (FileNotFoundError, ProcessLookupError):
+                pass
+        for name, parent, resident in parents.values():
+            above = parent
+            while above in parents and above != ancestor:
+                above = parents[above][1]
+            if name == "stub" and above == ancestor:
+                most = max(most, resident)
+        return most
+
     def image_size(self):
         return sum(os.stat(os.path.join(self.image, name)).st_blocks * 512 for name in os.listdir(self.image))
 
