@@ -20,7 +20,7 @@ ErrnoOr<uint64_t> MkDirAt(Task& task, int dirfd, UserPtr<const char> path, uint3
   std::string name = TRY(task.CopyInString(path, 4096));
   VfsContext ctx = ContextOf(task);
   // mkdir(2): only permission bits and the sticky bit count.
-  NewNode node{.mode = S_IFDIR | (mode & 01777 & ~task.fs().umask())};
+  NewNode node{.mode = S_IFDIR | (mode & 01777), .umask = task.fs().umask()};
   TRY(MakeAt(ctx, TRY(StartOf(task, dirfd, name)), name, std::move(node)));
   return uint64_t{0};
 }
@@ -44,7 +44,7 @@ ErrnoOr<uint64_t> MkNodAt(Task& task, int dirfd, UserPtr<const char> path, uint3
   }
   VfsContext ctx = ContextOf(task);
   // The call takes the kernel's 32-bit encoding, which is the low half of the C library's for what fits in it.
-  NewNode node{.mode = type | (mode & 07777 & ~task.fs().umask()), .rdev = dev};
+  NewNode node{.mode = type | (mode & 07777), .rdev = dev, .umask = task.fs().umask()};
   TRY(MakeAt(ctx, TRY(StartOf(task, dirfd, name)), name, std::move(node)));
   return uint64_t{0};
 }

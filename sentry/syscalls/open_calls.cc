@@ -26,7 +26,8 @@ ErrnoOr<uint64_t> OpenCommon(Task& task, int dirfd, const std::string& path, Ope
   bool tmpfile = (how.flags & O_TMPFILE) == O_TMPFILE;
   if ((how.flags & O_CREAT) != 0 && (how.flags & O_DIRECTORY) != 0) return Errno(EINVAL);
   if ((how.flags & (O_TMPFILE & ~O_DIRECTORY)) != 0 && !tmpfile) return Errno(EINVAL);
-  if ((how.flags & O_CREAT) != 0 || tmpfile) how.mode = how.mode & 07777 & ~task.fs().umask();
+  if ((how.flags & O_CREAT) != 0 || tmpfile) how.mode &= 07777;
+  how.umask = task.fs().umask();
   VfsPath start = TRY(StartOf(task, dirfd, path));
   VfsContext ctx = ContextOf(task);
   RefPtr<File> file = TRY(OpenPath(ctx, start, path, how));

@@ -10,6 +10,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
+#include "sentry/vfs/acl.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/notify.h"
@@ -66,6 +67,28 @@ ErrnoOr<void> CheckName(Task& task, const VfsPath& place, std::string_view name,
   return CheckPermission(task.creds(), inode, write ? kMayWrite : kMayRead);
 }
 
+// Access control lists: do_get_acl(), do_set_acl() and vfs_remove_acl().
+ErrnoOr<std::string> GetAclBytes(Task& task, const Inode& inode, std::string_view name) {
+  if (!inode.takes_acls()) return Errno(EOPNOTSUPP);
+  const Acl* acl = name == kAccessAcl ? inode.acl() : inode.default_acl();
+  if (acl == nullptr) return Errno(ENODATA);
+  return acl->Bytes(task.creds().user_ns.get());
+}
+
+// `bytes`: null to take it away.
+ErrnoOr<uint64_t> ChangeAcl(Task& task, const VfsPath& place, std::string_view name, const std::string* bytes) {
+  Inode& inode = *place.inode();
+  std::optional<Acl> acl;
+  if (bytes != nullptr && !bytes->empty()) acl = TRY(Acl::Parse(*bytes, task.creds().user_ns.get()));
+  if (place.mount->read_only()) return Errno(EROFS);
+  if (!inode.takes_acls()) return Errno(EOPNOTSUPP);
+  TRY(CheckOwner(task.creds(), inode));
+  if (name == kDefaultAcl && !inode.IsDir()) return acl ? ErrnoOr<uint64_t>(Errno(EACCES)) : ErrnoOr<uint64_t>(uint64_t{0});
+  TRY(SetAcl(ContextOf(task), inode, name, std::move(acl)));
+  NotifyEntry(*place.dentry, IN_ATTRIB);
+  return uint64_t{0};
+}
+
 ErrnoOr<uint64_t> CopyOutSized(Task& task, uint64_t address, uint64_t size, const std::string& bytes) {
   if (size == 0) return uint64_t{bytes.size()};
   if (bytes.size() > size) return Errno(ERANGE);
@@ -75,6 +98,7 @@ ErrnoOr<uint64_t> CopyOutSized(Task& task, uint64_t address, uint64_t size, cons
 
 ErrnoOr<uint64_t> Get(Task& task, const VfsPath& place, UserPtr<const char> name_p, UserPtr<void> value, uint64_t size) {
   std::string name = TRY(CopyInName(task, name_p));
+  if (IsAclName(name)) return CopyOutSized(task, value.address(), size, TRY(GetAclBytes(task, *place.inode(), name)));
   TRY(CheckForm(name, nullptr));
   TRY(CheckName(task, place, name, false));
   return CopyOutSized(task, value.address(), size, TRY(place.inode()->GetXattr(name)));
@@ -86,6 +110,7 @@ ErrnoOr<uint64_t> Set(Task& task, const VfsPath& place, UserPtr<const char> name
   if (size > kSizeMax) return Errno(E2BIG);
   std::string bytes(size, '\0');
   TRY(task.CopyInBytes(value.address(), bytes.data(), size));
+  if (IsAclName(name)) return ChangeAcl(task, place, name, &bytes);
   TRY(CheckForm(name, &bytes));
   TRY(CheckName(task, place, name, true));
   TRY(place.inode()->SetXattr(name, bytes, flags));
@@ -105,6 +130,7 @@ ErrnoOr<uint64_t> List(Task& task, const VfsPath& place, UserPtr<char> out, uint
 
 ErrnoOr<uint64_t> Remove(Task& task, const VfsPath& place, UserPtr<const char> name_p) {
   std::string name = TRY(CopyInName(task, name_p));
+  if (IsAclName(name)) return ChangeAcl(task, place, name, nullptr);
   TRY(CheckForm(name, nullptr));
   TRY(CheckName(task, place, name, true));
   TRY(place.inode()->RemoveXattr(name));
@@ -210,7 +236,7 @@ constexpr uint64_t kSetXattrAt = 463, kGetXattrAt = 464, kListXattrAt = 465, kRe
 }  // namespace
 
 void RegisterXattrCalls(SyscallTable& table) {
-  constexpr const char* kNote = "no POSIX access control lists";
+  constexpr const char* kNote = "no POSIX access control lists on bind mounts and roots that are written through";
   table.Set(SYS_getxattr, Partial<&GetXattr>(kNote));
   table.Set(SYS_lgetxattr, Partial<&LGetXattr>(kNote));
   table.Set(SYS_fgetxattr, Partial<&FGetXattr>(kNote));

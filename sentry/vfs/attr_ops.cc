@@ -3,6 +3,7 @@
 #include <sys/inotify.h>
 
 #include "sentry/kernel/credentials.h"
+#include "sentry/vfs/acl.h"
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/restrict.h"
@@ -26,6 +27,11 @@ ErrnoOr<void> ChmodPlace(const VfsContext& ctx, const VfsPath& place, uint32_t m
   if ((mode & S_ISGID) != 0 && !ctx.creds->InGroup(inode.attr().gid) && !ctx.creds->HasOver(inode.attr().uid, inode.attr().gid, CAP_FSETID))
     mode &= ~S_ISGID;
   TRY(inode.SetAttr(ctx, {.mode = mode}));
+  if (const Acl* acl = inode.acl(); acl != nullptr) {
+    Acl changed = *acl;
+    changed.SetMode(mode);
+    TRY(inode.SetXattr(kAccessAcl, changed.Bytes(nullptr), 0));
+  }
   NotifyEntry(*place.dentry, IN_ATTRIB);
   return Ok();
 }

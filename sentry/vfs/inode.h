@@ -27,6 +27,7 @@
 
 namespace amber {
 
+class Acl;         // sentry/vfs/acl.h
 class FileLocks;   // sentry/vfs/file_lock.h
 class FileSystem;  // sentry/vfs/file_system.h
 class FsContext;
@@ -75,6 +76,7 @@ struct NewNode {
   uint32_t gid = 0;
   uint64_t rdev = 0;
   std::string target;  // of a symbolic link
+  uint32_t umask = 0;  // still to be applied to `mode`, unless the directory has a default access control list
 };
 
 struct DirEnt {
@@ -182,6 +184,11 @@ class Inode : public RefCounted<Inode>, public state::Saveable {
   virtual ErrnoOr<void> SetXattr(std::string_view name, std::string_view value, int flags);
   virtual ErrnoOr<std::vector<std::string>> ListXattr();
   virtual ErrnoOr<void> RemoveXattr(std::string_view name);
+
+  // POSIX access control lists, which are set and read as extended attributes (acl.h): whether it may have some; null if it has none.
+  virtual bool takes_acls() const { return false; }
+  virtual const Acl* acl() const { return nullptr; }
+  virtual const Acl* default_acl() const { return nullptr; }
 
   // fcntl seals (F_SEAL_*); -1 where the file has none.
   virtual int seals() const { return -1; }

@@ -4,6 +4,7 @@
 #include <sys/inotify.h>
 
 #include "sentry/kernel/credentials.h"
+#include "sentry/vfs/acl.h"
 #include "sentry/vfs/directory_file.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/notify.h"
@@ -52,9 +53,11 @@ ErrnoOr<RefPtr<File>> OpenUnnamed(const VfsContext& ctx, const VfsPath& start, s
   if ((how.flags & O_ACCMODE) == O_RDONLY) return Errno(EINVAL);
   VfsPath dir = TRY(ResolvePlace(ctx, start, path, how.walk | kFollowLast | kMustBeDir, ENOTDIR));
   TRY(CheckPermission(*ctx.creds, dir, kMayWrite | kMayExec));
-  NewNode node{.mode = S_IFREG | (how.mode & 07777), .uid = ctx.creds->fsuid, .gid = ctx.creds->fsgid};
+  NewNode node{.mode = S_IFREG | (how.mode & 07777), .uid = ctx.creds->fsuid, .gid = ctx.creds->fsgid, .umask = how.umask};
   if ((dir.inode()->attr().mode & S_ISGID) != 0) node.gid = dir.inode()->attr().gid;
+  InheritedAcl acl = InheritAcl(*dir.inode(), &node);
   RefPtr<Inode> inode = TRY(dir.inode()->MakeUnnamed(ctx, node));
+  TRY(AdoptAcl(acl, *inode));
   std::string name = "#" + std::to_string(inode->ino());
   auto dentry = MakeRef<Dentry>(&inode->fs(), dir.dentry, name, inode);
   dentry->Drop(true);
@@ -68,7 +71,7 @@ ErrnoOr<RefPtr<File>> OpenOrCreate(const VfsContext& ctx, const ResolvedParent& 
   RefPtr<Dentry> child = TRY(LookupChild(ctx, p.dir, p.name));
   if (child->negative()) {
     CreateIntent intent(how.flags);
-    TRY(MakeChild(ctx, p.dir, *child, {.mode = S_IFREG | (how.mode & 07777)}));
+    TRY(MakeChild(ctx, p.dir, *child, {.mode = S_IFREG | (how.mode & 07777), .umask = how.umask}));
     TRY(CheckOpenRights(ctx, {p.dir.mount, child}, how.flags));
     return OpenInode(ctx, {p.dir.mount, std::move(child)}, how.flags);
   }

@@ -13,8 +13,9 @@ namespace amber {
 
 struct OpenHow {
   int flags = 0;      // O_*
-  uint32_t mode = 0;  // for O_CREAT and O_TMPFILE; the umask is applied
+  uint32_t mode = 0;  // for O_CREAT and O_TMPFILE
   uint32_t walk = 0;  // restrictions of openat2: WalkFlag
+  uint32_t umask = 0;
 };
 
 // May return kBlocked (a fifo waits for its other end).

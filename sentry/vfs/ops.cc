@@ -5,6 +5,7 @@
 #include <sys/inotify.h>
 
 #include "sentry/kernel/credentials.h"
+#include "sentry/vfs/acl.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/restrict.h"
@@ -54,7 +55,9 @@ ErrnoOr<void> MakeChild(const VfsContext& ctx, const VfsPath& dir, Dentry& name,
   TRY(MayCreate(ctx, dir));
   TRY(CheckRights(ctx, dir, MakeRight(node.mode)));
   SetOwner(ctx, *dir.inode(), &node);
+  InheritedAcl acl = InheritAcl(*dir.inode(), &node);
   name.set_inode(TRY(dir.inode()->Make(ctx, name.name(), node)));
+  TRY(AdoptAcl(acl, *name.inode()));
   NotifyCreated(*dir.inode(), name);
   return Ok();
 }

@@ -1,6 +1,7 @@
 #include <linux/capability.h>
 
 #include "sentry/kernel/credentials.h"
+#include "sentry/vfs/acl.h"
 #include "sentry/vfs/path.h"
 #include "sentry/vfs/served.h"
 
@@ -12,6 +13,10 @@ ErrnoOr<void> CheckModeBits(const Credentials& creds, const Inode& inode, int ma
   uint32_t bits = a.mode;
   if (creds.fsuid == a.uid) {
     bits >>= 6;
+  } else if (const Acl* acl = (bits & 070) != 0 ? inode.acl() : nullptr; acl != nullptr) {
+    // Only the owner's bits count where there is a list.
+    if (acl->Permits(creds, a.uid, a.gid, may & 7)) return Ok();
+    bits = 0;
   } else if (creds.InGroup(a.gid)) {
     bits >>= 3;
   }

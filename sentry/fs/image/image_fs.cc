@@ -173,6 +173,21 @@ ErrnoOr<MapSource> ImageInode::MapContents(bool write) {
   return MapSource{.fd = image().source_->fd(), .offset = node_.data, .rest_fd = copy_.get(), .rest_from = from};
 }
 
+const ImageInode::AclPair& ImageInode::Acls() const {
+  static const AclPair none;
+  if (node_.xattr_size == 0) return none;
+  if (acls_ != nullptr) return *acls_;
+  acls_ = std::make_unique<AclPair>();
+  auto xattrs = image().source_->Xattrs(node_);
+  if (!xattrs.ok()) return *acls_;
+  for (size_t i = 0; i < 2; ++i) {
+    auto it = xattrs->find(i == 0 ? kAccessAcl : kDefaultAcl);
+    auto list = it != xattrs->end() ? Acl::Parse(it->second, nullptr) : std::optional<Acl>();
+    if (list.ok() && *list) (*acls_)[i] = std::make_unique<Acl>(**std::move(list));
+  }
+  return *acls_;
+}
+
 ErrnoOr<std::string> ImageInode::GetXattr(std::string_view name) {
   XattrMap xattrs = TRY(image().source_->Xattrs(node_));
   auto it = xattrs.find(name);

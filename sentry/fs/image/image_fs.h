@@ -1,6 +1,7 @@
 // The file system over an ImageSource. Read-only. Kernel lock.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <list>
 #include <memory>
@@ -8,6 +9,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "sentry/fs/image/image_source.h"
+#include "sentry/vfs/acl.h"
 #include "sentry/vfs/file_system.h"
 
 namespace amber {
@@ -31,6 +33,9 @@ class ImageInode final : public Inode {
   ErrnoOr<MapSource> MapContents(bool write) override;
   uint64_t map_seam() const override;
 
+  bool takes_acls() const override { return !IsSymlink(); }
+  const Acl* acl() const override { return Acls()[0].get(); }
+  const Acl* default_acl() const override { return Acls()[1].get(); }
   ErrnoOr<std::string> GetXattr(std::string_view name) override;
   ErrnoOr<void> SetXattr(std::string_view, std::string_view, int) override { return Errno(EROFS); }
   ErrnoOr<std::vector<std::string>> ListXattr() override;
@@ -48,9 +53,12 @@ class ImageInode final : public Inode {
   // Where the memfd's part of the file begins.
   uint64_t copied_from() const;
   ErrnoOr<void> NeedCopy();
+  using AclPair = std::array<std::unique_ptr<Acl>, 2>;  // access, default
+  const AclPair& Acls() const;
 
   ImageNode node_;
-  UniqueFd copy_;  // the contents from copied_from() on, once something was mapped
+  mutable std::unique_ptr<AclPair> acls_;  // read when first asked for
+  UniqueFd copy_;                          // the contents from copied_from() on, once something was mapped
   int open_ = 0;
   bool entered_ = false;  // is in the file system's table
   bool idle_ = false;     // is in the file system's idle list

@@ -376,6 +376,7 @@ absl::Status TarSource::AddMember(const Header& h, const Extended& extended, con
     a.rdev = makedev(static_cast<unsigned>(*major), static_cast<unsigned>(*minor));
   }
   n.xattrs = extended.xattrs;
+  n.node.xattr_size = static_cast<uint32_t>(n.xattrs.size());
   for (const auto& [key, value] : n.xattrs) xattr_bytes_ += key.size() + value.size();
   if (xattr_bytes_ > kMaxXattrBytes) return Malformed(at_, "too many extended attributes");
   return absl::OkStatus();

@@ -48,6 +48,9 @@ class OverlayInode final : public Inode {
   ErrnoOr<RefPtr<Inode>> DataInode(const VfsContext& ctx, bool write) override;
   ErrnoOr<void> Sync(bool data_only) override { return real().Sync(data_only); }
 
+  bool takes_acls() const override { return !IsSymlink(); }
+  const Acl* acl() const override { return real().acl(); }
+  const Acl* default_acl() const override { return real().default_acl(); }
   ErrnoOr<std::string> GetXattr(std::string_view name) override;
   ErrnoOr<void> SetXattr(std::string_view name, std::string_view value, int flags) override;
   ErrnoOr<std::vector<std::string>> ListXattr() override;

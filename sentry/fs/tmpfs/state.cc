@@ -57,7 +57,10 @@ bool TmpfsInode::Load(state::Loader& loader, std::string_view bytes) {
     children_[c.name()] = std::move(child);
   }
   target_ = m.target();
-  for (const auto& x : m.xattrs()) xattrs_[x.name()] = x.value();
+  for (const auto& x : m.xattrs()) {
+    xattrs_[x.name()] = x.value();
+    if (!ReadAcl(x.name()).ok()) return loader.Fail("an access control list is malformed");
+  }
   small_ = m.small();
   if (small_.size() > attr_.size) return loader.Fail("a tmpfs file is larger than its size");
   seals_ = m.seals() - 1;

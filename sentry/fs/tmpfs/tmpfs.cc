@@ -213,6 +213,21 @@ ErrnoOr<void> TmpfsInode::SetXattr(std::string_view name, std::string_view value
   if (total > 256 * 1024) return Errno(ENOSPC);
   xattrs_[std::string(name)] = value;
   attr_.ctime = FileTimeNow();
+  return ReadAcl(name);
+}
+
+ErrnoOr<void> TmpfsInode::ReadAcl(std::string_view name) {
+  if (!IsAclName(name)) return Ok();
+  auto& list = name == kAccessAcl ? acl_ : default_acl_;
+  list.reset();
+  auto it = xattrs_.find(name);
+  if (it == xattrs_.end()) return Ok();
+  auto parsed = Acl::Parse(it->second, nullptr);
+  if (!parsed.ok() || !*parsed) {
+    xattrs_.erase(it);
+    return parsed.ok() ? Ok() : ErrnoOr<void>(parsed.error());
+  }
+  list = std::make_unique<Acl>(**std::move(parsed));
   return Ok();
 }
 
@@ -227,7 +242,7 @@ ErrnoOr<void> TmpfsInode::RemoveXattr(std::string_view name) {
   if (it == xattrs_.end()) return Errno(ENODATA);
   xattrs_.erase(it);
   attr_.ctime = FileTimeNow();
-  return Ok();
+  return ReadAcl(name);
 }
 
 TmpfsFileSystem::TmpfsFileSystem(const Options& options) : options_(options) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "sentry/base/unique_fd.h"
+#include "sentry/vfs/acl.h"
 #include "sentry/vfs/file_system.h"
 #include "sentry/vfs/inode.h"
 
@@ -52,6 +53,10 @@ class TmpfsInode final : public Inode {
   ErrnoOr<std::vector<std::string>> ListXattr() override;
   ErrnoOr<void> RemoveXattr(std::string_view name) override;
 
+  bool takes_acls() const override { return !IsSymlink(); }
+  const Acl* acl() const override { return acl_.get(); }
+  const Acl* default_acl() const override { return default_acl_.get(); }
+
   int seals() const override { return seals_; }
   ErrnoOr<void> AddSeals(int seals) override;
   void AllowSeals(int initial) { seals_ = initial; }
@@ -74,6 +79,8 @@ class TmpfsInode final : public Inode {
   void DropCapabilities() {
     if (!xattrs_.empty()) xattrs_.erase("security.capability");
   }
+  // After a change of an extended attribute. EINVAL if it is a list's name and the value is none.
+  ErrnoOr<void> ReadAcl(std::string_view name);
   // Makes the memfd, with the string's bytes in it.
   ErrnoOr<void> NeedMemFd();
   // Puts the bytes back into the string, if they are few and nobody has the file open.
@@ -85,6 +92,7 @@ class TmpfsInode final : public Inode {
   std::map<std::string, RefPtr<TmpfsInode>, std::less<>> children_;
   std::string target_;
   std::map<std::string, std::string, std::less<>> xattrs_;
+  std::unique_ptr<Acl> acl_, default_acl_;  // what the extended attributes of their names say
   UniqueFd memfd_;
   std::string small_;       // the contents while there is no memfd; may be shorter than the size
   uint64_t accounted_ = 0;  // bytes

@@ -24,7 +24,8 @@ class BoundSocket final : public SpecialState {
 ErrnoOr<std::unique_ptr<VfsPath>> MakeSocketInode(Task& task, const std::string& path) {
   VfsContext ctx = ContextOf(task);
   NewNode node;
-  node.mode = S_IFSOCK | (0777 & ~task.fs().umask());
+  node.mode = S_IFSOCK | 0777;
+  node.umask = task.fs().umask();
   auto made = MakeAt(ctx, task.fs().cwd(), path, node);
   if (made.Is(EEXIST)) return Errno(EADDRINUSE);
   if (!made.ok()) return made.error();
