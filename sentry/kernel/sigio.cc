@@ -22,6 +22,7 @@ void FillBand(uint32_t events, siginfo_t* out) {
   constexpr Band kBands[] = {
       {POLLHUP, POLL_HUP, POLLHUP | POLLERR},
       {POLLERR, POLL_ERR, POLLERR},
+      {POLLMSG, POLL_MSG, POLLIN | POLLRDNORM | POLLMSG},
       {POLLPRI, POLL_PRI, POLLPRI | POLLRDBAND},
       {POLLIN | POLLRDNORM, POLL_IN, POLLIN | POLLRDNORM},
       {POLLOUT | POLLWRNORM, POLL_OUT, POLLOUT | POLLWRNORM | POLLWRBAND},
@@ -159,6 +160,7 @@ bool SigioOwner::Load(state::Loader& loader, File& file, const std::string& byte
   SigioOwner& owner = *Of(file, true);
   owner.target_ = {loader.GetRef<PidNamespace>(m.pids()), static_cast<Kind>(m.kind()), m.id(), m.uid(), m.euid()};
   owner.signo_ = m.signo();
+  owner.fd_ = m.fd();
   if ((file.flags() & O_ASYNC) != 0) owner.Arm(file, m.fd());
   return true;
 }

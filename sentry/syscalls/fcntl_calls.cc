@@ -14,6 +14,7 @@
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/file_lock.h"
+#include "sentry/vfs/lease.h"
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/path.h"
 #include "sentry/vfs/restrict.h"
@@ -238,7 +239,8 @@ ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
     case kOwnerUids:
     case F_SETSIG:
     case F_GETSIG: return OwnerCommand(task, *file, command, argument);
-    case F_GETLEASE: return uint64_t{F_UNLCK};
+    case F_GETLEASE: return static_cast<uint64_t>(GetLease(task, *file));
+    case F_SETLEASE: TRY(SetLease(task, *file, fd, static_cast<int>(argument))); return uint64_t{0};
     case F_GETPIPE_SZ:
     case F_SETPIPE_SZ: {
       auto answer = file->Fcntl(task, command, argument);
@@ -295,7 +297,7 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
 }  // namespace
 
 void RegisterFcntlCalls(SyscallTable& table) {
-  table.Set(SYS_fcntl, Partial<&Fcntl>("no leases, no directory notification"));
+  table.Set(SYS_fcntl, Partial<&Fcntl>("no directory notification"));
   table.Set(SYS_flock, Full<&Flock>());
   table.Set(SYS_ioctl, Full<&Ioctl>());
 }

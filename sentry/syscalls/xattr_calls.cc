@@ -14,6 +14,7 @@
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/notify.h"
+#include "sentry/vfs/ops.h"
 
 namespace amber {
 namespace {

@@ -1,9 +1,11 @@
 // chmod, chown, utimes and truncate: fs/attr.c, fs/open.c.
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/inotify.h>
 
 #include "sentry/kernel/credentials.h"
 #include "sentry/vfs/acl.h"
+#include "sentry/vfs/lease.h"
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/restrict.h"
@@ -81,6 +83,7 @@ ErrnoOr<void> TruncatePlace(const VfsContext& ctx, const VfsPath& place, uint64_
   TRY(CheckPermission(*ctx.creds, place, kMayWrite));
   if (inode.deny_write > 0) return Errno(ETXTBSY);
   TRY(CheckRights(ctx, place, file_right::kTruncate));
+  TRY(BreakLeases(ctx, inode, O_WRONLY));
   TRY(TruncateInode(ctx, inode, size));
   NotifyEntry(*place.dentry, IN_MODIFY);
   return Ok();

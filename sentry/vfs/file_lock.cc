@@ -16,6 +16,9 @@ bool Overlap(const FileLock& a, const FileLock& b) { return a.start <= b.end && 
 bool SameSpace(const FileLock& a, const FileLock& b) { return (a.kind == LockKind::kFlock) == (b.kind == LockKind::kFlock); }
 bool SameOwner(const FileLock& a, const FileLock& b) { return a.owner == b.owner && a.kind == b.kind; }
 
+// Beside the values of LockKind in an image: a lease; `start` is how it is being broken, `end` until when.
+constexpr uint32_t kLease = 4;
+
 }  // namespace
 
 const FileLock* FileLocks::Conflict(const FileLock& lock) const {
@@ -72,7 +75,9 @@ void FileLocks::Release(const FileLock& lock) {
 }
 
 void FileLocks::ReleaseAll(const state::Saveable* owner) {
-  if (std::erase_if(locks_, [&](const FileLock& held) { return held.owner == owner; }) > 0) queue_.Notify(POLLIN);
+  size_t gone = std::erase_if(locks_, [&](const FileLock& held) { return held.owner == owner; });
+  gone += std::erase_if(leases_, [&](const Lease& held) { return static_cast<const state::Saveable*>(held.owner) == owner; });
+  if (gone > 0) queue_.Notify(POLLIN);
 }
 
 void FileLocks::Save(state::Saver& saver, vfs_state::Inode* out) const {
@@ -85,10 +90,24 @@ void FileLocks::Save(state::Saver& saver, vfs_state::Inode* out) const {
     m->set_owner(saver.Ref(l.owner));
     m->set_pid(l.pid);
   }
+  for (const Lease& l : leases_) {
+    auto* m = out->add_locks();
+    m->set_kind(kLease);
+    m->set_type(l.write ? F_WRLCK : F_RDLCK);
+    m->set_start(l.breaking);
+    m->set_end(static_cast<uint64_t>(l.deadline));
+    m->set_owner(saver.Ref(static_cast<const state::Saveable*>(l.owner)));
+  }
 }
 
 bool FileLocks::Load(state::Loader& loader, const vfs_state::Inode& m) {
   for (const auto& l : m.locks()) {
+    if (l.kind() == kLease) {
+      File* owner = loader.Get<File>(l.owner());
+      if (owner == nullptr || l.start() > Lease::kToNone) return loader.Fail("a lease makes no sense");
+      leases_.push_back({owner, l.type() == F_WRLCK, static_cast<Lease::Breaking>(l.start()), static_cast<int64_t>(l.end())});
+      continue;
+    }
     if (l.kind() < 1 || l.kind() > 3 || l.end() < l.start()) return loader.Fail("a file lock makes no sense");
     auto kind = static_cast<LockKind>(l.kind());
     const state::Saveable* owner = kind == LockKind::kPosix ? static_cast<const state::Saveable*>(loader.Get<FdTable>(l.owner()))

@@ -12,6 +12,7 @@
 #include "checkpoint/state.h"
 #include "sentry/base/errno_or.h"
 #include "sentry/kernel/wait_queue.h"
+#include "sentry/vfs/lease.h"
 
 namespace amber {
 
@@ -43,6 +44,7 @@ class FileLocks {
   bool empty() const { return locks_.empty(); }
   const std::vector<FileLock>& all() const { return locks_; }
   WaitQueue& queue() { return queue_; }
+  std::vector<Lease>& leases() { return leases_; }
 
   void Save(state::Saver& saver, vfs_state::Inode* out) const;
   bool Load(state::Loader& loader, const vfs_state::Inode& m);
@@ -52,6 +54,7 @@ class FileLocks {
   bool Cut(const FileLock& range);
 
   std::vector<FileLock> locks_;  // sorted by start
+  std::vector<Lease> leases_;
   WaitQueue queue_;
 };
 

@@ -7,6 +7,7 @@
 #include "sentry/vfs/acl.h"
 #include "sentry/vfs/directory_file.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/lease.h"
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/regular_file.h"
@@ -127,6 +128,7 @@ ErrnoOr<RefPtr<File>> OpenPlace(const VfsContext& ctx, const VfsPath& path, int 
   if ((flags & O_NOATIME) != 0) TRY(CheckOwner(*ctx.creds, inode));
   if (inode.IsRegular() && (may & kMayWrite) != 0 && inode.deny_write > 0) return Errno(ETXTBSY);
   TRY(CheckOpenRights(ctx, path, flags));
+  if (inode.IsRegular()) TRY(BreakLeases(ctx, inode, flags));
   bool truncate = (flags & O_TRUNC) != 0 && inode.IsRegular();
   if (truncate) {
     TRY(CheckRights(ctx, path, file_right::kTruncate));

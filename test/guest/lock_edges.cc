@@ -306,6 +306,52 @@ GUEST_TEST(Lease, BreakingSignalsTheHolder) {
   EXPECT_OK(open(f.path, O_WRONLY | O_NONBLOCK));
 }
 
+GUEST_TEST(Lease, OpeningWaitsForTheHolder) {
+  LockFile f;
+  const int fd = f.Open(O_RDONLY);
+  CountSignals(SIGRTMIN);
+  MUST(fcntl(fd, F_SETSIG, SIGRTMIN));
+  if (fcntl(fd, F_SETLEASE, F_WRLCK) < 0 && errno == EAGAIN) Skip("no leases on this file system");
+  const pid_t child = Fork([&] { close(MUST(open(f.path, O_RDONLY))); });
+  AwaitAsleep(child);
+  EXPECT_EQ(SignalCount(), 1);
+  EXPECT_EQ(LastSignal().si_fd, fd);
+  EXPECT_EQ(LastSignal().si_code, POLL_MSG);
+  EXPECT_EQ(fcntl(fd, F_GETLEASE), F_RDLCK);  // What it is to become.
+  CheckpointHere();
+  AwaitAsleep(child);
+  EXPECT_OK(fcntl(fd, F_SETLEASE, F_RDLCK));
+  JOIN_OK(child);
+  EXPECT_EQ(fcntl(fd, F_GETLEASE), F_RDLCK);
+  // Readers do not break one of a reader; who truncates does.
+  EXPECT_OK(open(f.path, O_RDONLY | O_NONBLOCK));
+  const pid_t truncater = Fork([&] { MUST(truncate(f.path, 0)); });
+  AwaitAsleep(truncater);
+  EXPECT_EQ(fcntl(fd, F_GETLEASE), F_UNLCK);
+  close(fd);  // With the open file goes the lease.
+  JOIN_OK(truncater);
+}
+
+GUEST_TEST(Lease, WhoMayHaveOne) {
+  LockFile f;
+  const int reader = f.Open(O_RDONLY);
+  if (fcntl(reader, F_SETLEASE, F_RDLCK) < 0 && errno == EAGAIN) Skip("no leases on this file system");
+  MUST(fcntl(reader, F_SETLEASE, F_UNLCK));
+  const int writer = f.Open(O_RDWR);
+  EXPECT_ERRNO(fcntl(reader, F_SETLEASE, F_RDLCK), EAGAIN);
+  EXPECT_ERRNO(fcntl(writer, F_SETLEASE, F_WRLCK), EAGAIN);  // It is open elsewhere.
+  close(reader);
+  EXPECT_OK(fcntl(writer, F_SETLEASE, F_WRLCK));
+  Pipe pipe;
+  EXPECT_ERRNO(fcntl(pipe.r, F_SETLEASE, F_RDLCK), EINVAL);
+  const int directory = MUST(open("/", O_RDONLY));
+  EXPECT_ERRNO(fcntl(directory, F_SETLEASE, F_RDLCK), EINVAL);
+  char text[8] = {};
+  const int limit = MUST(open("/proc/sys/fs/lease-break-time", O_RDONLY));
+  MUST(read(limit, text, sizeof(text) - 1));
+  EXPECT_STREQ(text, "45\n");
+}
+
 GUEST_TEST(DirectoryNotification, TellsByASignal) {
   TempDir dir;
   const int fd = MUST(open(dir.path(), O_RDONLY));

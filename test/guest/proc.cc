@@ -1,6 +1,7 @@
 // /proc as programs read it.
 #include <dirent.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/sysinfo.h>
 #include <sys/vfs.h>
@@ -392,4 +393,41 @@ GUEST_TEST(Proc, Smaps) {
   const char* rss = strstr(line, "Rss:");
   ASSERT_NE(rss, nullptr);
   EXPECT_GE(atoi(rss + 4), 32);
+}
+
+namespace {
+
+// What /proc/self/pagemap says of the page at `at`.
+uint64_t PageWord(int pagemap, const void* at) {
+  uint64_t word = 0;
+  EXPECT_EQ(pread(pagemap, &word, 8, static_cast<off_t>(reinterpret_cast<uintptr_t>(at) / kPage * 8)), 8);
+  return word;
+}
+
+}  // namespace
+
+GUEST_TEST(ProcPagemap, TellsWhatPagesAre) {
+  constexpr uint64_t kPresent = uint64_t{1} << 63, kSwapped = uint64_t{1} << 62, kFile = uint64_t{1} << 61;
+  constexpr uint64_t kKinds = kPresent | kSwapped | kFile;
+  const int pagemap = MUST(open("/proc/self/pagemap", O_RDONLY));
+  auto map = [](int flags, int fd) { return static_cast<char*>(mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, flags, fd, 0)); };
+  char* own = map(MAP_PRIVATE | MAP_ANONYMOUS, -1);
+  char* shared = map(MAP_SHARED | MAP_ANONYMOUS, -1);
+  own[0] = shared[0] = 'x';
+  CheckpointHere();
+  EXPECT_EQ(own[0] + shared[0], 2 * 'x');
+  EXPECT_EQ(PageWord(pagemap, own) & kKinds, kPresent);
+  EXPECT_EQ(PageWord(pagemap, own + kPage), 0u);
+  EXPECT_EQ(PageWord(pagemap, shared) & kKinds, kPresent | kFile);
+  uint64_t both[2];
+  EXPECT_EQ(pread(pagemap, both, 16, static_cast<off_t>(reinterpret_cast<uintptr_t>(own) / kPage * 8)), 16);
+  EXPECT_EQ(both[0] & kKinds, kPresent);
+  EXPECT_EQ(both[1], 0u);
+  MUST(madvise(own, kPage, MADV_DONTNEED));
+  EXPECT_EQ(PageWord(pagemap, own), 0u);
+  MUST(munmap(shared, 2 * kPage));
+  EXPECT_EQ(PageWord(pagemap, shared), 0u);
+  EXPECT_ERRNO(pread(pagemap, both, 8, 1), EINVAL);
+  EXPECT_ERRNO(pread(pagemap, both, 7, 0), EINVAL);
+  EXPECT_EQ(pread(pagemap, both, 8, static_cast<off_t>((uint64_t{1} << 47) / kPage * 8)), 0);
 }

@@ -283,6 +283,7 @@ constexpr ProcEntry kEntries[] = {
     {"oom_adj", kProcWritable, &OomAdj, &SetOomAdj},
     {"oom_score", kProcFile, &OomScore},
     {"oom_score_adj", kProcWritable, &OomScoreAdj, &SetOomScoreAdj},
+    {"pagemap", S_IFREG | 0400, &Empty, nullptr, true},  // proc_mem.h
     {"personality", kProcPrivate, &Personality, nullptr, true},
     {"projid_map", kProcWritable, &ProjectIdMap, &RefuseWrite},
     {"schedstat", kProcFile, &SchedStat},

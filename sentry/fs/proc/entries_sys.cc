@@ -73,6 +73,7 @@ AMBER_SYSCTL(k0, "0");
 AMBER_SYSCTL(k1, "1");
 AMBER_SYSCTL(k2, "2");
 AMBER_SYSCTL(k50, "50");
+AMBER_SYSCTL(k45, "45");
 AMBER_SYSCTL(k60, "60");
 AMBER_SYSCTL(k128, "128");
 AMBER_SYSCTL(k256, "256");
@@ -109,6 +110,7 @@ constexpr ProcEntry kEntries[] = {
     {"sys/fs/inotify/max_queued_events", kProcFile, &Fixed<k16384>},
     {"sys/fs/inotify/max_user_instances", kProcFile, &Fixed<k128>},
     {"sys/fs/inotify/max_user_watches", kProcFile, &Fixed<k65536>},
+    {"sys/fs/lease-break-time", kProcFile, &Fixed<k45>},
     {"sys/fs/mqueue/msg_max", kProcFile, &Fixed<k10>},
     {"sys/fs/mqueue/msgsize_max", kProcFile, &Fixed<k8192>},
     {"sys/fs/mqueue/queues_max", kProcFile, &Fixed<k256>},

@@ -343,6 +343,12 @@ ErrnoOr<RefPtr<File>> ProcInode::Open(const VfsContext& ctx, const VfsPath& path
     if (ctx.task != nullptr && !Tracing::MayAccess(*ctx.task, *target_)) return Errno(EACCES);
     return RefPtr<File>(MakeRef<ProcMemFile>(path, flags, RefPtr<MemoryManager>(&target_->mm())));
   }
+  if (entry_ != nullptr && path_ == "pagemap" && !global()) {
+    if (!target_->has_mm()) return Errno(ESRCH);
+    auto file = MakeRef<ProcMemFile>(path, flags, RefPtr<MemoryManager>(&target_->mm()));
+    file->set_pagemap();
+    return RefPtr<File>(std::move(file));
+  }
   return RefPtr<File>(MakeRef<ProcTextFile>(path, flags, ctx.creds));
 }
 

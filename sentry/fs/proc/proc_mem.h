@@ -1,4 +1,4 @@
-// /proc/PID/mem: the memory of a process as a file (fs/proc/base.c, mem_rw()).
+// /proc/PID/mem: the memory of a process as a file (fs/proc/base.c, mem_rw()); and /proc/PID/pagemap, what its pages are (fs/proc/task_mmu.c).
 //
 // Owned by descriptors, as any File. It goes on showing the memory that the process had when it was opened, though that executes another
 // program. Kernel lock.
@@ -29,11 +29,17 @@ class ProcMemFile final : public VfsFile {
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
 
+  // /proc/PID/pagemap instead.
+  void set_pagemap() { pagemap_ = true; }
+
  private:
   // The memory is still somebody's.
   bool Alive(const Task& reader) const;
 
+  ErrnoOr<size_t> ReadPagemap(Sink& sink, uint64_t offset) const;
+
   RefPtr<MemoryManager> mm_;
+  bool pagemap_ = false;
   uint64_t position_ = 0;
 };
 
