@@ -58,6 +58,25 @@
 #include "sentry/vfs/vfs_file.h"
 
 namespace amber::state {
+namespace {
+
+// Kinds that are named beside their classes, not in state.h.
+constexpr Kind kOthers[] = {kNvidiaFileKind, kMovedMemoryKind, kUserfaultFdKind, kFuseConnectionKind, kFuseRequestKind,
+                            kFuseHandleKind, kFuseInodeKind,   kFuseFileKind,    kFuseDeviceKind};
+constexpr bool AllDiffer() {
+  for (const Kind& a : kOthers) {
+    for (const Kind& b : kOthers) {
+      if (&a != &b && a == b) return false;
+    }
+    if (static_cast<int>(a) < 180) return false;  // those are state.h's
+  }
+  return true;
+}
+static_assert(AllDiffer());
+// Where state.h has its file systems, which are let go last.
+static_assert(kFuseFileSystemKind > Kind::kNsFileSystem && kFuseFileSystemKind < Kind::kImageFileSystem);
+
+}  // namespace
 
 Loader::Factory FactoryOf(Kind kind) {
   if (kind == kNvidiaFileKind) return &Loader::Make<NvidiaFile>;

@@ -28,7 +28,7 @@ class FuseConnection;
 class FuseFileSystem;
 class FuseInode;
 
-inline constexpr state::Kind kFuseConnectionKind{190}, kFuseRequestKind{191}, kFuseHandleKind{192}, kFuseFileSystemKind{193}, kFuseInodeKind{194},
+inline constexpr state::Kind kFuseConnectionKind{190}, kFuseRequestKind{191}, kFuseHandleKind{192}, kFuseFileSystemKind{51}, kFuseInodeKind{194},
     kFuseFileKind{195}, kFuseDeviceKind{196};
 
 // What the server calls an open file. The last reference sends RELEASE; requests that use it hold one.

@@ -25,7 +25,7 @@ namespace amber {
 class Kernel;
 class MemoryManager;
 
-inline constexpr state::Kind kUserfaultFdKind = static_cast<state::Kind>(190);
+inline constexpr state::Kind kUserfaultFdKind = static_cast<state::Kind>(185);
 
 class UserfaultFd final : public File, public UserfaultContext {
  public:
