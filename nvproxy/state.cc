@@ -51,7 +51,7 @@ std::vector<std::string> Proxy::CannotSave(OpenFile& file) {
   std::vector<std::string> out;
   {
     absl::MutexLock lock(&file.mu);
-    if (file.uvm_initialized) out.push_back("an open /dev/nvidia-uvm is in use");
+    if (file.uvm_initialized) out.push_back("process " + std::to_string(file.session().pid) + " uses /dev/nvidia-uvm");
     if (file.pending) out.push_back("a mapping of GPU memory is about to be made");
     if (file.exports) out.push_back("GPU memory was exported to a descriptor");
     if (file.attached) out.push_back("GPUs are attached to a descriptor");
