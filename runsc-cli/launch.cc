@@ -3,14 +3,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,7 +17,6 @@
 #include "absl/strings/str_cat.h"
 #include "gofer/client.h"
 #include "gofer/main.h"
-#include "nlohmann/json.hpp"
 #include "runsc-cli/cgroup.h"
 #include "runsc-cli/console.h"
 #include "runsc-cli/files.h"
@@ -41,11 +38,6 @@ constexpr uint32_t kFirstHostId = 0x70000000;
 constexpr uint32_t kHostIdMask = 0x07ffffff;
 
 absl::Status Failed(std::string_view what) { return absl::InternalError(absl::StrCat(what, ": ", strerrordesc_np(errno))); }
-
-// What a mount shows, as a path of the host's.
-std::string SourceOf(const Bundle& bundle, const MountSpec& mount) {
-  return mount.source[0] == '/' ? mount.source : absl::StrCat(bundle.directory, "/", mount.source);
-}
 
 UniqueFd PidFd(pid_t pid) { return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))); }
 
@@ -535,123 +527,6 @@ absl::StatusOr<Launched> Launch(const GlobalOptions& options, LaunchRequest requ
   if (absl::Status status = PrepareMounts(options, &request.bundle); !status.ok()) return status;
   for (const std::string& warning : request.bundle.warnings) options.report->Debug(warning);
   return Launcher(options, request).Run();
-}
-
-absl::Status RunPoststartHooks(const GlobalOptions& options, const State& state) {
-  if (state.bundle == "/") return absl::OkStatus();
-  absl::StatusOr<Bundle> bundle = LoadBundle(state.bundle);
-  if (!bundle.ok()) return absl::OkStatus();
-  absl::Status status = RunHooks(bundle->hooks.poststart, "poststart", OciState(state));
-  // The container runs: the specification wants a warning, not an end.
-  if (!status.ok()) options.report->Warning(std::string(status.message()));
-  return absl::OkStatus();
-}
-
-absl::Status PrepareMounts(const GlobalOptions& options, Bundle* bundle) {
-  ContainerSpec& spec = bundle->container;
-  if (options.overlay == "memory") spec.overlay = OverlayKind::kMemory;
-  if (options.overlay == "file") spec.overlay = OverlayKind::kFile;
-  if (options.overlay == "none") spec.overlay = OverlayKind::kNone;
-  int number = 0;
-  for (MountSpec& mount : spec.mounts) {
-    mount.image = mount.type == "erofs" || mount.type == "tar";
-    if (!mount.image && !IsBind(mount)) continue;
-    if (mount.source.empty()) return absl::InvalidArgumentError(absl::StrCat("the mount ", mount.destination, " names no file as its source"));
-    if (!mount.image) mount.type = "bind";
-    mount.attach = absl::StrCat("mount", number++);
-    std::string source = SourceOf(*bundle, mount);
-    if (access(source.c_str(), F_OK) != 0) {
-      return absl::NotFoundError(absl::StrCat("cannot show ", source, " at ", mount.destination, ": ", strerrordesc_np(errno)));
-    }
-  }
-  struct stat root;
-  if (stat(bundle->root.c_str(), &root) != 0) {
-    return absl::NotFoundError(absl::StrCat("the root file system ", bundle->root, ": ", strerrordesc_np(errno)));
-  }
-  spec.root_image = S_ISREG(root.st_mode);
-  // An image is never written: without another word its container writes to memory.
-  if (spec.root_image && options.overlay.empty() && spec.overlay == OverlayKind::kNone && !spec.root_read_only) spec.overlay = OverlayKind::kMemory;
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::vector<UniqueFd>> PreservedFds(uint32_t count) {
-  std::vector<UniqueFd> fds;
-  if (count > 100) return absl::InvalidArgumentError("--preserve-fds: at most 100");
-  for (uint32_t i = 0; i < count; ++i) {
-    UniqueFd fd(fcntl(static_cast<int>(3 + i), F_DUPFD_CLOEXEC, 100));
-    if (!fd.valid()) return absl::InvalidArgumentError(absl::StrCat("--preserve-fds: descriptor ", 3 + i, " is not open"));
-    fds.push_back(std::move(fd));
-  }
-  return fds;
-}
-
-control::Request MakeRequest(const std::string& container) {
-  control::Request request;
-  request.set_container(container);
-  return request;
-}
-
-absl::StatusOr<control::Client> ConnectTo(const GlobalOptions& options, const State& state) {
-  return control::Client::Connect(absl::StrCat(options.root, "/", state.sandbox_id, "/control.sock"));
-}
-
-absl::Status WritePidFile(const std::string& path, pid_t pid) {
-  // Renamed into place: engines read it as soon as it exists.
-  return WriteFileAtomically(path, absl::StrCat(pid));
-}
-
-std::string OciState(const State& state) {
-  std::string status = state.status == "creating" ? state.status : state.Status();
-  nlohmann::ordered_json out = {
-      {"ociVersion", "1.1.0"},  {"id", state.id},         {"status", status},         {"pid", status == "stopped" ? 0 : state.waiter.pid},
-      {"bundle", state.bundle}, {"rootfs", state.rootfs}, {"created", state.created}, {"annotations", state.annotations}};
-  return out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-}
-
-namespace {
-
-// False if it is still there after `milliseconds`.
-bool AwaitEnd(const ProcessRef& process, int milliseconds) {
-  if (!process.Alive()) return true;
-  UniqueFd pidfd = PidFd(process.pid);
-  if (!pidfd.valid()) return true;
-  pollfd p = {pidfd.get(), POLLIN, 0};
-  return poll(&p, 1, milliseconds) == 1;
-}
-
-void EndProcess(const ProcessRef& process, int patience_ms) {
-  if (AwaitEnd(process, patience_ms)) return;
-  if (process.Alive()) kill(process.pid, SIGKILL);
-  AwaitEnd(process, 5000);
-}
-
-}  // namespace
-
-absl::Status Destroy(const GlobalOptions& options, StateDir& dir, const State& state) {
-  bool owns_sandbox = state.sandbox_id == state.id;
-  if (state.sentry.Alive() && state.waiter.Alive()) {
-    absl::StatusOr<control::Client> client = ConnectTo(options, state);
-    if (client.ok()) {
-      control::Request destroy = MakeRequest(state.id);
-      destroy.mutable_destroy();
-      client->Call(destroy).IgnoreError();
-    }
-    EndProcess(state.waiter, 2000);
-  }
-  if (owns_sandbox) EndProcess(state.sentry, 2000);
-  EndProcess(state.gofer, 2000);
-  if (absl::Status status = RemoveCgroups(state.made_cgroups); !status.ok()) return status;
-  if (absl::Status status = dir.Remove(); !status.ok()) return status;
-  return RunHooks(state.poststop, "poststop", OciState(state));
-}
-
-void DestroyAfterForeground(const GlobalOptions& options, const State& state) {
-  absl::StatusOr<StateDir> dir = StateDir::OpenLocked(options.root, state.id);
-  absl::Status status = absl::IsNotFound(dir.status()) ? absl::OkStatus() : dir.ok() ? Destroy(options, *dir, state) : dir.status();
-  if (!status.ok()) options.report->Warning(std::string(status.message()));
-  // Sentry and gofer have ended: takes their exit statuses from the process table.
-  while (waitpid(-1, nullptr, WNOHANG) > 0) {
-  }
 }
 
 }  // namespace amber::cli

@@ -79,6 +79,9 @@ absl::Status WritePidFile(const std::string& path, pid_t pid);
 // The OCI state object, as `state` prints it and hooks read it.
 std::string OciState(const State& state);
 
+// What a bind mount or an image mount shows, as a path of the host's.
+std::string SourceOf(const Bundle& bundle, const MountSpec& mount);
+
 // Applies the options that concern the root: overlay and the attach names of bind mounts.
 absl::Status PrepareMounts(const GlobalOptions& options, Bundle* bundle);
 
