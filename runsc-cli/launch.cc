@@ -400,6 +400,11 @@ absl::Status Launcher::SendRequests() {
   d->set_file_systems(static_cast<uint32_t>(image_files_.size()));
   for (const UniqueFd& file : image_files_) fds.push_back(file.get());
   absl::Status status = client_->Send(request, fds);
+  if (absl::IsUnavailable(status)) {
+    // A sentry that has ended already has said why.
+    absl::Status why = client_->Receive().status();
+    if (!why.ok()) status = why;
+  }
   gofer_channels_.clear();
   waiter_stream_.reset();
   console_.reset();

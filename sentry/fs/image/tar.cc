@@ -191,6 +191,8 @@ class TarSource final : public ImageSource {
   absl::StatusOr<bool> NextHeader(Header* header);
   absl::StatusOr<std::string> ReadExtension(uint64_t size);
   absl::Status AddMember(const Header& h, const Extended& extended, const std::string& path, uint64_t size);
+  absl::Status Describe(TarNode& n, uint32_t type, const Header& h, const Extended& extended, const std::string& path, uint64_t size);
+  static std::string LinkOf(const Header& h, const Extended& extended) { return extended.link ? *extended.link : std::string(Text(h.link)); }
   // The directory that is to hold the last part of `path`, which goes to `name`; "" if it is the root itself. Makes what is missing.
   absl::StatusOr<uint64_t> ParentOf(std::string_view path, std::string_view* name);
   absl::StatusOr<uint64_t> Resolve(std::string_view path);
@@ -331,19 +333,13 @@ absl::Status TarSource::AddMember(const Header& h, const Extended& extended, con
   std::string_view name;
   absl::StatusOr<uint64_t> dir = ParentOf(path, &name);
   if (!dir.ok()) return dir.status();
-  std::string link = extended.link ? *extended.link : std::string(Text(h.link));
   if (type == 0) {
-    absl::StatusOr<uint64_t> target = Resolve(link);
+    absl::StatusOr<uint64_t> target = Resolve(LinkOf(h, extended));
     if (!target.ok()) return target.status();
     if (name.empty() || S_ISDIR(nodes_[*target - 1].node.attr.mode)) return Malformed(at_, absl::StrCat(path, " is a hard link to a directory"));
     nodes_[*dir - 1].children[std::string(name)] = *target;
     return absl::OkStatus();
   }
-  auto mode = Number(h.mode), uid = Number(h.uid), gid = Number(h.gid), mtime = Number(h.mtime), major = Number(h.major), minor = Number(h.minor);
-  if (extended.uid) uid = extended.uid;
-  if (extended.gid) gid = extended.gid;
-  if (!mode || !uid || !gid || *uid >= UINT32_MAX || *gid >= UINT32_MAX)
-    return Malformed(at_, absl::StrCat("mode or owner of ", path, " is malformed"));
   // A directory that is there already only changes its attributes.
   uint64_t id = name.empty() ? 1 : 0;
   auto& children = nodes_[*dir - 1].children;
@@ -354,7 +350,16 @@ absl::Status TarSource::AddMember(const Header& h, const Extended& extended, con
     id = NewNode(type).node.id;
     nodes_[*dir - 1].children[std::string(name)] = id;
   }
-  TarNode& n = nodes_[id - 1];
+  return Describe(nodes_[id - 1], type, h, extended, path, size);
+}
+
+absl::Status TarSource::Describe(TarNode& n, uint32_t type, const Header& h, const Extended& extended, const std::string& path, uint64_t size) {
+  auto mode = Number(h.mode), uid = Number(h.uid), gid = Number(h.gid), mtime = Number(h.mtime), major = Number(h.major), minor = Number(h.minor);
+  if (extended.uid) uid = extended.uid;
+  if (extended.gid) gid = extended.gid;
+  if (!mode || !uid || !gid || *uid >= UINT32_MAX || *gid >= UINT32_MAX) {
+    return Malformed(at_, absl::StrCat("mode or owner of ", path, " is malformed"));
+  }
   Attr& a = n.node.attr;
   a.mode = type | (*mode & 07777);
   a.uid = static_cast<uint32_t>(*uid);
@@ -367,6 +372,7 @@ absl::Status TarSource::AddMember(const Header& h, const Extended& extended, con
     n.node.data = at_ + kBlock;
   }
   if (type == S_IFLNK) {
+    std::string link = LinkOf(h, extended);
     if (link.empty() || link.size() >= kPathMax) return Malformed(at_, absl::StrCat("the symbolic link ", path, " leads nowhere"));
     n.target = std::move(link);
     a.size = n.target.size();
