@@ -77,6 +77,9 @@ class Client {
   uint32_t handle() const { return root_->handle; }
   const Session& session() const { return session_; }
   std::shared_ptr<OpenFile> file() const { return file_.lock(); }
+  // Neither takes a reference, which might be the file's last one and end it here: for use under the proxy's lock.
+  bool file_gone() const { return file_.expired(); }
+  bool MadeOn(const std::weak_ptr<const OpenFile>& file) const { return !file_.owner_before(file) && !file.owner_before(file_); }
   absl::Mutex& mu() { return mu_; }
 
   // With mu() held:

@@ -86,7 +86,7 @@ OpenFile::~OpenFile() { proxy_.OnFileGone(*this); }
 
 void Proxy::OnFileGone(OpenFile& file) {
   // The clients that were made on it end with it, as in the driver.
-  for (const auto& client : ClientsOf([&](const Client& c) { return c.file() == nullptr; })) {
+  for (const auto& client : ClientsOf([&](const Client& c) { return c.file_gone(); })) {
     ClientLock lock(client);
     // Another file that is being closed at this moment may have found it as well.
     if (client->dead()) continue;

@@ -56,7 +56,7 @@ std::vector<std::string> Proxy::CannotSave(OpenFile& file) {
     if (file.exports) out.push_back("GPU memory was exported to a descriptor");
     if (file.attached) out.push_back("GPUs are attached to a descriptor");
   }
-  for (const auto& client : ClientsOf([&](const Client& c) { return c.file().get() == &file; })) {
+  for (const auto& client : ClientsOf([&](const Client& c) { return c.MadeOn(file.weak_from_this()); })) {
     ClientLock lock(client);
     for (const auto& [handle, object] : client->objects()) {
       if (object->params || out.size() >= 8) continue;
@@ -106,7 +106,7 @@ std::string Proxy::SaveFile(OpenFile& file) {
     absl::MutexLock lock(&file.mu);
     if (file.linked != nullptr) out.set_linked(file.linked->id());
   }
-  for (const auto& client : ClientsOf([&](const Client& c) { return c.file().get() == &file; })) {
+  for (const auto& client : ClientsOf([&](const Client& c) { return c.MadeOn(file.weak_from_this()); })) {
     ClientLock lock(client);
     if (client->dead()) continue;
     auto* c = out.add_clients();
