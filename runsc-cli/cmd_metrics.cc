@@ -15,6 +15,9 @@
 namespace amber::cli {
 namespace {
 
+// One sandbox that does not answer does not keep the others' numbers back, s.
+constexpr int kPatience = 3;
+
 // A family of metrics with its samples; families come out in the order in which they were first used.
 class Exposition {
  public:
@@ -106,13 +109,13 @@ absl::StatusOr<int> Metrics(Context& context) {
     absl::StatusOr<State> state = StateDir::Read(context.options.root, id);
     if (!state.ok()) continue;  // it went meanwhile
     ++by_status[state->Status()];
-    absl::StatusOr<Stats> stats = ReadStats(context.options, *state);
+    absl::StatusOr<Stats> stats = ReadStats(context.options, *state, kPatience);
     if (!stats.ok()) continue;
     AddStats(*state, *stats, &out);
     if (state->id != state->sandbox_id) continue;
     control::Request request = MakeRequest(state->id);
     request.mutable_debug()->set_query("stats");
-    absl::StatusOr<control::Reply> reply = AskSandbox(context.options, *state, std::move(request));
+    absl::StatusOr<control::Reply> reply = AskSandbox(context.options, *state, std::move(request), kPatience);
     if (reply.ok()) AddCounters(*state, reply->text(), &out);
   }
   for (const auto& [status, count] : by_status) out.Add("sandbox_containers", "gauge", "Containers by their state.", {"status", status}, count);

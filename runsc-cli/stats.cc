@@ -1,5 +1,7 @@
 #include "runsc-cli/stats.h"
 
+#include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -37,17 +39,19 @@ std::string CgroupDirectory(const State& state, std::string_view controller, boo
 
 }  // namespace
 
-absl::StatusOr<control::Reply> AskSandbox(const GlobalOptions& options, const State& state, control::Request request) {
+absl::StatusOr<control::Reply> AskSandbox(const GlobalOptions& options, const State& state, control::Request request, int seconds) {
   if (state.Status() == "stopped") return absl::FailedPreconditionError("container not running");
   absl::StatusOr<control::Client> client = ConnectTo(options, state);
   if (!client.ok()) return client.status();
+  timeval limit{seconds, 0};
+  if (seconds > 0) setsockopt(client->fd(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
   return client->Call(request);
 }
 
-absl::StatusOr<Stats> ReadStats(const GlobalOptions& options, const State& state) {
+absl::StatusOr<Stats> ReadStats(const GlobalOptions& options, const State& state, int seconds) {
   control::Request request = MakeRequest(state.id);
   request.mutable_stats();
-  absl::StatusOr<control::Reply> reply = AskSandbox(options, state, std::move(request));
+  absl::StatusOr<control::Reply> reply = AskSandbox(options, state, std::move(request), seconds);
   if (!reply.ok()) return reply.status();
   Stats stats;
   stats.reply = std::move(*reply->mutable_stats());

@@ -8,7 +8,8 @@
 namespace amber::cli {
 
 // Sends a request to the sandbox that serves the container, and waits for the answer. FailedPrecondition if it does not run.
-absl::StatusOr<control::Reply> AskSandbox(const GlobalOptions& options, const State& state, control::Request request);
+// `seconds`: how long it may take; 0: no limit.
+absl::StatusOr<control::Reply> AskSandbox(const GlobalOptions& options, const State& state, control::Request request, int seconds = 0);
 
 struct Stats {
   control::StatsReply reply;  // as the sentry counts
@@ -16,6 +17,6 @@ struct Stats {
   uint64_t memory_bytes = 0;
   uint64_t cpu_ns = 0;
 };
-absl::StatusOr<Stats> ReadStats(const GlobalOptions& options, const State& state);
+absl::StatusOr<Stats> ReadStats(const GlobalOptions& options, const State& state, int seconds = 0);
 
 }  // namespace amber::cli

@@ -69,11 +69,12 @@ void TakeActionsOf(const ThreadGroup& group) {
   if (group.tasks().size() == 1) TakeActions(*group.tasks()[0]);
 }
 
-void WithdrawActions(Task& task) {
+void WithdrawActions(Task& task, bool may_run) {
   if (!Has(task)) return;
   platform::WithdrawActions(task.thread());
   TakeActions(task);
-  task.extras().actions_offered = false;
+  // One that runs may be in the middle of a change, which is taken at its next contact.
+  if (!may_run) task.extras().actions_offered = false;
 }
 
 void TellAction(Task& task, int signo) {

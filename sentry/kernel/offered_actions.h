@@ -21,7 +21,7 @@ void TakeActions(Task& task);
 // Before the actions of a process are looked at that is not the caller.
 void TakeActionsOf(const ThreadGroup& group);
 // `task` is about to be alone no more, or to be watched.
-void WithdrawActions(Task& task);
+void WithdrawActions(Task& task, bool may_run = false);
 // The kernel has changed an action of `task`'s.
 void TellAction(Task& task, int signo);
 

@@ -29,6 +29,7 @@ Task* ServedCall::Current() { return current_task; }
 ServedCall::Scope::Scope(Task& task) : before_(current_task) {
   current_task = &task;
   if (ServedCall* call = task.extras().served.get(); call != nullptr) {
+    call->next_ = 0;
     for (Entry& e : call->entries_) e.met = false;
     for (Note& n : call->notes_) n.met = false;
   }
@@ -48,16 +49,23 @@ ServedCall::~ServedCall() {
 }
 
 RefPtr<ServedRequest> ServedCall::Find(std::string_view key) {
-  for (Entry& e : entries_) {
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    size_t at = (next_ + i) % entries_.size();
+    Entry& e = entries_[at];
     if (e.met || e.request->key() != key) continue;
     e.met = e.request->answered();
+    next_ = at + 1;
     return e.request;
   }
   return nullptr;
 }
 
 bool ServedCall::Knows(std::string_view key) const {
-  return std::ranges::any_of(entries_, [&](const Entry& e) { return !e.met && e.request->key() == key; });
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const Entry& e = entries_[(next_ + i) % entries_.size()];
+    if (!e.met && e.request->key() == key) return true;
+  }
+  return false;
 }
 
 uint64_t ServedCall::Remember(std::string key, uint64_t value) {

@@ -75,6 +75,9 @@ class ServedCall {
   // There is one.
   bool Knows(std::string_view key) const;
   void Add(RefPtr<ServedRequest> request);
+  size_t requests() const { return entries_.size(); }
+  // More than any call needs; each execution goes through all of them.
+  static constexpr size_t kMostRequests = 16384;
   // What the first execution found under this key (where a file ends, say), for all of them; `value` if this is the first.
   uint64_t Remember(std::string key, uint64_t value);
   // What a handler did with the answer will not be done again: it is forgotten.
@@ -100,6 +103,7 @@ class ServedCall {
     bool met = false;
   };
   std::vector<Entry> entries_;
+  size_t next_ = 0;  // where the next one that is asked for is likely to be: behind the last that was met
   struct Note {
     std::string key;
     uint64_t value;

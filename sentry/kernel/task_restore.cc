@@ -74,11 +74,16 @@ std::string TaskRestore::Build() {
 
 std::string TaskRestore::ReadCopies(const std::vector<ImageRun>& copies, platform::ExecPlan* plan) {
   for (const ImageRun& run : copies) {
-    std::string bytes(run.end - run.start, 0);
-    if (pread(options_.image_fd, bytes.data(), bytes.size(), static_cast<off_t>(run.image_offset)) != static_cast<ssize_t>(bytes.size())) {
-      return "cannot read the image";
+    // A read of the host's has a limit of 2 GiB.
+    constexpr uint64_t kPart = 64 << 20;
+    for (uint64_t at = run.start; at < run.end; at += kPart) {
+      std::string bytes(std::min(kPart, run.end - at), 0);
+      if (pread(options_.image_fd, bytes.data(), bytes.size(), static_cast<off_t>(run.image_offset + (at - run.start))) !=
+          static_cast<ssize_t>(bytes.size())) {
+        return "cannot read the image";
+      }
+      plan->writes.push_back({at, std::move(bytes)});
     }
-    plan->writes.push_back({run.start, std::move(bytes)});
   }
   return "";
 }
@@ -176,7 +181,8 @@ std::string TaskRestore::FillMemory(Task& task) {
   if (!options_.fill) return "";
   for (auto [start, end] : options_.fill(*task.mm_)) {
     for (const Vma& vma : task.mm_->vmas().Slice(start, end)) {
-      if (vma.shared || (vma.prot & PROT_WRITE) == 0) continue;
+      // What is missing in registered memory stays so.
+      if (vma.shared || (vma.prot & PROT_WRITE) == 0 || (vma.flags & kUffdBits) != 0) continue;
       for (uint64_t at = vma.start; at < vma.end; at += kPart) {
         platform::StubOp op = MemoryManager::Op(SYS_madvise, at, std::min(kPart, vma.end - at), MADV_POPULATE_WRITE);
         int64_t result;

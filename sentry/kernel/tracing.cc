@@ -61,7 +61,7 @@ bool Tracing::InterruptsCall(const Task& task) {
 // --- who traces whom ---
 
 void Tracing::Link(Task& tracee, ThreadGroup& tracer, uint32_t options, bool seized) {
-  WithdrawActions(tracee);
+  WithdrawActions(tracee, /*may_run=*/true);
   auto state = std::make_unique<Tracee>();
   state->tracer = &tracer;
   state->options = options;

@@ -9,8 +9,8 @@ namespace amber::platform {
 bool MappedFiles::IsPlain(const StubOp& op) {
   constexpr uint64_t kLargeWritable = 64 << 20;  // the host may refuse to promise so much memory
   return op.number == SYS_mmap && op.fd >= 0 && op.fd_arg == 4 && (op.args[2] & ~uint64_t{PROT_READ | PROT_WRITE}) == 0 &&
-         (op.args[3] & ~uint64_t{MAP_NORESERVE | MAP_DENYWRITE}) == (MAP_PRIVATE | MAP_FIXED) &&
-         ((op.args[2] & PROT_WRITE) == 0 || op.args[1] <= kLargeWritable);
+         (op.args[3] & ~uint64_t{MAP_NORESERVE | MAP_DENYWRITE}) == (MAP_PRIVATE | MAP_FIXED) && op.args[5] <= INT64_MAX &&
+         op.args[1] <= INT64_MAX - op.args[5] && ((op.args[2] & PROT_WRITE) == 0 || op.args[1] <= kLargeWritable);
 }
 
 bool MappedFiles::Find(int fd, Id* id) {

@@ -272,7 +272,7 @@ absl::Status GpuCheckpoint::AskStates() {
   std::vector<Target> all = std::exchange(targets_, {});
   absl::Status status;
   for (Target& t : all) {
-    if (!t.known && !status.ok()) continue;
+    if (!t.known && (!status.ok() || HasEnded(t))) continue;
     if (!t.known) {
       absl::StatusOr<GpuHelper::Answer> answer = Ask(t, "state", "", kStateLimit);
       if (!answer.ok()) {
@@ -284,6 +284,7 @@ absl::Status GpuCheckpoint::AskStates() {
         continue;
       }
       if (answer->result != 0 || answer->state != kStateRunning) {
+        if (HasEnded(t)) continue;
         status =
             absl::FailedPreconditionError(absl::StrCat("process ", t.pid, " cannot be checkpointed: its CUDA library is in state ", answer->state));
         continue;

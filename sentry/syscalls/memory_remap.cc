@@ -142,7 +142,12 @@ void Apply(MemoryManager& mm, const Remap& r) {
       });
     }
   }
-  if (r.grown.start < r.grown.end) mm.Record(r.grown);
+  if (r.grown.start < r.grown.end) {
+    Vma grown = r.grown;
+    // As the moved parts: the host has dropped the registration.
+    if (!r.in_place) grown.flags &= ~kUffdBits;
+    mm.Record(std::move(grown));
+  }
 }
 
 // Fills in where the mapping goes. ENOMEM if it must stay and cannot.

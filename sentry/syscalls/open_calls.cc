@@ -21,6 +21,9 @@ constexpr int kOpenFlags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O
                            O_LARGEFILE | kLargeFile | O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | O_PATH | O_TMPFILE;
 
 ErrnoOr<uint64_t> OpenCommon(Task& task, int dirfd, const std::string& path, OpenHow how) {
+  // Of a lease that was waited for, and no matter for what the path leads to now.
+  task.syscall().deadline = kNever;
+  task.syscall().timed_out = false;
   bool close_on_exec = (how.flags & O_CLOEXEC) != 0;
   if ((how.flags & O_PATH) != 0) how.flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
   bool tmpfile = (how.flags & O_TMPFILE) == O_TMPFILE;

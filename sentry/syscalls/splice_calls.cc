@@ -77,7 +77,7 @@ ErrnoOr<uint64_t> FromPipe(Task& task, End& in, End& out, size_t size, uint32_t 
   auto written = out.Write(task, source);
   if (written.Is(ESPIPE)) return Errno(EINVAL);  // An offset, and a file without positions: no FMODE_PWRITE.
   if (written.Is(EAGAIN)) return WaitFor(task, *out.file, POLLOUT, flags, out.file->nonblocking());
-  size_t done = TRY(std::move(written));
+  size_t done = std::min(size, size_t{TRY(std::move(written))});
   if (consume) {
     BufferSink taken(buffer.get(), done);
     (void)in.pipe->Read(taken);

@@ -62,16 +62,22 @@ void Dentry::MoveTo(RefPtr<Dentry> new_parent, std::string_view new_name) {
   }
   parent_ = std::move(new_parent);
   name_ = new_name;
-  bool is_new = parent_->children_.emplace(name_, self).second;
-  AMBER_CHECK(is_new);
+  // A file system that was asked twice may have answered differently: what it said last is not believed.
+  if (auto it = parent_->children_.find(name_); it != parent_->children_.end()) it->second->Drop(false);
+  parent_->children_.emplace(name_, self);
 }
 
+// From the leaves up, and without recursion: what a guest serves may be as deep as it likes.
 void Dentry::PruneChildren() {
-  for (auto it = children_.begin(); it != children_.end();) {
-    RefPtr<Dentry> child = it->second;
-    ++it;
-    child->PruneChildren();
-    if (child->ref_count() == 2 && child->mounts_here == 0) child->Drop(false);
+  std::vector<RefPtr<Dentry>> all;
+  for (const auto& [name, child] : children_) all.push_back(child);
+  for (size_t i = 0; i < all.size(); ++i) {
+    Dentry* d = all[i].get();
+    for (const auto& [name, child] : d->children_) all.push_back(child);
+  }
+  for (; !all.empty(); all.pop_back()) {
+    Dentry& d = *all.back();
+    if (d.ref_count() == 2 && d.mounts_here == 0) d.Drop(false);
   }
 }
 

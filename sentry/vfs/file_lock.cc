@@ -91,6 +91,7 @@ void FileLocks::Save(state::Saver& saver, vfs_state::Inode* out) const {
     m->set_pid(l.pid);
   }
   for (const Lease& l : leases_) {
+    if (!l.confirmed) continue;
     auto* m = out->add_locks();
     m->set_kind(kLease);
     m->set_type(l.write ? F_WRLCK : F_RDLCK);
@@ -100,12 +101,18 @@ void FileLocks::Save(state::Saver& saver, vfs_state::Inode* out) const {
   }
 }
 
+void FileLocks::Confirm(const File& file) {
+  for (Lease& l : leases_) {
+    if (l.owner == &file) l.confirmed = true;
+  }
+}
+
 bool FileLocks::Load(state::Loader& loader, const vfs_state::Inode& m) {
   for (const auto& l : m.locks()) {
     if (l.kind() == kLease) {
       File* owner = loader.Get<File>(l.owner());
       if (owner == nullptr || l.start() > Lease::kToNone) return loader.Fail("a lease makes no sense");
-      leases_.push_back({owner, l.type() == F_WRLCK, static_cast<Lease::Breaking>(l.start()), static_cast<int64_t>(l.end())});
+      leases_.push_back({owner, l.type() == F_WRLCK, static_cast<Lease::Breaking>(l.start()), static_cast<int64_t>(l.end()), false});
       continue;
     }
     if (l.kind() < 1 || l.kind() > 3 || l.end() < l.start()) return loader.Fail("a file lock makes no sense");

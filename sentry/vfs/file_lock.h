@@ -44,7 +44,12 @@ class FileLocks {
   bool empty() const { return locks_.empty(); }
   const std::vector<FileLock>& all() const { return locks_; }
   WaitQueue& queue() { return queue_; }
-  std::vector<Lease>& leases() { return leases_; }
+  std::vector<Lease>& leases() {
+    std::erase_if(leases_, [](const Lease& l) { return !l.confirmed; });
+    return leases_;
+  }
+  // An open file of this inode was loaded: leases that an image gives it are its own.
+  void Confirm(const File& file);
 
   void Save(state::Saver& saver, vfs_state::Inode* out) const;
   bool Load(state::Loader& loader, const vfs_state::Inode& m);

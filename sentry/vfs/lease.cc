@@ -111,6 +111,8 @@ ErrnoOr<void> BreakLeases(const VfsContext& ctx, Inode& inode, int flags) {
   }
   if (until == 0) return Ok();
   if ((flags & O_NONBLOCK) != 0) return Errno(EWOULDBLOCK);
+  // Not that of another file's lease, which the path led to before.
+  ctx.task->syscall().deadline = kNever;
   return ctx.task->Block(locks->queue(), POLLIN, until);
 }
 

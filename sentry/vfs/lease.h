@@ -20,7 +20,8 @@ struct Lease {
   File* owner = nullptr;
   bool write = false;  // F_WRLCK, else F_RDLCK
   Breaking breaking = kNot;
-  int64_t deadline = 0;  // guest monotonic, ns: when it is taken away
+  int64_t deadline = 0;   // guest monotonic, ns: when it is taken away
+  bool confirmed = true;  // false: an image says so, and the file not yet
 };
 
 // /proc/sys/fs/lease-break-time, in seconds.

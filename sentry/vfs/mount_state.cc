@@ -67,8 +67,8 @@ std::string MountNamespace::FormatMounts(const VfsPath& root) const {
     if (!Visible(*m, root)) continue;
     VfsPath place{RefPtr<Mount>(m), m->root()};
     uint32_t flags = m->flags() | (m->fs().read_only() ? MS_RDONLY : 0);
-    out +=
-        DeviceOf(*m) + ' ' + Mangle(PathName(place, root)) + ' ' + m->fs().type_name() + ' ' + MountOptions(flags) + m->fs().ShowOptions() + " 0 0\n";
+    out += DeviceOf(*m) + ' ' + Mangle(PathName(place, root)) + ' ' + Mangle(m->fs().type_name()) + ' ' + MountOptions(flags) +
+           m->fs().ShowOptions() + " 0 0\n";
   }
   return out;
 }
@@ -84,8 +84,8 @@ std::string MountNamespace::FormatMountInfo(const VfsPath& root) const {
     int parent = m->parent() != nullptr ? m->parent()->id() : m->id();
     out += std::to_string(m->id()) + ' ' + std::to_string(parent) + ' ' + std::to_string(major(m->fs().dev())) + ':' +
            std::to_string(minor(m->fs().dev())) + ' ' + Mangle(inside) + ' ' + Mangle(PathName(place, root)) + ' ' + MountOptions(m->flags()) +
-           Propagation(*m) + " - " + m->fs().type_name() + ' ' + DeviceOf(*m) + ' ' + (m->fs().read_only() ? "ro" : "rw") + m->fs().ShowOptions() +
-           '\n';
+           Propagation(*m) + " - " + Mangle(m->fs().type_name()) + ' ' + DeviceOf(*m) + ' ' + (m->fs().read_only() ? "ro" : "rw") +
+           m->fs().ShowOptions() + '\n';
   }
   return out;
 }

@@ -194,6 +194,9 @@ ErrnoOr<void> RenameAt(const VfsContext& ctx, const VfsPath& old_start, std::str
   if (e.to.name.empty()) return Errno((flags & RENAME_NOREPLACE) != 0 ? EEXIST : EBUSY);
   e.source = TRY(Existing(ctx, e.from));
   e.target = TRY(LookupChild(ctx, e.to.dir, e.to.name));
+  // One name, asked for twice: the second answer counts.
+  if (e.from.dir.dentry == e.to.dir.dentry && e.from.name == e.to.name) e.source = e.target;
+  if (e.source->negative()) return Errno(ENOENT);
   if (e.target->negative() && e.to.dir.dentry->unlinked()) return Errno(ENOENT);
   TRY(CheckRenameKinds(e, flags));
   if (e.source->inode() == e.target->inode()) return Ok();

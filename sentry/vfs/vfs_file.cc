@@ -103,6 +103,7 @@ bool VfsFile::AfterLoad(state::Loader& loader) {
     ++inode().writers;
     path_.mount->CountWriter(1);
   }
+  if (FileLocks* locks = inode().locks_if_any()) locks->Confirm(*this);
   return true;
 }
 

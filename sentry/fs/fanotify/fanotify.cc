@@ -176,6 +176,13 @@ ErrnoOr<size_t> Fanotify::Read(Task& task, Sink& sink) {
     Event event = Take();
     // An event that cannot be opened or delivered is lost (copy_event_to_user()).
     ErrnoOr<int> fd = OpenFor(task, event);
+    if (fd.Is(kBlocked.number())) {
+      // A file that its server opens: the call is executed again, with the event.
+      if (event.place) latest_[{event.place.mount.get(), event.place.dentry.get(), event.pid}] = taken_ - 1;
+      if (!event.place) overflowed_ = true;
+      events_.push_front(std::move(event));
+      --taken_;
+    }
     if (!fd.ok()) return done > 0 ? ErrnoOr<size_t>(done) : fd.error();
     fanotify_event_metadata m{};
     m.event_len = FAN_EVENT_METADATA_LEN;

@@ -28,14 +28,14 @@ ErrnoOr<size_t> PutMessage(Sink& sink, std::string_view message) {
 
 // --- requests ---
 
-std::string FuseRequest::KeyOf(const FuseQuestion& q) {
-  std::string key = BytesOf(q.opcode) + BytesOf(q.node) + q.in;
-  return key;
+// The connection's address is part of it: a call may ask several servers. It is made anew when a request is loaded.
+std::string FuseRequest::KeyOf(const FuseConnection* connection, const FuseQuestion& q) {
+  return BytesOf(reinterpret_cast<uint64_t>(connection)) + BytesOf(q.opcode) + BytesOf(q.node) + q.in;
 }
 
 FuseRequest::FuseRequest(RefPtr<FuseConnection> connection, FuseQuestion question, fuse_in_header header)
     : connection_(std::move(connection)), question_(std::move(question)), header_(header) {
-  set_key(KeyOf(question_));
+  set_key(KeyOf(connection_.get(), question_));
 }
 
 FuseRequest::~FuseRequest() = default;
@@ -112,10 +112,11 @@ ErrnoOr<RefPtr<FuseRequest>> FuseConnection::Start(FuseQuestion question) {
   // The kernel itself has nobody who could wait.
   if (task == nullptr) return Errno(EIO);
   ServedCall& call = ServedCall::Of(*task);
-  if (RefPtr<ServedRequest> known = call.Find(FuseRequest::KeyOf(question))) {
+  if (RefPtr<ServedRequest> known = call.Find(FuseRequest::KeyOf(this, question))) {
     auto* mine = dynamic_cast<FuseRequest*>(known.get());
-    if (mine != nullptr && mine->connection_.get() == this) return RefPtr<FuseRequest>(mine);
+    if (mine != nullptr && mine->connection_.get() == this && !mine->abandoned_ && !mine->background_) return RefPtr<FuseRequest>(mine);
   }
+  if (call.requests() >= ServedCall::kMostRequests) return Errno(EIO);
   if (!connected_) return Errno(ENOTCONN);
   RefPtr<FuseRequest> request = Send(std::move(question), task, false);
   call.Add(request);
@@ -131,7 +132,7 @@ ErrnoOr<RefPtr<FuseRequest>> FuseConnection::Ask(FuseQuestion question) {
 
 bool FuseConnection::WasAsked(const FuseQuestion& question) const {
   Task* task = ServedCall::Current();
-  return task != nullptr && task->extras().served != nullptr && task->extras().served->Knows(FuseRequest::KeyOf(question));
+  return task != nullptr && task->extras().served != nullptr && task->extras().served->Knows(FuseRequest::KeyOf(this, question));
 }
 
 RefPtr<FuseRequest> FuseConnection::Post(FuseQuestion question) {

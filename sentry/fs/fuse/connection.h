@@ -89,7 +89,7 @@ class FuseRequest final : public ServedRequest {
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
 
-  static std::string KeyOf(const FuseQuestion& question);
+  static std::string KeyOf(const FuseConnection* connection, const FuseQuestion& q);
 
  private:
   friend class FuseConnection;
@@ -230,7 +230,7 @@ std::string BytesOf(const T& value) {
 template <typename T>
 T FromBytes(std::string_view bytes, size_t at = 0) {
   T value{};
-  memcpy(&value, bytes.data() + at, std::min(sizeof(value), bytes.size() - at));
+  if (at < bytes.size()) memcpy(&value, bytes.data() + at, std::min(sizeof(value), bytes.size() - at));
   return value;
 }
 

@@ -143,7 +143,7 @@ ErrnoOr<size_t> FuseFile::WriteChunks(Source& source, uint64_t offset, uint64_t 
     if (request.Is(kBlocked.number())) return kBlocked;
     if (!request.ok()) return done > 0 ? ErrnoOr<size_t>(done) : request.error();
     uint32_t wrote = FromBytes<fuse_write_out>((*request)->answer()).size;
-    if (wrote == 0 && done == 0) return Errno(EIO);
+    if ((wrote == 0 && done == 0) || wrote > in.size) return Errno(EIO);
     if (fuse().has_pages()) fuse().WritePages(bytes.data(), std::min<size_t>(wrote, bytes.size()), in.offset);
     done += wrote;
     if (wrote < in.size) break;

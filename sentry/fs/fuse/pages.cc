@@ -63,7 +63,9 @@ ErrnoOr<void> FuseInode::FillPages(const RefPtr<FuseHandle>& handle, uint64_t of
     if (!complete) continue;
     for (auto& [r, at] : parts) {
       if (r->error() != 0) return Errno(r->error());
-      const std::string& bytes = r->answer();
+      // What the answer lacks is zeros, also over an earlier filling.
+      std::string bytes = r->answer();
+      bytes.resize(std::min(room, pages_size_ - at));
       if (pwrite(pages_.get(), bytes.data(), bytes.size(), static_cast<off_t>(at)) != static_cast<ssize_t>(bytes.size())) return Errno(ENOMEM);
     }
     filled_[chunk] = true;

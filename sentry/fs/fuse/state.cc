@@ -80,7 +80,7 @@ bool FuseRequest::Load(state::Loader& loader, std::string_view bytes) {
   inode_ = loader.GetRef<FuseInode>(m.inode());
   opened_ = loader.GetRef<FuseHandle>(m.opened());
   fs_ = loader.GetRef<FileSystem>(m.fs());
-  set_key(KeyOf(question_));
+  set_key(KeyOf(connection_.get(), question_));
   if (!done) return true;
   // What operations rely on once there is an answer without an error.
   bool fits = answer_.size() >= question_.min_out && answer_.size() <= question_.max_out;

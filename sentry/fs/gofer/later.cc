@@ -95,11 +95,15 @@ void LaterChange::Done(const ErrnoOr<gofer::Attributes>& result) {
 }
 
 void LaterChange::OnTimer() {
-  if (with_one_ != &fs_) return;
+  if (with_one_ != &fs_) {
+    inode_.reset();
+    return;
+  }
   // Newer than the timer: it has its own millisecond.
   int64_t left = since_ + kLatest - HostNow();
   if (left > kLatest / 4) return timer_->Arm(kernel_->timers(), kernel_->clocks().Monotonic() + left);
   Flush();
+  if (with_one_ != &fs_) inode_.reset();
 }
 
 }  // namespace amber

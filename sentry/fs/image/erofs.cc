@@ -19,7 +19,7 @@ constexpr uint32_t kMagic = 0xE0F5E1E2;
 constexpr uint32_t kChunkedFile = 4;  // the only incompatible features that are known here: this one,
 constexpr uint32_t kZeroPadding = 1;  // and one that says how compressed files would lie if there were any
 constexpr uint32_t kHole = ~uint32_t{0};
-constexpr uint64_t kMaxDirectory = 64 << 20;
+constexpr uint64_t kMaxDirectory = 8 << 20;
 constexpr uint32_t kMaxXattrs = 64 << 10;
 constexpr uint64_t kPathMax = 4096;
 
@@ -367,8 +367,9 @@ bool LooksLikeErofs(std::span<const uint8_t> head) {
 absl::StatusOr<std::unique_ptr<ImageSource>> OpenErofs(UniqueFd fd, uint64_t size, std::span<const uint8_t> head) {
   SuperBlock super;
   memcpy(&super, head.data() + kSuperOffset, sizeof(super));
-  if (super.block_bits < 9 || super.block_bits > 16) {
-    return absl::InvalidArgumentError(absl::StrFormat("the EROFS image has blocks of 2^%d bytes", super.block_bits));
+  // As Linux: not larger than a page, which whole blocks of a file are mapped by.
+  if (super.block_bits < 9 || super.block_bits > 12) {
+    return absl::InvalidArgumentError(absl::StrFormat("the EROFS image has blocks of 2^%d bytes, and at most 4096 are supported", super.block_bits));
   }
   if (super.compression != 0) return absl::InvalidArgumentError("the EROFS image is compressed, which is not supported: make it without -z");
   if ((super.feature_incompat & ~(kChunkedFile | kZeroPadding)) != 0) {

@@ -203,6 +203,7 @@ class TarSource final : public ImageSource {
   XXH3_state_t* hash_;
   uint64_t at_ = 0;
   size_t xattr_bytes_ = 0;
+  size_t members_ = 0, implied_ = 0;
   // What was read ahead, so that archives of many small members take few reads.
   std::vector<uint8_t> window_;
   uint64_t window_at_ = 0;
@@ -296,7 +297,8 @@ absl::StatusOr<uint64_t> TarSource::ParentOf(std::string_view path, std::string_
           return Malformed(at_, absl::StrCat("something lies below ", *name, ", which is no directory"));
         at = it->second;
       } else {
-        if (nodes_.size() >= kMaxNodes) return Malformed(at_, "too many members");
+        // Directories that no member names: a few for each that there is.
+        if (nodes_.size() >= kMaxNodes || ++implied_ > 1024 + 16 * members_) return Malformed(at_, "too many directories without a member");
         uint64_t made = NewNode(S_IFDIR | 0755).node.id;
         nodes_[at - 1].children.emplace(*name, made);
         at = made;
@@ -330,6 +332,7 @@ absl::Status TarSource::AddMember(const Header& h, const Extended& extended, con
     case 'S': return Malformed(at_, absl::StrCat(path, " is sparse, which is not supported: make the archive without --sparse"));
     default: return Malformed(at_, absl::StrCat(path, " is of an unknown kind ('", std::string(1, h.type), "')"));
   }
+  ++members_;
   std::string_view name;
   absl::StatusOr<uint64_t> dir = ParentOf(path, &name);
   if (!dir.ok()) return dir.status();

@@ -55,8 +55,10 @@ ErrnoOr<size_t> ProcMemFile::ReadPagemap(Sink& sink, uint64_t offset) const {
   std::array<uint64_t, 512> told;
   std::array<uint64_t, 512> words;
   size_t done = 0;
-  for (uint64_t page = offset / 8; sink.remaining() >= 8 && page < kPages;) {
-    size_t count = std::min<uint64_t>({told.size(), sink.remaining() / 8, kPages - page});
+  // Not for long under the lock: a short read is one that may happen.
+  size_t left = std::min<size_t>(sink.remaining(), 1 << 20);
+  for (uint64_t page = offset / 8; left >= 8 && page < kPages;) {
+    size_t count = std::min<uint64_t>({told.size(), left / 8, kPages - page});
     words.fill(0);
     (void)pread(host.get(), words.data(), count * 8, static_cast<off_t>(page * 8));
     for (size_t i = 0; i < count; ++i) {
@@ -68,6 +70,7 @@ ErrnoOr<size_t> ProcMemFile::ReadPagemap(Sink& sink, uint64_t offset) const {
     done += *put;
     if (*put < count * 8) break;
     page += count;
+    left -= *put;
   }
   return done;
 }

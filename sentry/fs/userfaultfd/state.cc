@@ -73,6 +73,7 @@ bool UserfaultFd::Load(state::Loader& loader, std::string_view bytes) {
   set_flags(static_cast<int>(in.flags()));
   initialized_ = in.initialized();
   features_ = in.features();
+  if (!KnowsFeatures(features_)) return loader.Fail("a userfaultfd has features that are not offered");
   number_ = in.number();
   mm_ = loader.Get<MemoryManager>(in.mm());
   if (in.mm() == 0) return true;

@@ -32,6 +32,8 @@ constexpr uint64_t kRegisterModes = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGIST
 
 // How much one host call copies, and fills, of what the guest asks for.
 constexpr uint64_t kCopyPiece = 256 << 10, kFillPiece = 64 << 20;
+// Most of one call.
+constexpr uint64_t kMostCopied = 32 << 20, kMostFilled = uint64_t{4} << 30;
 // From this size on others may run meanwhile.
 constexpr uint64_t kLong = 1 << 20;
 
@@ -145,9 +147,11 @@ ErrnoOr<uint64_t> UserfaultFd::Ioctl(Task& task, uint32_t command, uint64_t argu
   }
 }
 
+bool UserfaultFd::KnowsFeatures(uint64_t features) { return (features & ~kFeatures) == 0; }
+
 ErrnoOr<uint64_t> UserfaultFd::Api(Task& task, uint64_t argument) {
   uffdio_api api = TRY(task.CopyIn(UserPtr<uffdio_api>(argument)));
-  bool good = api.api == UFFD_API && (api.features & ~kFeatures) == 0 && !initialized_ && fd_.valid();
+  bool good = api.api == UFFD_API && KnowsFeatures(api.features) && !initialized_ && fd_.valid();
   uint64_t features = api.features;
   // What the host lacks (it may be older) it refuses by itself.
   if (!good || ioctl(fd_.get(), UFFDIO_API, &api) != 0) {
@@ -227,8 +231,10 @@ ErrnoOr<uint64_t> UserfaultFd::InPieces(Task& task, uint64_t size, uint64_t resu
   RefPtr<UserfaultFd> self(this);
   uint64_t done = 0;
   int64_t last = 0;
-  while (done < size && mm_ != nullptr) {
-    uint64_t piece = std::min(size - done, unlocked ? kFillPiece : kCopyPiece);
+  // The rest is for another call (EAGAIN): one does not keep the lock, or a thread that is to die, for long.
+  const uint64_t most = std::min(size, unlocked ? kMostFilled : kMostCopied);
+  while (done < most && mm_ != nullptr) {
+    uint64_t piece = std::min(most - done, unlocked ? kFillPiece : kCopyPiece);
     if (unlocked && piece >= kLong) {
       KernelUnlock unlock(task.kernel());
       last = work(done, piece);
@@ -283,7 +289,19 @@ ErrnoOr<uint64_t> UserfaultFd::WriteProtect(Task& task, uint64_t argument) {
   uffdio_writeprotect in = TRY(task.CopyIn(UserPtr<uffdio_writeprotect>(argument)));
   if (mm_ == nullptr) return Errno(ESRCH);
   TRY(CheckRange(in.range.start, in.range.len));
-  if (ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &in) != 0) return Errno(errno);
+  RefPtr<UserfaultFd> self(this);
+  // In pieces, between which others run: the host marks each page, also those that are not there.
+  for (uint64_t at = 0; at < in.range.len;) {
+    if (mm_ == nullptr) return Errno(ESRCH);
+    uffdio_writeprotect piece{{in.range.start + at, std::min<uint64_t>(in.range.len - at, kFillPiece)}, in.mode};
+    int error;
+    {
+      KernelUnlock unlock(task.kernel());
+      error = ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &piece) != 0 ? errno : 0;
+    }
+    if (error != 0) return Errno(error);
+    at += piece.range.len;
+  }
   return 0;
 }
 

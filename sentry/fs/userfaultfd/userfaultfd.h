@@ -56,6 +56,7 @@ class UserfaultFd final : public File, public UserfaultContext {
   bool AfterLoad(state::Loader& loader) override;
 
  private:
+  static bool KnowsFeatures(uint64_t features);
   using Range = std::pair<uint64_t, uint64_t>;
 
   ErrnoOr<uint64_t> Api(Task& task, uint64_t argument);
