@@ -74,6 +74,12 @@ bool HasStarted(const Task& task, uint64_t process) {
   return started;
 }
 
+// The memory of a process; null if it has ended. Its first thread may have, before the others. Kernel lock.
+const MemoryManager* MemoryOf(const ThreadGroup& group) {
+  auto task = std::ranges::find_if(group.tasks(), [](const RefPtr<Task>& t) { return !t->exiting() && t->has_mm(); });
+  return task != group.tasks().end() ? &(*task)->mm() : nullptr;
+}
+
 }  // namespace
 
 // What the containers have now, and how much of it is used. Kernel lock.
@@ -399,10 +405,9 @@ absl::Status GpuCheckpoint::VerifyDrained() {
 void GpuCheckpoint::NoteAway() {
   KernelLock lock(kernel_);
   for (Target& t : targets_) {
-    // Its first thread may have ended before the others.
-    auto task = std::ranges::find_if(t.group->tasks(), [](const RefPtr<Task>& k) { return !k->exiting() && k->has_mm(); });
-    if (task == t.group->tasks().end()) continue;
-    for (const auto& [start, vma] : (*task)->mm().vmas()) {
+    const MemoryManager* mm = MemoryOf(*t.group);
+    if (mm == nullptr) continue;
+    for (const auto& [start, vma] : mm->vmas()) {
       if (vma.file && vma.file->kind() == kNvidiaFileKind) t.away.emplace_back(vma.start, vma.end);
       if (vma.anonymous() && !vma.shared) t.before.emplace_back(vma.start, vma.end);
     }
@@ -414,10 +419,10 @@ void GpuCheckpoint::NoteAway() {
 void GpuCheckpoint::NoteFilled() {
   KernelLock lock(kernel_);
   for (Target& t : targets_) {
-    auto task = std::ranges::find_if(t.group->tasks(), [](const RefPtr<Task>& k) { return !k->exiting() && k->has_mm(); });
-    if (task == t.group->tasks().end()) continue;
+    const MemoryManager* mm = MemoryOf(*t.group);
+    if (mm == nullptr) continue;
     t.filled.clear();
-    for (const auto& [start, vma] : (*task)->mm().vmas()) {
+    for (const auto& [start, vma] : mm->vmas()) {
       if (!vma.anonymous() || vma.shared || (vma.prot & PROT_WRITE) == 0) continue;
       uint64_t at = vma.start;
       // Both in order of addresses.

@@ -138,9 +138,7 @@ ErrnoOr<uint64_t> UTime(Task& task, UserPtr<const char> path, UserPtr<const utim
 
 ErrnoOr<void> CheckSizeLimit(Task& task, int64_t size) {
   if (size < 0) return Errno(EINVAL);
-  if (static_cast<uint64_t>(size) <= task.limit(RLIMIT_FSIZE)) return Ok();
-  task.SendSignal(SigInfo::Kernel(SIGXFSZ));
-  return Errno(EFBIG);
+  return CheckFileSize(task, static_cast<uint64_t>(size));
 }
 
 ErrnoOr<uint64_t> Truncate(Task& task, UserPtr<const char> path, int64_t size) {

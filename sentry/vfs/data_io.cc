@@ -70,6 +70,15 @@ ErrnoOr<size_t> WriteData(Inode& data, Source& source, uint64_t offset, uint64_t
   return done;
 }
 
+ErrnoOr<void> WriteAll(int fd, const void* bytes, size_t size, uint64_t offset) {
+  for (size_t done = 0; done < size;) {
+    ssize_t n = pwrite(fd, static_cast<const char*>(bytes) + done, size - done, static_cast<off_t>(offset + done));
+    if (n <= 0) return Errno(n < 0 ? errno : EIO);
+    done += static_cast<size_t>(n);
+  }
+  return Ok();
+}
+
 ErrnoOr<void> CopyContents(Inode& from, int to, uint64_t size) {
   uint8_t* buffer = BounceBuffer::Get();
   uint64_t at = 0;
@@ -80,11 +89,7 @@ ErrnoOr<void> CopyContents(Inode& from, int to, uint64_t size) {
     if (at >= size) break;
     size_t n = TRY(from.ReadBytes(buffer, std::min<uint64_t>(size - at, BounceBuffer::kSize), at));
     if (n == 0) break;
-    for (size_t put = 0; put < n;) {
-      ssize_t w = pwrite(to, buffer + put, n - put, static_cast<off_t>(at + put));
-      if (w <= 0) return Errno(w < 0 ? errno : EIO);
-      put += static_cast<size_t>(w);
-    }
+    TRY(WriteAll(to, buffer, n, at));
     at += n;
   }
   return Ok();

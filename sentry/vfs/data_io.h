@@ -21,6 +21,9 @@ struct BounceBuffer {
   static uint8_t* Get();
 };
 
+// All of `size` bytes to a host file of the sentry's own.
+ErrnoOr<void> WriteAll(int fd, const void* bytes, size_t size, uint64_t offset);
+
 // Whole contents to a descriptor at the same offsets, holes kept. For copy-up.
 ErrnoOr<void> CopyContents(Inode& from, int to, uint64_t size);
 

@@ -68,12 +68,7 @@ ErrnoOr<size_t> RegularFile::WriteAt(Task& task, Source& source, uint64_t offset
     TRY(data_->Refresh());
     offset = data_->attr().size;
   }
-  uint64_t limit = task.limit(RLIMIT_FSIZE);
-  if (limit == RLIM_INFINITY || limit > INT64_MAX) limit = INT64_MAX;
-  if (offset >= limit) {
-    if (offset < INT64_MAX) task.SendSignal(SigInfo::Kernel(SIGXFSZ));
-    return Errno(EFBIG);
-  }
+  uint64_t limit = TRY(WriteLimit(task, offset));
   TRY(StripSetIds(*task.creds_ref(), inode()));
   size_t n = TRY(WriteData(*data_, source, offset, limit - offset));
   *end = offset + n;
@@ -82,13 +77,13 @@ ErrnoOr<size_t> RegularFile::WriteAt(Task& task, Source& source, uint64_t offset
 }
 
 ErrnoOr<uint64_t> RegularFile::Seek(Task&, int64_t offset, int whence) {
-  int64_t base = 0;
+  uint64_t base = 0;
   switch (whence) {
     case SEEK_SET: break;
-    case SEEK_CUR: base = static_cast<int64_t>(position_); break;
+    case SEEK_CUR: base = position_; break;
     case SEEK_END:
       TRY(data_->Refresh());
-      base = static_cast<int64_t>(data_->attr().size);
+      base = data_->attr().size;
       break;
     case SEEK_DATA:
     case SEEK_HOLE:
@@ -97,10 +92,7 @@ ErrnoOr<uint64_t> RegularFile::Seek(Task&, int64_t offset, int whence) {
       return position_;
     default: return Errno(EINVAL);
   }
-  int64_t target;
-  if (__builtin_add_overflow(base, offset, &target)) return Errno(EOVERFLOW);
-  if (target < 0) return Errno(EINVAL);
-  position_ = static_cast<uint64_t>(target);
+  position_ = TRY(SeekTarget(base, offset));
   return position_;
 }
 
@@ -120,10 +112,7 @@ ErrnoOr<void> RegularFile::Truncate(Task& task, uint64_t size) {
 }
 
 ErrnoOr<void> RegularFile::Fallocate(Task& task, int mode, uint64_t offset, uint64_t size) {
-  if (offset + size > task.limit(RLIMIT_FSIZE)) {
-    task.SendSignal(SigInfo::Kernel(SIGXFSZ));
-    return Errno(EFBIG);
-  }
+  TRY(CheckFileSize(task, offset + size));
   TRY(StripSetIds(*task.creds_ref(), inode()));
   VfsContext ctx = ContextOf(task);
   return data_->Fallocate(ctx, mode, offset, size);

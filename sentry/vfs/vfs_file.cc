@@ -2,6 +2,7 @@
 
 #include <sys/inotify.h>
 
+#include "sentry/kernel/signal.h"
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/file_lock.h"
@@ -9,6 +10,27 @@
 #include "sentry/vfs/state_util.h"
 
 namespace amber {
+
+ErrnoOr<uint64_t> WriteLimit(Task& task, uint64_t offset) {
+  uint64_t limit = task.limit(RLIMIT_FSIZE);
+  if (limit == RLIM_INFINITY || limit > INT64_MAX) limit = INT64_MAX;
+  if (offset < limit) return limit;
+  if (offset < INT64_MAX) task.SendSignal(SigInfo::Kernel(SIGXFSZ));
+  return Errno(EFBIG);
+}
+
+ErrnoOr<void> CheckFileSize(Task& task, uint64_t size) {
+  if (size <= task.limit(RLIMIT_FSIZE)) return Ok();
+  task.SendSignal(SigInfo::Kernel(SIGXFSZ));
+  return Errno(EFBIG);
+}
+
+ErrnoOr<uint64_t> SeekTarget(uint64_t base, int64_t offset) {
+  int64_t target;
+  if (__builtin_add_overflow(static_cast<int64_t>(base), offset, &target)) return Errno(EOVERFLOW);
+  if (target < 0) return Errno(EINVAL);
+  return static_cast<uint64_t>(target);
+}
 
 VfsFile::VfsFile(VfsPath path, int flags) : path_(std::move(path)) {
   if (path_.mount) path_.mount->set_expires(false);

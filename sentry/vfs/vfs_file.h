@@ -48,6 +48,13 @@ class VfsFile : public File {
   bool denies_writing_ = false;  // not saved: a restore says it again
 };
 
+// RLIMIT_FSIZE (generic_write_check_limits(), inode_newsize_ok()): where a write at `offset` must end at the latest; that a file may be `size` bytes
+// long. Beyond it SIGXFSZ is sent: EFBIG.
+ErrnoOr<uint64_t> WriteLimit(Task& task, uint64_t offset);
+ErrnoOr<void> CheckFileSize(Task& task, uint64_t size);
+// Where lseek(2) leads that is relative to `base`.
+ErrnoOr<uint64_t> SeekTarget(uint64_t base, int64_t offset);
+
 // `struct stat` of an inode, brought up to date.
 ErrnoOr<void> StatInode(Inode& inode, struct stat* out);
 

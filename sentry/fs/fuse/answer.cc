@@ -161,6 +161,21 @@ void FuseConnection::UnderstandOpen(FuseRequest& request, uint64_t node, const f
   if (FuseInode* inode = Find(node); inode != nullptr && (out.open_flags & FOPEN_KEEP_CACHE) == 0) inode->InvalidatePages();
 }
 
+// A name in a directory, both told by an `Out` that the name follows.
+template <typename Out>
+ErrnoOr<void> FuseConnection::ForgetNamed(std::string_view bytes) {
+  if (bytes.size() < sizeof(Out)) return Errno(EINVAL);
+  auto out = FromBytes<Out>(bytes);
+  std::string_view name = bytes.substr(sizeof(out));
+  if (out.namelen > kMaxName) return Errno(ENAMETOOLONG);
+  if (name.size() != size_t{out.namelen} + 1) return Errno(EINVAL);
+  FuseInode* dir = Find(out.parent);
+  if (dir == nullptr) return Errno(ENOENT);
+  if (!dir->IsDir()) return Errno(ENOTDIR);
+  dir->ForgetName(name.substr(0, out.namelen));
+  return Ok();
+}
+
 ErrnoOr<void> FuseConnection::OnNotification(int code, std::string_view bytes) {
   switch (code) {
     case FUSE_NOTIFY_INVAL_INODE: {
@@ -171,30 +186,8 @@ ErrnoOr<void> FuseConnection::OnNotification(int code, std::string_view bytes) {
       inode->Invalidate(out.off >= 0);
       return Ok();
     }
-    case FUSE_NOTIFY_INVAL_ENTRY: {
-      if (bytes.size() < sizeof(fuse_notify_inval_entry_out)) return Errno(EINVAL);
-      auto out = FromBytes<fuse_notify_inval_entry_out>(bytes);
-      std::string_view name = bytes.substr(sizeof(out));
-      if (out.namelen > kMaxName) return Errno(ENAMETOOLONG);
-      if (name.size() != size_t{out.namelen} + 1) return Errno(EINVAL);
-      FuseInode* dir = Find(out.parent);
-      if (dir == nullptr) return Errno(ENOENT);
-      if (!dir->IsDir()) return Errno(ENOTDIR);
-      dir->ForgetName(name.substr(0, out.namelen));
-      return Ok();
-    }
-    case FUSE_NOTIFY_DELETE: {
-      if (bytes.size() < sizeof(fuse_notify_delete_out)) return Errno(EINVAL);
-      auto out = FromBytes<fuse_notify_delete_out>(bytes);
-      std::string_view name = bytes.substr(sizeof(out));
-      if (out.namelen > kMaxName) return Errno(ENAMETOOLONG);
-      if (name.size() != size_t{out.namelen} + 1) return Errno(EINVAL);
-      FuseInode* dir = Find(out.parent);
-      if (dir == nullptr) return Errno(ENOENT);
-      if (!dir->IsDir()) return Errno(ENOTDIR);
-      dir->ForgetName(name.substr(0, out.namelen));
-      return Ok();
-    }
+    case FUSE_NOTIFY_INVAL_ENTRY: return ForgetNamed<fuse_notify_inval_entry_out>(bytes);
+    case FUSE_NOTIFY_DELETE: return ForgetNamed<fuse_notify_delete_out>(bytes);
     // Nothing is cached that it could be stored to, and no poll is asked for.
     case FUSE_NOTIFY_STORE:
     case FUSE_NOTIFY_RETRIEVE: return Errno(ENOSYS);

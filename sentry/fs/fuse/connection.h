@@ -187,6 +187,8 @@ class FuseConnection final : public RefCounted<FuseConnection>, public state::Sa
   // --- answer.cc ---
   ErrnoOr<void> OnAnswer(const fuse_out_header& header, std::string bytes);
   ErrnoOr<void> OnNotification(int code, std::string_view bytes);
+  template <typename Out>
+  ErrnoOr<void> ForgetNamed(std::string_view bytes);
   void Finish(FuseRequest& request, int error, std::string bytes);
   // The answer's bytes as an inode, an open file, attributes. False: they make no sense.
   bool Understand(FuseRequest& request);

@@ -101,12 +101,7 @@ ErrnoOr<size_t> FuseFile::WriteAt(Task& task, Source& source, uint64_t offset, u
     // The file grows by what the call writes: where it ended at first counts.
     offset = ServedCall::Of(task).Remember("end" + BytesOf(fuse().node()), inode().attr().size);
   }
-  uint64_t limit = task.limit(RLIMIT_FSIZE);
-  if (limit == RLIM_INFINITY || limit > INT64_MAX) limit = INT64_MAX;
-  if (offset >= limit) {
-    if (offset < INT64_MAX) task.SendSignal(SigInfo::Kernel(SIGXFSZ));
-    return Errno(EFBIG);
-  }
+  uint64_t limit = TRY(WriteLimit(task, offset));
   TRY(StripSetIds(*task.creds_ref(), inode()));
   size_t n = TRY(WriteChunks(source, offset, limit - offset));
   *end = offset + n;
@@ -173,17 +168,17 @@ ErrnoOr<uint64_t> FuseFile::SeekData(int64_t offset, int whence) {
 
 ErrnoOr<uint64_t> FuseFile::Seek(Task&, int64_t offset, int whence) {
   if (!seekable()) return Errno(ESPIPE);
-  int64_t base = 0;
+  uint64_t base = 0;
   switch (whence) {
     case SEEK_SET: break;
     case SEEK_CUR:
       if (offset == 0) return position_;
-      base = static_cast<int64_t>(position_);
+      base = position_;
       break;
     case SEEK_END:
       if (inode().IsDir()) return Errno(EINVAL);
       TRY(fuse().Refresh(handle_));
-      base = static_cast<int64_t>(inode().attr().size);
+      base = inode().attr().size;
       break;
     case SEEK_DATA:
     case SEEK_HOLE: {
@@ -195,10 +190,7 @@ ErrnoOr<uint64_t> FuseFile::Seek(Task&, int64_t offset, int whence) {
     }
     default: return Errno(EINVAL);
   }
-  int64_t target;
-  if (__builtin_add_overflow(base, offset, &target)) return Errno(EOVERFLOW);
-  if (target < 0) return Errno(EINVAL);
-  position_ = static_cast<uint64_t>(target);
+  position_ = TRY(SeekTarget(base, offset));
   entries_.clear();
   next_entry_ = 0;
   return position_;
@@ -273,10 +265,7 @@ ErrnoOr<void> FuseFile::Truncate(Task& task, uint64_t size) {
 ErrnoOr<void> FuseFile::Fallocate(Task& task, int mode, uint64_t offset, uint64_t size) {
   if (!inode().IsRegular() || connection().lacks(FUSE_FALLOCATE)) return Errno(EOPNOTSUPP);
   if ((mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0) return Errno(EOPNOTSUPP);
-  if (offset + size > task.limit(RLIMIT_FSIZE)) {
-    task.SendSignal(SigInfo::Kernel(SIGXFSZ));
-    return Errno(EFBIG);
-  }
+  TRY(CheckFileSize(task, offset + size));
   TRY(StripSetIds(*task.creds_ref(), inode()));
   fuse_fallocate_in in{};
   in.fh = handle_->fh;

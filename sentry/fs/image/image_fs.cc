@@ -153,13 +153,7 @@ ErrnoOr<void> ImageInode::NeedCopy() {
     size_t n = TRY(ReadBytes(buffer, std::min<uint64_t>(size - at, BounceBuffer::kSize), from + at));
     if (n == 0) return Errno(EIO);
     // Zeros stay holes.
-    if (std::any_of(buffer, buffer + n, [](uint8_t b) { return b != 0; })) {
-      for (size_t put = 0; put < n;) {
-        ssize_t w = pwrite(fd.get(), buffer + put, n - put, static_cast<off_t>(at + put));
-        if (w <= 0) return Errno(w < 0 ? errno : EIO);
-        put += static_cast<size_t>(w);
-      }
-    }
+    if (std::any_of(buffer, buffer + n, [](uint8_t b) { return b != 0; })) TRY(WriteAll(fd.get(), buffer, n, at));
     at += n;
   }
   copy_ = std::move(fd);

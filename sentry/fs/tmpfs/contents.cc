@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/vfs/data_io.h"
 
 namespace amber {
 namespace {
@@ -23,11 +24,7 @@ ErrnoOr<void> TmpfsInode::NeedMemFd() {
   if (memfd_.valid()) return Ok();
   UniqueFd fd(memfd_create("tmpfs", MFD_CLOEXEC));
   if (!fd.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
-  for (size_t at = 0; at < small_.size();) {
-    ssize_t n = pwrite(fd.get(), small_.data() + at, small_.size() - at, static_cast<off_t>(at));
-    if (n <= 0) return Errno(n < 0 ? errno : EIO);
-    at += static_cast<size_t>(n);
-  }
+  TRY(WriteAll(fd.get(), small_.data(), small_.size(), 0));
   if (small_.size() != attr_.size && ftruncate(fd.get(), static_cast<off_t>(attr_.size)) != 0) return Errno(errno);
   memfd_ = std::move(fd);
   small_ = std::string();
