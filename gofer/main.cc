@@ -22,6 +22,7 @@
 #include "gofer/seccomp.h"
 #include "gofer/server.h"
 #include "sentry/base/clone_into.h"
+#include "sentry/base/descriptor_table.h"
 #include "sentry/base/program_pages.h"
 
 namespace amber::gofer {
@@ -29,6 +30,8 @@ namespace {
 
 // Descriptors beside nodes: sockets, attach points, and what calls open for a moment (up to three a channel).
 constexpr uint32_t kReservedFiles = 64;
+// The table's size from the start: a gofer has a descriptor for every file that its sandbox has looked at.
+constexpr int kDescriptors = 16384;
 
 absl::StatusOr<std::unique_ptr<Server>> MakeServer(GoferConfig& config) {
   uint32_t reserved = kReservedFiles + static_cast<uint32_t>(config.mounts.size() + 4 * config.channels.size());
@@ -123,6 +126,7 @@ absl::Status Run(GoferConfig& config) {
   uint64_t capabilities = NeededCapabilities(config);
   auto server = MakeServer(config);
   if (!server.ok()) return server.status();
+  ReserveDescriptors(null.get(), kDescriptors);
   if (config.drop_capabilities) {
     absl::Status status = KeepCapabilities(capabilities);
     if (!status.ok()) return status;

@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "sentry/base/clone_into.h"
+#include "sentry/base/descriptor_table.h"
 #include "sentry/control/channel.h"
 #include "sentry/control/control.pb.h"
 #include "sentry/control/runtime.h"
@@ -28,6 +29,9 @@ namespace amber {
 namespace {
 
 using control::StepTimings;
+
+// More than most sandboxes ever have open at once.
+constexpr int kReservedDescriptors = 4096;
 
 // Sets up, serves, and returns when the sandbox has ended.
 absl::Status Run(const SentryLaunch& launch, int gate, StepTimings& timings) {
@@ -45,6 +49,7 @@ absl::Status Run(const SentryLaunch& launch, int gate, StepTimings& timings) {
   if (!proc.ok()) return proc.status();
   timings.Begin("sentry: drop privileges");
   if (absl::Status s = SetResourceLimits(); !s.ok()) return s;
+  ReserveDescriptors(gate, kReservedDescriptors);
   if (absl::Status s = DropCapabilities(); !s.ok()) return s;
   if (absl::Status s = ForbidFileOpens(nodes); !s.ok()) return s;
 
