@@ -122,20 +122,20 @@ std::optional<SitePatch> FindPatch(uint64_t ip, uint32_t number, uint64_t start,
   if (ip < start + 7 || ip - start > code.size()) return std::nullopt;
   size_t at = ip - start;
   if (code[at - 2] != 0x0f || code[at - 1] != 0x05) return std::nullopt;
-  SitePatch patch = {SitePatch::Way::kJump, ip - 7, 0, {}};
+  SitePatch patch = {SitePatch::Way::kJump, ip - 7, 0, {}, false};
   uint32_t immediate;
   memcpy(&immediate, code.data() + at - 6, sizeof(immediate));
   bool load = code[at - 7] == 0xb8 && immediate == number;             // mov $number, %eax
   bool sixth = Matches(code, at - 7, {0x4c, 0x8b, 0x4c, 0x24, 0x08});  // mov 8(%rsp), %r9: syscall(2) of glibc
   if (load || sixth) {
-    if (!SameLine(ip - 7, ip - 3)) return std::nullopt;
+    patch.straddles = !SameLine(ip - 7, ip - 3);
     patch.displaced.assign(code.begin() + static_cast<ptrdiff_t>(at - 7), code.begin() + static_cast<ptrdiff_t>(at - 2));
     return patch;
   }
   if (number == 0 && Matches(code, at - 4, {0x31, 0xc0})) {  // xor %eax, %eax: read(2) of glibc
     patch.way = SitePatch::Way::kShort;
     patch.address = ip - 4;
-    if (!SameLine(ip - 4, ip - 3)) return std::nullopt;
+    patch.straddles = !SameLine(ip - 4, ip - 3);
     patch.hole = FindHole(ip, start, code, 120);
     if (patch.hole == 0) return std::nullopt;
     patch.displaced = {0x31, 0xc0};
@@ -168,7 +168,7 @@ std::unique_ptr<FastSites> FastSites::Copy() {
   return copy;
 }
 
-bool FastSites::Note(SpaceCore& core, pid_t pid, const seccomp_data& data) {
+bool FastSites::Note(SpaceCore& core, pid_t pid, const seccomp_data& data, bool alone) {
   absl::MutexLock lock(&mu_);
   auto it = sites_.find(data.instruction_pointer);
   if (it == sites_.end()) {
@@ -180,9 +180,9 @@ bool FastSites::Note(SpaceCore& core, pid_t pid, const seccomp_data& data) {
   if (it->second == kNever || ++it->second < (number == SYS_rt_sigaction ? kHotActions : kHot)) return false;
   // Nobody takes what is posted with a single CPU; this one need not be taken.
   bool useful = number == SYS_rt_sigaction || core.platform().watcher().possible();
-  bool patched = useful && FastCallable(number) && Patch(core, pid, data.instruction_pointer, number);
-  it->second = patched ? kPatched : kNever;
-  return patched;
+  Patched patched = useful && FastCallable(number) ? Patch(core, pid, data.instruction_pointer, number, alone) : Patched::kNo;
+  it->second = patched == Patched::kYes ? kPatched : patched == Patched::kNo ? kNever : 0;
+  return patched == Patched::kYes;
 }
 
 bool FastSites::IsPatched(uint64_t ip) {
@@ -209,32 +209,35 @@ uint64_t FastSites::AllocateThunk(SpaceCore& core, int memory, uint64_t near) {
 
 // The guest's text is not writable, so this goes through /proc/PID/mem, which gives a private page its own copy (and refuses a shared one).
 // Other threads may run the bytes meanwhile: a jump of five is written behind a breakpoint (whoever meets that is sent on by
-// ThreadImpl::LeavePatching), within one cache line.
-bool FastSites::Patch(SpaceCore& core, pid_t pid, uint64_t ip, uint32_t number) {
+// ThreadImpl::LeavePatching()), within one cache line, so that nobody fetches half of it. Across two lines (glibc's getdents64() on Debian 12 has
+// such a site, and who lists directories lists many) only while the one thread of this memory is in the call that brought us here: what it
+// fetches afterwards was written before.
+FastSites::Patched FastSites::Patch(SpaceCore& core, pid_t pid, uint64_t ip, uint32_t number, bool alone) {
   uint8_t code[kBefore + kAfter];
   uint64_t start = ip - kBefore;
   iovec guest = {reinterpret_cast<void*>(start), sizeof(code)};
   iovec local = {code, sizeof(code)};
   auto n = core.Copy({&guest, 1}, {&local, 1}, false);
-  if (!n.ok() || *n < kBefore) return false;
+  if (!n.ok() || *n < kBefore) return Patched::kNo;
   std::span<const uint8_t> bytes(code, *n);
   // Patched in another life, or by the parent: the site jumps to padding, or to one of our areas.
-  if (code[kBefore - 4] == 0xeb && number == 0 && !areas_.empty()) return true;
+  if (code[kBefore - 4] == 0xeb && number == 0 && !areas_.empty()) return Patched::kYes;
   int32_t distance;
   memcpy(&distance, code + kBefore - 6, sizeof(distance));
   uint64_t target = ip - 2 + static_cast<uint64_t>(static_cast<int64_t>(distance));
   bool ours = std::any_of(areas_.begin(), areas_.end(), [&](const FastArea& area) { return target - area.start < area.size; });
-  if (code[kBefore - 7] == 0xe9 && ours) return true;
+  if (code[kBefore - 7] == 0xe9 && ours) return Patched::kYes;
   std::optional<SitePatch> patch = FindPatch(ip, number, start, bytes);
-  if (!patch) return false;
+  if (!patch) return Patched::kNo;
+  if (patch->straddles && !alone) return Patched::kLater;
   char name[32];
   snprintf(name, sizeof(name), "%d/mem", pid);
   UniqueFd memory(openat(core.platform().proc_fd(), name, O_RDWR | O_CLOEXEC));
-  if (!memory.valid()) return false;
+  if (!memory.valid()) return Patched::kNo;
   uint64_t thunk = AllocateThunk(core, memory.get(), ip);
-  if (thunk == 0) return false;
+  if (thunk == 0) return Patched::kNo;
   std::vector<uint8_t> code_of_thunk = MakeThunk(*patch, ip, thunk);
-  if (!Write(memory.get(), thunk, code_of_thunk.data(), code_of_thunk.size())) return false;
+  if (!Write(memory.get(), thunk, code_of_thunk.data(), code_of_thunk.size())) return Patched::kNo;
   bool ok;
   if (patch->way == SitePatch::Way::kShort) {
     auto jump = Jump(patch->hole, thunk);
@@ -247,7 +250,7 @@ bool FastSites::Patch(SpaceCore& core, pid_t pid, uint64_t ip, uint32_t number) 
          Write(memory.get(), patch->address, jump.data(), 1);
   }
   if (ok) core.platform().counters().patched_sites.fetch_add(1, std::memory_order_relaxed);
-  return ok;
+  return ok ? Patched::kYes : Patched::kNo;
 }
 
 }  // namespace amber::platform

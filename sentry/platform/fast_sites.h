@@ -36,6 +36,7 @@ struct SitePatch {
   uint64_t address;  // of the bytes that change
   uint64_t hole = 0;
   std::vector<uint8_t> displaced;
+  bool straddles = false;  // the bytes that change first lie in two cache lines
 };
 
 // Finds the way to patch the site whose `syscall` instruction ends at `ip`, for call `number`. `code` are the guest's bytes from `start` on.
@@ -52,8 +53,8 @@ class FastSites {
   std::unique_ptr<FastSites> Copy();
 
   // A call of the base path was made at a site; patches it if it is time. True if the site is patched. `pid` is a process of `core`;
-  // the calling thread must be waiting for its answer.
-  bool Note(SpaceCore& core, pid_t pid, const seccomp_data& data);
+  // the calling thread must be waiting for its answer; `alone`: no other runs in that memory.
+  bool Note(SpaceCore& core, pid_t pid, const seccomp_data& data, bool alone);
   // Whether the site whose `syscall` instruction ends at `ip` is patched. Waits for one that is just being patched.
   bool IsPatched(uint64_t ip);
 
@@ -61,7 +62,8 @@ class FastSites {
   static constexpr uint16_t kPatched = 0xffff;
   static constexpr uint16_t kNever = 0xfffe;
 
-  bool Patch(SpaceCore& core, pid_t pid, uint64_t ip, uint32_t number) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  enum class Patched { kYes, kNo, kLater };
+  Patched Patch(SpaceCore& core, pid_t pid, uint64_t ip, uint32_t number, bool alone) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   uint64_t AllocateThunk(SpaceCore& core, int memory, uint64_t near) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   absl::Mutex mu_;

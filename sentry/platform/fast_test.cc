@@ -36,7 +36,10 @@ TEST(FindPatchTest, LoadsOfTheNumber) {
   EXPECT_EQ(patch->displaced, std::vector<uint8_t>(site, site + 5));
   EXPECT_FALSE(FindPatch(0x1000 + 23, 40, 0x1000, code)) << "another call's number";
   EXPECT_FALSE(FindPatch(0x1000 + 24, 39, 0x1000, code)) << "no syscall instruction there";
-  EXPECT_FALSE(FindPatch(0x1000 + 23 + 47, 39, 0x1000 + 47, code)) << "across a cache line";
+  EXPECT_FALSE(patch->straddles);
+  auto other = FindPatch(0x1000 + 23 + 47, 39, 0x1000 + 47, code);
+  ASSERT_TRUE(other);
+  EXPECT_TRUE(other->straddles) << "across a cache line";
   EXPECT_FALSE(FindPatch(0x1000 + 5, 39, 0x1000, code)) << "before what is known";
   EXPECT_FALSE(FindPatch(0x1000 + 400, 39, 0x1000, code)) << "behind what is known";
 }
@@ -82,6 +85,28 @@ TEST_F(FastTest, AnswersAreRight) {
   Stats stats = client_.platform().stats();
   EXPECT_EQ(stats.patched_sites, 1u);
   EXPECT_GT(stats.fast_calls, 100u);
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+}
+
+TEST_F(FastTest, SitesInTwoCacheLines) {
+  Start(GuestFarEcho, 20000)->Resume();
+  ASSERT_TRUE(client_.AwaitLog(1));
+  EXPECT_EQ(client_.log()[0], 0);
+  Stats stats = client_.platform().stats();
+  EXPECT_EQ(stats.patched_sites, 1u);
+  EXPECT_GT(stats.fast_calls, 100u);
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+}
+
+TEST_F(FastTest, SitesInTwoCacheLinesAreLeftToThreads) {
+  constexpr int kThreads = 3;
+  Thread* thread = Start(GuestThreadMaker, kThreads, TestClient::Address(GuestFarThread));
+  RefPtr<AddressSpace> space(&thread->space());
+  thread->Resume();
+  ASSERT_TRUE(client_.AwaitLog(kThreads + 1));
+  for (int64_t value : client_.log()) EXPECT_TRUE(value == 0 || value == 9000) << value;
+  EXPECT_EQ(client_.platform().stats().patched_sites, 0u) << "another thread may be fetching half of it";
+  space->Kill();
   EXPECT_TRUE(client_.AwaitDeaths(1));
 }
 

@@ -384,6 +384,25 @@ GUEST_TEXT void GuestFastEchoForever(uint64_t, uint64_t) {
   }
 }
 
+// The five bytes before `syscall` lie in two cache lines.
+GUEST_TEXT int64_t GuestFarSite(uint64_t value) {
+  int64_t result;
+  asm volatile(".p2align 6\n\t.skip 61, 0x90\n\tmovl $2000, %%eax\n\tsyscall" : "=a"(result) : "D"(value) : "rcx", "r11", "cc", "memory");
+  return result;
+}
+
+GUEST_TEXT void GuestFarEcho(uint64_t rounds, uint64_t thread) {
+  uint64_t wrong = 0;
+  for (uint64_t i = 0; i < rounds; i++) {
+    if (GuestFarSite(i) != static_cast<int64_t>(i + 1)) wrong++;
+  }
+  Log(wrong);
+  if (thread == 0) Leave();
+  for (;;) Sys(kSysExit, 0);
+}
+
+GUEST_TEXT void GuestFarThread(uint64_t, uint64_t) { GuestFarEcho(20000, 1); }
+
 GUEST_TEXT int64_t GuestWriteSite(uint64_t fd, const void* data, uint64_t size) {
   int64_t result;
   asm volatile("movl $1, %%eax\n\tsyscall" : "=a"(result), "+D"(fd), "+S"(data) : "d"(size) : "rcx", "r11", "cc", "memory");

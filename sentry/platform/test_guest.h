@@ -69,4 +69,6 @@ GUEST(GuestFastEchoForever);  // logs only wrong answers
 GUEST(GuestFastCopies);       // a: rounds, 0: for ever; writes and reads memory by posted calls, logs how many went wrong
 GUEST(GuestActions);          // a: rounds, 0: for ever; changes actions and asks for them by one site, logs how many answers were wrong
 GUEST(GuestFastThread);       // echoes 20,000 times by that site, logs the number of wrong answers, exits as a thread
+GUEST(GuestFarEcho);          // a: rounds, b: not 0: as a thread; GuestFastEcho by a site that lies in two cache lines
+GUEST(GuestFarThread);        // the same 20,000 times, as a thread
 GUEST(GuestFastFork);         // GuestFastEcho, then the same in a forked child and in the parent

@@ -36,6 +36,11 @@ void ThreadImpl::SetWatched(bool on) {
   __atomic_store_n(&box_->fast.watching, on ? 1u : 0u, __ATOMIC_SEQ_CST);
 }
 
+bool ThreadImpl::IsServed() {
+  absl::MutexLock lock(&mu_);
+  return callbacks_ > 0;
+}
+
 bool ThreadImpl::IsWatched() const { return __atomic_load_n(&box_->fast.watching, __ATOMIC_RELAXED) != 0; }
 
 ThreadImpl::Fast ThreadImpl::TakePosted() {
@@ -262,7 +267,7 @@ bool ThreadImpl::NoteSite(const seccomp_data& data) {
   if (sites == nullptr) return false;
   // Calls that are never posted are no reason to watch, and none against it.
   if (!FastCallable(static_cast<uint32_t>(data.nr))) return false;
-  if (!sites->Note(process_->space(), process_->pid(), data)) {
+  if (!sites->Note(process_->space(), process_->pid(), data, process_->IsAlone())) {
     process_->NoteOtherCall();
     return false;
   }

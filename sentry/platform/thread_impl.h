@@ -132,6 +132,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   // From BeginWatch(), which fails for a thread that has gone, until EndWatch() the mailbox is not another thread's.
   bool BeginWatch();
   void EndWatch();
+  // The client is handling what this thread wants.
+  bool IsServed();
   WatchCredit& watch_credit() { return watch_credit_; }
   // fast_actions.cc
   bool OfferActions(std::span<const uint64_t, 64 * 4> actions);

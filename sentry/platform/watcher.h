@@ -53,7 +53,8 @@ class Watcher {
  private:
   struct Entry {
     RefPtr<ThreadImpl> thread;
-    int64_t last;  // when it posted
+    int64_t last;    // when it posted, or was last seen to be served
+    int64_t posted;  // when it posted, or was admitted
     uint64_t taken = 0, redone = 0;
   };
   void Admit(int64_t now);

@@ -31,6 +31,7 @@ class Container final : public RefCounted<Container>, public state::Saveable {
   const std::string& id() const { return spec_.id; }
   const ContainerSpec& spec() const { return spec_; }
   PidNamespace& pids() const { return *pids_; }
+  uint64_t gofer_calls() const { return gofer_ != nullptr ? gofer_->calls() : 0; }
 
   // Makes namespaces and mounts.
   absl::Status SetUp(std::vector<UniqueFd> gofer_channels, std::vector<UniqueFd> image_files);

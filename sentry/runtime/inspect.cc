@@ -76,6 +76,9 @@ std::string KernelRuntime::StatsText() {
   line("fast_redone", p.fast_redone);
   line("patched_sites", p.patched_sites);
   line("posted_contacts", p.posted_contacts);
+  uint64_t gofer_calls = 0;
+  for (const auto& [id, container] : containers_) gofer_calls += container->gofer_calls();
+  line("gofer_calls", gofer_calls);
   return out;
 }
 
