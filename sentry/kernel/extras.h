@@ -20,6 +20,7 @@
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
 #include "sentry/base/unique_fd.h"
+#include "sentry/kernel/late_usage.h"
 #include "sentry/kernel/other_namespaces.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/platform/platform.h"
@@ -137,6 +138,7 @@ class GroupExtras {
   // All of its accounting (usage.h), and what was told last of its parts.
   rusage base{};
   int64_t told_user = 0, told_system = 0;
+  ExpectedUsage expected_usage;
   // Asynchronous I/O contexts, by id.
   std::map<uint64_t, std::unique_ptr<AioContext>> aio;
   // ptrace: whom it traces, and whose end it has not waited for.

@@ -9,6 +9,7 @@
 #include "sentry/kernel/exec_credentials.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/late_usage.h"
 #include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/robust_list.h"
@@ -135,8 +136,9 @@ void TaskLifecycle::KillOtherThreads(Task& task) {
 
 void TaskLifecycle::CommitExec(Task& task, const ExecArgs& args, const Loaded& loaded, int old_tid) {
   GroupExtras& extras = *task.group().extras_;
-  extras.base = UsageOf(task.group());
-  extras.cpu_base = task.group().CpuTime();
+  int64_t total = task.group().CpuTime();
+  if (!TakeUsageLater(task.group())) extras.base = UsageOf(task.group());
+  extras.cpu_base = total;
   task.extras_->cpu_base = task.CpuTime();
   task.extras_->schedstat.reset();
   WalkRobustList(task, nullptr);

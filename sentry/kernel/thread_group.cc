@@ -2,8 +2,11 @@
 
 #include <sys/wait.h>
 
+#include <algorithm>
+
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/late_usage.h"
 #include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/tracing.h"
@@ -198,15 +201,27 @@ int64_t ThreadGroup::CpuTime() const {
     if (clock_gettime(clock, &ts) == 0) return extras_->cpu_base + ts.tv_sec * kNsPerSecond + ts.tv_nsec;
     break;
   }
-  // It is dead: what it had.
-  return (usage_.ru_utime.tv_sec + usage_.ru_stime.tv_sec) * kNsPerSecond + (usage_.ru_utime.tv_usec + usage_.ru_stime.tv_usec) * 1000;
+  // It is dead: what it had. (Of that, not all may be in its usage yet, nor in an image.)
+  int64_t usage = (usage_.ru_utime.tv_sec + usage_.ru_stime.tv_sec) * kNsPerSecond + (usage_.ru_utime.tv_usec + usage_.ru_stime.tv_usec) * 1000;
+  return std::max(usage, extras_->cpu_base);
 }
 
-void ThreadGroup::CollectUsage() { usage_ = UsageOf(*this); }
+void ThreadGroup::CollectUsage() {
+  int64_t total = CpuTime();
+  usage_ = TakeUsageLater(*this) ? extras_->base : UsageOf(*this);
+  extras_->cpu_base = total;
+}
 
-void ThreadGroup::AddChildUsage(const ThreadGroup& child) {
+void ThreadGroup::AddChildUsage(ThreadGroup& child) {
   AddUsage(&child_usage_, child.usage_);
   AddUsage(&child_usage_, child.child_usage_);
+  HandOnUsage(child, *this);
+}
+
+void ThreadGroup::AddLateUsage(const rusage& usage, bool child) {
+  if (child) return AddUsage(&child_usage_, usage);
+  AddUsage(&extras_->base, usage);
+  if (zombie_ || group_exit_) AddUsage(&usage_, usage);
 }
 
 }  // namespace amber

@@ -232,6 +232,8 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   int64_t CpuTime() const;
   const rusage& usage() const { return usage_; }
   const rusage& child_usage() const { return child_usage_; }
+  // Of a host process that this one had (late_usage.h); with `child`, of one of a child that it has waited for.
+  void AddLateUsage(const rusage& usage, bool child);
   // setpgid and setsid.
   void JoinProcessGroup(RefPtr<ProcessGroup> group);
   RefPtr<ProcessGroup> NewSession();
@@ -269,7 +271,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public state::Saveable
   void SetDefaultLimits();
   // Takes the host's accounting of the process that is about to die.
   void CollectUsage();
-  void AddChildUsage(const ThreadGroup& child);
+  void AddChildUsage(ThreadGroup& child);
   void LeaveSessionIfLeader();
   // Tells the parent: SIGCHLD with `code` (CLD_*), and wakes its waits.
   void NotifyParent(int code, int status);

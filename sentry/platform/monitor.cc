@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
@@ -178,14 +179,15 @@ void Monitor::TakeApart(const std::shared_ptr<Process>& process) {
   process->space().RemoveProcess(process.get());
   // The last use of the number is over.
   int status = 0;
-  wait4(process->pid(), &status, __WALL, nullptr);
+  rusage usage = {};
+  wait4(process->pid(), &status, __WALL, &usage);
   for (const RefPtr<ThreadImpl>& thread : threads) thread->FreeSlot();
-  auto finish = [this, process, threads = std::move(threads), status] {
+  auto finish = [this, process, threads = std::move(threads), status, usage] {
     for (const RefPtr<ThreadImpl>& thread : threads) {
       thread->AwaitCallbacks();
       thread->DropOrders();
     }
-    platform_.OnDeath(*process, threads, status);
+    platform_.OnDeath(*process, threads, status, usage);
     absl::MutexLock lock(&mu_);
     processes_.erase(process->pid());
     if (processes_.empty()) empty_.SignalAll();

@@ -215,7 +215,7 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
   return true;
 }
 
-void PlatformImpl::OnDeath(Process& process, std::span<const RefPtr<ThreadImpl>> threads, int status) {
+void PlatformImpl::OnDeath(Process& process, std::span<const RefPtr<ThreadImpl>> threads, int status, const rusage& usage) {
   if (stopping()) {
     // The client hears of nothing any more; what it has not released goes when its callbacks are
     // over.
@@ -223,6 +223,7 @@ void PlatformImpl::OnDeath(Process& process, std::span<const RefPtr<ThreadImpl>>
     orphans_.insert(orphans_.end(), threads.begin(), threads.end());
     return;
   }
+  for (const auto& done : process.TakeWhenReaped()) done(usage);
   std::vector<Thread*> ended;
   for (const RefPtr<ThreadImpl>& thread : threads) {
     if (!thread->released()) ended.push_back(thread.get());

@@ -71,7 +71,7 @@ class PlatformImpl final : public Platform {
   // A notification of a thread that nobody knows: a forked child's first call, or a reason to kill.
   void OnStranger(Listener& listener, const seccomp_notif& notification);
   // A process that ended has been taken apart by the monitor: tells the client.
-  void OnDeath(Process& process, std::span<const RefPtr<ThreadImpl>> threads, int status);
+  void OnDeath(Process& process, std::span<const RefPtr<ThreadImpl>> threads, int status, const rusage& usage);
 
   // How the host sees a thread: its state letter (0: unknown) and the CPU time it has used, ns.
   struct HostThread {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "sentry/platform/listener.h"
+#include "sentry/platform/reaped.h"
 #include "sentry/platform/thread_impl.h"
 
 namespace amber::platform {
@@ -121,6 +122,24 @@ void Process::ForkDone() {
   mu_.Lock();
   forks_--;
   RunWaiting();
+}
+
+bool Process::WhenReaped(std::function<void(const rusage&)> done) {
+  absl::MutexLock lock(&mu_);
+  if (reaped_) return false;
+  when_reaped_.push_back(std::move(done));
+  return true;
+}
+
+std::vector<std::function<void(const rusage&)>> Process::TakeWhenReaped() {
+  absl::MutexLock lock(&mu_);
+  reaped_ = true;
+  return std::exchange(when_reaped_, {});
+}
+
+bool WhenReaped(Thread& thread, std::function<void(const rusage&)> done) {
+  auto* impl = dynamic_cast<ThreadImpl*>(&thread);
+  return impl != nullptr && impl->process().WhenReaped(std::move(done));
 }
 
 }  // namespace amber::platform

@@ -8,6 +8,7 @@
 // number that came back is another guest's memory.
 #pragma once
 
+#include <sys/resource.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -146,6 +147,10 @@ class Process {
   void FreeFds(uint64_t mask);
   void ForkDone();
 
+  // See reaped.h.
+  bool WhenReaped(std::function<void(const rusage&)> done);
+  std::vector<std::function<void(const rusage&)>> TakeWhenReaped();
+
  private:
   void RunWaiting() ABSL_UNLOCK_FUNCTION(mu_);
 
@@ -167,6 +172,8 @@ class Process {
     std::function<void()> work;
   };
   std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mu_);
+  bool reaped_ ABSL_GUARDED_BY(mu_) = false;
+  std::vector<std::function<void(const rusage&)>> when_reaped_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace amber::platform

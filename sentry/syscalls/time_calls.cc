@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/late_usage.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/usage.h"
@@ -170,6 +171,7 @@ ErrnoOr<uint64_t> Times(Task& task, UserPtr<tms> out) {
   auto ticks = [](int64_t ns) { return static_cast<clock_t>(ns / (kNsPerSecond / 100)); };
   auto of = [&](const timeval& tv) { return ticks(tv.tv_sec * kNsPerSecond + tv.tv_usec * 1000); };
   if (out) {
+    TRY(AwaitUsage(task, task.group()));
     const rusage& children = task.group().child_usage();
     rusage own = UsageOf(task.group());
     TRY(task.CopyOut(out, tms{of(own.ru_utime), of(own.ru_stime), of(children.ru_utime), of(children.ru_stime)}));
@@ -179,6 +181,7 @@ ErrnoOr<uint64_t> Times(Task& task, UserPtr<tms> out) {
 
 ErrnoOr<uint64_t> Getrusage(Task& task, int who, UserPtr<rusage> out) {
   rusage usage{};
+  if (who == RUSAGE_SELF || who == RUSAGE_CHILDREN) TRY(AwaitUsage(task, task.group()));
   switch (who) {
     case RUSAGE_SELF: usage = UsageOf(task.group()); break;
     case RUSAGE_THREAD: usage = UsageOf(task); break;

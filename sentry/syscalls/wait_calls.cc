@@ -5,10 +5,12 @@
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/late_usage.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/tracing.h"
+#include "sentry/kernel/usage.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fd_table.h"
@@ -74,7 +76,9 @@ bool Look(const WaitFor& w, ThreadGroup& child, Found* out) {
     out->status = child.exit_status();
     out->code = WIFSIGNALED(out->status) ? (WCOREDUMP(out->status) ? CLD_DUMPED : CLD_KILLED) : CLD_EXITED;
     out->value = WIFSIGNALED(out->status) ? WTERMSIG(out->status) : WEXITSTATUS(out->status);
+    // getrusage(RUSAGE_BOTH): its own, and that of those that it has waited for.
     out->usage = child.usage();
+    AddUsage(&out->usage, child.child_usage());
     return true;
   }
   // Its stops are its tracer's to see.
@@ -176,6 +180,7 @@ ErrnoOr<uint64_t> Wait4(Task& task, int pid, UserPtr<int> status, int options, U
     if ((options & WNOHANG) != 0) return 0;
     return task.Block(task.group().child_queue(), POLLIN);
   }
+  if (usage && found.group != nullptr && found.group->zombie()) TRY(AwaitUsage(task, *found.group));
   ReapIfZombie(task, w, found);
   if (status) TRY(task.CopyOut(status, found.status));
   if (usage) TRY(task.CopyOut(usage, found.usage));
@@ -225,6 +230,7 @@ ErrnoOr<uint64_t> Waitid(Task& task, int type, int id, UserPtr<siginfo_t> info, 
     return task.Block(task.group().child_queue(), POLLIN);
   }
   if (!found.any && type == P_PIDFD && (options & WNOHANG) == 0) return Errno(EAGAIN);
+  if (usage && found.group != nullptr && found.group->zombie()) TRY(AwaitUsage(task, *found.group));
   if (found.any) ReapIfZombie(task, w, found);
   if (usage) TRY(task.CopyOut(usage, found.usage));
   if (info) {

@@ -406,6 +406,59 @@ GUEST_TEST(Wait, RusageOfTheChild) {
   EXPECT_EQ(children.ru_utime.tv_usec, usage.ru_utime.tv_usec);
 }
 
+// Touches pages of its own, so that its accounting says something, and ends within a tick.
+void TouchPages() {
+  constexpr size_t kBytes = 64 * 4096;
+  char* memory = static_cast<char*>(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  for (size_t at = 0; at < kBytes; at += 4096) memory[at] = 1;
+}
+
+GUEST_TEST(Wait, UsageOfShortChildrenIsThereWhenTheyAreWaitedFor) {
+  rusage before = {};
+  MUST(getrusage(RUSAGE_CHILDREN, &before));
+  long faults = 0;
+  for (int i = 0; i < 20; i++) {
+    const pid_t pid = Fork(TouchPages);
+    rusage usage = {};
+    int status = 0;
+    if (i % 2 == 0) {
+      // Known to have ended, it is told without waiting.
+      siginfo_t info = {};
+      MUST(waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOWAIT));
+      EXPECT_EQ(wait4(pid, &status, WNOHANG, &usage), pid);
+    } else {
+      EXPECT_EQ(wait4(pid, &status, 0, &usage), pid);
+    }
+    EXPECT_GE(usage.ru_minflt, 64);
+    EXPECT_GE(usage.ru_maxrss, 256);
+    faults += usage.ru_minflt;
+  }
+  rusage after = {};
+  MUST(getrusage(RUSAGE_CHILDREN, &after));
+  EXPECT_EQ(after.ru_minflt - before.ru_minflt, faults);
+}
+
+GUEST_TEST(Wait, UsageOfShortChildrenWithoutAskingEach) {
+  rusage before = {};
+  MUST(getrusage(RUSAGE_CHILDREN, &before));
+  for (int i = 0; i < 10; i++) EXPECT_EXITED(WaitStatus(Fork(TouchPages)), 0);
+  rusage after = {};
+  MUST(getrusage(RUSAGE_CHILDREN, &after));
+  EXPECT_GE(after.ru_minflt - before.ru_minflt, 640);
+}
+
+// getrusage(RUSAGE_BOTH) of kernel/exit.c: wait4() tells what the child's own children used, too, however short they were.
+GUEST_TEST(Wait, UsageHasGrandchildren) {
+  const pid_t pid = Fork([] {
+    for (int i = 0; i < 5; i++) EXPECT_EXITED(WaitStatus(Fork(TouchPages)), 0);
+  });
+  rusage usage = {};
+  int status = 0;
+  EXPECT_EQ(wait4(pid, &status, 0, &usage), pid);
+  EXPECT_EQ(status, 0);
+  EXPECT_GE(usage.ru_minflt, 5 * 64);
+}
+
 GUEST_TEST(Wait, ExitGroupEndsAllThreads) {
   const pid_t pid = Fork([] {
     Thread sleeper([] { pause(); });
