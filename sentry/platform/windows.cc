@@ -1,11 +1,13 @@
 #include "sentry/platform/windows.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace amber::platform {
 namespace {
@@ -13,6 +15,13 @@ namespace {
 // Room for a million address spaces; nothing is allocated until it is touched.
 constexpr uint64_t kFileSize = kWindowSize << 20;
 constexpr size_t kMaxKept = 64;
+
+// Where the first page lies that is there, from `from` on. (Of a host that does not say so: all are.)
+off_t NextData(int fd, off_t from) {
+  off_t data = lseek(fd, from, SEEK_DATA);
+  if (data >= 0) return data;
+  return errno == ENXIO ? std::numeric_limits<off_t>::max() : from;
+}
 
 }  // namespace
 
@@ -57,17 +66,21 @@ Windows::Lease Windows::Allocate() {
   return lease;
 }
 
-// Nothing of one guest may be seen by the next.
+// Nothing of one guest may be seen by the next. A guest can touch any page of its window, so the host is asked which are there: the first page of each
+// part, which nearly every address space uses, is cleared and kept (the next one would fault it in again, in the sentry and in the stub), and what is
+// between them, usually nothing, is dropped.
 void Windows::Clear(const Lease& lease) {
-  // A guest can touch any page of its window, so the sentry cannot tell which are in use: drop them
-  // all but the first ones that nearly every address space uses.
-  constexpr uint64_t kBox = offsetof(Window, mailboxes);
-  off_t base = static_cast<off_t>(lease.index * kWindowSize);
-  memset(static_cast<void*>(lease.window), 0, 4096);
-  memset(reinterpret_cast<char*>(lease.window) + kBox, 0, 4096);
-  fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, base + 4096, kBox - 4096);
-  fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, base + static_cast<off_t>(kBox) + 4096,
-            static_cast<off_t>(kWindowSize - kBox) - 4096);
+  constexpr uint64_t kKept[] = {0, offsetof(Window, mailboxes), offsetof(Window, memory), offsetof(Window, actions), kWindowSize};
+  const off_t base = static_cast<off_t>(lease.index * kWindowSize);
+  for (size_t i = 0; kKept[i] != kWindowSize; i++) {
+    const off_t page = base + static_cast<off_t>(kKept[i]), rest = page + 4096, end = base + static_cast<off_t>(kKept[i + 1]);
+    off_t data = NextData(fd_.get(), page);
+    if (data == page) {
+      memset(reinterpret_cast<char*>(lease.window) + kKept[i], 0, 4096);
+      data = NextData(fd_.get(), rest);
+    }
+    if (data < end) fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, rest, end - rest);
+  }
 }
 
 void Windows::Free(const Lease& lease) {
