@@ -136,7 +136,7 @@ void SaveSem(const SemSet& set, ipc_state::SemSet* out) {
 
 bool LoadSem(const ipc_state::SemSet& in, SemSet* set) {
   set->perm = LoadPerm(in.perm());
-  if (in.value_size() != in.pid_size() || static_cast<size_t>(in.value_size()) > kSemSetMax) return false;
+  if (in.value_size() != in.pid_size() || static_cast<size_t>(in.value_size()) > kSemSetMost) return false;
   for (int i = 0; i < in.value_size(); ++i) {
     if (in.value(i) < 0 || in.value(i) > kSemValueMax) return false;
     set->values.push_back({in.value(i), in.pid(i)});
@@ -189,6 +189,7 @@ std::string IpcNamespace::Save(state::Saver& saver) const {
   m.set_mqueue(saver.Ref(mqueue_));
   m.set_ino(ino());
   m.set_owner(SaveOwner(saver));
+  for (uint64_t value : sysctls_.values()) m.add_sysctl(value);
   return m.SerializeAsString();
 }
 
@@ -206,6 +207,7 @@ bool IpcNamespace::Load(state::Loader& loader, std::string_view bytes) {
     auto queue = MakeRef<MsgQueue>();
     if (!LoadMsg(in, queue.get()) || !msgs_.RestoreObject(std::move(queue))) return loader.Fail("a message queue is malformed");
   }
+  if (!sysctls_.Load({m.sysctl().data(), static_cast<size_t>(m.sysctl().size())})) return loader.Fail("a limit of an ipc namespace is out of range");
   mqueue_ = loader.GetRef<Mount>(m.mqueue());
   if (!LoadCommon(loader, m.ino(), m.owner())) return false;
   for (uint64_t id : m.shm()) {

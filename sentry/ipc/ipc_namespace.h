@@ -6,6 +6,7 @@
 
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
+#include "sentry/ipc/ipc_sysctls.h"
 #include "sentry/ipc/ipc_table.h"
 #include "sentry/ipc/msg.h"
 #include "sentry/ipc/sem.h"
@@ -29,6 +30,9 @@ class IpcNamespace final : public Namespace {
   IpcTable<SemSet>& sems() { return sems_; }
   IpcTable<MsgQueue>& msgs() { return msgs_; }
   IpcTable<ShmSegment>& shms() { return shms_; }
+
+  SysctlNumbers& sysctls() { return sysctls_; }
+  size_t sysctl(IpcSysctl value) const { return sysctls_[value]; }
 
   // The file system of POSIX message queues, mounted nowhere; null until it is used (sentry/fs/mqueue).
   const RefPtr<Mount>& mqueue() const { return mqueue_; }
@@ -54,6 +58,7 @@ class IpcNamespace final : public Namespace {
   IpcTable<MsgQueue> msgs_;
   IpcTable<ShmSegment> shms_;
   std::set<SemUndo*> undos_;
+  SysctlNumbers sysctls_{kIpcSysctls};
   RefPtr<Mount> mqueue_;
   std::vector<RefPtr<ShmSegment>> loading_;  // between Load() and AfterLoad()
 };

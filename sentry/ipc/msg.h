@@ -14,10 +14,6 @@
 
 namespace amber {
 
-inline constexpr uint64_t kMsgMax = 8192;          // MSGMAX: bytes of a message
-inline constexpr uint64_t kMsgQueueBytes = 16384;  // MSGMNB
-inline constexpr size_t kMsgQueues = 32000;        // MSGMNI
-
 class MsgQueue final : public RefCounted<MsgQueue> {
  public:
   struct Message {
@@ -28,7 +24,7 @@ class MsgQueue final : public RefCounted<MsgQueue> {
   IpcPerm perm;
   std::list<Message> messages;
   uint64_t bytes = 0;
-  uint64_t max_bytes = kMsgQueueBytes;
+  uint64_t max_bytes = 0;
   int last_sender = 0, last_receiver = 0;
   int64_t stime = 0, rtime = 0, ctime = 0;
   WaitQueue queue;  // POLLIN: a message came; POLLOUT: one went

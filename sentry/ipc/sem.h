@@ -21,10 +21,7 @@ namespace amber {
 class IpcNamespace;
 class SemUndo;
 
-inline constexpr int kSemValueMax = 32767;   // SEMVMX
-inline constexpr size_t kSemSetMax = 32000;  // SEMMSL
-inline constexpr size_t kSemSets = 32000;    // SEMMNI
-inline constexpr size_t kSemOps = 500;       // SEMOPM
+inline constexpr int kSemValueMax = 32767;  // SEMVMX
 
 class SemSet final : public RefCounted<SemSet> {
  public:

@@ -20,9 +20,6 @@ namespace amber {
 class IpcNamespace;
 class Kernel;
 
-inline constexpr uint64_t kShmMax = ~uint64_t{0} - (uint64_t{1} << 24);  // SHMMAX and SHMALL
-inline constexpr size_t kShmSegments = 4096;                             // SHMMNI
-
 class ShmSegment final : public RefCounted<ShmSegment>, public state::Saveable {
  public:
   ShmSegment() = default;  // for Loader

@@ -1,5 +1,6 @@
 #include "sentry/runtime/kernel_runtime.h"
 
+#include <errno.h>
 #include <signal.h>
 
 #include "absl/strings/str_cat.h"
@@ -7,6 +8,7 @@
 #include "sentry/base/program_pages.h"
 #include "sentry/fs/devpts/tty.h"
 #include "sentry/fs/nvidia/gpu_support.h"
+#include "sentry/fs/proc/entry.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -18,6 +20,23 @@ namespace {
 
 // A program has started when it has run for so long, ns.
 constexpr int64_t kSettleTime = 100'000'000;
+
+// linux.sysctl of config.json.
+absl::Status ApplySysctls(Task& init, const ContainerSpec& spec) {
+  for (const auto& [name, value] : spec.sysctls) {
+    ErrnoOr<void> set = ApplySysctl(init, name, value);
+    if (set.ok()) continue;
+    const char* why = "it takes no such value";
+    switch (set.error().number()) {
+      case ENOENT: why = "there is no such setting"; break;
+      case EACCES: why = "it cannot be changed in a sandbox"; break;
+      case EPERM: why = "the network is the host's"; break;
+      default: break;
+    }
+    return absl::InvalidArgumentError(absl::StrCat("sysctl ", name, " = \"", value, "\": ", why));
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -71,6 +90,10 @@ absl::StatusOr<ProcessId> KernelRuntime::CreateContainer(const ContainerSpec& sp
   if (absl::Status s = container->SetUp(std::move(fds.gofer), std::move(fds.file_systems)); !s.ok()) return s;
   absl::StatusOr<RefPtr<Task>> init = container->NewProcess(spec.process, std::move(fds.process));
   if (!init.ok()) return init.status();
+  if (absl::Status s = ApplySysctls(**init, spec); !s.ok()) {
+    kernel_.lifecycle().ExitGroup((*init)->group(), 1 << 8);
+    return s;
+  }
   containers_[spec.id] = container;
   return ProcessId{(*init)->pid()};
 }

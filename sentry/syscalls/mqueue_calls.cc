@@ -5,7 +5,10 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+
 #include "sentry/fs/mqueue/mqueue.h"
+#include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
@@ -40,13 +43,16 @@ ErrnoOr<std::string> CopyInName(Task& task, UserPtr<const char> p) {
 ErrnoOr<void> CheckLimits(Task& task, const KernelAttr& attr) {
   bool privileged = task.Has(CAP_SYS_RESOURCE);
   if (attr.max_messages <= 0 || attr.max_size <= 0) return Errno(EINVAL);
-  if (attr.max_messages > (privileged ? kMqHardMessages : kMqMaxMessages)) return Errno(EINVAL);
-  if (attr.max_size > (privileged ? kMqHardSize : kMqMaxSize)) return Errno(EINVAL);
+  const IpcNamespace& ns = *task.extras().ipc;
+  if (attr.max_messages > (privileged ? kMqHardMessages : static_cast<int64_t>(ns.sysctl(kSysctlMqMessages)))) return Errno(EINVAL);
+  if (attr.max_size > (privileged ? kMqHardSize : static_cast<int64_t>(ns.sysctl(kSysctlMqMessageSize)))) return Errno(EINVAL);
   return Ok();
 }
 
 ErrnoOr<uint64_t> MqOpen(Task& task, UserPtr<const char> name_p, int flags, uint32_t mode, UserPtr<KernelAttr> attr_p) {
-  KernelAttr attr{0, kMqMaxMessages, kMqMaxSize, 0, {}};
+  const IpcNamespace& ns = *task.extras().ipc;
+  auto least = [&ns](IpcSysctl a, IpcSysctl b) { return static_cast<int64_t>(std::min(ns.sysctl(a), ns.sysctl(b))); };
+  KernelAttr attr{0, least(kSysctlMqMessages, kSysctlMqDefaultMessages), least(kSysctlMqMessageSize, kSysctlMqDefaultSize), 0, {}};
   if (attr_p && (flags & O_CREAT) != 0) {
     attr = TRY(task.CopyIn(attr_p));
     TRY(CheckLimits(task, attr));
@@ -55,7 +61,7 @@ ErrnoOr<uint64_t> MqOpen(Task& task, UserPtr<const char> name_p, int flags, uint
   if ((flags & O_ACCMODE) == O_ACCMODE) return Errno(EINVAL);
   VfsPath root = MqueueRoot(*task.extras().ipc);
   auto& fs = static_cast<MqueueFileSystem&>(root.mount->fs());
-  fs.SetNext(attr.max_messages, attr.max_size, task.limit(RLIMIT_MSGQUEUE), task.Has(CAP_SYS_RESOURCE));
+  fs.SetNext(attr.max_messages, attr.max_size, task.limit(RLIMIT_MSGQUEUE), task.Has(CAP_SYS_RESOURCE), ns.sysctl(kSysctlMqQueues));
   VfsContext ctx = ContextOf(task);
   OpenHow how{.flags = flags & (O_ACCMODE | O_CREAT | O_EXCL | O_NONBLOCK), .mode = mode & 07777 & ~task.fs().umask()};
   RefPtr<File> file = TRY(OpenPath(ctx, root, name, how));

@@ -28,8 +28,9 @@ ErrnoOr<uint64_t> Msgget(Task& task, int key, int flags) {
     auto queue = MakeRef<MsgQueue>();
     queue->perm.SetCreator(task.creds(), static_cast<uint32_t>(flags));
     queue->perm.key = key;
+    queue->max_bytes = ns.sysctl(kSysctlMsgQueueBytes);
     queue->ctime = time(nullptr);
-    if (!ns.msgs().Add(queue, kMsgQueues)) return Errno(ENOSPC);
+    if (!ns.msgs().Add(queue, ns.sysctl(kSysctlMsgQueues))) return Errno(ENOSPC);
     return queue->perm.id;
   };
   return static_cast<uint64_t>(TRY(IpcGet(ns.msgs(), task.creds(), key, flags, check, make)));
@@ -49,7 +50,7 @@ Errno Wait(Task& task, MsgQueue& queue, uint32_t events) {
 }
 
 ErrnoOr<uint64_t> Msgsnd(Task& task, int id, UserPtr<int64_t> p, uint64_t size, int flags) {
-  if (size > kMsgMax || id < 0) return Errno(EINVAL);
+  if (size > NamespaceOf(task).sysctl(kSysctlMsgMax) || id < 0) return Errno(EINVAL);
   MsgQueue::Message message;
   message.type = TRY(task.CopyIn(p));
   if (message.type < 1) return Errno(EINVAL);
@@ -113,14 +114,14 @@ ErrnoOr<uint64_t> Stat(Task& task, const MsgQueue& queue, uint64_t out) {
 ErrnoOr<uint64_t> Info(Task& task, int command, uint64_t out) {
   IpcNamespace& ns = NamespaceOf(task);
   msginfo info{};
-  info.msgmni = kMsgQueues;
-  info.msgmax = kMsgMax;
-  info.msgmnb = kMsgQueueBytes;
+  info.msgmni = static_cast<int>(ns.sysctl(kSysctlMsgQueues));
+  info.msgmax = static_cast<int>(ns.sysctl(kSysctlMsgMax));
+  info.msgmnb = static_cast<int>(ns.sysctl(kSysctlMsgQueueBytes));
   info.msgssz = 16;
   info.msgseg = 0xffff;
-  info.msgmap = kMsgQueueBytes;
-  info.msgpool = kMsgQueues * kMsgQueueBytes / 1024;
-  info.msgtql = kMsgQueueBytes;
+  info.msgmap = 16384;  // MSGMAP and MSGTQL are MSGMNB as it was at build time
+  info.msgpool = 32000 * 16384 / 1024;
+  info.msgtql = 16384;
   if (command == MSG_INFO) {
     uint64_t messages = 0, bytes = 0;
     for (const auto& [index, queue] : ns.msgs().all()) {
@@ -138,7 +139,7 @@ ErrnoOr<uint64_t> Info(Task& task, int command, uint64_t out) {
 ErrnoOr<uint64_t> SetQueue(Task& task, MsgQueue& queue, uint64_t in) {
   msqid_ds ds = TRY(task.CopyIn(UserPtr<msqid_ds>(in)));
   TRY(queue.perm.CheckOwner(task.creds()));
-  if (ds.msg_qbytes > kMsgQueueBytes && !task.Has(CAP_SYS_RESOURCE)) return Errno(EPERM);
+  if (ds.msg_qbytes > NamespaceOf(task).sysctl(kSysctlMsgQueueBytes) && !task.Has(CAP_SYS_RESOURCE)) return Errno(EPERM);
   TRY(SetIpcOwner(task, ds.msg_perm, &queue.perm));
   queue.max_bytes = ds.msg_qbytes;
   queue.ctime = time(nullptr);

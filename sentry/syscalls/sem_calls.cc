@@ -4,6 +4,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 
+#include <algorithm>
+
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -26,7 +28,7 @@ IpcNamespace& NamespaceOf(Task& task) { return *task.extras().ipc; }
 
 ErrnoOr<uint64_t> Semget(Task& task, int key, int count, int flags) {
   IpcNamespace& ns = NamespaceOf(task);
-  if (count < 0 || static_cast<size_t>(count) > kSemSetMax) return Errno(EINVAL);
+  if (count < 0 || static_cast<size_t>(count) > std::min<size_t>(ns.sysctl(kSysctlSemSetMax), kSemSetMost)) return Errno(EINVAL);
   auto check = [&](const SemSet& set) -> ErrnoOr<void> { return static_cast<size_t>(count) > set.values.size() ? Errno(EINVAL) : Ok(); };
   auto make = [&]() -> ErrnoOr<int> {
     if (count == 0) return Errno(EINVAL);
@@ -35,7 +37,7 @@ ErrnoOr<uint64_t> Semget(Task& task, int key, int count, int flags) {
     set->perm.key = key;
     set->values.resize(static_cast<size_t>(count));
     set->ctime = time(nullptr);
-    if (!ns.sems().Add(set, kSemSets)) return Errno(ENOSPC);
+    if (!ns.sems().Add(set, ns.sysctl(kSysctlSemSets))) return Errno(ENOSPC);
     return set->perm.id;
   };
   return static_cast<uint64_t>(TRY(IpcGet(ns.sems(), task.creds(), key, flags, check, make)));
@@ -49,7 +51,7 @@ SemUndo* UndoOf(Task& task) {
 
 ErrnoOr<uint64_t> Operate(Task& task, int id, UserPtr<const sembuf> p, uint64_t count, int64_t deadline) {
   if (count < 1 || id < 0) return Errno(EINVAL);
-  if (count > kSemOps) return Errno(E2BIG);
+  if (count > std::min<size_t>(NamespaceOf(task).sysctl(kSysctlSemOps), kSemOpsMost)) return Errno(E2BIG);
   std::vector<sembuf> ops = TRY(task.CopyInArray(p, count));
   auto found = NamespaceOf(task).sems().Find(id);
   // It was there when the call began to wait.
@@ -169,14 +171,13 @@ ErrnoOr<uint64_t> Stat(Task& task, SemSet& set, uint64_t out) {
 ErrnoOr<uint64_t> Info(Task& task, int command, uint64_t out) {
   IpcNamespace& ns = NamespaceOf(task);
   seminfo info{};
-  info.semmni = kSemSets;
-  info.semmsl = kSemSetMax;
-  info.semmns = kSemSets * kSemSetMax;
-  info.semmnu = info.semmns;
-  info.semmap = info.semmns;
+  info.semmni = static_cast<int>(ns.sysctl(kSysctlSemSets));
+  info.semmsl = static_cast<int>(ns.sysctl(kSysctlSemSetMax));
+  info.semmns = static_cast<int>(ns.sysctl(kSysctlSemMax));
+  info.semmnu = info.semmap = 1024000000;  // SEMMNU and SEMMAP are SEMMNS as it was at build time
   info.semvmx = info.semaem = kSemValueMax;
-  info.semopm = kSemOps;
-  info.semume = kSemOps;
+  info.semopm = static_cast<int>(ns.sysctl(kSysctlSemOps));
+  info.semume = 500;
   info.semusz = 20;
   if (command == SEM_INFO) {
     info.semusz = static_cast<int>(ns.sems().all().size());

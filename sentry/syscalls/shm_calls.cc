@@ -31,15 +31,19 @@ ErrnoOr<uint64_t> Shmget(Task& task, int key, uint64_t size, int flags) {
   IpcNamespace& ns = NamespaceOf(task);
   auto check = [&](const ShmSegment& segment) -> ErrnoOr<void> { return size > segment.size ? Errno(EINVAL) : Ok(); };
   auto make = [&]() -> ErrnoOr<int> {
-    if (size == 0 || size > kShmMax) return Errno(EINVAL);
+    if (size == 0 || size > ns.sysctl(kSysctlShmMax)) return Errno(EINVAL);
     if ((flags & kShmHugeTlb) != 0) return Errno(ENOSYS);  // as without CONFIG_HUGETLBFS
-    if (ns.shms().all().size() >= kShmSegments) return Errno(ENOSPC);
+    if (ns.shms().all().size() >= ns.sysctl(kSysctlShmSegments)) return Errno(ENOSPC);
+    uint64_t pages = 0;
+    for (const auto& [index, other] : ns.shms().all()) pages += PageUp(other->size) / kPageSize;
+    uint64_t all = ns.sysctl(kSysctlShmAll), more = size / kPageSize + (size % kPageSize != 0 ? 1 : 0);
+    if (pages + more < more || pages + more > all) return Errno(ENOSPC);
     RefPtr<ShmSegment> segment = TRY(ShmSegment::Make(ns, size));
     segment->perm.SetCreator(task.creds(), static_cast<uint32_t>(flags));
     segment->perm.key = key;
     segment->creator = task.pid();
     segment->ctime = time(nullptr);
-    if (!ns.shms().Add(segment, kShmSegments)) return Errno(ENOSPC);
+    if (!ns.shms().Add(segment, ns.sysctl(kSysctlShmSegments))) return Errno(ENOSPC);
     return segment->perm.id;
   };
   return static_cast<uint64_t>(TRY(IpcGet(ns.shms(), task.creds(), key, flags, check, make)));
@@ -137,10 +141,10 @@ ErrnoOr<uint64_t> Info(Task& task, int command, uint64_t out) {
   IpcNamespace& ns = NamespaceOf(task);
   if (command == IPC_INFO) {
     shminfo info{};
-    info.shmmax = kShmMax;
+    info.shmmax = ns.sysctl(kSysctlShmMax);
     info.shmmin = 1;
-    info.shmmni = info.shmseg = kShmSegments;
-    info.shmall = kShmMax;
+    info.shmmni = info.shmseg = ns.sysctl(kSysctlShmSegments);
+    info.shmall = ns.sysctl(kSysctlShmAll);
     TRY(task.CopyOutBytes(out, &info, sizeof(info)));
   } else {
     shm_info info{};

@@ -257,6 +257,24 @@ print(subprocess.run(["true"]).returncode)
             self.assertEqual(int(stats["patched_sites"]) > 0, patched, stats)
             self.must("delete", "--force", "f")
 
+    def test_sysctls(self):
+        """linux.sysctl of config.json: Docker sets the first two for every container."""
+        shell = ["/bin/sh", "-c", "cd /proc/sys; cat net/ipv4/ping_group_range net/ipv4/ip_unprivileged_port_start kernel/msgmax vm/swappiness"]
+        root = {"path": "/", "readonly": True}
+
+        def run(settings):
+            linux = {"namespaces": [{"type": "pid"}, {"type": "mount"}], "sysctl": settings}
+            return self.run_cli("run", "--bundle", self.bundle(*shell, root=root, linux=linux), "sys")
+
+        result = run({"net.ipv4.ping_group_range": "0 2147483647", "net.ipv4.ip_unprivileged_port_start": "0", "kernel.msgmax": "4096", "vm.swappiness": "60"})
+        self.assertEqual((result.returncode, result.stdout), (0, "0\t2147483647\n0\n4096\n60\n"), result.stderr)
+        for name, value, why in (("kernel.no_such", "1", "no such setting"), ("vm.swappiness", "10", "cannot be changed"), ("net.core.somaxconn", "many", "no such value")):
+            result = run({name: value})
+            self.assertNotEqual(result.returncode, 0)
+            self.assertIn(name, result.stderr)
+            self.assertIn(why, result.stderr)
+            self.assertEqual(self.must("list", "--quiet"), "")
+
     def test_memory_limit(self):
         """Programs see it, and what exceeds it is killed as on Linux: the process, not the sandbox."""
         program = """

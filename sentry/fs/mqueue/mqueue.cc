@@ -121,7 +121,7 @@ ErrnoOr<RefPtr<Inode>> MqueueInode::Make(const VfsContext&, std::string_view nam
   if (!IsDir()) return Errno(ENOTDIR);
   if (!S_ISREG(node.mode)) return Errno(EPERM);
   if (children_.contains(name)) return Errno(EEXIST);
-  if (fs.queues_ >= kMqQueues && !limits.privileged) return Errno(ENOSPC);
+  if (fs.queues_ >= limits.most_queues && !limits.privileged) return Errno(ENOSPC);
   auto queue = MakeRef<MqueueInode>(&fs, node.mode, node.uid, node.gid);
   queue->max_messages_ = limits.max_messages;
   queue->max_size_ = limits.max_size;

@@ -18,9 +18,8 @@ namespace amber {
 
 class MqueueFileSystem;
 
-inline constexpr int64_t kMqMaxMessages = 10, kMqMaxSize = 8192;           // fs.mqueue.msg_max, msgsize_max
+inline constexpr int64_t kMqMaxMessages = 10, kMqMaxSize = 8192;           // of queues that are made without limits
 inline constexpr int64_t kMqHardMessages = 65536, kMqHardSize = 16 << 20;  // with CAP_SYS_RESOURCE
-inline constexpr size_t kMqQueues = 256;                                   // fs.mqueue.queues_max
 inline constexpr unsigned kMqPriorities = 32768;                           // MQ_PRIO_MAX
 
 class MqueueInode final : public Inode {
@@ -86,7 +85,10 @@ class MqueueFileSystem final : public FileSystem {
   static ErrnoOr<RefPtr<FileSystem>> Make(const MountArguments& arguments);
 
   // The next queue that is made gets these limits, charged to the user against `limit` bytes (RLIMIT_MSGQUEUE).
-  void SetNext(int64_t max_messages, int64_t max_size, uint64_t limit, bool privileged) { next_ = {max_messages, max_size, limit, privileged}; }
+  // `most_queues`: how many there may be (fs.mqueue.queues_max), unless `privileged`.
+  void SetNext(int64_t max_messages, int64_t max_size, uint64_t limit, bool privileged, size_t most_queues) {
+    next_ = {max_messages, max_size, limit, privileged, most_queues};
+  }
 
   const char* type_name() const override { return "mqueue"; }
   ErrnoOr<void> StatFs(struct statfs* out) override;
@@ -100,6 +102,7 @@ class MqueueFileSystem final : public FileSystem {
     int64_t max_messages = kMqMaxMessages, max_size = kMqMaxSize;
     uint64_t limit = ~uint64_t{0};
     bool privileged = false;
+    size_t most_queues = 256;
   };
   Next next_;
   uint64_t next_ino_ = 1;

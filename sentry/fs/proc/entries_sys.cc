@@ -1,15 +1,25 @@
-// /proc/sys (sysctl(8)): values that programs read. Few may be written, and what may be is the container's own.
+// /proc/sys (sysctl(8)). What may be written is the container's own; the rest is in sysctl_values.cc.
 #include <linux/capability.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <deque>
+#include <iterator>
+#include <map>
+#include <utility>
+#include <vector>
 
 #include "sentry/fs/proc/entry.h"
 #include "sentry/fs/proc/machine.h"
+#include "sentry/fs/proc/sysctl_values.h"
+#include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/core_dump.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
+#include "sentry/net/inet/net_namespace.h"
 
 namespace amber {
 namespace {
@@ -60,120 +70,120 @@ ErrnoOr<void> SetCoreUsesPid(Task& writer, Task*, std::string_view text) {
   return Ok();
 }
 
+// There is nothing to drop: the host's caches are its own.
+ErrnoOr<void> Forget(Task& writer, Task*, std::string_view) { return writer.Has(CAP_SYS_ADMIN) ? ErrnoOr<void>() : Errno(EPERM); }
+
 ErrnoOr<std::string> ThreadsMax(Task&, Task*) { return std::to_string(Machine::Get().memory_bytes / 131072) + "\n"; }
 
-// A value that does not change.
-template <const char* Text>
-ErrnoOr<std::string> Fixed(Task&, Task*) {
-  return std::string(Text) + "\n";
+ErrnoOr<std::string> LastPid(Task&, Task*) {
+  int last = 0;
+  for (const RefPtr<ThreadGroup>& g : ProcTerms::Now().Groups()) {
+    for (const RefPtr<Task>& t : g->tasks()) last = std::max(last, ProcTerms::Now().IdOf(*t));
+  }
+  return std::to_string(last) + "\n";
 }
-#define AMBER_SYSCTL(id, value) constexpr char id[] = value
-AMBER_SYSCTL(kLinux, "Linux");
-AMBER_SYSCTL(k0, "0");
-AMBER_SYSCTL(k1, "1");
-AMBER_SYSCTL(k2, "2");
-AMBER_SYSCTL(k50, "50");
-AMBER_SYSCTL(k45, "45");
-AMBER_SYSCTL(k60, "60");
-AMBER_SYSCTL(k128, "128");
-AMBER_SYSCTL(k256, "256");
-AMBER_SYSCTL(k1024, "1024");
-AMBER_SYSCTL(k4096, "4096");
-AMBER_SYSCTL(k8192, "8192");
-AMBER_SYSCTL(k16384, "16384");
-AMBER_SYSCTL(k32000, "32000");
-AMBER_SYSCTL(k40, "40");
-AMBER_SYSCTL(k10, "10");
-AMBER_SYSCTL(k20, "20");
-AMBER_SYSCTL(k65530, "65530");
-AMBER_SYSCTL(k65534, "65534");
-AMBER_SYSCTL(k65536, "65536");
-AMBER_SYSCTL(k212992, "212992");
-AMBER_SYSCTL(k1048576, "1048576");
-AMBER_SYSCTL(kPidMax, "4194304");
-AMBER_SYSCTL(kFileMax, "9223372036854775807");
-AMBER_SYSCTL(kFileNr, "1024\t0\t9223372036854775807");
-AMBER_SYSCTL(kShmAll, "18446744073692774399");
-AMBER_SYSCTL(kSem, "32000\t1024000000\t500\t32000");
-AMBER_SYSCTL(kPrintk, "4\t4\t1\t7");
-AMBER_SYSCTL(kPorts, "32768\t60999");
+ErrnoOr<std::string> Nothing(Task&, Task*) { return std::string(); }
+
+// The numbers of the reader's network and ipc namespaces.
+template <size_t I>
+ErrnoOr<std::string> NetText(Task& reader, Task*) {
+  return NetNamespace::Of(reader).sysctls().Text(kNetSysctls[I]);
+}
+template <size_t I>
+ErrnoOr<void> SetNet(Task& writer, Task*, std::string_view text) {
+  NetNamespace& net = NetNamespace::Of(writer);
+  if (!writer.creds().HasIn(net.owner(), CAP_NET_ADMIN)) return Errno(EPERM);
+  return net.WriteSysctl(kNetSysctls[I], text);
+}
+template <size_t I>
+ErrnoOr<std::string> IpcText(Task& reader, Task*) {
+  return reader.extras().ipc->sysctls().Text(kIpcSysctls[I]);
+}
+template <size_t I>
+ErrnoOr<void> SetIpc(Task& writer, Task*, std::string_view text) {
+  IpcNamespace& ipc = *writer.extras().ipc;
+  if (!writer.creds().HasIn(ipc.owner(), CAP_SYS_RESOURCE) && !writer.creds().HasIn(ipc.owner(), CAP_SYS_ADMIN)) return Errno(EPERM);
+  return ipc.sysctls().Write(kIpcSysctls[I], text);
+}
 
 constexpr ProcEntry kEntries[] = {
-    {"sys/fs/aio-max-nr", kProcFile, &Fixed<k65536>},
-    {"sys/fs/aio-nr", kProcFile, &Fixed<k0>},
-    {"sys/fs/epoll/max_user_watches", kProcFile, &Fixed<k1048576>},
-    {"sys/fs/fanotify/max_queued_events", kProcFile, &Fixed<k16384>},
-    {"sys/fs/fanotify/max_user_groups", kProcFile, &Fixed<k128>},
-    {"sys/fs/fanotify/max_user_marks", kProcFile, &Fixed<k8192>},
-    {"sys/fs/file-max", kProcFile, &Fixed<kFileMax>},
-    {"sys/fs/file-nr", kProcFile, &Fixed<kFileNr>},
-    {"sys/fs/inotify/max_queued_events", kProcFile, &Fixed<k16384>},
-    {"sys/fs/inotify/max_user_instances", kProcFile, &Fixed<k128>},
-    {"sys/fs/inotify/max_user_watches", kProcFile, &Fixed<k65536>},
-    {"sys/fs/lease-break-time", kProcFile, &Fixed<k45>},
-    {"sys/fs/mqueue/msg_max", kProcFile, &Fixed<k10>},
-    {"sys/fs/mqueue/msgsize_max", kProcFile, &Fixed<k8192>},
-    {"sys/fs/mqueue/queues_max", kProcFile, &Fixed<k256>},
-    {"sys/fs/nr_open", kProcFile, &Fixed<k1048576>},
-    {"sys/fs/pipe-max-size", kProcFile, &Fixed<k1048576>},
-    {"sys/fs/protected_hardlinks", kProcFile, &Fixed<k0>},
-    {"sys/fs/protected_symlinks", kProcFile, &Fixed<k0>},
-    {"sys/fs/suid_dumpable", kProcFile, &Fixed<k0>},
-    {"sys/kernel/cap_last_cap", kProcFile, &Fixed<k40>},
     {"sys/kernel/core_pattern", kProcWritable, &CorePattern, &SetCorePattern},
     {"sys/kernel/core_uses_pid", kProcWritable, &CoreUsesPid, &SetCoreUsesPid},
     {"sys/kernel/domainname", kProcWritable, &DomainName, &SetDomainName},
-    {"sys/kernel/dmesg_restrict", kProcFile, &Fixed<k1>},
     {"sys/kernel/hostname", kProcWritable, &HostName, &SetHostName},
-    {"sys/kernel/kptr_restrict", kProcFile, &Fixed<k1>},
-    {"sys/kernel/msgmax", kProcFile, &Fixed<k8192>},
-    {"sys/kernel/msgmnb", kProcFile, &Fixed<k16384>},
-    {"sys/kernel/msgmni", kProcFile, &Fixed<k32000>},
-    {"sys/kernel/ngroups_max", kProcFile, &Fixed<k65536>},
+    {"sys/kernel/ns_last_pid", kProcFile, &LastPid},
     {"sys/kernel/osrelease", kProcFile, &Release},
-    {"sys/kernel/ostype", kProcFile, &Fixed<kLinux>},
-    {"sys/kernel/overflowgid", kProcFile, &Fixed<k65534>},
-    {"sys/kernel/overflowuid", kProcFile, &Fixed<k65534>},
-    {"sys/kernel/perf_event_paranoid", kProcFile, &Fixed<k2>},
-    {"sys/kernel/pid_max", kProcFile, &Fixed<kPidMax>},
-    {"sys/kernel/printk", kProcFile, &Fixed<kPrintk>},
-    {"sys/kernel/pty/max", kProcFile, &Fixed<k4096>},
     {"sys/kernel/random/boot_id", kProcFile, &BootId},
-    {"sys/kernel/random/entropy_avail", kProcFile, &Fixed<k256>},
-    {"sys/kernel/random/poolsize", kProcFile, &Fixed<k256>},
     {"sys/kernel/random/uuid", kProcFile, &Uuid},
-    {"sys/kernel/randomize_va_space", kProcFile, &Fixed<k2>},
-    {"sys/kernel/sem", kProcFile, &Fixed<kSem>},
-    {"sys/kernel/shmall", kProcFile, &Fixed<kShmAll>},
-    {"sys/kernel/shmmax", kProcFile, &Fixed<kShmAll>},
-    {"sys/kernel/shmmni", kProcFile, &Fixed<k4096>},
-    {"sys/kernel/tainted", kProcFile, &Fixed<k0>},
     {"sys/kernel/threads-max", kProcFile, &ThreadsMax},
     {"sys/kernel/version", kProcFile, &Version},
-    {"sys/net/core/rmem_default", kProcFile, &Fixed<k212992>},
-    {"sys/net/core/rmem_max", kProcFile, &Fixed<k212992>},
-    {"sys/net/core/somaxconn", kProcFile, &Fixed<k4096>},
-    {"sys/net/core/wmem_default", kProcFile, &Fixed<k212992>},
-    {"sys/net/core/wmem_max", kProcFile, &Fixed<k212992>},
-    {"sys/net/ipv4/ip_forward", kProcFile, &Fixed<k0>},
-    {"sys/net/ipv4/ip_local_port_range", kProcFile, &Fixed<kPorts>},
-    {"sys/net/ipv4/tcp_fin_timeout", kProcFile, &Fixed<k60>},
-    {"sys/net/ipv4/tcp_max_syn_backlog", kProcFile, &Fixed<k1024>},
-    {"sys/net/unix/max_dgram_qlen", kProcFile, &Fixed<k10>},
-    {"sys/vm/dirty_background_ratio", kProcFile, &Fixed<k10>},
-    {"sys/vm/dirty_ratio", kProcFile, &Fixed<k20>},
-    {"sys/vm/drop_caches", S_IFREG | 0200, &Fixed<k0>},
-    {"sys/vm/max_map_count", kProcFile, &Fixed<k65530>},
-    {"sys/vm/mmap_min_addr", kProcFile, &Fixed<k65536>},
-    {"sys/vm/nr_hugepages", kProcFile, &Fixed<k0>},
-    {"sys/vm/overcommit_memory", kProcFile, &Fixed<k0>},
-    {"sys/vm/overcommit_ratio", kProcFile, &Fixed<k50>},
-    {"sys/vm/swappiness", kProcFile, &Fixed<k60>},
-    {"sys/vm/unprivileged_userfaultfd", kProcFile, &Fixed<k0>},
+    {"sys/vm/drop_caches", S_IFREG | 0200, &Nothing, &Forget},
 };
+
+class Table {
+ public:
+  Table() : entries_(std::begin(kEntries), std::end(kEntries)) {
+    AddNet(std::make_index_sequence<std::size(kNetSysctls)>());
+    AddIpc(std::make_index_sequence<std::size(kIpcSysctls)>());
+    for (const FixedSysctl& f : FixedSysctls()) {
+      entries_.push_back({Path(f.path), kProcFile, nullptr});
+      values_[entries_.back().path] = std::string(f.value) + "\n";
+    }
+  }
+  std::span<const ProcEntry> entries() const { return entries_; }
+  const std::string* Value(std::string_view path) const {
+    auto it = values_.find(path);
+    return it != values_.end() ? &it->second : nullptr;
+  }
+
+ private:
+  const char* Path(const char* below) { return paths_.emplace_back(std::string("sys/") + below).c_str(); }
+  template <size_t... I>
+  void AddNet(std::index_sequence<I...>) {
+    (entries_.push_back({Path(kNetSysctls[I].path), kProcWritable, &NetText<I>, &SetNet<I>}), ...);
+  }
+  template <size_t... I>
+  void AddIpc(std::index_sequence<I...>) {
+    (entries_.push_back({Path(kIpcSysctls[I].path), kProcWritable, &IpcText<I>, &SetIpc<I>}), ...);
+  }
+
+  std::deque<std::string> paths_;  // pointed to
+  std::vector<ProcEntry> entries_;
+  std::map<std::string, std::string, std::less<>> values_;
+};
+
+const Table& TheTable() {
+  static const Table table;
+  return table;
+}
+
+template <size_t N>
+const SysctlRow* FindRow(const SysctlRow (&rows)[N], std::string_view path) {
+  auto found = std::ranges::find_if(rows, [path](const SysctlRow& row) { return path == row.path; });
+  return found != std::end(rows) ? found : nullptr;
+}
 
 }  // namespace
 
-std::span<const ProcEntry> SysctlEntries() { return kEntries; }
+std::span<const ProcEntry> SysctlEntries() { return TheTable().entries(); }
+const std::string* SysctlText(std::string_view path) { return TheTable().Value(path); }
+
+ErrnoOr<void> ApplySysctl(Task& init, std::string_view name, std::string_view text) {
+  std::string path(name);
+  std::ranges::replace(path, '.', '/');
+  if (const SysctlRow* row = FindRow(kNetSysctls, path)) {
+    NetNamespace& net = NetNamespace::Of(init);
+    return net.host() ? ErrnoOr<void>(Errno(EPERM)) : net.WriteSysctl(*row, text);
+  }
+  if (const SysctlRow* row = FindRow(kIpcSysctls, path)) return init.extras().ipc->sysctls().Write(*row, text);
+  if (path == "kernel/domainname") {
+    if (text.size() > 64) return Errno(EINVAL);
+    init.uts().domainname = text;
+    return Ok();
+  }
+  if (const std::string* value = SysctlText("sys/" + path)) return *value == std::string(text) + "\n" ? ErrnoOr<void>() : Errno(EACCES);
+  bool known = std::ranges::any_of(SysctlEntries(), [&path](const ProcEntry& e) { return e.path == "sys/" + path; });
+  return Errno(known ? EACCES : ENOENT);
+}
 
 }  // namespace amber

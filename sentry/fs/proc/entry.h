@@ -53,6 +53,10 @@ inline constexpr uint32_t kProcLink = S_IFLNK | 0777;
 // Files of the machine (entries_machine.cc) and of /proc/sys (entries_sys.cc).
 std::span<const ProcEntry> MachineEntries();
 std::span<const ProcEntry> SysctlEntries();
+const std::string* SysctlText(std::string_view path);  // of an entry without a function
+// Sets NAME ("net.core.somaxconn") for the container whose first process `init` is, before it runs: linux.sysctl of its config.json. ENOENT: no such file;
+// EACCES: it is always the same here, and not `text`; EPERM: it is the host's; EINVAL. Kernel lock.
+ErrnoOr<void> ApplySysctl(Task& init, std::string_view name, std::string_view text);
 // Files of a process (entries_process.cc, entries_status.cc). Threads have the same but for `task`.
 std::span<const ProcEntry> ProcessEntries();
 

@@ -40,7 +40,7 @@ ErrnoOr<std::string> ProcInode::Text(Task& reader) const {
     // Checked at each reading, since the target may have changed its ids since open.
     if (entry_->ptrace && !MayInspect(reader, *target_)) return Errno(EACCES);
     if (entry_->text == nullptr) {
-      const std::string* added = AddedProcText(path_);
+      const std::string* added = path_.starts_with("sys/") ? SysctlText(path_) : AddedProcText(path_);
       return added != nullptr ? *added : std::string();
     }
     VfsContext ctx{.task = &reader};

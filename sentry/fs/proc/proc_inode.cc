@@ -337,6 +337,8 @@ ErrnoOr<RefPtr<File>> ProcInode::Open(const VfsContext& ctx, const VfsPath& path
   if (!Alive()) return Errno(ENOENT);
   if (IsDir()) return RefPtr<File>(MakeRef<DirectoryFile>(path, flags));
   if (!IsRegular()) return Errno(ENXIO);
+  // sysctl_perm(): nobody writes what cannot be written, whatever he may do elsewhere.
+  if (entry_ != nullptr && global() && path_.starts_with("sys/") && entry_->write == nullptr && (flags & O_ACCMODE) != O_RDONLY) return Errno(EACCES);
   if (entry_ != nullptr && entry_->ptrace && ctx.task != nullptr && !MayInspect(*ctx.task, *target_)) return Errno(EACCES);
   if (entry_ != nullptr && path_ == "mem" && !global()) {
     if (!target_->has_mm()) return Errno(ESRCH);

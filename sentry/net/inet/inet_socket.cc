@@ -6,6 +6,8 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include <algorithm>
+
 #include "sentry/kernel/task.h"
 #include "sentry/net/inet/host_socket.h"
 #include "sentry/net/inet/net_namespace.h"
@@ -19,6 +21,19 @@ namespace {
 template <typename T>
 std::string Bytes(const T& value) {
   return std::string(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+}  // namespace
+
+namespace {
+
+// ping_init_sock(): a group of the task's is in net.ipv4.ping_group_range. (Root, whom Linux refuses as well, was always let in here.)
+bool MayPing(Task& task) {
+  const NetNamespace& net = NetNamespace::Of(task);
+  auto in_range = [&net](uint32_t gid) { return gid >= net.sysctl(kSysctlPingLow) && gid <= net.sysctl(kSysctlPingHigh); };
+  const Credentials& creds = task.creds();
+  if (in_range(creds.egid) || std::any_of(creds.groups.begin(), creds.groups.end(), in_range)) return true;
+  return creds.HasIn(net.owner(), CAP_NET_RAW);
 }
 
 }  // namespace
@@ -37,8 +52,7 @@ ErrnoOr<RefPtr<Socket>> NewInetSocket(Task& task, int family, int type, int prot
       return RefPtr<Socket>(MakeRef<TcpSocket>(task, family));
     case SOCK_DGRAM:
       if (protocol == echo) {
-        // net.ipv4.ping_group_range is "1 0": nobody but root, whom Linux lets in no more.
-        if (!task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_RAW)) return Errno(EACCES);
+        if (!MayPing(task)) return Errno(EACCES);
         return RefPtr<Socket>(MakeRef<RawSocket>(task, family, SOCK_DGRAM, protocol));
       }
       if (protocol != 0 && protocol != IPPROTO_UDP) return Errno(EPROTONOSUPPORT);
@@ -67,7 +81,8 @@ ErrnoOr<net::Endpoint> InetSocket::BindAddress(Task& task, std::string_view addr
   if (family_ == AF_INET6 && e.address.link_local() && e.scope == 0 && device_ == 0) return Errno(EINVAL);
   bool foreign_ok = ip_.freebind || ip_.transparent;
   if (!foreign_ok && !net_->stack().MayBind(e.address)) return Errno(EADDRNOTAVAIL);
-  if (e.port != 0 && e.port < 1024 && type_ != SOCK_RAW && !task.creds().HasIn(net_->owner(), CAP_NET_BIND_SERVICE)) return Errno(EACCES);
+  if (e.port != 0 && e.port < net_->sysctl(kSysctlUnprivilegedPort) && type_ != SOCK_RAW && !task.creds().HasIn(net_->owner(), CAP_NET_BIND_SERVICE))
+    return Errno(EACCES);
   return e;
 }
 

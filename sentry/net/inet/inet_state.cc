@@ -238,6 +238,7 @@ std::string NetNamespace::Save(state::Saver& saver) const {
   m.set_ino(ino());
   m.set_owner(SaveOwner(saver));
   m.set_host(host_);
+  for (uint64_t value : sysctls_.values()) m.add_sysctl(value);
   for (const auto& link : stack_->links()) {
     if (host_ && !link->loopback()) continue;  // the next host has others
     auto* out = m.add_link();
@@ -280,8 +281,6 @@ std::string NetNamespace::Save(state::Saver& saver) const {
     out->set_expires(tw->expires);
     net::SaveBinding(tw->binding, out->mutable_binding());
   }
-  m.set_port_low(tcp_->ports().low());
-  m.set_port_high(tcp_->ports().high());
   return m.SerializeAsString();
 }
 
@@ -326,6 +325,9 @@ bool NetNamespace::Load(state::Loader& loader, std::string_view bytes) {
   kernel_ = loader.Get<Kernel>(1);
   if (kernel_ == nullptr) return false;
   SetUp();
+  if (!sysctls_.Load({m.sysctl().data(), static_cast<size_t>(m.sysctl().size())}))
+    return loader.Fail("a setting of a network namespace is out of range");
+  ApplyPortRange();
   cookie_ = m.cookie();
   if (!LoadCommon(loader, m.ino(), m.owner())) return false;
   if (!LoadLinks(m)) return loader.Fail("a network interface is malformed");
@@ -352,10 +354,6 @@ bool NetNamespace::Load(state::Loader& loader, std::string_view bytes) {
     tw->ts_offset = in.ts_offset();
     if (bound) tcp_->ports().Share(tw->binding);
     loading_time_waits_.push_back(std::move(tw));
-  }
-  if (m.port_low() != 0 && m.port_low() <= m.port_high() && m.port_high() <= 65535) {
-    tcp_->ports().SetRange(static_cast<uint16_t>(m.port_low()), static_cast<uint16_t>(m.port_high()));
-    udp_->ports().SetRange(static_cast<uint16_t>(m.port_low()), static_cast<uint16_t>(m.port_high()));
   }
   return true;
 }

@@ -57,6 +57,29 @@ NetNamespace::~NetNamespace() {
   stack_.reset();
 }
 
+ErrnoOr<void> NetNamespace::WriteSysctl(const SysctlRow& row, std::string_view text) {
+  SysctlNumbers after = sysctls_;
+  TRY(after.Write(row, text));
+  if (row.first == kSysctlPingLow && after[kSysctlPingLow] > after[kSysctlPingHigh]) {
+    // ipv4_ping_group_range(): nobody.
+    after.Set(kSysctlPingLow, 1);
+    after.Set(kSysctlPingHigh, 0);
+  }
+  // ipv4_local_port_range(), ipv4_privileged_ports().
+  uint64_t low = after[kSysctlPortLow], high = after[kSysctlPortHigh];
+  if (low > high || (row.first == kSysctlPortLow && low < after[kSysctlUnprivilegedPort])) return Errno(EINVAL);
+  if (row.first == kSysctlUnprivilegedPort && after[kSysctlUnprivilegedPort] > low) return Errno(EINVAL);
+  sysctls_ = after;
+  ApplyPortRange();
+  return Ok();
+}
+
+void NetNamespace::ApplyPortRange() {
+  auto low = static_cast<uint16_t>(sysctl(kSysctlPortLow)), high = static_cast<uint16_t>(sysctl(kSysctlPortHigh));
+  tcp_->ports().SetRange(low, high);
+  udp_->ports().SetRange(low, high);
+}
+
 int64_t NetNamespace::Now() { return kernel_->clocks().Monotonic(); }
 
 void NetNamespace::ArmAt(int64_t deadline) { timer_.Arm(kernel_->timers(), deadline); }

@@ -11,6 +11,7 @@
 #include "sentry/base/ref_ptr.h"
 #include "sentry/kernel/clock.h"
 #include "sentry/kernel/namespace.h"
+#include "sentry/net/inet/net_sysctls.h"
 #include "sentry/net/ip/stack.h"
 
 namespace amber {
@@ -47,6 +48,10 @@ class NetNamespace final : public Namespace, public net::StackHost {
   net::UdpLayer& udp() { return *udp_; }
   net::RawLayer& raw() { return *raw_; }
   uint64_t cookie() const { return cookie_; }
+  uint64_t sysctl(NetSysctl value) const { return sysctls_[value]; }
+  const SysctlNumbers& sysctls() const { return sysctls_; }
+  // What was written to the row's file.
+  ErrnoOr<void> WriteSysctl(const SysctlRow& row, std::string_view text);
   // --network=host: new TCP and UDP sockets are the host's, and the host's interfaces are shown.
   bool host() const { return host_; }
 
@@ -62,11 +67,13 @@ class NetNamespace final : public Namespace, public net::StackHost {
  private:
   void SetUp();
   void BecomeHost();
+  void ApplyPortRange();
   bool LoadLinks(const proto::NetNamespace& m);
 
   Kernel* kernel_ = nullptr;
   Timer timer_;
   uint64_t cookie_ = 1;
+  SysctlNumbers sysctls_{kNetSysctls};
   bool host_ = false;
   uint64_t random_[32];
   size_t random_left_ = 0;

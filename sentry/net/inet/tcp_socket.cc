@@ -17,7 +17,6 @@ namespace amber {
 namespace {
 
 constexpr int kDefaultSend = 16384, kDefaultReceive = 131072;  // the middle values of tcp_wmem and tcp_rmem
-constexpr uint32_t kMaxBacklog = 4096;                         // net.core.somaxconn
 
 }  // namespace
 
@@ -34,6 +33,11 @@ TcpSocket::TcpSocket(Task& task, int family) : TcpSocket() {
   connection_->family = family;
   connection_->ino = ino();
   connection_->uid = task.creds().fsuid;
+  ip_.v6only = family == AF_INET6 && net_->sysctl(kSysctlBindV6Only) != 0;
+  net::TcpOptions& o = connection_->options();
+  o.keep_idle = static_cast<uint32_t>(net_->sysctl(kSysctlKeepaliveTime));
+  o.keep_interval = static_cast<uint32_t>(net_->sysctl(kSysctlKeepaliveInterval));
+  o.keep_count = static_cast<uint32_t>(net_->sysctl(kSysctlKeepaliveProbes));
   connection_->set_observer(this);
 }
 
@@ -69,7 +73,7 @@ ErrnoOr<void> TcpSocket::Listen(Task& task, int backlog) {
     TRY(connection_->Bind({net::IpAddress::Any(true), 0}, false, task.creds().fsuid));
   }
   connection_->v6only = ip_.v6only;
-  return connection_->Listen(std::min<uint32_t>(static_cast<uint32_t>(backlog), kMaxBacklog));
+  return connection_->Listen(static_cast<uint32_t>(std::min<uint64_t>(static_cast<uint32_t>(backlog), net_->sysctl(kSysctlSomaxconn))));
 }
 
 ErrnoOr<void> TcpSocket::Connect(Task& task, std::string_view address) {

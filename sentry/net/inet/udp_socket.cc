@@ -33,6 +33,7 @@ UdpSocket::UdpSocket(Task& task, int family) : UdpSocket() {
   net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
   net_->udp().all().insert(this);
   uid_ = task.creds().fsuid;
+  ip_.v6only = family == AF_INET6 && net_->sysctl(kSysctlBindV6Only) != 0;
   local_.address = remote_.address = net::IpAddress::Any(family == AF_INET);
 }
 

@@ -130,7 +130,7 @@ ErrnoOr<void> UnixSocket::Listen(Task& task, int backlog) {
   if (address_.empty() || state_ == State::kConnected) return Errno(EINVAL);
   state_ = State::kListening;
   bool grew = static_cast<uint32_t>(backlog) > backlog_;
-  backlog_ = std::min<uint32_t>(static_cast<uint32_t>(backlog), 4096);  // net.core.somaxconn
+  backlog_ = static_cast<uint32_t>(std::min<uint64_t>(static_cast<uint32_t>(backlog), net_ ? net_->sysctl(kSysctlSomaxconn) : 4096));
   own_credentials_ = KernelCredentials(task, task.creds().euid, task.creds().egid);
   if (grew) backlog_queue_.Notify(POLLOUT);
   return Ok();
