@@ -94,6 +94,25 @@ GUEST_TEST(TcpEdge, StatesWhileClosing) {
   AwaitTcpState(c.b, TCP_CLOSE);
 }
 
+// The peer's end comes before the reset that our data brings: reading goes on to say that, and the error waits for who asks for it.
+GUEST_TEST(TcpEdge, EndThenReset) {
+  Connection c;
+  MUST(close(c.b));
+  AwaitTcpState(c.a, TCP_CLOSE_WAIT);
+  MUST(send(c.a, "x", 1, 0));
+  AwaitTcpState(c.a, TCP_CLOSE);
+  CheckpointHere();
+  char byte;
+  EXPECT_EQ(recv(c.a, &byte, 1, 0), 0);
+  EXPECT_EQ(recv(c.a, &byte, 1, 0), 0);
+  pollfd one = {c.a, POLLIN | POLLOUT | POLLRDHUP, 0};
+  EXPECT_EQ(poll(&one, 1, 0), 1);
+  EXPECT_EQ(one.revents, POLLIN | POLLOUT | POLLRDHUP | POLLERR | POLLHUP);
+  EXPECT_EQ(Get(c.a, SOL_SOCKET, SO_ERROR), EPIPE);
+  EXPECT_EQ(recv(c.a, &byte, 1, 0), 0);
+  EXPECT_ERRNO(send(c.a, "x", 1, MSG_NOSIGNAL), EPIPE);
+}
+
 GUEST_TEST(TcpEdge, ShutdownOfReading) {
   Connection c;
   MUST(shutdown(c.a, SHUT_RD));

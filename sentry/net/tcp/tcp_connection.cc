@@ -454,8 +454,10 @@ ErrnoOr<size_t> TcpConnection::Read(Sink& sink, const ReadOptions& how) {
     return done;
   }
   if (sink.remaining() == 0 && received_bytes_ > 0) return size_t{0};
+  // tcp_recvmsg_locked(): the end that the peer told (SOCK_DONE) goes before an error, which stays for others to take.
+  if (fin_received_) return size_t{0};
   if (error_ != 0) return Errno(TakeError());
-  if (fin_received_ || (shutdown_ & 1) != 0) return size_t{0};
+  if ((shutdown_ & 1) != 0) return size_t{0};
   if (state_ == TcpState::kClosed && !was_connected_) return Errno(ENOTCONN);
   if (state_ == TcpState::kListen) return Errno(ENOTCONN);
   if (state_ == TcpState::kClosed) return size_t{0};
