@@ -37,7 +37,8 @@ ErrnoOr<uint64_t> MkNodAt(Task& task, int dirfd, UserPtr<const char> path, uint3
     case S_IFSOCK: dev = 0; break;
     case S_IFCHR:
     case S_IFBLK:
-      if (!task.Has(CAP_MKNOD)) return Errno(EPERM);
+      // Whiteouts are for everybody (vfs_mknod).
+      if (!(type == S_IFCHR && dev == 0) && !task.Has(CAP_MKNOD)) return Errno(EPERM);
       break;
     case S_IFDIR: return Errno(EPERM);
     default: return Errno(EINVAL);
@@ -94,7 +95,6 @@ ErrnoOr<uint64_t> Rmdir(Task& task, UserPtr<const char> path) { return UnlinkAtC
 ErrnoOr<uint64_t> RenameAt2(Task& task, int old_fd, UserPtr<const char> old_path, int new_fd, UserPtr<const char> new_path, uint32_t flags) {
   if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)) != 0) return Errno(EINVAL);
   if ((flags & RENAME_EXCHANGE) != 0 && (flags & (RENAME_NOREPLACE | RENAME_WHITEOUT)) != 0) return Errno(EINVAL);
-  if ((flags & RENAME_WHITEOUT) != 0 && !task.Has(CAP_MKNOD)) return Errno(EPERM);
   std::string from = TRY(task.CopyInString(old_path, 4096));
   std::string to = TRY(task.CopyInString(new_path, 4096));
   VfsContext ctx = ContextOf(task);

@@ -1,6 +1,7 @@
 // The device nodes that programs count on.
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
@@ -133,4 +134,28 @@ GUEST_TEST(Dev, IoctlOnTheWrongKind) {
   EXPECT_ERRNO(ioctl(null, TIOCGWINSZ, &value), ENOTTY);
   EXPECT_EQ(isatty(null), 0);
   EXPECT_EQ(errno, ENOTTY);
+}
+
+// Whiteouts, which overlays leave in their upper layers, are made by everybody (vfs_mknod), but not by way of an overlay (ovl_mknod).
+GUEST_TEST(Dev, WhiteoutsNeedNoPrivilege) {
+  if (geteuid() != 0) Skip("needs root");
+  TempDir dir;
+  MUST(mount("none", dir.path(), "tmpfs", 0, nullptr));
+  MUST(chmod(dir.path(), 0777));
+  AS_USER([&] {
+    MUST(mknod(dir / "whiteout", S_IFCHR | 0600, 0));
+    EXPECT_ERRNO(mknod(dir / "block", S_IFBLK | 0600, 0), EPERM);
+    EXPECT_ERRNO(mknod(dir / "null", S_IFCHR | 0600, makedev(1, 3)), EPERM);
+    EXPECT_ERRNO(open(dir / "whiteout", O_RDONLY), ENXIO);
+    WriteFile(dir / "file", "x");
+    MUST(
+        syscall(SYS_renameat2, AT_FDCWD, static_cast<const char*>(dir / "file"), AT_FDCWD, static_cast<const char*>(dir / "moved"), RENAME_WHITEOUT));
+  });
+  ExpectDevice(dir / "file", 0, 0);
+  for (const char* name : {"lower", "upper", "work", "merged"}) MUST(mkdir(dir / name, 0755));
+  const Str options("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work,,volatile", dir.path(), dir.path(), dir.path());
+  MUST(mount("none", dir / "merged", "overlay", 0, options));
+  EXPECT_ERRNO(mknod(dir / "merged/whiteout", S_IFCHR | 0600, 0), EPERM);
+  MUST(umount(dir / "merged"));
+  MUST(umount(dir.path()));
 }

@@ -152,6 +152,39 @@ GUEST_TEST(UserNs, FilesKeepTheirOwners) {
   EXPECT_EQ(status.st_gid, 1000);
 }
 
+// A copy would not have the owner that the file has (ovl_copy_up_one), and a layer shows nothing that locked mounts hide (clone_private_mount).
+GUEST_TEST(UserNs, OverlayCopiesOnlyWhatItCanOwn) {
+  NeedRoot();
+  TempDir dir;
+  MUST(chmod(dir.path(), 0777));
+  MUST(mkdir(dir / "lower", 0777));
+  MUST(chmod(dir / "lower", 0777));
+  WriteFile(dir / "lower/foreign", "x");
+  MUST(chmod(dir / "lower/foreign", 0666));
+  JOIN_OK(Fork([&] {
+    BecomeMappedRoot();
+    MUST(unshare(CLONE_NEWNS));
+    WriteFile(dir / "lower/own", "x");
+    MUST(mkdir(dir / "top", 0755));
+    MUST(mount("none", dir / "top", "tmpfs", 0, nullptr));
+    for (const char* name : {"top/u", "top/w", "top/m"}) MUST(mkdir(dir / name, 0755));
+    auto overlay = [&](const char* lower) {
+      const Str options("lowerdir=%s,upperdir=%s/top/u,workdir=%s/top/w", lower, dir.path(), dir.path());
+      return mount("none", dir / "top/m", "overlay", 0, options);
+    };
+    EXPECT_ERRNO(overlay("/"), EINVAL);
+    MUST(overlay(dir / "lower"));
+    CheckpointHere();
+    char text[8];
+    EXPECT_EQ(ReadFile(dir / "top/m/foreign", text, sizeof(text)), 1);
+    EXPECT_ERRNO(open(dir / "top/m/foreign", O_WRONLY), EOVERFLOW);
+    EXPECT_ERRNO(truncate(dir / "top/m/foreign", 0), EOVERFLOW);
+    WriteFile(dir / "top/m/own", "y");
+    EXPECT_EQ(ReadFile(dir / "top/u/own", text, sizeof(text)), 1);
+    EXPECT_EQ(text[0], 'y');
+  }));
+}
+
 GUEST_TEST(UserNs, MapIsWrittenByItsOpener) {
   NeedRoot();
   Gate made, done;

@@ -70,6 +70,10 @@ ErrnoOr<RefPtr<Inode>> OverlayInode::MakeCopy(const VfsContext& ctx, Inode& uppe
   RefPtr<Inode> lower = lowers_[0];
   TRY(lower->Refresh());
   const Attr a = lower->attr();
+  // ovl_copy_up_one(): who mounted this could not give the copy its owner.
+  const UserNamespace* mounter = overlay().owner();
+  if (FromKernelUid(mounter, a.uid) == UserNamespace::kInvalidId || FromKernelGid(mounter, a.gid) == UserNamespace::kInvalidId)
+    return Errno(EOVERFLOW);
   NewNode node{.mode = a.mode, .uid = a.uid, .gid = a.gid, .rdev = a.rdev};
   if (lower->IsSymlink()) node.target = TRY(lower->ReadLink(ctx));
   // A file gets its name when it is complete.

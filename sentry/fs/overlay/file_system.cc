@@ -20,6 +20,16 @@ VfsPath Unmounted(RefPtr<FileSystem> fs) {
   return {MakeRef<Mount>(std::move(fs), root, 0, ""), root};
 }
 
+// clone_private_mount(): a layer does not uncover what locked mounts hide.
+ErrnoOr<void> CheckLayer(const VfsPath& layer) {
+  if (layer.mount->unbindable()) return Errno(EINVAL);
+  if (layer.mount->ns() == nullptr) return Ok();
+  for (const Mount* m : layer.mount->ns()->Below(*layer.mount)) {
+    if (m->parent() == layer.mount.get() && m->locked() && m->mountpoint()->IsBelow(*layer.dentry)) return Errno(EINVAL);
+  }
+  return Ok();
+}
+
 }  // namespace
 
 OverlayFileSystem::OverlayFileSystem(VfsPath upper, std::vector<VfsPath> lowers) : upper_(std::move(upper)), lowers_(std::move(lowers)) {
@@ -65,15 +75,17 @@ ErrnoOr<RefPtr<FileSystem>> MakeOverlay(const MountArguments& arguments) {
         lowers.push_back(TRY(place(option.substr(0, colon))));
         option.remove_prefix(std::min(colon + 1, option.size()));
       }
-    } else if (option != "userxattr" && !option.starts_with("index=") && !option.starts_with("xino=") && !option.starts_with("metacopy=off") &&
-               !option.starts_with("redirect_dir=")) {
+    } else if (option != "userxattr" && option != "volatile" && !option.starts_with("index=") && !option.starts_with("xino=") &&
+               !option.starts_with("metacopy=off") && !option.starts_with("redirect_dir=")) {
       return Errno(EINVAL);
     }
   }
   if (lowers.empty() || lowers.size() > 128 || (upper && !has_work)) return Errno(EINVAL);
   // Copy-up needs unnamed files and trusted attributes, which a tmpfs (or an overlay's own upper layer) has.
   if (upper && std::string_view(upper.mount->fs().type_name()) != "tmpfs") return Errno(EINVAL);
+  if (upper) TRY(CheckLayer(upper));
   for (const VfsPath& l : lowers) {
+    TRY(CheckLayer(l));
     // Copying up could not wait for a server in its middle.
     if (ServedInode::From(*l.inode()) != nullptr) return Errno(EINVAL);
     if (!OverlayFileSystem::StacksWithin(l.mount->fs(), OverlayFileSystem::kMaxStack - 1)) return Errno(EINVAL);

@@ -126,6 +126,8 @@ ErrnoOr<void> OverlayInode::LookupAhead(const VfsContext& ctx, std::span<const s
 }
 
 ErrnoOr<RefPtr<Inode>> OverlayInode::Make(const VfsContext& ctx, std::string_view name, const NewNode& node) {
+  // ovl_mknod(): nobody makes whiteouts by way of an overlay.
+  if (S_ISCHR(node.mode) && node.rdev == 0) return Errno(EPERM);
   TRY(CopyUp(ctx));
   bool covered = TRY(UncoverName(ctx, name));
   auto made = upper_->Make(ctx, name, node);
