@@ -6,6 +6,7 @@
     # expect: TEXT       the whole output, for a case without a native run
     # pids: N            the container's limit of processes (modes run and checkpoint)
     # checkpoint: yes    long enough to be frozen and brought back in the middle
+    # checkpoint: N after TEXT   N times, a second apart, from when it has printed TEXT
 """
 
 import os
@@ -35,8 +36,13 @@ class Case:
         self.native = settings.pop("native", "yes") == "yes"
         self.expect = settings.pop("expect", None)
         self.pids = int(settings.pop("pids", 0)) or None
-        if settings.pop("checkpoint", "no") == "yes":
+        checkpoint = settings.pop("checkpoint", "no")
+        self.freezes, self.mark = 1, None
+        if checkpoint != "no":
             self.modes.append("checkpoint")
+        if checkpoint not in ("yes", "no"):
+            times, self.mark = checkpoint.split(" after ", 1)
+            self.freezes = int(times)
 
     def command(self, folder):
         """What runs it, in a fresh directory that is removed again; `folder` is where cases are."""

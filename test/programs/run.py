@@ -147,38 +147,40 @@ class Modes:
     def runc(self, case):
         return self._run(["runc", "--root", self.state + "-runc"], case)
 
-    def checkpoint(self, case, native_seconds):
-        """Runs for about half the native time, freezes, restores, and joins both outputs; sooner if it was over."""
+    def checkpoint(self, case, seconds):
+        """Runs for about half of `seconds` (sooner if it was over), or until it says that it is ready; then freezes and restores."""
+        if case.mark:
+            return self._checkpoint_after(case, lambda process, output: self._await_mark(case, process, output))
         for share in (2, 4, 10):
-            run = self._checkpoint_after(case, max(0.1, native_seconds / share))
+            delay = max(0.1, seconds / share)
+            run = self._checkpoint_after(case, lambda *_, delay=delay: time.sleep(delay))
             if run.note != ENDED_EARLY:
                 break
         return run
 
-    def _checkpoint_after(self, case, delay):
+    def _await_mark(self, case, process, output):
+        end = time.monotonic() + case.timeout
+        while time.monotonic() < end and process.poll() is None:
+            if case.mark.encode() in os.pread(output.fileno(), OUTPUT_LIMIT, 0):
+                return
+            time.sleep(0.1)
+
+    def _checkpoint_after(self, case, wait):
+        """Freezes once wait(process, output) has returned, restores, as often as the case wants; all the output in one."""
         runtime = [self.options.sandbox, *self.options.flag, "--root", self.state]
         name, folder = self._bundle(case)
-        image = os.path.join(folder, "image")
         begin = time.monotonic()
         try:
             with tempfile.TemporaryFile() as output:
-                process = start([*runtime, "run", "--bundle", folder, name], output)
-                time.sleep(delay)
-                early = process.poll() is not None
-                frozen = subprocess.run(
-                    [*runtime, "checkpoint", "--image-path", image, name],
-                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                    timeout=case.timeout)
-                note = finish(process, 30)
-                message = frozen.stdout.decode(errors="replace").strip()
-                if not frozen.returncode:
-                    process = start([*runtime, "restore", "--image-path", image, "--bundle",
-                                     folder, name], output)
-                    note = finish(process, case.timeout)
-                elif early or (process.returncode == 0 and "does not exist" in message):
-                    note = ENDED_EARLY  # perhaps only just, while the command line was starting
-                else:
-                    note = f"checkpoint failed: {message[-200:]}"
+                process, note = start([*runtime, "run", "--bundle", folder, name], output), ""
+                wait(process, output)
+                for n in range(case.freezes):
+                    if n:
+                        time.sleep(1)
+                    process, note = self._freeze(runtime, case, (name, folder, f"image{n}"), process, output)
+                    if note:
+                        break
+                note = finish(process, case.timeout) or note
                 output.seek(0)
                 text = output.read(OUTPUT_LIMIT)
             return Run(process.returncode, text, time.monotonic() - begin, note)
@@ -186,6 +188,22 @@ class Modes:
             return Run(-1, b"", time.monotonic() - begin, "checkpoint did not end")
         finally:
             self._delete(runtime, name)
+
+    def _freeze(self, runtime, case, container, process, output):
+        """Checkpoint and restore; returns the restored process, or the ended one and why."""
+        name, folder, file = container
+        image = os.path.join(folder, file)
+        early = process.poll() is not None
+        frozen = subprocess.run([*runtime, "checkpoint", "--image-path", image, name], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=case.timeout)
+        message = frozen.stdout.decode(errors="replace").strip()
+        if frozen.returncode == 0:
+            note = finish(process, 30)
+            return start([*runtime, "restore", "--image-path", image, "--bundle", folder, name], output), note
+        finish(process, 30)
+        if early or (process.returncode == 0 and ("does not exist" in message or "it is stopped" in message)):
+            return process, ENDED_EARLY  # perhaps only just, while the command line was starting
+        return process, f"checkpoint failed: {message[-200:]}"
 
 
 class Tally:
@@ -269,7 +287,7 @@ def reference(case, mode, modes, made):
 
 
 def check_case(case, wanted, modes, tally):
-    made = {}
+    made, seconds = {}, None
     for mode in wanted:
         if mode not in case.modes and not (mode == "runc" and "run" in case.modes):
             continue
@@ -277,10 +295,12 @@ def check_case(case, wanted, modes, tally):
         if expected.note or expected.status:
             tally.add("native", case, compare(Run(0, b"", 0), expected), expected.seconds)
             return
+        seconds = seconds or expected.seconds
         if mode == "checkpoint":
-            run = modes.checkpoint(case, expected.seconds)
+            run = modes.checkpoint(case, seconds)
         else:
             run = getattr(modes, mode)(case)
+            seconds = run.seconds  # it need not take as long as natively
         tally.add(mode, case, compare(expected, run), run.seconds)
 
 
