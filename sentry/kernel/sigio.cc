@@ -96,6 +96,13 @@ void SigioOwner::OnEvent(uint32_t events) {
   AllDue().push_back({this, target_, info, code});
 }
 
+void SigioOwner::TellUrgent() {
+  constexpr uint32_t kUrgent = 1u << 31;  // no si_code
+  if (target_.id == 0 || !target_.pids || (due_codes_ & kUrgent) != 0) return;
+  due_codes_ |= kUrgent;
+  AllDue().push_back({this, target_, SigInfo::Kernel(SIGURG), kUrgent});
+}
+
 std::deque<SigioOwner::Due>& SigioOwner::AllDue() {
   static auto* due = new std::deque<Due>;
   return *due;

@@ -41,6 +41,8 @@ class SigioOwner final : public FileOwner, public Waiter {
   void Disarm() { Remove(); }
 
   void OnEvent(uint32_t events) override;
+  // SIGURG, which needs neither O_ASYNC nor F_SETSIG (send_sigurg()).
+  void TellUrgent();
   // Sends the signals that are due.
   static void DeliverDue();
 

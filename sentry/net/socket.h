@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "sentry/kernel/clock.h"
+#include "sentry/kernel/thread_group.h"
 #include "sentry/vfs/file.h"
 
 namespace amber {
@@ -43,6 +44,8 @@ struct ReceiveRequest {
   size_t full_size = 0;  // of a message that was cut off
   std::vector<RefPtr<File>> rights;
   std::optional<ucred> credentials;
+  bool wants_pidfd = false;
+  RefPtr<ThreadGroup> process;  // for SCM_PIDFD, if it is wanted and known
   std::vector<ControlMessage> control;
 };
 
@@ -95,6 +98,14 @@ class Socket : public File {
   virtual int TakeError() { return 0; }
   virtual bool listening() const { return false; }
   void SetIno(uint64_t ino);
+  // SO_PEEK_OFF: Linux has it for Unix sockets, UDP and TCP.
+  virtual bool has_peek_offset() const { return false; }
+  // Where a receive with `flags` begins (sk_peek_offset).
+  size_t PeekOffset(int flags) const { return (flags & MSG_PEEK) != 0 && peek_offset_ > 0 ? static_cast<size_t>(peek_offset_) : 0; }
+  // `bytes` were looked at, or taken: the offset goes with them (sk_peek_offset_fwd, sk_peek_offset_bwd).
+  void MovePeekOffset(int flags, size_t bytes);
+  // Sends SIGURG to whom F_SETOWN names (sk_send_sigurg).
+  void SendUrgentSignal();
 
   int family_ = AF_UNSPEC;
   int type_ = 0;
@@ -105,6 +116,7 @@ class Socket : public File {
   int send_buffer_ = kDefaultBuffer;
   int receive_buffer_ = kDefaultBuffer;
   bool pass_credentials_ = false;
+  int peek_offset_ = -1;  // below 0: MSG_PEEK begins at the front and moves nothing
   // Options that are only remembered: bit n is option n (SO_REUSEADDR and the like), and the ones with values.
   uint64_t toggles_ = 0;
   linger linger_{};

@@ -1,4 +1,5 @@
 // fcntl(2), flock(2) and the ioctls that concern descriptors.
+#include <asm/sockios.h>
 #include <poll.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -10,6 +11,7 @@
 #include "sentry/kernel/sigio.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/net/socket.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fd_table.h"
@@ -283,6 +285,16 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
       int on = TRY(task.CopyIn(UserPtr<const int>(argument)));
       int flag = command == FIONBIO ? O_NONBLOCK : O_ASYNC;
       return SetStatusFlags(task, *file, fd, on != 0 ? file->flags() | flag : file->flags() & ~flag);
+    }
+    case FIOSETOWN:
+    case SIOCSPGRP:
+      if (dynamic_cast<Socket*>(file.get()) == nullptr) break;
+      return OwnerCommand(task, *file, F_SETOWN, static_cast<uint64_t>(static_cast<int64_t>(TRY(task.CopyIn(UserPtr<const int>(argument))))));
+    case FIOGETOWN:
+    case SIOCGPGRP: {
+      if (dynamic_cast<Socket*>(file.get()) == nullptr) break;
+      TRY(task.CopyOut(UserPtr<int>(argument), static_cast<int>(TRY(OwnerCommand(task, *file, F_GETOWN, 0)))));
+      return uint64_t{0};
     }
     default: break;
   }

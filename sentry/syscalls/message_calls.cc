@@ -147,6 +147,8 @@ ErrnoOr<uint64_t> ReceiveAll(Task& task, Socket& socket, std::vector<iovec> rang
       out->full_size = request.full_size;
       out->credentials = request.credentials;
       out->rights = std::move(request.rights);
+      out->wants_pidfd = request.wants_pidfd;
+      out->process = std::move(request.process);
       out->control = std::move(request.control);
       if (!wait_all || wanted == 0 || *got == 0 || !out->rights.empty()) return progress;
       continue;

@@ -14,6 +14,7 @@
 #include "sentry/landlock/landlock.h"
 #include "sentry/net/inet/inet_socket.h"
 #include "sentry/net/netlink/netlink_socket.h"
+#include "sentry/net/socket_numbers.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/poll_time.h"
@@ -195,6 +196,10 @@ ErrnoOr<uint64_t> GetSockOpt(Task& task, int fd, int level, int name, UserPtr<vo
   int room = TRY(task.CopyIn(size));
   if (room < 0) return Errno(EINVAL);
   std::string bytes = TRY(socket->GetOption(task, level, name, static_cast<size_t>(room)));
+  if (level == SOL_SOCKET && name == kSoPeerGroups && bytes.size() > static_cast<size_t>(room)) {
+    TRY(task.CopyOut(size, static_cast<int>(bytes.size())));
+    return Errno(ERANGE);
+  }
   size_t copied = std::min(bytes.size(), static_cast<size_t>(room));
   if (copied > 0) TRY(task.CopyOutBytes(value.address(), bytes.data(), copied));
   TRY(task.CopyOut(size, static_cast<int>(copied)));

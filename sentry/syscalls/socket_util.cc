@@ -5,9 +5,11 @@
 
 #include <algorithm>
 
+#include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/net/socket_numbers.h"
 #include "sentry/vfs/fd_table.h"
 
 namespace amber {
@@ -80,6 +82,35 @@ class ControlWriter {
   uint64_t used_ = 0;
 };
 
+ErrnoOr<void> DeliverRights(Task& task, ReceiveRequest& request, bool cloexec, ControlWriter& writer, int* flags) {
+  uint64_t room = writer.left() > sizeof(cmsghdr) ? (writer.left() - sizeof(cmsghdr)) / sizeof(int) : 0;
+  std::vector<int> fds;
+  for (const RefPtr<File>& file : request.rights) {
+    if (fds.size() >= room) break;
+    auto fd = task.files().Allocate(file, cloexec, task.limit(RLIMIT_NOFILE));
+    if (!fd.ok()) break;
+    fds.push_back(*fd);
+  }
+  if (fds.size() < request.rights.size()) *flags |= MSG_CTRUNC;
+  if (!fds.empty()) TRY(writer.Put(SCM_RIGHTS, fds.data(), fds.size() * sizeof(int)));
+  return Ok();
+}
+
+// scm_pidfd_recv() of include/net/scm.h. A sender that nobody recorded has none.
+ErrnoOr<void> DeliverPidfd(Task& task, ReceiveRequest& request, ControlWriter& writer, int* flags) {
+  if (writer.left() < sizeof(cmsghdr) + sizeof(int)) {
+    *flags |= MSG_CTRUNC;
+    return Ok();
+  }
+  if (!request.process) return Ok();
+  auto fd = task.files().Allocate(MakeRef<PidFd>(request.process, nullptr, 0), true, task.limit(RLIMIT_NOFILE));
+  int told = fd.ok() ? *fd : -fd.error().number();
+  auto put = writer.Put(kScmPidfd, &told, sizeof(told));
+  if (!put.ok() && fd.ok()) (void)task.files().Remove(*fd);
+  TRY(std::move(put));
+  return Ok();
+}
+
 }  // namespace
 
 ErrnoOr<RefPtr<Socket>> GetSocket(Task& task, int fd) {
@@ -138,22 +169,16 @@ ErrnoOr<uint64_t> DeliverControl(Task& task, ReceiveRequest& request, UserPtr<vo
   ControlWriter writer(task, control, control.is_null() ? 0 : size);
   if (request.credentials.has_value()) {
     ucred shown = ShownCredentials(task, *request.credentials);
+    // Of a sender that nobody asked for (from_kuid_munged of an invalid id).
+    if (shown.uid == UserNamespace::kInvalidId) shown.uid = UserNamespace::kOverflowId;
+    if (shown.gid == UserNamespace::kInvalidId) shown.gid = UserNamespace::kOverflowId;
     if (!TRY(writer.Put(SCM_CREDENTIALS, &shown, sizeof(ucred)))) *flags |= MSG_CTRUNC;
   }
   for (const ControlMessage& m : request.control) {
     if (!TRY(writer.Put(m.type, m.data.data(), m.data.size(), m.level))) *flags |= MSG_CTRUNC;
   }
-  if (request.rights.empty()) return writer.used();
-  uint64_t room = writer.left() > sizeof(cmsghdr) ? (writer.left() - sizeof(cmsghdr)) / sizeof(int) : 0;
-  std::vector<int> fds;
-  for (const RefPtr<File>& file : request.rights) {
-    if (fds.size() >= room) break;
-    auto fd = task.files().Allocate(file, cloexec, task.limit(RLIMIT_NOFILE));
-    if (!fd.ok()) break;
-    fds.push_back(*fd);
-  }
-  if (fds.size() < request.rights.size()) *flags |= MSG_CTRUNC;
-  if (!fds.empty()) TRY(writer.Put(SCM_RIGHTS, fds.data(), fds.size() * sizeof(int)));
+  if (!request.rights.empty()) TRY(DeliverRights(task, request, cloexec, writer, flags));
+  if (request.wants_pidfd) TRY(DeliverPidfd(task, request, writer, flags));
   return writer.used();
 }
 

@@ -72,6 +72,7 @@ void InetSocket::SaveInet(state::Saver& saver, proto::InetSocket* out) const {
   out->set_priority(priority_);
   out->set_low_watermark(low_watermark_);
   out->set_device(device_);
+  out->set_peek_offset(peek_offset_ + 1);
   IpOptions copy = ip_;
   VisitIpOptions(copy, [&](int& n) { out->add_ip(n); });
 }
@@ -93,6 +94,7 @@ bool InetSocket::LoadInet(state::Loader& loader, const proto::InetSocket& in) {
   priority_ = in.priority();
   low_watermark_ = std::max(in.low_watermark(), 1);
   device_ = in.device();
+  peek_offset_ = static_cast<int>(std::min<uint32_t>(in.peek_offset(), INT32_MAX)) - 1;
   int at = 0;
   VisitIpOptions(ip_, [&](int& n) {
     if (at < in.ip_size()) n = in.ip(at++);

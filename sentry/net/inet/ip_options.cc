@@ -275,7 +275,6 @@ ErrnoOr<std::string> InetSocket::GetOption(Task& task, int level, int name, size
     case SO_BINDTOIFINDEX: return OptionBytes(device_);
     case SO_MARK: return OptionBytes(ip_.mark);
     case SO_INCOMING_CPU: return OptionBytes<int>(0);
-    case SO_COOKIE: return OptionBytes<uint64_t>(ino());
     case SO_NETNS_COOKIE: return OptionBytes(net_->cookie());
     case SO_MAX_PACING_RATE: return OptionBytes<int>(-1);
     case SO_BUSY_POLL:

@@ -131,6 +131,7 @@ ErrnoOr<RefPtr<Socket>> TcpSocket::Accept(Task&) {
   socket->send_timeout_ = send_timeout_;
   socket->low_watermark_ = low_watermark_;
   socket->priority_ = priority_;
+  socket->peek_offset_ = peek_offset_;
   return RefPtr<Socket>(std::move(socket));
 }
 
@@ -174,7 +175,10 @@ ErrnoOr<size_t> TcpSocket::Receive(Task&, ReceiveRequest& request) {
   net::TcpConnection::ReadOptions how;
   how.peek = (request.flags & MSG_PEEK) != 0;
   how.discard = (request.flags & MSG_TRUNC) != 0;
-  return connection_->Read(request.sink, how);
+  how.peek_offset = PeekOffset(request.flags);
+  auto got = connection_->Read(request.sink, how);
+  if (got.ok()) MovePeekOffset(request.flags, *got);
+  return got;
 }
 
 uint32_t TcpSocket::Poll(Task&) { return connection_->Poll(); }

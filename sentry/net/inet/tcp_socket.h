@@ -31,13 +31,18 @@ class TcpSocket final : public InetSocket, public net::TcpObserver {
   uint32_t Poll(Task& task) override;
   WaitQueue* wait_queue() override { return &queue_; }
   net::TcpConnection& connection() const { return *connection_; }
+  const linger& linger_time() const { return linger_; }
 
   void OnTcpEvent(uint32_t events) override { queue_.Notify(events); }
+  void OnTcpUrgent() override { SendUrgentSignal(); }
 
   state::Kind kind() const override { return state::Kind::kTcpSocket; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
   bool AfterLoad(state::Loader& loader) override;
+
+ protected:
+  bool has_peek_offset() const override { return true; }
 
  private:
   enum class Phase : uint8_t { kUnconnected, kConnecting, kConnected };

@@ -260,14 +260,27 @@ ErrnoOr<size_t> UdpSocket::Receive(Task&, ReceiveRequest& request) {
     if ((shutdown_ & 1) != 0) return size_t{0};
     return Errno(EAGAIN);
   }
-  bool peek = (request.flags & MSG_PEEK) != 0;
+  if ((request.flags & MSG_PEEK) != 0) return Peek(request);
   Datagram d = datagrams_.front();
-  if (!peek) {
-    charge_ -= d.data.size + kOverhead;
-    queued_ -= d.data.size;
-    datagrams_.pop_front();
-  }
+  charge_ -= d.data.size + kOverhead;
+  queued_ -= d.data.size;
+  datagrams_.pop_front();
+  MovePeekOffset(request.flags, (request.flags & MSG_TRUNC) != 0 ? d.data.size : std::min<size_t>(d.data.size, request.sink.remaining()));
   return HandOver(request, d);
+}
+
+// Datagrams that lie before SO_PEEK_OFF are passed over (__skb_try_recv_from_queue).
+ErrnoOr<size_t> UdpSocket::Peek(ReceiveRequest& request) {
+  size_t index = 0, skip = PeekOffset(request.flags);
+  while (index < datagrams_.size() && skip > 0 && skip >= datagrams_[index].data.size) skip -= datagrams_[index++].data.size;
+  if (index == datagrams_.size()) return (shutdown_ & 1) != 0 ? ErrnoOr<size_t>(size_t{0}) : Errno(EAGAIN);
+  Datagram d = datagrams_[index];
+  size_t whole = d.data.size;
+  d.data.DropFront(static_cast<uint32_t>(skip));
+  size_t copied = TRY(HandOver(request, d));
+  request.full_size = whole;
+  MovePeekOffset(request.flags, (request.flags & MSG_TRUNC) != 0 ? whole : copied);
+  return copied;
 }
 
 uint32_t UdpSocket::Poll(Task&) {

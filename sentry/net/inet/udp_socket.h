@@ -66,9 +66,11 @@ class UdpSocket final : public InetSocket {
   ErrnoOr<void> BindTo(Task& task, const net::Endpoint& e);
   ErrnoOr<void> AutoBind(Task& task, bool v4);
   ErrnoOr<size_t> ReceiveError(ReceiveRequest& request);
+  ErrnoOr<size_t> Peek(ReceiveRequest& request);
   void OptionsChanged() override;
   bool bound() const override { return binding_.bound(); }
   int TakeError() override { return std::exchange(error_, 0); }
+  bool has_peek_offset() const override { return true; }
 
   net::PortBinding binding_;
   net::Endpoint local_, remote_;

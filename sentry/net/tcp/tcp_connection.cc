@@ -424,6 +424,7 @@ ErrnoOr<size_t> TcpConnection::Read(Sink& sink, const ReadOptions& how) {
       limit = before;
     }
   }
+  limit -= std::min(limit, how.peek_offset);
   while (index < receive_queue_.size() && sink.remaining() > 0 && done < limit) {
     const Slice& s = receive_queue_[index++];
     if (skip >= s.size) {
@@ -433,6 +434,7 @@ ErrnoOr<size_t> TcpConnection::Read(Sink& sink, const ReadOptions& how) {
     size_t wanted = std::min({s.size - skip, sink.remaining(), limit - done});
     if (how.discard) {
       done += wanted;
+      skip = 0;
       if (done >= sink.remaining()) break;
       continue;
     }

@@ -102,6 +102,8 @@ class TcpConnection final : public RefCounted<TcpConnection>, public state::Save
   const Endpoint& local() const { return local_; }
   const Endpoint& remote() const { return remote_; }
   bool connecting() const { return state_ == TcpState::kSynSent || state_ == TcpState::kSynReceived; }
+  // Waits for its FIN, and what is before it, to be acknowledged (sk_stream_closing()).
+  bool closing() const { return state_ == TcpState::kFinWait1 || state_ == TcpState::kClosing || state_ == TcpState::kLastAck; }
   // Was connected once (ENOTCONN or not).
   bool was_connected() const { return was_connected_; }
   int shutdown() const { return shutdown_; }

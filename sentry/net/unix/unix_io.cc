@@ -22,7 +22,8 @@
 namespace amber {
 namespace {
 
-constexpr int kCapSysResource = 24;
+constexpr uint32_t kSiocUnixFile = 0x89e0;  // SIOCUNIXFILE of linux/un.h, which clashes with sys/un.h
+constexpr int kCapSysAdmin = 21, kCapSysResource = 24;
 // A stream message is a buffer of this size at most; smaller writes are put together up to it.
 constexpr size_t kStreamChunk = 32768;
 
@@ -54,16 +55,26 @@ ErrnoOr<size_t> TakeInto(Source& source, std::string* out, size_t size) {
 
 }  // namespace
 
+void UnixSocket::SignFor(const UnixSocket& to, Task& task, bool forced, UnixMessage* message) const {
+  bool wanted = may_pass_credentials() || to.may_pass_credentials() || to.pending_accept_;
+  if (!forced) {
+    message->credentials =
+        wanted ? KernelCredentials(task, task.creds().uid, task.creds().gid) : ucred{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
+  }
+  if (wanted && (pass_pidfd_ || to.pass_pidfd_ || to.pending_accept_)) message->process = RefPtr<ThreadGroup>(&task.group());
+}
+
 ErrnoOr<size_t> UnixSocket::Send(Task& task, SendRequest& request) {
-  if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
-  if (!request.rights.empty() && UnixGarbage::InFlight(task.creds().uid) > task.limit(RLIMIT_NOFILE) && !task.Has(kCapSysResource)) {
+  if ((request.flags & MSG_OOB) != 0 && (type_ != SOCK_STREAM || request.source.remaining() == 0)) return Errno(EOPNOTSUPP);
+  if (!request.rights.empty() && UnixGarbage::InFlight(task.creds().uid) > task.limit(RLIMIT_NOFILE) && !task.Has(kCapSysResource) &&
+      !task.Has(kCapSysAdmin)) {
     return Errno(ETOOMANYREFS);
   }
   UnixMessage message;
   message.rights = std::move(request.rights);
   message.rights_owner = task.creds().uid;
   message.credentials_wanted = request.credentials.has_value();
-  message.credentials = request.credentials.value_or(KernelCredentials(task, task.creds().uid, task.creds().gid));
+  message.credentials = request.credentials.value_or(ucred{});
   auto result = type_ == SOCK_STREAM ? SendStream(task, request, std::move(message)) : SendPacket(task, request, std::move(message));
   if (result.Is(EPIPE) && type_ == SOCK_STREAM && (request.flags & MSG_NOSIGNAL) == 0) {
     task.SendSignal(SigInfo::User(SIGPIPE, SI_USER, task.pid(), task.creds().uid));
@@ -71,12 +82,15 @@ ErrnoOr<size_t> UnixSocket::Send(Task& task, SendRequest& request) {
   return result;
 }
 
-ErrnoOr<size_t> UnixSocket::SendStream(Task&, SendRequest& request, UnixMessage message) {
+ErrnoOr<size_t> UnixSocket::SendStream(Task& task, SendRequest& request, UnixMessage message) {
   if (!request.address.empty()) return Errno(state_ == State::kConnected ? EISCONN : EOPNOTSUPP);
   if (hung_up_ || (shutdown_ & 2) != 0) return Errno(EPIPE);
   if (peer_ == nullptr) return Errno(ENOTCONN);
   if ((peer_->shutdown_ & 1) != 0) return Errno(EPIPE);
-  size_t total = request.source.remaining();
+  if (!message.rights.empty() && !peer_->pass_rights_) return Errno(EPERM);
+  SignFor(*peer_, task, message.credentials_wanted, &message);
+  size_t urgent = (request.flags & MSG_OOB) != 0 ? 1 : 0;
+  size_t total = request.source.remaining() - urgent;
   size_t done = 0;
   UnixSocket& to = *peer_;
   while (done < total) {
@@ -86,8 +100,8 @@ ErrnoOr<size_t> UnixSocket::SendStream(Task&, SendRequest& request, UnixMessage 
     // Bytes of one sender go into one buffer, unless descriptors mark a border.
     if (done == 0 && message.rights.empty() && !to.messages_.empty()) {
       UnixMessage& last = to.messages_.back();
-      if (last.rights.empty() && last.budget == budget_ && SameSender(last.credentials, message.credentials) &&
-          last.credentials_wanted == message.credentials_wanted && last.data.size() < kStreamChunk / 2) {
+      if (last.rights.empty() && !last.one_byte && last.budget == budget_ && SameSender(last.credentials, message.credentials) &&
+          last.process == message.process && last.credentials_wanted == message.credentials_wanted && last.data.size() < kStreamChunk / 2) {
         wanted = std::min(wanted, kStreamChunk - last.data.size());
         size_t got = TRY(TakeInto(request.source, &last.data, wanted));
         last.charged += got;
@@ -101,6 +115,7 @@ ErrnoOr<size_t> UnixSocket::SendStream(Task&, SendRequest& request, UnixMessage 
     UnixMessage part;
     part.credentials = message.credentials;
     part.credentials_wanted = message.credentials_wanted;
+    part.process = message.process;
     part.address = address_;
     auto got = TakeInto(request.source, &part.data, wanted);
     if (!got.ok()) {
@@ -114,9 +129,30 @@ ErrnoOr<size_t> UnixSocket::SendStream(Task&, SendRequest& request, UnixMessage 
     to.Deliver(std::move(part));
     if (*got < wanted) break;
   }
+  if (done > 0) to.queue_.Notify(POLLIN | POLLRDNORM);
+  if (urgent != 0 && done == total) {
+    auto sent = SendUrgent(request, std::move(message));
+    if (sent.ok()) return done + 1;
+    return done > 0 ? ErrnoOr<size_t>(done) : sent.error();
+  }
   if (done == 0) return total == 0 ? ErrnoOr<size_t>(size_t{0}) : Errno(EAGAIN);
-  to.queue_.Notify(POLLIN | POLLRDNORM);
   return done;
+}
+
+// queue_oob() of af_unix.c. An urgent byte that nobody has taken becomes one of the stream.
+ErrnoOr<void> UnixSocket::SendUrgent(SendRequest& request, UnixMessage message) {
+  UnixSocket& to = *peer_;
+  if (budget_->used >= static_cast<size_t>(send_buffer_)) return Errno(EAGAIN);
+  if (TRY(TakeInto(request.source, &message.data, 1)) != 1) return Errno(EFAULT);
+  message.address = address_;
+  message.budget = budget_;
+  message.urgent = message.one_byte = true;
+  if (to.has_urgent_) to.messages_[to.UrgentIndex()].urgent = false;
+  to.has_urgent_ = true;
+  to.Deliver(std::move(message));
+  to.SendUrgentSignal();
+  to.queue_.Notify(POLLIN | POLLRDNORM | POLLPRI);
+  return Ok();
 }
 
 void UnixSocket::Deliver(UnixMessage message) {
@@ -143,6 +179,9 @@ ErrnoOr<size_t> UnixSocket::SendPacket(Task& task, SendRequest& request, UnixMes
     to = RefPtr<UnixSocket>(peer_);
   }
   if ((shutdown_ & 2) != 0 || (to->shutdown_ & 1) != 0) return Errno(EPIPE);
+  if (!message.rights.empty() && !to->pass_rights_) return Errno(EPERM);
+  if (type_ == SOCK_DGRAM && may_pass_credentials()) AutoBind();
+  SignFor(*to, task, message.credentials_wanted, &message);
   size_t size = request.source.remaining();
   size_t limit = static_cast<size_t>(send_buffer_);
   if (size > limit - std::min<size_t>(limit, 32)) return Errno(EMSGSIZE);
@@ -161,18 +200,24 @@ ErrnoOr<size_t> UnixSocket::SendPacket(Task& task, SendRequest& request, UnixMes
 }
 
 ErrnoOr<size_t> UnixSocket::Receive(Task&, ReceiveRequest& request) {
-  if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
+  if ((request.flags & MSG_OOB) != 0 && type_ != SOCK_STREAM) return Errno(EOPNOTSUPP);
   if (connection_oriented() && state_ != State::kConnected) return Errno(type_ == SOCK_STREAM ? EINVAL : ENOTCONN);
-  if (messages_.empty()) {
-    if (int e = TakeError(); e != 0) return Errno(e);
-    if ((shutdown_ & 1) != 0) return size_t{0};
-    return Errno(EAGAIN);
+  if ((request.flags & MSG_OOB) != 0) return ReceiveUrgent(request);
+  if (!messages_.empty()) {
+    auto got = type_ == SOCK_STREAM ? ReceiveStream(request) : ReceivePacket(request);
+    if (!got.Is(EAGAIN)) return got;
   }
-  return type_ == SOCK_STREAM ? ReceiveStream(request) : ReceivePacket(request);
+  if (int e = TakeError(); e != 0) return Errno(e);
+  if ((shutdown_ & 1) != 0) return size_t{0};
+  return Errno(EAGAIN);
 }
 
 void UnixSocket::TakeAncillary(ReceiveRequest& request, UnixMessage& message, bool peek) {
   if (pass_credentials_) request.credentials = message.credentials;
+  if (pass_pidfd_) {
+    request.wants_pidfd = true;
+    request.process = message.process;
+  }
   if (message.rights.empty()) return;
   if (peek) {
     request.rights = message.rights;
@@ -182,55 +227,68 @@ void UnixSocket::TakeAncillary(ReceiveRequest& request, UnixMessage& message, bo
   request.rights = std::exchange(message.rights, {});
 }
 
+// EAGAIN: there is nothing to read.
 ErrnoOr<size_t> UnixSocket::ReceiveStream(ReceiveRequest& request) {
   bool peek = (request.flags & MSG_PEEK) != 0;
-  size_t done = 0;
-  size_t index = 0;
-  while (index < messages_.size() && request.sink.remaining() > 0) {
+  size_t done = 0, index = 0, skip = PeekOffset(request.flags);
+  ucred sender{};
+  if (request.sink.remaining() == 0) return size_t{0};
+  while (index < messages_.size() && request.sink.remaining() > 0 && StepOverUrgent(&index, peek, done > 0)) {
+    while (index < messages_.size() && skip >= messages_[index].left()) skip -= messages_[index++].left();
+    if (index == messages_.size()) break;
     UnixMessage& m = messages_[index];
     // Bytes of different senders are not mixed if somebody wants to know them.
-    if (done > 0 && pass_credentials_ && !SameSender(m.credentials, *request.credentials)) break;
+    if (done > 0 && may_pass_credentials() && !SameSender(m.credentials, sender)) break;
+    sender = m.credentials;
     if (done == 0) request.address = m.address;
-    size_t wanted = std::min(m.data.size() - m.offset, request.sink.remaining());
-    auto put = request.sink.Put(m.data.data() + m.offset, wanted);
+    size_t wanted = std::min(m.left() - skip, request.sink.remaining());
+    auto put = request.sink.Put(m.data.data() + m.offset + skip, wanted);
     if (!put.ok()) {
       if (done == 0) return put.error();
       break;
     }
     done += *put;
+    MovePeekOffset(request.flags, *put);
     bool had_rights = !m.rights.empty();
     TakeAncillary(request, m, peek);
-    bool whole = *put == m.data.size() - m.offset;
+    bool whole = *put == m.left() - skip;
+    skip = 0;
     if (peek) {
       ++index;
     } else {
       m.offset += *put;
       Release(m, *put, whole);
-      if (whole) messages_.pop_front();
+      if (whole) Drop(index);
     }
     // A read ends behind descriptors, not before them (unix_stream_read_generic).
     if (had_rights || !whole || *put < wanted) break;
   }
-  return done;
+  return done > 0 ? ErrnoOr<size_t>(done) : Errno(EAGAIN);
 }
 
 ErrnoOr<size_t> UnixSocket::ReceivePacket(ReceiveRequest& request) {
   bool peek = (request.flags & MSG_PEEK) != 0;
-  UnixMessage& m = messages_.front();
-  size_t wanted = std::min(m.data.size(), request.sink.remaining());
+  size_t index = 0, skip = PeekOffset(request.flags);
+  // Packets that lie before the offset are passed over (__skb_try_recv_from_queue).
+  while (index < messages_.size() && skip > 0 && skip >= messages_[index].data.size()) skip -= messages_[index++].data.size();
+  if (index == messages_.size()) return Errno(EAGAIN);
+  UnixMessage& m = messages_[index];
+  size_t rest = m.data.size() - skip;
+  size_t wanted = std::min(rest, request.sink.remaining());
   if (wanted > 0) {
     // The packet is gone even if its bytes cannot be delivered.
-    auto put = request.sink.Put(m.data.data(), wanted);
+    auto put = request.sink.Put(m.data.data() + skip, wanted);
     if (!put.ok() || *put < wanted) {
       if (!peek) PopFront();
       return Errno(EFAULT);
     }
   }
   request.address = m.address;
-  request.full_size = m.data.size();
-  if (wanted < m.data.size()) request.out_flags |= MSG_TRUNC;
+  request.full_size = rest;
+  if (wanted < rest) request.out_flags |= MSG_TRUNC;
   if (type_ == SOCK_SEQPACKET) request.out_flags |= MSG_EOR;
   TakeAncillary(request, m, peek);
+  MovePeekOffset(request.flags, peek ? wanted : m.data.size());
   if (!peek) PopFront();
   return wanted;
 }
@@ -290,6 +348,11 @@ ErrnoOr<uint64_t> UnixSocket::Ioctl(Task& task, uint32_t command, uint64_t argum
       if (listening()) return Errno(EINVAL);
       value = static_cast<int>(connection_oriented() ? queued_bytes_ : messages_.empty() ? 0 : messages_.front().data.size());
       break;
+    case SIOCATMARK:
+      if (type_ != SOCK_STREAM) return Errno(EOPNOTSUPP);
+      value = at_mark() ? 1 : 0;
+      break;
+    case kSiocUnixFile: return OpenBoundFile(task);
     case SIOCOUTQ: value = static_cast<int>(budget_->used); break;
     default:
       // Any socket tells of interfaces; the C library asks one of these.

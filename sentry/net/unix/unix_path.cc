@@ -1,10 +1,15 @@
 // Unix socket names in the file system.
+#include <fcntl.h>
+#include <sys/resource.h>
+
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/unix/unix_socket.h"
+#include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/path.h"
+#include "sentry/vfs/vfs_file.h"
 
 namespace amber {
 namespace {
@@ -41,6 +46,15 @@ ErrnoOr<UnixSocket*> FindSocketAt(Task& task, const std::string& path) {
   auto* bound = dynamic_cast<BoundSocket*>(place.inode()->special());
   if (bound == nullptr) return Errno(ECONNREFUSED);
   return bound->socket();
+}
+
+// SIOCUNIXFILE (unix_open_file): also of an accepted socket, whose name is its listener's.
+ErrnoOr<uint64_t> UnixSocket::OpenBoundFile(Task& task) {
+  constexpr int kCapNetAdmin = 12;
+  if (!task.creds().HasIn((net_ ? *net_ : NetNamespace::Of(task)).owner(), kCapNetAdmin)) return Errno(EPERM);
+  if (!bound_path_) return Errno(ENOENT);
+  auto file = MakeRef<PathFile>(*bound_path_, O_PATH);
+  return static_cast<uint64_t>(TRY(task.files().Allocate(std::move(file), true, task.limit(RLIMIT_NOFILE))));
 }
 
 void SetBoundSocket(const VfsPath& place, UnixSocket* socket) {

@@ -29,7 +29,7 @@ UnixSocket::UnixSocket(int type) : UnixSocket() { Init(AF_UNIX, type, 0); }
 UnixSocket::~UnixSocket() {
   UnixNames::All().erase(this);
   Unbind();
-  bool unread = !messages_.empty();
+  bool unread = std::ranges::any_of(messages_, [this](const UnixMessage& m) { return m.left() > 0 || type_ != SOCK_STREAM; });
   // A connection that nobody accepted is reset.
   for (RefPtr<UnixSocket>& p : pending_) {
     if (p->peer_ != nullptr) p->peer_->OnPeerGone(true);
@@ -79,8 +79,7 @@ std::pair<RefPtr<UnixSocket>, RefPtr<UnixSocket>> UnixSocket::Pair(Task& task, i
   a->net_ = b->net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
   a->ConnectTo(*b);
   b->ConnectTo(*a);
-  a->peer_credentials_ = b->peer_credentials_ = KernelCredentials(task, task.creds().euid, task.creds().egid);
-  a->has_peer_credentials_ = b->has_peer_credentials_ = true;
+  a->identity_ = b->identity_ = UnixIdentity::Of(task);
   return {std::move(a), std::move(b)};
 }
 
@@ -131,7 +130,7 @@ ErrnoOr<void> UnixSocket::Listen(Task& task, int backlog) {
   state_ = State::kListening;
   bool grew = static_cast<uint32_t>(backlog) > backlog_;
   backlog_ = static_cast<uint32_t>(std::min<uint64_t>(static_cast<uint32_t>(backlog), net_ ? net_->sysctl(kSysctlSomaxconn) : 4096));
-  own_credentials_ = KernelCredentials(task, task.creds().euid, task.creds().egid);
+  identity_ = UnixIdentity::Of(task);
   if (grew) backlog_queue_.Notify(POLLOUT);
   return Ok();
 }
@@ -139,6 +138,7 @@ ErrnoOr<void> UnixSocket::Listen(Task& task, int backlog) {
 ErrnoOr<void> UnixSocket::Connect(Task& task, std::string_view address) {
   if (!connection_oriented()) {
     if (address.size() >= sizeof(sa_family_t) && UnixName::Family(address) == AF_UNSPEC) {
+      LeavePeer();
       SetPeer(nullptr);
       state_ = State::kUnconnected;
       return Ok();
@@ -146,6 +146,8 @@ ErrnoOr<void> UnixSocket::Connect(Task& task, std::string_view address) {
     RefPtr<UnixSocket> target = TRY(FindTarget(task, address));
     // A socket that has a peer hears from that one alone.
     if (target->peer_ != nullptr && target->peer_ != this) return Errno(EPERM);
+    if (may_pass_credentials()) AutoBind();
+    if (target != peer_) LeavePeer();
     ConnectTo(*target);
     hung_up_ = false;
     return Ok();
@@ -159,13 +161,16 @@ ErrnoOr<void> UnixSocket::Connect(Task& task, std::string_view address) {
     int64_t deadline = send_timeout_ == kNever ? kNever : task.kernel().clocks().Monotonic() + send_timeout_;
     return task.Block(target->backlog_queue_, POLLOUT, deadline);
   }
+  if (may_pass_credentials()) AutoBind();
   auto server = MakeRef<UnixSocket>(type_);
   server->net_ = target->net_;
   server->address_ = target->address_;
+  if (target->bound_path_) server->bound_path_ = std::make_unique<VfsPath>(*target->bound_path_);
   server->pass_credentials_ = target->pass_credentials_;
-  server->peer_credentials_ = KernelCredentials(task, task.creds().euid, task.creds().egid);
-  server->has_peer_credentials_ = has_peer_credentials_ = true;
-  peer_credentials_ = target->own_credentials_;
+  server->pass_pidfd_ = target->pass_pidfd_;
+  server->pass_rights_ = target->pass_rights_;
+  server->identity_ = UnixIdentity::Of(task);
+  identity_ = target->identity_;
   ConnectTo(*server);
   server->ConnectTo(*this);
   server->pending_accept_ = true;
@@ -215,19 +220,12 @@ ErrnoOr<std::string> UnixSocket::PeerAddress() {
   return address;
 }
 
-ErrnoOr<std::string> UnixSocket::GetOption(Task& task, int level, int name, size_t capacity) {
-  if (level == SOL_SOCKET && name == SO_PEERCRED) {
-    ucred c = has_peer_credentials_ ? ShownCredentials(task, peer_credentials_) : ucred{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
-    return std::string(reinterpret_cast<const char*>(&c), sizeof(c));
-  }
-  return Socket::GetOption(task, level, name, capacity);
-}
-
 int UnixSocket::TakeError() { return std::exchange(error_, 0); }
 
 uint32_t UnixSocket::Poll(Task&) {
   uint32_t events = 0;
   if (error_ != 0) events |= POLLERR;
+  if (has_urgent_) events |= POLLPRI;
   if (state_ == State::kListening) return events | (pending_.empty() ? 0 : POLLIN | POLLRDNORM);
   if (shutdown_ == 3) events |= POLLHUP;
   if ((shutdown_ & 1) != 0) events |= POLLRDHUP | POLLIN | POLLRDNORM;

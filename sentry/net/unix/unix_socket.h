@@ -28,12 +28,27 @@ struct UnixSendBudget : public RefCounted<UnixSendBudget> {
   UnixSocket* owner = nullptr;  // null once the socket is gone
 };
 
+// Who somebody was when a connection was made (init_peercred() of af_unix.c): SO_PEERCRED, SO_PEERGROUPS, SO_PEERPIDFD.
+struct UnixIdentity {
+  static UnixIdentity Of(Task& task);
+
+  bool known = false;
+  ucred credentials{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
+  RefPtr<const Credentials> groups;
+  RefPtr<ThreadGroup> process;
+};
+
 struct UnixMessage {
+  size_t left() const { return data.size() - offset; }
+
   std::string data;
   size_t offset = 0;  // consumed part of a stream message
+  bool urgent = false;    // the byte that MSG_OOB gets: at most one message of a queue
+  bool one_byte = false;  // was sent with MSG_OOB: nothing is put behind it
   std::vector<RefPtr<File>> rights;
   uid_t rights_owner = 0;
   ucred credentials{};
+  RefPtr<ThreadGroup> process;  // the sender, if somebody may ask for SCM_PIDFD
   bool credentials_wanted = false;  // passed on as SCM_CREDENTIALS although the receiver did not ask when it was sent
   std::string address;
   RefPtr<UnixSendBudget> budget;
@@ -61,6 +76,7 @@ class UnixSocket final : public Socket {
   ErrnoOr<std::string> PeerAddress() override;
   ErrnoOr<size_t> Send(Task& task, SendRequest& request) override;
   ErrnoOr<size_t> Receive(Task& task, ReceiveRequest& request) override;
+  ErrnoOr<void> SetOption(Task& task, int level, int name, std::span<const uint8_t> value) override;
   ErrnoOr<std::string> GetOption(Task& task, int level, int name, size_t capacity) override;
   ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;
 
@@ -86,6 +102,10 @@ class UnixSocket final : public Socket {
   static constexpr size_t kOverhead = 256;
 
   bool connection_oriented() const { return type_ != SOCK_DGRAM; }
+  bool has_peek_offset() const override { return true; }
+  bool may_pass_credentials() const { return pass_credentials_ || pass_pidfd_; }
+  // Gives a socket that wants to hear of senders a name, which they answer to (unix_autobind()).
+  void AutoBind();
   // The socket that `address` names; ECONNREFUSED, ENOENT, EPROTOTYPE ...
   ErrnoOr<RefPtr<UnixSocket>> FindTarget(Task& task, std::string_view address) const;
   void SetPeer(UnixSocket* peer);
@@ -94,9 +114,20 @@ class UnixSocket final : public Socket {
   void OnPeerGone(bool with_unread_data);
   bool writable() const { return budget_->used * 4 <= static_cast<size_t>(send_buffer_); }
   void Deliver(UnixMessage message);
+  // Fills in who sends it, as far as one of both sides asked for it (maybe_add_creds()).
+  void SignFor(const UnixSocket& to, Task& task, bool forced, UnixMessage* message) const;
   ErrnoOr<size_t> SendStream(Task& task, SendRequest& request, UnixMessage message);
+  ErrnoOr<void> SendUrgent(SendRequest& request, UnixMessage message);
   ErrnoOr<size_t> SendPacket(Task& task, SendRequest& request, UnixMessage message);
   ErrnoOr<size_t> ReceiveStream(ReceiveRequest& request);
+  ErrnoOr<size_t> ReceiveUrgent(ReceiveRequest& request);
+  bool StepOverUrgent(size_t* index, bool peek, bool copied);
+  bool at_mark() const;
+  size_t UrgentIndex() const;
+  void Drop(size_t index);
+  // A datagram socket turns away from its peer (unix_dgram_disconnected()).
+  void LeavePeer();
+  ErrnoOr<uint64_t> OpenBoundFile(Task& task);
   ErrnoOr<size_t> ReceivePacket(ReceiveRequest& request);
   void TakeAncillary(ReceiveRequest& request, UnixMessage& message, bool peek);
   // `bytes` of `message` were consumed; all of it if `whole`.
@@ -114,7 +145,7 @@ class UnixSocket final : public Socket {
   State state_ = State::kUnconnected;
   std::string address_;                  // sockaddr_un bytes; empty if not bound
   bool owns_name_ = false;               // false for accepted sockets, which show their listener's
-  std::unique_ptr<VfsPath> bound_path_;  // of a name in the file system
+  std::unique_ptr<VfsPath> bound_path_;  // of a name in the file system; an accepted socket has its listener's
   UnixSocket* peer_ = nullptr;
   std::string peer_address_;          // as it was when the connection was made
   std::set<UnixSocket*> watched_by_;  // sockets whose peer_ is this one
@@ -124,9 +155,10 @@ class UnixSocket final : public Socket {
   size_t queued_bytes_ = 0;
   std::deque<RefPtr<UnixSocket>> pending_;
   size_t backlog_ = 0;
-  bool has_peer_credentials_ = false;
-  ucred peer_credentials_{};
-  ucred own_credentials_{};  // at listen(2)
+  UnixIdentity identity_;  // of the peer; of a listener: its own, at listen(2)
+  bool has_urgent_ = false;
+  bool pass_pidfd_ = false;
+  bool pass_rights_ = true;
   int shutdown_ = 0;         // bit 0: receiving, bit 1: sending
   bool hung_up_ = false;     // was connected, and the peer is gone
   int error_ = 0;

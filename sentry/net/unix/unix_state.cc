@@ -17,6 +17,26 @@ void SaveCredentials(const ucred& c, proto::UnixCredentials* out) {
 
 ucred LoadCredentials(const proto::UnixCredentials& m) { return {m.pid(), m.uid(), m.gid()}; }
 
+void SaveIdentity(state::Saver& saver, const UnixIdentity& identity, proto::UnixSocket* out) {
+  out->set_peer_credentials_known(identity.known);
+  if (!identity.known) return;
+  SaveCredentials(identity.credentials, out->mutable_peer_credentials());
+  for (gid_t g : identity.groups->groups) out->add_peer_groups(g);
+  out->set_peer_process(saver.Ref(identity.process));
+}
+
+UnixIdentity LoadIdentity(state::Loader& loader, const proto::UnixSocket& m) {
+  UnixIdentity out;
+  out.known = m.peer_credentials_known();
+  if (!out.known) return out;
+  out.credentials = LoadCredentials(m.peer_credentials());
+  auto groups = MakeRef<Credentials>();
+  groups->groups.assign(m.peer_groups().begin(), m.peer_groups().end());
+  out.groups = std::move(groups);
+  out.process = loader.GetRef<ThreadGroup>(m.peer_process());
+  return out;
+}
+
 }  // namespace
 
 std::string UnixSocket::Save(state::Saver& saver) const {
@@ -41,14 +61,15 @@ std::string UnixSocket::Save(state::Saver& saver) const {
     out->set_rights_owner(message.rights_owner);
     SaveCredentials(message.credentials, out->mutable_credentials());
     out->set_credentials_wanted(message.credentials_wanted);
+    out->set_process(saver.Ref(message.process));
+    out->set_urgent(message.urgent);
+    out->set_one_byte(message.one_byte);
     out->set_address(message.address);
     out->set_sender(saver.Ref(message.budget->owner));
   }
   for (const RefPtr<UnixSocket>& p : pending_) m.add_pending(saver.Ref(p));
   m.set_backlog(static_cast<uint32_t>(backlog_));
-  SaveCredentials(peer_credentials_, m.mutable_peer_credentials());
-  SaveCredentials(own_credentials_, m.mutable_own_credentials());
-  m.set_peer_credentials_known(has_peer_credentials_);
+  SaveIdentity(saver, identity_, &m);
   m.set_shutdown(static_cast<uint32_t>(shutdown_));
   m.set_hung_up(hung_up_);
   m.set_error(error_);
@@ -58,6 +79,13 @@ std::string UnixSocket::Save(state::Saver& saver) const {
   m.set_send_timeout(send_timeout_);
   m.set_pass_credentials(pass_credentials_);
   m.set_toggles(toggles_);
+  m.set_pass_pidfd(pass_pidfd_);
+  m.set_refuse_rights(!pass_rights_);
+  m.set_peek_offset(static_cast<uint32_t>(peek_offset_ + 1));
+  m.set_linger_on(linger_.l_onoff);
+  m.set_linger_time(linger_.l_linger);
+  m.set_priority(priority_);
+  m.set_low_watermark(low_watermark_);
   return m.SerializeAsString();
 }
 
@@ -93,6 +121,11 @@ bool UnixSocket::Load(state::Loader& loader, std::string_view bytes) {
     message.rights_owner = in.rights_owner();
     message.credentials = LoadCredentials(in.credentials());
     message.credentials_wanted = in.credentials_wanted();
+    message.process = loader.GetRef<ThreadGroup>(in.process());
+    message.urgent = in.urgent();
+    message.one_byte = in.one_byte();
+    if (message.urgent && (has_urgent_ || message.data.empty() || type_ != SOCK_STREAM)) return false;
+    has_urgent_ |= message.urgent;
     message.address = in.address();
     auto* sender = loader.Get<UnixSocket>(in.sender());
     message.budget = sender != nullptr ? sender->budget_ : MakeRef<UnixSendBudget>();
@@ -105,9 +138,13 @@ bool UnixSocket::Load(state::Loader& loader, std::string_view bytes) {
     pending_.push_back(std::move(p));
   }
   backlog_ = m.backlog();
-  peer_credentials_ = LoadCredentials(m.peer_credentials());
-  own_credentials_ = LoadCredentials(m.own_credentials());
-  has_peer_credentials_ = m.peer_credentials_known();
+  identity_ = LoadIdentity(loader, m);
+  pass_pidfd_ = m.pass_pidfd();
+  pass_rights_ = !m.refuse_rights();
+  peek_offset_ = static_cast<int>(std::min<uint32_t>(m.peek_offset(), INT32_MAX)) - 1;
+  linger_ = {m.linger_on(), m.linger_time()};
+  priority_ = m.priority();
+  low_watermark_ = std::max(m.low_watermark(), 1);
   shutdown_ = static_cast<int>(m.shutdown() & 3);
   hung_up_ = m.hung_up();
   error_ = m.error();
