@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "sentry/kernel/task.h"
+#include "sentry/net/inet/linger.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
@@ -88,9 +89,10 @@ ErrnoOr<uint64_t> OpenAt2(Task& task, int dirfd, UserPtr<const char> path, UserP
 }
 
 ErrnoOr<uint64_t> Close(Task& task, int fd) {
+  if (Lingers(task)) return GoOnLingering(task);
   RefPtr<File> file = TRY(task.files().Remove(fd));
   file->OnClose(task);
-  return uint64_t{0};
+  return DropLingering(task, std::move(file), 0);
 }
 
 ErrnoOr<uint64_t> CloseRange(Task& task, uint32_t first, uint32_t last, uint32_t flags) {
@@ -116,10 +118,12 @@ ErrnoOr<uint64_t> Dup(Task& task, int fd) {
 }
 
 ErrnoOr<uint64_t> DupTo(Task& task, int old_fd, int new_fd, bool close_on_exec) {
+  if (Lingers(task)) return GoOnLingering(task);
   RefPtr<File> file = TRY(task.files().GetAny(old_fd));
   RefPtr<File> before = TRY(task.files().Replace(new_fd, std::move(file), close_on_exec, task.limit(RLIMIT_NOFILE)));
-  if (before) before->OnClose(task);
-  return static_cast<uint64_t>(new_fd);
+  if (!before) return static_cast<uint64_t>(new_fd);
+  before->OnClose(task);
+  return DropLingering(task, std::move(before), static_cast<uint64_t>(new_fd));
 }
 
 ErrnoOr<uint64_t> Dup2(Task& task, int old_fd, int new_fd) {
