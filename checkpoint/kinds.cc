@@ -1,5 +1,6 @@
 // Every kind of object that an image of this version may hold.
 #include "checkpoint/state.h"
+#include "sentry/fs/cgroup/cgroup_fs.h"
 #include "sentry/fs/dev/devices.h"
 #include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/devpts/tty.h"
@@ -61,8 +62,8 @@ namespace amber::state {
 namespace {
 
 // Kinds that are named beside their classes, not in state.h.
-constexpr Kind kOthers[] = {kNvidiaFileKind, kMovedMemoryKind, kUserfaultFdKind, kFuseConnectionKind, kFuseRequestKind,
-                            kFuseHandleKind, kFuseInodeKind,   kFuseFileKind,    kFuseDeviceKind};
+constexpr Kind kOthers[] = {kNvidiaFileKind, kMovedMemoryKind, kUserfaultFdKind, kFuseConnectionKind, kFuseRequestKind, kFuseHandleKind,
+                            kFuseInodeKind,  kFuseFileKind,    kFuseDeviceKind,  kCgroupKind,         kCgroupInodeKind, kCgroupFileKind};
 constexpr bool AllDiffer() {
   for (const Kind& a : kOthers) {
     for (const Kind& b : kOthers) {
@@ -80,6 +81,9 @@ static_assert(kFuseFileSystemKind > Kind::kNsFileSystem && kFuseFileSystemKind <
 
 Loader::Factory FactoryOf(Kind kind) {
   if (kind == kNvidiaFileKind) return &Loader::Make<NvidiaFile>;
+  if (kind == kCgroupKind) return &Loader::Make<Cgroup>;
+  if (kind == kCgroupInodeKind) return &Loader::Make<CgroupInode>;
+  if (kind == kCgroupFileKind) return &Loader::Make<CgroupFile>;
   if (kind == kFuseConnectionKind) return &Loader::Make<FuseConnection>;
   if (kind == kFuseRequestKind) return &Loader::Make<FuseRequest>;
   if (kind == kFuseHandleKind) return &Loader::Make<FuseHandle>;
@@ -123,6 +127,7 @@ Loader::Factory FactoryOf(Kind kind) {
     case Kind::kOverlayFileSystem: return &Loader::Make<OverlayFileSystem>;
     case Kind::kProcFileSystem: return &Loader::Make<ProcFileSystem>;
     case Kind::kDevptsFileSystem: return &Loader::Make<DevptsFileSystem>;
+    case Kind::kCgroupFileSystem: return &Loader::Make<CgroupFileSystem>;
     case Kind::kSysFileSystem: return &Loader::Make<SysFileSystem>;
     case Kind::kGoferInode: return &Loader::Make<GoferInode>;
     case Kind::kTmpfsInode: return &Loader::Make<TmpfsInode>;

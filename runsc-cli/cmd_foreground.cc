@@ -68,6 +68,7 @@ void LookLikeTheHost(ContainerSpec* container) {
   container->mounts = {
       {.destination = "/proc", .type = "proc", .source = "proc", .options = {"nosuid", "noexec", "nodev"}, .attach = ""},
       {.destination = "/sys", .type = "sysfs", .source = "sysfs", .options = {"nosuid", "noexec", "nodev", "ro"}, .attach = ""},
+      {.destination = "/sys/fs/cgroup", .type = "cgroup2", .source = "cgroup2", .options = {"nosuid", "noexec", "nodev"}, .attach = ""},
       {.destination = "/dev", .type = "tmpfs", .source = "tmpfs", .options = {"nosuid", "mode=755"}, .attach = ""},
       {.destination = "/dev/pts",
        .type = "devpts",

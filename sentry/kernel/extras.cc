@@ -6,6 +6,7 @@
 
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/aio_context.h"
+#include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/cpu_timers.h"
 #include "sentry/kernel/futex_pi.h"
@@ -216,10 +217,22 @@ std::string SavePlain(uint64_t ino, uint64_t owner) {
 
 }  // namespace
 
-std::string CgroupNamespace::Save(state::Saver& saver) const { return SavePlain(ino(), SaveOwner(saver)); }
+CgroupNamespace::CgroupNamespace() = default;
+CgroupNamespace::CgroupNamespace(RefPtr<UserNamespace> owner, RefPtr<Cgroup> root) : Namespace(std::move(owner)), root_(std::move(root)) {}
+CgroupNamespace::~CgroupNamespace() = default;
+
+std::string CgroupNamespace::Save(state::Saver& saver) const {
+  proto::PlainNamespace m;
+  m.set_ino(ino());
+  m.set_owner(SaveOwner(saver));
+  m.set_cgroup(saver.Ref(root_));
+  return m.SerializeAsString();
+}
 bool CgroupNamespace::Load(state::Loader& loader, std::string_view bytes) {
   proto::PlainNamespace m;
-  return m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) && LoadCommon(loader, m.ino(), m.owner());
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadCommon(loader, m.ino(), m.owner())) return false;
+  root_ = loader.GetRef<Cgroup>(m.cgroup());
+  return true;
 }
 std::string TimeNamespace::Save(state::Saver& saver) const { return SavePlain(ino(), SaveOwner(saver)); }
 bool TimeNamespace::Load(state::Loader& loader, std::string_view bytes) {
@@ -250,6 +263,7 @@ void GroupExtras::Inherit(ThreadGroup& group) {
 }
 
 void GroupExtras::OnExit(ThreadGroup& group) {
+  if (cgroup) cgroup->Remove(group);
   process_keys.reset();
   if (cpu_timers_ != nullptr) cpu_timers_->CancelAll();
   if (exit_watcher_ != nullptr) exit_watcher_(group);
@@ -281,6 +295,7 @@ std::string GroupExtras::Save(state::Saver& saver, const ThreadGroup& group) con
       owned->set_owner(SigioOwner::Of(*file, false)->Save(saver));
     });
   }
+  m.set_cgroup(saver.Ref(cgroup));
   m.set_core_filter(core_filter + 1);
   m.set_process_keys(saver.Ref(process_keys));
   m.set_had_threads(had_threads);
@@ -310,6 +325,7 @@ bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   cpu_base = m.cpu_base();
   if (m.core_filter() != 0) core_filter = (m.core_filter() - 1) & CoreDump::kFilterMask;
   process_keys = loader.GetRef<Key>(m.process_keys());
+  cgroup = loader.GetRef<Cgroup>(m.cgroup());
   had_threads = m.had_threads();
   creator_tid = m.creator_tid();
   if (m.base().size() == sizeof(base)) memcpy(&base, m.base().data(), sizeof(base));
@@ -343,6 +359,10 @@ bool GroupExtras::AfterLoad(state::Loader& loader, ThreadGroup& group) {
     if (file->owner() == nullptr && !SigioOwner::Load(loader, *file, bytes)) return false;
   }
   Inherit(group);
+  if (cgroup) {
+    cgroup->Add(group);
+    for (const RefPtr<Task>& task : group.tasks()) task->extras().cgroup_held = cgroup->HoldsMembers();
+  }
   if (loaded_[0] != kNever) cpu_timers(group).virtual_timer().Set(loaded_[0], loaded_[1]);
   if (loaded_[2] != kNever) cpu_timers(group).prof_timer().Set(loaded_[2], loaded_[3]);
   return true;

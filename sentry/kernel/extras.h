@@ -34,6 +34,7 @@ class LandlockRuleset;  // sentry/landlock/landlock.h
 class IpcNamespace;
 class Kernel;
 class NetNamespace;
+class Cgroup;
 class PidNamespace;
 class SeccompFilter;
 struct SeccompNotification;  // sentry/kernel/seccomp_listener.h
@@ -86,6 +87,7 @@ class TaskExtras {
   bool returning = false;
   // It touched memory that is away (GroupExtras::away) and stands still until that is back.
   bool waits_for_memory = false;
+  bool cgroup_held = false;  // its cgroup stands still
   // Processor time of host threads that this one had before (exec and restore make new ones), ns; and the file that tells that of its host
   // thread, kept open because programs ask often.
   int64_t cpu_base = 0;
@@ -139,6 +141,9 @@ class GroupExtras {
   rusage base{};
   int64_t told_user = 0, told_system = 0;
   ExpectedUsage expected_usage;
+  // Which cgroup it is in (Cgroup::Of()), and its processor time before that.
+  RefPtr<Cgroup> cgroup;
+  int64_t cgroup_cpu_base = 0;
   // Asynchronous I/O contexts, by id.
   std::map<uint64_t, std::unique_ptr<AioContext>> aio;
   // ptrace: whom it traces, and whose end it has not waited for.

@@ -9,17 +9,23 @@
 
 namespace amber {
 
-// There is one cgroup, so there is nothing to see in it but its number.
+class Cgroup;
+
 class CgroupNamespace final : public Namespace {
  public:
-  CgroupNamespace() = default;  // for Loader
-  explicit CgroupNamespace(RefPtr<UserNamespace> owner) : Namespace(std::move(owner)) {}
-  ~CgroupNamespace() override = default;
+  CgroupNamespace();  // for Loader
+  CgroupNamespace(RefPtr<UserNamespace> owner, RefPtr<Cgroup> root);
+  ~CgroupNamespace() override;
+  // What its tasks see as "/". Null in images of before there were cgroups.
+  const RefPtr<Cgroup>& root() const { return root_; }
   int type() const override { return 0x02000000; }  // CLONE_NEWCGROUP
 
   state::Kind kind() const override { return state::Kind::kCgroupNamespace; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+
+ private:
+  RefPtr<Cgroup> root_;
 };
 
 class TimeNamespace final : public Namespace {

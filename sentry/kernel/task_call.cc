@@ -226,7 +226,7 @@ void Task::StopForOps(std::vector<platform::StubOp> ops, std::function<void(std:
 }
 
 bool Task::MustHold() const {
-  if (kernel_->frozen() || extras_->waits_for_memory || CoreDump::Holds(*this)) return true;
+  if (kernel_->frozen() || extras_->waits_for_memory || extras_->cgroup_held || CoreDump::Holds(*this)) return true;
   if (extras_->tracee != nullptr) return Tracing::Holds(*this);
   return group_->stopped() && !waits_killably();
 }

@@ -7,6 +7,7 @@
 
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/ipc/ipc_namespace.h"
+#include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -67,6 +68,7 @@ RefPtr<Task> TaskLifecycle::NewTask(ThreadGroup& group, const PidIds& ids, const
   task->keep_caps_ = like.keep_caps_;
   task->timer_slack_ = like.timer_slack_;
   task->personality_ = like.personality_;
+  if (group.extras_->cgroup) task->extras_->cgroup_held = group.extras_->cgroup->HoldsMembers();
   group.tasks_.push_back(task);
   ++group.live_;
   ++kernel_.task_count_;
@@ -93,6 +95,7 @@ ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
   bool thread = (args.flags & CLONE_THREAD) != 0;
   bool share_vm = (args.flags & CLONE_VM) != 0;
   if (kernel_.task_count_ >= kernel_.max_tasks_) return Errno(EAGAIN);
+  TRY(Cgroup::Of(parent).CheckNewTask());
   const rlimit& nproc = parent.group().rlim(RLIMIT_NPROC);
   if (kernel_.task_count_ >= nproc.rlim_cur && parent.creds().uid != 0 && !parent.Has(CAP_SYS_RESOURCE) && !parent.Has(CAP_SYS_ADMIN) &&
       kernel_.TasksOf(parent.creds().uid) >= nproc.rlim_cur) {
@@ -233,6 +236,8 @@ RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, RefPtr<PidNamespac
   group->nice_ = old.nice_;
   group->extras_->core_filter = old.extras_->core_filter;
   group->extras_->Inherit(*group);
+  group->extras_->cgroup = old.extras_->cgroup;
+  if (group->extras_->cgroup) group->extras_->cgroup->Add(*group);
   group->exe_path_ = old.exe_path_;
   group->process_group_ = old.process_group_;
   if (group->process_group_) group->process_group_->members_.insert(group.get());

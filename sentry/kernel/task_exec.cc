@@ -6,6 +6,7 @@
 
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/aio_context.h"
+#include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/exec_credentials.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -241,10 +242,13 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
     }
   }
   task->extras_->net = NetNamespace::ForNewProcess(kernel_, first);
+  group->extras_->cgroup = first != nullptr ? RefPtr<Cgroup>(&Cgroup::Of(*first).Top()) : Cgroup::NewRoot(kernel_);
   task->no_new_privs_ = what.no_new_privs;
   group->tasks_.push_back(task);
   group->leader_ = task.get();
   group->live_ = 1;
+  group->extras_->cgroup->Add(*group);
+  task->extras_->cgroup_held = group->extras_->cgroup->HoldsMembers();
   ++kernel_.task_count_;
   what.pids->Rebind(ids, task.get());
   kernel_.groups_.insert(group);

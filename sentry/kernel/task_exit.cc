@@ -93,6 +93,18 @@ void TaskLifecycle::ExitGroup(ThreadGroup& group, int wait_status) {
   for (const RefPtr<Task>& t : tasks) Release(*t);
 }
 
+void TaskLifecycle::HoldForCgroup(Task& task, bool hold) {
+  if (task.exiting_ || task.extras_->cgroup_held == hold) return;
+  task.extras_->cgroup_held = hold;
+  if (hold) {
+    task.Interrupt();
+  } else if (task.held_) {
+    task.ReturnToGuest();
+  }
+}
+
+bool TaskLifecycle::IsHeld(const Task& task) const { return task.held_; }
+
 void TaskLifecycle::EndAway() {
   --running_helpers_;
   kernel_.CheckFrozen();

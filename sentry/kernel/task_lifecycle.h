@@ -93,6 +93,9 @@ class TaskLifecycle {
   int running_helpers() const { return running_helpers_; }
   void BeginAway() { ++running_helpers_; }
   void EndAway();
+  // A cgroup that stands still (cgroup.h): its tasks stay where they are when they come back from the kernel, and are made to come.
+  void HoldForCgroup(Task& task, bool hold);
+  bool IsHeld(const Task& task) const;
   // Processes whose core files are not finished: likewise.
   int core_dumps_running() const { return core_dumps_running_; }
 

@@ -3,6 +3,7 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "sentry/fs/cgroup/cgroup_fs.h"
 #include "sentry/fs/dev/devices.h"
 #include "sentry/fs/dev/populate.h"
 #include "sentry/fs/devpts/devpts.h"
@@ -190,8 +191,8 @@ void RegisterFileSystems() {
     RegisterFileSystemType("proc", ProcFileSystem::Make);
     Machine::Get();  // asks the host, which a confined sentry may not do
     RegisterFileSystemType("sysfs", SysFileSystem::Make);
-    RegisterFileSystemType("cgroup", SysFileSystem::MakeCgroup);
-    RegisterFileSystemType("cgroup2", SysFileSystem::MakeCgroup);
+    RegisterFileSystemType("cgroup", CgroupFileSystem::MakeFirstVersion);
+    RegisterFileSystemType("cgroup2", CgroupFileSystem::Make);
     RegisterFileSystemType("mqueue", MqueueFileSystem::Make);
     RegisterFuse();
     RegisterMemoryDevices();

@@ -11,6 +11,7 @@
 
 #include "sentry/fs/proc/entries_net.h"
 #include "sentry/fs/proc/entry.h"
+#include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -106,7 +107,10 @@ ErrnoOr<void> SetTaskName(Task& writer, Task* target, std::string_view text) {
   return Ok();
 }
 
-ErrnoOr<std::string> Cgroup(Task&, Task*) { return std::string("0::/\n"); }
+ErrnoOr<std::string> CgroupPath(Task& reader, Task* target) {
+  const Cgroup& group = Cgroup::Of(*target);
+  return "0::" + group.PathFrom(Cgroup::RootFor(reader)) + (group.removed() ? " (deleted)\n" : "\n");
+}
 
 ErrnoOr<int> ParseInt(std::string_view text, int low, int high) {
   while (!text.empty() && (text.back() == ' ' || text.back() == '\n')) text.remove_suffix(1);
@@ -252,7 +256,7 @@ ErrnoOr<std::string> NetArp(Task&, Task*) { return std::string("IP address      
 
 constexpr ProcEntry kEntries[] = {
     {"auxv", kProcPrivate, &Auxv, nullptr, true},
-    {"cgroup", kProcFile, &Cgroup},
+    {"cgroup", kProcFile, &CgroupPath},
     {"children", kProcFile, &Children},  // of threads only
     {"clear_refs", S_IFREG | 0200, &Empty, &Accept},
     {"cmdline", kProcFile, &CommandLine},

@@ -29,8 +29,6 @@ class Table {
     Add("kernel/mm/transparent_hugepage/hpage_pmd_size", "2097152\n");
     Add("kernel/mm/transparent_hugepage/shmem_enabled", "always within_size advise [never] deny force\n");
     AddLoopback();
-    Add("fs/cgroup/cgroup.controllers", "\n");
-    Add("fs/cgroup/cgroup.subtree_control", "");
   }
   std::span<const ProcEntry> entries() const { return entries_; }
   const std::string* Find(std::string_view path) const {

@@ -44,20 +44,15 @@ class SysFileSystem final : public FileSystem {
   SysFileSystem() = default;  // for Loader
   ~SysFileSystem() override { DropDentries(); }
   static ErrnoOr<RefPtr<FileSystem>> Make(const MountArguments& arguments);
-  // A cgroup hierarchy without controllers: what is below /sys/fs/cgroup in the table.
-  static ErrnoOr<RefPtr<FileSystem>> MakeCgroup(const MountArguments& arguments);
 
-  const char* type_name() const override { return cgroup_ ? "cgroup2" : "sysfs"; }
+  const char* type_name() const override { return "sysfs"; }
   ErrnoOr<void> StatFs(struct statfs* out) override;
   // What is there differs by machine, and after a restore.
   bool revalidates() const override { return true; }
 
   state::Kind kind() const override { return state::Kind::kSysFileSystem; }
-  std::string Save(state::Saver& saver) const override { return SaveBase(saver, cgroup_ ? "cgroup" : ""); }
+  std::string Save(state::Saver& saver) const override { return SaveBase(saver, ""); }
   bool Load(state::Loader& loader, std::string_view bytes) override;
-
- private:
-  bool cgroup_ = false;
 };
 
 class ProcInode final : public Inode {

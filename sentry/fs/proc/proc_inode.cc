@@ -418,17 +418,9 @@ ErrnoOr<RefPtr<FileSystem>> SysFileSystem::Make(const MountArguments&) {
   return RefPtr<FileSystem>(std::move(fs));
 }
 
-ErrnoOr<RefPtr<FileSystem>> SysFileSystem::MakeCgroup(const MountArguments&) {
-  Machine::Get();
-  auto fs = MakeRef<SysFileSystem>();
-  fs->cgroup_ = true;
-  fs->SetRoot(MakeRef<ProcInode>(fs.get(), ProcInode::Scope::kSysfs, "fs/cgroup", nullptr));
-  return RefPtr<FileSystem>(std::move(fs));
-}
-
 ErrnoOr<void> SysFileSystem::StatFs(struct statfs* out) {
   *out = {};
-  out->f_type = cgroup_ ? CGROUP2_SUPER_MAGIC : SYSFS_MAGIC;
+  out->f_type = SYSFS_MAGIC;
   out->f_bsize = out->f_frsize = 4096;
   out->f_namelen = 255;
   return Ok();
@@ -436,9 +428,7 @@ ErrnoOr<void> SysFileSystem::StatFs(struct statfs* out) {
 
 bool SysFileSystem::Load(state::Loader& loader, std::string_view bytes) {
   std::string specific;
-  if (!LoadBase(loader, bytes, &specific)) return false;
-  cgroup_ = specific == "cgroup";
-  return true;
+  return LoadBase(loader, bytes, &specific);
 }
 
 }  // namespace amber

@@ -1,0 +1,245 @@
+#include "sentry/fs/cgroup/cgroup_fs.h"
+
+#include <dirent.h>
+#include <linux/capability.h>
+#include <linux/magic.h>
+
+#include <algorithm>
+
+#include "sentry/fs/cgroup/cgroup.pb.h"
+#include "sentry/kernel/task.h"
+#include "sentry/vfs/directory_file.h"
+#include "sentry/vfs/state_util.h"
+
+namespace amber {
+namespace {
+
+constexpr size_t kMaxWrite = 4096;
+constexpr uint64_t kInosPerGroup = 64;  // numbers of a group's directory and files
+
+bool IsThere(const CgroupEntry& entry, const Cgroup& group) { return entry.controllers == 0 || (entry.controllers & group.available()) != 0; }
+
+const CgroupEntry* FindEntry(std::string_view name) {
+  auto found = std::ranges::find_if(CgroupEntries(), [name](const CgroupEntry& e) { return name == e.name; });
+  return found != CgroupEntries().end() ? &*found : nullptr;
+}
+
+}  // namespace
+
+// --- the file system ---
+
+ErrnoOr<RefPtr<FileSystem>> CgroupFileSystem::Make(const MountArguments& arguments) {
+  auto fs = MakeRef<CgroupFileSystem>();
+  RefPtr<Cgroup> root;
+  if (arguments.task != nullptr) root = RefPtr<Cgroup>(&Cgroup::RootFor(*arguments.task));
+  fs->SetRoot(MakeRef<CgroupInode>(fs.get(), std::move(root), nullptr));
+  return RefPtr<FileSystem>(std::move(fs));
+}
+
+ErrnoOr<RefPtr<FileSystem>> CgroupFileSystem::MakeFirstVersion(const MountArguments& arguments) {
+  if (arguments.task != nullptr) return Errno(ENODEV);
+  return Make(arguments);
+}
+
+ErrnoOr<void> CgroupFileSystem::StatFs(struct statfs* out) {
+  *out = {};
+  out->f_type = CGROUP2_SUPER_MAGIC;
+  out->f_bsize = out->f_frsize = 4096;
+  out->f_namelen = 255;
+  return Ok();
+}
+
+bool CgroupFileSystem::Load(state::Loader& loader, std::string_view bytes) {
+  std::string specific;
+  return LoadBase(loader, bytes, &specific);
+}
+
+// --- inodes ---
+
+CgroupInode::CgroupInode(FileSystem* fs, RefPtr<Cgroup> group, const CgroupEntry* entry) : Inode(fs), group_(std::move(group)), entry_(entry) {
+  ShowAttr();
+}
+
+RefPtr<Cgroup> CgroupInode::GroupFor(const Task* task) const {
+  if (group_ || task == nullptr) return group_;
+  return RefPtr<Cgroup>(&Cgroup::RootFor(*task));
+}
+
+Cgroup::Owner* CgroupInode::OwnerOf(bool make) {
+  if (!group_) return nullptr;
+  if (entry_ == nullptr) return &group_->owner();
+  auto& owners = group_->file_owners();
+  auto it = owners.find(entry_->name);
+  if (it != owners.end()) return &it->second;
+  if (!make) return nullptr;
+  // Files of a delegated directory are its maker's.
+  return &(owners[entry_->name] = {entry_->mode, group_->owner().uid, group_->owner().gid});
+}
+
+void CgroupInode::ShowAttr() {
+  uint64_t index = entry_ != nullptr ? static_cast<uint64_t>(entry_ - CgroupEntries().data()) + 1 : 0;
+  attr_.ino = (group_ ? group_->id() : 1) * kInosPerGroup + index;
+  attr_.mode = entry_ != nullptr ? S_IFREG | entry_->mode : S_IFDIR | 0755;
+  attr_.nlink = entry_ == nullptr ? 2 : 1;
+  if (const Cgroup::Owner* owner = OwnerOf(false)) {
+    attr_.mode = (attr_.mode & S_IFMT) | owner->mode;
+    attr_.uid = owner->uid;
+    attr_.gid = owner->gid;
+  } else if (group_) {
+    attr_.uid = group_->owner().uid;
+    attr_.gid = group_->owner().gid;
+  }
+  attr_.blksize = 4096;
+  if (attr_.mtime.tv_sec == 0) attr_.atime = attr_.mtime = attr_.ctime = FileTimeNow();
+}
+
+ErrnoOr<void> CgroupInode::Refresh() {
+  ShowAttr();
+  return Ok();
+}
+
+ErrnoOr<void> CgroupInode::SetAttr(const VfsContext&, const AttrChange& change) {
+  if (change.size) return Ok();  // O_TRUNC
+  Cgroup::Owner* owner = OwnerOf(true);
+  if (owner == nullptr) return Errno(EPERM);
+  if (change.mode) owner->mode = *change.mode & 07777;
+  if (change.uid) owner->uid = *change.uid;
+  if (change.gid) owner->gid = *change.gid;
+  attr_.ctime = FileTimeNow();
+  ShowAttr();
+  return Ok();
+}
+
+ErrnoOr<RefPtr<Inode>> CgroupInode::Lookup(const VfsContext& ctx, std::string_view name) {
+  if (entry_ != nullptr) return Errno(ENOTDIR);
+  RefPtr<Cgroup> group = GroupFor(ctx.task);
+  if (!group || group->removed()) return Errno(ENOENT);
+  if (auto it = group->children().find(name); it != group->children().end()) {
+    return RefPtr<Inode>(MakeRef<CgroupInode>(&fs(), it->second, nullptr));
+  }
+  const CgroupEntry* entry = FindEntry(name);
+  if (entry == nullptr || !IsThere(*entry, *group)) return Errno(ENOENT);
+  return RefPtr<Inode>(MakeRef<CgroupInode>(&fs(), std::move(group), entry));
+}
+
+ErrnoOr<RefPtr<Inode>> CgroupInode::Make(const VfsContext& ctx, std::string_view name, const NewNode& node) {
+  if (entry_ != nullptr) return Errno(ENOTDIR);
+  if (!S_ISDIR(node.mode)) return Errno(S_ISREG(node.mode) ? EACCES : EPERM);
+  RefPtr<Cgroup> group = GroupFor(ctx.task);
+  if (!group) return Errno(EPERM);
+  if (FindEntry(name) != nullptr) return Errno(EEXIST);
+  RefPtr<Cgroup> child = TRY(group->MakeChild(name, {(node.mode & ~node.umask) & 07777, node.uid, node.gid}));
+  return RefPtr<Inode>(MakeRef<CgroupInode>(&fs(), std::move(child), nullptr));
+}
+
+ErrnoOr<void> CgroupInode::Rmdir(const VfsContext& ctx, std::string_view, Inode& victim) {
+  RefPtr<Cgroup> group = GroupFor(ctx.task);
+  auto& child = static_cast<CgroupInode&>(victim);
+  if (!group || !child.group_) return Errno(EBUSY);
+  return group->RemoveChild(*child.group_);
+}
+
+ErrnoOr<std::vector<DirEnt>> CgroupInode::List(const VfsContext& ctx) {
+  std::vector<DirEnt> out;
+  RefPtr<Cgroup> group = GroupFor(ctx.task);
+  if (!group || group->removed()) return out;
+  for (const CgroupEntry& e : CgroupEntries()) {
+    if (!IsThere(e, *group)) continue;
+    out.push_back({e.name, group->id() * kInosPerGroup + static_cast<uint64_t>(&e - CgroupEntries().data()) + 1, DT_REG});
+  }
+  for (const auto& [name, child] : group->children()) out.push_back({name, child->id() * kInosPerGroup, DT_DIR});
+  return out;
+}
+
+ErrnoOr<RefPtr<File>> CgroupInode::Open(const VfsContext&, const VfsPath& path, int flags) {
+  if (entry_ == nullptr) return RefPtr<File>(MakeRef<DirectoryFile>(path, flags));
+  if (group_->removed()) return Errno(ENODEV);
+  return RefPtr<File>(MakeRef<CgroupFile>(path, flags));
+}
+
+std::string CgroupInode::Save(state::Saver& saver) const {
+  cgroup_fs_state::Inode m;
+  m.set_base(SaveBase(saver));
+  m.set_group(saver.Ref(group_));
+  if (entry_ != nullptr) m.set_entry(entry_->name);
+  return m.SerializeAsString();
+}
+
+bool CgroupInode::Load(state::Loader& loader, std::string_view bytes) {
+  cgroup_fs_state::Inode m;
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadBase(loader, m.base())) return false;
+  if (dynamic_cast<CgroupFileSystem*>(&fs()) == nullptr) return loader.Fail("an inode is in the wrong file system");
+  group_ = loader.GetRef<Cgroup>(m.group());
+  if (m.entry().empty()) return true;
+  entry_ = FindEntry(m.entry());
+  return (entry_ != nullptr && group_) || loader.Fail("a cgroup's file is unknown");
+}
+
+// --- open files ---
+
+CgroupFile::CgroupFile(VfsPath path, int flags) : VfsFile(std::move(path), flags) {}
+
+ErrnoOr<size_t> CgroupFile::PRead(Task& task, Sink& sink, uint64_t offset) {
+  if (offset == 0 || !made_) {
+    auto& node = static_cast<CgroupInode&>(inode());
+    RefPtr<Cgroup> group = node.GroupFor(&task);
+    if (group->removed()) return Errno(ENODEV);
+    if (node.entry()->text == nullptr) return Errno(EINVAL);
+    text_ = node.entry()->text(task, *group);
+    made_ = true;
+  }
+  if (offset >= text_.size() || sink.remaining() == 0) return size_t{0};
+  return sink.Put(text_.data() + offset, std::min<size_t>(text_.size() - offset, sink.remaining()));
+}
+
+ErrnoOr<size_t> CgroupFile::Read(Task& task, Sink& sink) {
+  size_t n = TRY(PRead(task, sink, position_));
+  position_ += n;
+  return n;
+}
+
+ErrnoOr<size_t> CgroupFile::PWrite(Task& task, Source& source, uint64_t) {
+  auto& node = static_cast<CgroupInode&>(inode());
+  RefPtr<Cgroup> group = node.GroupFor(&task);
+  if (group->removed()) return Errno(ENODEV);
+  if (node.entry()->write == nullptr) return Errno(EINVAL);
+  size_t size = source.remaining();
+  if (size > kMaxWrite) return Errno(E2BIG);
+  std::string text(size, '\0');
+  if (size > 0) text.resize(TRY(source.Take(text.data(), size)));
+  std::string_view line = text;
+  while (!line.empty() && (line.back() == '\n' || line.back() == '\0' || line.back() == ' ')) line.remove_suffix(1);
+  while (!line.empty() && line.front() == ' ') line.remove_prefix(1);
+  TRY(node.entry()->write(task, *group, line));
+  return text.size();
+}
+
+ErrnoOr<size_t> CgroupFile::Write(Task& task, Source& source) {
+  size_t n = TRY(PWrite(task, source, position_));
+  position_ += n;
+  made_ = false;
+  return n;
+}
+
+ErrnoOr<uint64_t> CgroupFile::Seek(Task&, int64_t offset, int whence) {
+  int64_t base = whence == SEEK_CUR ? static_cast<int64_t>(position_) : 0, to = 0;
+  if (whence != SEEK_SET && whence != SEEK_CUR) return Errno(EINVAL);
+  if (__builtin_add_overflow(base, offset, &to) || to < 0) return Errno(EINVAL);
+  position_ = static_cast<uint64_t>(to);
+  return position_;
+}
+
+std::string CgroupFile::Save(state::Saver& saver) const { return SaveOpenFile(saver, position_, made_ ? 1 : 0, text_); }
+
+bool CgroupFile::Load(state::Loader& loader, std::string_view bytes) {
+  vfs_state::OpenFile m;
+  if (!LoadOpenFile(loader, bytes, &m)) return false;
+  auto* node = dynamic_cast<CgroupInode*>(&inode());
+  if (node == nullptr || node->entry() == nullptr) return loader.Fail("an open file is in the wrong file system");
+  position_ = m.position();
+  made_ = (m.data_inode() & 1) != 0;
+  text_ = m.extra();
+  return true;
+}
+
+}  // namespace amber

@@ -1,0 +1,97 @@
+// The cgroup2 file system.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "sentry/kernel/cgroup.h"
+#include "sentry/vfs/file_system.h"
+#include "sentry/vfs/inode.h"
+#include "sentry/vfs/vfs_file.h"
+
+namespace amber {
+
+inline constexpr state::Kind kCgroupInodeKind = static_cast<state::Kind>(201), kCgroupFileKind = static_cast<state::Kind>(202);
+
+// A file that each group has, or those with a controller.
+struct CgroupEntry {
+  const char* name;
+  uint32_t controllers;  // one of them must be available; 0: always there
+  uint32_t mode;
+  std::string (*text)(Task& reader, Cgroup& group);
+  ErrnoOr<void> (*write)(Task& writer, Cgroup& group, std::string_view text) = nullptr;
+};
+std::span<const CgroupEntry> CgroupEntries();
+
+class CgroupFileSystem final : public FileSystem {
+ public:
+  CgroupFileSystem() = default;  // for Loader
+  ~CgroupFileSystem() override { DropDentries(); }
+  static ErrnoOr<RefPtr<FileSystem>> Make(const MountArguments& arguments);
+  // For mount(2) of "cgroup".
+  static ErrnoOr<RefPtr<FileSystem>> MakeFirstVersion(const MountArguments& arguments);
+
+  const char* type_name() const override { return "cgroup2"; }
+  ErrnoOr<void> StatFs(struct statfs* out) override;
+  bool revalidates() const override { return true; }
+
+  state::Kind kind() const override { return state::Kind::kCgroupFileSystem; }
+  std::string Save(state::Saver& saver) const override { return SaveBase(saver, ""); }
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+};
+
+class CgroupInode final : public Inode {
+ public:
+  CgroupInode() = default;  // for Loader
+  // `group` null: the root for whoever asks. `entry` null: the directory.
+  CgroupInode(FileSystem* fs, RefPtr<Cgroup> group, const CgroupEntry* entry);
+
+  const CgroupEntry* entry() const { return entry_; }
+  // Null if nobody asks.
+  RefPtr<Cgroup> GroupFor(const Task* task) const;
+
+  ErrnoOr<void> Refresh() override;
+  ErrnoOr<void> SetAttr(const VfsContext& ctx, const AttrChange& change) override;
+  ErrnoOr<RefPtr<Inode>> Lookup(const VfsContext& ctx, std::string_view name) override;
+  ErrnoOr<RefPtr<Inode>> Make(const VfsContext& ctx, std::string_view name, const NewNode& node) override;
+  ErrnoOr<void> Rmdir(const VfsContext& ctx, std::string_view name, Inode& victim) override;
+  ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
+  ErrnoOr<RefPtr<File>> Open(const VfsContext& ctx, const VfsPath& path, int flags) override;
+
+  state::Kind kind() const override { return kCgroupInodeKind; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+
+ private:
+  void ShowAttr();
+  Cgroup::Owner* OwnerOf(bool make);
+
+  RefPtr<Cgroup> group_;
+  const CgroupEntry* entry_ = nullptr;
+};
+
+class CgroupFile final : public VfsFile {
+ public:
+  CgroupFile() = default;  // for Loader
+  CgroupFile(VfsPath path, int flags);
+
+  ErrnoOr<size_t> Read(Task& task, Sink& sink) override;
+  ErrnoOr<size_t> PRead(Task& task, Sink& sink, uint64_t offset) override;
+  ErrnoOr<size_t> Write(Task& task, Source& source) override;
+  ErrnoOr<size_t> PWrite(Task& task, Source& source, uint64_t offset) override;
+  ErrnoOr<uint64_t> Seek(Task& task, int64_t offset, int whence) override;
+  ErrnoOr<void> Truncate(Task&, uint64_t) override { return Ok(); }
+  uint64_t position() const override { return position_; }
+
+  state::Kind kind() const override { return kCgroupFileKind; }
+  std::string Save(state::Saver& saver) const override;
+  bool Load(state::Loader& loader, std::string_view bytes) override;
+
+ private:
+  std::string text_;
+  bool made_ = false;
+  uint64_t position_ = 0;
+};
+
+}  // namespace amber

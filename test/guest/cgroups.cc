@@ -1,0 +1,352 @@
+// Control groups of the second version: the tree, who is where, pids, freezing, killing, limits. cgroups(7), cgroup-v2.rst.
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+
+#include "test/harness/guest_util.h"
+
+using namespace guest;
+
+namespace {
+
+constexpr long kCgroup2Magic = 0x63677270;
+
+// A mount of its own, and in it a group for this test, whose parent hands out `controllers`. Skips where there are none.
+struct Tree {
+  explicit Tree(const char* controllers = nullptr) {
+    snprintf(place, sizeof(place), "/tmp/cgroups-%d", getpid());
+    MUST(mkdir(place, 0755));
+    if (mount("cgroup2", place, "cgroup2", 0, nullptr) != 0) {
+      rmdir(place);
+      Skip("no cgroup2 file system");
+    }
+    snprintf(base, sizeof(base), "%s/test-%d", place, getpid());
+    if (mkdir(base, 0755) != 0) {
+      Done();
+      Skip("groups cannot be made here");
+    }
+    // Whoever has members may not hand out memory: this process goes elsewhere first.
+    char home[160];
+    snprintf(home, sizeof(home), "%s/home", base);
+    MUST(mkdir(home, 0755));
+    char file[200];
+    snprintf(file, sizeof(file), "%s/cgroup.procs", home);
+    if (!Put(file, "0")) {
+      Done();
+      Skip("this process cannot be moved");
+    }
+    if (controllers == nullptr) return;
+    char top[160];
+    snprintf(top, sizeof(top), "%s/cgroup.subtree_control", place);
+    if (!Put(top, controllers)) {
+      MakeRoom();
+      Put(top, controllers);
+    }
+    if (!Write("cgroup.subtree_control", controllers)) {
+      Done();
+      Skip("no such controllers here");
+    }
+  }
+  ~Tree() { Done(); }
+
+  void Done() {
+    char file[200];
+    snprintf(file, sizeof(file), "%s/cgroup.procs", place);
+    Put(file, "0");
+    for (const char* below : {"/a/b", "/a", "/b", "/home", ""}) {
+      char path[200];
+      snprintf(path, sizeof(path), "%s%s", base, below);
+      rmdir(path);
+    }
+    umount2(place, MNT_DETACH);
+    rmdir(place);
+  }
+
+  // Moves the few processes of the root, if that is a sandbox's, out of the way of its controllers.
+  void MakeRoom() {
+    char path[160], pids[256] = {};
+    snprintf(path, sizeof(path), "%s/cgroup.procs", place);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const ssize_t n = read(fd, pids, sizeof(pids));
+    close(fd);
+    if (n <= 0 || n > 64) return;  // a machine's
+    snprintf(path, sizeof(path), "%s/others", place);
+    mkdir(path, 0755);
+    snprintf(path, sizeof(path), "%s/others/cgroup.procs", place);
+    for (char* pid = strtok(pids, "\n"); pid != nullptr; pid = strtok(nullptr, "\n")) Put(path, pid);
+  }
+
+  static bool Put(const char* path, const char* text) {
+    const int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    const bool done = write(fd, text, strlen(text)) == static_cast<ssize_t>(strlen(text));
+    const int error = errno;
+    close(fd);
+    errno = error;
+    return done;
+  }
+
+  const char* Path(const char* below) {
+    snprintf(path_, sizeof(path_), "%s/%s", base, below);
+    return path_;
+  }
+  bool Write(const char* below, const char* text) { return Put(Path(below), text); }
+  bool Write(const char* below, int number) {
+    char text[16];
+    snprintf(text, sizeof(text), "%d", number);
+    return Write(below, text);
+  }
+  const char* Read(const char* below) {
+    memset(text_, 0, sizeof(text_));
+    const int fd = open(Path(below), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return "";
+    ssize_t n = read(fd, text_, sizeof(text_) - 1);
+    close(fd);
+    return n >= 0 ? text_ : "";
+  }
+  bool Has(const char* below, const char* part) { return strstr(Read(below), part) != nullptr; }
+
+  char place[64];
+  char base[128];
+
+ private:
+  char path_[256];
+  char text_[1024];
+};
+
+}  // namespace
+
+GUEST_TEST(Cgroups, TheTree) {
+  Tree t;
+  struct statfs fs = {};
+  MUST(statfs(t.base, &fs));
+  EXPECT_EQ(fs.f_type, kCgroup2Magic);
+  MUST(mkdir(t.Path("a"), 0755));
+  MUST(mkdir(t.Path("a/b"), 0755));
+  EXPECT_ERRNO(mkdir(t.Path("a"), 0755), EEXIST);
+  EXPECT_ERRNO(rmdir(t.Path("a")), EBUSY);
+  EXPECT_STREQ(t.Read("cgroup.type"), "domain\n");
+  EXPECT(t.Has("cgroup.stat", "nr_descendants 3\n"));
+
+  EXPECT_ERRNO(open(t.Path("a/new-file"), O_CREAT | O_WRONLY, 0644), EACCES);
+  EXPECT_ERRNO(unlink(t.Path("a/cgroup.procs")), EPERM);
+  EXPECT_ERRNO(rename(t.Path("a"), "/tmp/elsewhere"), EXDEV);
+  MUST(rmdir(t.Path("a/b")));
+  MUST(rmdir(t.Path("a")));
+}
+
+GUEST_TEST(Cgroups, WhoIsWhere) {
+  Tree t;
+  MUST(mkdir(t.Path("a"), 0755));
+  Gate ready, go;
+  const pid_t child = Fork([&] {
+    ready.Open();
+    go.Await();
+  });
+  ready.Await();
+  char line[32], path[320], text[512] = {};
+  snprintf(line, sizeof(line), "%d\n", child);
+  EXPECT(t.Has("home/cgroup.procs", line));  // as its parent was
+  EXPECT(t.Write("a/cgroup.procs", child));
+  EXPECT(t.Has("a/cgroup.procs", line));
+  EXPECT(t.Has("a/cgroup.threads", line));
+  EXPECT(!t.Has("home/cgroup.procs", line));
+  EXPECT(t.Has("a/cgroup.events", "populated 1\n"));
+  snprintf(path, sizeof(path), "/proc/%d/cgroup", child);
+  const int fd = MUST(open(path, O_RDONLY));
+  EXPECT_GE(read(fd, text, sizeof(text) - 1), 4);
+  close(fd);
+  snprintf(path, sizeof(path), "/test-%d/a\n", getpid());
+  EXPECT(strstr(text, path) != nullptr);
+  EXPECT_ERRNO(rmdir(t.Path("a")), EBUSY);
+  go.Open();
+  JOIN_OK(child);
+  EXPECT(t.Has("a/cgroup.events", "populated 0\n"));
+  EXPECT_STREQ(t.Read("a/cgroup.procs"), "");
+  EXPECT(!t.Write("a/cgroup.procs", child));
+  EXPECT_EQ(errno, ESRCH);
+  EXPECT(!t.Write("a/cgroup.procs", "x"));
+  EXPECT_EQ(errno, EINVAL);
+  MUST(rmdir(t.Path("a")));
+}
+
+GUEST_TEST(Cgroups, FilesOfWhatIsRemoved) {
+  Tree t;
+  MUST(mkdir(t.Path("a"), 0755));
+  const int fd = MUST(open(t.Path("a/cgroup.procs"), O_RDWR));
+  MUST(rmdir(t.Path("a")));
+  char text[8];
+  EXPECT_ERRNO(read(fd, text, sizeof(text)), ENODEV);
+  EXPECT_ERRNO(write(fd, "0", 1), ENODEV);
+}
+
+GUEST_TEST(Cgroups, Freezing) {
+  Tree t;
+  MUST(mkdir(t.Path("a"), 0755));
+  auto* count = Shared<volatile uint64_t>();
+  const pid_t child = Fork([&] {
+    EXPECT(t.Write("a/cgroup.procs", "0"));
+    Thread second([] { pause(); });
+    for (;;) *count = *count + 1;
+  });
+  while (*count < 1000) usleep(1000);
+  EXPECT(t.Write("a/cgroup.freeze", "1"));
+  for (int i = 0; i < 2000 && !t.Has("a/cgroup.events", "frozen 1\n"); i++) usleep(1000);
+  EXPECT(t.Has("a/cgroup.events", "frozen 1\n"));
+  const uint64_t before = *count;
+  usleep(50'000);
+  EXPECT_EQ(*count, before);
+  EXPECT_STREQ(t.Read("a/cgroup.freeze"), "1\n");
+  // A process that comes into it stands still, too.
+  const pid_t other = Fork([&] {
+    t.Write("a/cgroup.procs", "0");
+    for (;;) pause();
+  });
+  usleep(20'000);
+  EXPECT(t.Write("a/cgroup.freeze", "0"));
+  for (int i = 0; i < 2000 && *count == before; i++) usleep(1000);
+  EXPECT_GT(*count, before);
+  // Killing does not wait for a thaw.
+  EXPECT(t.Write("a/cgroup.freeze", "1"));
+  MUST(kill(child, SIGKILL));
+  EXPECT_KILLED(WaitStatus(child), SIGKILL);
+  MUST(kill(other, SIGKILL));
+  EXPECT_KILLED(WaitStatus(other), SIGKILL);
+  EXPECT(!t.Write("a/cgroup.freeze", "2"));
+  EXPECT_EQ(errno, ERANGE);
+}
+
+GUEST_TEST(Cgroups, KillsAllBelow) {
+  Tree t;
+  MUST(mkdir(t.Path("a"), 0755));
+  MUST(mkdir(t.Path("a/b"), 0755));
+  pid_t children[4];
+  Gate ready[4];
+  for (int i = 0; i < 4; i++) {
+    children[i] = Fork([&] {
+      EXPECT(t.Write(i % 2 == 0 ? "a/cgroup.procs" : "a/b/cgroup.procs", "0"));
+      ready[i].Open();
+      for (;;) pause();
+    });
+    ready[i].Await();
+  }
+  EXPECT(t.Write("a/cgroup.kill", "1"));
+  for (pid_t child : children) EXPECT_KILLED(WaitStatus(child), SIGKILL);
+  EXPECT(t.Has("a/cgroup.events", "populated 0\n"));
+}
+
+GUEST_TEST(Cgroups, Depth) {
+  Tree t;
+  MUST(mkdir(t.Path("a"), 0755));
+  EXPECT(t.Write("a/cgroup.max.depth", "0"));
+  EXPECT_ERRNO(mkdir(t.Path("a/b"), 0755), EAGAIN);
+  EXPECT(t.Write("a/cgroup.max.depth", "max"));
+  EXPECT(t.Write("a/cgroup.max.descendants", "0"));
+  EXPECT_ERRNO(mkdir(t.Path("a/b"), 0755), EAGAIN);
+  EXPECT(t.Write("a/cgroup.max.descendants", "1"));
+  MUST(mkdir(t.Path("a/b"), 0755));
+}
+
+GUEST_TEST(Cgroups, NamespacesHideWhatIsAbove) {
+  Tree t;
+  MUST(mkdir(t.Path("a"), 0755));
+  JOIN_OK(Fork([&] {
+    EXPECT(t.Write("a/cgroup.procs", "0"));
+    MUST(unshare(CLONE_NEWCGROUP));
+    char text[512] = {};
+    const int fd = MUST(open("/proc/self/cgroup", O_RDONLY));
+    EXPECT_GE(read(fd, text, sizeof(text) - 1), 4);
+    EXPECT(strstr(text, "0::/\n") != nullptr);
+  }));
+}
+
+GUEST_TEST(Cgroups, ControllersAreHandedDown) {
+  Tree t("+pids");
+  MUST(mkdir(t.Path("a"), 0755));
+  EXPECT(t.Has("a/cgroup.controllers", "pids"));
+  MUST(access(t.Path("a/pids.max"), F_OK));
+  MUST(mkdir(t.Path("a/b"), 0755));
+  EXPECT_ERRNO(access(t.Path("a/b/pids.max"), F_OK), ENOENT);
+  EXPECT(!t.Write("a/b/cgroup.subtree_control", "+pids"));
+  EXPECT_EQ(errno, ENOENT);
+  EXPECT(t.Write("a/cgroup.subtree_control", "+pids"));
+  EXPECT_STREQ(t.Read("a/cgroup.subtree_control"), "pids\n");
+  MUST(access(t.Path("a/b/pids.max"), F_OK));
+  // What hands out controllers has no processes of its own.
+  EXPECT(!t.Write("a/cgroup.procs", "0"));
+  EXPECT_EQ(errno, EBUSY);
+  // Not while a child hands it on.
+  EXPECT(!t.Write("cgroup.subtree_control", "-pids"));
+  EXPECT_EQ(errno, EBUSY);
+  EXPECT(!t.Write("a/cgroup.subtree_control", "+no-such"));
+  EXPECT_EQ(errno, EINVAL);
+}
+
+GUEST_TEST(Cgroups, PidsMax) {
+  Tree t("+pids");
+  MUST(mkdir(t.Path("a"), 0755));
+  EXPECT_STREQ(t.Read("a/pids.max"), "max\n");
+  EXPECT(t.Write("a/pids.max", "3"));
+  JOIN_OK(Fork([&] {
+    EXPECT(t.Write("a/cgroup.procs", "0"));
+    Thread second([] { usleep(20'000); });
+    const pid_t third = Fork([] { usleep(20'000); });
+    EXPECT_STREQ(t.Read("a/pids.current"), "3\n");
+    EXPECT_ERRNO(fork(), EAGAIN);
+    EXPECT(t.Has("a/pids.events", "max 1\n"));
+    second.Join();
+    JOIN_OK(third);
+    JOIN_OK(Fork([] {}));
+  }));
+  EXPECT_STREQ(t.Read("a/pids.peak"), "3\n");
+  EXPECT(!t.Write("a/pids.max", "-1"));
+}
+
+GUEST_TEST(Cgroups, MemoryMax) {
+  Tree t("+memory");
+  MUST(mkdir(t.Path("a"), 0755));
+  EXPECT(t.Write("a/memory.max", "32M"));
+  EXPECT_STREQ(t.Read("a/memory.max"), "33554432\n");
+  const pid_t child = Fork([&] {
+    EXPECT(t.Write("a/cgroup.procs", "0"));
+    constexpr size_t kBytes = 128 << 20;
+    char* memory = static_cast<char*>(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    for (;;) {
+      for (size_t at = 0; at < kBytes; at += 4096) memory[at] = 1;
+    }
+  });
+  EXPECT_KILLED(WaitStatus(child), SIGKILL);
+  EXPECT(t.Has("a/memory.events", "oom_kill 1\n"));
+  // Who stays below is left alone.
+  JOIN_OK(Fork([&] {
+    EXPECT(t.Write("a/cgroup.procs", "0"));
+    usleep(150'000);
+  }));
+}
+
+GUEST_TEST(Cgroups, CpuMax) {
+  Tree t("+cpu");
+  MUST(mkdir(t.Path("a"), 0755));
+  EXPECT_STREQ(t.Read("a/cpu.max"), "max 100000\n");
+  EXPECT(t.Write("a/cpu.max", "20000 100000"));
+  EXPECT(!t.Write("a/cpu.max", "10 100000"));
+  EXPECT_EQ(errno, EINVAL);
+  const pid_t child = Fork([&] {
+    EXPECT(t.Write("a/cgroup.procs", "0"));
+    volatile uint64_t n = 0;
+    for (;;) n = n + 1;
+  });
+  usleep(1'500'000);
+  EXPECT(t.Write("a/cpu.max", "max"));
+  // A fifth of a processor: a busy machine gives less, no machine gives twice as much.
+  unsigned long long used = 0, throttled = 0;
+  sscanf(t.Read("a/cpu.stat"), "usage_usec %llu", &used);
+  const char* at = strstr(t.Read("a/cpu.stat"), "nr_throttled ");
+  if (at != nullptr) sscanf(at, "nr_throttled %llu", &throttled);
+  EXPECT_GT(used, 0u);
+  EXPECT_LT(used, 750'000u);
+  EXPECT_GT(throttled, 1u);
+  MUST(kill(child, SIGKILL));
+  EXPECT_KILLED(WaitStatus(child), SIGKILL);
+}
