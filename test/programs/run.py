@@ -27,6 +27,8 @@ ROOT = os.path.dirname(os.path.dirname(cases.HERE))
 KNOWN = os.path.join(cases.HERE, "known.txt")
 OUTPUT_LIMIT = 1 << 20
 ENDED_EARLY = "it ended before the checkpoint"
+# What `checkpoint` says of a container that has just ended, or ends meanwhile.
+ENDED = ("does not exist", "it is stopped", "the sandbox ended before it answered")
 
 
 class Run:
@@ -201,7 +203,7 @@ class Modes:
             note = finish(process, 30)
             return start([*runtime, "restore", "--image-path", image, "--bundle", folder, name], output), note
         finish(process, 30)
-        if early or (process.returncode == 0 and ("does not exist" in message or "it is stopped" in message)):
+        if early or (process.returncode == 0 and any(text in message for text in ENDED)):
             return process, ENDED_EARLY  # perhaps only just, while the command line was starting
         return process, f"checkpoint failed: {message[-200:]}"
 

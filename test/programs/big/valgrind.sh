@@ -24,7 +24,7 @@ int main(int c, char **v) {
 }
 C
 gcc -g -pthread -o a a.c
-run() { valgrind "$@" 2>&1 | sed -E 's/==[0-9]+==/==/; s/0x[0-9A-F]+/ADDR/g'; }
+run() { valgrind "$@" 2>&1 | sed -E 's/==[0-9]+==/==/; s/0x[0-9A-F]+/ADDR/g; s/ \(suppressed.*//'; }
 run --leak-check=full ./a locked | grep -E 'lost|ERROR|Invalid|^1'
 run ./a | grep -E 'Invalid|ERROR|^1'
 run --tool=helgrind ./a | grep -cE 'Possible data race'
