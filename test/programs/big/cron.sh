@@ -1,3 +1,4 @@
+# checkpoint: yes
 # timeout: 150
 # cron runs a job each minute, as root and as another user.
 [ -n "$INSIDE" ] || INSIDE=yes exec python3 /srv/mapped sh "$0"

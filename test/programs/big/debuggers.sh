@@ -1,3 +1,4 @@
+# checkpoint: yes
 # timeout: 120
 # strace and gdb on a program with a thread and a child: attaching, breakpoints, stepping, catchpoints, injected errors.
 cat >a.c <<'C'

@@ -1,3 +1,4 @@
+# checkpoint: yes
 # timeout: 300
 # go vet, build and test of a small module; the program has an HTTP server, many goroutines, tickers, signals.
 mkdir m; cd m; HOME=$PWD; export GOFLAGS=-mod=mod GOCACHE=$HOME/cache GOPATH=$HOME/path GOPROXY=off

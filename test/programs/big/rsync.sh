@@ -1,3 +1,4 @@
+# checkpoint: yes
 # timeout: 60
 # rsync: links, hard links, fifos, sparse files, deletions; its daemon.
 mkdir -p a/b; for i in 1 2 3 4 5; do seq "${i}0000" >a/b/$i; done

@@ -1,3 +1,4 @@
+# checkpoint: yes
 # timeout: 120
 # Sandboxes inside: unshare, bubblewrap, buildah and podman without root.
 chmod 755 .

@@ -1,3 +1,4 @@
+# checkpoint: yes
 # timeout: 120
 # vim edits a file at a terminal; tmux runs a shell in a window and is left and asked.
 import os
