@@ -80,6 +80,7 @@ class TaskExtras {
   // Operations of its host thread that are due before it runs guest code again: what exec and a restore lose.
   std::vector<platform::StubOp> before_guest;
   SchedAttributes sched;
+  uint64_t default_timer_slack = 50'000;  // ns; its creator's
   int ioprio = 0;
   std::optional<cpu_set_t> affinity;  // sched_setaffinity(2), if it was ever asked for: its host thread has it
   // ReturnToGuest() is finding out what it does next. Whoever wants that meanwhile (a tracer that dies of the news, who continues its process) has

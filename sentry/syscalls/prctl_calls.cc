@@ -21,6 +21,10 @@
 namespace amber {
 namespace {
 
+// Whether the processor speculates is the host's matter, and cannot be changed for one task: PR_SPEC_ENABLE without PR_SPEC_PRCTL.
+constexpr int kPrGetSpeculation = 52, kPrSetSpeculation = 53;
+constexpr uint64_t kLastSpeculation = 2, kSpeculationEnabled = 2;
+
 constexpr size_t kNameSize = 16;
 
 ErrnoOr<uint64_t> SetName(Task& task, uint64_t address) {
@@ -128,7 +132,7 @@ ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64
       return task.no_new_privs() ? 1 : 0;
     case PR_SET_CHILD_SUBREAPER: task.group().set_child_subreaper(a2 != 0); return 0;
     case PR_GET_CHILD_SUBREAPER: TRY(task.CopyOut(UserPtr<int>(a2), task.group().child_subreaper() ? 1 : 0)); return 0;
-    case PR_SET_TIMERSLACK: task.set_timer_slack(static_cast<int64_t>(a2) <= 0 ? 50'000 : a2); return 0;
+    case PR_SET_TIMERSLACK: task.set_timer_slack(static_cast<int64_t>(a2) <= 0 ? task.extras().default_timer_slack : a2); return 0;
     case PR_GET_TIMERSLACK: return task.timer_slack();
     case PR_SET_TIMING: return a2 == PR_TIMING_STATISTICAL ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
     case PR_GET_TIMING: return PR_TIMING_STATISTICAL;
@@ -138,6 +142,10 @@ ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64
     case PR_MCE_KILL_GET: return PR_MCE_KILL_DEFAULT;
     case PR_GET_THP_DISABLE: return 0;
     case PR_SET_VMA: return 0;  // PR_SET_VMA_ANON_NAME: the name is not shown, as without CONFIG_ANON_VMA_NAME's users
+    case kPrGetSpeculation:
+      if (a3 != 0) return Errno(EINVAL);
+      return a2 <= kLastSpeculation ? ErrnoOr<uint64_t>(kSpeculationEnabled) : Errno(ENODEV);
+    case kPrSetSpeculation: return Errno(a2 <= kLastSpeculation ? ENXIO : ENODEV);
     default: return Errno(EINVAL);
   }
 }

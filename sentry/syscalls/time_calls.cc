@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "sentry/kernel/cpu_timers.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/late_usage.h"
 #include "sentry/kernel/task.h"
@@ -156,13 +157,34 @@ ErrnoOr<uint64_t> Nanosleep(Task& task, UserPtr<const timespec> request, UserPtr
   return SleepUntil(task, DeadlineAfter(task, duration), remaining, true);
 }
 
+// process_cpu_nsleep(): until `clock`, of processor time, says `target`. It cannot say so before that much time has gone by on every processor, so it is
+// looked at again then; what a handler leaves of a relative sleep is told beforehand.
+ErrnoOr<uint64_t> SleepByCpuTime(Task& task, int clock, bool absolute, int64_t time, UserPtr<timespec> remaining) {
+  constexpr int64_t kLeast = 1'000'000, kMost = 100'000'000;  // ns
+  int64_t now = TRY(ReadClock(task, clock));
+  auto& call = task.syscall();
+  if (call.scratch[0] == 0) call.scratch[0] = static_cast<uint64_t>(absolute ? time : SaturatedSum(now, time));
+  int64_t left = static_cast<int64_t>(call.scratch[0]) - now;
+  if (left <= 0) return 0;
+  if (!absolute && remaining) TRY(task.CopyOut(remaining, ToTimespec(left)));
+  call.timed_out = false;
+  call.deadline = kNever;
+  int64_t wait = std::clamp(left / std::max(1, static_cast<int>(task.group().live_tasks())), kLeast, kMost);
+  return task.Block({}, task.kernel().clocks().Monotonic() + wait, kErestartnohand);
+}
+
 ErrnoOr<uint64_t> ClockNanosleep(Task& task, int clock, int flags, UserPtr<const timespec> request, UserPtr<timespec> remaining) {
-  if (clock < 0 || clock == CLOCK_THREAD_CPUTIME_ID || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_MONOTONIC_RAW ||
-      clock == CLOCK_REALTIME_COARSE || clock == CLOCK_MONOTONIC_COARSE) {
+  if (clock == CLOCK_THREAD_CPUTIME_ID || clock == CLOCK_MONOTONIC_RAW || clock == CLOCK_REALTIME_COARSE || clock == CLOCK_MONOTONIC_COARSE) {
     return Errno(EOPNOTSUPP);
   }
   TRY(ReadClock(task, clock));
   int64_t time = TRY(CopyInDuration(task, request));
+  if (clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID) {
+    // posix_cpu_nsleep(): a thread cannot sleep by its own clock.
+    int id = ~(clock >> 3);
+    if (clock < 0 && (clock & 4) != 0 && (id == 0 || task.FindTask(id) == &task)) return Errno(EINVAL);
+    return SleepByCpuTime(task, clock, (flags & TIMER_ABSTIME) != 0, time, remaining);
+  }
   if ((flags & TIMER_ABSTIME) != 0) return SleepUntil(task, DeadlineAt(task, clock, time), {}, false);
   return SleepUntil(task, DeadlineAfter(task, time), remaining, true);
 }

@@ -257,6 +257,15 @@ print(subprocess.run(["true"]).returncode)
             self.assertEqual(int(stats["patched_sites"]) > 0, patched, stats)
             self.must("delete", "--force", "f")
 
+    def test_files_of_the_kernel(self):
+        """Files of /proc that programs look at before they try something."""
+        script = ("zcat /proc/config.gz | grep -c '^CONFIG_.*=y$'; zcat /proc/config.gz | grep CONFIG_USER_NS; grep -c pty_slave /proc/tty/drivers;"
+                  " head -c 4 /proc/pressure/memory; echo; cut -c 1-22 /proc/buddyinfo; grep -c ^nr_switches /proc/self/sched; wc -c < /proc/net/netstat")
+        lines = self.must("do", "sh", "-c", script).split("\n")
+        self.assertGreater(int(lines[0]), 50)
+        self.assertEqual(lines[1:6], ["CONFIG_USER_NS=y", "1", "some", "Node 0, zone   Normal ", "1"])
+        self.assertGreater(int(lines[6]), 50)
+
     def test_sysctls(self):
         """linux.sysctl of config.json: Docker sets the first two for every container."""
         shell = ["/bin/sh", "-c", "cd /proc/sys; cat net/ipv4/ping_group_range net/ipv4/ip_unprivileged_port_start kernel/msgmax vm/swappiness"]

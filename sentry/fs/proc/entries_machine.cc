@@ -6,6 +6,7 @@
 #include <deque>
 #include <vector>
 
+#include "sentry/fs/proc/entries_kernel.h"
 #include "sentry/fs/proc/entry.h"
 #include "sentry/fs/proc/machine.h"
 #include "sentry/fs/proc/memory_view.h"
@@ -182,13 +183,20 @@ ErrnoOr<std::string> ThreadSelf(Task& reader, Task* target) {
 ErrnoOr<std::string> Keys(Task& reader, Task*) { return KeysText(reader); }
 ErrnoOr<std::string> KeyUsers(Task& reader, Task*) { return KeyUsersText(reader); }
 
+constexpr char kExecDomains[] = "0-0\tLinux           \t[kernel]\n";
+constexpr char kLineDisciplines[] = "n_tty       0\n";
+
 constexpr ProcEntry kEntries[] = {
+    {"buddyinfo", kProcFile, &ProcBuddyInfo},
     {"cgroups", kProcFile, &Fixed<kCgroups>},
     {"cmdline", kProcFile, &Fixed<kCommandLine>},
+    {"config.gz", kProcFile, &ProcConfig},
+    {"consoles", kProcFile, &Fixed<kEmpty>},
     {"cpuinfo", kProcFile, &CpuInfo},
     {"crypto", kProcFile, &Fixed<kEmpty>},
     {"devices", kProcFile, &Devices},
     {"diskstats", kProcFile, &Fixed<kEmpty>},
+    {"execdomains", kProcFile, &Fixed<kExecDomains>},
     {"filesystems", kProcFile, &FileSystems},
     {"interrupts", kProcFile, &Fixed<kInterrupts>},
     {"key-users", kProcFile, &KeyUsers},
@@ -196,20 +204,28 @@ constexpr ProcEntry kEntries[] = {
     {"loadavg", kProcFile, &LoadAverage},
     {"locks", kProcFile, &Fixed<kEmpty>},
     {"meminfo", kProcFile, &MemInfo},
+    {"misc", kProcFile, &Fixed<kEmpty>},
     {"modules", kProcFile, &Fixed<kEmpty>},
     {"mounts", kProcLink, &Fixed<kMountsLink>},
     {"net", kProcLink, &Fixed<kNetLink>},
     {"partitions", kProcFile, &Fixed<kPartitions>},
+    {"pressure/cpu", kProcFile, &ProcPressure},
+    {"pressure/io", kProcFile, &ProcPressure},
+    {"pressure/memory", kProcFile, &ProcPressure},
     {"self", kProcLink, &Self},
+    {"softirqs", kProcFile, &ProcSoftIrqs},
     {"stat", kProcFile, &Stat},
     {"swaps", kProcFile, &Fixed<kSwaps>},
     {"thread-self", kProcLink, &ThreadSelf},
     {"sysvipc/msg", kProcFile, &SysvMsg},
     {"sysvipc/sem", kProcFile, &SysvSem},
     {"sysvipc/shm", kProcFile, &SysvShm},
+    {"tty/drivers", kProcFile, &ProcTtyDrivers},
+    {"tty/ldiscs", kProcFile, &Fixed<kLineDisciplines>},
     {"uptime", kProcFile, &Uptime},
     {"version", kProcFile, &Version},
     {"vmstat", kProcFile, &VmStat},
+    {"zoneinfo", kProcFile, &ProcZoneInfo},
 };
 
 // The table, and what was added to it.

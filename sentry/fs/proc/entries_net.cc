@@ -135,6 +135,35 @@ ErrnoOr<std::string> ProcNetRoute(Task& reader, Task* target) {
   return out;
 }
 
+// rt6_info_route(): destination, prefix, source, its prefix, next hop, metric, references, uses, flags, interface.
+ErrnoOr<std::string> ProcNetRoute6(Task& reader, Task* target) {
+  std::string out;
+  net::Stack& stack = NetOf(reader, target).stack();
+  auto hex = [&out](const net::IpAddress& a) {
+    for (uint8_t b : a.bytes) AppendFormat(&out, "%02x", b);
+  };
+  for (const net::Route& r : stack.routes()) {
+    net::Link* link = stack.FindLink(r.link);
+    if (r.destination.v4() || link == nullptr) continue;
+    bool gateway = !r.gateway.any();
+    hex(r.destination);
+    AppendFormat(&out, " %02x 00000000000000000000000000000000 00 ", static_cast<unsigned>(r.prefix));
+    hex(gateway ? r.gateway : net::IpAddress::Any(false));
+    AppendFormat(&out, " %08x 00000001 00000000 %08x %8s\n", r.metric, gateway ? 3u : 1u, link->name().c_str());
+  }
+  return out;
+}
+
+ErrnoOr<std::string> ProcNetNetstat(Task& reader, Task* target) {
+  net::Stack& stack = NetOf(reader, target).stack();
+  uint64_t received = 0, sent = 0;
+  for (const auto& link : stack.links()) received += link->counters().rx_bytes, sent += link->counters().tx_bytes;
+  // nstat(8) and netstat(8) take what there is. These are counted.
+  std::string out = "TcpExt: TCPAbortOnData TCPRetransFail\nTcpExt: 0 0\nIpExt: InNoRoutes InOctets OutOctets\n";
+  AppendFormat(&out, "IpExt: %llu %llu %llu\n", Number(stack.counters().ip_discarded), Number(received), Number(sent));
+  return out;
+}
+
 ErrnoOr<std::string> ProcNetTcp(Task& reader, Task* target) { return TcpText(NetOf(reader, target), AF_INET); }
 ErrnoOr<std::string> ProcNetTcp6(Task& reader, Task* target) { return TcpText(NetOf(reader, target), AF_INET6); }
 ErrnoOr<std::string> ProcNetUdp(Task& reader, Task* target) { return UdpText(NetOf(reader, target), AF_INET); }

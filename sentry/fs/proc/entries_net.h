@@ -11,6 +11,8 @@ class Task;
 
 ErrnoOr<std::string> ProcNetDev(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetIfInet6(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetNetstat(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetRoute6(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetRoute(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetTcp(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetTcp6(Task& reader, Task* target);

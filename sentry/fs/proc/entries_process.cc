@@ -17,6 +17,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/usage.h"
 #include "sentry/landlock/landlock.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/proc_text.h"
@@ -254,7 +255,29 @@ ErrnoOr<std::string> NetUnix(Task& reader, Task* target) {
 }
 ErrnoOr<std::string> NetArp(Task&, Task*) { return std::string("IP address       HW type     Flags       HW address            Mask     Device\n"); }
 
+// As with kernel.sched_autogroup_enabled=0, and one set of processors.
+ErrnoOr<std::string> AutoGroup(Task&, Task* target) { return "/autogroup-1 nice " + std::to_string(target->group().nice()) + "\n"; }
+ErrnoOr<std::string> CpuSet(Task&, Task*) { return std::string("/\n"); }
+
+// sched_show_task() in a few lines: what somebody may ask for.
+ErrnoOr<std::string> SchedText(Task&, Task* target) {
+  std::string out;
+  AppendFormat(&out, "%s (%d, #threads: %zu)\n-------------------------------------------------------------------\n", target->name().c_str(),
+               ProcTerms::Now().IdOf(*target), target->group().live_tasks());
+  long long ns = target->CpuTime();
+  AppendFormat(&out, "%-45s:%21lld.%06lld\n", "se.sum_exec_runtime", ns / 1000000, ns % 1000000);
+  rusage usage = UsageOf(*target);
+  auto line = [&out](const char* name, long long value) { AppendFormat(&out, "%-45s:%21lld\n", name, value); };
+  line("nr_switches", usage.ru_nvcsw + usage.ru_nivcsw);
+  line("nr_voluntary_switches", usage.ru_nvcsw);
+  line("nr_involuntary_switches", usage.ru_nivcsw);
+  line("policy", target->extras().sched.policy);
+  line("prio", 120 + target->group().nice());
+  return out;
+}
+
 constexpr ProcEntry kEntries[] = {
+    {"autogroup", kProcFile, &AutoGroup},
     {"auxv", kProcPrivate, &Auxv, nullptr, true},
     {"cgroup", kProcFile, &CgroupPath},
     {"children", kProcFile, &Children},  // of threads only
@@ -262,6 +285,7 @@ constexpr ProcEntry kEntries[] = {
     {"cmdline", kProcFile, &CommandLine},
     {"comm", kProcWritable, &Name, &SetTaskName},
     {"coredump_filter", kProcWritable, &CoreDumpFilter, &SetCoreDumpFilter},
+    {"cpuset", kProcFile, &CpuSet},
     {"environ", kProcPrivate, &Environment, nullptr, true},
     {"gid_map", kProcWritable, &IdMap<true>, &SetIdMap<true>, false, true},
     {"io", kProcPrivate, &Io, nullptr, true},
@@ -275,6 +299,8 @@ constexpr ProcEntry kEntries[] = {
     {"net/arp", kProcFile, &NetArp},
     {"net/dev", kProcFile, &ProcNetDev},
     {"net/if_inet6", kProcFile, &ProcNetIfInet6},
+    {"net/ipv6_route", kProcFile, &ProcNetRoute6},
+    {"net/netstat", kProcFile, &ProcNetNetstat},
     {"net/route", kProcFile, &ProcNetRoute},
     {"net/snmp", kProcFile, &ProcNetSnmp},
     {"net/sockstat", kProcFile, &ProcNetSockstat},
@@ -290,6 +316,7 @@ constexpr ProcEntry kEntries[] = {
     {"pagemap", S_IFREG | 0400, &Empty, nullptr, true},  // proc_mem.h
     {"personality", kProcPrivate, &Personality, nullptr, true},
     {"projid_map", kProcWritable, &ProjectIdMap, &RefuseWrite},
+    {"sched", kProcFile, &SchedText},
     {"schedstat", kProcFile, &SchedStat},
     {"sessionid", kProcFile, &LoginUid},
     {"setgroups", kProcWritable, &SetGroups, &SetSetGroups, false, true},

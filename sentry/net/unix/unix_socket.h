@@ -42,13 +42,13 @@ struct UnixMessage {
   size_t left() const { return data.size() - offset; }
 
   std::string data;
-  size_t offset = 0;  // consumed part of a stream message
+  size_t offset = 0;      // consumed part of a stream message
   bool urgent = false;    // the byte that MSG_OOB gets: at most one message of a queue
   bool one_byte = false;  // was sent with MSG_OOB: nothing is put behind it
   std::vector<RefPtr<File>> rights;
   uid_t rights_owner = 0;
   ucred credentials{};
-  RefPtr<ThreadGroup> process;  // the sender, if somebody may ask for SCM_PIDFD
+  RefPtr<ThreadGroup> process;      // the sender, if somebody may ask for SCM_PIDFD
   bool credentials_wanted = false;  // passed on as SCM_CREDENTIALS although the receiver did not ask when it was sent
   std::string address;
   RefPtr<UnixSendBudget> budget;
@@ -159,8 +159,8 @@ class UnixSocket final : public Socket {
   bool has_urgent_ = false;
   bool pass_pidfd_ = false;
   bool pass_rights_ = true;
-  int shutdown_ = 0;         // bit 0: receiving, bit 1: sending
-  bool hung_up_ = false;     // was connected, and the peer is gone
+  int shutdown_ = 0;      // bit 0: receiving, bit 1: sending
+  bool hung_up_ = false;  // was connected, and the peer is gone
   int error_ = 0;
   RefPtr<UnixSendBudget> budget_;
   WaitQueue queue_;
