@@ -3,7 +3,7 @@
 # Through a pipe: some of them move the offset of what is behind /proc/self/fd.
 for s in \
     dir dirdeep dirmany dnotify dup dynlib enosys env epoll eventfd exec exit-group fault fcntl fiemap fifo file-ioctl filename flock \
-    fp-error fstat futex get getdent getrandom handle hdd hrtimers inode-flags inotify io ioprio io-uring itimer kcmp kill landlock \
+    fp-error fstat futex get getdent getrandom handle hdd hrtimers inode-flags inotify io ioprio itimer kcmp kill landlock \
     lease link list loadavg lockbus locka lockf lockofd longjmp madvise mcontend membarrier memfd memrate mergesort mincore \
     misaligned mknod mlock mmap mmapaddr mmapfixed mmapfork mprotect mq mremap msg msync msyncmany mutex nanosleep netdev nice null \
     numa open pagemove personality peterson pidfd ping-sock pipe pipeherd pkey poll prctl prefetch procfs ptrace randlist \
