@@ -184,32 +184,59 @@ ErrnoOr<std::vector<OpenedFile>> Client::OpenSeveral(NodeId parent, std::span<co
 
 namespace {
 
-// Reads a directory, or what is called `name` in it, to its end.
-ErrnoOr<ListedDirectory> ReadAll(Transaction& t, NodeId node, std::string_view name, bool plus, bool look) {
+ErrnoOr<void> TakeEntries(::capnp::List<wire::DirEntry>::Reader list, std::vector<DirEntry>* entries) {
+  entries->reserve(entries->size() + list.size());
+  for (auto entry : list) {
+    DirEntry& e = entries->emplace_back();
+    e.name = std::string(AsString(entry.getName()));
+    e.ino = entry.getIno();
+    e.type = entry.getType();
+    if (entry.hasAttributes()) e.attributes = Decode(entry.getAttributes());
+    if (!CheckName(e.name).ok()) return Errno(EIO);
+  }
+  return {};
+}
+
+struct ToList {
+  NodeId node;
+  std::string_view name;  // in `node`; empty: that itself
+  bool plus, look;
+  std::span<const std::string_view> others;
+};
+
+// Reads a directory to its end, and others that are told on the way.
+ErrnoOr<ListedDirectory> ReadAll(Transaction& t, const ToList& what) {
   ListedDirectory listed;
   auto request = t.request();
   for (bool next = false;; next = true) {
     auto read = request.initReadDir();
-    read.setNode(node);
-    read.setPlus(plus);
+    read.setNode(what.node);
+    read.setPlus(what.plus);
     read.setContinue(next);
-    if (!next) read.setName(AsData(name));
-    read.setLook(look && !next);
+    if (!next) read.setName(AsData(what.name));
+    read.setLook(what.look && !next);
+    if (!next) {
+      auto names = read.initOthers(static_cast<unsigned>(what.others.size()));
+      for (unsigned i = 0; i < what.others.size(); ++i) names.set(i, AsData(what.others[i]));
+    }
     auto response = TRY(t.RoundTrip());
     if (!response.isReadDir()) return Errno(EIO);
     auto chunk = response.getReadDir();
-    if (!next && !name.empty()) {
+    if (!next && !what.name.empty()) {
       if (!chunk.hasDirectory()) return Errno(EIO);
       listed.node = Decode(chunk.getDirectory());
     }
-    if (!next && chunk.getLooks() && !t.files().empty()) listed.look = std::move(t.files()[0]);
-    for (auto entry : chunk.getEntries()) {
-      DirEntry& e = listed.entries.emplace_back();
-      e.name = std::string(AsString(entry.getName()));
-      e.ino = entry.getIno();
-      e.type = entry.getType();
-      if (entry.hasAttributes()) e.attributes = Decode(entry.getAttributes());
-      if (!CheckName(e.name).ok()) return Errno(EIO);
+    size_t file = 0;
+    if (!next && chunk.getLooks() && !t.files().empty()) listed.look = std::move(t.files()[file++]);
+    TRY(TakeEntries(chunk.getEntries(), &listed.entries));
+    for (auto o : chunk.getOthers()) {
+      OtherListing other{o.getIndex(), Decode(o.getDirectory()), {}, {}};
+      bool follows = listed.others.empty() || other.index > listed.others.back().index;
+      if (next || other.index >= what.others.size() || !follows) return Errno(EIO);
+      TRY(TakeEntries(o.getEntries(), &other.entries));
+      // The kernel gives as many as fit into this process's table, the first ones.
+      if (o.getLooks() && file < t.files().size()) other.look = std::move(t.files()[file++]);
+      listed.others.push_back(std::move(other));
     }
     if (!chunk.getMore()) return listed;
     request = t.NewRequest();
@@ -219,12 +246,14 @@ ErrnoOr<ListedDirectory> ReadAll(Transaction& t, NodeId node, std::string_view n
 }  // namespace
 
 ErrnoOr<std::vector<DirEntry>> Client::ReadDir(NodeId directory, bool plus) {
-  return Call(*impl_,
-              [&](Transaction& t) -> ErrnoOr<std::vector<DirEntry>> { return std::move(TRY(ReadAll(t, directory, {}, plus, false)).entries); });
+  return Call(*impl_, [&](Transaction& t) -> ErrnoOr<std::vector<DirEntry>> {
+    return std::move(TRY(ReadAll(t, {directory, {}, plus, false, {}})).entries);
+  });
 }
 
-ErrnoOr<ListedDirectory> Client::ReadDirAt(NodeId parent, std::string_view name, bool plus, bool look) {
-  return Call(*impl_, [&](Transaction& t) { return ReadAll(t, parent, name, plus, look); });
+ErrnoOr<ListedDirectory> Client::ReadDirAt(NodeId parent, std::string_view name, bool plus, bool look, std::span<const std::string_view> others) {
+  if (others.size() > kMaxListings) return Errno(EINVAL);
+  return Call(*impl_, [&](Transaction& t) { return ReadAll(t, {parent, name, plus, look, others}); });
 }
 
 ErrnoOr<Attributes> Client::GetAttr(NodeId node) {

@@ -102,11 +102,19 @@ struct OpenedFile {
   UniqueFd file;
 };
 
+struct OtherListing {
+  uint32_t index;  // of the names that were asked for
+  Node node;
+  std::vector<DirEntry> entries;
+  UniqueFd look;
+};
+
 // A directory that was listed by its name.
 struct ListedDirectory {
   Node node;
   std::vector<DirEntry> entries;
   UniqueFd look;  // as of OpenDirectory(), if that was asked for and the gofer gives any
+  std::vector<OtherListing> others;
 };
 
 struct CreatedFile {
@@ -183,7 +191,8 @@ class Client {
   // All entries of a directory, in the host's order.
   ErrnoOr<std::vector<DirEntry>> ReadDir(NodeId directory, bool plus = false);
   // The same of the directory that is called `name` in `parent`, looked up in the same call.
-  ErrnoOr<ListedDirectory> ReadDirAt(NodeId parent, std::string_view name, bool plus, bool look);
+  // Also of `others` in it, kMaxListings at most, as far as they are directories and fit into the answer.
+  ErrnoOr<ListedDirectory> ReadDirAt(NodeId parent, std::string_view name, bool plus, bool look, std::span<const std::string_view> others = {});
   ErrnoOr<Attributes> GetAttr(NodeId node);
   // Returns the attributes after the change. If a later step fails, earlier ones stay done.
   ErrnoOr<Attributes> SetAttr(NodeId node, const AttributeChange& change);

@@ -310,6 +310,35 @@ TEST_F(ClientTest, ReadDirAtLooksUpAndReads) {
   EXPECT_EQ(client().ReadDirAt(gofer_.root(), "..", false, false).error().number(), EINVAL);
 }
 
+TEST_F(ClientTest, ReadDirAtListsOthersThatFit) {
+  for (const char* name : {"a", "b", "c", "big"}) ASSERT_EQ(mkdir(gofer_.Path(name).c_str(), 0750), 0);
+  for (const char* name : {"b/x", "c/x", "c/y", "file"}) WriteFile(gofer_.Path(name), "");
+  for (int i = 0; i < 500; ++i) WriteFile(gofer_.Path("big/" + std::string(100, 'x') + std::to_string(i)), "");
+  std::vector<std::string_view> others = {"b", "file", "none", "c"};
+  auto listed = client().ReadDirAt(gofer_.root(), "a", true, true, others);
+  ASSERT_TRUE(listed.ok());
+  EXPECT_TRUE(listed->entries.empty());
+  ASSERT_EQ(listed->others.size(), 2u);
+  EXPECT_EQ(listed->others[0].index, 0u);
+  EXPECT_EQ(listed->others[1].index, 3u);
+  EXPECT_EQ(listed->others[1].node.attributes.mode, S_IFDIR | 0750u);
+  ASSERT_EQ(listed->others[1].entries.size(), 2u);
+  EXPECT_TRUE(listed->others[1].entries[0].attributes);
+  EXPECT_EQ(client().ReadDir(listed->others[1].node.id)->size(), 2u);
+  // Whole ones only; and none beside one that takes several answers.
+  others = {"big", "c"};
+  EXPECT_TRUE(client().ReadDirAt(gofer_.root(), "a", true, true, others)->others.empty());
+  others = {"a", "c"};
+  listed = client().ReadDirAt(gofer_.root(), "big", true, true, others);
+  ASSERT_TRUE(listed.ok());
+  EXPECT_EQ(listed->entries.size(), 500u);
+  EXPECT_TRUE(listed->others.empty());
+  others = {"c", "../a"};
+  EXPECT_EQ(client().ReadDirAt(gofer_.root(), "a", true, true, others).error().number(), EINVAL);
+  others.assign(kMaxListings + 1, "c");
+  EXPECT_EQ(client().ReadDirAt(gofer_.root(), "a", true, true, others).error().number(), EINVAL);
+}
+
 TEST_F(ClientTest, CreateMakesAndOpens) {
   CreatedFile created = client().Create(gofer_.root(), "new", O_RDWR, {0666, uid_, gid_}).value();
   EXPECT_EQ(created.node.attributes.mode, uint32_t{S_IFREG | 0666});  // no umask of the gofer's

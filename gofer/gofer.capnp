@@ -92,6 +92,7 @@ struct ReadDir {
   continue @2 :Bool;  # the next chunk of the directory that this channel read last
   name @3 :Data;  # if not empty: of the directory below `node` of that name, which becomes a node
   look @4 :Bool;  # its O_PATH descriptor is to ride along with the first chunk, if it may
+  others @5 :List(Data);  # more directories below `node` that are to be listed likewise as far as the answer has room for whole ones
 }
 
 struct SetAttr {
@@ -182,6 +183,13 @@ struct DirEntry {
   attributes @3 :Attributes;  # null unless asked for
 }
 
+struct OtherListing {
+  index @0 :UInt32;  # of the names that were asked for, in rising order
+  directory @1 :Node;
+  entries @2 :List(DirEntry);
+  looks @3 :Bool;  # one more descriptor rides along
+}
+
 struct OpenedFile {
   index @0 :UInt32;  # of the names that were asked for, in rising order
   node @1 :Node;
@@ -214,6 +222,7 @@ struct Response {
       more @13 :Bool;
       directory @16 :Node;  # if a name was given, with the first chunk
       looks @17 :Bool;  # one descriptor rides along
+      others @20 :List(OtherListing);
     }
     statFs @14 :StatFs;
     opened @15 :Void;  # one descriptor rides along

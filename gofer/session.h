@@ -62,6 +62,11 @@ class Session {
   ErrnoOr<void> Attach(std::string_view name, wire::Response::Builder response);
   ErrnoOr<void> Walk(wire::Walk::Reader request, wire::Response::Builder response);
   ErrnoOr<void> ReadDir(wire::ReadDir::Reader request, wire::Response::Builder response);
+  struct Listing;
+  ErrnoOr<void> BeginListing(const RefPtr<HostNode>& parent, std::string_view name, bool look, Listing* listing);
+  ErrnoOr<void> ReadRecords(size_t most, bool all, Listing* listing);
+  std::vector<Listing> ListOthers(const RefPtr<HostNode>& parent, wire::ReadDir::Reader request, size_t most);
+  void EncodeEntries(const Listing& listing, bool plus, ::capnp::List<wire::DirEntry>::Builder list) const;
   ErrnoOr<void> GetAttr(uint64_t id, wire::Response::Builder response);
   ErrnoOr<void> ReadLink(uint64_t id, wire::Response::Builder response);
   ErrnoOr<void> StatFs(uint64_t id, wire::Response::Builder response);

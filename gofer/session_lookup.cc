@@ -33,6 +33,9 @@ struct DirectoryRecord {
 constexpr size_t kDirectoryChunk = 32 * 1024;
 constexpr size_t kLargestRecord = 280;  // of a name of NAME_MAX bytes
 constexpr size_t kDirectoryPlusChunk = 16 * 1024;
+// Room for a dozen files and more, without which further directories are not tried.
+constexpr size_t kLeastForOther = 1024;
+static_assert(1 + kMaxListings <= kMaxDescriptors);
 
 // File systems that are interfaces to the kernel, and nothing that a sandbox's files may lie on.
 bool IsKernelInterface(int fd) {
@@ -204,70 +207,140 @@ ErrnoOr<void> Session::Walk(wire::Walk::Reader request, wire::Response::Builder 
   return {};
 }
 
-ErrnoOr<void> Session::ReadDir(wire::ReadDir::Reader request, wire::Response::Builder response) {
-  UniqueFd directory = std::move(directory_);
-  RefPtr<HostNode> named;
-  struct statx found;
-  bool looks = false;
-  if (!request.getContinue()) {
-    RefPtr<HostNode> node = TRY(Directory(request.getNode()));
-    if (request.hasName() && request.getName().size() > 0) {
-      Inode inode = TRY(LookUp(*node, AsString(request.getName())));
-      if (inode.type() != S_IFDIR) return Errno(ENOTDIR);
-      found = inode.attributes;
-      node = MakeRef<HostNode>(std::move(inode.fd), node->attach(), inode.type(), inode.dev());
-      named = node;
-    }
-    if (request.getLook()) looks = GiveDirectory(*node).ok();
-    directory.reset(openat(node->fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
-    if (!directory.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
-  }
-  if (!directory.valid()) return Errno(EINVAL);
-  bool plus = request.getPlus();
-  scratch_.resize(plus ? kDirectoryPlusChunk : kDirectoryChunk);
-  long bytes = syscall(SYS_getdents64, directory.get(), scratch_.data(), scratch_.size());
-  if (bytes < 0) return Errno(errno);
-  // The end is told with the last names, not by a call of its own.
-  bool more = bytes > 0;
-  while (more && scratch_.size() - static_cast<size_t>(bytes) >= kLargestRecord) {
-    long n = syscall(SYS_getdents64, directory.get(), scratch_.data() + bytes, scratch_.size() - static_cast<size_t>(bytes));
-    if (n < 0) break;  // the next call finds it, too
-    bytes += n;
-    more = n > 0;
-  }
+// One directory of a ReadDir.
+struct Session::Listing {
+  uint32_t index = 0;       // of others
+  UniqueFd directory;       // open for reading
+  RefPtr<HostNode> node;    // to become the peer's, if it was looked up
+  struct statx attributes;  // of `node`
+  UniqueFd look;
+  size_t begin = 0, end = 0;  // of the records in scratch_
+  unsigned count = 0;         // of the names in them
+  bool more = false;
+};
 
-  std::vector<const DirectoryRecord*> records;
-  for (long at = 0; at < bytes;) {
-    auto* record = reinterpret_cast<const DirectoryRecord*>(scratch_.data() + at);
-    at += record->length;
-    std::string_view name = record->name;
+// `name` may be empty: `parent` itself.
+ErrnoOr<void> Session::BeginListing(const RefPtr<HostNode>& parent, std::string_view name, bool look, Listing* listing) {
+  RefPtr<HostNode> node = parent;
+  if (!name.empty()) {
+    Inode inode = TRY(LookUp(*parent, name));
+    if (inode.type() != S_IFDIR) return Errno(ENOTDIR);
+    listing->attributes = inode.attributes;
+    node = MakeRef<HostNode>(std::move(inode.fd), parent->attach(), inode.type(), inode.dev());
+    listing->node = node;
+  }
+  if (look && node->attach().allow_directories) listing->look.reset(fcntl(node->fd(), F_DUPFD_CLOEXEC, 0));
+  listing->directory.reset(openat(node->fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+  if (!listing->directory.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
+  return {};
+}
+
+// Reads records behind those that scratch_ has, until it has `most` bytes; with `all` it fails with E2BIG if that is not enough.
+ErrnoOr<void> Session::ReadRecords(size_t most, bool all, Listing* listing) {
+  size_t at = scratch_.size();
+  listing->begin = at;
+  scratch_.resize(most);
+  listing->more = true;
+  // The end is told with the last names, not by a call of its own.
+  while (listing->more && most - at >= kLargestRecord) {
+    long n = syscall(SYS_getdents64, listing->directory.get(), scratch_.data() + at, most - at);
+    if (n < 0 && (all || at == listing->begin)) return Errno(errno);
+    if (n < 0) break;  // the next call finds it, too
+    at += static_cast<size_t>(n);
+    listing->more = n > 0;
+  }
+  scratch_.resize(at);
+  listing->end = at;
+  if (all && listing->more) return Errno(E2BIG);
+  for (size_t i = listing->begin; i < at;) {
+    auto* record = reinterpret_cast<const DirectoryRecord*>(scratch_.data() + i);
+    i += record->length;
     // A broken file system may have names that the client must not see.
-    if (CheckName(name).ok()) records.push_back(record);
+    if (CheckName(record->name).ok()) ++listing->count;
   }
-  auto answer = response.initReadDir();
-  answer.setMore(more);
-  answer.setLooks(looks);
-  if (named) {
-    auto node = answer.initDirectory();
-    node.setId(TRY(server_.nodes().Add(std::move(named))));
-    EncodeAttributes(found, node.initAttributes());
+  return {};
+}
+
+// What cannot be listed, or does not fit, is left out; who wants it all the same asks for it alone.
+std::vector<Session::Listing> Session::ListOthers(const RefPtr<HostNode>& parent, wire::ReadDir::Reader request, size_t most) {
+  std::vector<Listing> others;
+  auto names = request.getOthers();
+  for (uint32_t i = 0; i < names.size() && most - scratch_.size() >= kLeastForOther; ++i) {
+    Listing other;
+    other.index = i;
+    size_t before = scratch_.size();
+    if (!BeginListing(parent, AsString(names[i]), request.getLook(), &other).ok()) continue;
+    if (!ReadRecords(most, true, &other).ok()) {
+      scratch_.resize(before);
+      break;
+    }
+    others.push_back(std::move(other));
   }
-  auto list = answer.initEntries(static_cast<unsigned>(records.size()));
-  for (unsigned i = 0; i < records.size(); ++i) {
-    const DirectoryRecord& record = *records[i];
-    auto entry = list[i];
+  return others;
+}
+
+void Session::EncodeEntries(const Listing& listing, bool plus, ::capnp::List<wire::DirEntry>::Builder list) const {
+  unsigned i = 0;
+  for (size_t at = listing.begin; at < listing.end;) {
+    auto& record = *reinterpret_cast<const DirectoryRecord*>(scratch_.data() + at);
+    at += record.length;
+    if (!CheckName(record.name).ok()) continue;
+    auto entry = list[i++];
     entry.setName(AsData(record.name));
     entry.setIno(record.ino);
     entry.setType(record.type);
     if (!plus && record.type != DT_UNKNOWN) continue;
     struct statx s;
-    if (statx(directory.get(), record.name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS | STATX_BTIME, &s) != 0) {
-      continue;
-    }
+    if (statx(listing.directory.get(), record.name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS | STATX_BTIME, &s) != 0) continue;
     entry.setType(IFTODT(s.stx_mode));
     if (plus) EncodeAttributes(s, entry.initAttributes());
   }
-  if (more) directory_ = std::move(directory);
+}
+
+ErrnoOr<void> Session::ReadDir(wire::ReadDir::Reader request, wire::Response::Builder response) {
+  Listing first;
+  first.directory = std::move(directory_);
+  RefPtr<HostNode> parent;
+  if (request.getOthers().size() > kMaxListings) return Errno(EINVAL);
+  for (auto name : request.getOthers()) TRY(CheckName(AsString(name)));
+  if (!request.getContinue()) {
+    parent = TRY(Directory(request.getNode()));
+    TRY(BeginListing(parent, AsString(request.getName()), request.getLook(), &first));
+  }
+  if (!first.directory.valid()) return Errno(EINVAL);
+  bool plus = request.getPlus();
+  size_t most = plus ? kDirectoryPlusChunk : kDirectoryChunk;
+  scratch_.clear();
+  TRY(ReadRecords(most, false, &first));
+  std::vector<Listing> others;
+  if (!first.more && parent) others = ListOthers(parent, request, most);
+
+  uint64_t id = first.node ? TRY(server_.nodes().Add(first.node)) : 0;
+  std::vector<uint64_t> other_ids;
+  for (Listing& other : others) {
+    auto added = server_.nodes().Add(std::move(other.node));
+    if (!added.ok()) break;
+    other_ids.push_back(*added);
+  }
+  auto answer = response.initReadDir();
+  answer.setMore(first.more);
+  answer.setLooks(first.look.valid());
+  if (first.look.valid()) reply_files_.push_back(std::move(first.look));
+  if (first.node) {
+    answer.initDirectory().setId(id);
+    EncodeAttributes(first.attributes, answer.getDirectory().initAttributes());
+  }
+  EncodeEntries(first, plus, answer.initEntries(first.count));
+  auto list = answer.initOthers(static_cast<unsigned>(other_ids.size()));
+  for (unsigned i = 0; i < other_ids.size(); ++i) {
+    list[i].setIndex(others[i].index);
+    list[i].initDirectory().setId(other_ids[i]);
+    EncodeAttributes(others[i].attributes, list[i].getDirectory().initAttributes());
+    list[i].setLooks(others[i].look.valid());
+    if (others[i].look.valid()) reply_files_.push_back(std::move(others[i].look));
+    EncodeEntries(others[i], plus, list[i].initEntries(others[i].count));
+  }
+  if (first.more) directory_ = std::move(first.directory);
   return {};
 }
 

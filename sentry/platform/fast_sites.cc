@@ -19,6 +19,9 @@ namespace {
 
 // A site is patched at its so many-th call: patching costs about as much as four of them, and a copy of the page.
 constexpr uint16_t kHot = 24;
+// In a process that has made so many calls already, which will not be over in a moment, it is patched earlier. (A short one has it made at none.)
+constexpr uint32_t kManyCalls = 128;
+constexpr uint16_t kHotAmongMany = 6;
 // Of rt_sigaction, which then needs no hand-over in most processes.
 constexpr uint16_t kHotActions = 6;
 // Sites that are counted; a process with more has no hot ones.
@@ -165,6 +168,7 @@ std::unique_ptr<FastSites> FastSites::Copy() {
   absl::MutexLock lock(&mu_);
   absl::MutexLock copy_lock(&copy->mu_);
   copy->sites_ = sites_;
+  copy->calls_ = calls_;
   return copy;
 }
 
@@ -177,7 +181,9 @@ bool FastSites::Note(SpaceCore& core, pid_t pid, const seccomp_data& data, bool 
   }
   if (it->second == kPatched) return true;
   uint32_t number = static_cast<uint32_t>(data.nr);
-  if (it->second == kNever || ++it->second < (number == SYS_rt_sigaction ? kHotActions : kHot)) return false;
+  if (it->second == kNever) return false;
+  uint16_t hot = number == SYS_rt_sigaction ? kHotActions : ++calls_ < kManyCalls ? kHot : kHotAmongMany;
+  if (++it->second < hot) return false;
   // Nobody takes what is posted with a single CPU; this one need not be taken.
   bool useful = number == SYS_rt_sigaction || core.platform().watcher().possible();
   Patched patched = useful && FastCallable(number) ? Patch(core, pid, data.instruction_pointer, number, alone) : Patched::kNo;

@@ -69,6 +69,7 @@ class FastSites {
   absl::Mutex mu_;
   const std::vector<FastArea> areas_;
   absl::flat_hash_map<uint64_t, uint16_t> sites_ ABSL_GUARDED_BY(mu_);
+  uint32_t calls_ ABSL_GUARDED_BY(mu_) = 0;  // that were counted
 };
 
 // Calls whose answer needs more than a value, or that mostly block: no use in posting them.

@@ -8,6 +8,7 @@
 #include "sentry/vfs/directory_file.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/lease.h"
+#include "sentry/vfs/new_name.h"
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/regular_file.h"
@@ -69,14 +70,19 @@ ErrnoOr<RefPtr<File>> OpenUnnamed(const VfsContext& ctx, const VfsPath& start, s
 // One round of open with O_CREAT: `p` is where the name should be. Sets `link` if a symbolic link must be followed.
 ErrnoOr<RefPtr<File>> OpenOrCreate(const VfsContext& ctx, const ResolvedParent& p, const OpenHow& how, RefPtr<Inode>* link) {
   if (p.name.empty() || p.trailing_slash) return Errno(EISDIR);
-  RefPtr<Dentry> child = TRY(LookupChild(ctx, p.dir, p.name));
-  if (child->negative()) {
+  bool exclusive = (how.flags & O_EXCL) != 0;
+  auto make = [&](Dentry& name) { return MakeChild(ctx, p.dir, name, {.mode = S_IFREG | (how.mode & 07777), .umask = how.umask}); };
+  RefPtr<Dentry> child = exclusive ? nullptr : TRY(LookupChild(ctx, p.dir, p.name));
+  if (exclusive || child->negative()) {
     CreateIntent intent(how.flags);
-    TRY(MakeChild(ctx, p.dir, *child, {.mode = S_IFREG | (how.mode & 07777), .umask = how.umask}));
+    if (exclusive) {
+      child = TRY(MakeNew(ctx, p.dir, p.name, make));
+    } else {
+      TRY(make(*child));
+    }
     TRY(CheckOpenRights(ctx, {p.dir.mount, child}, how.flags));
     return OpenInode(ctx, {p.dir.mount, std::move(child)}, how.flags);
   }
-  if ((how.flags & O_EXCL) != 0) return Errno(EEXIST);
   VfsPath place{p.dir.mount, std::move(child)};
   if (place.dentry->mounts_here > 0 && place.mount->ns() != nullptr) place.mount->ns()->CrossDown(&place);
   if (place.inode()->IsSymlink()) {

@@ -7,6 +7,7 @@
 #include "sentry/kernel/credentials.h"
 #include "sentry/vfs/acl.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/new_name.h"
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/restrict.h"
 
@@ -66,12 +67,11 @@ ErrnoOr<RefPtr<Dentry>> MakeAt(const VfsContext& ctx, const VfsPath& start, std:
   PathWalker walker(ctx, start, 0);
   ResolvedParent p = TRY(walker.WalkParent(path));
   if (p.name.empty()) return Errno(EEXIST);
-  RefPtr<Dentry> d = TRY(LookupChild(ctx, p.dir, p.name));
-  if (!d->negative()) return Errno(EEXIST);
-  // A trailing slash on a name that does not exist is only right for a directory.
-  if (p.trailing_slash && !S_ISDIR(node.mode)) return Errno(ENOENT);
-  TRY(MakeChild(ctx, p.dir, *d, std::move(node)));
-  return d;
+  return MakeNew(ctx, p.dir, p.name, [&](Dentry& d) -> ErrnoOr<void> {
+    // A trailing slash on a name that does not exist is only right for a directory.
+    if (p.trailing_slash && !S_ISDIR(node.mode)) return Errno(ENOENT);
+    return MakeChild(ctx, p.dir, d, std::move(node));
+  });
 }
 
 ErrnoOr<void> UnlinkAt(const VfsContext& ctx, const VfsPath& start, std::string_view path) {

@@ -148,7 +148,10 @@ ErrnoOr<void> PathWalker::Run(std::string_view path, bool follow_last, ResolvedP
       parent->dir = current_;
       return Ok();
     }
-    TRY(Step(split.names, i, !last || follow_last || split.trailing_slash));
+    // The last name is looked up by whoever wants the parent, once more if the file system is asked each time.
+    bool all = parent == nullptr || !current_ || !current_.dentry->fs().revalidates();
+    std::span<const std::string_view> ahead(split.names.data(), split.names.size() - (all ? 0 : 1));
+    TRY(Step(ahead, i, !last || follow_last || split.trailing_slash));
   }
   if (split.trailing_slash && (!current_ || !current_.inode()->IsDir())) return Errno(ENOTDIR);
   if (parent != nullptr) {

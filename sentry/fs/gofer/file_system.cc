@@ -58,6 +58,7 @@ GoferFileSystem::GoferFileSystem() : later_(std::make_unique<LaterChange>(*this)
 GoferFileSystem::~GoferFileSystem() {
   later_.reset();
   DropDentries();
+  listed_ahead_.clear();
   while (!ahead_order_.empty()) DropAhead(std::pair(ahead_order_.front()));
   if (client_) client_->FlushForgets();
 }

@@ -4,6 +4,7 @@
 
 #include "sentry/fs/gofer/later.h"
 #include "sentry/kernel/task.h"
+#include "sentry/vfs/new_name.h"
 
 namespace amber {
 namespace {
@@ -135,8 +136,11 @@ ErrnoOr<void> GoferInode::LookupAhead(const VfsContext&, std::span<const std::st
   if (gofer().options_.exclusive) return WalkExclusive(names, open_read, found);
   GoferInode* dir = this;
   for (size_t i = 0; i < names.size(); ++i) {
+    // Not worth a call, nor a descriptor that the call would bring, if whoever makes it says whether it is there.
+    bool last = i + 1 == names.size();
+    if (last && known[i] == nullptr && !dir->dir_fd_.valid() && NewNameLookup::Guess(*dir)) return Errno(ENOENT);
     RefPtr<GoferInode> child(static_cast<GoferInode*>(known[i]));
-    switch (dir->LookAt(names[i], known[i], open_read && i + 1 == names.size(), &child)) {
+    switch (dir->LookAt(names[i], known[i], open_read && last, &child)) {
       case Look::kMissing: return Errno(ENOENT);
       case Look::kAsk: return dir->AskAhead(names.subspan(i), open_read, found);
       case Look::kSame: break;
@@ -159,6 +163,7 @@ ErrnoOr<void> GoferInode::AskAhead(std::span<const std::string_view> names, bool
       for (const gofer::Node& n : walked->found) client().Forget(n.id);
     }
     fs().Shrink(fs().cached_dentries() / 2);
+    gofer().listed_ahead_.clear();
     client().FlushForgets();
     walked = client().Walk(node_, names, options);
   }
@@ -307,7 +312,10 @@ ErrnoOr<void> GoferInode::Rename(const VfsContext&, std::string_view old_name, I
 ErrnoOr<std::vector<DirEnt>> GoferInode::List(const VfsContext&) {
   if (!IsDir()) return Errno(ENOTDIR);
   if (removed_ || detached_) return std::vector<DirEnt>();
-  if (list_ != nullptr && ListIsCurrent()) return *list_;
+  if (list_ != nullptr && ListIsCurrent()) {
+    UseListedAhead();
+    return *list_;
+  }
   std::vector<DirEnt> entries;
   GoferFileSystem& g = gofer();
   bool with_attributes = g.stats_follow_ > 0 && attr_.size <= kSmallDirectory;

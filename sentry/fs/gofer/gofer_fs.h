@@ -93,6 +93,11 @@ class GoferInode final : public Inode {
   // Reads the names of this directory, by way of its parent if there is no node yet. If `keep` is given it is for list_, and says then
   // whether it can be kept.
   ErrnoOr<std::vector<gofer::DirEntry>> ReadNames(bool plus, bool* keep);
+  // The directories of ours that will be listed after `child`, which is about to be.
+  std::vector<std::string> DirectoriesAhead(const GoferInode& child);
+  void KeepListedAhead(const std::string& name, gofer::OtherListing other, const timespec& asked);
+  // We were listed ahead, and now we are listed.
+  void UseListedAhead();
   // Our attributes change: the parent's listing is wrong about them.
   void Outdate();
   // Before a name of `victim` goes: who still uses it must find it without.
@@ -164,6 +169,8 @@ class GoferInode final : public Inode {
   std::unique_ptr<ListedNames> listed_;
   std::vector<std::string> listed_order_;   // as the host told the names
   uint32_t opened_position_ = kNoPosition;  // of the file that was opened last
+  uint32_t read_position_ = kNoPosition;    // of the directory that was listed last
+  bool listed_ahead_ = false;
   std::list<GoferInode*>::iterator listed_position_;
   size_t listed_count_ = 0;  // of what List() found last
   bool was_opened_in_ = false;
@@ -180,6 +187,7 @@ class GoferFileSystem final : public FileSystem {
   static constexpr size_t kMaxIdleFds = 512;
   static constexpr size_t kMaxDirFds = 512;
   static constexpr size_t kMaxAhead = 64;
+  static constexpr size_t kMaxListedAhead = 64;      // directories
   static constexpr size_t kMaxListed = 1 << 16;      // names with attributes
   static constexpr size_t kMaxListedHere = 1 << 13;  // in one directory
 
@@ -236,6 +244,10 @@ class GoferFileSystem final : public FileSystem {
   std::list<std::pair<uint64_t, uint64_t>> ahead_order_;  // oldest first
   size_t ahead_window_ = 0;
   int ahead_credit_ = 128;
+  // Directories that were listed before the guest asked (listed.cc), oldest first.
+  std::list<RefPtr<GoferInode>> listed_ahead_;
+  size_t list_window_ = 0;
+  int list_credit_ = 64;
   std::list<GoferInode*> with_listing_;  // oldest first
   size_t listed_ = 0;                    // names in them
   int stats_follow_ = 0;                 // so many of the next listings are asked for with attributes at once

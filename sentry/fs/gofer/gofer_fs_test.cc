@@ -115,6 +115,42 @@ TEST(GoferCalls, TransactionsInASharedTree) {
   EXPECT_LE(most, 6u);   // the owners once more, on a slow machine each time
 }
 
+// In a directory that the sentry cannot look at by itself.
+TEST(GoferCalls, NewNamesAreNotLookedUpFirst) {
+  GoferTree t(false, /*look=*/false);
+  Populate(t);
+  ASSERT_EQ(chmod(t.Path("").c_str(), 0755), 0);
+  t.Begin();
+  // The second search asks for a descriptor, in vain.
+  for (int i = 0; i < 2; ++i) (void)t->Lookup("/dir/sub");
+  t.Calls();
+  EXPECT_EQ(t->MkDir("/dir/made"), 0);
+  // The walk, the directory's attributes if that was more than 100 us ago, and making it.
+  EXPECT_LE(t.Calls(), 3u);
+  EXPECT_TRUE(t->Open("/dir/sub/new", O_RDWR | O_CREAT | O_EXCL).ok());
+  EXPECT_LE(t.Calls(), 3u);
+  // Of a directory that we change the attributes are asked for; then the file is made.
+  auto sub = t->Find("/dir/sub");
+  ASSERT_TRUE(sub.ok());
+  t->context->set_cwd(*sub);
+  t.Calls();
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(t->Open("new" + std::to_string(i), O_RDWR | O_CREAT | O_EXCL).ok());
+  EXPECT_LE(t.Calls(), 20u);
+  // What is there is found, whatever else is wrong.
+  EXPECT_EQ(t->MkDir("/dir/sub"), EEXIST);
+  EXPECT_EQ(t->Symlink("x", "/dir/f1"), EEXIST);
+  EXPECT_TRUE(t->Open("/dir/f2", O_RDWR | O_CREAT | O_EXCL).Is(EEXIST));
+  t.HostMkDir("dir/theirs");
+  EXPECT_EQ(t->MkDir("/dir/theirs"), EEXIST);
+  EXPECT_EQ(t.Stat("/dir/theirs").st_mode, S_IFDIR | 0755u);
+  t->Become(1000);
+  EXPECT_EQ(t->MkDir("/dir/sub"), EEXIST);
+  EXPECT_EQ(t->Symlink("x", "/dir/sub/"), EEXIST);
+  EXPECT_TRUE(t->Open("/dir/f2", O_RDWR | O_CREAT | O_EXCL).Is(EEXIST));
+  EXPECT_EQ(t->MkDir("/dir/other"), EACCES);
+  EXPECT_TRUE(t->Open("/dir/other", O_RDWR | O_CREAT | O_EXCL).Is(EACCES));
+}
+
 TEST(GoferCalls, ChangesOfAnExclusiveTree) {
   GoferTree t(true);
   Populate(t);

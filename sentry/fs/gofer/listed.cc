@@ -4,13 +4,23 @@
 // Inodes that come of a listing have no node of the gofer's; NeedNode() asks for it by the name when it is needed. So whatever takes the name
 // away asks before (NeedNodeBeyond), unless nobody can use the file afterwards.
 #include <string.h>
+#include <sys/stat.h>
 
+#include <algorithm>
+#include <utility>
+
+#include "gofer/protocol.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 
 namespace amber {
 namespace {
 
 constexpr int kMostAhead = 8;
+constexpr size_t kFirstListings = 2;
+// So many names of a listing are looked through for the next directories.
+constexpr uint32_t kNearDirectories = 512;
+// What is listed in vain is paid for by what was used.
+constexpr int kMostListCredit = 256;
 
 bool IsSame(const gofer::Attributes& a, const struct stat& st) {
   return a.dev == st.st_dev && a.ino == st.st_ino && a.mode == st.st_mode && a.ctime.seconds == st.st_ctim.tv_sec &&
@@ -26,7 +36,7 @@ void GoferInode::DropListing() {
   g.with_listing_.erase(listed_position_);
   listed_.reset();
   listed_order_.clear();
-  opened_position_ = kNoPosition;
+  opened_position_ = read_position_ = kNoPosition;
 }
 
 void GoferInode::KeepListing(const std::vector<gofer::DirEntry>& entries, const timespec& asked) {
@@ -63,7 +73,14 @@ ErrnoOr<std::vector<gofer::DirEntry>> GoferInode::ReadNames(bool plus, bool* kee
   TRY(parent_->NeedNode());
   bool look = !g.options_.exclusive && !g.no_dir_fds_ && !no_dir_fd_;
   timespec asked = FileClock();
-  gofer::ListedDirectory listed = TRY(client().ReadDirAt(parent_->node_, name_, plus, look));
+  std::vector<std::string> ahead;
+  if (plus && keep != nullptr) ahead = parent_->DirectoriesAhead(*this);
+  std::vector<std::string_view> others(ahead.begin(), ahead.end());
+  gofer::ListedDirectory listed = TRY(client().ReadDirAt(parent_->node_, name_, plus, look, others));
+  for (gofer::OtherListing& other : listed.others) {
+    uint32_t index = other.index;
+    parent_->KeepListedAhead(ahead[index], std::move(other), asked);
+  }
   timespec mtime = ToTimespec(listed.node.attributes.mtime), ctime = ToTimespec(listed.node.attributes.ctime);
   TRY(TakeNode(std::move(listed.node)));
   if (listed.look.valid() && !dir_fd_.valid()) KeepDirFd(std::move(listed.look));
@@ -74,6 +91,65 @@ ErrnoOr<std::vector<gofer::DirEntry>> GoferInode::ReadNames(bool plus, bool* kee
     *keep = g.options_.exclusive || (dir_fd_.valid() && g.IsSettled(ctime, key_.first, asked));
   }
   return std::move(listed.entries);
+}
+
+// Who walks a tree lists the directories of a directory in the order in which that told them.
+std::vector<std::string> GoferInode::DirectoriesAhead(const GoferInode& child) {
+  std::vector<std::string> names;
+  GoferFileSystem& g = gofer();
+  if (listed_ == nullptr) return names;
+  auto listed = listed_->find(child.name_);
+  if (listed == listed_->end() || listed->second.position == kNoPosition) return names;
+  uint32_t position = listed->second.position, last = std::exchange(read_position_, position);
+  bool follows = last == kNoPosition ? g.list_window_ > 0 : position > last;
+  if (!follows) {
+    if (last != kNoPosition) g.list_window_ = 0;
+    return names;
+  }
+  g.list_window_ = std::clamp<size_t>(2 * g.list_window_, kFirstListings, gofer::kMaxListings);
+  if (g.list_credit_ < static_cast<int>(g.list_window_)) {
+    g.list_credit_ += 2;
+    return names;
+  }
+  uint32_t end = static_cast<uint32_t>(std::min<size_t>(listed_order_.size(), size_t{position} + kNearDirectories));
+  for (uint32_t i = position + 1; i < end && names.size() < g.list_window_; ++i) {
+    auto it = listed_->find(listed_order_[i]);
+    if (it == listed_->end() || it->second.position != i || !it->second.attributes || !S_ISDIR(it->second.attributes->mode)) continue;
+    const GoferInode* known = g.Known(*it->second.attributes);
+    if (known != nullptr && (known->list_ != nullptr || known->removed_)) continue;
+    names.push_back(listed_order_[i]);
+  }
+  return names;
+}
+
+void GoferInode::KeepListedAhead(const std::string& name, gofer::OtherListing other, const timespec& asked) {
+  GoferFileSystem& g = gofer();
+  timespec mtime = ToTimespec(other.node.attributes.mtime), ctime = ToTimespec(other.node.attributes.ctime);
+  RefPtr<GoferInode> child = g.InodeFor(RefPtr<GoferInode>(this), name, std::move(other.node));
+  --g.list_credit_;
+  if (!child->IsDir() || child->removed_ || child->list_ != nullptr) return;
+  if (other.look.valid() && !child->dir_fd_.valid()) child->KeepDirFd(std::move(other.look));
+  // In a shared tree it is used if the directory's times are these then.
+  if (!g.options_.exclusive && (!child->dir_fd_.valid() || !g.IsSettled(ctime, child->key_.first, asked))) return;
+  child->list_mtime_ = mtime;
+  child->list_ctime_ = ctime;
+  child->listed_count_ = other.entries.size();
+  child->KeepListing(other.entries, asked);
+  child->list_ = std::make_unique<std::vector<DirEnt>>();
+  child->list_->reserve(other.entries.size());
+  for (gofer::DirEntry& e : other.entries) child->list_->push_back({std::move(e.name), e.ino, e.type});
+  child->listed_ahead_ = true;
+  g.listed_ahead_.push_back(std::move(child));
+  if (g.listed_ahead_.size() <= GoferFileSystem::kMaxListedAhead) return;
+  g.listed_ahead_.front()->listed_ahead_ = false;
+  g.listed_ahead_.pop_front();
+}
+
+void GoferInode::UseListedAhead() {
+  if (!std::exchange(listed_ahead_, false)) return;
+  GoferFileSystem& g = gofer();
+  g.list_credit_ = std::min(g.list_credit_ + 2, kMostListCredit);
+  g.listed_ahead_.remove_if([this](const RefPtr<GoferInode>& kept) { return kept.get() == this; });
 }
 
 bool GoferInode::NeedListing() {

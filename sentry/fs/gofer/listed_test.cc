@@ -91,6 +91,85 @@ TEST_P(Listed, FilesOpenAndRead) {
   EXPECT_EQ(tree_->Lookup("/d/none"), ENOENT);
 }
 
+// Directories that are listed one after the other: most have been by then.
+class ListedAhead : public Listed {
+ protected:
+  static constexpr int kDirectories = 40;
+  ListedAhead() {
+    for (int i = 0; i < kDirectories; ++i) {
+      mkdir(Host(Directory(i)).c_str(), 0755);
+      for (int k = 0; k < 3; ++k) Put(Directory(i) + "/" + Name(k), "text");
+    }
+    timespec nap{0, 120'000'000};
+    nanosleep(&nap, nullptr);
+  }
+  static std::string Directory(int i) { return "d/g" + std::to_string(i); }
+  // In the order in which the host tells them.
+  std::vector<std::string> Directories() {
+    std::vector<std::string> names;
+    auto dir = tree_->Find("/d");
+    auto list = dir.ok() ? dir->inode()->List(tree_->ctx()) : Errno(ENOENT);
+    EXPECT_TRUE(list.ok());
+    if (!list.ok()) return names;
+    for (const DirEnt& e : *list) names.push_back("d/" + e.name);
+    return names;
+  }
+  void Walk(const std::string& name) {
+    ExpectTrue(name);
+    EXPECT_EQ(tree_->List("/" + name).size(), 3u) << name;
+    for (int k = 0; k < 3; ++k) ExpectTrue(name + "/" + Name(k));
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Trees, ListedAhead, testing::Bool(), [](const auto& info) { return info.param ? "Exclusive" : "Shared"; });
+
+TEST_P(ListedAhead, AWalkCostsFewCalls) {
+  ListAndLook();
+  uint64_t before = calls();
+  std::vector<std::string> names = Directories();
+  ASSERT_EQ(names.size(), size_t{kDirectories});
+  for (const std::string& name : names) Walk(name);
+  EXPECT_LE(calls() - before, 12u);
+  // All of it is still known.
+  before = calls();
+  for (const std::string& name : names) Walk(name);
+  EXPECT_EQ(calls() - before, 0u);
+}
+
+TEST_P(ListedAhead, ChangesAreSeen) {
+  ListAndLook();
+  std::vector<std::string> names = Directories();
+  ASSERT_EQ(names.size(), size_t{kDirectories});
+  for (int i = 0; i < 4; ++i) Walk(names[i]);
+  // By the sandbox, or by the host, in directories that have been listed ahead and in others.
+  for (int i = 4; i < kDirectories; i += 3) {
+    std::string name = names[i] + "/" + Name(0), fresh = names[i] + "/fresh";
+    if (exclusive()) {
+      EXPECT_EQ(tree_->Unlink("/" + name), 0);
+      EXPECT_EQ(tree_->Write("/" + fresh, "more text"), 0);
+    } else {
+      ASSERT_EQ(unlink(Host(name).c_str()), 0);
+      Put(fresh, "more text");
+    }
+  }
+  ASSERT_EQ(rename(Host(names[6]).c_str(), Host("d/moved").c_str()), 0);
+  if (exclusive()) ASSERT_EQ(rename(Host("d/moved").c_str(), Host(names[6]).c_str()), 0);
+  for (int i = 4; i < kDirectories; ++i) {
+    std::string name = names[i];
+    if (i == 6 && !exclusive()) {
+      EXPECT_EQ(tree_->Lookup("/" + name), ENOENT);
+      name = "d/moved";
+    }
+    if (i % 3 != 1) {
+      Walk(name);
+      continue;
+    }
+    EXPECT_EQ(tree_->List("/" + name), (std::vector<std::string>{Name(1), Name(2), "fresh"}));
+    EXPECT_EQ(tree_->Lookup("/" + name + "/" + Name(0)), ENOENT);
+    ExpectTrue(name + "/fresh");
+  }
+}
+
 // Files opened in the order of the list: most are open already when they are asked for.
 TEST_P(Listed, FilesOpenAhead) {
   ListAndLook();
