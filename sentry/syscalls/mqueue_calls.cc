@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <mqueue.h>
+#include <poll.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
@@ -133,6 +134,21 @@ ErrnoOr<uint64_t> MqTimedreceive(Task& task, int fd, UserPtr<void> text, uint64_
   return uint64_t{message->text.size()};
 }
 
+// The C library's helper thread listens on a netlink socket, whose descriptor is in sigev_signo; sigev_value points to what it is to be sent.
+ErrnoOr<uint64_t> NotifyThread(Task& task, int fd, const sigevent& event) {
+  std::string cookie(MqueueInode::kCookie, '\0');
+  TRY(task.CopyInBytes(reinterpret_cast<uint64_t>(event.sigev_value.sival_ptr), cookie.data(), cookie.size()));
+  RefPtr<File> file = TRY(task.files().Get(event.sigev_signo));
+  if (dynamic_cast<Socket*>(file.get()) == nullptr) return Errno(ENOTSOCK);
+  auto* socket = dynamic_cast<NetlinkSocket*>(file.get());
+  if (socket == nullptr) return Errno(EINVAL);
+  RefPtr<MqueueFile> queue = TRY(GetQueue(task, fd));
+  auto registered = queue->queue().RegisterThread(task.group(), RefPtr<NetlinkSocket>(socket), std::move(cookie));
+  if (registered.Is(EAGAIN)) return task.Block(*socket->wait_queue(), POLLOUT);
+  TRY(std::move(registered));
+  return 0;
+}
+
 ErrnoOr<uint64_t> MqNotify(Task& task, int fd, UserPtr<const sigevent> p) {
   sigevent event{};
   if (p) {
@@ -140,8 +156,7 @@ ErrnoOr<uint64_t> MqNotify(Task& task, int fd, UserPtr<const sigevent> p) {
     int how = event.sigev_notify;
     if (how != SIGEV_NONE && how != SIGEV_SIGNAL && how != SIGEV_THREAD) return Errno(EINVAL);
     if (how == SIGEV_SIGNAL && (event.sigev_signo < 1 || event.sigev_signo > kNumSignals)) return Errno(EINVAL);
-    // The C library's helper thread listens on a netlink socket, whose descriptor is in sigev_signo: none here is one.
-    if (how == SIGEV_THREAD) return Errno(ENOTSOCK);
+    if (how == SIGEV_THREAD) return NotifyThread(task, fd, event);
   }
   RefPtr<MqueueFile> file = TRY(GetQueue(task, fd));
   if (p.is_null()) {
@@ -176,7 +191,7 @@ void RegisterMqueueCalls(SyscallTable& table) {
   table.Set(SYS_mq_unlink, Full<&MqUnlink>());
   table.Set(SYS_mq_timedsend, Full<&MqTimedsend>());
   table.Set(SYS_mq_timedreceive, Full<&MqTimedreceive>());
-  table.Set(SYS_mq_notify, Partial<&MqNotify>("no SIGEV_THREAD, which needs netlink sockets"));
+  table.Set(SYS_mq_notify, Full<&MqNotify>());
   table.Set(SYS_mq_getsetattr, Full<&MqGetsetattr>());
 }
 

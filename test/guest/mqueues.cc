@@ -1,7 +1,10 @@
 // POSIX message queues: names, limits, permissions, waiting, notification.
 #include <mqueue.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+
+#include <atomic>
 
 #include "test/harness/guest_util.h"
 
@@ -313,4 +316,86 @@ GUEST_TEST(MqNotify, ClosingTakesItBack) {
   EXPECT_ERRNO(mq_notify(q.fd, &event), EBUSY);
   mq_close(other);
   EXPECT_OK(mq_notify(q.fd, &event));
+}
+
+namespace {
+
+// Who listens for SIGEV_THREAD in the C library's place.
+int NotifySocket(int queue, const char* cookie) {
+  const int fd = MUST(socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK, 0));
+  sigevent event = {};
+  event.sigev_notify = SIGEV_THREAD;
+  event.sigev_signo = fd;
+  event.sigev_value.sival_ptr = const_cast<char*>(cookie);
+  MUST(Call(SYS_mq_notify, queue, &event));
+  return fd;
+}
+
+std::atomic<int> told{0};
+
+void OnMessage(sigval value) { told = value.sival_int; }
+
+}  // namespace
+
+GUEST_TEST(MqNotifyThread, CookieSaysWhy) {
+  Queue q;
+  char cookie[32] = "thirty-one bytes, then the why.";
+  cookie[31] = 9;
+  int fd = NotifySocket(q.fd, cookie);
+  char got[64];
+  EXPECT_ERRNO(recv(fd, got, sizeof(got), 0), EAGAIN);
+  CheckpointHere();
+  MUST(mq_send(q.fd, "a", 1, 0));
+  sockaddr_storage from = {};
+  socklen_t size = sizeof(from);
+  EXPECT_EQ(recvfrom(fd, got, sizeof(got), 0, reinterpret_cast<sockaddr*>(&from), &size), 32);
+  EXPECT_EQ(memcmp(got, cookie, 31), 0);
+  EXPECT_EQ(got[31], 1);  // NOTIFY_WOKENUP
+  EXPECT_EQ(from.ss_family, AF_NETLINK);
+  EXPECT_ERRNO(recv(fd, got, sizeof(got), 0), EAGAIN);  // Once.
+  MUST(mq_receive(q.fd, got, sizeof(got), nullptr));
+  MUST(mq_send(q.fd, "a", 1, 0));
+  EXPECT_ERRNO(recv(fd, got, sizeof(got), 0), EAGAIN);
+  fd = NotifySocket(q.fd, cookie);
+  MUST(mq_notify(q.fd, nullptr));
+  EXPECT_EQ(recv(fd, got, sizeof(got), 0), 32);
+  EXPECT_EQ(got[31], 2);  // NOTIFY_REMOVED
+  fd = NotifySocket(q.fd, cookie);
+  sigevent event = {};
+  event.sigev_notify = SIGEV_NONE;
+  EXPECT_ERRNO(mq_notify(q.fd, &event), EBUSY);
+  mq_close(q.fd);
+  EXPECT_EQ(recv(fd, got, sizeof(got), 0), 32);
+  EXPECT_EQ(got[31], 2);
+}
+
+GUEST_TEST(MqNotifyThread, WhatItTakes) {
+  Queue q;
+  char cookie[32] = {};
+  sigevent event = {};
+  event.sigev_notify = SIGEV_THREAD;
+  event.sigev_value.sival_ptr = cookie;
+  event.sigev_signo = -1;
+  EXPECT_ERRNO(Call(SYS_mq_notify, q.fd, &event), EBADF);
+  event.sigev_signo = q.fd;
+  EXPECT_ERRNO(Call(SYS_mq_notify, q.fd, &event), ENOTSOCK);
+  event.sigev_signo = MUST(socket(AF_UNIX, SOCK_DGRAM, 0));
+  EXPECT_ERRNO(Call(SYS_mq_notify, q.fd, &event), EINVAL);
+  event.sigev_signo = MUST(socket(AF_NETLINK, SOCK_RAW, 0));
+  EXPECT_ERRNO(Call(SYS_mq_notify, event.sigev_signo, &event), EBADF);
+  event.sigev_value.sival_ptr = reinterpret_cast<void*>(kBadAddress);
+  EXPECT_ERRNO(Call(SYS_mq_notify, q.fd, &event), EFAULT);
+}
+
+GUEST_TEST(MqNotifyThread, RunsTheFunction) {
+  Queue q;
+  sigevent event = {};
+  event.sigev_notify = SIGEV_THREAD;
+  event.sigev_notify_function = OnMessage;
+  event.sigev_value.sival_int = 42;
+  EXPECT_OK(mq_notify(q.fd, &event));
+  CheckpointHere();
+  MUST(mq_send(q.fd, "a", 1, 0));
+  for (int i = 0; i < 500 && told != 42; ++i) SleepMs(10);
+  EXPECT_EQ(told.load(), 42);
 }

@@ -37,6 +37,7 @@ MqueueInode::MqueueInode(MqueueFileSystem* fs, uint32_t mode, uint32_t uid, uint
 
 MqueueInode::~MqueueInode() {
   if (!IsRegular()) return;
+  if (notify_socket_) notify_socket_->Release();
   --mqueue().queues_;
   mqueue().charged_[charged_uid_] -= Charge();
 }
@@ -60,6 +61,7 @@ ErrnoOr<void> MqueueInode::Send(Task& task, Message message, bool receiver_waits
   if (!was_empty || receiver_waits || !notified_) return Ok();
   // Once: whoever wants to hear of the next message registers again.
   RefPtr<ThreadGroup> group = std::move(notified_);
+  TellThread(Told::kWokenUp);
   if (notify_ != SIGEV_SIGNAL || group->zombie()) return Ok();
   SigInfo info = SigInfo::User(notify_signo_, SI_MESGQ, task.pid(), task.creds().uid);
   info.raw.si_value.sival_ptr = reinterpret_cast<void*>(notify_value_);
@@ -82,6 +84,7 @@ ErrnoOr<MqueueInode::Message> MqueueInode::Receive() {
 
 ErrnoOr<void> MqueueInode::Register(ThreadGroup& group, int notify, int signo, uint64_t value) {
   if (notified_ && !notified_->zombie()) return Errno(EBUSY);
+  TellThread(Told::kRemoved);  // of a process that is gone
   notified_ = RefPtr<ThreadGroup>(&group);
   notify_ = notify;
   notify_signo_ = signo;
@@ -89,8 +92,26 @@ ErrnoOr<void> MqueueInode::Register(ThreadGroup& group, int notify, int signo, u
   return Ok();
 }
 
+ErrnoOr<void> MqueueInode::RegisterThread(ThreadGroup& group, RefPtr<NetlinkSocket> socket, std::string cookie) {
+  if (notified_ && !notified_->zombie()) return Errno(EBUSY);
+  if (!socket->Reserve()) return Errno(EAGAIN);
+  TRY(Register(group, SIGEV_THREAD, 0, 0));
+  notify_socket_ = std::move(socket);
+  notify_cookie_ = std::move(cookie);
+  return Ok();
+}
+
+void MqueueInode::TellThread(Told what) {
+  RefPtr<NetlinkSocket> socket = std::exchange(notify_socket_, nullptr);
+  if (!socket) return;
+  notify_cookie_.back() = static_cast<char>(what);
+  socket->PostReserved(std::exchange(notify_cookie_, {}));
+}
+
 void MqueueInode::Unregister(const ThreadGroup& group) {
-  if (notified_ == &group) notified_.reset();
+  if (notified_ != &group) return;
+  notified_.reset();
+  TellThread(Told::kRemoved);
 }
 
 ErrnoOr<void> MqueueInode::Refresh() {
@@ -174,7 +195,11 @@ std::string MqueueInode::Save(state::Saver& saver) const {
       one->set_text(text);
     }
   }
-  if (notified_ && !notified_->zombie()) m.set_notified(saver.Ref(notified_));
+  if (notified_ && !notified_->zombie()) {
+    m.set_notified(saver.Ref(notified_));
+    m.set_notify_socket(saver.Ref(notify_socket_));
+    m.set_notify_cookie(notify_cookie_);
+  }
   m.set_notify(notify_);
   m.set_notify_signo(notify_signo_);
   m.set_notify_value(notify_value_);
@@ -207,6 +232,10 @@ bool MqueueInode::Load(state::Loader& loader, std::string_view bytes) {
   notify_ = m.notify();
   notify_signo_ = m.notify_signo();
   notify_value_ = m.notify_value();
+  notify_socket_ = loader.GetRef<NetlinkSocket>(m.notify_socket());
+  notify_cookie_ = m.notify_cookie();
+  if (notify_socket_ && notify_cookie_.size() != kCookie) return false;
+  if (notify_socket_) notify_socket_->Reserve(true);
   return notify_signo_ >= 0 && notify_signo_ <= kNumSignals;
 }
 

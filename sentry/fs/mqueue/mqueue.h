@@ -10,6 +10,7 @@
 
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/wait_queue.h"
+#include "sentry/net/netlink/netlink_socket.h"
 #include "sentry/vfs/file_system.h"
 #include "sentry/vfs/inode.h"
 #include "sentry/vfs/vfs_file.h"
@@ -43,6 +44,9 @@ class MqueueInode final : public Inode {
   ErrnoOr<Message> Receive();
   // mq_notify(2): EBUSY if somebody is registered already. `notify`: SIGEV_NONE or SIGEV_SIGNAL.
   ErrnoOr<void> Register(ThreadGroup& group, int notify, int signo, uint64_t value);
+  // SIGEV_THREAD: what is to be told goes as the last byte of `cookie` to `socket`, where the C library's thread listens. EAGAIN: it has no room.
+  ErrnoOr<void> RegisterThread(ThreadGroup& group, RefPtr<NetlinkSocket> socket, std::string cookie);
+  static constexpr size_t kCookie = 32;  // NOTIFY_COOKIE_LEN
   // Takes the registration of `group` back, if it has one.
   void Unregister(const ThreadGroup& group);
 
@@ -61,6 +65,9 @@ class MqueueInode final : public Inode {
  private:
   friend class MqueueFile;
   friend class MqueueFileSystem;
+  enum class Told : char { kWokenUp = 1, kRemoved = 2 };  // NOTIFY_WOKENUP, NOTIFY_REMOVED
+  // Ends a registration by SIGEV_THREAD, if there is one.
+  void TellThread(Told what);
   MqueueFileSystem& mqueue() const;
   uint64_t Charge() const;
 
@@ -73,6 +80,8 @@ class MqueueInode final : public Inode {
   RefPtr<ThreadGroup> notified_;
   int notify_ = 0, notify_signo_ = 0;
   uint64_t notify_value_ = 0;
+  RefPtr<NetlinkSocket> notify_socket_;
+  std::string notify_cookie_;
 };
 
 class MqueueFileSystem final : public FileSystem {

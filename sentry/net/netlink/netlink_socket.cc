@@ -18,6 +18,9 @@ namespace {
 
 constexpr size_t kMaxRequest = 65536;
 
+// What a message costs beyond its bytes, for those that a guest may have posted in any number.
+constexpr size_t kPostedCost = 768;
+
 // One receive takes whole messages up to this, so that a dump fits the buffers that programs have.
 constexpr size_t kChunk = 8192;
 
@@ -94,6 +97,19 @@ void NetlinkSocket::Queue(std::string bytes) {
   queue_.Notify(POLLIN | POLLRDNORM);
 }
 
+bool NetlinkSocket::Reserve(bool loading) {
+  if (!loading && (answers_.size() + reserved_) * kPostedCost + queued_ >= static_cast<size_t>(receive_buffer_)) return false;
+  ++reserved_;
+  return true;
+}
+
+void NetlinkSocket::PostReserved(std::string message) {
+  --reserved_;
+  queued_ += message.size();
+  answers_.push_back(std::move(message));
+  queue_.Notify(POLLIN | POLLRDNORM);
+}
+
 void NetlinkSocket::Handle(Task& task, const nlmsghdr& header, std::string_view body) {
   if ((header.nlmsg_flags & NLM_F_REQUEST) == 0 || header.nlmsg_type < NLMSG_MIN_TYPE) return;
   NetlinkWriter out(header.nlmsg_seq, port_);
@@ -152,6 +168,7 @@ ErrnoOr<size_t> NetlinkSocket::Receive(Task&, ReceiveRequest& request) {
   if ((request.flags & MSG_PEEK) == 0) {
     queued_ -= front.size();
     answers_.pop_front();
+    queue_.Notify(POLLOUT | POLLWRNORM);
   }
   return copied;
 }

@@ -27,6 +27,12 @@ class NetlinkSocket final : public Socket {
   ErrnoOr<size_t> Receive(Task& task, ReceiveRequest& request) override;
   ErrnoOr<void> SetOption(Task& task, int level, int name, std::span<const uint8_t> value) override;
   ErrnoOr<std::string> GetOption(Task& task, int level, int name, size_t capacity) override;
+  // What the kernel sends by itself. mq_notify(2) reserves the room for its message first; false if there is none now (netlink_attachskb()): POLLOUT
+  // tells of it.
+  // `loading`: from an image, whether or not there is room.
+  bool Reserve(bool loading = false);
+  void Release() { --reserved_; }
+  void PostReserved(std::string message);
   uint32_t Poll(Task& task) override;
   WaitQueue* wait_queue() override { return &queue_; }
 
@@ -43,6 +49,7 @@ class NetlinkSocket final : public Socket {
   uint32_t port_ = 0, groups_ = 0;
   std::deque<std::string> answers_;
   size_t queued_ = 0;
+  size_t reserved_ = 0;  // messages
   WaitQueue queue_;
 };
 
