@@ -11,6 +11,11 @@ class RawSocket;
 
 namespace amber::net {
 
+// A packet as bytes, made at most once however many sockets see it.
+struct RawBytes {
+  Slice packet, transport;
+};
+
 class RawLayer {
  public:
   explicit RawLayer(Stack& stack);

@@ -27,7 +27,8 @@ RawLayer::~RawLayer() { stack_.SetTap(nullptr); }
 
 bool RawLayer::Tap(const Packet& packet) {
   bool taken = false;
-  for (RawSocket* s : all_) taken |= s->Take(packet);
+  RawBytes bytes;
+  for (RawSocket* s : all_) taken |= s->Take(packet, &bytes);
   return taken;
 }
 
@@ -153,7 +154,7 @@ ErrnoOr<size_t> RawSocket::Send(Task&, SendRequest& request) {
   return size;
 }
 
-bool RawSocket::Take(const net::Packet& packet) {
+bool RawSocket::Take(const net::Packet& packet, net::RawBytes* shared) {
   bool v4 = packet.v4();
   if (v4 != (family_ == AF_INET)) return false;
   if (protocol_ != packet.protocol) return false;
@@ -167,16 +168,19 @@ bool RawSocket::Take(const net::Packet& packet) {
     return false;
   }
   // IPv4 raw sockets see the IP header (raw(7)); others do not.
-  std::string bytes = v4 && !ping() ? net::SerializePacket(packet) : net::SerializeTransport(packet);
-  if (charge_ + bytes.size() + kOverhead > static_cast<size_t>(receive_buffer_)) return true;
+  bool whole = v4 && !ping();
+  if (charge_ + packet.payload.size + kOverhead > static_cast<size_t>(receive_buffer_)) return true;
+  net::Slice& bytes = whole ? shared->packet : shared->transport;
+  if (bytes.empty()) bytes = net::Slice::Copy(whole ? net::SerializePacket(packet) : net::SerializeTransport(packet));
+  if (charge_ + bytes.size + kOverhead > static_cast<size_t>(receive_buffer_)) return true;
   Datagram d;
-  d.data = net::Slice::Copy(bytes);
+  d.data = bytes;
   d.from = {packet.source, 0};
   d.to = packet.destination;
   d.link = packet.link;
   d.ttl = packet.ttl;
   d.tos = packet.tos;
-  charge_ += bytes.size() + kOverhead;
+  charge_ += bytes.size + kOverhead;
   packets_.push_back(std::move(d));
   queue_.Notify(POLLIN | POLLRDNORM);
   return true;

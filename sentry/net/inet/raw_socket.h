@@ -6,6 +6,7 @@
 #include <string>
 
 #include "sentry/net/inet/inet_socket.h"
+#include "sentry/net/inet/raw_layer.h"
 
 namespace amber {
 
@@ -30,7 +31,7 @@ class RawSocket final : public InetSocket {
   WaitQueue* wait_queue() override { return &queue_; }
 
   // From the layer. True if the packet was for this socket.
-  bool Take(const net::Packet& packet);
+  bool Take(const net::Packet& packet, net::RawBytes* shared);
   uint16_t identifier() const { return ping() ? local_.port : 0; }
 
   state::Kind kind() const override { return state::Kind::kRawSocket; }
