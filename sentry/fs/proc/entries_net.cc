@@ -67,14 +67,14 @@ std::string TcpText(NetNamespace& net, int family) {
   return out;
 }
 
-std::string UdpText(NetNamespace& net, int family) {
+std::string UdpText(net::UdpLayer& layer, int family) {
   bool v4 = family == AF_INET;
   std::string out;
   AppendFormat(&out, v4 ? "%-127s\n" : "%s\n",
                v4 ? "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops"
                   : "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when "
                     "retrnsmt   uid  timeout inode ref pointer drops");
-  for (UdpSocket* s : net.udp().all()) {
+  for (UdpSocket* s : layer.all()) {
     if (s->family() != family || !s->binding().bound()) continue;
     std::string text;
     AppendFormat(&text, "%5u: %s %s %02X %08X:%08zX 00:00000000 00000000 %5u        0 %llu %d 0000000000000000 %llu",
@@ -166,8 +166,10 @@ ErrnoOr<std::string> ProcNetNetstat(Task& reader, Task* target) {
 
 ErrnoOr<std::string> ProcNetTcp(Task& reader, Task* target) { return TcpText(NetOf(reader, target), AF_INET); }
 ErrnoOr<std::string> ProcNetTcp6(Task& reader, Task* target) { return TcpText(NetOf(reader, target), AF_INET6); }
-ErrnoOr<std::string> ProcNetUdp(Task& reader, Task* target) { return UdpText(NetOf(reader, target), AF_INET); }
-ErrnoOr<std::string> ProcNetUdp6(Task& reader, Task* target) { return UdpText(NetOf(reader, target), AF_INET6); }
+ErrnoOr<std::string> ProcNetUdp(Task& reader, Task* target) { return UdpText(NetOf(reader, target).udp(), AF_INET); }
+ErrnoOr<std::string> ProcNetUdp6(Task& reader, Task* target) { return UdpText(NetOf(reader, target).udp(), AF_INET6); }
+ErrnoOr<std::string> ProcNetUdpLite(Task& reader, Task* target) { return UdpText(NetOf(reader, target).udplite(), AF_INET); }
+ErrnoOr<std::string> ProcNetUdpLite6(Task& reader, Task* target) { return UdpText(NetOf(reader, target).udplite(), AF_INET6); }
 
 ErrnoOr<std::string> ProcNetSockstat(Task& reader, Task* target) {
   NetNamespace& net = NetOf(reader, target);

@@ -18,6 +18,8 @@ ErrnoOr<std::string> ProcNetTcp(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetTcp6(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetUdp(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetUdp6(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetUdpLite(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetUdpLite6(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetSockstat(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetSockstat6(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetSnmp(Task& reader, Task* target);

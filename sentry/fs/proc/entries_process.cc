@@ -309,6 +309,8 @@ constexpr ProcEntry kEntries[] = {
     {"net/tcp6", kProcFile, &ProcNetTcp6},
     {"net/udp", kProcFile, &ProcNetUdp},
     {"net/udp6", kProcFile, &ProcNetUdp6},
+    {"net/udplite", kProcFile, &ProcNetUdpLite},
+    {"net/udplite6", kProcFile, &ProcNetUdpLite6},
     {"net/unix", kProcFile, &NetUnix},
     {"oom_adj", kProcWritable, &OomAdj, &SetOomAdj},
     {"oom_score", kProcFile, &OomScore},

@@ -55,8 +55,9 @@ ErrnoOr<RefPtr<Socket>> NewInetSocket(Task& task, int family, int type, int prot
         if (!MayPing(task)) return Errno(EACCES);
         return RefPtr<Socket>(MakeRef<RawSocket>(task, family, SOCK_DGRAM, protocol));
       }
-      if (protocol != 0 && protocol != IPPROTO_UDP) return Errno(EPROTONOSUPPORT);
-      return RefPtr<Socket>(MakeRef<UdpSocket>(task, family));
+      if (protocol == 0) protocol = IPPROTO_UDP;
+      if (protocol != IPPROTO_UDP && protocol != IPPROTO_UDPLITE) return Errno(EPROTONOSUPPORT);
+      return RefPtr<Socket>(MakeRef<UdpSocket>(task, family, protocol));
     case SOCK_RAW:
       if (protocol == 0) return Errno(EPROTONOSUPPORT);
       if (!task.creds().HasIn(NetNamespace::Of(task).owner(), CAP_NET_RAW)) return Errno(EPERM);

@@ -148,6 +148,8 @@ std::string UdpSocket::Save(state::Saver& saver) const {
   }
   m.set_drops(drops_);
   m.set_cork(cork_);
+  m.set_send_coverage(static_cast<uint32_t>(send_coverage_ + 1));
+  m.set_receive_coverage(static_cast<uint32_t>(receive_coverage_ + 1));
   m.set_has_corked(static_cast<bool>(corked_));
   if (corked_) m.set_corked(std::string(reinterpret_cast<const char*>(corked_->data()), corked_->used()));
   return m.SerializeAsString();
@@ -183,6 +185,9 @@ bool UdpSocket::Load(state::Loader& loader, std::string_view bytes) {
   }
   drops_ = m.drops();
   cork_ = m.cork();
+  if (m.send_coverage() > UINT16_MAX + 1u || m.receive_coverage() > UINT16_MAX + 1u) return false;
+  send_coverage_ = static_cast<int>(m.send_coverage()) - 1;
+  receive_coverage_ = static_cast<int>(m.receive_coverage()) - 1;
   if (m.has_corked() && m.corked().size() <= 65535) {
     corked_ = MakeRef<net::Buffer>(size_t{65535});
     memcpy(corked_->data(), m.corked().data(), m.corked().size());
@@ -192,8 +197,8 @@ bool UdpSocket::Load(state::Loader& loader, std::string_view bytes) {
 }
 
 bool UdpSocket::AfterLoad(state::Loader&) {
-  net_->udp().all().insert(this);
-  if (load_bound_) net_->udp().ports().Share(binding_);
+  layer().all().insert(this);
+  if (load_bound_) layer().ports().Share(binding_);
   return true;
 }
 

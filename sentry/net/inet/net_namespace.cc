@@ -23,7 +23,8 @@ NetNamespace::NetNamespace(Kernel& kernel, bool up, RefPtr<UserNamespace> owner)
 void NetNamespace::SetUp() {
   stack_ = std::make_unique<net::Stack>(*this);
   tcp_ = std::make_unique<net::TcpLayer>(*stack_);
-  udp_ = std::make_unique<net::UdpLayer>(*stack_);
+  udp_ = std::make_unique<net::UdpLayer>(*stack_, net::kUdp);
+  udplite_ = std::make_unique<net::UdpLayer>(*stack_, net::kUdpLite);
   raw_ = std::make_unique<net::RawLayer>(*stack_);
 }
 
@@ -52,6 +53,7 @@ void NetNamespace::BecomeHost() {
 NetNamespace::~NetNamespace() {
   timer_.Cancel();
   raw_.reset();
+  udplite_.reset();
   udp_.reset();
   tcp_.reset();
   stack_.reset();
@@ -78,6 +80,7 @@ void NetNamespace::ApplyPortRange() {
   auto low = static_cast<uint16_t>(sysctl(kSysctlPortLow)), high = static_cast<uint16_t>(sysctl(kSysctlPortHigh));
   tcp_->ports().SetRange(low, high);
   udp_->ports().SetRange(low, high);
+  udplite_->ports().SetRange(low, high);
 }
 
 int64_t NetNamespace::Now() { return kernel_->clocks().Monotonic(); }

@@ -46,6 +46,7 @@ class NetNamespace final : public Namespace, public net::StackHost {
   net::Stack& stack() { return *stack_; }
   net::TcpLayer& tcp() { return *tcp_; }
   net::UdpLayer& udp() { return *udp_; }
+  net::UdpLayer& udplite() { return *udplite_; }
   net::RawLayer& raw() { return *raw_; }
   uint64_t cookie() const { return cookie_; }
   uint64_t sysctl(NetSysctl value) const { return sysctls_[value]; }
@@ -79,7 +80,7 @@ class NetNamespace final : public Namespace, public net::StackHost {
   size_t random_left_ = 0;
   std::unique_ptr<net::Stack> stack_;
   std::unique_ptr<net::TcpLayer> tcp_;
-  std::unique_ptr<net::UdpLayer> udp_;
+  std::unique_ptr<net::UdpLayer> udp_, udplite_;
   std::unique_ptr<net::RawLayer> raw_;
   // From an image, until AfterLoad().
   std::vector<RefPtr<net::TcpConnection>> loading_;

@@ -1,4 +1,4 @@
-// UDP of one stack: which datagram belongs to which socket. Owned by the network namespace, guarded by the kernel lock.
+// UDP or UDP-Lite of one stack: which datagram belongs to which socket. Owned by the network namespace, guarded by the kernel lock.
 #pragma once
 
 #include <set>
@@ -14,8 +14,9 @@ namespace amber::net {
 
 class UdpLayer final : public Transport {
  public:
-  explicit UdpLayer(Stack& stack) : stack_(stack) { stack_.SetTransport(kUdp, this); }
-  ~UdpLayer() override { stack_.SetTransport(kUdp, nullptr); }
+  // `protocol`: kUdp or kUdpLite, which have ports of their own.
+  UdpLayer(Stack& stack, uint8_t protocol) : stack_(stack), protocol_(protocol) { stack_.SetTransport(protocol, this); }
+  ~UdpLayer() override { stack_.SetTransport(protocol_, nullptr); }
 
   Stack& stack() { return stack_; }
   PortTable& ports() { return ports_; }
@@ -28,6 +29,7 @@ class UdpLayer final : public Transport {
   UdpSocket* Find(const IpAddress& local, uint16_t local_port, const IpAddress& remote, uint16_t remote_port, int link) const;
 
   Stack& stack_;
+  uint8_t protocol_;
   PortTable ports_{true};
   std::set<UdpSocket*> all_;
 };

@@ -20,6 +20,8 @@ namespace {
 
 constexpr size_t kMaxDatagram4 = 65507, kMaxDatagram6 = 65527;
 constexpr size_t kMaxErrors = 64;
+// linux/udp.h has them not.
+constexpr int kSolUdpLite = 136, kSendCoverage = 10, kReceiveCoverage = 11;
 
 }  // namespace
 
@@ -28,17 +30,17 @@ UdpSocket::UdpSocket() {
   binding_.owner = this;
 }
 
-UdpSocket::UdpSocket(Task& task, int family) : UdpSocket() {
-  Init(family, SOCK_DGRAM, IPPROTO_UDP);
+UdpSocket::UdpSocket(Task& task, int family, int protocol) : UdpSocket() {
+  Init(family, SOCK_DGRAM, protocol);
   net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
-  net_->udp().all().insert(this);
+  layer().all().insert(this);
   uid_ = task.creds().fsuid;
   ip_.v6only = family == AF_INET6 && net_->sysctl(kSysctlBindV6Only) != 0;
   local_.address = remote_.address = net::IpAddress::Any(family == AF_INET);
 }
 
 UdpSocket::~UdpSocket() {
-  if (net_) net_->udp().all().erase(this);
+  if (net_) layer().all().erase(this);
 }
 
 void UdpSocket::OptionsChanged() {
@@ -51,7 +53,7 @@ ErrnoOr<void> UdpSocket::BindTo(Task& task, const net::Endpoint& e) {
   binding_.address = e.address;
   binding_.v6only = ip_.v6only;
   binding_.uid = task.creds().fsuid;
-  TRY(net_->udp().ports().Bind(binding_, e.port, static_cast<uint32_t>(net_->Random())));
+  TRY(layer().ports().Bind(binding_, e.port, static_cast<uint32_t>(net_->Random())));
   local_ = {e.address, binding_.port, e.scope};
   return Ok();
 }
@@ -173,28 +175,39 @@ ErrnoOr<size_t> UdpSocket::Send(Task& task, SendRequest& request) {
   }
   packet.source = path.source;
   packet.destination = to.address;
-  packet.protocol = net::kUdp;
-  packet.udp = {local_.port, to.port};
+  packet.protocol = static_cast<uint8_t>(protocol_);
+  packet.udp = {local_.port, to.port, Coverage(buffer->used())};
   packet.payload.size = static_cast<uint32_t>(buffer->used());
   packet.payload.buffer = std::move(buffer);
   net::Stack::Batch batch(net_->stack());
-  ++net_->stack().counters().udp_out;
+  if (!lite()) ++net_->stack().counters().udp_out;
   net_->stack().Send(std::move(packet), path);
   return size;
 }
 
 bool UdpSocket::Wants(const net::IpAddress& remote, uint16_t port) const { return remote_.port == port && remote_.address == remote; }
 
+uint16_t UdpSocket::Coverage(size_t size) const {
+  // Without the option, or with one beyond the end, all is covered.
+  if (send_coverage_ <= 0 || static_cast<size_t>(send_coverage_) >= size + 8) return 0;
+  return static_cast<uint16_t>(send_coverage_);
+}
+
 void UdpSocket::Deliver(const net::Packet& packet) {
+  // udp_queue_rcv_one_skb(): who asked for a coverage is not given less; 0 asks for all.
+  uint16_t covered = packet.udp.coverage;
+  if (lite() && receive_coverage_ >= 0 && covered != 0 && (receive_coverage_ == 0 || covered < receive_coverage_)) {
+    ++drops_;
+    return;
+  }
   net::StackCounters& counters = net_->stack().counters();
   size_t cost = packet.payload.size + kOverhead;
   if (charge_ + cost > static_cast<size_t>(receive_buffer_)) {
     ++drops_;
-    ++counters.udp_in_errors;
-    ++counters.udp_buffer_errors;
+    if (!lite()) ++counters.udp_in_errors, ++counters.udp_buffer_errors;
     return;
   }
-  ++counters.udp_in;
+  if (!lite()) ++counters.udp_in;
   Datagram d;
   d.data = packet.payload;
   d.from = {packet.source, packet.udp.source_port};
@@ -293,8 +306,15 @@ uint32_t UdpSocket::Poll(Task&) {
 }
 
 ErrnoOr<void> UdpSocket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
-  if (level != SOL_UDP) return InetSocket::SetOption(task, level, name, value);
+  // Both levels serve both protocols (udp_lib_setsockopt()).
+  if (level != SOL_UDP && (level != kSolUdpLite || !lite())) return InetSocket::SetOption(task, level, name, value);
   int n = TRY(ParseOption<int>(value));
+  if (lite() && (name == kSendCoverage || name == kReceiveCoverage)) {
+    // Less than the header cannot be covered; more than fits into the field is cut.
+    int coverage = n != 0 && static_cast<unsigned>(n) < 8 ? 8 : n < 0 || n > UINT16_MAX ? UINT16_MAX : n;
+    (name == kSendCoverage ? send_coverage_ : receive_coverage_) = coverage;
+    return Ok();
+  }
   if (name != UDP_CORK) return Errno(ENOPROTOOPT);
   cork_ = n != 0;
   if (cork_ || !corked_) return Ok();
@@ -307,8 +327,12 @@ ErrnoOr<void> UdpSocket::SetOption(Task& task, int level, int name, std::span<co
 }
 
 ErrnoOr<std::string> UdpSocket::GetOption(Task& task, int level, int name, size_t capacity) {
-  if (level == SOL_UDP) return name == UDP_CORK ? ErrnoOr<std::string>(OptionBytes<int>(cork_)) : Errno(ENOPROTOOPT);
-  return InetSocket::GetOption(task, level, name, capacity);
+  if (level != SOL_UDP && (level != kSolUdpLite || !lite())) return InetSocket::GetOption(task, level, name, capacity);
+  if (name == UDP_CORK) return OptionBytes<int>(cork_);
+  // The getters know no difference between the protocols.
+  if (name == kSendCoverage) return OptionBytes<int>(std::max(send_coverage_, 0));
+  if (name == kReceiveCoverage) return OptionBytes<int>(std::max(receive_coverage_, 0));
+  return Errno(ENOPROTOOPT);
 }
 
 ErrnoOr<uint64_t> UdpSocket::Ioctl(Task& task, uint32_t command, uint64_t argument) {

@@ -1,5 +1,7 @@
-// A UDP socket (udp(7)). Guarded by the kernel lock.
+// A UDP or UDP-Lite socket (udp(7), udplite(7)). Guarded by the kernel lock.
 #pragma once
+
+#include <netinet/in.h>
 
 #include <cstdint>
 #include <deque>
@@ -22,7 +24,8 @@ struct DatagramError {
 class UdpSocket final : public InetSocket {
  public:
   UdpSocket();  // for Load()
-  UdpSocket(Task& task, int family);
+  // `protocol`: IPPROTO_UDP or IPPROTO_UDPLITE.
+  UdpSocket(Task& task, int family, int protocol);
   ~UdpSocket() override;
 
   ErrnoOr<void> Bind(Task& task, std::string_view address) override;
@@ -63,6 +66,10 @@ class UdpSocket final : public InetSocket {
   // What a datagram costs beyond its bytes, so that empty ones are not free.
   static constexpr size_t kOverhead = 512;
 
+  bool lite() const { return protocol_ == IPPROTO_UDPLITE; }
+  net::UdpLayer& layer() const { return lite() ? net_->udplite() : net_->udp(); }
+  // Of a datagram with `size` bytes after the header (udplite_sender_cscov()).
+  uint16_t Coverage(size_t size) const;
   ErrnoOr<void> BindTo(Task& task, const net::Endpoint& e);
   ErrnoOr<void> AutoBind(Task& task, bool v4);
   ErrnoOr<size_t> ReceiveError(ReceiveRequest& request);
@@ -87,6 +94,8 @@ class UdpSocket final : public InetSocket {
   uint64_t drops_ = 0;
   RefPtr<net::Buffer> corked_;  // UDP_CORK, MSG_MORE
   bool cork_ = false;
+  // UDPLITE_SEND_CSCOV and UDPLITE_RECV_CSCOV; below 0: not set. What is received must be covered so far.
+  int send_coverage_ = -1, receive_coverage_ = -1;
   WaitQueue queue_;
 };
 

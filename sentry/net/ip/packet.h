@@ -8,7 +8,7 @@
 
 namespace amber::net {
 
-inline constexpr uint8_t kIcmp = 1, kTcp = 6, kUdp = 17, kIcmp6 = 58;
+inline constexpr uint8_t kIcmp = 1, kTcp = 6, kUdp = 17, kIcmp6 = 58, kUdpLite = 136;
 
 enum TcpFlag : uint8_t {
   kFin = 1,
@@ -41,6 +41,7 @@ struct TcpHeader {
 
 struct UdpHeader {
   uint16_t source_port = 0, destination_port = 0;
+  uint16_t coverage = 0;  // of UDP-Lite (RFC 3828): bytes under the checksum, with the header; 0 is all
 };
 
 struct IcmpHeader {

@@ -125,6 +125,9 @@ std::string SerializeTransport(const Packet& packet) {
     Put16(&out, packet.udp.source_port), Put16(&out, packet.udp.destination_port);
     Put16(&out, static_cast<unsigned>(std::min<size_t>(packet.payload.size + kUdpBase, 65535))), Put16(&out, 0);
     checksum_at = 6;
+  } else if (packet.protocol == kUdpLite) {
+    Put16(&out, packet.udp.source_port), Put16(&out, packet.udp.destination_port), Put16(&out, packet.udp.coverage), Put16(&out, 0);
+    checksum_at = 6;
   } else if (packet.is_icmp()) {
     Put8(&out, packet.icmp.type), Put8(&out, packet.icmp.code), Put16(&out, 0), Put32(&out, packet.icmp.rest);
     checksum_at = 2;
@@ -132,8 +135,9 @@ std::string SerializeTransport(const Packet& packet) {
   }
   out += packet.payload.view();
   if (checksum_at != 0) {
-    uint16_t sum = Checksum(out, pseudo ? PseudoSum(packet, out.size()) : 0);
-    if (sum == 0 && packet.protocol == kUdp) sum = 0xffff;
+    size_t covered = packet.protocol == kUdpLite && packet.udp.coverage != 0 ? std::min<size_t>(packet.udp.coverage, out.size()) : out.size();
+    uint16_t sum = Checksum(std::string_view(out).substr(0, covered), pseudo ? PseudoSum(packet, out.size()) : 0);
+    if (sum == 0 && (packet.protocol == kUdp || packet.protocol == kUdpLite)) sum = 0xffff;
     out[checksum_at] = static_cast<char>(sum >> 8);
     out[checksum_at + 1] = static_cast<char>(sum & 0xff);
   }
@@ -176,7 +180,17 @@ ParseError ParseTransport(std::string_view bytes, Packet* packet, bool check) {
     bool none = Get16(p + 6) == 0;
     if (check && none && !packet->v4()) return ParseError::kBadChecksum;
     if (check && !none && Checksum(bytes, PseudoSum(*packet, length)) != 0) return ParseError::kBadChecksum;
-    packet->udp = {Get16(p), Get16(p + 2)};
+    packet->udp = {Get16(p), Get16(p + 2), 0};
+    packet->payload = Slice::Copy(bytes.substr(kUdpBase));
+    return ParseError::kNone;
+  }
+  if (packet->protocol == kUdpLite) {
+    if (bytes.size() < kUdpBase) return ParseError::kTruncated;
+    size_t coverage = Get16(p + 4);
+    size_t covered = coverage == 0 ? bytes.size() : coverage;
+    if (covered < kUdpBase || covered > bytes.size()) return ParseError::kBadHeader;
+    if (check && (Get16(p + 6) == 0 || Checksum(bytes.substr(0, covered), PseudoSum(*packet, bytes.size())) != 0)) return ParseError::kBadChecksum;
+    packet->udp = {Get16(p), Get16(p + 2), static_cast<uint16_t>(coverage)};
     packet->payload = Slice::Copy(bytes.substr(kUdpBase));
     return ParseError::kNone;
   }
