@@ -11,4 +11,5 @@ for s in \
     tun udp udp-flood umount unshare urandom userfaultfd usersyscall utime vdso verity vfork vforkmany vm vm-addr vm-rw vm-segv vm-splice \
     wait x86syscall xattr yield zero zombie; do
     timeout 30 stress-ng --$s 1 --timeout 1 --verify --oom-avoid --temp-path . >log 2>&1 </dev/null && echo "$s ok" || { echo "$s failed"; grep fail log | head -3; }
-done | cat
+done >results
+cat results
