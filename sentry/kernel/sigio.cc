@@ -1,13 +1,17 @@
 #include "sentry/kernel/sigio.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 
 #include <utility>
 #include <vector>
 
+#include "sentry/kernel/dir_notify.h"
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/task.h"
+#include "sentry/vfs/dentry.h"
+#include "sentry/vfs/inode.h"
 
 namespace amber {
 namespace {
@@ -63,6 +67,8 @@ SigioOwner* SigioOwner::Of(File& file, bool make) {
   return static_cast<SigioOwner*>(file.owner());
 }
 
+SigioOwner::SigioOwner() = default;
+
 SigioOwner::~SigioOwner() {
   if (due_codes_ == 0) return;
   for (Due& due : AllDue()) {
@@ -79,6 +85,16 @@ void SigioOwner::Arm(File& file, int fd) {
   Remove();
   WaitQueue* queue = TellsBySignals(file.kind()) ? file.wait_queue() : nullptr;
   if (queue != nullptr) queue->Add(this, POLLIN | POLLOUT | POLLPRI | POLLRDNORM | POLLWRNORM);
+}
+
+void SigioOwner::WatchDirectory(const VfsPath& dir, int fd, uint32_t argument) {
+  if ((argument & ~uint32_t{DN_MULTISHOT}) == 0) {
+    dir_notify_.reset();
+    return;
+  }
+  fd_ = fd;
+  if (dir_notify_ == nullptr) dir_notify_ = std::make_unique<DirNotify>(*this, dir);
+  dir_notify_->Add(DirNotify::EventsOf(argument));
 }
 
 void SigioOwner::OnEvent(uint32_t events) {
@@ -156,6 +172,7 @@ std::string SigioOwner::Save(state::Saver& saver) const {
   m.set_euid(target_.euid);
   m.set_signo(signo_);
   m.set_fd(fd_);
+  if (dir_notify_ != nullptr) m.set_directory_events(dir_notify_->events());
   return m.SerializeAsString();
 }
 
@@ -168,6 +185,13 @@ bool SigioOwner::Load(state::Loader& loader, File& file, const std::string& byte
   owner.target_ = {loader.GetRef<PidNamespace>(m.pids()), static_cast<Kind>(m.kind()), m.id(), m.uid(), m.euid()};
   owner.signo_ = m.signo();
   owner.fd_ = m.fd();
+  if (m.directory_events() != 0) {
+    if (file.path() == nullptr || file.dentry()->negative() || !file.path()->inode()->IsDir() || !DirNotify::Valid(m.directory_events())) {
+      return loader.Fail("a directory's notification is malformed");
+    }
+    owner.dir_notify_ = std::make_unique<DirNotify>(owner, *file.path());
+    owner.dir_notify_->Add(m.directory_events());
+  }
   if ((file.flags() & O_ASYNC) != 0) owner.Arm(file, m.fd());
   return true;
 }

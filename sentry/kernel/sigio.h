@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 
 #include "sentry/base/ref_ptr.h"
@@ -20,12 +21,16 @@
 
 namespace amber {
 
+class DirNotify;
+struct VfsPath;
+
 class SigioOwner final : public FileOwner, public Waiter {
  public:
   enum class Kind : int { kThread = 0, kProcess = 1, kGroup = 2 };  // F_OWNER_*
 
   // That of `file`, made if there is none; null without `make`.
   static SigioOwner* Of(File& file, bool make);
+  SigioOwner();
   ~SigioOwner() override;
 
   // F_SETOWN: `id` 0 means nobody.
@@ -39,6 +44,8 @@ class SigioOwner final : public FileOwner, public Waiter {
   // O_ASYNC is set, by way of descriptor `fd`, or taken away.
   void Arm(File& file, int fd);
   void Disarm() { Remove(); }
+  // F_NOTIFY of a directory, by way of descriptor `fd`: `argument` has DN_* bits, or none to end it.
+  void WatchDirectory(const VfsPath& dir, int fd, uint32_t argument);
 
   void OnEvent(uint32_t events) override;
   // SIGURG, which needs neither O_ASYNC nor F_SETSIG (send_sigurg()).
@@ -70,6 +77,7 @@ class SigioOwner final : public FileOwner, public Waiter {
   Target target_;
   int signo_ = 0;  // 0: SIGIO without details
   int fd_ = -1;
+  std::unique_ptr<DirNotify> dir_notify_;
   uint32_t due_codes_ = 0;  // bits 1 << si_code of its signals that are due
 };
 

@@ -191,7 +191,10 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   for (ThreadGroup* child : group.children_) child->leader_->exit_signal_ = SIGCHLD;
   bool raised = loaded.secure;
   if (raised) task.parent_death_signal_ = 0;
-  group.dumpable_ = !raised && (!loaded.creds || (loaded.creds->euid == loaded.creds->uid && loaded.creds->egid == loaded.creds->gid));
+  // Who may not read the program shall not read it in memory or in a core file (would_dump()); its old credentials count.
+  const VfsPath* program = loaded.exe->path();
+  bool readable = program == nullptr || CheckPermission(task.creds(), *program->inode(), kMayRead).ok();
+  group.dumpable_ = !raised && readable && (!loaded.creds || (loaded.creds->euid == loaded.creds->uid && loaded.creds->egid == loaded.creds->gid));
   if (loaded.creds) task.creds_ = loaded.creds;
   OfferActions(task);
 }

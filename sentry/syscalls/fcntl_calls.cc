@@ -210,6 +210,18 @@ ErrnoOr<uint64_t> OwnerCommand(Task& task, File& file, int command, uint64_t arg
   }
 }
 
+// F_NOTIFY. fcntl_dirnotify().
+ErrnoOr<uint64_t> NotifyOfDirectory(Task& task, File& file, int fd, uint32_t argument) {
+  bool ends = (argument & ~uint32_t{DN_MULTISHOT}) == 0;
+  if (ends && SigioOwner::Of(file, false) == nullptr) return uint64_t{0};
+  bool is_dir = file.path() != nullptr && file.path()->inode()->IsDir();
+  if (!is_dir) return ends ? ErrnoOr<uint64_t>(uint64_t{0}) : Errno(ENOTDIR);
+  SigioOwner& owner = *SigioOwner::Of(file, true);
+  if (!ends && owner.id() == 0) owner.SetOwner(task, SigioOwner::Kind::kProcess, task.pid());
+  owner.WatchDirectory(*file.path(), fd, argument);
+  return uint64_t{0};
+}
+
 ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
   RefPtr<File> file = TRY(task.files().GetAny(fd));
   bool path_only = (file->flags() & O_PATH) != 0;
@@ -241,6 +253,7 @@ ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
     case kOwnerUids:
     case F_SETSIG:
     case F_GETSIG: return OwnerCommand(task, *file, command, argument);
+    case F_NOTIFY: return NotifyOfDirectory(task, *file, fd, static_cast<uint32_t>(argument));
     case F_GETLEASE: return static_cast<uint64_t>(GetLease(task, *file));
     case F_SETLEASE: TRY(SetLease(task, *file, fd, static_cast<int>(argument))); return uint64_t{0};
     case F_GETPIPE_SZ:
@@ -309,7 +322,7 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
 }  // namespace
 
 void RegisterFcntlCalls(SyscallTable& table) {
-  table.Set(SYS_fcntl, Partial<&Fcntl>("no directory notification"));
+  table.Set(SYS_fcntl, Full<&Fcntl>());
   table.Set(SYS_flock, Full<&Flock>());
   table.Set(SYS_ioctl, Full<&Ioctl>());
 }

@@ -58,6 +58,7 @@ ErrnoOr<RefPtr<File>> OpenUnnamed(const VfsContext& ctx, const VfsPath& start, s
   NewNode node{.mode = S_IFREG | (how.mode & 07777), .uid = ctx.creds->fsuid, .gid = ctx.creds->fsgid, .umask = how.umask};
   if ((dir.inode()->attr().mode & S_ISGID) != 0) node.gid = dir.inode()->attr().gid;
   InheritedAcl acl = InheritAcl(*dir.inode(), &node);
+  CreateIntent intent(how.flags);
   RefPtr<Inode> inode = TRY(dir.inode()->MakeUnnamed(ctx, node));
   TRY(AdoptAcl(acl, *inode));
   std::string name = "#" + std::to_string(inode->ino());

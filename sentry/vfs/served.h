@@ -1,6 +1,8 @@
 // What the VFS knows of file systems whose server is a guest (sentry/fs/fuse). Guarded by the kernel lock.
 #pragma once
 
+#include <fcntl.h>
+
 #include "sentry/base/errno_or.h"
 #include "sentry/vfs/inode.h"
 
@@ -45,6 +47,8 @@ class CreateIntent {
   CreateIntent(const CreateIntent&) = delete;
   // -1: it is only made (mknod(2)).
   static int flags() { return flags_; }
+  // A file without a name that shall never get one.
+  static bool hidden() { return flags_ != -1 && (flags_ & (O_TMPFILE | O_EXCL)) == (O_TMPFILE | O_EXCL); }
 
  private:
   int before_;

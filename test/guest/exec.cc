@@ -148,6 +148,33 @@ GUEST_TEST(Exec, BusyWhileWritten) {
   EXPECT_EXITED(WaitStatus(pid), 0);
 }
 
+GUEST_HELPER(IsDumpable) { return prctl(PR_GET_DUMPABLE); }
+
+// Whoever may run a program but not read it does not find it in the memory of the process either.
+GUEST_TEST(Exec, UnreadableProgramsAreNotDumpable) {
+  if (geteuid() != 0) Skip("needs root");
+  TempDir dir;
+  MUST(chmod(dir.path(), 0755));
+  static char self[8 << 20];
+  const size_t size = ReadFile(SelfPath(), self, sizeof(self));
+  const Str copy = dir / "copy";
+  WriteFile(copy, self, size, 0755);
+  const auto dumpable = [&](bool root) {
+    const pid_t pid = Fork([&] {
+      if (!root) BecomeUser();
+      const char* arguments[] = {copy, "@IsDumpable", nullptr};
+      execve(copy, const_cast<char**>(arguments), environ);
+      _exit(120);
+    });
+    return WaitStatus(pid);
+  };
+  EXPECT_EXITED(dumpable(false), 1);
+  MUST(chmod(copy, 0711));
+  CheckpointHere();
+  EXPECT_EXITED(dumpable(false), 0);
+  EXPECT_EXITED(dumpable(true), 1);
+}
+
 GUEST_HELPER(SleepUntilEof) {
   char byte;
   MUST(write(atoi(argv[2]), "r", 1));

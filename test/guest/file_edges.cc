@@ -221,6 +221,23 @@ GUEST_TEST(SizeLimit, WriteStopsAndSignals) {
   EXPECT_EQ(write(fd, "", 0), 0);
 }
 
+GUEST_TEST(SizeLimit, FilesInMemoryToo) {
+  const int fd = MUST(memfd_create("test", 0));
+  rlimit limit = {10, 10};
+  MUST(setrlimit(RLIMIT_FSIZE, &limit));
+  CountSignals(SIGXFSZ);
+  EXPECT_EQ(write(fd, "0123456789abc", 13), 10);
+  CheckpointHere();
+  EXPECT_ERRNO(write(fd, "x", 1), EFBIG);
+  EXPECT_EQ(SignalCount(), 1);
+  EXPECT_ERRNO(ftruncate(fd, 11), EFBIG);
+  EXPECT_EQ(SignalCount(), 2);
+  EXPECT_ERRNO(fallocate(fd, 0, 0, 11), EFBIG);
+  EXPECT_EQ(SignalCount(), 3);
+  EXPECT_EQ(pwrite(fd, "x", 1, 9), 1);
+  EXPECT_EQ(write(fd, "", 0), 0);
+}
+
 GUEST_TEST(SizeLimit, DefaultActionKills) {
   const pid_t pid = Fork([] {
     const int fd = TempFile();

@@ -363,6 +363,45 @@ GUEST_TEST(DirectoryNotification, TellsByASignal) {
   EXPECT_EQ(LastSignal().si_fd, fd);
 }
 
+GUEST_TEST(DirectoryNotification, OnceOrUntilItIsEnded) {
+  TempDir dir;
+  const int fd = MUST(open(dir.path(), O_RDONLY));
+  CountSignals(SIGRTMIN);
+  MUST(fcntl(fd, F_SETSIG, SIGRTMIN));
+  EXPECT_OK(fcntl(fd, F_NOTIFY, DN_CREATE));
+  EXPECT_EQ(fcntl(fd, F_GETOWN), getpid());
+  CheckpointHere();
+  WriteFile(dir / "a", "");
+  EXPECT_EQ(SignalCount(), 1);
+  EXPECT_EQ(LastSignal().si_code, POLL_MSG);
+  WriteFile(dir / "b", "");
+  EXPECT_EQ(SignalCount(), 1);  // Without DN_MULTISHOT that was all.
+  EXPECT_OK(fcntl(fd, F_NOTIFY, DN_DELETE | DN_MULTISHOT));
+  WriteFile(dir / "c", "");
+  EXPECT_EQ(SignalCount(), 1);
+  CheckpointHere();
+  MUST(unlink(dir / "a"));
+  MUST(unlink(dir / "b"));
+  EXPECT_EQ(SignalCount(), 3);
+  EXPECT_OK(fcntl(fd, F_NOTIFY, DN_ATTRIB | DN_MULTISHOT));  // Added to the others.
+  MUST(chmod(dir / "c", 0600));
+  EXPECT_EQ(SignalCount(), 4);
+  EXPECT_OK(fcntl(fd, F_NOTIFY, 0));
+  MUST(unlink(dir / "c"));
+  EXPECT_EQ(SignalCount(), 4);
+}
+
+GUEST_TEST(DirectoryNotification, Errors) {
+  TempDir dir;
+  WriteFile(dir / "f", "");
+  const int file = MUST(open(dir / "f", O_RDONLY));
+  EXPECT_ERRNO(fcntl(file, F_NOTIFY, DN_CREATE), ENOTDIR);
+  EXPECT_OK(fcntl(file, F_NOTIFY, 0));
+  EXPECT_ERRNO(fcntl(MUST(open(dir.path(), O_PATH)), F_NOTIFY, DN_CREATE), EBADF);
+  Pipe p;
+  EXPECT_ERRNO(fcntl(p.r, F_NOTIFY, DN_CREATE), ENOTDIR);
+}
+
 // By a call that is made so often that it goes another way: where the lock lies, and what else fcntl takes as an argument.
 GUEST_TEST(RecordLocks, AgainAndAgain) {
   LockFile f;

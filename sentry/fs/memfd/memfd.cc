@@ -13,6 +13,7 @@
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/memfd/memfd.pb.h"
 #include "sentry/kernel/task.h"
+#include "sentry/vfs/vfs_file.h"
 
 namespace amber {
 
@@ -73,8 +74,9 @@ ErrnoOr<size_t> MemFd::PRead(Task&, Sink& sink, uint64_t offset) {
 
 ErrnoOr<size_t> MemFd::PWrite(Task& task, Source& source, uint64_t offset) {
   if (offset > INT64_MAX) return Errno(EINVAL);
-  uint64_t limit = std::min<uint64_t>(task.limit(RLIMIT_FSIZE), INT64_MAX);
-  if (source.remaining() > 0 && offset >= limit) return Errno(EFBIG);
+  if (source.remaining() == 0) return size_t{0};
+  uint64_t limit = std::min<uint64_t>(TRY(WriteLimit(task, offset)), INT64_MAX);
+  if (offset >= limit) return Errno(EFBIG);
   std::vector<char> buffer(std::min(source.remaining(), kChunk));
   size_t done = 0;
   while (source.remaining() > 0 && offset + done < limit) {
@@ -124,14 +126,15 @@ ErrnoOr<uint64_t> MemFd::Seek(Task&, int64_t offset, int whence) {
 
 ErrnoOr<void> MemFd::Truncate(Task& task, uint64_t size) {
   if (size > INT64_MAX) return Errno(EINVAL);
-  if (size > task.limit(RLIMIT_FSIZE)) return Errno(EFBIG);
+  TRY(CheckFileSize(task, size));
   if (ftruncate(fd_.get(), static_cast<off_t>(size)) != 0) return Errno(errno);
   return Ok();
 }
 
-ErrnoOr<void> MemFd::Fallocate(Task&, int mode, uint64_t offset, uint64_t size) {
+ErrnoOr<void> MemFd::Fallocate(Task& task, int mode, uint64_t offset, uint64_t size) {
   if ((mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)) != 0) return Errno(EOPNOTSUPP);
   if (offset > INT64_MAX || size == 0 || size > INT64_MAX - offset) return Errno(EINVAL);
+  if ((mode & FALLOC_FL_KEEP_SIZE) == 0 && offset + size > TRY(Size())) TRY(CheckFileSize(task, offset + size));
   if (fallocate(fd_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) return Errno(errno);
   return Ok();
 }
