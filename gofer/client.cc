@@ -57,6 +57,7 @@ void Encode(NewInode inode, wire::NewInode::Builder b) {
   b.setMode(inode.mode);
   b.setUid(inode.uid);
   b.setGid(inode.gid);
+  b.setUmask(inode.umask);
 }
 
 // A response of another kind than asked for reads as defaults; an answer that needs content must have it.

@@ -122,11 +122,13 @@ struct CreatedFile {
   UniqueFd file;
 };
 
-// Owner and permission bits of something new. The gofer applies no umask; mode holds permission bits only (07777).
+// Owner and permission bits of something new; mode holds permission bits only (07777). The host takes away what a directory's default access control
+// list says, or else the bits of `umask`.
 struct NewInode {
   uint32_t mode = 0;
   uint32_t uid = 0;
   uint32_t gid = 0;
+  uint32_t umask = 0;
 };
 
 // What is set is changed, in this order: size, owner, mode, times.

@@ -40,6 +40,7 @@ struct NewInode {
   mode @0 :UInt32;
   uid @1 :UInt32;
   gid @2 :UInt32;
+  umask @3 :UInt32;  # what the mode loses unless the directory has a default access control list
 }
 
 struct Request {

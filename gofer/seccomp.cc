@@ -52,6 +52,7 @@ const Rule kRules[] = {
     RULE(linkat, "Link"),
     RULE(renameat2, "Rename"),
     RULE(unlinkat, "Unlink"),
+    RULE(umask, "modes of what is made"),
     RULE(fchownat, "owners"),
     RULE(chmod, "modes, by way of /proc/self/fd"),
     RULE(truncate, "sizes, by way of /proc/self/fd"),

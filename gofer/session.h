@@ -43,6 +43,13 @@ void EncodeAttributes(const struct statx& attributes, wire::Attributes::Builder 
 ErrnoOr<Inode> LookUp(const HostNode& parent, std::string_view name);
 // Checks open flags that came from the peer: EINVAL.
 ErrnoOr<void> CheckOpenFlags(int flags);
+// This thread's umask is that of the new inode while the object is there.
+class UmaskOf {
+ public:
+  explicit UmaskOf(wire::NewInode::Reader inode) { umask(inode.getUmask() & 0777); }
+  ~UmaskOf() { umask(0); }
+  UmaskOf(const UmaskOf&) = delete;
+};
 // A descriptor that may be given to the peer.
 ErrnoOr<UniqueFd> OpenForPeer(const HostNode& node, int flags);
 

@@ -70,7 +70,10 @@ ErrnoOr<void> Session::Create(wire::Create::Reader request, wire::Response::Buil
   int flags = static_cast<int>(request.getFlags());
   TRY(CheckOpenFlags(flags));
   std::string name(AsString(request.getName()));
-  UniqueFd file = TRY(OpenNew(parent->fd(), name.c_str(), flags | O_CREAT | O_EXCL, request.getInode().getMode()));
+  UniqueFd file = TRY([&] {
+    UmaskOf scope(request.getInode());
+    return OpenNew(parent->fd(), name.c_str(), flags | O_CREAT | O_EXCL, request.getInode().getMode());
+  }());
   auto done = FinishFile(std::move(file), parent->attach(), request.getInode(), response);
   if (!done.ok()) unlinkat(parent->fd(), name.c_str(), 0);
   return done;
@@ -83,7 +86,10 @@ ErrnoOr<void> Session::TmpFile(wire::TmpFile::Reader request, wire::Response::Bu
   TRY(CheckOpenFlags(flags));
   if ((flags & O_ACCMODE) == O_RDONLY) return Errno(EINVAL);
   flags |= O_TMPFILE | (request.getExclusive() ? O_EXCL : 0);
-  UniqueFd file = TRY(OpenNew(parent->fd(), ".", flags, request.getInode().getMode()));
+  UniqueFd file = TRY([&] {
+    UmaskOf scope(request.getInode());
+    return OpenNew(parent->fd(), ".", flags, request.getInode().getMode());
+  }());
   return FinishFile(std::move(file), parent->attach(), request.getInode(), response);
 }
 
@@ -106,7 +112,10 @@ ErrnoOr<void> Session::MkDir(wire::Make::Reader request, wire::Response::Builder
   TRY(CheckName(AsString(request.getName())));
   TRY(CheckNew(request.getInode()));
   std::string name(AsString(request.getName()));
-  if (mkdirat(parent->fd(), name.c_str(), request.getInode().getMode() & 0777) != 0) return Errno(errno);
+  {
+    UmaskOf scope(request.getInode());
+    if (mkdirat(parent->fd(), name.c_str(), request.getInode().getMode() & 0777) != 0) return Errno(errno);
+  }
   return FinishNew(*parent, name, S_IFDIR, request.getInode(), response);
 }
 
@@ -149,8 +158,9 @@ ErrnoOr<void> Session::MkNod(wire::MkNod::Reader request, wire::Response::Builde
   }
   std::string name(AsString(request.getName()));
   dev_t device = type == S_IFCHR || type == S_IFBLK ? request.getRdev() : 0;
-  if (mknodat(parent->fd(), name.c_str(), type | (request.getInode().getMode() & 0777), device) != 0) {
-    return Errno(errno);
+  {
+    UmaskOf scope(request.getInode());
+    if (mknodat(parent->fd(), name.c_str(), type | (request.getInode().getMode() & 0777), device) != 0) return Errno(errno);
   }
   return FinishNew(*parent, name, type, request.getInode(), response);
 }

@@ -61,7 +61,8 @@ std::vector<FlagSpec> Join(std::vector<FlagSpec> a, std::vector<FlagSpec> b) {
 
 std::vector<FlagSpec> SandboxFlags() {
   return {{"network", 0, FlagKind::kString, "KIND", "none (loopback only), or host: sockets of the container's network namespace"},
-          {"overlay", 0, FlagKind::kString, "KIND", "where writes to the root go: none (the root itself), memory, file"},
+          {"overlay", 0, FlagKind::kString, "KIND", "where writes to the root go: none (the root itself), memory, memory,size=2g,nr_inodes=100k"},
+          {"host-fifo", 0, FlagKind::kString, "KIND", "fifos of the host in bind mounts: none (default), open"},
           {"strace", 0, FlagKind::kBool, nullptr, "logs the guest's system calls"},
           {"timings", 0, FlagKind::kBool, nullptr, "prints how long each step of the start took"},
           {"fast-path", 0, FlagKind::kBool, nullptr, "patches hot system call instructions to spare the host's trap (default: true)"},
@@ -129,15 +130,19 @@ absl::Status ReadSandboxFlags(const Flags& flags, GlobalOptions* options) {
   options->timings |= flags.Bool("timings");
   if (flags.Has("fast-path")) options->fast_path = flags.Bool("fast-path");
   options->network = flags.StringOr("network", options->network);
-  options->overlay = flags.StringOr("overlay", options->overlay);
+  if (flags.Has("overlay")) {
+    absl::StatusOr<OverlayFlag> overlay = ParseOverlay(flags.String("overlay"));
+    if (!overlay.ok()) return overlay.status();
+    options->overlay = *std::move(overlay);
+  }
   if (absl::Status s = ReadGpuFlags(flags, &options->gpu); !s.ok()) return s;
+  if (flags.Has("host-fifo")) {
+    if (absl::Status s = ParseHostFifo(flags.String("host-fifo"), &options->host_files); !s.ok()) return s;
+  }
   auto one_of = [](std::string_view value, std::initializer_list<std::string_view> words) {
     return std::find(words.begin(), words.end(), value) != words.end();
   };
   if (!one_of(options->network, {"", "none", "host"})) return absl::InvalidArgumentError("--network must be none or host");
-  if (!one_of(options->overlay, {"", "none", "memory", "file"})) {
-    return absl::InvalidArgumentError("--overlay must be none, memory or file");
-  }
   return absl::OkStatus();
 }
 

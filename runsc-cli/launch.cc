@@ -357,7 +357,11 @@ absl::Status Launcher::StartTheGofer() {
   }
   for (const MountSpec& mount : spec_.mounts) {
     if (mount.attach.empty() || mount.image) continue;
-    config.mounts.push_back({.name = mount.attach, .path = SourceOf(bundle_, mount), .fd = UniqueFd(), .read_only = mount.read_only});
+    config.mounts.push_back({.name = mount.attach,
+                             .path = SourceOf(bundle_, mount),
+                             .fd = UniqueFd(),
+                             .read_only = mount.read_only,
+                             .allow_fifos = options_.host_files.fifos});
   }
   for (int i = 0; i < kGoferChannels; ++i) {
     ErrnoOr<gofer::ChannelPair> channel = gofer::MakeChannel();

@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runsc-cli/mount_options.h"
 #include "runsc-cli/oci.h"
 #include "runsc-cli/report.h"
 #include "runsc-cli/state.h"
@@ -31,7 +32,8 @@ struct GlobalOptions {
   bool fast_path = true;
   bool timings = false;
   std::string network;  // "", "none" or "host"
-  std::string overlay;  // "", "none", "memory" or "file"
+  OverlayFlag overlay;
+  HostFiles host_files;
   GpuOptions gpu;
   Report* report = nullptr;
 };

@@ -30,9 +30,9 @@ absl::Status RunPoststartHooks(const GlobalOptions& options, const State& state)
 
 absl::Status PrepareMounts(const GlobalOptions& options, Bundle* bundle) {
   ContainerSpec& spec = bundle->container;
-  if (options.overlay == "memory") spec.overlay = OverlayKind::kMemory;
-  if (options.overlay == "file") spec.overlay = OverlayKind::kFile;
-  if (options.overlay == "none") spec.overlay = OverlayKind::kNone;
+  if (options.overlay.kind == "memory") spec.overlay = OverlayKind::kMemory;
+  if (absl::Status s = SetOverlayLimits(options.overlay, &spec.annotations); !s.ok()) return s;
+  if (options.overlay.kind == "none") spec.overlay = OverlayKind::kNone;
   int number = 0;
   for (MountSpec& mount : spec.mounts) {
     mount.image = mount.type == "erofs" || mount.type == "tar";
@@ -51,7 +51,8 @@ absl::Status PrepareMounts(const GlobalOptions& options, Bundle* bundle) {
   }
   spec.root_image = S_ISREG(root.st_mode);
   // An image is never written: without another word its container writes to memory.
-  if (spec.root_image && options.overlay.empty() && spec.overlay == OverlayKind::kNone && !spec.root_read_only) spec.overlay = OverlayKind::kMemory;
+  if (spec.root_image && options.overlay.kind.empty() && spec.overlay == OverlayKind::kNone && !spec.root_read_only)
+    spec.overlay = OverlayKind::kMemory;
   return absl::OkStatus();
 }
 

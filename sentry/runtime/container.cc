@@ -6,8 +6,10 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include <map>
 #include <set>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/gofer/later.h"
@@ -26,6 +28,13 @@
 namespace amber {
 namespace {
 
+// 0 if there is none. The command line has checked them.
+uint64_t NumberOf(const std::map<std::string, std::string>& annotations, const char* name) {
+  auto it = annotations.find(name);
+  uint64_t value = 0;
+  return it != annotations.end() && absl::SimpleAtoi(it->second, &value) ? value : 0;
+}
+
 MountPlan RootPlan(const ContainerSpec& spec, const std::shared_ptr<gofer::Client>& client, const ImageMounts& images) {
   MountPlan root;
   root.destination = "/";
@@ -42,6 +51,8 @@ MountPlan RootPlan(const ContainerSpec& spec, const std::shared_ptr<gofer::Clien
   root.read_only = spec.root_read_only;
   root.exclusive = true;
   root.overlay = spec.overlay != OverlayKind::kNone;
+  root.overlay_size = NumberOf(spec.annotations, kOverlaySizeAnnotation);
+  root.overlay_inodes = NumberOf(spec.annotations, kOverlayInodesAnnotation);
   return root;
 }
 

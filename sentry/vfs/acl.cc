@@ -157,6 +157,8 @@ ErrnoOr<void> SetAcl(const VfsContext& ctx, Inode& inode, std::string_view name,
 InheritedAcl InheritAcl(const Inode& dir, NewNode* node) {
   InheritedAcl out;
   if (S_ISLNK(node->mode)) return out;
+  // That one gets the umask with the node.
+  if (dynamic_cast<const AclKeeper*>(&dir) != nullptr) return out;
   const Acl* acl = dir.default_acl();
   if (acl == nullptr) {
     node->mode &= ~node->umask;

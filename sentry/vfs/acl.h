@@ -52,6 +52,12 @@ class Acl {
   std::vector<Entry> entries_;
 };
 
+// An inode whose file system, outside, hands lists down to what is made and follows chmod(2) by itself.
+class AclKeeper {
+ protected:
+  ~AclKeeper() = default;
+};
+
 // setxattr(2) of one of the two names, checked already: sets the list and what the mode says of it, or takes it away. Kernel lock.
 ErrnoOr<void> SetAcl(const VfsContext& ctx, Inode& inode, std::string_view name, std::optional<Acl> acl);
 // What a new node gets from its directory's default list.

@@ -29,7 +29,7 @@ ErrnoOr<void> ChmodPlace(const VfsContext& ctx, const VfsPath& place, uint32_t m
   if ((mode & S_ISGID) != 0 && !ctx.creds->InGroup(inode.attr().gid) && !ctx.creds->HasOver(inode.attr().uid, inode.attr().gid, CAP_FSETID))
     mode &= ~S_ISGID;
   TRY(inode.SetAttr(ctx, {.mode = mode}));
-  if (const Acl* acl = inode.acl(); acl != nullptr) {
+  if (const Acl* acl = dynamic_cast<const AclKeeper*>(&inode) == nullptr ? inode.acl() : nullptr; acl != nullptr) {
     Acl changed = *acl;
     changed.SetMode(mode);
     TRY(inode.SetXattr(kAccessAcl, changed.Bytes(nullptr), 0));

@@ -134,17 +134,18 @@ Options SplitOptions(const MountPlan& plan) {
 }
 
 absl::StatusOr<RefPtr<FileSystem>> MakeFs(Kernel& kernel, const MountPlan& plan, const Options& options) {
+  const OverlayLimits limits{.bytes = plan.overlay_size, .inodes = plan.overlay_inodes};
   if (plan.client) {
     auto lower = GoferFileSystem::Make(plan.client, {plan.container, plan.attach, plan.exclusive || plan.overlay});
     if (!lower.ok()) return Failure(plan, absl::StrCat("the gofer has no \"", plan.attach, "\""), lower.error());
     RefPtr<FileSystem> fs(std::move(*lower));
-    if (plan.overlay && fs->root()->inode()->IsDir()) return MakeOverlayOnTmpfs(std::move(fs));
+    if (plan.overlay && fs->root()->inode()->IsDir()) return MakeOverlayOnTmpfs(std::move(fs), limits);
     return fs;
   }
   if (plan.image) {
     auto fs = ImageFileSystem::Make(plan.image, {plan.container, plan.attach});
     if (!fs.ok()) return Failure(plan, "the image file is damaged", fs.error());
-    if (plan.overlay) return MakeOverlayOnTmpfs(std::move(*fs));
+    if (plan.overlay) return MakeOverlayOnTmpfs(std::move(*fs), limits);
     return std::move(*fs);
   }
   MountArguments arguments{.kernel = &kernel, .source = plan.source, .options = options.rest};

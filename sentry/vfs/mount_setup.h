@@ -20,6 +20,10 @@ namespace gofer {
 class Client;
 }
 
+// How much of a container's root overlay stays in memory at most: annotations of its configuration, in bytes and files.
+inline constexpr char kOverlaySizeAnnotation[] = "org.amber.overlay.size";
+inline constexpr char kOverlayInodesAnnotation[] = "org.amber.overlay.nr_inodes";
+
 struct MountPlan {
   std::string destination;           // absolute; "/" is the root and comes first
   std::string type;                  // "proc", "tmpfs", ...; ignored if `client` is set
@@ -35,6 +39,7 @@ struct MountPlan {
   bool exclusive = false;  // nobody else changes what is there: cache without revalidation
   // Writes stay in the sandbox's memory: the mount is an overlay of a tmpfs over the host's directory.
   bool overlay = false;
+  uint64_t overlay_size = 0, overlay_inodes = 0;  // OverlayLimits
 };
 
 // Enters the file systems and devices of sentry/fs that need no more than the VFS (tmpfs, overlay, the memory devices, fifos) into their

@@ -11,8 +11,16 @@ namespace amber {
 ErrnoOr<void> CheckModeBits(const Credentials& creds, const Inode& inode, int may) {
   const Attr& a = inode.attr();
   uint32_t bits = a.mode;
+  auto overrides = [&] {
+    // Executing needs at least one x bit, even for root.
+    bool can_be = inode.IsDir() || (may & kMayExec) == 0 || (a.mode & 0111) != 0;
+    return can_be && creds.HasOver(a.uid, a.gid, CAP_DAC_OVERRIDE);
+  };
   if (creds.fsuid == a.uid) {
     bits >>= 6;
+  } else if ((bits & 070) != 0 && overrides()) {
+    // No list says otherwise, and some have to be asked for.
+    return Ok();
   } else if (const Acl* acl = (bits & 070) != 0 ? inode.acl() : nullptr; acl != nullptr) {
     // Only the owner's bits count where there is a list.
     if (acl->Permits(creds, a.uid, a.gid, may & 7)) return Ok();
@@ -20,15 +28,9 @@ ErrnoOr<void> CheckModeBits(const Credentials& creds, const Inode& inode, int ma
   } else if (creds.InGroup(a.gid)) {
     bits >>= 3;
   }
-  if ((static_cast<uint32_t>(may) & ~(bits & 7)) == 0) return Ok();
-  if (inode.IsDir()) {
-    if (creds.HasOver(a.uid, a.gid, CAP_DAC_OVERRIDE)) return Ok();
-    if ((may & kMayWrite) == 0 && creds.HasOver(a.uid, a.gid, CAP_DAC_READ_SEARCH)) return Ok();
-    return Errno(EACCES);
-  }
-  if (may == kMayRead && creds.HasOver(a.uid, a.gid, CAP_DAC_READ_SEARCH)) return Ok();
-  // Executing needs at least one x bit, even for root.
-  if (((may & kMayExec) == 0 || (a.mode & 0111) != 0) && creds.HasOver(a.uid, a.gid, CAP_DAC_OVERRIDE)) return Ok();
+  if ((static_cast<uint32_t>(may) & ~(bits & 7)) == 0 || overrides()) return Ok();
+  bool only_looks = inode.IsDir() ? (may & kMayWrite) == 0 : may == kMayRead;
+  if (only_looks && creds.HasOver(a.uid, a.gid, CAP_DAC_READ_SEARCH)) return Ok();
   return Errno(EACCES);
 }
 

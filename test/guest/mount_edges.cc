@@ -178,6 +178,49 @@ GUEST_TEST(TmpfsOptions, NumberOfInodes) {
   EXPECT_EQ(made, 3);  // The root is one.
 }
 
+GUEST_TEST(TmpfsOptions, NamesOfHardLinksCount) {
+  Mounted m(0, "nr_inodes=4");
+  WriteFile(m.dir / "f", "x");
+  EXPECT_OK(link(m.dir / "f", m.dir / "g"));
+  EXPECT_OK(link(m.dir / "f", m.dir / "h"));
+  CheckpointHere();
+  EXPECT_ERRNO(link(m.dir / "f", m.dir / "i"), ENOSPC);
+  EXPECT_OK(unlink(m.dir / "g"));
+  EXPECT_OK(link(m.dir / "f", m.dir / "i"));
+  EXPECT_ERRNO(mkdir(m.dir / "d", 0755), ENOSPC);
+}
+
+GUEST_TEST(TmpfsOptions, HolesCountWhenTheyAreFilled) {
+  Mounted m(0, "size=16k");
+  const int fd = MUST(open(m.dir / "f", O_CREAT | O_RDWR, 0644));
+  MUST(ftruncate(fd, 64 * kPage));
+  char* memory = Pages(8);
+  memset(memory, 'x', 8 * kPage);
+  EXPECT_EQ(pwrite(fd, memory, 8 * kPage, 8 * kPage), 4 * kPage);
+  CheckpointHere();
+  EXPECT_ERRNO(pwrite(fd, memory, 1, 0), ENOSPC);
+  EXPECT_EQ(pwrite(fd, memory, 4 * kPage, 8 * kPage), 4 * kPage);  // They are there.
+  EXPECT_EQ(pwrite(fd, memory, 5 * kPage, 8 * kPage), 4 * kPage);
+  EXPECT_ERRNO(fallocate(fd, 0, 0, kPage), ENOSPC);
+  MUST(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 9 * kPage, kPage));
+  EXPECT_EQ(pwrite(fd, memory, 2 * kPage, 0), kPage);
+  struct statfs told = {};
+  MUST(statfs(m.dir.path(), &told));
+  EXPECT_EQ(told.f_bfree, 0);
+}
+
+GUEST_TEST(TmpfsOptions, LongSymbolicLinksCount) {
+  Mounted m(0, "size=4k");
+  EXPECT_OK(symlink("short", m.dir / "s"));
+  char target[500] = {};
+  memset(target, 'x', sizeof(target) - 1);
+  EXPECT_OK(symlink(target, m.dir / "l"));
+  CheckpointHere();
+  EXPECT_ERRNO(symlink(target, m.dir / "m"), ENOSPC);
+  EXPECT_OK(unlink(m.dir / "l"));
+  EXPECT_OK(symlink(target, m.dir / "m"));
+}
+
 GUEST_TEST(Binds, FilesOverFiles) {
   Mounted m;
   WriteFile(m.dir / "a", "A");

@@ -94,9 +94,32 @@ ErrnoOr<std::string> GoferInode::GetXattr(std::string_view name) {
   return r;
 }
 
+const Acl* GoferInode::NeedAcl(bool defaults) {
+  if (!takes_acls()) return nullptr;
+  if (acls_ == nullptr) acls_ = std::make_unique<KnownAcl[]>(2);
+  KnownAcl& known = acls_[defaults ? 1 : 0];
+  bool same = known.ctime.tv_sec == attr_.ctime.tv_sec && known.ctime.tv_nsec == attr_.ctime.tv_nsec;
+  if (known.known && (gofer().options_.exclusive || same)) return known.list.get();
+  known = {};
+  if (!NeedNode().ok()) return nullptr;
+  auto bytes = client().GetXattr(node_, defaults ? kDefaultAcl : kAccessAcl);
+  if (!bytes.ok() && !bytes.Is(ENODATA) && !bytes.Is(EOPNOTSUPP)) return nullptr;
+  auto list = bytes.ok() ? Acl::Parse(*bytes, nullptr) : std::optional<Acl>();
+  if (list.ok() && *list) known.list = std::make_unique<Acl>(**std::move(list));
+  // In a tree of others a change that gives the same ctime may come yet.
+  known.known = gofer().options_.exclusive || settled_;
+  known.ctime = attr_.ctime;
+  return known.list.get();
+}
+
+void GoferInode::ForgetAcl(std::string_view xattr) {
+  if (acls_ != nullptr && IsAclName(xattr)) acls_[xattr == kDefaultAcl ? 1 : 0] = {};
+}
+
 ErrnoOr<void> GoferInode::SetXattr(std::string_view name, std::string_view value, int flags) {
   if (detached_) return Errno(EOPNOTSUPP);
   TRY(NeedNode());
+  ForgetAcl(name);
   no_capabilities_ = false;
   stale_ = true;
   Outdate();
@@ -112,6 +135,7 @@ ErrnoOr<std::vector<std::string>> GoferInode::ListXattr() {
 ErrnoOr<void> GoferInode::RemoveXattr(std::string_view name) {
   if (detached_) return Errno(ENODATA);
   TRY(NeedNode());
+  ForgetAcl(name);
   stale_ = true;
   Outdate();
   return client().RemoveXattr(node_, name);

@@ -5,6 +5,7 @@
 #include "sentry/fs/gofer/later.h"
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/new_name.h"
+#include "sentry/vfs/served.h"
 
 namespace amber {
 namespace {
@@ -102,6 +103,8 @@ ErrnoOr<void> GoferInode::SetAttr(const VfsContext& ctx, const AttrChange& chang
   if (detached_) return Errno(ENOENT);
   TRY(NeedNode());
   Outdate();
+  // The host changes a list with the mode; where there is none none comes.
+  if (change.mode && acls_ != nullptr && acls_[0].list) ForgetAcl(kAccessAcl);
   gofer::AttributeChange c;
   c.size = change.size;
   c.uid = change.uid;
@@ -202,7 +205,7 @@ void GoferInode::NameGone(const GoferInode& dir, std::string_view name) {
 ErrnoOr<RefPtr<Inode>> GoferInode::Make(const VfsContext&, std::string_view name, const NewNode& node) {
   if (removed_ || detached_) return Errno(ENOENT);
   TRY(NeedNode());
-  gofer::NewInode inode{node.mode & 07777, node.uid, node.gid};
+  gofer::NewInode inode{node.mode & 07777, node.uid, node.gid, node.umask};
   gofer::Node made;
   UniqueFd file;
   switch (node.mode & S_IFMT) {
@@ -233,7 +236,7 @@ ErrnoOr<RefPtr<Inode>> GoferInode::Make(const VfsContext&, std::string_view name
 ErrnoOr<RefPtr<Inode>> GoferInode::MakeUnnamed(const VfsContext&, const NewNode& node) {
   if (removed_ || detached_) return Errno(ENOENT);
   TRY(NeedNode());
-  auto created = TRY(client().TmpFile(node_, O_RDWR, {node.mode & 07777, node.uid, node.gid}));
+  auto created = TRY(client().TmpFile(node_, O_RDWR, {node.mode & 07777, node.uid, node.gid, node.umask}, CreateIntent::hidden()));
   RefPtr<GoferInode> child = gofer().InodeFor(nullptr, "", std::move(created.node));
   child->removed_ = true;
   child->rw_fd_ = std::move(created.file);

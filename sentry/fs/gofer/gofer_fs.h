@@ -19,6 +19,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "gofer/client.h"
 #include "sentry/base/unique_fd.h"
+#include "sentry/vfs/acl.h"
 #include "sentry/vfs/file_system.h"
 #include "sentry/vfs/inode.h"
 
@@ -27,7 +28,7 @@ namespace amber {
 class GoferFileSystem;
 class LaterChange;
 
-class GoferInode final : public Inode {
+class GoferInode final : public Inode, public AclKeeper {
  public:
   GoferInode() = default;  // for Loader
   GoferInode(GoferFileSystem* fs, RefPtr<GoferInode> parent, std::string_view name, gofer::Node node);
@@ -48,6 +49,9 @@ class GoferInode final : public Inode {
   ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
   ErrnoOr<std::string> ReadLink(const VfsContext& ctx) override;
 
+  // Fifos of the host, if the gofer opens them (--host-fifo=open); else a fifo is one of the sandbox's.
+  ErrnoOr<RefPtr<File>> Open(const VfsContext& ctx, const VfsPath& path, int flags) override;
+
   ErrnoOr<void> BeginIo(bool write) override;
   void EndIo(bool write) override;
   ErrnoOr<int> HostFd(bool write) override;
@@ -60,6 +64,9 @@ class GoferInode final : public Inode {
   ErrnoOr<void> SetXattr(std::string_view name, std::string_view value, int flags) override;
   ErrnoOr<std::vector<std::string>> ListXattr() override;
   ErrnoOr<void> RemoveXattr(std::string_view name) override;
+  bool takes_acls() const override { return !IsSymlink() && !detached_; }
+  const Acl* acl() const override { return const_cast<GoferInode*>(this)->NeedAcl(false); }
+  const Acl* default_acl() const override { return IsDir() ? const_cast<GoferInode*>(this)->NeedAcl(true) : nullptr; }
 
   state::Kind kind() const override { return state::Kind::kGoferInode; }
   std::string Save(state::Saver& saver) const override;
@@ -78,6 +85,9 @@ class GoferInode final : public Inode {
   // `node` is what the parent has under our name. ESTALE: another file.
   ErrnoOr<void> TakeNode(gofer::Node node);
   ErrnoOr<void> NeedFd(bool write);
+  // The host's list, asked for once in trees that are ours alone, and again when the file has changed in others.
+  const Acl* NeedAcl(bool defaults);
+  void ForgetAcl(std::string_view xattr);
   // A name of this directory came, or went.
   void NameAdded(std::string_view name);
   void NameRemoved(std::string_view name);
@@ -152,6 +162,12 @@ class GoferInode final : public Inode {
   int64_t made_at_ = 0;           // host time of when we made the file
   int64_t changed_at_ = 0;        // host time of the last change that was ours
   bool no_capabilities_ = false;  // known to have no security.capability
+  struct KnownAcl {
+    bool known = false;
+    timespec ctime{};  // of the file, when it was asked for
+    std::unique_ptr<Acl> list;
+  };
+  std::unique_ptr<KnownAcl[]> acls_;  // access, default
   UniqueFd read_fd_, rw_fd_;
   int open_ = 0;
   bool idle_ = false;

@@ -56,6 +56,9 @@ ErrnoOr<size_t> HostFile::Read(Task&, Sink& sink) {
     n = readv(fd_.get(), &v, 1);
   }
   if (n < 0) return Errno(errno);
+  // A fifo that had a writer is hung up when that goes; before, it is not.
+  if (n == 0 && awaits_writer_ && (HostReady(POLLHUP) & POLLHUP) == 0) return Errno(EAGAIN);
+  awaits_writer_ = false;
   return sink.Put(buffer.get(), static_cast<size_t>(n));
 }
 
@@ -74,6 +77,11 @@ ErrnoOr<size_t> HostFile::Write(Task& task, Source& source) {
     n = writev(fd_.get(), &v, 1);
   }
   if (n >= 0) return static_cast<size_t>(n);
+  if (errno == EAGAIN) {
+    // Somebody else took the room; another round of the call begins with these bytes.
+    source.PutBack(buffer.get(), size);
+    return Errno(EAGAIN);
+  }
   if (errno == EPIPE) task.SendSignal(SigInfo::User(SIGPIPE, SI_USER, task.pid(), task.creds().uid));
   return Errno(errno);
 }
@@ -140,6 +148,8 @@ std::string HostFile::LinkName() const {
   const char* what = S_ISFIFO(st.st_mode) ? "pipe" : S_ISSOCK(st.st_mode) ? "socket" : "host";
   return std::string(what) + ":[" + std::to_string(st.st_ino) + "]";
 }
+
+std::string HostFile::CannotSave() const { return index_ == kFifo ? "a fifo of the host's is open" : ""; }
 
 std::string HostFile::Save(state::Saver&) const {
   proto::HostFile out;

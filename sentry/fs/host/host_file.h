@@ -37,11 +37,16 @@ class HostFile final : public File {
   std::string LinkName() const override;
   ErrnoOr<RefPtr<File>> Reopen(Task& task, int flags) override;
   int index() const { return index_; }
+  // The index of a fifo that was opened in a directory of the host: nobody passes it again.
+  static constexpr int kFifo = -1;
+  // The end of what there is to read means that nobody has come yet, until somebody has.
+  void AwaitWriter() { awaits_writer_ = true; }
 
   state::Kind kind() const override { return state::Kind::kHostFile; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
   bool AfterLoad(state::Loader& loader) override;
+  std::string CannotSave() const override;
 
  private:
   void Bind(HostPoll& poll, UniqueFd fd);
@@ -51,6 +56,7 @@ class HostFile final : public File {
   UniqueFd fd_;
   int index_ = 0;
   mode_t type_ = 0;
+  bool awaits_writer_ = false;
   WaitQueue queue_;
   HostPoll::Source poll_source_{queue_};
 };

@@ -49,9 +49,10 @@ ErrnoOr<void> OverlayFileSystem::StatFs(struct statfs* out) {
 
 ErrnoOr<void> OverlayFileSystem::Sync() { return upper_ ? upper_.mount->fs().Sync() : Ok(); }
 
-RefPtr<FileSystem> MakeOverlayOnTmpfs(RefPtr<FileSystem> lower) {
+RefPtr<FileSystem> MakeOverlayOnTmpfs(RefPtr<FileSystem> lower, const OverlayLimits& limits) {
   const Attr& a = lower->root()->inode()->attr();
-  auto upper = MakeRef<TmpfsFileSystem>(TmpfsFileSystem::Options{.mode = a.mode & 07777, .uid = a.uid, .gid = a.gid});
+  auto upper = MakeRef<TmpfsFileSystem>(
+      TmpfsFileSystem::Options{.size = limits.bytes, .inodes = limits.inodes, .mode = a.mode & 07777, .uid = a.uid, .gid = a.gid});
   return MakeRef<OverlayFileSystem>(Unmounted(std::move(upper)), std::vector{Unmounted(std::move(lower))});
 }
 

@@ -122,7 +122,12 @@ class OverlayFileSystem final : public FileSystem {
 };
 
 // Whole host trees with a memory layer on top: what `sandbox do` and --overlay=memory use. `lower` is not mounted anywhere.
-RefPtr<FileSystem> MakeOverlayOnTmpfs(RefPtr<FileSystem> lower);
+// What its layer in memory may take is in `limits`: 0 as for a tmpfs.
+struct OverlayLimits {
+  uint64_t bytes = 0;
+  uint64_t inodes = 0;
+};
+RefPtr<FileSystem> MakeOverlayOnTmpfs(RefPtr<FileSystem> lower, const OverlayLimits& limits = {});
 // For RegisterFileSystemType: lowerdir=A:B,upperdir=C,workdir=D.
 ErrnoOr<RefPtr<FileSystem>> MakeOverlay(const MountArguments& arguments);
 

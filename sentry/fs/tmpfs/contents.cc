@@ -70,7 +70,10 @@ ErrnoOr<int> TmpfsInode::HostFd(bool) {
 }
 
 ErrnoOr<void> TmpfsInode::Refresh() {
-  if (!IsRegular()) return Ok();
+  if (!IsRegular()) {
+    if (charge_ != accounted_) Reaccount(0);
+    return Ok();
+  }
   struct stat st;
   if (memfd_.valid() && fstat(memfd_.get(), &st) == 0) {
     // Guest mappings fill holes without our doing.
@@ -88,7 +91,8 @@ static uint64_t all_used = 0;
 
 uint64_t TmpfsFileSystem::AllUsed() { return all_used; }
 
-void TmpfsInode::Reaccount(uint64_t bytes) {
+void TmpfsInode::Reaccount(uint64_t contents) {
+  uint64_t bytes = contents + charge_;
   tmpfs().used_ += bytes - accounted_;
   all_used += bytes - accounted_;
   accounted_ = bytes;
@@ -102,14 +106,33 @@ ErrnoOr<uint64_t> TmpfsInode::PrepareWrite(uint64_t offset, uint64_t size) {
     if (offset >= attr_.size) return Errno(EPERM);
     size = attr_.size - offset;
   }
-  uint64_t limit = tmpfs().limit();
-  if (offset + size <= RoundUp(attr_.size)) return size;
-  uint64_t free = limit > tmpfs().used_ ? limit - tmpfs().used_ : 0;
-  // Writing inside the file is taken to need nothing new; beyond it, whole pages.
-  uint64_t inside = RoundUp(attr_.size) > offset ? RoundUp(attr_.size) - offset : 0;
-  uint64_t allowed = inside + free - std::min(free, inside == 0 ? offset % kPage : 0);
-  if (allowed == 0) return Errno(ENOSPC);
-  return std::min(size, allowed);
+  if (offset + size <= RoundUp(attr_.size) && tmpfs().options_.size == 0) return size;
+  uint64_t fits = FitsUpTo(offset, offset + size, tmpfs().free_bytes());
+  if (size > 0 && fits <= offset) return Errno(ENOSPC);
+  return std::min(size, fits - std::min(fits, offset));
+}
+
+uint64_t TmpfsInode::FitsUpTo(uint64_t offset, uint64_t end, uint64_t free) const {
+  const uint64_t stored = RoundUp(attr_.size);
+  // Holes are looked for under a limit of somebody's choice; elsewhere writing inside the file is taken to need nothing new.
+  const bool holes = tmpfs().options_.size != 0 && memfd_.valid() && attr_.blocks * 512 < stored;
+  uint64_t at = offset / kPage * kPage;
+  while (at < end) {
+    uint64_t gap_end = RoundUp(end);
+    if (at < stored) {
+      off_t data = holes ? lseek(memfd_.get(), static_cast<off_t>(at), SEEK_DATA) : static_cast<off_t>(at);
+      if (data == static_cast<off_t>(at)) {
+        off_t hole = holes ? lseek(memfd_.get(), data, SEEK_HOLE) : -1;
+        at = hole > data ? RoundUp(static_cast<uint64_t>(hole)) : stored;
+        continue;
+      }
+      if (data > 0) gap_end = std::min(gap_end, static_cast<uint64_t>(data));
+    }
+    if (gap_end - at > free) return std::min(end, at + free / kPage * kPage);
+    free -= gap_end - at;
+    at = gap_end;
+  }
+  return end;
 }
 
 void TmpfsInode::DidWrite(uint64_t end) {
@@ -146,12 +169,11 @@ ErrnoOr<void> TmpfsInode::Fallocate(const VfsContext&, int mode, uint64_t offset
   uint64_t end = offset + size;
   if (seals_ > 0 && punch && (seals_ & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0) return Errno(EPERM);
   if (seals_ > 0 && !punch && (seals_ & F_SEAL_GROW) != 0 && end > attr_.size) return Errno(EPERM);
-  uint64_t limit = tmpfs().limit();
-  if (!punch && end > attr_.size) {
-    uint64_t more = RoundUp(end) - std::min(RoundUp(end), std::max(RoundUp(attr_.size), offset / kPage * kPage));
-    if (more > limit - std::min(limit, tmpfs().used_)) return Errno(ENOSPC);
-  }
   TRY(NeedMemFd());
+  if (!punch) {
+    // What is allocated inside the file is found by FitsUpTo() under a limit; what KEEP_SIZE put beyond its end counts twice.
+    if (FitsUpTo(offset, end, tmpfs().free_bytes()) < end) return Errno(ENOSPC);
+  }
   if (fallocate(memfd_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) return Errno(errno);
   if (!punch && (mode & FALLOC_FL_KEEP_SIZE) == 0) attr_.size = std::max(attr_.size, end);
   attr_.mtime = attr_.ctime = FileTimeNow();

@@ -1,4 +1,6 @@
 // Save and restore of tmpfs.
+#include <algorithm>
+
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/fs/tmpfs/tmpfs.pb.h"
 
@@ -50,7 +52,7 @@ bool TmpfsInode::Load(state::Loader& loader, std::string_view bytes) {
   tmpfs_state::Inode m;
   if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadBase(loader, m.base())) return false;
   if (dynamic_cast<TmpfsFileSystem*>(&fs()) == nullptr) return loader.Fail("an inode is in the wrong file system");
-  ++tmpfs().inodes_;
+  tmpfs().inodes_ += IsDir() ? 1 : std::max<uint64_t>(attr_.nlink, 1);
   for (const auto& c : m.children()) {
     RefPtr<TmpfsInode> child = loader.GetRef<TmpfsInode>(c.inode());
     if (!child) return false;
@@ -61,6 +63,7 @@ bool TmpfsInode::Load(state::Loader& loader, std::string_view bytes) {
     xattrs_[x.name()] = x.value();
     if (!ReadAcl(x.name()).ok()) return loader.Fail("an access control list is malformed");
   }
+  charge_ = ChargeOf(XattrBytes());
   small_ = m.small();
   if (small_.size() > attr_.size) return loader.Fail("a tmpfs file is larger than its size");
   seals_ = m.seals() - 1;

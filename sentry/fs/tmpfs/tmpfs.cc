@@ -10,11 +10,14 @@
 #include <charconv>
 
 #include "sentry/kernel/task.h"
+#include "sentry/vfs/served.h"
 
 namespace amber {
 namespace {
 
 constexpr uint64_t kDirentSize = 20;  // what mm/shmem.c charges a directory's size per entry
+constexpr uint64_t kPage = 4096;
+constexpr size_t kShortTarget = 128;  // SHORT_SYMLINK_LEN: longer ones take a page
 
 bool IsTime(const std::optional<AttrChange::Time>& t) { return t.has_value(); }
 timespec TimeOf(const AttrChange::Time& t) { return t.now ? FileTimeNow() : t.time; }
@@ -31,10 +34,13 @@ TmpfsInode::TmpfsInode(TmpfsFileSystem* fs, const NewNode& node) : Inode(fs), ta
   attr_.size = target_.size();
   attr_.atime = attr_.mtime = attr_.ctime = attr_.btime = FileTimeNow();
   ++fs->inodes_;
+  charge_ = ChargeOf(0);
+  Reaccount(0);
 }
 
 TmpfsInode::~TmpfsInode() {
   if (attr_.mode == 0) return;  // never loaded
+  charge_ = 0;
   Reaccount(0);
   if (idle_) tmpfs().idle_.erase(idle_position_);
   --tmpfs().inodes_;
@@ -78,6 +84,7 @@ bool TmpfsInode::Holds(std::string_view name, const Inode* child) const {
 }
 
 void TmpfsInode::DropLink() {
+  if (!IsDir() && attr_.nlink > 1) --tmpfs().inodes_;  // shmem_unlink
   attr_.nlink = IsDir() ? 0 : attr_.nlink - 1;
   attr_.ctime = FileTimeNow();
 }
@@ -103,8 +110,9 @@ ErrnoOr<RefPtr<Inode>> TmpfsInode::Lookup(const VfsContext&, std::string_view na
 
 ErrnoOr<RefPtr<Inode>> TmpfsInode::Make(const VfsContext&, std::string_view name, const NewNode& node) {
   if (attr_.nlink == 0) return Errno(ENOENT);
-  if (!tmpfs().MayAddInode()) return Errno(ENOSPC);
   if (children_.contains(name)) return Errno(EEXIST);
+  if (!tmpfs().MayAddInode()) return Errno(ENOSPC);
+  if (node.target.size() >= kShortTarget && tmpfs().free_bytes() < kPage) return Errno(ENOSPC);
   auto child = MakeRef<TmpfsInode>(&tmpfs(), node);
   Add(name, child);
   return RefPtr<Inode>(std::move(child));
@@ -114,7 +122,7 @@ ErrnoOr<RefPtr<Inode>> TmpfsInode::MakeUnnamed(const VfsContext&, const NewNode&
   if (!tmpfs().MayAddInode()) return Errno(ENOSPC);
   auto child = MakeRef<TmpfsInode>(&tmpfs(), node);
   child->attr_.nlink = 0;
-  child->unnamed_ = true;
+  child->unnamed_ = !CreateIntent::hidden();
   return RefPtr<Inode>(std::move(child));
 }
 
@@ -123,6 +131,11 @@ ErrnoOr<void> TmpfsInode::Link(const VfsContext&, std::string_view name, Inode& 
   if (inode.attr_.nlink == 0 && !inode.unnamed_) return Errno(ENOENT);
   if (attr_.nlink == 0) return Errno(ENOENT);
   if (children_.contains(name)) return Errno(EEXIST);
+  if (inode.attr_.nlink > 0) {
+    // Each name more takes memory, so it counts (shmem_link).
+    if (!tmpfs().MayAddInode()) return Errno(ENOSPC);
+    ++tmpfs().inodes_;
+  }
   inode.unnamed_ = false;
   ++inode.attr_.nlink;
   inode.attr_.ctime = FileTimeNow();
@@ -208,12 +221,27 @@ ErrnoOr<void> TmpfsInode::SetXattr(std::string_view name, std::string_view value
   auto it = xattrs_.find(name);
   if (it != xattrs_.end() && (flags & 1 /* XATTR_CREATE */) != 0) return Errno(EEXIST);
   if (it == xattrs_.end() && (flags & 2 /* XATTR_REPLACE */) != 0) return Errno(ENODATA);
-  uint64_t total = name.size() + value.size();
-  for (const auto& [n, v] : xattrs_) total += n.size() + v.size();
+  uint64_t total = name.size() + value.size() + XattrBytes();
   if (total > 256 * 1024) return Errno(ENOSPC);
+  if (it != xattrs_.end()) total -= name.size() + it->second.size();
+  if (uint64_t charge = ChargeOf(total); charge > charge_ && charge - charge_ > tmpfs().free_bytes()) return Errno(ENOSPC);
   xattrs_[std::string(name)] = value;
   attr_.ctime = FileTimeNow();
-  return ReadAcl(name);
+  auto r = ReadAcl(name);
+  charge_ = ChargeOf(XattrBytes());
+  Account();
+  return r;
+}
+
+uint64_t TmpfsInode::XattrBytes() const {
+  uint64_t total = 0;
+  for (const auto& [name, value] : xattrs_) total += name.size() + value.size();
+  return total;
+}
+
+uint64_t TmpfsInode::ChargeOf(uint64_t xattr_bytes) const {
+  constexpr uint64_t kFew = 1024;
+  return (target_.size() >= kShortTarget ? kPage : 0) + (xattr_bytes > kFew ? (xattr_bytes + kPage - 1) / kPage * kPage : 0);
 }
 
 ErrnoOr<void> TmpfsInode::ReadAcl(std::string_view name) {
@@ -242,7 +270,10 @@ ErrnoOr<void> TmpfsInode::RemoveXattr(std::string_view name) {
   if (it == xattrs_.end()) return Errno(ENODATA);
   xattrs_.erase(it);
   attr_.ctime = FileTimeNow();
-  return ReadAcl(name);
+  auto r = ReadAcl(name);
+  charge_ = ChargeOf(XattrBytes());
+  Account();
+  return r;
 }
 
 TmpfsFileSystem::TmpfsFileSystem(const Options& options) : options_(options) {
@@ -262,7 +293,7 @@ ErrnoOr<void> TmpfsFileSystem::StatFs(struct statfs* out) {
   // Without a limit nothing is told (shmem_statfs).
   if (!options_.unlimited) {
     out->f_blocks = limit() / 4096;
-    out->f_bfree = out->f_bavail = limit() > used_ ? (limit() - used_) / 4096 : 0;
+    out->f_bfree = out->f_bavail = free_bytes() / 4096;
   }
   out->f_files = options_.inodes != 0 ? options_.inodes : static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) / 2;
   out->f_ffree = out->f_files > inodes_ ? out->f_files - inodes_ : 0;

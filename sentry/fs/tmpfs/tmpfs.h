@@ -87,7 +87,12 @@ class TmpfsInode final : public Inode {
   void FoldMemFd();
   // Tells the file system how many bytes the file takes now.
   void Account();
-  void Reaccount(uint64_t bytes);
+  void Reaccount(uint64_t contents);
+  // What long targets of symbolic links and large extended attributes take; small ones go with the inode.
+  uint64_t ChargeOf(uint64_t xattr_bytes) const;
+  uint64_t XattrBytes() const;
+  // How far from `offset` towards `end` pages that are missing may come into being, if they are to take no more than `free` bytes.
+  uint64_t FitsUpTo(uint64_t offset, uint64_t end, uint64_t free) const;
 
   std::map<std::string, RefPtr<TmpfsInode>, std::less<>> children_;
   std::string target_;
@@ -96,6 +101,7 @@ class TmpfsInode final : public Inode {
   UniqueFd memfd_;
   std::string small_;       // the contents while there is no memfd; may be shorter than the size
   uint64_t accounted_ = 0;  // bytes
+  uint64_t charge_ = 0;     // of them, what is not contents
   int open_ = 0;
   int seals_ = -1;
   bool unnamed_ = false;  // O_TMPFILE: may still get a name
@@ -133,11 +139,12 @@ class TmpfsFileSystem final : public FileSystem {
  private:
   friend class TmpfsInode;
   uint64_t limit() const;
+  uint64_t free_bytes() const { return limit() > used_ ? limit() - used_ : 0; }
   bool MayAddInode() const { return options_.inodes == 0 || inodes_ < options_.inodes; }
 
   Options options_;
   uint64_t next_ino_ = 1;
-  uint64_t inodes_ = 0;
+  uint64_t inodes_ = 0;          // names of hard links included, as on Linux: they take memory, too
   uint64_t used_ = 0;            // bytes
   std::list<TmpfsInode*> idle_;  // small files with a memfd that nobody has open, oldest first
 };
