@@ -29,6 +29,10 @@ def libraries(program):
     return re.findall(r"(/\S+) \(0x", said)
 
 
+# Ways of mkfs.erofs to make an image.
+EROFS = {"erofs": (), "lz4": ("-zlz4hc",), "lz4-full": ("-zlz4", "-Elegacy-compress"), "lz4-big": ("-zlz4hc,9", "-C65536")}
+
+
 class ImageFiles(SandboxTest):
     binary = os.environ.get("AMBER_SANDBOX", os.path.join(TOP, "bazel-bin/sandbox"))
 
@@ -65,7 +69,7 @@ class ImageFiles(SandboxTest):
             with tarfile.open(path, "w") as archive:
                 archive.add(self.tree, ".")
         else:
-            subprocess.run(["mkfs.erofs", "--quiet", path, self.tree], capture_output=True, check=True)
+            subprocess.run(["mkfs.erofs", "--quiet", *EROFS[kind], path, self.tree], capture_output=True, check=True)
         return path
 
     def test_a_root_without_a_gofer(self):
@@ -77,6 +81,24 @@ class ImageFiles(SandboxTest):
                 seen = self.must("exec", kind, "/bin/bash", "-c", "md5sum < /bin/bash; stat -c %s /data; echo x > /new; cat /new; ls /")
                 self.assertEqual(seen.split(), [self.digest, "-", str(os.stat(self.tree + "/data").st_size), "x", *sorted([*os.listdir(self.tree), "new"])])
                 self.must("delete", "--force", kind)
+
+    def test_compressed(self):
+        plain = os.stat(self.image("erofs")).st_size
+        for kind in ("lz4", "lz4-full", "lz4-big"):
+            with self.subTest(kind=kind):
+                image = self.image(kind)
+                self.assertLess(os.stat(image).st_size, plain * 3 // 4)
+                said = self.must("do", "--rootfs", image, "/bin/bash", "-c", "md5sum < /bin/bash; md5sum /data /bin/* /lib/*/*.so*")
+                sums = [line.split() for line in said.splitlines()]
+                self.assertEqual(sums[0][0], self.digest)
+                self.assertGreater(len(sums), 6)
+                for digest, path in sums[1:]:
+                    with open(self.tree + path, "rb") as file:
+                        self.assertEqual(digest, hashlib.md5(file.read()).hexdigest(), path)
+        # What is packed in ways that are not known is said at once.
+        path = os.path.join(self.folder, "tails.erofs")
+        if subprocess.run(["mkfs.erofs", "--quiet", "-zlz4hc", "-Eztailpacking", path, self.tree], capture_output=True).returncode == 0:
+            self.assertIn("ztailpacking", self.run_cli("do", "--rootfs", path, "/bin/bash").stderr)
 
     def test_a_read_only_root(self):
         for kind in ("erofs", "tar"):
@@ -92,7 +114,7 @@ class ImageFiles(SandboxTest):
         self.assertIn("/bin/cat", said)
 
     def test_checkpoint(self):
-        for kind in ("erofs", "tar"):
+        for kind in ("erofs", "lz4", "tar"):
             with self.subTest(kind=kind):
                 bundle = self.bundle("/bin/bash", "-c", COUNT, root={"path": self.image(kind)})
                 output = os.path.join(self.folder, "output")

@@ -10,14 +10,18 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "sentry/base/check.h"
+#include "sentry/fs/image/erofs_zip.h"
 
 namespace amber {
 namespace {
 
 constexpr uint64_t kSuperOffset = 1024;
 constexpr uint32_t kMagic = 0xE0F5E1E2;
-constexpr uint32_t kChunkedFile = 4;  // the only incompatible features that are known here: this one,
-constexpr uint32_t kZeroPadding = 1;  // and one that says how compressed files would lie if there were any
+// The incompatible features that are known here.
+constexpr uint32_t kZeroPadding = 1;       // compressed bytes are at the end of their blocks
+constexpr uint32_t kCompressionTable = 2;  // `compression` says which algorithms there are; extents may have several blocks
+constexpr uint32_t kChunkedFile = 4;
+constexpr uint16_t kLz4 = 1;
 constexpr uint32_t kHole = ~uint32_t{0};
 constexpr uint64_t kMaxDirectory = 8 << 20;
 constexpr uint32_t kMaxXattrs = 64 << 10;
@@ -130,7 +134,10 @@ std::string_view XattrPrefix(uint8_t index) {
 
 class ErofsSource final : public ImageSource {
  public:
-  ErofsSource(UniqueFd fd, uint64_t size, const SuperBlock& super) : ImageSource(std::move(fd), size), super_(super) {}
+  ErofsSource(UniqueFd fd, uint64_t size, const SuperBlock& super)
+      : ImageSource(std::move(fd), size), super_(super),
+        zip_([this](uint64_t offset, void* to, size_t bytes) { return ReadExactly(offset, to, bytes); }, super.block_bits,
+             (super.feature_incompat & kZeroPadding) != 0, (super.feature_incompat & kCompressionTable) != 0) {}
 
   const char* type() const override { return "erofs"; }
   uint64_t root() const override { return super_.root_nid; }
@@ -161,6 +168,7 @@ class ErofsSource final : public ImageSource {
   ErrnoOr<uint64_t> ReadXattr(uint64_t at, XattrMap* out);
 
   SuperBlock super_;
+  ErofsZip zip_;
 };
 
 ErrnoOr<ImageNode> ErofsSource::Load(uint64_t id) {
@@ -230,7 +238,11 @@ ErrnoOr<void> ErofsSource::SetLayout(ImageNode* node, uint32_t layout, uint32_t 
       node->extra = (after + (node->chunk_indexes ? 7 : 3)) & ~uint64_t{node->chunk_indexes ? 7u : 3u};
       return Ok();
     case 1:
-    case 3: return Errno(EOPNOTSUPP);  // compressed
+    case 3:
+      // Directories and links are not compressed (erofs_inode_is_data_compressed() is asked for files only).
+      if (!S_ISREG(node->attr.mode)) return Errno(EUCLEAN);
+      node->attr.blocks = place * (block_size() / 512);
+      return zip_.Prepare(node, layout == 3, after);
     default: return Errno(EUCLEAN);
   }
 }
@@ -244,6 +256,7 @@ ErrnoOr<ErofsSource::Place> ErofsSource::Locate(const ImageNode& node, uint64_t 
       if (offset < whole) return Place{node.data + offset, whole - offset};
       return Place{node.extra + (offset - whole), left};
     }
+    case ImageNode::Layout::kCompressed: return Errno(EUCLEAN);  // has no places
     case ImageNode::Layout::kChunks: break;
   }
   uint64_t chunk = offset >> node.chunk_bits, within = offset & ((uint64_t{1} << node.chunk_bits) - 1);
@@ -264,6 +277,10 @@ ErrnoOr<size_t> ErofsSource::Read(const ImageNode& file, void* to, size_t size, 
   if (offset >= file.attr.size) return size_t{0};
   size = std::min<uint64_t>(size, file.attr.size - offset);
   auto* out = static_cast<uint8_t*>(to);
+  if (file.layout == ImageNode::Layout::kCompressed) {
+    TRY(zip_.Read(file, out, size, offset));
+    return size;
+  }
   for (size_t done = 0; done < size;) {
     Place place = TRY(Locate(file, offset + done));
     size_t part = std::min<uint64_t>(size - done, place.run);
@@ -371,10 +388,14 @@ absl::StatusOr<std::unique_ptr<ImageSource>> OpenErofs(UniqueFd fd, uint64_t siz
   if (super.block_bits < 9 || super.block_bits > 12) {
     return absl::InvalidArgumentError(absl::StrFormat("the EROFS image has blocks of 2^%d bytes, and at most 4096 are supported", super.block_bits));
   }
-  if (super.compression != 0) return absl::InvalidArgumentError("the EROFS image is compressed, which is not supported: make it without -z");
-  if ((super.feature_incompat & ~(kChunkedFile | kZeroPadding)) != 0) {
+  if ((super.feature_incompat & kCompressionTable) != 0 && (super.compression & ~kLz4) != 0) {
+    return absl::InvalidArgumentError(
+        "the EROFS image is compressed by other means than LZ4, which is not supported: make it with -zlz4hc, or without -z");
+  }
+  if ((super.feature_incompat & ~(kChunkedFile | kZeroPadding | kCompressionTable)) != 0) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "the EROFS image has features that are not supported (%#x): compression, several devices or newer ones", super.feature_incompat));
+        "the EROFS image has features that are not supported (%#x): packed tails (-Eztailpacking), fragments, several devices or newer ones",
+        super.feature_incompat));
   }
   if (super.dir_block_bits != 0) return absl::InvalidArgumentError("the EROFS image has large directory blocks, which are not supported");
   auto source = std::make_unique<ErofsSource>(std::move(fd), size, super);

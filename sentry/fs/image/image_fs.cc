@@ -17,7 +17,7 @@ constexpr size_t kMaxIdle = 256;
 constexpr uint64_t kMaxIdleBytes = 64 << 20;
 // Copied under the kernel lock, so there must be an end: what is larger can be read but not mapped.
 constexpr uint64_t kMaxCopied = uint64_t{2} << 30;
-constexpr uint64_t kMaxChunks = uint64_t{256} << 20;  // of files in chunks, each of which is a read
+constexpr uint64_t kMaxPieces = uint64_t{256} << 20;  // of files in chunks, each of which is a read, and of compressed ones
 constexpr uint32_t kErofsMagic = 0xE0F5E1E2;
 
 ImageFinder& Finder() {
@@ -144,7 +144,8 @@ uint64_t ImageInode::map_seam() const {
 ErrnoOr<void> ImageInode::NeedCopy() {
   if (copy_.valid()) return Ok();
   uint64_t from = copied_from(), size = attr_.size - from;
-  if (size > (node_.layout == ImageNode::Layout::kChunks ? kMaxChunks : kMaxCopied)) return Errno(ENOMEM);
+  bool pieces = node_.layout == ImageNode::Layout::kChunks || node_.layout == ImageNode::Layout::kCompressed;
+  if (size > (pieces ? kMaxPieces : kMaxCopied)) return Errno(ENOMEM);
   UniqueFd fd(memfd_create("image", MFD_CLOEXEC));
   if (!fd.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
   if (ftruncate(fd.get(), static_cast<off_t>(size)) != 0) return Errno(errno);

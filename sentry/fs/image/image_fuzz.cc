@@ -49,7 +49,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (data[0] % 2 == 0 && bytes.size() >= 1024 + 128) {
     bytes.replace(1024, 4, "\xe2\xe1\xf5\xe0");
     bytes[1024 + 12] = static_cast<char>(9 + data[0] / 2 % 4);
-    for (size_t at : {80, 84, 85, 90}) bytes[1024 + at] = at == 80 ? 4 : 0;
+    for (size_t at : {80, 84, 85, 90}) bytes[1024 + at] = at == 80 ? 4 | (data[0] >> 4 & 3) : 0;
   } else if (bytes.size() >= 512) {
     // Checksums of headers where they would be: every 512 bytes that begin with a letter.
     for (size_t at = 0; at + 512 <= bytes.size(); at += 512) {

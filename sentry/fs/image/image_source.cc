@@ -33,7 +33,8 @@ absl::StatusOr<std::unique_ptr<ImageSource>> ImageSource::Open(UniqueFd fd) {
 
 bool ImageSource::OnPages(const ImageNode& node) const {
   constexpr uint64_t kPage = 4096;
-  if (node.layout == ImageNode::Layout::kChunks || node.data % kPage != 0 || node.attr.size < kPage) return false;
+  if (node.layout == ImageNode::Layout::kChunks || node.layout == ImageNode::Layout::kCompressed || node.data % kPage != 0 || node.attr.size < kPage)
+    return false;
   // Whole pages that are not in the file would be SIGBUS.
   uint64_t whole = node.attr.size / kPage * kPage;
   return node.data <= size_ && whole <= size_ - node.data;

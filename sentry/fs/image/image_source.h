@@ -21,9 +21,10 @@ namespace amber {
 // A file as the image has it.
 struct ImageNode {
   enum class Layout : uint8_t {
-    kFlat,    // all bytes at `data`
-    kInline,  // whole blocks at `data`, the rest at `extra`
-    kChunks,  // a table at `extra`
+    kFlat,        // all bytes at `data`
+    kInline,      // whole blocks at `data`, the rest at `extra`
+    kChunks,      // a table at `extra`
+    kCompressed,  // an index at `extra`
   };
   uint64_t id = 0;
   Attr attr;
@@ -33,6 +34,8 @@ struct ImageNode {
   uint32_t xattr_size = 0;
   uint8_t chunk_bits = 0;      // a chunk has 1 << chunk_bits bytes
   bool chunk_indexes = false;  // 8 bytes for each rather than 4
+  bool compact = false;        // the index of a compressed file is; what its header says of it
+  uint8_t advice = 0;
 };
 
 using XattrMap = std::map<std::string, std::string, std::less<>>;

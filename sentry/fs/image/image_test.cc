@@ -47,6 +47,19 @@ std::string Pattern(size_t size) {
   return bytes;
 }
 
+// As `mixed` of the golden images: runs that compress well, and some that do not.
+std::string Mixed() {
+  std::string bytes;
+  uint32_t x = 1;
+  for (int run = 0; run < 24; ++run) {
+    for (int i = 0; i < 5000; ++i) {
+      x = x * 1103515245 + 12345;
+      bytes += static_cast<char>(run % 3 == 0 ? x >> 16 : run % 3 == 1 ? 'a' + run : (x >> 28) + 'A');
+    }
+  }
+  return bytes;
+}
+
 // One member of an archive.
 std::string Member(const std::string& name, char type, std::string_view data = "", const std::string& link = "", uint32_t mode = 0644,
                    uint32_t uid = 0) {
@@ -172,13 +185,57 @@ TEST_P(Erofs, MapsPagesOfTheImageButNoBytesOfOthers) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, Erofs, testing::Values("inline.erofs", "chunks.erofs"));
+INSTANTIATE_TEST_SUITE_P(Layouts, Erofs, testing::Values("inline.erofs", "chunks.erofs", "lz4.erofs", "lz4-full.erofs", "lz4-big.erofs"));
+
+// A file that is compressed in many extents, some of them not compressible, from every side.
+class Compressed : public testing::TestWithParam<const char*> {};
+
+TEST_P(Compressed, ReadsAnywhere) {
+  TestTree t(Mounted(Golden(GetParam())));
+  std::string all = Mixed();
+  EXPECT_EQ(t.Read("/mixed"), all);
+  RefPtr<Inode> inode((*t.Find("/mixed")).inode());
+  EXPECT_EQ(inode->attr().size, all.size());
+  EXPECT_LT(inode->attr().blocks * 512, all.size());
+  ASSERT_TRUE(inode->BeginIo(false).ok());
+  std::string part(5000, '\0');
+  for (uint64_t offset = all.size(); offset > 3001; offset -= 2999) {
+    auto n = inode->ReadBytes(part.data(), part.size(), offset);
+    ASSERT_TRUE(n.ok());
+    ASSERT_EQ(part.substr(0, *n), all.substr(offset, part.size())) << offset;
+  }
+  inode->EndIo(false);
+}
+
+TEST_P(Compressed, DamageIsNotFatal) {
+  std::string good = Golden(GetParam());
+  for (size_t at = 1152; at < good.size(); at += 61) {
+    std::string bad = good;
+    bad[at] ^= static_cast<char>(0x41 + at % 7);
+    auto source = ImageSource::Open(FileOf(bad));
+    if (!source.ok()) continue;
+    auto fs = ImageFileSystem::Make(std::move(*source), {"c", "root"});
+    if (!fs.ok()) continue;
+    TestTree t(std::move(*fs));
+    for (const char* path : {"/mixed", "/b"}) {
+      if (t.Lookup(path) != 0 || !(*t.Find(path)).inode()->IsRegular()) continue;
+      RefPtr<Inode> inode((*t.Find(path)).inode());
+      char bytes[4096];
+      if (!inode->BeginIo(false).ok()) continue;
+      for (uint64_t offset : {0, 5000, 70000, 110000}) (void)inode->ReadBytes(bytes, sizeof(bytes), offset);
+      inode->EndIo(false);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, Compressed, testing::Values("lz4.erofs", "lz4-full.erofs", "lz4-big.erofs"));
 
 TEST(ErofsErrors, SayWhatIsWrong) {
   std::string good = Golden("inline.erofs");
   auto with = [&](size_t at, std::string_view bytes) { return std::string(good).replace(1024 + at, bytes.size(), bytes); };
   EXPECT_EQ(ErrorOf(good), "");
-  EXPECT_NE(ErrorOf(with(84, std::string_view("\x01\x00", 2))).find("compressed"), std::string::npos);
+  EXPECT_NE(ErrorOf(with(80, "\x02").replace(1024 + 84, 1, "\x02")).find("LZ4"), std::string::npos);
+  EXPECT_NE(ErrorOf(with(80, "\x10")).find("packed tails"), std::string::npos);
   EXPECT_NE(ErrorOf(with(80, "\x80")).find("features"), std::string::npos);
   EXPECT_NE(ErrorOf(with(12, "\x20")).find("blocks"), std::string::npos);
   EXPECT_NE(ErrorOf(with(14, "\xff\xff")).find("no root"), std::string::npos);
