@@ -1,5 +1,7 @@
-// The machine as the guest sees it: uname(2), sysinfo(2), getrandom(2), personality(2).
+// The machine as the guest sees it: uname(2), sysinfo(2), getrandom(2), personality(2), reboot(2).
 #include <linux/capability.h>
+#include <linux/reboot.h>
+#include <signal.h>
 #include <sys/personality.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
@@ -12,6 +14,7 @@
 #include "sentry/fs/proc/memory_view.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
+#include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/syscalls/families.h"
@@ -115,6 +118,30 @@ ErrnoOr<uint64_t> RestartSyscall(Task&) { return Errno(EINTR); }
 ErrnoOr<uint64_t> NotPermitted(Task&) { return Errno(EPERM); }
 ErrnoOr<uint64_t> ModifyLdt(Task&, int, UserPtr<void>, uint64_t) { return Errno(ENOSYS); }
 
+// Every container's pid namespace is one below the machine's: its init ends as by a signal that says what was asked for (reboot_pid_ns), and
+// all of the namespace with it, the caller too.
+ErrnoOr<uint64_t> Reboot(Task& task, unsigned magic1, unsigned magic2, unsigned command) {
+  PidNamespace& pids = task.group().pids();
+  if (!task.creds().HasIn(pids.owner(), CAP_SYS_BOOT)) return Errno(EPERM);
+  if (magic1 != LINUX_REBOOT_MAGIC1 || (magic2 != LINUX_REBOOT_MAGIC2 && magic2 != LINUX_REBOOT_MAGIC2A && magic2 != LINUX_REBOOT_MAGIC2B &&
+                                        magic2 != LINUX_REBOOT_MAGIC2C)) {
+    return Errno(EINVAL);
+  }
+  int signal = 0;
+  switch (command) {
+    case LINUX_REBOOT_CMD_RESTART:
+    case LINUX_REBOOT_CMD_RESTART2: signal = SIGHUP; break;
+    case LINUX_REBOOT_CMD_HALT:
+    case LINUX_REBOOT_CMD_POWER_OFF: signal = SIGINT; break;
+    default: return Errno(EINVAL);
+  }
+  TaskLifecycle& lifecycle = task.kernel().lifecycle();
+  RefPtr<ThreadGroup> init(pids.init());
+  if (init) lifecycle.KillGroup(*init, signal);
+  if (!task.exiting()) lifecycle.ExitThread(task, 0);
+  return kNoAnswer;
+}
+
 }  // namespace
 
 void RegisterSystemCalls(SyscallTable& table) {
@@ -122,12 +149,13 @@ void RegisterSystemCalls(SyscallTable& table) {
   table.Set(SYS_sethostname, Full<&Sethostname>());
   table.Set(SYS_setdomainname, Full<&Setdomainname>());
   table.Set(SYS_sysinfo, Full<&Sysinfo>());
+  table.Set(SYS_reboot, Full<&Reboot>());
   table.Set(SYS_getrandom, Full<&Getrandom>());
   table.Set(SYS_personality, Partial<&Personality>("PER_LINUX; of the flags ADDR_NO_RANDOMIZE has an effect"));
   table.Set(SYS_syslog, Partial<&Syslog>("the log is empty"));
   table.Set(SYS_restart_syscall, Full<&RestartSyscall>());
   table.Set(SYS_modify_ldt, Refused<&ModifyLdt>("as a kernel without CONFIG_MODIFY_LDT_SYSCALL"));
-  for (int number : {SYS_reboot, SYS_swapon, SYS_swapoff, SYS_init_module, SYS_finit_module, SYS_delete_module, SYS_acct, SYS_iopl, SYS_ioperm,
+  for (int number : {SYS_swapon, SYS_swapoff, SYS_init_module, SYS_finit_module, SYS_delete_module, SYS_acct, SYS_iopl, SYS_ioperm,
                      SYS_kexec_load, SYS_quotactl, SYS_vhangup}) {
     table.Set(number, Refused<&NotPermitted>("the machine is not the guest's"));
   }

@@ -1,4 +1,5 @@
 // Pid, user, mount and IPC namespaces, as far as containers' programs use them.
+#include <linux/reboot.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mount.h>
@@ -279,4 +280,56 @@ GUEST_TEST(Setns, JoinsByDescriptor) {
   }));
   done.Open();
   JOIN_OK(pid);
+}
+
+namespace {
+
+// Asked for nonsense: who may not do it at all hears of that first.
+void NeedReboot() {
+  NeedRoot();
+  if (Call(SYS_reboot, 1, 1, 1, nullptr) < 0 && errno == EPERM) Skip("needs CAP_SYS_BOOT");
+}
+
+}  // namespace
+
+GUEST_TEST(PidNamespace, RebootEndsIt) {
+  NeedReboot();
+  struct {
+    unsigned command;
+    int signal;
+  } cases[] = {{LINUX_REBOOT_CMD_RESTART, SIGHUP}, {LINUX_REBOOT_CMD_POWER_OFF, SIGINT}, {LINUX_REBOOT_CMD_HALT, SIGINT}};
+  for (auto [command, signal] : cases) {
+    // By init itself, and by a child of its.
+    for (bool by_child : {false, true}) {
+      Pipe alive;
+      const pid_t pid = InNew(CLONE_NEWPID, [&, number = command] {
+        alive.CloseRead();
+        auto reboot = [&] {
+          Call(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, number, nullptr);
+          _exit(99);
+        };
+        if (!by_child) reboot();
+        Fork([&] {
+          CheckpointHere();
+          reboot();
+        });
+        for (;;) pause();
+      });
+      alive.CloseWrite();
+      EXPECT_KILLED(WaitStatus(pid), signal);
+      char byte;
+      EXPECT_EQ(read(alive.r, &byte, 1), 0);  // Nobody is left.
+    }
+  }
+}
+
+GUEST_TEST(PidNamespace, RebootIsChecked) {
+  NeedReboot();
+  JOIN_OK(InNew(CLONE_NEWPID, [] {
+    EXPECT_ERRNO(Call(SYS_reboot, 1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_RESTART, nullptr), EINVAL);
+    EXPECT_ERRNO(Call(SYS_reboot, LINUX_REBOOT_MAGIC1, 1, LINUX_REBOOT_CMD_RESTART, nullptr), EINVAL);
+    EXPECT_ERRNO(Call(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2A, LINUX_REBOOT_CMD_CAD_ON, nullptr), EINVAL);
+    EXPECT_ERRNO(Call(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, 12345, nullptr), EINVAL);
+    AS_USER([] { EXPECT_ERRNO(Call(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_RESTART, nullptr), EPERM); });
+  }));
 }
