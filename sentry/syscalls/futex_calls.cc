@@ -11,6 +11,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/memory_ops.h"
 #include "sentry/syscalls/table.h"
@@ -101,7 +102,7 @@ ErrnoOr<uint64_t> SetRobustList(Task& task, uint64_t head, uint64_t size) {
 ErrnoOr<uint64_t> GetRobustList(Task& task, int tid, UserPtr<uint64_t> head, UserPtr<uint64_t> size) {
   Task* target = tid == 0 ? &task : task.FindTask(tid);
   if (target == nullptr) return Errno(ESRCH);
-  if (target->creds().uid != task.creds().euid && !task.creds().HasIn(target->creds().user_ns.get(), 19 /* CAP_SYS_PTRACE */)) return Errno(EPERM);
+  if (!Tracing::MayAccess(task, *target)) return Errno(EPERM);
   TRY(task.CopyOut(size, kRobustListHeadSize));
   TRY(task.CopyOut(head, target->robust_list()));
   return 0;

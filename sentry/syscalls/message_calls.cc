@@ -206,10 +206,10 @@ ErrnoOr<uint64_t> RecvMsg(Task& task, int fd, UserPtr<MessageHeader> p, int flag
   return ReceiveMessage(task, *socket, p, flags, task.syscall().done);
 }
 
-ErrnoOr<uint64_t> RecvMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t count, int flags, UserPtr<const timespec> timeout) {
+ErrnoOr<uint64_t> RecvMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t count, int flags, UserPtr<timespec> timeout) {
   if ((flags & kCmsgCompat) != 0) return Errno(EINVAL);
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));
-  int64_t limit = TRY(CopyInTimeout(task, timeout));
+  int64_t limit = TRY(CopyInTimeout(task, UserPtr<const timespec>(timeout.address())));
   count = std::min(count, kMaxMessages);
   SyscallState& call = task.syscall();
   // As on Linux the time-out is looked at between messages only (recvmmsg(2), BUGS).
@@ -229,6 +229,8 @@ ErrnoOr<uint64_t> RecvMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t 
     ++call.done;
     if (end != kNever && task.kernel().clocks().Monotonic() >= end) break;
   }
+  // __sys_recvmmsg(): the caller learns how much time is left.
+  if (end != kNever) TRY(task.CopyOut(timeout, ToTimespec(std::max<int64_t>(end - task.kernel().clocks().Monotonic(), 0))));
   return call.done;
 }
 
@@ -240,7 +242,7 @@ void RegisterMessageCalls(SyscallTable& table) {
   table.Set(SYS_sendmmsg, Full<&SendMMsg>());
   table.Set(SYS_recvfrom, Full<&RecvFrom>());
   table.Set(SYS_recvmsg, Full<&RecvMsg>());
-  table.Set(SYS_recvmmsg, Partial<&RecvMMsg>("the time that is left is not written back"));
+  table.Set(SYS_recvmmsg, Full<&RecvMMsg>());
 }
 
 }  // namespace amber

@@ -460,6 +460,14 @@ GUEST_TEST(UdpEdge, ManyAtOnceStopsWhenEmpty) {
   EXPECT_EQ(messages[0].msg_len, 2);
   EXPECT_EQ(messages[1].msg_len, 1);
   EXPECT_ERRNO(recvmmsg(receiver, messages, 3, MSG_DONTWAIT, nullptr), EAGAIN);
+  // How much of the time is left is told with what came, and not with an error.
+  timespec left = {.tv_sec = 1000, .tv_nsec = 0};
+  EXPECT_ERRNO(recvmmsg(receiver, messages, 3, MSG_DONTWAIT, &left), EAGAIN);
+  EXPECT_EQ(left.tv_sec, 1000);
+  MUST(sendto(sender, "c", 1, 0, Any(to), sizeof(to)));
+  SleepMs(20);
+  EXPECT_EQ(recvmmsg(receiver, messages, 1, 0, &left), 1);
+  EXPECT(left.tv_sec < 1000 && left.tv_sec > 400);
 }
 
 GUEST_TEST(InterfaceCalls, LoopbackIsThere) {
