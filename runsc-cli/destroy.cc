@@ -33,7 +33,8 @@ void EndProcess(const ProcessRef& process, int patience_ms) {
 
 absl::Status Destroy(const GlobalOptions& options, StateDir& dir, const State& state) {
   bool owns_sandbox = state.sandbox_id == state.id;
-  if (state.sentry.Alive() && state.waiter.Alive()) {
+  // Without its waiter a container has ended; a sandbox that is another's keeps what is left of it until it is told.
+  if (state.sentry.Alive() && (state.waiter.Alive() || !owns_sandbox)) {
     absl::StatusOr<control::Client> client = ConnectTo(options, state);
     if (client.ok()) {
       control::Request destroy = MakeRequest(state.id);

@@ -298,6 +298,25 @@ print(pages >> 20, total >> 10, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1
 """
         self.assertEqual(self.must("do", "--memory", "64", "python3", "-c", program), "64 64 -9\n")
 
+    def test_a_container_that_ended_leaves_its_name(self):
+        pod = self.host_bundle("/bin/sleep", "100", annotations={"io.kubernetes.cri.container-type": "sandbox", "io.kubernetes.cri.sandbox-id": "pod"})
+        self.detached("run", "--detach", "--bundle", pod, "pod")
+        inner = {"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pod"}
+        for status in (0, 3):
+            bundle = self.host_bundle("/bin/sh", "-c", f"exit {status}", annotations=inner)
+            self.detached("run", "--detach", "--bundle", bundle, "inner")
+            self.assertTrue(eventually(lambda: self.state("inner")["status"] == "stopped"))
+            self.must("delete", "inner")
+        self.assertEqual(self.state("pod")["status"], "running")
+        self.must("delete", "--force", "pod")
+
+    def test_reboot_ends_the_container(self):
+        script = "import ctypes; ctypes.CDLL(None).reboot(0x1234567); print(1)"
+        capabilities = {kind: ["CAP_SYS_BOOT"] for kind in ("bounding", "effective", "permitted")}
+        bundle = self.host_bundle(process={"args": ["/bin/sh", "-c", f"python3 -c '{script}'; sleep 100"], "cwd": "/", "capabilities": capabilities,
+                                           "env": ["PATH=" + os.environ["PATH"]]})
+        self.assertEqual(self.run_cli("run", "--bundle", bundle, "r").returncode, 128 + signal.SIGHUP)
+
     def test_debug(self):
         process = subprocess.Popen(self.command("do", "--id", "d", "sleep", "30"), stdin=subprocess.DEVNULL)
         self.assertTrue(eventually(lambda: os.path.exists(os.path.join(self.root, "d/state.json"))))
