@@ -284,6 +284,30 @@ GUEST_TEST(FuseDevice, OptionsOfMounts) {
   MUST(umount2(dir.path(), MNT_DETACH));
 }
 
+// Who opened the device elsewhere is not to be the server here.
+GUEST_TEST(FuseDevice, OfAnotherUserNamespace) {
+  const int outside = OpenFuseDevice();
+  const char* device = FuseDevicePath();
+  TempDir dir;
+  MUST(chmod(dir.path(), 0777));
+  JOIN_OK(Fork([&] {
+    MUST(unshare(CLONE_NEWUSER | CLONE_NEWNS));
+    WriteFile("/proc/self/setgroups", "deny");
+    WriteFile("/proc/self/uid_map", "0 0 1");
+    WriteFile("/proc/self/gid_map", "0 0 1");
+    const int inside = open(device, O_RDWR);
+    ASSERT(inside >= 0);
+    auto try_mount = [&](int fd) {
+      return mount("x", dir.path(), "fuse", 0, Str("fd=%d,rootmode=40000,user_id=0,group_id=0", fd).c_str());
+    };
+    EXPECT_ERRNO(try_mount(outside), EINVAL);
+    CheckpointHere();
+    EXPECT_ERRNO(try_mount(outside), EINVAL);
+    EXPECT_OK(try_mount(inside));
+    EXPECT_OK(umount2(dir.path(), MNT_DETACH));
+  }));
+}
+
 GUEST_TEST(FuseDevice, ByFsOpen) {
   constexpr long kFsOpen = 430, kFsConfig = 431, kFsMount = 432, kMoveMount = 429;
   const int fd = OpenFuseDevice();

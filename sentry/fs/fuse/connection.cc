@@ -280,7 +280,11 @@ ErrnoOr<size_t> FuseConnection::Read(Sink& sink) {
 // EAGAIN: it was too long for the server, and its caller has heard of that.
 ErrnoOr<size_t> FuseConnection::ReadOne(Sink& sink) {
   if (initialized_ && !interrupts_.empty()) return ReadInterrupt(sink);
-  if (initialized_ && pending_.empty()) return ReadForget(sink);
+  // Some of both, so that neither waits for the other for ever (fuse_dev_do_read()).
+  if (initialized_ && !forgets_.empty()) {
+    if (pending_.empty() || forget_turns_-- > 0) return ReadForget(sink);
+    if (forget_turns_ <= -8) forget_turns_ = 16;
+  }
   RefPtr<FuseRequest> request = pending_.front();
   pending_.pop_front();
   std::string message = BytesOf(request->header_) + request->question_.in + request->question_.data;

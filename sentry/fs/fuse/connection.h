@@ -215,6 +215,7 @@ class FuseConnection final : public RefCounted<FuseConnection>, public state::Sa
   std::vector<RefPtr<FuseRequest>> loaded_sent_;  // between Load() and AfterLoad()
   std::deque<uint64_t> interrupts_;
   std::deque<std::pair<uint64_t, uint64_t>> forgets_;  // node, lookups
+  int forget_turns_ = 0;                               // as many may go first; below 0: requests since they did
   std::unordered_map<uint64_t, FuseInode*> inodes_;
   std::map<uint64_t, uint64_t> left_behind_;  // lookups of inodes that are not in the image: forgotten when the server reads again
   WaitQueue device_queue_;

@@ -12,7 +12,9 @@ namespace {
 
 constexpr uint32_t kMiscMajor = 10, kFuseMinor = 229;
 
-ErrnoOr<RefPtr<File>> OpenFuse(const VfsContext&, const VfsPath& path, int flags) { return RefPtr<File>(MakeRef<FuseDevice>(path, flags)); }
+ErrnoOr<RefPtr<File>> OpenFuse(const VfsContext& ctx, const VfsPath& path, int flags) {
+  return RefPtr<File>(MakeRef<FuseDevice>(path, flags, ctx.creds != nullptr ? ctx.creds->user_ns : RefPtr<UserNamespace>()));
+}
 
 }  // namespace
 

@@ -91,6 +91,8 @@ ErrnoOr<RefPtr<FileSystem>> FuseFileSystem::MakeAny(const MountArguments& argume
   auto file = task.files().Get(*p.fd);
   auto* device = file.ok() ? dynamic_cast<FuseDevice*>(file->get()) : nullptr;
   if (device == nullptr || device->connection() != nullptr) return Errno(EINVAL);
+  // fuse_fill_super(): a server from elsewhere would be trusted by whom it does not answer to.
+  if (device->opener() != ns) return Errno(EINVAL);
   auto connection = MakeRef<FuseConnection>(p.options, ns, RefPtr<PidNamespace>(&task.group().pids()));
   auto fs = MakeRef<FuseFileSystem>();
   fs->type_ = block_device ? "fuseblk" : "fuse";

@@ -62,8 +62,11 @@ class FuseFile final : public VfsFile {
 class FuseDevice final : public VfsFile {
  public:
   FuseDevice() = default;  // for Loader
-  FuseDevice(VfsPath path, int flags) : VfsFile(std::move(path), flags) {}
+  // `opener`: the user namespace that it was opened in, which alone may mount with it.
+  FuseDevice(VfsPath path, int flags, RefPtr<UserNamespace> opener) : VfsFile(std::move(path), flags), opener_(std::move(opener)) {}
   ~FuseDevice() override;
+
+  const RefPtr<UserNamespace>& opener() const { return opener_; }
 
   FuseConnection* connection() const { return connection_.get(); }
   void Connect(RefPtr<FuseConnection> connection);
@@ -82,6 +85,7 @@ class FuseDevice final : public VfsFile {
 
  private:
   RefPtr<FuseConnection> connection_;
+  RefPtr<UserNamespace> opener_;
   WaitQueue queue_;  // before it has a connection
 };
 

@@ -26,7 +26,7 @@ TestTask& World() {
 struct Server {
   explicit Server(FuzzedDataProvider& bytes) : data(bytes) {
     Task& task = World().task();
-    device = MakeRef<FuseDevice>(VfsPath{}, O_RDWR | O_PATH);
+    device = MakeRef<FuseDevice>(VfsPath{}, O_RDWR | O_PATH, RefPtr<UserNamespace>());
     fd = *task.files().Allocate(RefPtr<File>(new_device()), false, 1024);
     MountArguments arguments{.kernel = &World().kernel(), .task = &task, .source = "fuzz"};
     arguments.options = {"fd=" + std::to_string(fd), "rootmode=40000", "user_id=0", "group_id=0"};

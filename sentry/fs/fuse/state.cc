@@ -261,6 +261,7 @@ bool FuseFile::AfterLoad(state::Loader& loader) {
 std::string FuseDevice::Save(state::Saver& saver) const {
   fuse_state::File m;
   m.set_handle(saver.Ref(connection_));
+  m.set_opener(saver.Ref(opener_));
   return SaveOpenFile(saver, 0, 0, m.SerializeAsString());
 }
 
@@ -269,6 +270,7 @@ bool FuseDevice::Load(state::Loader& loader, std::string_view bytes) {
   fuse_state::File m;
   if (!LoadOpenFile(loader, bytes, &open) || !m.ParseFromString(open.extra())) return false;
   connection_ = loader.GetRef<FuseConnection>(m.handle());
+  opener_ = loader.GetRef<UserNamespace>(m.opener());
   return m.handle() == 0 || connection_;
 }
 
