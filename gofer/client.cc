@@ -247,9 +247,8 @@ ErrnoOr<ListedDirectory> ReadAll(Transaction& t, const ToList& what) {
 }  // namespace
 
 ErrnoOr<std::vector<DirEntry>> Client::ReadDir(NodeId directory, bool plus) {
-  return Call(*impl_, [&](Transaction& t) -> ErrnoOr<std::vector<DirEntry>> {
-    return std::move(TRY(ReadAll(t, {directory, {}, plus, false, {}})).entries);
-  });
+  return Call(*impl_,
+              [&](Transaction& t) -> ErrnoOr<std::vector<DirEntry>> { return std::move(TRY(ReadAll(t, {directory, {}, plus, false, {}})).entries); });
 }
 
 ErrnoOr<ListedDirectory> Client::ReadDirAt(NodeId parent, std::string_view name, bool plus, bool look, std::span<const std::string_view> others) {

@@ -20,7 +20,7 @@ absl::StatusOr<OverlayFlag> ParseOverlay(std::string_view text);
 
 // What containers may do with special files of the host in bind mounts; by default nothing. The words are gVisor's.
 struct HostFiles {
-  bool fifos = false;    // --host-fifo=open
+  bool fifos = false;  // --host-fifo=open
 };
 absl::Status ParseHostFifo(std::string_view text, HostFiles* files);
 

@@ -123,8 +123,8 @@ ErrnoOr<uint64_t> ModifyLdt(Task&, int, UserPtr<void>, uint64_t) { return Errno(
 ErrnoOr<uint64_t> Reboot(Task& task, unsigned magic1, unsigned magic2, unsigned command) {
   PidNamespace& pids = task.group().pids();
   if (!task.creds().HasIn(pids.owner(), CAP_SYS_BOOT)) return Errno(EPERM);
-  if (magic1 != LINUX_REBOOT_MAGIC1 || (magic2 != LINUX_REBOOT_MAGIC2 && magic2 != LINUX_REBOOT_MAGIC2A && magic2 != LINUX_REBOOT_MAGIC2B &&
-                                        magic2 != LINUX_REBOOT_MAGIC2C)) {
+  if (magic1 != LINUX_REBOOT_MAGIC1 ||
+      (magic2 != LINUX_REBOOT_MAGIC2 && magic2 != LINUX_REBOOT_MAGIC2A && magic2 != LINUX_REBOOT_MAGIC2B && magic2 != LINUX_REBOOT_MAGIC2C)) {
     return Errno(EINVAL);
   }
   int signal = 0;
@@ -155,8 +155,8 @@ void RegisterSystemCalls(SyscallTable& table) {
   table.Set(SYS_syslog, Partial<&Syslog>("the log is empty"));
   table.Set(SYS_restart_syscall, Full<&RestartSyscall>());
   table.Set(SYS_modify_ldt, Refused<&ModifyLdt>("as a kernel without CONFIG_MODIFY_LDT_SYSCALL"));
-  for (int number : {SYS_swapon, SYS_swapoff, SYS_init_module, SYS_finit_module, SYS_delete_module, SYS_acct, SYS_iopl, SYS_ioperm,
-                     SYS_kexec_load, SYS_quotactl, SYS_vhangup}) {
+  for (int number : {SYS_swapon, SYS_swapoff, SYS_init_module, SYS_finit_module, SYS_delete_module, SYS_acct, SYS_iopl, SYS_ioperm, SYS_kexec_load,
+                     SYS_quotactl, SYS_vhangup}) {
     table.Set(number, Refused<&NotPermitted>("the machine is not the guest's"));
   }
 }

@@ -297,9 +297,7 @@ GUEST_TEST(FuseDevice, OfAnotherUserNamespace) {
     WriteFile("/proc/self/gid_map", "0 0 1");
     const int inside = open(device, O_RDWR);
     ASSERT(inside >= 0);
-    auto try_mount = [&](int fd) {
-      return mount("x", dir.path(), "fuse", 0, Str("fd=%d,rootmode=40000,user_id=0,group_id=0", fd).c_str());
-    };
+    auto try_mount = [&](int fd) { return mount("x", dir.path(), "fuse", 0, Str("fd=%d,rootmode=40000,user_id=0,group_id=0", fd).c_str()); };
     EXPECT_ERRNO(try_mount(outside), EINVAL);
     CheckpointHere();
     EXPECT_ERRNO(try_mount(outside), EINVAL);
