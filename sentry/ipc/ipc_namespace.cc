@@ -178,6 +178,14 @@ bool LoadMsg(const ipc_state::MsgQueue& in, MsgQueue* queue) {
 
 }  // namespace
 
+ErrnoOr<void> IpcNamespace::WriteSysctl(const SysctlRow& row, std::string_view text) {
+  SysctlNumbers after = sysctls_;
+  TRY(after.Write(row, text));
+  if (after[kSysctlSemSets] > kIpcMniMax) return Errno(EINVAL);  // proc_ipc_sem_dointvec()
+  sysctls_ = after;
+  return Ok();
+}
+
 std::string IpcNamespace::Save(state::Saver& saver) const {
   ipc_state::IpcNamespace m;
   SaveTable(sems_, m.mutable_sems());
@@ -207,7 +215,8 @@ bool IpcNamespace::Load(state::Loader& loader, std::string_view bytes) {
     auto queue = MakeRef<MsgQueue>();
     if (!LoadMsg(in, queue.get()) || !msgs_.RestoreObject(std::move(queue))) return loader.Fail("a message queue is malformed");
   }
-  if (!sysctls_.Load({m.sysctl().data(), static_cast<size_t>(m.sysctl().size())})) return loader.Fail("a limit of an ipc namespace is out of range");
+  if (!sysctls_.Load({m.sysctl().data(), static_cast<size_t>(m.sysctl().size())}) || sysctls_[kSysctlSemSets] > kIpcMniMax)
+    return loader.Fail("a limit of an ipc namespace is out of range");
   mqueue_ = loader.GetRef<Mount>(m.mqueue());
   if (!LoadCommon(loader, m.ino(), m.owner())) return false;
   for (uint64_t id : m.shm()) {

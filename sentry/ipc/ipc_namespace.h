@@ -31,7 +31,9 @@ class IpcNamespace final : public Namespace {
   IpcTable<MsgQueue>& msgs() { return msgs_; }
   IpcTable<ShmSegment>& shms() { return shms_; }
 
-  SysctlNumbers& sysctls() { return sysctls_; }
+  const SysctlNumbers& sysctls() const { return sysctls_; }
+  // What was written to the row's file.
+  ErrnoOr<void> WriteSysctl(const SysctlRow& row, std::string_view text);
   size_t sysctl(IpcSysctl value) const { return sysctls_[value]; }
 
   // The file system of POSIX message queues, mounted nowhere; null until it is used (sentry/fs/mqueue).

@@ -25,7 +25,7 @@ enum IpcSysctl : int {
 
 inline constexpr uint64_t kIpcIntMax = 0x7fffffff, kIpcMniMax = 32768;
 // Linux lets the first three be as large as an int. What they bound is kept by the sentry.
-inline constexpr uint64_t kIpcMessageMost = 16 << 20, kSemSetMost = 65536, kSemOpsMost = 32000;
+inline constexpr uint64_t kIpcMessageMost = 1 << 20, kSemSetMost = 65536, kSemOpsMost = 32000;
 inline constexpr uint64_t kShmUnlimited = ~uint64_t{0} - (uint64_t{1} << 24);
 inline constexpr SysctlRow kIpcSysctls[] = {
     {"kernel/msgmax", kSysctlMsgMax, 1, {8192}, 0, kIpcMessageMost},

@@ -1,11 +1,17 @@
 #include "sentry/kernel/cgroup.h"
 
+#include <fcntl.h>
 #include <signal.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <ranges>
 #include <utility>
 #include <vector>
 
+#include "sentry/base/unique_fd.h"
 #include "sentry/kernel/clock.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -28,6 +34,24 @@ MemoryManager* MemoryOf(const ThreadGroup& group) {
   return nullptr;
 }
 
+// Pss of /proc/PID/smaps_rollup, bytes; what is resident where that cannot be read.
+uint64_t ProportionalOf(const ThreadGroup& group) {
+  MemoryManager* mm = MemoryOf(group);
+  if (mm == nullptr) return 0;
+  for (const RefPtr<Task>& task : group.tasks()) {
+    if (task->thread() == nullptr) continue;
+    char text[4096];
+    UniqueFd fd(open(("/proc/" + std::to_string(task->thread()->host_pid()) + "/smaps_rollup").c_str(), O_RDONLY | O_CLOEXEC));
+    ssize_t n = fd.valid() ? read(fd.get(), text, sizeof(text) - 1) : -1;
+    if (n <= 0) break;
+    text[n] = '\0';
+    const char* line = strstr(text, "\nPss:");
+    if (line != nullptr) return strtoull(line + strlen("\nPss:"), nullptr, 10) * 1024;
+    break;
+  }
+  return mm->GetUsage().resident;
+}
+
 int64_t ToNs(const timeval& t) { return t.tv_sec * kNsPerSecond + t.tv_usec * 1000; }
 
 }  // namespace
@@ -44,11 +68,20 @@ RefPtr<Cgroup> Cgroup::NewRoot(Kernel& kernel) {
 }
 
 Cgroup& Cgroup::Of(const Task& task) {
-  RefPtr<Cgroup>& cgroup = task.group().extras().cgroup;
+  ThreadGroup& group = task.group();
+  RefPtr<Cgroup>& cgroup = group.extras().cgroup;
+  if (cgroup) return *cgroup;
+  // From an image of before there were any: all processes of a container are in one.
+  ThreadGroup* init = group.pids().init();
+  ThreadGroup& owner = init != nullptr ? *init : group;
+  RefPtr<Cgroup>& first = owner.extras().cgroup;
+  if (!first) {
+    first = NewRoot(task.kernel());
+    if (!owner.zombie()) first->Add(owner);
+  }
   if (!cgroup) {
-    // From an image of before there were any.
-    cgroup = NewRoot(task.kernel());
-    cgroup->Add(task.group());
+    cgroup = RefPtr<Cgroup>(&first->Top());
+    if (!group.zombie()) cgroup->Add(group);
   }
   return *cgroup;
 }
@@ -137,6 +170,7 @@ ErrnoOr<void> Cgroup::RemoveChild(Cgroup& child) {
   child.parent_ = nullptr;
   --Top().groups_;
   children_.erase(it);
+  LimitsChanged();
   return Ok();
 }
 
@@ -224,6 +258,7 @@ ErrnoOr<void> Cgroup::Enable(uint32_t on, uint32_t off) {
       l.swap_max = none.swap_max, l.oom_group = none.oom_group;
     }
   }
+  LimitsChanged();
   return Ok();
 }
 
@@ -262,10 +297,13 @@ bool Cgroup::IsFrozen() const {
   return frozen;
 }
 
-void Cgroup::KillAll() {
+size_t Cgroup::KillAll(const ThreadGroup* writer) {
   std::vector<RefPtr<ThreadGroup>> victims;
-  ForEachMember([&victims](ThreadGroup& group) { victims.emplace_back(&group); });
+  ForEachMember([&](ThreadGroup& group) {
+    if (writer == nullptr || !group.is_init() || &group.pids() != &writer->pids()) victims.emplace_back(&group);
+  });
   for (const RefPtr<ThreadGroup>& group : victims) group->SendSignal(SigInfo::Kernel(SIGKILL));
+  return victims.size();
 }
 
 // --- what is used ---
@@ -297,65 +335,92 @@ Cgroup::Cpu Cgroup::CpuUsed() const {
   return out;
 }
 
-int64_t Cgroup::CpuTotal() const {
-  int64_t total = 0;
-  ForEach([&total](const Cgroup& c) { total += c.counters_.dead_user_ns + c.counters_.dead_system_ns; });
-  ForEachMember([&total](const ThreadGroup& group) { total += std::max<int64_t>(group.CpuTime() - group.extras().cgroup_cpu_base, 0); });
-  return total;
-}
-
 // --- enforcement ---
 
-void Cgroup::Watch() {
+void Cgroup::LimitsChanged() {
   Cgroup& top = Top();
-  int64_t tick = kNever;
-  top.ForEach([&tick](const Cgroup& c) {
-    if (!c.IsPopulated()) return;
-    if (c.Throttles() || c.throttled_) tick = std::min(tick, kCpuTick);
-    if (c.limits_.memory_max != kMax || c.limits_.memory_high != kMax) tick = std::min(tick, kMemoryTick);
-  });
-  if (tick == kNever) return;
-  if (top.timer_ == nullptr) top.timer_ = std::make_unique<Timer>([root = &top] { root->Tick(); });
-  int64_t due = kernel_->clocks().Monotonic() + tick;
-  if (!top.timer_->armed() || top.timer_->deadline() > due) top.timer_->Arm(kernel_->timers(), due);
-}
-
-void Cgroup::Tick() {
-  RefPtr<Cgroup> self(this);
-  std::vector<RefPtr<Cgroup>> all;
-  ForEach([&all](const Cgroup& c) { all.emplace_back(const_cast<Cgroup*>(&c)); });
-  int64_t now = kernel_->clocks().Monotonic();
-  bool look_at_memory = now - memory_looked_ >= kMemoryTick;
-  if (look_at_memory) memory_looked_ = now;
-  for (const RefPtr<Cgroup>& c : all) {
-    if (c->removed_) continue;
-    c->LookAtCpu(now);
-    if (look_at_memory && (c->limits_.memory_max != kMax || c->limits_.memory_high != kMax)) c->LookAtMemory();
-  }
+  top.limited_ = 0;
+  top.ForEach([&top](const Cgroup& c) { top.limited_ += c.Throttles() || c.throttled_ || c.LimitsMemory() ? 1 : 0; });
   Watch();
 }
 
-// The largest process of a group above its limit is killed, or all of them (memory.oom.group).
+void Cgroup::Watch() {
+  Cgroup& top = Top();
+  if (top.limited_ == 0 || (top.timer_ != nullptr && top.timer_->armed())) return;
+  if (top.timer_ == nullptr) top.timer_ = std::make_unique<Timer>([root = &top] { root->Tick(); });
+  top.timer_->Arm(kernel_->timers(), kernel_->clocks().Monotonic() + kCpuTick);
+}
+
+// Members are looked at once for all the groups that they count for. It goes on while limited groups have some, and takes a tenth of the time at most.
+void Cgroup::Tick() {
+  RefPtr<Cgroup> self(this);
+  int64_t now = kernel_->clocks().Monotonic();
+  bool look_at_memory = now - memory_looked_ >= kMemoryTick;
+  if (look_at_memory) memory_looked_ = now;
+  std::vector<RefPtr<Cgroup>> all;
+  bool throttles = false, limits_memory = false;
+  ForEach([&](const Cgroup& c) {
+    all.emplace_back(const_cast<Cgroup*>(&c));
+    throttles = throttles || c.Throttles() || c.throttled_;
+    limits_memory = limits_memory || c.LimitsMemory();
+  });
+  TakeSamples(all, throttles, limits_memory && look_at_memory);
+  bool populated = false;
+  for (const RefPtr<Cgroup>& c : all) {
+    if (c->removed_) continue;
+    if (c->Throttles() || c->throttled_) c->LookAtCpu(now);
+    if (look_at_memory && c->LimitsMemory()) c->LookAtMemory();
+    populated = populated || ((c->Throttles() || c->throttled_ || c->LimitsMemory()) && c->IsPopulated());
+  }
+  if (!populated) return;  // until somebody comes: Add()
+  int64_t cost = kernel_->clocks().Monotonic() - now;
+  timer_->Arm(kernel_->timers(), now + cost + std::max(throttles ? kCpuTick : kMemoryTick, 10 * cost));
+}
+
+void Cgroup::TakeSamples(std::span<const RefPtr<Cgroup>> all, bool cpu, bool memory) {
+  std::set<const MemoryManager*> seen;  // a vfork's child has its parent's
+  for (const RefPtr<Cgroup>& c : all) {
+    c->cpu_sample_ = c->counters_.dead_user_ns + c->counters_.dead_system_ns;
+    c->memory_sample_ = 0;
+    for (const ThreadGroup* group : c->members_) {
+      if (cpu) c->cpu_sample_ += std::max<int64_t>(group->CpuTime() - group->extras().cgroup_cpu_base, 0);
+      MemoryManager* mm = memory ? MemoryOf(*group) : nullptr;
+      if (mm != nullptr && seen.insert(mm).second) c->memory_sample_ += mm->GetUsage().resident;
+    }
+  }
+  // Children come behind their parents.
+  for (const RefPtr<Cgroup>& c : std::ranges::reverse_view(all)) {
+    if (c->parent_ == nullptr) continue;
+    c->parent_->cpu_sample_ += c->cpu_sample_;
+    c->parent_->memory_sample_ += c->memory_sample_;
+  }
+}
+
+// The largest process of a group above its limit is killed, or all of them (memory.oom.group). Memory that processes share was counted for each:
+// before anybody is killed it is counted by its parts (Pss).
 void Cgroup::LookAtMemory() {
-  uint64_t used = MemoryUsed().resident;
+  uint64_t used = memory_sample_;
   counters_.memory_peak = std::max(counters_.memory_peak, used);
   if (used > limits_.memory_high) ++counters_.memory_high;
   if (used <= limits_.memory_max) return;
+  constexpr int kNeverKilled = -1000;  // OOM_SCORE_ADJ_MIN
   ThreadGroup* largest = nullptr;
-  uint64_t most = 0;
-  bool dying = false;
+  uint64_t most = 0, parts = 0;
+  std::set<const MemoryManager*> seen;
   ForEachMember([&](ThreadGroup& group) {
     MemoryManager* mm = MemoryOf(group);
-    dying = dying || std::ranges::any_of(group.tasks(), [](const RefPtr<Task>& t) { return (t->pending() & SignalBit(SIGKILL)) != 0; });
-    uint64_t resident = mm != nullptr ? mm->GetUsage().resident : 0;
-    if (largest == nullptr || resident > most) largest = &group, most = resident;
+    if (mm == nullptr || !seen.insert(mm).second) return;
+    uint64_t part = ProportionalOf(group);
+    parts += part;
+    if (group.oom_score_adj() != kNeverKilled && (largest == nullptr || part > most)) largest = &group, most = part;
   });
+  if (parts <= limits_.memory_max) return;
   ++counters_.memory_max;
-  if (largest == nullptr || dying) return;
+  if (largest == nullptr) return;
   ++counters_.oom;
   if (limits_.oom_group) {
-    counters_.oom_kill += members_.size();
-    return KillAll();
+    counters_.oom_kill += KillAll(nullptr);
+    return;
   }
   ++counters_.oom_kill;
   RefPtr<ThreadGroup>(largest)->SendSignal(SigInfo::Kernel(SIGKILL));
@@ -363,11 +428,7 @@ void Cgroup::LookAtMemory() {
 
 // What was used beyond the quota of a period is taken off the next ones.
 void Cgroup::LookAtCpu(int64_t now) {
-  if (!Throttles() && !throttled_) {
-    period_start_ = 0;
-    return;
-  }
-  int64_t total = CpuTotal();
+  int64_t total = cpu_sample_;
   if (period_start_ == 0) period_start_ = now, cpu_before_ = total;
   int64_t period = static_cast<int64_t>(limits_.cpu_period) * 1000;
   int64_t quota = Throttles() ? static_cast<int64_t>(limits_.cpu_quota) * 1000 : INT64_MAX / 4;
@@ -375,7 +436,9 @@ void Cgroup::LookAtCpu(int64_t now) {
   if (now - period_start_ >= period) {
     int64_t periods = (now - period_start_) / period;
     counters_.periods += static_cast<uint64_t>(periods);
-    int64_t paid = Throttles() ? std::min(used, quota * std::min<int64_t>(periods, 1000)) : used;
+    int64_t most = 0;
+    bool enough = !Throttles() || __builtin_mul_overflow(quota, periods, &most) || most >= used;
+    int64_t paid = enough ? used : most;
     cpu_before_ += paid;
     used -= paid;
     period_start_ += periods * period;
@@ -388,6 +451,10 @@ void Cgroup::LookAtCpu(int64_t now) {
     throttled_since_ = now;
   } else {
     counters_.throttled_ns += static_cast<uint64_t>(now - throttled_since_);
+  }
+  if (!throttle && !Throttles()) {
+    period_start_ = 0;
+    LimitsChanged();
   }
   ApplyHold();
 }

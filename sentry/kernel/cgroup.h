@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -95,7 +96,7 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   Counters& counters() { return counters_; }
   const Counters& counters() const { return counters_; }
   // After a change of the limits.
-  void LimitsChanged() { Watch(); }
+  void LimitsChanged();
 
   bool freeze() const { return freeze_; }
   void SetFreeze(bool on);
@@ -103,7 +104,8 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   bool IsFrozen() const;
   // New and loaded tasks.
   bool HoldsMembers() const;
-  void KillAll();
+  // But for the init of `writer`'s pid namespace, which its own processes cannot kill; null: the kernel itself. How many.
+  size_t KillAll(const ThreadGroup* writer);
 
   // With all below.
   size_t CountTasks() const;
@@ -117,8 +119,6 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
     int64_t user = 0, system = 0;  // ns
   };
   Cpu CpuUsed() const;
-  // Processor time, exact but not divided.
-  int64_t CpuTotal() const;
 
   Owner& owner() { return owner_; }
   std::map<std::string, Owner, std::less<>>& file_owners() { return file_owners_; }
@@ -142,8 +142,10 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   // What is looked at regularly, by the root.
   void Watch();
   void Tick();
+  static void TakeSamples(std::span<const RefPtr<Cgroup>> all, bool cpu, bool memory);
   void LookAtMemory();
   void LookAtCpu(int64_t now);
+  bool LimitsMemory() const { return limits_.memory_max != kMax || limits_.memory_high != kMax; }
   bool Throttles() const { return limits_.cpu_quota != kMax; }
 
   Kernel* kernel_ = nullptr;
@@ -162,10 +164,15 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   // Of the period that goes on: when it began, and the group's processor time that it may use up to; 0: none.
   int64_t period_start_ = 0, cpu_before_ = 0;
   int64_t throttled_since_ = 0;
+  // What this and all below have used, while a tick looks at it.
+  int64_t cpu_sample_ = 0;
+  uint64_t memory_sample_ = 0;
+  int height_ = 0;  // of what is below it, while an image is loaded
   // Of the root.
   std::unique_ptr<Timer> timer_;
   uint64_t next_id_ = 2;
   size_t groups_ = 1;
+  size_t limited_ = 0;  // groups with limits that are looked after
   int64_t memory_looked_ = 0;
 };
 

@@ -98,9 +98,15 @@ bool Cgroup::Load(state::Loader& loader, std::string_view bytes) {
   next_id_ = m.next_id();
   for (const auto& in : m.child()) {
     RefPtr<Cgroup> child = loader.GetRef<Cgroup>(in.cgroup());
-    // A tree: nobody is below two, or below himself.
-    if (!child || child->parent_ != nullptr || IsWithin(*child)) return loader.Fail("the tree of cgroups is malformed");
+    // A tree: nobody is below two, or below himself, which would be endlessly deep.
+    if (!child || child->parent_ != nullptr || children_.size() > kMostGroups) return loader.Fail("the tree of cgroups is malformed");
     child->parent_ = this;
+    int height = child->height_ + 1, steps = 0;
+    for (Cgroup* c = this; c != nullptr; c = c->parent_, ++steps) {
+      if (height > kMostDepth || steps > kMostDepth) return loader.Fail("the tree of cgroups is too deep");
+      c->height_ = std::max(c->height_, height);
+      height = c->height_ + 1;
+    }
     children_[in.name()] = std::move(child);
   }
   return true;
@@ -110,7 +116,11 @@ bool Cgroup::AfterLoad(state::Loader& loader) {
   bool is_there = parent_ == nullptr || (parent_->children_.contains(name_) && parent_->children_[name_].get() == this);
   if (!is_there || (removed_ && (parent_ != nullptr || !children_.empty()))) return loader.Fail("the tree of cgroups is malformed");
   Cgroup& top = Top();
-  if (parent_ != nullptr) ++top.groups_;
+  if (parent_ != nullptr) {
+    ++top.groups_;
+  } else if (!removed_) {
+    LimitsChanged();
+  }
   return (Depth() <= kMostDepth && top.groups_ <= kMostGroups) || loader.Fail("the tree of cgroups is too large");
 }
 

@@ -60,12 +60,18 @@ void HandOnUsage(ThreadGroup& child, ThreadGroup& parent) {
     late->child = true;
     to.push_back(std::move(late));
   }
+  // Who waits for it in another thread finds the child gone.
+  child.extras().expected_usage.queue_.Notify(POLLIN);
 }
+
+// The host reaps within some 100 us; a busy one takes longer.
+constexpr int64_t kLongest = 50'000'000;  // ns
 
 ErrnoOr<void> AwaitUsage(Task& task, ThreadGroup& whose) {
   ExpectedUsage& expected = whose.extras().expected_usage;
-  if (!expected.empty()) return task.Block(expected.queue(), POLLIN, kNever, kKillable);
-  return Ok();
+  // A process whose threads never stop making children would never have it all.
+  if (expected.empty() || task.syscall().timed_out) return Ok();
+  return task.Block(expected.queue(), POLLIN, task.kernel().clocks().Monotonic() + kLongest, kKillable);
 }
 
 }  // namespace amber

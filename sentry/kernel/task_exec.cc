@@ -245,7 +245,8 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
     }
   }
   task->extras_->net = NetNamespace::ForNewProcess(kernel_, first);
-  group->extras_->cgroup = first != nullptr ? RefPtr<Cgroup>(&Cgroup::Of(*first).Top()) : Cgroup::NewRoot(kernel_);
+  group->extras_->cgroup = what.cgroup;
+  if (!what.cgroup) group->extras_->cgroup = first != nullptr ? RefPtr<Cgroup>(&Cgroup::Of(*first).Top()) : Cgroup::NewRoot(kernel_);
   task->no_new_privs_ = what.no_new_privs;
   group->tasks_.push_back(task);
   group->leader_ = task.get();

@@ -17,6 +17,7 @@
 
 namespace amber {
 
+class Cgroup;
 class Kernel;
 class File;
 class MountNamespace;
@@ -52,6 +53,7 @@ struct NewProcess {
   RefPtr<const Credentials> creds;
   Container* container = nullptr;
   bool no_new_privs = false;
+  RefPtr<Cgroup> cgroup;  // null: one of its own, or that of the namespace's init
 };
 
 class TaskLifecycle {

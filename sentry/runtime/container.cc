@@ -11,6 +11,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "sentry/fs/cgroup/cgroup_fs.h"
 #include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/gofer/later.h"
 #include "sentry/fs/host/host_file.h"
@@ -136,6 +137,10 @@ absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels, std::vector<
   absl::StatusOr<RefPtr<MountNamespace>> mounts = BuildMounts(*kernel_, plans);
   if (!mounts.ok()) return mounts.status();
   mounts_ = *std::move(mounts);
+  cgroup_ = Cgroup::NewRoot(*kernel_);
+  for (Mount* mount : mounts_->All()) {
+    if (auto* fs = dynamic_cast<CgroupFileSystem*>(&mount->fs())) fs->ShowFromNowOn(cgroup_);
+  }
   if (GpuSupport* gpus = GpuSupport::Of(*kernel_); gpus != nullptr && spec_.gpu) {
     if (absl::Status s = gpus->Admit(this, spec_); !s.ok()) return s;
     if (absl::Status s = MakeGpuNodes(); !s.ok()) return s;
@@ -185,6 +190,7 @@ absl::StatusOr<RefPtr<Task>> Container::NewProcess(const ProcessSpec& spec, Proc
   what.fs = MakeRef<FsContext>(mounts_->root(), mounts_->root(), spec.umask.value_or(022));
   what.creds = CredentialsOf(spec);
   what.container = this;
+  what.cgroup = cgroup_;
   what.no_new_privs = spec.no_new_privs;
   RefPtr<File> terminal;
   if (spec.terminal && fds.console.valid()) {

@@ -13,6 +13,7 @@
 #include "sentry/base/ref_ptr.h"
 #include "sentry/control/runtime.h"
 #include "sentry/control/spec.h"
+#include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/uts_namespace.h"
@@ -69,6 +70,7 @@ class Container final : public RefCounted<Container>, public state::Saveable {
   ContainerSpec spec_;
   RefPtr<PidNamespace> pids_;
   RefPtr<UtsNamespace> uts_;
+  RefPtr<Cgroup> cgroup_;  // the root of its tree; null in images of before there were any
   RefPtr<MountNamespace> mounts_;
   std::shared_ptr<gofer::Client> gofer_;
   std::map<int, Started> started_;

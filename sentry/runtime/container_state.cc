@@ -17,6 +17,7 @@ std::string Container::Save(state::Saver& saver) const {
   out.set_spec(spec.SerializeAsString());
   out.set_pids(saver.Ref(pids_));
   out.set_uts(saver.Ref(uts_));
+  out.set_cgroup(saver.Ref(cgroup_));
   out.set_mounts(saver.Ref(mounts_));
   for (const auto& [pid, started] : started_) {
     container_state::Started* s = out.add_started();
@@ -46,6 +47,7 @@ bool Container::Load(state::Loader& loader, std::string_view bytes) {
   spec_ = control::Decode(spec);
   pids_ = loader.GetRef<PidNamespace>(in.pids());
   uts_ = loader.GetRef<UtsNamespace>(in.uts());
+  cgroup_ = loader.GetRef<Cgroup>(in.cgroup());
   mounts_ = loader.GetRef<MountNamespace>(in.mounts());
   if (kernel_ == nullptr || !pids_ || !uts_ || !mounts_) return loader.Fail("a container lacks its namespaces");
   for (const container_state::Started& s : in.started()) {

@@ -171,6 +171,25 @@ GUEST_TEST(Cgroups, WhoIsWhere) {
   MUST(rmdir(t.Path("a")));
 }
 
+GUEST_TEST(Cgroups, OpenFilesAndLimitsStay) {
+  Tree t;
+  MUST(mkdir(t.Path("a"), 0755));
+  EXPECT(t.Write("a/cgroup.max.depth", "7"));
+  MUST(chown(t.Path("a"), 1234, 1234));
+  const int events = MUST(open(t.Path("a/cgroup.events"), O_RDONLY));
+  const int freeze = MUST(open(t.Path("a/cgroup.freeze"), O_RDWR));
+  CheckpointHere();
+  char text[64] = {};
+  EXPECT_GE(pread(events, text, sizeof(text) - 1, 0), 10);
+  EXPECT_STREQ(text, "populated 0\nfrozen 0\n");
+  EXPECT_EQ(write(freeze, "1", 1), 1);
+  EXPECT_STREQ(t.Read("a/cgroup.freeze"), "1\n");
+  EXPECT_STREQ(t.Read("a/cgroup.max.depth"), "7\n");
+  struct stat status = {};
+  MUST(stat(t.Path("a"), &status));
+  EXPECT_EQ(status.st_uid, 1234u);
+}
+
 GUEST_TEST(Cgroups, FilesOfWhatIsRemoved) {
   Tree t;
   MUST(mkdir(t.Path("a"), 0755));
@@ -193,6 +212,8 @@ GUEST_TEST(Cgroups, Freezing) {
   while (*count < 1000) usleep(1000);
   EXPECT(t.Write("a/cgroup.freeze", "1"));
   for (int i = 0; i < 2000 && !t.Has("a/cgroup.events", "frozen 1\n"); i++) usleep(1000);
+  EXPECT(t.Has("a/cgroup.events", "frozen 1\n"));
+  CheckpointHere();
   EXPECT(t.Has("a/cgroup.events", "frozen 1\n"));
   const uint64_t before = *count;
   usleep(50'000);

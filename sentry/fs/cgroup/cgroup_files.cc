@@ -97,11 +97,11 @@ ErrnoOr<void> SetFreeze(Task&, Cgroup& g, std::string_view text) {
   g.SetFreeze(*on == 1);
   return Ok();
 }
-ErrnoOr<void> Kill(Task&, Cgroup& g, std::string_view text) {
+ErrnoOr<void> Kill(Task& writer, Cgroup& g, std::string_view text) {
   std::optional<int> kill = Number<int>(text);
   if (!kill) return Errno(EINVAL);
   if (*kill != 1) return Errno(ERANGE);
-  g.KillAll();
+  g.KillAll(&writer.group());
   return Ok();
 }
 
@@ -263,6 +263,13 @@ std::string PidsPeak(Task&, Cgroup& g) {
   peak = std::max<uint64_t>(peak, g.CountTasks());
   return std::to_string(peak) + "\n";
 }
+ErrnoOr<void> SetPidsMax(Task&, Cgroup& g, std::string_view text) {
+  constexpr int64_t kPidMaxLimit = 4'194'304;
+  std::optional<int64_t> value = Number<int64_t>(text);
+  if (text != "max" && (!value || *value < 0 || *value > kPidMaxLimit)) return Errno(EINVAL);
+  g.limits().pids = value ? static_cast<uint64_t>(*value) : Cgroup::kMax;
+  return Ok();
+}
 std::string PidsEvents(Task&, Cgroup& g) { return Line("max", g.counters().pids_max); }
 
 using L = Cgroup::Limits;
@@ -296,7 +303,7 @@ constexpr CgroupEntry kEntries[] = {
     {"memory.swap.max", Cgroup::kMemory, kReadWrite, &ShowLimit<&L::swap_max>, &SetBytes<&L::swap_max>},
     {"pids.current", Cgroup::kPids, kRead, &PidsCurrent},
     {"pids.events", Cgroup::kPids, kRead, &PidsEvents},
-    {"pids.max", Cgroup::kPids, kReadWrite, &ShowLimit<&L::pids>, &SetCount<&L::pids>},
+    {"pids.max", Cgroup::kPids, kReadWrite, &ShowLimit<&L::pids>, &SetPidsMax},
     {"pids.peak", Cgroup::kPids, kRead, &PidsPeak},
 };
 static_assert(std::size(kEntries) < 64);  // kInosPerGroup

@@ -41,6 +41,8 @@ ErrnoOr<RefPtr<FileSystem>> CgroupFileSystem::MakeFirstVersion(const MountArgume
   return Make(arguments);
 }
 
+void CgroupFileSystem::ShowFromNowOn(const RefPtr<Cgroup>& root_group) { static_cast<CgroupInode*>(root()->inode())->Become(root_group); }
+
 ErrnoOr<void> CgroupFileSystem::StatFs(struct statfs* out) {
   *out = {};
   out->f_type = CGROUP2_SUPER_MAGIC;
@@ -57,6 +59,12 @@ bool CgroupFileSystem::Load(state::Loader& loader, std::string_view bytes) {
 // --- inodes ---
 
 CgroupInode::CgroupInode(FileSystem* fs, RefPtr<Cgroup> group, const CgroupEntry* entry) : Inode(fs), group_(std::move(group)), entry_(entry) {
+  ShowAttr();
+}
+
+void CgroupInode::Become(RefPtr<Cgroup> group) {
+  if (group_) return;
+  group_ = std::move(group);
   ShowAttr();
 }
 
@@ -151,10 +159,10 @@ ErrnoOr<std::vector<DirEnt>> CgroupInode::List(const VfsContext& ctx) {
   return out;
 }
 
-ErrnoOr<RefPtr<File>> CgroupInode::Open(const VfsContext&, const VfsPath& path, int flags) {
+ErrnoOr<RefPtr<File>> CgroupInode::Open(const VfsContext& ctx, const VfsPath& path, int flags) {
   if (entry_ == nullptr) return RefPtr<File>(MakeRef<DirectoryFile>(path, flags));
   if (group_->removed()) return Errno(ENODEV);
-  return RefPtr<File>(MakeRef<CgroupFile>(path, flags));
+  return RefPtr<File>(MakeRef<CgroupFile>(path, flags, ctx.creds != nullptr ? ctx.creds->euid : 0));
 }
 
 std::string CgroupInode::Save(state::Saver& saver) const {
@@ -177,7 +185,7 @@ bool CgroupInode::Load(state::Loader& loader, std::string_view bytes) {
 
 // --- open files ---
 
-CgroupFile::CgroupFile(VfsPath path, int flags) : VfsFile(std::move(path), flags) {}
+CgroupFile::CgroupFile(VfsPath path, int flags, uint32_t opener) : VfsFile(std::move(path), flags), opener_(opener) {}
 
 ErrnoOr<size_t> CgroupFile::PRead(Task& task, Sink& sink, uint64_t offset) {
   if (offset == 0 || !made_) {
@@ -203,6 +211,8 @@ ErrnoOr<size_t> CgroupFile::PWrite(Task& task, Source& source, uint64_t) {
   RefPtr<Cgroup> group = node.GroupFor(&task);
   if (group->removed()) return Errno(ENODEV);
   if (node.entry()->write == nullptr) return Errno(EINVAL);
+  // A descriptor is no way to make a program with more rights write: it is the opener's.
+  if (task.creds().euid != opener_) return Errno(EACCES);
   size_t size = source.remaining();
   if (size > kMaxWrite) return Errno(E2BIG);
   std::string text(size, '\0');
@@ -229,17 +239,22 @@ ErrnoOr<uint64_t> CgroupFile::Seek(Task&, int64_t offset, int whence) {
   return position_;
 }
 
-std::string CgroupFile::Save(state::Saver& saver) const { return SaveOpenFile(saver, position_, made_ ? 1 : 0, text_); }
+std::string CgroupFile::Save(state::Saver& saver) const { return SaveOpenFile(saver, position_, (made_ ? 1 : 0) | uint64_t{opener_} << 1, text_); }
 
 bool CgroupFile::Load(state::Loader& loader, std::string_view bytes) {
   vfs_state::OpenFile m;
   if (!LoadOpenFile(loader, bytes, &m)) return false;
-  auto* node = dynamic_cast<CgroupInode*>(&inode());
-  if (node == nullptr || node->entry() == nullptr) return loader.Fail("an open file is in the wrong file system");
   position_ = m.position();
   made_ = (m.data_inode() & 1) != 0;
+  opener_ = static_cast<uint32_t>(m.data_inode() >> 1);
   text_ = m.extra();
   return true;
+}
+
+bool CgroupFile::AfterLoad(state::Loader& loader) {
+  if (!VfsFile::AfterLoad(loader)) return false;
+  auto* node = dynamic_cast<CgroupInode*>(&inode());
+  return (node != nullptr && node->entry() != nullptr) || loader.Fail("an open file is in the wrong file system");
 }
 
 }  // namespace amber

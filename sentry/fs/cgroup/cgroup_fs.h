@@ -29,6 +29,8 @@ class CgroupFileSystem final : public FileSystem {
   CgroupFileSystem() = default;  // for Loader
   ~CgroupFileSystem() override { DropDentries(); }
   static ErrnoOr<RefPtr<FileSystem>> Make(const MountArguments& arguments);
+  // A container's configuration mounts it before there is a group: it shows `root` from now on. Nothing if it shows one already.
+  void ShowFromNowOn(const RefPtr<Cgroup>& root);
   // For mount(2) of "cgroup".
   static ErrnoOr<RefPtr<FileSystem>> MakeFirstVersion(const MountArguments& arguments);
 
@@ -44,10 +46,11 @@ class CgroupFileSystem final : public FileSystem {
 class CgroupInode final : public Inode {
  public:
   CgroupInode() = default;  // for Loader
-  // `group` null: the root for whoever asks. `entry` null: the directory.
+  // `group` null: not known yet, the root for whoever asks. `entry` null: the directory.
   CgroupInode(FileSystem* fs, RefPtr<Cgroup> group, const CgroupEntry* entry);
 
   const CgroupEntry* entry() const { return entry_; }
+  void Become(RefPtr<Cgroup> group);
   // Null if nobody asks.
   RefPtr<Cgroup> GroupFor(const Task* task) const;
 
@@ -74,7 +77,8 @@ class CgroupInode final : public Inode {
 class CgroupFile final : public VfsFile {
  public:
   CgroupFile() = default;  // for Loader
-  CgroupFile(VfsPath path, int flags);
+  // `opener`: its effective user, who alone may write.
+  CgroupFile(VfsPath path, int flags, uint32_t opener);
 
   ErrnoOr<size_t> Read(Task& task, Sink& sink) override;
   ErrnoOr<size_t> PRead(Task& task, Sink& sink, uint64_t offset) override;
@@ -87,8 +91,10 @@ class CgroupFile final : public VfsFile {
   state::Kind kind() const override { return kCgroupFileKind; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
 
  private:
+  uint32_t opener_ = 0;
   std::string text_;
   bool made_ = false;
   uint64_t position_ = 0;

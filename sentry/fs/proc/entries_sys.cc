@@ -103,7 +103,7 @@ template <size_t I>
 ErrnoOr<void> SetIpc(Task& writer, Task*, std::string_view text) {
   IpcNamespace& ipc = *writer.extras().ipc;
   if (!writer.creds().HasIn(ipc.owner(), CAP_SYS_RESOURCE) && !writer.creds().HasIn(ipc.owner(), CAP_SYS_ADMIN)) return Errno(EPERM);
-  return ipc.sysctls().Write(kIpcSysctls[I], text);
+  return ipc.WriteSysctl(kIpcSysctls[I], text);
 }
 
 constexpr ProcEntry kEntries[] = {
@@ -175,7 +175,7 @@ ErrnoOr<void> ApplySysctl(Task& init, std::string_view name, std::string_view te
     NetNamespace& net = NetNamespace::Of(init);
     return net.host() ? ErrnoOr<void>(Errno(EPERM)) : net.WriteSysctl(*row, text);
   }
-  if (const SysctlRow* row = FindRow(kIpcSysctls, path)) return init.extras().ipc->sysctls().Write(*row, text);
+  if (const SysctlRow* row = FindRow(kIpcSysctls, path)) return init.extras().ipc->WriteSysctl(*row, text);
   if (path == "kernel/domainname") {
     if (text.size() > 64) return Errno(EINVAL);
     init.uts().domainname = text;
