@@ -37,6 +37,7 @@
 #include "sentry/kernel/signal.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/keys/key.h"
 #include "sentry/landlock/landlock.h"

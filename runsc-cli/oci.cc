@@ -132,6 +132,21 @@ void ReadNamespaces(const JsonReader& list, Bundle* bundle) {
       bundle->host_network = false;
       bundle->network_path = path;
     }
+    if (type == "time") {
+      if (!path.empty()) return item["path"].Fail("absent: a sandbox joins no time namespace of the host");
+      bundle->container.time.emplace();
+    }
+  });
+}
+
+// Only with a time namespace, as runc wants it.
+void ReadTimeOffsets(const JsonReader& json, ContainerSpec* container) {
+  constexpr int64_t kMostSeconds = INT64_MAX / 1'000'000'000 - 1;
+  json.ForEachMember([container](const std::string& clock, const JsonReader& value) {
+    if (!container->time) return value.Fail("absent: there is no time namespace in linux.namespaces");
+    if (clock != "monotonic" && clock != "boottime") return value.Fail("below monotonic or boottime");
+    int64_t ns = value["secs"].Integer(0, -kMostSeconds, kMostSeconds) * 1'000'000'000 + value["nanosecs"].Integer(0, 0, 999'999'999);
+    (clock == "monotonic" ? container->time->monotonic : container->time->boottime) = ns;
   });
 }
 
@@ -239,6 +254,7 @@ absl::StatusOr<Bundle> ParseConfig(std::string_view text, const std::string& dir
   ReadStringMap(json["annotations"], &container.annotations);
   JsonReader linux = json["linux"];
   ReadNamespaces(linux["namespaces"], &bundle);
+  ReadTimeOffsets(linux["timeOffsets"], &container);
   ReadDevices(linux["devices"], &container);
   ReadStringMap(linux["sysctl"], &container.sysctls);
   container.masked_paths = linux["maskedPaths"].Strings();

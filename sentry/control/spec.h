@@ -92,6 +92,12 @@ struct NamespaceSpec {
   std::string network;
 };
 
+// A time namespace of its own: what its clocks are ahead, in ns.
+struct TimeSpec {
+  int64_t monotonic = 0;
+  int64_t boottime = 0;
+};
+
 struct ContainerSpec {
   std::string id;
   ProcessSpec process;
@@ -104,6 +110,7 @@ struct ContainerSpec {
   std::vector<MountSpec> mounts;  // in order, without the root
   std::vector<DeviceSpec> devices;
   NamespaceSpec namespaces;
+  std::optional<TimeSpec> time;
   std::map<std::string, std::string> sysctls;  // "net.ipv4.ip_forward" -> "1"
   std::map<std::string, std::string> annotations;
   std::vector<std::string> masked_paths;

@@ -126,6 +126,10 @@ void Encode(const ContainerSpec& from, Container* to) {
   to->mutable_namespaces()->set_ipc(from.namespaces.ipc);
   to->mutable_namespaces()->set_uts(from.namespaces.uts);
   to->mutable_namespaces()->set_network(from.namespaces.network);
+  if (from.time) {
+    to->mutable_time()->set_monotonic(from.time->monotonic);
+    to->mutable_time()->set_boottime(from.time->boottime);
+  }
   for (const auto& [key, value] : from.sysctls) (*to->mutable_sysctls())[key] = value;
   for (const auto& [key, value] : from.annotations) (*to->mutable_annotations())[key] = value;
   AddAll(from.masked_paths, to->mutable_masked_paths());
@@ -153,6 +157,7 @@ ContainerSpec Decode(const Container& from) {
   for (const Device& d : from.devices()) to.devices.push_back(Decode(d));
   to.namespaces = {
       .pid = from.namespaces().pid(), .ipc = from.namespaces().ipc(), .uts = from.namespaces().uts(), .network = from.namespaces().network()};
+  if (from.has_time()) to.time = TimeSpec{.monotonic = from.time().monotonic(), .boottime = from.time().boottime()};
   for (const auto& [key, value] : from.sysctls()) to.sysctls[key] = value;
   for (const auto& [key, value] : from.annotations()) to.annotations[key] = value;
   to.masked_paths = Strings(from.masked_paths());

@@ -18,6 +18,7 @@
 #include "sentry/kernel/sigio.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/tracing.h"
 #include "sentry/kernel/usage.h"
 #include "sentry/keys/key.h"
@@ -38,6 +39,7 @@ void TaskExtras::Inherit(Task& parent, uint64_t flags) {
   // A child with an address space of its own enters the time namespace for children (timens_on_fork).
   time_for_children = from.time_for_children;
   time = (flags & CLONE_VM) != 0 ? from.time : from.time_for_children;
+  if (time) time->Freeze();
   seccomp_mode = from.seccomp_mode;
   seccomp = from.seccomp;
   traps_native = from.traps_native;
@@ -64,6 +66,9 @@ void TaskExtras::Inherit(Task& parent, uint64_t flags) {
 bool TaskExtras::WantsNativeCalls() const { return seccomp_mode == SECCOMP_MODE_STRICT || (seccomp && seccomp->WantsNativeCalls()); }
 
 void TaskExtras::OnExec() {
+  // exec_task_namespaces()
+  time = time_for_children;
+  if (time) time->Freeze();
   rseq = {};
   thread_keys.reset();  // prepare_exec_creds()
   before_guest.clear();
@@ -209,17 +214,6 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& tas
   return m.tracee().empty() || Tracing::Load(loader, m.tracee(), task);
 }
 
-namespace {
-
-std::string SavePlain(uint64_t ino, uint64_t owner) {
-  proto::PlainNamespace m;
-  m.set_ino(ino);
-  m.set_owner(owner);
-  return m.SerializeAsString();
-}
-
-}  // namespace
-
 CgroupNamespace::CgroupNamespace() = default;
 CgroupNamespace::CgroupNamespace(RefPtr<UserNamespace> owner, RefPtr<Cgroup> root) : Namespace(std::move(owner)), root_(std::move(root)) {}
 CgroupNamespace::~CgroupNamespace() = default;
@@ -236,11 +230,6 @@ bool CgroupNamespace::Load(state::Loader& loader, std::string_view bytes) {
   if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadCommon(loader, m.ino(), m.owner())) return false;
   root_ = loader.GetRef<Cgroup>(m.cgroup());
   return true;
-}
-std::string TimeNamespace::Save(state::Saver& saver) const { return SavePlain(ino(), SaveOwner(saver)); }
-bool TimeNamespace::Load(state::Loader& loader, std::string_view bytes) {
-  proto::PlainNamespace m;
-  return m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) && LoadCommon(loader, m.ino(), m.owner());
 }
 
 GroupExtras::GroupExtras() : serial(next_serial_.fetch_add(1, std::memory_order_relaxed)) {}

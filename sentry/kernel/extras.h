@@ -45,6 +45,7 @@ struct Tracee;
 class SemUndo;
 class Task;
 class ThreadGroup;
+class TimeNamespace;
 
 // sched_setattr(2): kept and told, the host decides how its threads run.
 struct SchedAttributes {

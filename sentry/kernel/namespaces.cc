@@ -9,6 +9,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/vfs/fs_context.h"
@@ -84,6 +85,7 @@ void NamespaceSet::Enter(Task& task) {
   if (net) extras.net = net;
   if (cgroup || to_initial_cgroup) extras.cgroup = cgroup;
   if (pids_for_children) extras.pids_for_children = pids_for_children;
+  if (time) time->Freeze();
   if (time || to_initial_time) extras.time = time;
   if (time_for_children || to_initial_time) extras.time_for_children = time_for_children;
 }
@@ -106,7 +108,7 @@ ErrnoOr<NamespaceSet> MakeNamespaces(Task& task, uint64_t flags, FsContext* fs) 
   if ((flags & CLONE_NEWIPC) != 0) set.ipc = MakeRef<IpcNamespace>(owner);
   if ((flags & CLONE_NEWNET) != 0) set.net = MakeRef<NetNamespace>(task.kernel(), false, owner);
   if ((flags & CLONE_NEWCGROUP) != 0) set.cgroup = MakeRef<CgroupNamespace>(owner, RefPtr<Cgroup>(&Cgroup::Of(task)));
-  if ((flags & kNewTime) != 0) set.time_for_children = MakeRef<TimeNamespace>(owner);
+  if ((flags & kNewTime) != 0) set.time_for_children = MakeRef<TimeNamespace>(owner, extras.time_for_children.get());
   if ((flags & CLONE_NEWNS) != 0) set.mounts = task.mounts().Clone(fs, owner);
   return set;
 }

@@ -1,4 +1,4 @@
-// Cgroup and time namespaces (cgroup_namespaces(7), time_namespaces(7)). Owned by their tasks; guarded by the kernel lock.
+// Cgroup namespaces (cgroup_namespaces(7)). Owned by their tasks; guarded by the kernel lock.
 #pragma once
 
 #include <cstdint>
@@ -26,18 +26,6 @@ class CgroupNamespace final : public Namespace {
 
  private:
   RefPtr<Cgroup> root_;
-};
-
-class TimeNamespace final : public Namespace {
- public:
-  TimeNamespace() = default;  // for Loader
-  explicit TimeNamespace(RefPtr<UserNamespace> owner) : Namespace(std::move(owner)) {}
-  ~TimeNamespace() override = default;
-  int type() const override { return 0x00000080; }  // CLONE_NEWTIME
-
-  state::Kind kind() const override { return state::Kind::kTimeNamespace; }
-  std::string Save(state::Saver& saver) const override;
-  bool Load(state::Loader& loader, std::string_view bytes) override;
 };
 
 }  // namespace amber

@@ -16,6 +16,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/tracing.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
@@ -206,6 +207,8 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& ar
   } else {
     child->mm_ = parent.mm_->Fork();
     child->mm_->Attach(RefPtr<platform::AddressSpace>(&thread.space()));
+    TaskExtras& extras = *child->extras_;
+    if (extras.time != parent.extras_->time) extras.before_guest = VdsoParamsOps(*child->mm_, extras.time.get(), kernel_.clocks());
   }
   if ((args.flags & CLONE_CHILD_CLEARTID) != 0) {
     child->clear_child_tid_ = args.child_tid;

@@ -18,6 +18,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/tracing.h"
 #include "sentry/kernel/usage.h"
 #include "sentry/kernel/uts_namespace.h"
@@ -247,6 +248,7 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
   task->extras_->net = NetNamespace::ForNewProcess(kernel_, first);
   group->extras_->cgroup = what.cgroup;
   if (!what.cgroup) group->extras_->cgroup = first != nullptr ? RefPtr<Cgroup>(&Cgroup::Of(*first).Top()) : Cgroup::NewRoot(kernel_);
+  if (first != nullptr) task->extras_->time = task->extras_->time_for_children = first->extras().time;
   task->no_new_privs_ = what.no_new_privs;
   group->tasks_.push_back(task);
   group->leader_ = task.get();

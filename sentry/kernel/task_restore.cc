@@ -13,6 +13,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/loader/loader.h"
 #include "sentry/loader/vdso/vdso.h"
 #include "sentry/mm/memory_manager.h"
@@ -94,7 +95,7 @@ std::string TaskRestore::MakePlan(Task& task, platform::ExecPlan* plan) {
   RestoreSources sources;
   sources.image_fd = options_.image_fd;
   sources.vdso_fd = vdso->image_fd();
-  sources.vdso_params_fd = vdso->params_fd();
+  sources.vdso_params_fd = VdsoParamsFd(task.extras().time.get(), kernel_.clocks());
   sources.vdso_size = loader::Vdso::ImageSize();
   sources.map_file = [&task](const Vma& vma) {
     return vma.file->Map(task, vma.offset, vma.size(), vma.shared ? vma.max_prot : vma.prot, vma.shared);

@@ -140,6 +140,7 @@ ErrnoOr<LoadResult> LoadBusybox(platform::Platform& platform, Vdso& vdso, std::v
   env.identity = [](ExecFile&) -> ErrnoOr<ExecIdentity> { return ExecIdentity(); };
   env.random = [](void* out, size_t size) { ASSERT_EQ(getrandom(out, size, 0), static_cast<ssize_t>(size)); };
   env.vdso = &vdso;
+  env.vdso_params_fd = env.vdso->params_fd();
   env.host_vdso_base = platform.host_vdso_base();
   env.host_vdso_size = platform.host_vdso_size();
   ExecRequest request;

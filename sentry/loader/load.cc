@@ -217,7 +217,7 @@ ErrnoOr<void> ProgramLoader::MapVdso() {
   image.prot = PROT_READ | PROT_EXEC;
   image.name = VmaName::kVdso;
   layout().vdso = image.start;
-  for (auto& [vma, fd] : {std::pair(params, env_.vdso->params_fd()), std::pair(image, env_.vdso->image_fd())}) {
+  for (auto& [vma, fd] : {std::pair(params, env_.vdso_params_fd), std::pair(image, env_.vdso->image_fd())}) {
     result_.plan.ops.push_back(MemoryManager::MapOp(vma, {.fd = fd}));
     result_.mm->Record(vma);
   }

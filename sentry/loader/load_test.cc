@@ -35,6 +35,7 @@ class LoadTest : public testing::Test {
     env.identity = [](ExecFile&) -> ErrnoOr<ExecIdentity> { return ExecIdentity{1, 2, 3, 4, true}; };
     env.random = [](void* out, size_t size) { ASSERT_EQ(getrandom(out, size, 0), static_cast<ssize_t>(size)); };
     env.vdso = vdso_.get();
+    env.vdso_params_fd = env.vdso->params_fd();
     env.host_vdso_base = getauxval(AT_SYSINFO_EHDR);
     env.host_vdso_size = 8192;
     return env;

@@ -1,8 +1,10 @@
 #include "sentry/loader/loader.h"
 
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/loader/load.h"
 #include "sentry/loader/vdso/vdso.h"
 #include "sentry/vfs/io.h"
@@ -57,6 +59,7 @@ ErrnoOr<LoadResult> LoadProgram(Task& task, const ExecRequest& request) {
   env.host_vdso_size = kernel.platform().host_vdso_size();
   env.vdso = SharedVdso(env.host_vdso_base);
   if (env.vdso != nullptr) env.vdso->SetOffsets(kernel.clocks().monotonic_offset(), kernel.clocks().boottime_offset());
+  env.vdso_params_fd = VdsoParamsFd(task.extras().time_for_children.get(), kernel.clocks());
   return Load(std::move(env), request);
 }
 

@@ -18,8 +18,10 @@
 #include "sentry/fs/nvidia/gpu_support.h"
 #include "sentry/fs/nvidia/nvidia_file.h"
 #include "sentry/fs/proc/memory_view.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task_lifecycle.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/runtime/image_mounts.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
@@ -206,6 +208,7 @@ absl::StatusOr<RefPtr<Task>> Container::NewProcess(const ProcessSpec& spec, Proc
   ErrnoOr<RefPtr<Task>> made = kernel_->lifecycle().NewProcessTask(std::move(what));
   if (!made.ok()) return absl::ResourceExhaustedError("cannot start a process: the limit on tasks is reached");
   RefPtr<Task> task = *std::move(made);
+  if (absl::Status s = EnterTime(*task); !s.ok()) return s;
   if (terminal) MakeControllingTerminal(*task, *terminal);
   for (const RlimitSpec& limit : spec.rlimits) {
     if (limit.resource < 0 || limit.resource >= RLIM_NLIMITS || limit.soft > limit.hard) {
@@ -219,6 +222,19 @@ absl::StatusOr<RefPtr<Task>> Container::NewProcess(const ProcessSpec& spec, Proc
   RefPtr<Container> self(this);
   task->group().set_exit_watcher([self, pid](int status) { self->OnExit(pid, status); });
   return task;
+}
+
+absl::Status Container::EnterTime(Task& task) {
+  if (!spec_.time || task.pid() != 1) return absl::OkStatus();
+  auto ns = MakeRef<TimeNamespace>(RefPtr<UserNamespace>(), nullptr);
+  if (!ns->SetOffsets(kernel_->clocks(), {spec_.time->monotonic, spec_.time->boottime}).ok()) {
+    return absl::InvalidArgumentError("linux.timeOffsets: a clock would be negative or leave its range");
+  }
+  ns->Freeze();
+  task.extras().time = task.extras().time_for_children = ns;
+  return absl::OkStatus();
+}
+
 }
 
 void Container::OnExit(int pid, int wait_status) {

@@ -64,6 +64,8 @@ class Container final : public RefCounted<Container>, public state::Saveable {
   void OnExit(int pid, int wait_status);
   // The GPUs that it has are in /dev, and none that it has not.
   absl::Status MakeGpuNodes();
+  // A task before its first program enters the time namespace that is asked for, or that of the first process.
+  absl::Status EnterTime(Task& task);
   absl::Status AddStdio(FdTable& files, ProcessFds fds);
 
   Kernel* kernel_ = nullptr;

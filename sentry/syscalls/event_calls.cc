@@ -15,6 +15,7 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
+#include "sentry/syscalls/time_util.h"
 #include "sentry/vfs/fd_table.h"
 
 namespace amber {
@@ -100,6 +101,7 @@ ErrnoOr<uint64_t> TimerFdSettime(Task& task, int fd, int flags, UserPtr<const it
   int64_t value = TRY(ToNs(spec.it_value));
   int64_t interval = TRY(ToNs(spec.it_interval));
   RefPtr<TimerFd> timer = TRY(GetTimerFd(task, fd));
+  if ((flags & TFD_TIMER_ABSTIME) != 0 && value != 0) value = std::max<int64_t>(ToKernelTime(task, timer->clock(), value), 1);
   TimerFd::Setting before = timer->Get();
   timer->Set(flags, value, interval);
   if (old) TRY(task.CopyOut(old, ToSpec(before)));

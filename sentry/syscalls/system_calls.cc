@@ -16,6 +16,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
@@ -57,7 +58,7 @@ ErrnoOr<uint64_t> Setdomainname(Task& task, UserPtr<const char> name, int length
 
 ErrnoOr<uint64_t> Sysinfo(Task& task, UserPtr<struct sysinfo> out) {
   struct sysinfo info{};
-  info.uptime = task.kernel().clocks().Boottime() / kNsPerSecond;
+  info.uptime = (task.kernel().clocks().Boottime() + TimeOffsetsOf(task).boottime) / kNsPerSecond;
   // What /proc/meminfo says; the machine's other tenants are not told of.
   MemoryUse use = MemoryUsedBy(task.group().pids().Groups());
   info.totalram = MemoryOf(task.container());

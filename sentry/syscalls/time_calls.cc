@@ -11,6 +11,7 @@
 #include "sentry/kernel/late_usage.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/usage.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/families.h"
@@ -42,8 +43,16 @@ int64_t DeadlineAfter(Task& task, int64_t duration) {
   return deadline;
 }
 
+int64_t ToKernelTime(const Task& task, clockid_t clock, int64_t absolute) {
+  if (absolute == kNever) return kNever;
+  int64_t sum, offset = TimeOffsetsOf(task).Of(clock);
+  if (absolute < offset) return 0;  // long ago
+  return __builtin_sub_overflow(absolute, offset, &sum) ? kNever : sum;
+}
+
 int64_t DeadlineAt(Task& task, clockid_t clock, int64_t absolute) {
   if (absolute == kNever) return kNever;
+  absolute = ToKernelTime(task, clock, absolute);
   const Clocks& clocks = task.kernel().clocks();
   int64_t now = clocks.Monotonic();
   switch (clock) {
@@ -82,9 +91,9 @@ ErrnoOr<int64_t> ReadClock(Task& task, clockid_t clock) {
     case CLOCK_TAI: return clocks.Realtime();
     case CLOCK_MONOTONIC:
     case CLOCK_MONOTONIC_RAW:
-    case CLOCK_MONOTONIC_COARSE: return clocks.Monotonic();
+    case CLOCK_MONOTONIC_COARSE: return clocks.Monotonic() + TimeOffsetsOf(task).monotonic;
     case CLOCK_BOOTTIME:
-    case CLOCK_BOOTTIME_ALARM: return clocks.Boottime();
+    case CLOCK_BOOTTIME_ALARM: return clocks.Boottime() + TimeOffsetsOf(task).boottime;
     case CLOCK_PROCESS_CPUTIME_ID: return task.group().CpuTime();
     case CLOCK_THREAD_CPUTIME_ID: return task.CpuTime();
     default:
@@ -101,11 +110,12 @@ int64_t VdsoOffset(Task& task, clockid_t clock) {
   const platform::Platform& platform = task.kernel().platform();
   if (task.syscall().ip - platform.host_vdso_base() >= platform.host_vdso_size()) return 0;
   const Clocks& clocks = task.kernel().clocks();
+  int64_t own = TimeOffsetsOf(task).Of(clock);
   switch (clock) {
     case CLOCK_MONOTONIC:
     case CLOCK_MONOTONIC_RAW:
-    case CLOCK_MONOTONIC_COARSE: return clocks.monotonic_offset();
-    case CLOCK_BOOTTIME: return clocks.boottime_offset();
+    case CLOCK_MONOTONIC_COARSE: return clocks.monotonic_offset() + own;
+    case CLOCK_BOOTTIME: return clocks.boottime_offset() + own;
     default: return 0;
   }
 }

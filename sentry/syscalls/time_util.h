@@ -24,6 +24,9 @@ ErrnoOr<int64_t> CopyInDuration(Task& task, UserPtr<const timespec> p);
 int64_t DeadlineAfter(Task& task, int64_t duration);
 // Guest monotonic time for an absolute time of `clock` (CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME and their kin).
 int64_t DeadlineAt(Task& task, clockid_t clock, int64_t absolute);
+// An absolute time of `clock` in the terms of the kernel, whose clocks are those of the initial time namespace (timens_ktime_to_host); kNever
+// stays kNever, and what lies before those began is 0.
+int64_t ToKernelTime(const Task& task, clockid_t clock, int64_t absolute);
 // The guest's reading of `clock`; EINVAL for unknown ones, ESRCH for a dead task's.
 ErrnoOr<int64_t> ReadClock(Task& task, clockid_t clock);
 

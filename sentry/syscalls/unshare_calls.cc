@@ -1,5 +1,6 @@
 // unshare(2) and setns(2).
 #include <linux/capability.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -8,9 +9,12 @@
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/fs/proc/entry.h"
 #include "sentry/kernel/extras.h"
+#include "sentry/kernel/kernel.h"
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
+#include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fd_table.h"
@@ -49,9 +53,20 @@ void GoToRoot(Task& task, MountNamespace& mounts) {
   task.fs().set_cwd(root);
 }
 
-void Install(Task& task, NamespaceSet& set) {
+// The result of the call.
+ErrnoOr<uint64_t> Install(Task& task, NamespaceSet& set) {
+  MemoryManager& mm = task.mm();
+  bool enters_time = (set.time || set.to_initial_time) && set.time != task.extras().time;
+  if (enters_time && !mm.TryLock(task)) return task.Block(mm.lock_queue(), POLLIN, kNever, kErestartnointr);
   set.Enter(task);
   if (set.mounts) GoToRoot(task, *set.mounts);
+  if (!enters_time) return 0;
+  // Its vDSO shows the time there.
+  task.StopForOps(VdsoParamsOps(mm, task.extras().time.get(), task.kernel().clocks()), [self = RefPtr<Task>(&task)](std::span<const int64_t>) {
+    self->mm().Unlock(*self);
+    self->FinishSyscall(0);
+  });
+  return kNoAnswer;
 }
 
 ErrnoOr<uint64_t> JoinProcess(Task& task, PidFd& pidfd, uint64_t flags) {
@@ -67,8 +82,7 @@ ErrnoOr<uint64_t> JoinProcess(Task& task, PidFd& pidfd, uint64_t flags) {
     int kind = static_cast<int>(type);
     TRY(JoinNamespace(task, kind, TRY(NamespaceOf(*target, kind, false)), &set));
   }
-  Install(task, set);
-  return 0;
+  return Install(task, set);
 }
 
 ErrnoOr<uint64_t> Setns(Task& task, int fd, int flags) {
@@ -78,14 +92,13 @@ ErrnoOr<uint64_t> Setns(Task& task, int fd, int flags) {
   if (ns == nullptr || (flags != 0 && flags != ns->ref().type)) return Errno(EINVAL);
   NamespaceSet set;
   TRY(JoinNamespace(task, ns->ref().type, ns->ref().ns, &set));
-  Install(task, set);
-  return 0;
+  return Install(task, set);
 }
 
 }  // namespace
 
 void RegisterUnshareCalls(SyscallTable& table) {
-  table.Set(SYS_unshare, Partial<&Unshare>("time namespaces have no offsets"));
+  table.Set(SYS_unshare, Full<&Unshare>());
   table.Set(SYS_setns, Full<&Setns>());
 }
 

@@ -298,6 +298,22 @@ print(pages >> 20, total >> 10, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1
 """
         self.assertEqual(self.must("do", "--memory", "64", "python3", "-c", program), "64 64 -9\n")
 
+    def test_clocks_of_a_time_namespace(self):
+        offsets = {"monotonic": {"secs": 1000000, "nanosecs": 5}, "boottime": {"secs": 3000000}}
+        script = "import time; print(int(time.clock_gettime(time.CLOCK_MONOTONIC)), int(time.clock_gettime(time.CLOCK_BOOTTIME)))"
+        bundle = self.host_bundle("/bin/sh", "-c", f"python3 -c '{script}'; cut -d. -f1 /proc/uptime; cat /proc/self/timens_offsets",
+                                  linux={"namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "time"}], "timeOffsets": offsets})
+        before = [time.clock_gettime(c) for c in (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME)]
+        lines = self.must("run", "--bundle", bundle, "t").splitlines()
+        told = [int(word) for word in " ".join(lines[:2]).split()]
+        for now, start, ahead in zip(told, before + before[1:], (1000000, 3000000, 3000000)):
+            self.assertTrue(-1 <= now - start - ahead <= 60, (now, start, ahead))
+        self.assertEqual([line.split() for line in lines[2:]], [["monotonic", "1000000", "5"], ["boottime", "3000000", "0"]])
+        without = self.host_bundle("/bin/true", linux={"namespaces": [{"type": "pid"}, {"type": "network"}], "timeOffsets": offsets})
+        self.assertIn("timeOffsets", self.run_cli("run", "--bundle", without, "w").stderr)
+        early = self.host_bundle("/bin/true", linux={"namespaces": [{"type": "network"}, {"type": "time"}], "timeOffsets": {"monotonic": {"secs": -10**9}}})
+        self.assertIn("timeOffsets", self.run_cli("run", "--bundle", early, "e").stderr)
+
     def test_a_container_that_ended_leaves_its_name(self):
         pod = self.host_bundle("/bin/sleep", "100", annotations={"io.kubernetes.cri.container-type": "sandbox", "io.kubernetes.cri.sandbox-id": "pod"})
         self.detached("run", "--detach", "--bundle", pod, "pod")

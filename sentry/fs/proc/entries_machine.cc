@@ -15,6 +15,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/keys/key.h"
 #include "sentry/vfs/file_system.h"
@@ -115,7 +116,7 @@ ErrnoOr<std::string> Stat(Task& reader, Task*) {
   line("cpu ", used, all - used);
   for (uint64_t i = 0; i < cpus; ++i) line("cpu" + std::to_string(i), used / cpus, (all - used) / cpus);
   Counts counts = CountTasks();
-  int64_t boot = (kernel.clocks().Realtime() - kernel.clocks().Boottime()) / kNsPerSecond;
+  int64_t boot = (kernel.clocks().Realtime() - kernel.clocks().Boottime() - TimeOffsetsOf(reader).boottime) / kNsPerSecond;
   AppendFormat(&out, "intr 0\nctxt %llu\nbtime %lld\nprocesses %llu\nprocs_running %u\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n",
                static_cast<unsigned long long>(kernel.stats().syscalls.load()), static_cast<long long>(boot),
                static_cast<unsigned long long>(kernel.stats().forks.load() + 1), std::max(counts.running, 1u));
@@ -123,7 +124,7 @@ ErrnoOr<std::string> Stat(Task& reader, Task*) {
 }
 
 ErrnoOr<std::string> Uptime(Task& reader, Task*) {
-  int64_t up = reader.kernel().clocks().Boottime() / (kNsPerSecond / 100);
+  int64_t up = (reader.kernel().clocks().Boottime() + TimeOffsetsOf(reader).boottime) / (kNsPerSecond / 100);
   int64_t idle = std::max<int64_t>(up * Machine::Get().cpus - static_cast<int64_t>(UsedTicks()), 0);
   std::string out;
   AppendFormat(&out, "%lld.%02lld %lld.%02lld\n", static_cast<long long>(up / 100), static_cast<long long>(up % 100),

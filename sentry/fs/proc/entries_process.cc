@@ -17,6 +17,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/usage.h"
 #include "sentry/landlock/landlock.h"
 #include "sentry/mm/memory_manager.h"
@@ -186,6 +187,8 @@ ErrnoOr<void> SetCoreDumpFilter(Task&, Task* target, std::string_view text) {
   target->group().extras().core_filter = static_cast<uint32_t>(value) & CoreDump::kFilterMask;
   return Ok();
 }
+ErrnoOr<std::string> TimensOffsets(Task&, Task* target) { return target->exiting() ? std::string() : TimeOffsetsText(*target); }
+ErrnoOr<void> SetTimensOffsets(Task& writer, Task* target, std::string_view text) { return WriteTimeOffsets(writer.creds(), *target, text); }
 ErrnoOr<void> Accept(Task&, Task*, std::string_view) { return Ok(); }
 ErrnoOr<void> RefuseWrite(Task&, Task*, std::string_view) { return Errno(EPERM); }
 
@@ -329,6 +332,7 @@ constexpr ProcEntry kEntries[] = {
     {"statm", kProcFile, &Statm},
     {"status", kProcFile, &ProcStatusText},
     {"syscall", kProcPrivate, &SyscallText, nullptr, true},
+    {"timens_offsets", kProcWritable, &TimensOffsets, &SetTimensOffsets, false, true},
     {"timerslack_ns", S_IFREG | 0666, &TimerSlack, &Accept},
     {"uid_map", kProcWritable, &IdMap<false>, &SetIdMap<false>, false, true},
     {"wchan", kProcFile, &ZeroNoNewline},

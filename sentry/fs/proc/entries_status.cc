@@ -13,6 +13,7 @@
 #include "sentry/kernel/seccomp_filter.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/proc_text.h"
@@ -119,7 +120,7 @@ ErrnoOr<std::string> ProcStatText(Task& reader, Task* target) {
                ns.IdOf(g.session()), static_cast<int>(TerminalDevice(g.session())), TerminalForeground(ns, g.session()),
                static_cast<Ll>((t.is_leader() ? g.CpuTime() : t.CpuTime()) / kTick), static_cast<Ll>(Ticks(children.ru_utime)),
                static_cast<Ll>(Ticks(children.ru_stime)), real_time ? -1 - sched.priority : 20 + g.nice(), g.nice(), g.live_tasks(),
-               static_cast<Ull>(g.start_time() / kTick));
+               static_cast<Ull>((g.start_time() + TimeOffsetsOf(reader).boottime) / kTick));
   AppendFormat(&out, " %llu %llu %llu %llu %llu %llu 0 0 %llu %llu %llu %llu 0 0 0 17 0 %d %d 0 0 0", static_cast<Ull>(usage.total),
                static_cast<Ull>(usage.resident / 4096), static_cast<Ull>(g.rlim(RLIMIT_RSS).rlim_cur), static_cast<Ull>(layout.start_code),
                static_cast<Ull>(layout.end_code), static_cast<Ull>(layout.start_stack), static_cast<Ull>(t.pending() & 0x7fffffff),

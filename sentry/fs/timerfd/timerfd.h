@@ -20,6 +20,7 @@ class TimerFd final : public File {
   TimerFd(Kernel& kernel, int clock, int flags);
   ~TimerFd() override;
 
+  int clock() const { return clock_; }
   // Arms for `value` ns (0 disarms), relative to now or, with TFD_TIMER_ABSTIME in `flags`, on the clock.
   void Set(int flags, int64_t value, int64_t interval);
   struct Setting {

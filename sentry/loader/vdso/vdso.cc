@@ -63,36 +63,48 @@ ErrnoOr<std::unique_ptr<Vdso>> Vdso::Create(uint64_t host_base) {
   std::unique_ptr<Vdso> vdso(new Vdso());
   vdso->image_ = TRY(SealedMemfd("vdso", ImageSize(), kVdsoImage, kImageSize));
   if (fcntl(vdso->image_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0) return Errno(errno);
-  vdso->params_fd_ = TRY(SealedMemfd("vvar", kParamsSize, nullptr, 0));
-  void* page = mmap(nullptr, kParamsSize, PROT_READ | PROT_WRITE, MAP_SHARED, vdso->params_fd_.get(), 0);
-  if (page == MAP_FAILED) return Errno(errno);
-  vdso->params_ = static_cast<vdso_params*>(page);
-  // From here on the page can be written through the mapping above only.
-  if (fcntl(vdso->params_fd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0) {
-    return Errno(errno);
-  }
+  vdso->params_ = TRY(VdsoParams::Create());
+  vdso_params& page = vdso->params_->page();
   const void* host = reinterpret_cast<const void*>(getauxval(AT_SYSINFO_EHDR));
   if (host != nullptr && host_base != 0) {
     auto find = [&](std::string_view name) {
       uint64_t offset = FindVdsoSymbol(host, name);
       return offset == 0 ? 0 : host_base + offset;
     };
-    vdso->params_->host_clock_gettime = find("__vdso_clock_gettime");
-    vdso->params_->host_clock_getres = find("__vdso_clock_getres");
-    vdso->params_->host_gettimeofday = find("__vdso_gettimeofday");
-    vdso->params_->host_time = find("__vdso_time");
-    vdso->params_->host_getcpu = find("__vdso_getcpu");
+    page.host_clock_gettime = find("__vdso_clock_gettime");
+    page.host_clock_getres = find("__vdso_clock_getres");
+    page.host_gettimeofday = find("__vdso_gettimeofday");
+    page.host_time = find("__vdso_time");
+    page.host_getcpu = find("__vdso_getcpu");
   }
   return vdso;
 }
 
-Vdso::~Vdso() {
-  if (params_ != nullptr) munmap(params_, kParamsSize);
+ErrnoOr<std::unique_ptr<VdsoParams>> Vdso::OtherParams(int64_t monotonic, int64_t boottime) {
+  std::unique_ptr<VdsoParams> other = TRY(VdsoParams::Create());
+  other->page() = params_->page();
+  other->SetOffsets(monotonic, boottime);
+  return other;
 }
 
-void Vdso::SetOffsets(int64_t monotonic, int64_t boottime) {
-  __atomic_store_n(&params_->monotonic_offset, monotonic, __ATOMIC_RELAXED);
-  __atomic_store_n(&params_->boottime_offset, boottime, __ATOMIC_RELAXED);
+ErrnoOr<std::unique_ptr<VdsoParams>> VdsoParams::Create() {
+  std::unique_ptr<VdsoParams> params(new VdsoParams());
+  params->fd_ = TRY(SealedMemfd("vvar", Vdso::kParamsSize, nullptr, 0));
+  void* page = mmap(nullptr, Vdso::kParamsSize, PROT_READ | PROT_WRITE, MAP_SHARED, params->fd(), 0);
+  if (page == MAP_FAILED) return Errno(errno);
+  params->page_ = static_cast<vdso_params*>(page);
+  // From here on the page can be written through the mapping above only.
+  if (fcntl(params->fd(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0) return Errno(errno);
+  return params;
+}
+
+VdsoParams::~VdsoParams() {
+  if (page_ != nullptr) munmap(page_, Vdso::kParamsSize);
+}
+
+void VdsoParams::SetOffsets(int64_t monotonic, int64_t boottime) {
+  __atomic_store_n(&page_->monotonic_offset, monotonic, __ATOMIC_RELAXED);
+  __atomic_store_n(&page_->boottime_offset, boottime, __ATOMIC_RELAXED);
 }
 
 }  // namespace amber::loader

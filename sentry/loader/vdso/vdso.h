@@ -15,6 +15,26 @@ struct vdso_params;
 
 namespace amber::loader {
 
+// A parameter page.
+class VdsoParams {
+ public:
+  static ErrnoOr<std::unique_ptr<VdsoParams>> Create();
+  ~VdsoParams();
+  VdsoParams(const VdsoParams&) = delete;
+  VdsoParams& operator=(const VdsoParams&) = delete;
+
+  vdso_params& page() { return *page_; }
+  void SetOffsets(int64_t monotonic, int64_t boottime);
+  // Mapped MAP_SHARED, PROT_READ; sealed, so that a guest can't make it writable.
+  int fd() const { return fd_.get(); }
+
+ private:
+  VdsoParams() = default;
+
+  UniqueFd fd_;
+  vdso_params* page_ = nullptr;
+};
+
 class Vdso {
  public:
   // Sizes of the two mappings; the parameter page lies right below the image.
@@ -23,23 +43,23 @@ class Vdso {
 
   // `host_base`: where the host's vDSO lies in every stub (Platform::host_vdso_base()), 0 if nowhere.
   static ErrnoOr<std::unique_ptr<Vdso>> Create(uint64_t host_base);
-  ~Vdso();
   Vdso(const Vdso&) = delete;
   Vdso& operator=(const Vdso&) = delete;
 
   // The clocks of a restored sandbox (Clocks::monotonic_offset, boottime_offset). Guests see it at their next call.
-  void SetOffsets(int64_t monotonic, int64_t boottime);
+  void SetOffsets(int64_t monotonic, int64_t boottime) { params_->SetOffsets(monotonic, boottime); }
+  // A page for programs whose clocks have other offsets.
+  ErrnoOr<std::unique_ptr<VdsoParams>> OtherParams(int64_t monotonic, int64_t boottime);
 
   // Mapped MAP_PRIVATE, PROT_READ | PROT_EXEC.
   int image_fd() const { return image_.get(); }
-  // Mapped MAP_SHARED, PROT_READ; sealed, so that a guest can't make it writable.
-  int params_fd() const { return params_fd_.get(); }
+  int params_fd() const { return params_->fd(); }
 
  private:
   Vdso() = default;
 
-  UniqueFd image_, params_fd_;
-  vdso_params* params_ = nullptr;
+  UniqueFd image_;
+  std::unique_ptr<VdsoParams> params_;
 };
 
 // The offset of `symbol` from the start of the vDSO image that is mapped at `image`, 0 if it has none. The image is the host
