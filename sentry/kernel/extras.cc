@@ -55,6 +55,7 @@ void TaskExtras::Inherit(Task& parent, uint64_t flags) {
     sched = SchedAttributes{.policy = realtime ? SCHED_OTHER : sched.policy};
   }
   ioprio = from.ioprio;
+  memory_policy = from.memory_policy;
   affinity = from.affinity;
   default_timer_slack = static_cast<uint64_t>(parent.timer_slack());
   landlock = from.landlock;
@@ -110,6 +111,7 @@ std::string TaskExtras::Save(state::Saver& saver, const Task& task) const {
   m.set_sched_priority(sched.priority);
   m.set_sched_reset_on_fork(sched.reset_on_fork);
   m.set_ioprio(ioprio);
+  m.set_memory_policy(memory_policy.Pack());
   m.set_default_timer_slack(default_timer_slack);
   if (affinity) m.set_affinity(&*affinity, sizeof(*affinity));
   m.set_net(saver.Ref(net));
@@ -176,6 +178,7 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& tas
   sem_undo = loader.GetRef<SemUndo>(m.sem_undo());
   sched = {m.sched_policy(), m.sched_priority(), m.sched_reset_on_fork()};
   ioprio = m.ioprio();
+  memory_policy = MemoryPolicy::Unpack(m.memory_policy());
   if (m.default_timer_slack() != 0) default_timer_slack = m.default_timer_slack();
   if (!m.affinity().empty()) {
     if (m.affinity().size() != sizeof(cpu_set_t)) return loader.Fail("a task's set of processors is malformed");

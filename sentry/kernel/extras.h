@@ -23,6 +23,7 @@
 #include "sentry/kernel/late_usage.h"
 #include "sentry/kernel/other_namespaces.h"
 #include "sentry/kernel/task_lifecycle.h"
+#include "sentry/mm/mempolicy.h"
 #include "sentry/platform/platform.h"
 
 namespace amber {
@@ -83,6 +84,7 @@ class TaskExtras {
   SchedAttributes sched;
   uint64_t default_timer_slack = 50'000;  // ns; its creator's
   int ioprio = 0;
+  MemoryPolicy memory_policy;
   std::optional<cpu_set_t> affinity;  // sched_setaffinity(2), if it was ever asked for: its host thread has it
   // ReturnToGuest() is finding out what it does next. Whoever wants that meanwhile (a tracer that dies of the news, who continues its process) has
   // only to change the reasons: they are looked at again.

@@ -58,6 +58,7 @@ std::string MemoryManager::Save(state::Saver& saver) const {
     v->set_shared(vma.shared);
     v->set_name(static_cast<uint32_t>(vma.name));
     v->set_flags(vma.flags);
+    v->set_policy(vma.policy.Pack());
     v->set_file(saver.Ref(vma.file));
     v->set_offset(vma.offset);
   }
@@ -90,6 +91,7 @@ bool MemoryManager::Load(state::Loader& loader, std::string_view bytes) {
     vma.shared = v.shared();
     vma.name = static_cast<VmaName>(v.name());
     vma.flags = v.flags() & kAllFlags;
+    vma.policy = MemoryPolicy::Unpack(v.policy());
     vma.file = loader.GetRef<File>(v.file());
     vma.offset = v.offset();
     if (v.file() != 0 && !vma.file) return false;

@@ -222,6 +222,48 @@ std::string SmapsText(const MemoryManager& mm, const MapsContext& context) {
   return out;
 }
 
+// show_numa_map() of fs/proc/task_mmu.c.
+std::string NumaMapsText(const MemoryManager& mm, const MapsContext& context, const MemoryPolicy& policy) {
+  constexpr size_t kRss = 0, kSharedDirty = 4, kPrivateDirty = 6, kReferenced = 7, kAnonymous = 8;
+  std::string out;
+  std::vector<HostMapping> host = ReadHostSmaps(mm);
+  auto at = host.begin();
+  for (const Vma& vma : GuestMappings(mm)) {
+    Sums sums{};
+    while (at != host.end() && at->start < vma.start) ++at;
+    for (; at != host.end() && at->start < vma.end; ++at) {
+      for (size_t i = 0; i < kSmapsCount; ++i) sums[i] += at->sums[i];
+    }
+    auto pages = [&](size_t i) { return sums[i] * 1024 / kPageSize; };
+    Append(&out, "%08" PRIx64 " %s", vma.start, (vma.policy.mode != MemoryPolicy::kDefault ? vma.policy : policy).Text().c_str());
+    if (vma.file) {
+      out += " file=";
+      std::string name = vma.file->dentry() != nullptr && context.path_of ? context.path_of(*vma.file) : vma.file->LinkName();
+      for (char c : name) {
+        if (c == '\n' || c == '\t' || c == ' ' || c == '=') {
+          Append(&out, "\\%03o", static_cast<unsigned>(c));
+        } else {
+          out += c;
+        }
+      }
+    } else if (vma.name == VmaName::kHeap || vma.name == VmaName::kStack) {
+      out += vma.name == VmaName::kHeap ? " heap" : " stack";
+    }
+    uint64_t all = pages(kRss), anonymous = pages(kAnonymous), dirty = pages(kSharedDirty) + pages(kPrivateDirty);
+    auto tell = [&](const char* key, uint64_t n) { Append(&out, " %s=%" PRIu64, key, n); };
+    if (all > 0) {
+      if (anonymous > 0) tell("anon", anonymous);
+      if (dirty > 0) tell("dirty", dirty);
+      if (all != anonymous && all != dirty) tell("mapped", all);
+      if (pages(kReferenced) < all) tell("active", pages(kReferenced));
+      tell("N0", all);
+      tell("kernelpagesize_kB", 4);
+    }
+    out += '\n';
+  }
+  return out;
+}
+
 std::string SmapsRollupText(const MemoryManager& mm) {
   Sums sums{};
   for (const HostMapping& h : ReadHostSmaps(mm)) {

@@ -20,6 +20,8 @@ struct MapsContext {
 
 std::string MapsText(const MemoryManager& mm, const MapsContext& context);   // /proc/PID/maps
 std::string SmapsText(const MemoryManager& mm, const MapsContext& context);  // /proc/PID/smaps
+// /proc/PID/numa_maps; `policy` is the process's own.
+std::string NumaMapsText(const MemoryManager& mm, const MapsContext& context, const MemoryPolicy& policy);
 std::string SmapsRollupText(const MemoryManager& mm);                        // /proc/PID/smaps_rollup
 std::string StatmText(const MemoryManager& mm);                              // /proc/PID/statm
 // The lines VmPeak to VmSwap of /proc/PID/status.

@@ -8,7 +8,7 @@ namespace amber {
 
 bool Vma::MergesWith(const Vma& next) const {
   if (end != next.start || prot != next.prot || max_prot != next.max_prot || shared != next.shared || name != next.name || flags != next.flags ||
-      !(file == next.file) || image != next.image) {
+      policy != next.policy || !(file == next.file) || image != next.image) {
     return false;
   }
   if (file && offset + size() != next.offset) return false;

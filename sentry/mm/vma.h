@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "sentry/base/ref_ptr.h"
+#include "sentry/mm/mempolicy.h"
 #include "sentry/vfs/file.h"
 
 namespace amber {
@@ -43,6 +44,7 @@ struct Vma {
   static constexpr uint32_t kSealed = 512;      // mseal
   static constexpr uint32_t kGrowsDown = 1024;  // MAP_GROWSDOWN
   uint32_t flags = 0;
+  MemoryPolicy policy;
   // The mapped file and its offset at `start`; null for anonymous memory. Shared anonymous memory is a file, too: a
   // sentry-owned memfd (see fs/memfd).
   RefPtr<File> file;

@@ -14,6 +14,7 @@ void RegisterCredentialCalls(SyscallTable& table);  // cred_calls.cc
 void RegisterPrctlCalls(SyscallTable& table);       // prctl_calls.cc, and rlimits
 void RegisterSystemCalls(SyscallTable& table);      // system_calls.cc: uname, sysinfo, personality
 void RegisterFutexCalls(SyscallTable& table);       // futex_calls.cc
+void RegisterMempolicyCalls(SyscallTable& table);   // mempolicy_calls.cc
 void RegisterMemoryCalls(SyscallTable& table);      // memory_misc.cc and beside it
 void RegisterEventCalls(SyscallTable& table);       // event_calls.cc: pipe, eventfd, timerfd, signalfd
 void RegisterEpollCalls(SyscallTable& table);       // epoll_calls.cc

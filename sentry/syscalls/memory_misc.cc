@@ -1,7 +1,6 @@
 // memfd_create, protection keys, memory policies, membarrier; and the table's entries for the whole family.
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <linux/mempolicy.h>
 #include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -49,61 +48,6 @@ ErrnoOr<uint64_t> PkeyFree(Task&, int) { return Errno(EINVAL); }
 ErrnoOr<uint64_t> PkeyMprotect(Task& task, uint64_t address, uint64_t length, uint64_t prot, int key) {
   if (key != -1) return Errno(EINVAL);
   return Mprotect(task, address, length, prot);
-}
-
-// One memory node: policies are checked and change nothing.
-ErrnoOr<void> CheckPolicy(Task& task, int mode, UserPtr<const uint64_t> nodes, uint64_t max_node) {
-  int flags = mode & MPOL_MODE_FLAGS;
-  mode &= ~MPOL_MODE_FLAGS;
-  if (mode < 0 || mode >= MPOL_MAX) return Errno(EINVAL);
-  if ((flags & MPOL_F_STATIC_NODES) != 0 && (flags & MPOL_F_RELATIVE_NODES) != 0) return Errno(EINVAL);
-  uint64_t mask = 0;
-  if (!nodes.is_null() && max_node > 1) {
-    if (max_node > kPageSize * 8) return Errno(EINVAL);
-    for (uint64_t i = 0; i * 64 < max_node - 1; ++i) {
-      uint64_t word = TRY(task.CopyIn(nodes + i));
-      if (i == 0) mask = word;
-      if (i > 0 && word != 0) return Errno(EINVAL);
-    }
-  }
-  bool wants_none = mode == MPOL_DEFAULT || mode == MPOL_LOCAL;
-  if (wants_none && mask != 0) return Errno(EINVAL);
-  if (!wants_none && mode != MPOL_PREFERRED && (mask & 1) == 0) return Errno(EINVAL);
-  if ((mask & ~uint64_t{1}) != 0 && (mask & 1) == 0) return Errno(EINVAL);
-  return Ok();
-}
-
-ErrnoOr<uint64_t> SetMempolicy(Task& task, int mode, UserPtr<const uint64_t> nodes, uint64_t max_node) {
-  TRY(CheckPolicy(task, mode, nodes, max_node));
-  return uint64_t{0};
-}
-
-ErrnoOr<uint64_t> Mbind(Task& task, uint64_t start, uint64_t length, uint64_t mode, UserPtr<const uint64_t> nodes, uint64_t max_node,
-                        unsigned flags) {
-  if ((flags & ~unsigned{MPOL_MF_STRICT | MPOL_MF_MOVE | MPOL_MF_MOVE_ALL}) != 0) return Errno(EINVAL);
-  if (start % kPageSize != 0) return Errno(EINVAL);
-  uint64_t end = start + PageUp(length);
-  if (end < start) return Errno(EINVAL);
-  TRY(CheckPolicy(task, static_cast<int>(mode), nodes, max_node));
-  if (end > start && !task.mm().IsMapped(start, end)) return Errno(EFAULT);
-  return uint64_t{0};
-}
-
-ErrnoOr<uint64_t> GetMempolicy(Task& task, UserPtr<int> mode, UserPtr<uint64_t> nodes, uint64_t max_node, uint64_t address, uint64_t flags) {
-  if ((flags & ~uint64_t{MPOL_F_NODE | MPOL_F_ADDR | MPOL_F_MEMS_ALLOWED}) != 0) return Errno(EINVAL);
-  bool allowed = (flags & MPOL_F_MEMS_ALLOWED) != 0;
-  if (allowed && (flags & (MPOL_F_NODE | MPOL_F_ADDR)) != 0) return Errno(EINVAL);
-  if ((flags & MPOL_F_ADDR) != 0) {
-    if (task.mm().vmas().Find(address) == nullptr) return Errno(EFAULT);
-  } else if (address != 0 || (flags & MPOL_F_NODE) != 0) {
-    return Errno(EINVAL);
-  }
-  if (!mode.is_null()) TRY(task.CopyOut(mode, 0));
-  if (!nodes.is_null() && max_node > 1) {
-    if (max_node > kPageSize * 8) return Errno(EINVAL);
-    for (uint64_t i = 0; i * 64 < max_node - 1; ++i) TRY(task.CopyOut(nodes + i, i == 0 && allowed ? uint64_t{1} : uint64_t{0}));
-  }
-  return uint64_t{0};
 }
 
 // The commands that concern this process only; what the stub's kernel says is the answer.
@@ -204,20 +148,13 @@ void RegisterMemoryCalls(SyscallTable& table) {
   table.Set(SYS_pkey_alloc, Refused<&PkeyAlloc>("ENOSPC: no protection keys"));
   table.Set(SYS_pkey_free, Refused<&PkeyFree>("EINVAL: no protection keys"));
   table.Set(SYS_pkey_mprotect, Full<&PkeyMprotect>());
-  constexpr const char* kOneNode = "one memory node: checked, without effect";
-  table.Set(SYS_set_mempolicy, Partial<&SetMempolicy>(kOneNode));
-  table.Set(SYS_get_mempolicy, Partial<&GetMempolicy>(kOneNode));
-  table.Set(SYS_mbind, Partial<&Mbind>(kOneNode));
   table.Set(SYS_membarrier, Full<&Membarrier>());
   table.Set(SYS_process_vm_readv, Full<&ProcessVmReadv>());
   table.Set(SYS_process_vm_writev, Full<&ProcessVmWritev>());
   table.Set(462 /* mseal */, Full<&Mseal>());
   table.Set(SYS_process_mrelease, Full<&ProcessMrelease>());
   table.Set(SYS_process_madvise, Partial<&ProcessMadvise>("hints, checked and not passed on"));
-  constexpr const char* kNotConfigured = "ENOSYS, as on a kernel built without it";
-  for (uint64_t number : {SYS_remap_file_pages, SYS_migrate_pages, SYS_move_pages, SYS_set_mempolicy_home_node}) {
-    table.Set(number, Refused<&NotImplemented>(kNotConfigured));
-  }
+  table.Set(SYS_remap_file_pages, Refused<&NotImplemented>("ENOSYS, as on a kernel built without it"));
 }
 
 }  // namespace amber

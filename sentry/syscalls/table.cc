@@ -25,6 +25,7 @@ SyscallTable::SyscallTable() {
   RegisterSystemCalls(*this);
   RegisterFutexCalls(*this);
   RegisterMemoryCalls(*this);
+  RegisterMempolicyCalls(*this);
   RegisterEventCalls(*this);
   RegisterEpollCalls(*this);
   RegisterPollCalls(*this);

@@ -66,6 +66,10 @@ ErrnoOr<std::string> Smaps(Task& reader, Task* target) {
   if (!HasMemory(target)) return std::string();
   return SmapsText(target->mm(), ContextFor(reader));
 }
+ErrnoOr<std::string> NumaMaps(Task& reader, Task* target) {
+  if (!HasMemory(target)) return std::string();
+  return NumaMapsText(target->mm(), ContextFor(reader), target->extras().memory_policy);
+}
 ErrnoOr<std::string> SmapsRollup(Task&, Task* target) {
   if (!HasMemory(target)) return Errno(ESRCH);
   return SmapsRollupText(target->mm());
@@ -315,6 +319,7 @@ constexpr ProcEntry kEntries[] = {
     {"net/udplite", kProcFile, &ProcNetUdpLite},
     {"net/udplite6", kProcFile, &ProcNetUdpLite6},
     {"net/unix", kProcFile, &NetUnix},
+    {"numa_maps", kProcFile, &NumaMaps, nullptr, true},
     {"oom_adj", kProcWritable, &OomAdj, &SetOomAdj},
     {"oom_score", kProcFile, &OomScore},
     {"oom_score_adj", kProcWritable, &OomScoreAdj, &SetOomScoreAdj},
