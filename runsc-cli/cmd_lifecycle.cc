@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "absl/strings/match.h"
@@ -134,6 +135,16 @@ std::string ReadAll(FILE* file) {
   return text;
 }
 
+// What programs are told of memory follows the cgroup's limit.
+absl::Status TellMemoryLimit(const GlobalOptions& options, const State& state, const Resources& resources) {
+  if (!resources.memory_limit || *resources.memory_limit == 0) return absl::OkStatus();
+  absl::StatusOr<control::Client> client = ConnectTo(options, state);
+  if (!client.ok()) return client.status();
+  control::Request request = MakeRequest(state.id);
+  request.mutable_update()->set_memory_limit(static_cast<uint64_t>(std::max<int64_t>(0, *resources.memory_limit)));
+  return client->Call(request).status();
+}
+
 absl::StatusOr<int> Update(Context& context) {
   const Flags& flags = context.flags;
   absl::StatusOr<std::string> id = context.ContainerId();
@@ -164,6 +175,7 @@ absl::StatusOr<int> Update(Context& context) {
   if (!mountinfo.ok()) return mountinfo.status();
   Cgroup cgroup = Cgroup::Existing(ParseCgroupMounts(*mountinfo), state->cgroups);
   if (absl::Status status = cgroup.Apply(resources); !status.ok()) return status;
+  if (absl::Status status = TellMemoryLimit(context.options, *state, resources); !status.ok()) return status;
   return 0;
 }
 

@@ -98,6 +98,7 @@ void Server::Handle(std::shared_ptr<Call> call) {
       return SendReply(*call, reply);
     }
     case Request::kDestroy: return HandleDestroy(std::move(call));
+    case Request::kUpdate: return Finish(*call, runtime_->SetMemoryLimit(container, call->request.update().memory_limit()));
     case Request::kDetach: return HandleDetach(*call);
     case Request::VERB_NOT_SET:
       return Finish(*call, absl::UnimplementedError("the sandbox is older than this command line and does not know "

@@ -179,6 +179,9 @@ class Runtime {
   // The terminal of an init or exec takes over the size that its console has now.
   virtual absl::Status ResizeTerminal(std::string_view container, ProcessId process, WindowSize size) = 0;
 
+  // What the container's programs are told of memory, in bytes (0: no limit); the host's cgroup enforces it.
+  virtual absl::Status SetMemoryLimit(std::string_view container, uint64_t bytes) = 0;
+
   virtual absl::Status SetStrace(bool on) = 0;
   // Text for people. Queries: "stats" (counters, one "name value" a line, stable order), "unknown-syscalls",
   // "stacks" (what each task does), "maps PID". INVALID_ARGUMENT names the known queries.

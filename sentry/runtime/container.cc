@@ -235,6 +235,9 @@ absl::Status Container::EnterTime(Task& task) {
   return absl::OkStatus();
 }
 
+void Container::ChangeMemoryLimit(uint64_t bytes) {
+  spec_.memory_limit = bytes;
+  SetMemoryLimit(this, bytes);
 }
 
 void Container::OnExit(int pid, int wait_status) {

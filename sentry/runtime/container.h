@@ -49,6 +49,8 @@ class Container final : public RefCounted<Container>, public state::Saveable {
     std::vector<Runtime::WaitCallback> waiters;
   };
   std::map<int, Started>& started() { return started_; }
+  // As MemoryOf() tells it from now on; 0: none.
+  void ChangeMemoryLimit(uint64_t bytes);
   // Kills everything in it.
   void KillAll();
 

@@ -227,6 +227,14 @@ absl::Status KernelRuntime::ResizeTerminal(std::string_view container, ProcessId
   return absl::OkStatus();
 }
 
+absl::Status KernelRuntime::SetMemoryLimit(std::string_view id, uint64_t bytes) {
+  KernelLock lock(kernel_);
+  absl::StatusOr<Container*> found = Find(id);
+  if (!found.ok()) return found.status();
+  (*found)->ChangeMemoryLimit(bytes);
+  return absl::OkStatus();
+}
+
 absl::Status KernelRuntime::SetStrace(bool on) {
   if (on && !fds_.log.valid()) return absl::FailedPreconditionError("--strace needs a log: give --log FILE");
   KernelLock lock(kernel_);

@@ -36,6 +36,7 @@ class KernelRuntime final : public Runtime {
   absl::StatusOr<std::vector<ProcessInfo>> Processes(std::string_view container) override;
   absl::StatusOr<ContainerStats> Stats(std::string_view container) override;
   absl::Status ResizeTerminal(std::string_view container, ProcessId process, WindowSize size) override;
+  absl::Status SetMemoryLimit(std::string_view container, uint64_t bytes) override;
   absl::Status SetStrace(bool on) override;
   absl::StatusOr<std::string> Debug(std::string_view query) override;
   void DestroyContainer(std::string_view container, DoneCallback done) override;

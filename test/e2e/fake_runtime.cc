@@ -86,6 +86,7 @@ class FakeRuntime final : public Runtime {
     done(process->status);
   }
   void Pause(DoneCallback done) override { done(absl::OkStatus()); }
+  absl::Status SetMemoryLimit(std::string_view, uint64_t) override { return absl::OkStatus(); }
   absl::Status Resume() override { return absl::OkStatus(); }
   void Checkpoint(CheckpointOptions options, ProgressCallback progress, CheckpointCallback done) override {
     CheckpointResult result;

@@ -298,6 +298,18 @@ print(pages >> 20, total >> 10, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1
 """
         self.assertEqual(self.must("do", "--memory", "64", "python3", "-c", program), "64 64 -9\n")
 
+    def test_memory_limit_follows_update(self):
+        bundle = self.host_bundle("/bin/sleep", "100", linux={"cgroupsPath": "/e2e-update", "resources": {"memory": {"limit": 256 << 20}},
+                                                              "namespaces": [{"type": "pid"}, {"type": "network"}]})
+        self.detached("run", "--detach", "--bundle", bundle, "u")
+        total = lambda: int(self.must("exec", "u", "/usr/bin/awk", "/MemTotal/ { print $2 }", "/proc/meminfo"))
+        self.assertEqual(total(), 256 << 10)
+        self.must("update", "--memory", str(512 << 20), "u")
+        self.assertEqual(total(), 512 << 10)
+        self.must("update", "--pids-limit", "1000", "u")
+        self.assertEqual(total(), 512 << 10)
+        self.must("delete", "--force", "u")
+
     def test_clocks_of_a_time_namespace(self):
         offsets = {"monotonic": {"secs": 1000000, "nanosecs": 5}, "boottime": {"secs": 3000000}}
         script = "import time; print(int(time.clock_gettime(time.CLOCK_MONOTONIC)), int(time.clock_gettime(time.CLOCK_BOOTTIME)))"
