@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "gofer/client_impl.h"
+#include "sentry/base/guest_fd.h"
 
 namespace amber::gofer {
 namespace {
@@ -121,8 +122,9 @@ ErrnoOr<wire::Response::Reader> Transaction::RoundTrip() {
 
 ErrnoOr<UniqueFd> Transaction::TakeFile() {
   // The kernel drops descriptors that do not fit into this process's table.
-  if (files_.empty()) return Errno(EMFILE);
-  return std::move(files_[0]);
+  if (files_.empty()) return Errno(ENFILE);
+  UniqueFd file = GuestFd(files_[0].release());
+  return file.valid() ? ErrnoOr<UniqueFd>(std::move(file)) : Errno(ENFILE);
 }
 
 Client::Client(std::vector<UniqueFd> channels) : impl_(std::make_unique<Impl>()) {

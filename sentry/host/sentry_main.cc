@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "sentry/base/clone_into.h"
 #include "sentry/base/descriptor_table.h"
+#include "sentry/base/guest_fd.h"
 #include "sentry/control/channel.h"
 #include "sentry/control/control.pb.h"
 #include "sentry/control/runtime.h"
@@ -50,6 +51,7 @@ absl::Status Run(const SentryLaunch& launch, int gate, StepTimings& timings) {
   timings.Begin("sentry: drop privileges");
   if (absl::Status s = SetResourceLimits(); !s.ok()) return s;
   ReserveDescriptors(gate, kReservedDescriptors);
+  KeepDescriptorsForSelf();
   if (absl::Status s = DropCapabilities(); !s.ok()) return s;
   if (absl::Status s = ForbidFileOpens(nodes); !s.ok()) return s;
 

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <utility>
 
+#include "sentry/base/guest_fd.h"
+
 namespace amber {
 
 // Ends that one side writes and the other reads lie in cache lines of their own.
@@ -34,7 +36,7 @@ RingMemory::~RingMemory() {
 }
 
 ErrnoOr<void> RingMemory::Create(uint32_t submissions, uint32_t completions) {
-  fd_.reset(memfd_create("io_uring", MFD_CLOEXEC));
+  fd_ = GuestFd(memfd_create("io_uring", MFD_CLOEXEC));
   if (!fd_.valid()) return Errno(ENOMEM);
   TRY(Map(submissions, completions));
   rings_->sq_mask = submissions - 1;

@@ -6,6 +6,7 @@
 
 #include <cstdio>
 
+#include "sentry/base/guest_fd.h"
 #include "sentry/fs/anon/anon.h"
 #include "sentry/ipc/ipc.pb.h"
 #include "sentry/ipc/ipc_namespace.h"
@@ -26,7 +27,7 @@ ErrnoOr<RefPtr<ShmSegment>> ShmSegment::Make(IpcNamespace& ns, uint64_t size) {
   segment->size = size;
   uint64_t bytes = PageUp(size);
   if (bytes == 0 || bytes > INT64_MAX) return Errno(ENOMEM);
-  segment->fd_.reset(memfd_create("guest", MFD_CLOEXEC));
+  segment->fd_ = GuestFd(memfd_create("guest", MFD_CLOEXEC));
   if (!segment->fd_.valid()) return Errno(errno == EMFILE ? ENOSPC : errno);
   if (ftruncate(segment->fd_.get(), static_cast<off_t>(bytes)) != 0) return Errno(ENOMEM);
   return segment;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "sentry/base/guest_fd.h"
 #include "sentry/fs/fuse/fuse_inode.h"
 #include "sentry/kernel/task.h"
 
@@ -25,7 +26,7 @@ ErrnoOr<int> FuseInode::Pages(const RefPtr<FuseHandle>& handle, uint64_t offset,
   TRY(Refresh(handle));
   if (attr_.size > kMaxMapped) return Errno(ENOMEM);
   if (!pages_.valid()) {
-    pages_.reset(memfd_create("fuse", MFD_CLOEXEC));
+    pages_ = GuestFd(memfd_create("fuse", MFD_CLOEXEC));
     if (!pages_.valid()) return Errno(ENOMEM);
   }
   size_t chunks = static_cast<size_t>((attr_.size + kChunk - 1) / kChunk);

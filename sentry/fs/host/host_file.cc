@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "sentry/fs/host/host.pb.h"
+#include "sentry/kernel/away.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 
@@ -71,19 +72,21 @@ ErrnoOr<size_t> HostFile::Write(Task& task, Source& source) {
   size = TRY(source.Take(buffer.get(), size));
   iovec v{buffer.get(), size};
   ssize_t n;
+  int error;
   {
     RefPtr<HostFile> self(this);
-    KernelUnlock unlock(task.kernel());
+    Away away(task.kernel());
     n = writev(fd_.get(), &v, 1);
+    error = errno;
   }
   if (n >= 0) return static_cast<size_t>(n);
-  if (errno == EAGAIN) {
+  if (error == EAGAIN) {
     // Somebody else took the room; another round of the call begins with these bytes.
     source.PutBack(buffer.get(), size);
     return Errno(EAGAIN);
   }
-  if (errno == EPIPE) task.SendSignal(SigInfo::User(SIGPIPE, SI_USER, task.pid(), task.creds().uid));
-  return Errno(errno);
+  if (error == EPIPE) task.SendSignal(SigInfo::User(SIGPIPE, SI_USER, task.pid(), task.creds().uid));
+  return Errno(error);
 }
 
 ErrnoOr<size_t> HostFile::PRead(Task&, Sink& sink, uint64_t offset) {

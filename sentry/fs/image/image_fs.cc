@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "sentry/base/guest_fd.h"
 #include "sentry/fs/image/image_fs.pb.h"
 #include "sentry/vfs/data_io.h"
 
@@ -146,7 +147,7 @@ ErrnoOr<void> ImageInode::NeedCopy() {
   uint64_t from = copied_from(), size = attr_.size - from;
   bool pieces = node_.layout == ImageNode::Layout::kChunks || node_.layout == ImageNode::Layout::kCompressed;
   if (size > (pieces ? kMaxPieces : kMaxCopied)) return Errno(ENOMEM);
-  UniqueFd fd(memfd_create("image", MFD_CLOEXEC));
+  UniqueFd fd = GuestFd(memfd_create("image", MFD_CLOEXEC));
   if (!fd.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
   if (ftruncate(fd.get(), static_cast<off_t>(size)) != 0) return Errno(errno);
   uint8_t* buffer = BounceBuffer::Get();

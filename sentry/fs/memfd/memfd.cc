@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <vector>
 
+#include "sentry/base/guest_fd.h"
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/memfd/memfd.pb.h"
 #include "sentry/kernel/task.h"
@@ -31,7 +32,7 @@ constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL
 ErrnoOr<RefPtr<File>> MemFd::Create(Task& task, const std::string& name, unsigned flags) {
   auto file = MakeRef<MemFd>();
   bool sealing = (flags & (MFD_ALLOW_SEALING | kNoExecSeal)) != 0;
-  file->fd_.reset(memfd_create("guest", MFD_CLOEXEC | (sealing ? MFD_ALLOW_SEALING : 0u)));
+  file->fd_ = GuestFd(memfd_create("guest", MFD_CLOEXEC | (sealing ? MFD_ALLOW_SEALING : 0u)));
   if (!file->fd_.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
   file->name_ = "/memfd:" + name;
   file->ino_ = NextAnonIno();
@@ -174,8 +175,8 @@ ErrnoOr<uint64_t> MemFd::Fcntl(Task&, int command, uint64_t argument) {
 ErrnoOr<RefPtr<File>> MemFd::Reopen(Task& task, int open_flags) {
   (void)task;
   auto file = MakeRef<MemFd>();
-  file->fd_.reset(fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
-  if (!file->fd_.valid()) return Errno(errno);
+  file->fd_ = GuestFd(fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+  if (!file->fd_.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
   file->name_ = name_;
   file->ino_ = ino_;
   file->mode_ = mode_;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "sentry/base/guest_fd.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/vfs/data_io.h"
 
@@ -22,7 +23,7 @@ uint64_t RoundUp(uint64_t n) { return (n + kPage - 1) / kPage * kPage; }
 
 ErrnoOr<void> TmpfsInode::NeedMemFd() {
   if (memfd_.valid()) return Ok();
-  UniqueFd fd(memfd_create("tmpfs", MFD_CLOEXEC));
+  UniqueFd fd = GuestFd(memfd_create("tmpfs", MFD_CLOEXEC));
   if (!fd.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
   TRY(WriteAll(fd.get(), small_.data(), small_.size(), 0));
   if (small_.size() != attr_.size && ftruncate(fd.get(), static_cast<off_t>(attr_.size)) != 0) return Errno(errno);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "sentry/fs/anon/anon.h"
+#include "sentry/kernel/away.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/memory_manager.h"
@@ -236,7 +237,7 @@ ErrnoOr<uint64_t> UserfaultFd::InPieces(Task& task, uint64_t size, uint64_t resu
   while (done < most && mm_ != nullptr) {
     uint64_t piece = std::min(most - done, unlocked ? kFillPiece : kCopyPiece);
     if (unlocked && piece >= kLong) {
-      KernelUnlock unlock(task.kernel());
+      Away away(task.kernel());
       last = work(done, piece);
     } else {
       last = work(done, piece);
@@ -296,7 +297,7 @@ ErrnoOr<uint64_t> UserfaultFd::WriteProtect(Task& task, uint64_t argument) {
     uffdio_writeprotect piece{{in.range.start + at, std::min<uint64_t>(in.range.len - at, kFillPiece)}, in.mode};
     int error;
     {
-      KernelUnlock unlock(task.kernel());
+      Away away(task.kernel());
       error = ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &piece) != 0 ? errno : 0;
     }
     if (error != 0) return Errno(error);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "sentry/base/guest_fd.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/net/inet/host_options.h"
@@ -42,8 +43,8 @@ void HostSocket::Adopt(Kernel& kernel, UniqueFd fd) {
 }
 
 ErrnoOr<RefPtr<Socket>> HostSocket::Make(Task& task, int family, int type, int protocol) {
-  UniqueFd fd(socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
-  if (!fd.valid()) return Errno(errno);
+  UniqueFd fd = GuestFd(socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
+  if (!fd.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
   auto made = MakeRef<HostSocket>();
   made->Init(family, type, type == SOCK_STREAM ? int{IPPROTO_TCP} : protocol != 0 ? protocol : int{IPPROTO_UDP});
   made->net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
@@ -113,7 +114,7 @@ ErrnoOr<void> HostSocket::Connect(Task& task, std::string_view address) {
 }
 
 ErrnoOr<RefPtr<Socket>> HostSocket::Accept(Task& task) {
-  UniqueFd fd(accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  UniqueFd fd = GuestFd(accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (!fd.valid()) return Errno(errno);
   auto made = MakeRef<HostSocket>();
   made->Init(family_, type_, protocol_);
