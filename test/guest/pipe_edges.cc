@@ -3,7 +3,9 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 
 #include "test/harness/guest_util.h"
@@ -194,4 +196,50 @@ GUEST_TEST(SeccompEdge, Arguments) {
   EXPECT_ERRNO(Call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program), EINVAL);
   EXPECT_EQ(prctl(PR_GET_SECCOMP), 0);
   EXPECT_ERRNO(prctl(PR_SET_SECCOMP, 9, 0), EINVAL);
+}
+
+// fs.pipe-user-pages-soft: who has very many pipes gets little ones, and cannot enlarge any.
+GUEST_TEST(PipeEdge, PagesOfAUser) {
+  if (geteuid() != 0) Skip("needs root");
+  char text[32];
+  ReadFile("/proc/sys/fs/pipe-user-pages-soft", text, sizeof(text));
+  if (atol(text) != 16384) Skip("another limit here");
+  const rlimit files = {8192, 8192};
+  MUST(setrlimit(RLIMIT_NOFILE, &files));
+  auto make = [] {
+    int ends[2];
+    MUST(pipe(ends));
+    close(ends[1]);
+    return ends[0];
+  };
+  const int before = make();
+  const pid_t pid = Fork([&] {
+    BecomeUser(4321);
+    int last = -1;
+    for (int i = 0; i < 1024; ++i) {
+      last = make();
+      EXPECT_EQ(fcntl(last, F_GETPIPE_SZ), 65536);
+    }
+    auto full = [&] {
+      const int small = make();
+      EXPECT_EQ(fcntl(small, F_GETPIPE_SZ), 8192);
+      EXPECT_ERRNO(fcntl(small, F_SETPIPE_SZ, 16384), EPERM);
+      EXPECT_ERRNO(fcntl(last, F_SETPIPE_SZ, 131072), EPERM);
+      EXPECT_EQ(fcntl(last, F_SETPIPE_SZ, 65536), 65536);
+      close(small);
+    };
+    full();
+    CheckpointHere();
+    full();
+    EXPECT_EQ(fcntl(last, F_SETPIPE_SZ, 4096), 4096);
+    JOIN_OK(Fork([=] { EXPECT_EQ(fcntl(last, F_SETPIPE_SZ, 65536), 65536); }));
+  });
+  JOIN_OK(pid);
+  // Neither another user nor one who may do so anyway.
+  EXPECT_EQ(fcntl(before, F_GETPIPE_SZ), 65536);
+  EXPECT_EQ(fcntl(make(), F_SETPIPE_SZ, 131072), 131072);
+  JOIN_OK(Fork([&] {
+    BecomeUser(4321);
+    EXPECT_EQ(fcntl(make(), F_GETPIPE_SZ), 65536);  // Given back.
+  }));
 }

@@ -1,9 +1,11 @@
 #include "sentry/fs/pipe/pipe.h"
 
+#include <linux/capability.h>
 #include <poll.h>
 
 #include <algorithm>
 #include <bit>
+#include <map>
 
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/pipe/pipe.pb.h"
@@ -11,18 +13,56 @@
 
 namespace amber {
 
-Pipe::Pipe() : ino_(NextAnonIno()) {}
-Pipe::~Pipe() = default;
+namespace {
 
-ErrnoOr<size_t> Pipe::SetCapacity(uint64_t bytes, bool privileged) {
+constexpr size_t kPage = 4096;
+constexpr size_t kLeastPages = 2;  // PIPE_MIN_DEF_BUFFERS
+
+// Pages of all pipes of each user, by the initial user namespace's id.
+std::map<uid_t, size_t>& PagesOf() {
+  static auto* pages = new std::map<uid_t, size_t>();
+  return *pages;
+}
+
+bool IsOrdinary(const Task& task) { return !task.Has(CAP_SYS_RESOURCE) && !task.Has(CAP_SYS_ADMIN); }
+
+}  // namespace
+
+Pipe::Pipe() : ino_(NextAnonIno()) {}
+Pipe::~Pipe() {
+  capacity_ = 0;
+  if (paid_ > 0) Pay();
+}
+
+void Pipe::Pay() {
+  size_t pages = capacity_ / kPage;
+  size_t& all = PagesOf()[payer_];
+  all = all - paid_ + pages;
+  if (all == 0) PagesOf().erase(payer_);
+  paid_ = pages;
+}
+
+// alloc_pipe_info().
+void Pipe::Charge(const Task& task) {
+  if (paid_ > 0) return;
+  payer_ = task.creds().uid;
+  Pay();
+  if (PagesOf()[payer_] <= kUserPages || !IsOrdinary(task)) return;
+  capacity_ = kLeastPages * kPage;
+  Pay();
+}
+
+ErrnoOr<size_t> Pipe::SetCapacity(const Task& task, uint64_t bytes) {
   if (bytes > INT32_MAX) return Errno(EINVAL);
   if (bytes == 0) return Errno(EINVAL);
   size_t wanted = std::bit_ceil(std::max<size_t>(bytes, kAtomic));
-  if (wanted > kMaxCapacity && wanted > capacity_ && !privileged) return Errno(EPERM);
+  if (wanted > kMaxCapacity && wanted > capacity_ && !task.Has(CAP_SYS_RESOURCE)) return Errno(EPERM);
   if (wanted > (size_t{1} << 30)) return Errno(EINVAL);
+  if (wanted > capacity_ && PagesOf()[payer_] - paid_ + wanted / kPage > kUserPages && IsOrdinary(task)) return Errno(EPERM);
   if (wanted < size_) return Errno(EBUSY);
   bool was_full = room() < kAtomic;
   capacity_ = wanted;
+  if (paid_ > 0) Pay();
   if (was_full && room() >= kAtomic) queue_.Notify(POLLOUT | POLLWRNORM);
   return wanted;
 }
@@ -188,6 +228,7 @@ RefPtr<File> Pipe::NewEnd(int flags) {
 // fifo_open() of Linux. A handler that blocks leaves nothing behind but its waiter; so a waiting call is found in the queue of its side
 // and counts as present, and the other side's number of opens tells it whether somebody came.
 ErrnoOr<RefPtr<File>> Pipe::Open(Task& task, int flags) {
+  Charge(task);
   int mode = flags & O_ACCMODE;
   bool nonblock = (flags & O_NONBLOCK) != 0;
   int kept = flags & (O_ACCMODE | O_NONBLOCK | O_DIRECT | O_APPEND);
@@ -236,6 +277,8 @@ std::string Pipe::Save(state::Saver&) const {
   m.set_writer_opens(writer_opens_);
   m.set_uid(uid_);
   m.set_gid(gid_);
+  m.set_payer(payer_);
+  m.set_paid(paid_ > 0);
   return m.SerializeAsString();
 }
 
@@ -260,6 +303,8 @@ bool Pipe::Load(state::Loader&, std::string_view bytes) {
   writer_opens_ = m.writer_opens();
   uid_ = m.uid();
   gid_ = m.gid();
+  payer_ = m.payer();
+  if (m.paid()) Pay();
   return true;
 }
 

@@ -22,15 +22,18 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
   static constexpr size_t kDefaultCapacity = 65536;
   static constexpr size_t kMaxCapacity = 1 << 20;  // fs.pipe-max-size
   static constexpr size_t kAtomic = 4096;          // PIPE_BUF
+  static constexpr size_t kUserPages = 16384;      // fs.pipe-user-pages-soft; that of the hard limit is 0, none
 
   Pipe();
   ~Pipe() override;
 
+  // Its user pays for the room that it has (pipe-user-pages-soft in proc(5)): one who has very much gets little. Once, at the first open.
+  void Charge(const Task& task);
   size_t size() const { return size_; }
   size_t capacity() const { return capacity_; }
   // fcntl(F_SETPIPE_SZ): rounds up to a power of two of pages. EBUSY if more than that is buffered, EPERM above the maximum
-  // without `privileged` (CAP_SYS_RESOURCE), EINVAL for 0 or far too much.
-  ErrnoOr<size_t> SetCapacity(uint64_t bytes, bool privileged);
+  // without CAP_SYS_RESOURCE or if its user has too much already, EINVAL for 0 or far too much.
+  ErrnoOr<size_t> SetCapacity(const Task& task, uint64_t bytes);
 
   // Moves buffered bytes to `sink`. 0 at end of file, EAGAIN if there is nothing yet.
   ErrnoOr<size_t> Read(Sink& sink);
@@ -73,6 +76,8 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
     bool packet;
   };
 
+  // Pays for `capacity_` as it is now.
+  void Pay();
   void Reserve(size_t bytes);
   // Copies up to `size` bytes between the ring and the sink or source.
   ErrnoOr<size_t> Drain(Sink& sink, size_t size);
@@ -99,6 +104,9 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
   uint64_t ino_;
   uid_t uid_ = 0;
   gid_t gid_ = 0;
+  // Who pays, and for how many pages; 0: nobody yet.
+  uid_t payer_ = 0;
+  size_t paid_ = 0;
 };
 
 class PipeEnd final : public File {

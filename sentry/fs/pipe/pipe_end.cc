@@ -80,6 +80,7 @@ bool PipeEnd::Load(state::Loader& loader, std::string_view bytes) {
 PipePair NewPipe(Task& task, int flags) {
   auto pipe = MakeRef<Pipe>();
   pipe->set_owner(task.creds().fsuid, task.creds().fsgid);
+  pipe->Charge(task);
   // No writer has gone yet, but there is one: a reader sees POLLHUP as soon as none is left.
   return {MakeRef<PipeEnd>(pipe, O_RDONLY | flags, UINT64_MAX), MakeRef<PipeEnd>(pipe, O_WRONLY | flags, 0)};
 }
@@ -87,7 +88,7 @@ PipePair NewPipe(Task& task, int flags) {
 ErrnoOr<uint64_t> PipeEnd::Fcntl(Task& task, int command, uint64_t argument) {
   switch (command) {
     case F_GETPIPE_SZ: return uint64_t{pipe_->capacity()};
-    case F_SETPIPE_SZ: return uint64_t{TRY(pipe_->SetCapacity(static_cast<uint32_t>(argument), task.Has(CAP_SYS_RESOURCE)))};
+    case F_SETPIPE_SZ: return uint64_t{TRY(pipe_->SetCapacity(task, static_cast<uint32_t>(argument)))};
     default: return Errno(EINVAL);
   }
 }
