@@ -8,6 +8,7 @@
 
 #include "sentry/base/check.h"
 #include "sentry/kernel/task.h"
+#include "sentry/mm/guard.h"
 #include "sentry/mm/moved.h"
 #include "sentry/mm/userfault.h"
 
@@ -39,7 +40,8 @@ RefPtr<MemoryManager> MemoryManager::Fork() const {
     Vma copy = IsMoved(vma) ? UnmovedVma(vma) : vma;
     // mlock(2): locks are not inherited. Nor are registrations with userfaultfd (dup_userfaultfd() of fs/userfaultfd.c; nobody has UFFD_FEATURE_EVENT_FORK).
     copy.flags &= ~(Vma::kLocked | kUffdBits);
-    if ((vma.flags & Vma::kWipeOnFork) != 0) copy.image = false;
+    // What is not copied has no guards either.
+    if ((vma.flags & Vma::kWipeOnFork) != 0) copy = GuestView(copy);
     child->vmas_.Insert(std::move(copy));
   }
   child->layout_ = layout_;

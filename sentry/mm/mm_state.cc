@@ -1,4 +1,5 @@
 // Save and load of MemoryManager: the tree. What the pages hold is the checkpoint's business (see pages.h).
+#include "sentry/mm/guard.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/mm.pb.h"
 #include "sentry/mm/userfault.h"
@@ -8,7 +9,7 @@ namespace amber {
 namespace {
 
 constexpr uint32_t kAllFlags = Vma::kLocked | Vma::kGrowsDown | Vma::kDontFork | Vma::kWipeOnFork | Vma::kDontDump | Vma::kNoReserve | Vma::kHuge |
-                               Vma::kNoHuge | Vma::kSequential | Vma::kRandom | Vma::kSealed | kUffdBits;
+                               Vma::kNoHuge | Vma::kSequential | Vma::kRandom | Vma::kSealed | kGuard | kUffdBits;
 constexpr uint32_t kAllProt = PROT_READ | PROT_WRITE | PROT_EXEC;
 
 void SaveLayout(const MemoryLayout& l, mm_state::Layout* out) {

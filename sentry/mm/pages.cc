@@ -11,6 +11,7 @@
 #include <cstdio>
 
 #include "sentry/base/unique_fd.h"
+#include "sentry/mm/guard.h"
 #include "sentry/mm/userfault.h"
 
 namespace amber {
@@ -98,7 +99,7 @@ ErrnoOr<std::vector<PageRun>> PagesToSave(const MemoryManager& mm) {
   std::vector<PageRun> runs;
   bool by_ioctl = true;
   for (const auto& [start, vma] : mm.vmas()) {
-    if (vma.shared || vma.name == VmaName::kVdso) continue;
+    if (vma.shared || vma.name == VmaName::kVdso || (vma.flags & kGuard) != 0) continue;
     if (vma.image) {
       runs.push_back({vma.start, vma.end, true, vma.image_offset});
       continue;
@@ -153,6 +154,7 @@ ErrnoOr<std::vector<StubOp>> RestoreOps(MemoryManager& mm, std::span<const Image
     }
     MemoryManager::AppendMapOps(vma, source, vma.name == VmaName::kStack ? MAP_NORESERVE | MAP_STACK : 0, &ops);
     AppendFlagOps(vma, &ops);
+    if ((vma.flags & kGuard) != 0 && !vma.image) ops.push_back(MemoryManager::Op(SYS_madvise, vma.start, vma.size(), kGuardInstall));
   }
   for (uint32_t command : {16u, 64u}) {  // MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, ..._SYNC_CORE
     if ((mm.membarrier() & command) != 0) ops.push_back(MemoryManager::Op(SYS_membarrier, command));

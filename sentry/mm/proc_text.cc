@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "sentry/base/unique_fd.h"
+#include "sentry/mm/guard.h"
 #include "sentry/mm/moved.h"
 
 namespace amber {
@@ -53,9 +54,7 @@ uint64_t HostValue(std::string_view text, std::string_view key) {
 std::vector<Vma> GuestMappings(const MemoryManager& mm) {
   std::vector<Vma> list;
   for (const auto& [start, vma] : mm.vmas()) {
-    Vma plain = vma;
-    plain.image = false;
-    plain.image_offset = 0;
+    Vma plain = GuestView(vma);
     if (!list.empty() && list.back().MergesWith(plain)) {
       list.back().end = plain.end;
     } else {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "sentry/mm/guard.h"
 #include "sentry/mm/moved.h"
 #include "sentry/syscalls/memory_map.h"
 #include "sentry/syscalls/memory_ops.h"
@@ -62,8 +63,7 @@ int Refusal(const Vma& vma, int advice) {
 }
 
 bool IsKnown(int advice) {
-  // Not here: MADV_MERGEABLE (pages merged across sandboxes leak what they hold; EINVAL is what Linux without KSM says) and
-  // MADV_GUARD_* (callers fall back to mprotect).
+  // Not here: MADV_MERGEABLE (pages merged across sandboxes leak what they hold; EINVAL is what Linux without KSM says).
   for (int known : {MADV_NORMAL,     MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED,      MADV_DONTNEED,       MADV_FREE,    MADV_REMOVE,
                     MADV_DONTFORK,   MADV_DOFORK, MADV_HUGEPAGE,   MADV_NOHUGEPAGE,    MADV_DONTDUMP,       MADV_DODUMP,  MADV_WIPEONFORK,
                     MADV_KEEPONFORK, MADV_COLD,   MADV_PAGEOUT,    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE}) {
@@ -98,11 +98,38 @@ ErrnoOr<uint64_t> EndOf(uint64_t address, uint64_t length, int error) {
   return address + size;
 }
 
+// MADV_GUARD_INSTALL and MADV_GUARD_REMOVE (madvise_guard_install()). What the host's madvise says is the answer: it may be older.
+ErrnoOr<uint64_t> Guard(Task& task, MmLock& lock, const std::vector<Vma>& parts, uint64_t start, uint64_t end, bool install) {
+  std::vector<StubOp> ops;
+  for (const Vma& part : parts) {
+    if (part.name == VmaName::kVdso || part.name == VmaName::kVvar || IsDevice(part) || IsMoved(part) || (install && part.locked())) return Errno(EINVAL);
+    if (!install || !part.image) continue;
+    // Its contents are gone; when the guard goes, the host would show the image's.
+    Vma fresh = GuestView(part);
+    MapSource source;
+    if (fresh.file) source = TRY(fresh.file->Map(task, fresh.offset, fresh.size(), fresh.prot, false));
+    MemoryManager::AppendMapOps(fresh, source, 0, &ops);
+  }
+  for (const Vma& part : parts) {
+    ops.push_back(MemoryManager::Op(SYS_madvise, part.start, part.size(), static_cast<uint64_t>(install ? kGuardInstall : kGuardRemove)));
+  }
+  RefPtr<MemoryManager> mm(&task.mm());
+  int64_t result = mm->vmas().FirstHole(start, end) < end ? -ENOMEM : 0;
+  return RunMemoryOps(task, lock, std::move(ops), [=](std::span<const int64_t>) -> int64_t {
+    mm->vmas().Update(start, end, [&](Vma& v) {
+      if (install) v = GuestView(v);
+      v.flags = install ? v.flags | kGuard : v.flags & ~kGuard;
+    });
+    return result;
+  });
+}
+
 }  // namespace
 
 ErrnoOr<uint64_t> Madvise(Task& task, uint64_t address, uint64_t length, int advice) {
   if (advice == MADV_HWPOISON || advice == MADV_SOFT_OFFLINE) return Errno(EPERM);
-  if (!IsKnown(advice)) return Errno(EINVAL);
+  bool guards = advice == kGuardInstall || advice == kGuardRemove;
+  if (!IsKnown(advice) && !guards) return Errno(EINVAL);
   if (address % kPageSize != 0) return Errno(EINVAL);
   uint64_t end = TRY(EndOf(address, length, EINVAL));
   if (end == address) return uint64_t{0};
@@ -112,6 +139,7 @@ ErrnoOr<uint64_t> Madvise(Task& task, uint64_t address, uint64_t length, int adv
   MemoryManager& mm = task.mm();
   std::vector<Vma> parts = mm.vmas().Slice(address, end);
   if (parts.empty()) return Errno(ENOMEM);
+  if (guards) return Guard(task, lock, parts, address, end, advice == kGuardInstall);
   bool image = false;
   for (const Vma& part : parts) {
     // TODO(compat): Linux has advised the mappings before the first one that refuses.

@@ -135,7 +135,7 @@ void RegisterMemoryCalls(SyscallTable& table) {
   table.Set(SYS_mprotect, Full<&Mprotect>());
   table.Set(SYS_brk, Full<&Brk>());
   table.Set(SYS_mremap, Full<&Mremap>());
-  table.Set(SYS_madvise, Partial<&Madvise>("no MADV_MERGEABLE, no MADV_GUARD_INSTALL"));
+  table.Set(SYS_madvise, Full<&Madvise>());
   table.Set(SYS_mincore, Full<&Mincore>());
   table.Set(SYS_msync, Full<&Msync>());
   constexpr const char* kNotPinned = "pages are brought in and counted, not pinned in the host";

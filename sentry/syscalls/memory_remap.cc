@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "sentry/mm/guard.h"
 #include "sentry/mm/moved.h"
 #include "sentry/mm/userfault.h"
 #include "sentry/syscalls/memory_map.h"
@@ -33,9 +34,7 @@ struct Remap {
 uint64_t GuestEnd(const VmaSet& set, const Vma& vma) {
   const Vma* at = &vma;
   while (const Vma* next = set.Find(at->end)) {
-    Vma a = *at, b = *next;
-    a.image = b.image = false;
-    if (!a.MergesWith(b)) break;
+    if (!GuestView(*at).MergesWith(GuestView(*next))) break;
     at = next;
   }
   return at->end;
@@ -137,7 +136,7 @@ void Apply(MemoryManager& mm, const Remap& r) {
     if (r.keep_old) {
       // What stays behind is empty memory of the same kind.
       mm.vmas().Update(r.old_start, r.old_start + r.old_size, [](Vma& v) {
-        v.image = false;
+        v = GuestView(v);
         v.flags &= ~Vma::kLocked;
       });
     }
@@ -221,8 +220,7 @@ ErrnoOr<uint64_t> Mremap(Task& task, uint64_t old_address, uint64_t old_length, 
   } else {
     r.parts = mm->vmas().Slice(old_address, old_address + view);
     const Vma& last = r.parts.back();
-    r.grown = last;
-    r.grown.image = false;
+    r.grown = GuestView(last);
     r.grown.start = r.new_start + old_size;
     r.grown.end = r.new_start + new_size;
     if (r.grown.file) r.grown.offset = last.offset + last.size();

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "sentry/kernel/task.h"
+#include "sentry/mm/guard.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/pages.h"
 #include "sentry/syscalls/memory_ops.h"
@@ -36,13 +37,11 @@ std::optional<Vma> StackGrowth(Task& task, const platform::Fault& fault) {
   if (end - start > task.limit(RLIMIT_STACK)) return std::nullopt;
   uint64_t grow = above.start - start;
   if (!mm.CheckLimits(MemoryLimitsOf(task), grow, 0, above.locked() ? grow : 0, 1).ok()) return std::nullopt;
-  Vma part = above;
+  Vma part = GuestView(above);
   part.start = start;
   part.end = above.start;
   part.file.reset();
   part.offset = 0;
-  part.image = false;
-  part.image_offset = 0;
   return part;
 }
 

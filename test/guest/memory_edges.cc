@@ -363,3 +363,88 @@ GUEST_TEST(CowEdge, KernelWritesBreakItToo) {
   seen.Open();
   JOIN_OK(pid);
 }
+
+namespace {
+
+constexpr int kGuardInstall = 102, kGuardRemove = 103;
+
+char* GuardedMemory(size_t pages) {
+  auto* memory = static_cast<char*>(mmap(nullptr, pages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (madvise(memory, kPage, kGuardInstall) < 0 && errno == EINVAL) Skip("an older kernel");
+  MUST(madvise(memory, kPage, kGuardRemove));
+  memset(memory, 7, pages * kPage);
+  return memory;
+}
+
+void ExpectFault(char* at) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    *static_cast<volatile char*>(at) = 1;
+    _exit(0);
+  }
+  EXPECT_KILLED(WaitStatus(pid), SIGSEGV);
+}
+
+}  // namespace
+
+GUEST_TEST(MemoryEdge, GuardRegions) {
+  char* memory = GuardedMemory(6);
+  MUST(madvise(memory + kPage, 2 * kPage, kGuardInstall));
+  auto check = [=] {
+    for (int page : {1, 2}) {
+      EXPECT(!Readable(memory + page * static_cast<long>(kPage)));
+      ExpectFault(memory + page * static_cast<long>(kPage));
+    }
+    EXPECT_EQ(memory[0], 7);
+    EXPECT_EQ(memory[3 * kPage], 7);
+  };
+  check();
+  CheckpointHere();
+  check();
+  JOIN_OK(Fork(check));
+  // Emptying them leaves them what they are, and so does another protection.
+  MUST(madvise(memory, 3 * kPage, MADV_DONTNEED));
+  EXPECT_EQ(memory[0], 0);
+  memory[0] = 7;
+  MUST(mprotect(memory, 6 * kPage, PROT_READ));
+  MUST(mprotect(memory, 6 * kPage, PROT_READ | PROT_WRITE));
+  check();
+  // The mapping stays one.
+  char* moved = static_cast<char*>(mremap(memory, 6 * kPage, 8 * kPage, MREMAP_MAYMOVE));
+  ASSERT(moved != MAP_FAILED);
+  EXPECT(!Readable(moved + kPage));
+  EXPECT_EQ(moved[3 * kPage], 7);
+  EXPECT_EQ(moved[7 * kPage], 0);
+  MUST(madvise(moved, 2 * kPage, kGuardRemove));
+  EXPECT_EQ(moved[kPage], 0);  // What was there is gone.
+  moved[kPage] = 9;
+  EXPECT(!Readable(moved + 2 * kPage));
+  CheckpointHere();
+  EXPECT_EQ(moved[kPage], 9);
+  EXPECT(!Readable(moved + 2 * kPage));
+  // On memory that a checkpoint has kept, too.
+  MUST(madvise(moved + 3 * kPage, kPage, kGuardInstall));
+  ExpectFault(moved + 3 * kPage);
+  MUST(madvise(moved + 3 * kPage, kPage, kGuardRemove));
+  EXPECT_EQ(moved[3 * kPage], 0);
+  EXPECT_EQ(moved[4 * kPage], 7);
+}
+
+GUEST_TEST(MemoryEdge, GuardRegionsAreChecked) {
+  char* memory = GuardedMemory(4);
+  MUST(munmap(memory + kPage, kPage));
+  EXPECT_ERRNO(madvise(memory, 4 * kPage, kGuardInstall), ENOMEM);
+  EXPECT(!Readable(memory));  // As far as there is memory.
+  EXPECT(!Readable(memory + 2 * kPage));
+  EXPECT_ERRNO(madvise(memory + 1, kPage, kGuardInstall), EINVAL);
+  MUST(madvise(memory, kPage, kGuardRemove));
+  MUST(mlock(memory, kPage));
+  EXPECT_ERRNO(madvise(memory, kPage, kGuardInstall), EINVAL);
+  EXPECT_OK(madvise(memory, kPage, kGuardRemove));
+  // Children do not inherit guards of memory that they get empty.
+  MUST(madvise(memory + 2 * kPage, 2 * kPage, MADV_WIPEONFORK));
+  JOIN_OK(Fork([=] {
+    EXPECT(Readable(memory + 2 * kPage));
+    EXPECT_EQ(memory[3 * kPage], 0);
+  }));
+}
