@@ -62,6 +62,14 @@ ErrnoOr<void> JoinUser(Task& task, RefPtr<UserNamespace> ns, NamespaceSet* set) 
   return Ok();
 }
 
+// cred_cap_issubset() for credentials of another namespace: its maker has all capabilities in it. Others have gained some (commit_creds()).
+bool IsWithin(const Credentials& old, const Credentials& next) {
+  for (const UserNamespace* ns = next.user_ns.get(); ns != nullptr; ns = static_cast<const UserNamespace*>(ns->above())) {
+    if (ns->above() == old.user_ns.get() && ns->creator_uid() == old.euid) return true;
+  }
+  return false;
+}
+
 template <typename T>
 RefPtr<T> As(const RefPtr<Namespace>& ns) {
   return RefPtr<T>(static_cast<T*>(ns.get()));
@@ -75,7 +83,10 @@ NamespaceSet::NamespaceSet(NamespaceSet&&) noexcept = default;
 
 void NamespaceSet::Enter(Task& task) {
   TaskExtras& extras = task.extras();
-  if (creds) task.set_creds(creds);
+  if (creds) {
+    if (!IsWithin(task.creds(), *creds)) task.group().set_dumpable(false);
+    task.set_creds(creds);
+  }
   if (mounts) task.set_mounts(mounts);
   if (uts) task.set_uts(uts);
   if (ipc && ipc != extras.ipc) {

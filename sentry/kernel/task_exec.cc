@@ -25,6 +25,7 @@
 #include "sentry/keys/key.h"
 #include "sentry/loader/loader.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/mm/memory_owner.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/vfs/exec_open.h"
 #include "sentry/vfs/fd_table.h"
@@ -197,6 +198,7 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   bool readable = program == nullptr || CheckPermission(task.creds(), *program->inode(), kMayRead).ok();
   group.dumpable_ = !raised && readable && (!loaded.creds || (loaded.creds->euid == loaded.creds->uid && loaded.creds->egid == loaded.creds->gid));
   if (loaded.creds) task.creds_ = loaded.creds;
+  MemoryOwner::Set(*task.mm_, task.creds_->user_ns);
   OfferActions(task);
 }
 

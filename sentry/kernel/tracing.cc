@@ -23,7 +23,6 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
-#include "sentry/landlock/landlock.h"
 #include "sentry/mm/memory_manager.h"
 
 namespace amber {
@@ -42,16 +41,6 @@ uint64_t RestartValue(const Task& task) { return static_cast<uint64_t>(-static_c
 }  // namespace
 
 Tracee& Tracing::Of(Task& task) { return *task.extras().tracee; }
-
-bool Tracing::MayAccess(const Task& task, const Task& target) {
-  if (&task.group() == &target.group()) return true;
-  if (!LandlockMayTrace(task, target)) return false;
-  const Credentials& me = task.creds();
-  const Credentials& it = target.creds();
-  if (me.HasIn(it.user_ns.get(), CAP_SYS_PTRACE)) return true;
-  bool same = me.uid == it.euid && me.uid == it.suid && me.uid == it.uid && me.gid == it.egid && me.gid == it.sgid && me.gid == it.gid;
-  return same && target.group().dumpable() && me.user_ns == it.user_ns && (it.permitted & ~me.permitted) == 0;
-}
 
 bool Tracing::InterruptsCall(const Task& task) {
   const Tracee& t = *task.extras().tracee;

@@ -138,6 +138,9 @@ class TaskLifecycle::Tracing {
 
 using Tracing = TaskLifecycle::Tracing;
 
+// __ptrace_may_access() for another process, with these ids and capabilities of `task`.
+bool CredentialsMayAccess(const Task& task, const Task& target, uid_t uid, gid_t gid, uint64_t capabilities);
+
 // Copies from or to memory of a tracee as a debugger may: pages that the program itself cannot read or write, too (FOLL_FORCE). Writing
 // gives private pages a copy of their own; shared ones that are not writable are refused. Bytes copied, EIO if none were.
 ErrnoOr<size_t> DebugCopy(MemoryManager& mm, uint64_t address, void* buffer, size_t size, bool write);

@@ -9,6 +9,7 @@
 #include "sentry/base/check.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/guard.h"
+#include "sentry/mm/memory_owner.h"
 #include "sentry/mm/moved.h"
 #include "sentry/mm/userfault.h"
 
@@ -30,7 +31,10 @@ constexpr uint64_t kHugeThreshold = 4 << 20;
 
 }  // namespace
 
-MemoryManager::~MemoryManager() { Userfaults::MemoryGone(*this); }
+MemoryManager::~MemoryManager() {
+  Userfaults::MemoryGone(*this);
+  MemoryOwner::MemoryGone(*this);
+}
 
 RefPtr<MemoryManager> MemoryManager::Fork() const {
   auto child = MakeRef<MemoryManager>();
@@ -44,6 +48,7 @@ RefPtr<MemoryManager> MemoryManager::Fork() const {
     if ((vma.flags & Vma::kWipeOnFork) != 0) copy = GuestView(copy);
     child->vmas_.Insert(std::move(copy));
   }
+  MemoryOwner::Set(*child, MemoryOwner::Of(*this));
   child->layout_ = layout_;
   child->auxv_ = auxv_;
   child->exe_ = exe_;

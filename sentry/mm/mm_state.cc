@@ -1,6 +1,7 @@
 // Save and load of MemoryManager: the tree. What the pages hold is the checkpoint's business (see pages.h).
 #include "sentry/mm/guard.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/mm/memory_owner.h"
 #include "sentry/mm/mm.pb.h"
 #include "sentry/mm/userfault.h"
 
@@ -66,6 +67,7 @@ std::string MemoryManager::Save(state::Saver& saver) const {
   SaveLayout(layout_, out.mutable_layout());
   for (uint64_t word : auxv_) out.add_auxv(word);
   out.set_exe(saver.Ref(exe_));
+  out.set_user_namespace(saver.Ref(MemoryOwner::Of(*this)));
   out.set_default_flags(default_flags_);
   out.set_membarrier(membarrier_);
   out.set_peak_total(peak_total_);
@@ -105,6 +107,7 @@ bool MemoryManager::Load(state::Loader& loader, std::string_view bytes) {
   }
   auxv_.assign(in.auxv().begin(), in.auxv().end());
   exe_ = loader.GetRef<File>(in.exe());
+  MemoryOwner::Set(*this, loader.GetRef<UserNamespace>(in.user_namespace()));
   default_flags_ = in.default_flags() & kAllFlags & ~kUffdBits;
   membarrier_ = in.membarrier();
   peak_total_ = in.peak_total();

@@ -8,6 +8,7 @@
 #include <sys/mount.h>
 #include <sys/msg.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -395,4 +396,35 @@ GUEST_TEST(NetNs, IsEmptyAndAlone) {
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     EXPECT_ERRNO(connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), ENETUNREACH);
   }));
+}
+
+// Whoever enters a namespace is not its root's for that: what it has in memory is from outside (mm->user_ns).
+GUEST_TEST(UserNs, VisitorsAreNotTraced) {
+  NeedRoot();
+  Gate made, end;
+  Pipe number;
+  const pid_t inside = Fork([&] {
+    BecomeMappedRoot();
+    made.Open();
+    pid_t visitor = 0;
+    MUST(read(number.r, &visitor, sizeof(visitor)));
+    EXPECT_ERRNO(ptrace(PTRACE_ATTACH, visitor, nullptr, nullptr), EPERM);
+    void* head;
+    size_t size;
+    EXPECT_ERRNO(Call(SYS_get_robust_list, visitor, &head, &size), EPERM);
+    EXPECT_ERRNO(Call(SYS_pidfd_getfd, MUST(Call(SYS_pidfd_open, visitor, 0)), 0, 0), EPERM);
+    CheckpointHere();
+    EXPECT_ERRNO(ptrace(PTRACE_ATTACH, visitor, nullptr, nullptr), EPERM);
+    end.Open();
+  });
+  made.Await();
+  const int ns = MUST(open(Str("/proc/%d/ns/user", inside), O_RDONLY));
+  const pid_t visitor = Fork([&] {
+    MUST(setns(ns, CLONE_NEWUSER));
+    const pid_t self = getpid();
+    MUST(write(number.w, &self, sizeof(self)));
+    end.Await();
+  });
+  JOIN_OK(inside);
+  JOIN_OK(visitor);
 }

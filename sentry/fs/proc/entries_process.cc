@@ -18,6 +18,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/time_namespace.h"
+#include "sentry/kernel/tracing.h"
 #include "sentry/kernel/usage.h"
 #include "sentry/landlock/landlock.h"
 #include "sentry/mm/memory_manager.h"
@@ -32,13 +33,8 @@ namespace amber {
 
 bool MayInspect(Task& caller, Task& target) {
   if (&caller.group() == &target.group()) return true;
-  if (!LandlockMayTrace(caller, target)) return false;
-  // __ptrace_may_access().
   const Credentials& c = caller.creds();
-  const Credentials& t = target.creds();
-  if (c.HasIn(t.user_ns.get(), CAP_SYS_PTRACE)) return true;
-  bool same = c.fsuid == t.uid && c.fsuid == t.euid && c.fsuid == t.suid && c.fsgid == t.gid && c.fsgid == t.egid && c.fsgid == t.sgid;
-  return same && target.group().dumpable() && c.user_ns == t.user_ns && (t.permitted & ~c.effective) == 0;
+  return CredentialsMayAccess(caller, target, c.fsuid, c.fsgid, c.effective);
 }
 
 namespace {
