@@ -327,6 +327,7 @@ void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
     return;
   }
   platform::Registers& regs = thread_->frame().regs;
+  SigInfo info;
   switch (stop) {
     case platform::Stop::kSyscall: EnterCall({regs.rax, {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9}, regs.rip}, true); return;
     case platform::Stop::kFault:
@@ -352,9 +353,10 @@ void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
         return;
       }
       last_fault_ = *fault;
-      if (fault->signo == SIGTRAP && extras_->tracee != nullptr) Tracing::OnTrap(*this);
+      info = SigInfo::Fault(fault->signo, fault->code, fault->address);
+      if (fault->signo == SIGTRAP && extras_->tracee != nullptr && !Tracing::OnTrap(*this, &info)) break;
       if (kernel_->strace() != nullptr) kernel_->strace()->Fault(*this, fault->signo, fault->address, regs.rip);
-      ForceSignal(SigInfo::Fault(fault->signo, fault->code, fault->address));
+      ForceSignal(info);
       break;
     case platform::Stop::kForeign: ForceSignal(SigInfo::Kernel(SIGSEGV)); break;
     case platform::Stop::kKick: break;

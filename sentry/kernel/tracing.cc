@@ -290,7 +290,11 @@ bool Tracing::BeginsAgain(Task& task) {
 void Tracing::BeforeGuest(Task& task) {
   Tracee& t = Of(task);
   platform::Registers& regs = task.thread_->frame().regs;
-  if (t.run == Tracee::Run::kStep) {
+  bool watches = t.debug != nullptr && t.debug->armed();
+  // What was written meanwhile by others is not news of its.
+  if (watches && !t.stepping) (void)t.debug->Check(task, 0, false);
+  if (watches) t.debug->Prime(task);  // after a restore, too
+  if (t.run == Tracee::Run::kStep || watches) {
     t.stepping = true;
     regs.rflags |= kFlagTf;
   } else if (t.stepping) {
@@ -299,9 +303,20 @@ void Tracing::BeforeGuest(Task& task) {
   }
 }
 
-void Tracing::OnTrap(Task& task) {
-  if (!std::exchange(Of(task).stepping, false)) return;
-  task.thread_->frame().regs.rflags &= ~kFlagTf;
+bool Tracing::OnTrap(Task& task, SigInfo* info) {
+  Tracee& t = Of(task);
+  if (!t.stepping) return true;
+  platform::Registers& regs = task.thread_->frame().regs;
+  bool by_tracer = t.run == Tracee::Run::kStep;
+  if (t.debug != nullptr && t.debug->armed() && info->raw.si_code == TRAP_TRACE) {
+    bool hit = t.debug->Check(task, regs.rip, true) != 0;
+    if (!hit && !by_tracer) return false;
+    if (by_tracer) t.debug->NoteStep();
+    if (hit && !by_tracer) info->raw.si_code = TRAP_HWBKPT;
+  }
+  t.stepping = false;
+  regs.rflags &= ~kFlagTf;
+  return true;
 }
 
 bool Tracing::AtEntry(Task& task) {
@@ -337,6 +352,10 @@ void Tracing::AtExit(Task& task) {
     // user_single_step_report(): a call is one instruction.
     SigInfo info = SigInfo::Kernel(SIGTRAP);
     info.raw.si_code = TRAP_BRKPT;
+    task.pending_.Add(info);
+  } else if (t.debug != nullptr && t.debug->armed() && t.debug->Check(task, task.syscall_.ip, false) != 0) {
+    SigInfo info = SigInfo::Kernel(SIGTRAP);
+    info.raw.si_code = TRAP_HWBKPT;
     task.pending_.Add(info);
   }
   t.in_call = t.in_call && t.run == Tracee::Run::kSyscall;
@@ -406,6 +425,7 @@ void Tracing::OnVforkDone(Task& parent, int child) {
 
 void Tracing::OnExec(Task& task, int old_tid) {
   Tracee& t = Of(task);
+  t.debug.reset();  // flush_ptrace_hw_breakpoint()
   if ((t.options & PTRACE_O_TRACEEXEC) != 0) {
     t.pending.push_back({Tracee::Stop::kEvent, EventCode(PTRACE_EVENT_EXEC), static_cast<uint64_t>(old_tid)});
   } else if (!t.seized) {

@@ -9,11 +9,13 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 
 #include "checkpoint/state.h"
 #include "sentry/base/errno_or.h"
 #include "sentry/base/ref_ptr.h"
+#include "sentry/kernel/debug_registers.h"
 #include "sentry/kernel/signal.h"
 #include "sentry/kernel/task_lifecycle.h"
 
@@ -56,6 +58,8 @@ struct Tracee {
   bool filter_told = false;      // ... for a filter's SECCOMP_RET_TRACE
   bool exit_told = false;        // PTRACE_EVENT_EXIT was reported
   bool stepping = false;         // the trap flag in its registers is ours
+  // Null until it gets one.
+  std::unique_ptr<DebugRegisters> debug;
   int death = 0;                 // the signal that it dies of once PTRACE_EVENT_EXIT is over
 };
 
@@ -94,8 +98,8 @@ class TaskLifecycle::Tracing {
   static bool BeginsAgain(Task& task);
   // It is about to run guest code.
   static void BeforeGuest(Task& task);
-  // SIGTRAP from the host.
-  static void OnTrap(Task& task);
+  // A SIGTRAP from the host, about to be sent as `info`: false if it was a step of ours and nobody is to hear of it.
+  static bool OnTrap(Task& task, SigInfo* info);
   // A call begins: true if the tracer is to see that first.
   static bool AtEntry(Task& task);
   // A filter says SECCOMP_RET_TRACE with `data`: true if the tracer is to see the call first.

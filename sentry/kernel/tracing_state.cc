@@ -38,6 +38,7 @@ std::string Tracing::Save(state::Saver& saver, const Tracee& t) {
   m.set_stepping(t.stepping);
   m.set_death(t.death);
   m.set_filter_told(t.filter_told);
+  for (int i = 0; t.debug != nullptr && i < DebugRegisters::kCount; ++i) m.add_debug(t.debug->Get(i));
   return m.SerializeAsString();
 }
 
@@ -75,6 +76,13 @@ bool Tracing::Load(state::Loader& loader, const std::string& bytes, Task& task) 
   t.stepping = m.stepping();
   t.death = m.death();
   t.filter_told = m.filter_told();
+  if (m.debug_size() > 0) {
+    if (m.debug_size() != DebugRegisters::kCount) return loader.Fail("a traced task's debug registers are malformed");
+    t.debug = std::make_unique<DebugRegisters>();
+    for (int i : {0, 1, 2, 3, DebugRegisters::kStatus, DebugRegisters::kControl}) {
+      if (!t.debug->Set(i, m.debug(i)).ok()) return loader.Fail("a traced task's debug registers are malformed");
+    }
+  }
   return true;
 }
 

@@ -204,8 +204,8 @@ ErrnoOr<uint64_t> Ptrace(Task& task, int64_t request64, int pid, uint64_t addres
 }  // namespace
 
 void RegisterPtraceCalls(SyscallTable& table) {
-  table.Set(SYS_ptrace, Partial<&Ptrace>("calls that run natively (futex without a time-out, sched_yield) are not seen; no hardware "
-                                         "breakpoints; the tracer is a process, not a thread"));
+  table.Set(SYS_ptrace, Partial<&Ptrace>("calls that run natively (futex without a time-out, sched_yield) are not seen; no breakpoints on reading; "
+                                         "the tracer is a process, not a thread"));
 }
 
 }  // namespace amber

@@ -135,8 +135,23 @@ ErrnoOr<size_t> CopyRegisterSet(Task& task, Task& tracee, uint32_t type, bool se
   }
 }
 
+namespace {
+
+// The debug register at this offset of struct user; -1 if there is none.
+int DebugNumber(uint64_t offset) {
+  constexpr size_t kDebug = offsetof(user, u_debugreg);
+  if (offset < kDebug || offset >= kDebug + sizeof(user::u_debugreg)) return -1;
+  return static_cast<int>((offset - kDebug) / sizeof(uint64_t));
+}
+
+}  // namespace
+
 ErrnoOr<uint64_t> PeekUser(Task& tracee, uint64_t offset) {
   if (offset % sizeof(uint64_t) != 0 || offset >= sizeof(user)) return Errno(EIO);
+  if (int number = DebugNumber(offset); number >= 0) {
+    const DebugRegisters* debug = tracee.extras().tracee->debug.get();
+    return debug != nullptr ? debug->Get(number) : uint64_t{0};
+  }
   if (offset >= sizeof(user_regs_struct)) return uint64_t{0};
   user_regs_struct regs = Registers(tracee);
   uint64_t value;
@@ -151,10 +166,11 @@ ErrnoOr<void> PokeUser(Task& tracee, uint64_t offset, uint64_t value) {
     memcpy(reinterpret_cast<char*>(&regs) + offset, &value, sizeof(value));
     return SetRegisters(tracee, regs);
   }
-  constexpr size_t kDebug = offsetof(user, u_debugreg);
-  // No hardware breakpoints: switching them off is all that can be done.
-  if (offset >= kDebug && offset < kDebug + sizeof(user::u_debugreg)) return value == 0 ? Ok() : ErrnoOr<void>(Errno(EINVAL));
-  return Errno(EIO);
+  int number = DebugNumber(offset);
+  if (number < 0) return Errno(EIO);
+  std::unique_ptr<DebugRegisters>& debug = tracee.extras().tracee->debug;
+  if (debug == nullptr) debug = std::make_unique<DebugRegisters>();
+  return debug->Set(number, value);
 }
 
 }  // namespace amber

@@ -594,3 +594,124 @@ GUEST_TEST(Ptrace, WaitidTellsOfStops) {
   MUST(Resume(PTRACE_CONT, pid));
   EXPECT_KILLED(Wait(pid), SIGUSR1);
 }
+
+namespace {
+
+volatile long watched = 1;
+[[gnu::noinline]] void Passed() { asm volatile("" ::: "memory"); }
+// The number of a data breakpoint, and what the control register says for writes of 8 bytes to the first.
+constexpr long kWatchFirst = 0x000d0001, kStopAtSecond = 0x00000004;
+
+long SetDebug(pid_t pid, int number, const volatile void* value) {
+  return ptrace(PTRACE_POKEUSER, pid, offsetof(user, u_debugreg) + static_cast<size_t>(number) * 8, value);
+}
+long SetDebug(pid_t pid, int number, long value) { return SetDebug(pid, number, reinterpret_cast<void*>(value)); }
+long GetDebug(pid_t pid, int number) {
+  return ptrace(PTRACE_PEEKUSER, pid, offsetof(user, u_debugreg) + static_cast<size_t>(number) * 8, nullptr);
+}
+
+int StopCode(pid_t pid) {
+  siginfo_t info = {};
+  MUST(ptrace(PTRACE_GETSIGINFO, pid, nullptr, &info));
+  return info.si_code;
+}
+
+}  // namespace
+
+GUEST_TEST(Ptrace, WatchpointStopsAtWrites) {
+  const pid_t pid = Traced([] {
+    for (int i = 0; i < 100; ++i) Passed();
+    watched = 2;
+    getppid();
+    watched = 3;
+    Passed();
+  });
+  MUST(SetDebug(pid, 0, &watched));
+  MUST(SetDebug(pid, 7, kWatchFirst));
+  EXPECT_EQ(GetDebug(pid, 0), reinterpret_cast<long>(&watched));
+  EXPECT_EQ(GetDebug(pid, 7), kWatchFirst);
+  for (long expected : {2, 3}) {
+    CheckpointHere();
+    MUST(Resume(PTRACE_CONT, pid));
+    EXPECT_STOPPED(Wait(pid), SIGTRAP);
+    EXPECT_EQ(StopCode(pid), TRAP_HWBKPT);
+    EXPECT_EQ(GetDebug(pid, 6) & 15, 1);
+    EXPECT_EQ(ptrace(PTRACE_PEEKDATA, pid, &watched, nullptr), expected);
+    user_regs_struct registers = {};
+    MUST(ptrace(PTRACE_GETREGS, pid, nullptr, &registers));
+    EXPECT_EQ(registers.eflags & 0x100, 0u);  // No trace of how it is done.
+  }
+  MUST(SetDebug(pid, 7, 0L));
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_EXITED(Wait(pid), 0);
+}
+
+GUEST_TEST(Ptrace, WatchpointIsBlindToCalls) {
+  Pipe pipe;
+  MUST(write(pipe.w, "12345678", 8));
+  const pid_t pid = Traced([&] {
+    if (read(pipe.r, const_cast<long*>(&watched), 8) != 8) _exit(3);
+    Passed();
+  });
+  MUST(SetDebug(pid, 0, &watched));
+  MUST(SetDebug(pid, 7, kWatchFirst));
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_EXITED(Wait(pid), 0);
+}
+
+GUEST_TEST(Ptrace, BreakpointWithoutPatching) {
+  const pid_t pid = Traced([] {
+    Passed();
+    Passed();
+  });
+  void (*const function)() = &Passed;
+  MUST(SetDebug(pid, 1, reinterpret_cast<long>(function)));
+  MUST(SetDebug(pid, 7, kStopAtSecond));
+  for (int i = 0; i < 2; ++i) {
+    MUST(Resume(PTRACE_CONT, pid));
+    EXPECT_STOPPED(Wait(pid), SIGTRAP);
+    EXPECT_EQ(StopCode(pid), TRAP_HWBKPT);
+    EXPECT_EQ(GetDebug(pid, 6) & 15, 2);
+    user_regs_struct registers = {};
+    MUST(ptrace(PTRACE_GETREGS, pid, nullptr, &registers));
+    EXPECT_EQ(registers.rip, reinterpret_cast<unsigned long>(function));
+    CheckpointHere();
+  }
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_EXITED(Wait(pid), 0);
+}
+
+GUEST_TEST(Ptrace, WatchpointsAndSteps) {
+  const pid_t pid = Traced([] {
+    watched = 5;
+    Passed();
+  });
+  MUST(SetDebug(pid, 0, &watched));
+  MUST(SetDebug(pid, 7, kWatchFirst));
+  bool hit = false;
+  for (int i = 0; i < 3000 && !hit; ++i) {
+    MUST(Resume(PTRACE_SINGLESTEP, pid));
+    EXPECT_STOPPED(Wait(pid), SIGTRAP);
+    hit = (GetDebug(pid, 6) & 1) != 0;
+    if (!hit) EXPECT_EQ(ptrace(PTRACE_PEEKDATA, pid, &watched, nullptr), 1);
+  }
+  EXPECT(hit);
+  EXPECT_EQ(ptrace(PTRACE_PEEKDATA, pid, &watched, nullptr), 5);
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_EXITED(Wait(pid), 0);
+}
+
+GUEST_TEST(Ptrace, DebugRegistersAreChecked) {
+  const pid_t pid = Traced([] {});
+  EXPECT_ERRNO(SetDebug(pid, 4, 1L), EIO);
+  EXPECT_ERRNO(SetDebug(pid, 5, 1L), EIO);
+  EXPECT_ERRNO(SetDebug(pid, 0, static_cast<long>(kKernelAddress)), EINVAL);
+  MUST(SetDebug(pid, 0, 0x10001L));
+  EXPECT_ERRNO(SetDebug(pid, 7, kWatchFirst), EINVAL);     // Not aligned.
+  EXPECT_ERRNO(SetDebug(pid, 7, 0x00020001L), EINVAL);     // Ports.
+  EXPECT_ERRNO(SetDebug(pid, 7, 0x000c0001L), EINVAL);     // An instruction of 8 bytes.
+  EXPECT_EQ(GetDebug(pid, 7), 0);
+  JOIN_OK(Fork([] { EXPECT_ERRNO(SetDebug(getppid(), 7, 0L), ESRCH); }));
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_EXITED(Wait(pid), 0);
+}

@@ -37,7 +37,6 @@ grep -c 'detached' attached; kill $p; wait $p 2>/dev/null
 cat >commands <<'G'
 set pagination off
 set confirm off
-set can-use-hw-watchpoints 0
 break work
 run
 bt 1
