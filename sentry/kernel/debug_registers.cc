@@ -35,6 +35,7 @@ ErrnoOr<void> DebugRegisters::Set(int number, uint64_t value) {
     case 2:
     case 3:
       if (value >= platform::kGuestTop) return Errno(EINVAL);
+      if (std::optional<Point> point = Decode(registers_[kControl], number); point && point->on && value % point->size != 0) return Errno(EINVAL);
       seen_[static_cast<size_t>(number)].reset();
       break;
     case kStatus: value = (value & 0xe00f) | kStatusReserved; break;

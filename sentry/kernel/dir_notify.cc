@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <sys/inotify.h>
 
+#include <unordered_map>
+
 #include "sentry/kernel/sigio.h"
 #include "sentry/vfs/inode.h"
 
@@ -17,11 +19,31 @@ constexpr struct {
     {DN_RENAME, IN_MOVED_FROM}, {DN_ATTRIB, IN_ATTRIB},
 };
 
+// Each costs work at every change in the directory, and at the end of any other.
+constexpr size_t kMostPerDirectory = 512;
+
+std::unordered_map<const Inode*, size_t>& WatchesOf() {
+  static auto* watches = new std::unordered_map<const Inode*, size_t>();
+  return *watches;
+}
+
 }  // namespace
 
-DirNotify::DirNotify(SigioOwner& owner, const VfsPath& dir) : owner_(owner), dir_(dir) { dir_.inode()->MakeWatches().Add(this); }
+bool DirNotify::MayWatch(const Inode& dir) {
+  auto it = WatchesOf().find(&dir);
+  return it == WatchesOf().end() || it->second < kMostPerDirectory;
+}
 
-DirNotify::~DirNotify() { dir_.inode()->MakeWatches().Remove(this); }
+DirNotify::DirNotify(SigioOwner& owner, const VfsPath& dir) : owner_(owner), dir_(dir) {
+  ++WatchesOf()[dir_.inode()];
+  dir_.inode()->MakeWatches().Add(this);
+}
+
+DirNotify::~DirNotify() {
+  dir_.inode()->MakeWatches().Remove(this);
+  auto it = WatchesOf().find(dir_.inode());
+  if (--it->second == 0) WatchesOf().erase(it);
+}
 
 uint32_t DirNotify::EventsOf(uint32_t argument) {
   uint32_t events = 0;

@@ -17,6 +17,9 @@ class DirNotify final : public InodeWatch {
  public:
   static constexpr uint32_t kStays = 0x80000000;  // DN_MULTISHOT
 
+  // False: too many watch `dir` already (Linux has no bound but memory).
+  static bool MayWatch(const Inode& dir);
+
   DirNotify(SigioOwner& owner, const VfsPath& dir);
   ~DirNotify();
   DirNotify(const DirNotify&) = delete;

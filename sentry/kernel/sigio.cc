@@ -87,14 +87,18 @@ void SigioOwner::Arm(File& file, int fd) {
   if (queue != nullptr) queue->Add(this, POLLIN | POLLOUT | POLLPRI | POLLRDNORM | POLLWRNORM);
 }
 
-void SigioOwner::WatchDirectory(const VfsPath& dir, int fd, uint32_t argument) {
+ErrnoOr<void> SigioOwner::WatchDirectory(const VfsPath& dir, int fd, uint32_t argument) {
   if ((argument & ~uint32_t{DN_MULTISHOT}) == 0) {
     dir_notify_.reset();
-    return;
+    return Ok();
+  }
+  if (dir_notify_ == nullptr) {
+    if (!DirNotify::MayWatch(*dir.inode())) return Errno(ENOMEM);
+    dir_notify_ = std::make_unique<DirNotify>(*this, dir);
   }
   fd_ = fd;
-  if (dir_notify_ == nullptr) dir_notify_ = std::make_unique<DirNotify>(*this, dir);
   dir_notify_->Add(DirNotify::EventsOf(argument));
+  return Ok();
 }
 
 void SigioOwner::OnEvent(uint32_t events) {

@@ -44,8 +44,9 @@ class SigioOwner final : public FileOwner, public Waiter {
   // O_ASYNC is set, by way of descriptor `fd`, or taken away.
   void Arm(File& file, int fd);
   void Disarm() { Remove(); }
-  // F_NOTIFY of a directory, by way of descriptor `fd`: `argument` has DN_* bits, or none to end it.
-  void WatchDirectory(const VfsPath& dir, int fd, uint32_t argument);
+  // F_NOTIFY of a directory, by way of descriptor `fd`: `argument` has DN_* bits, or none to end it. ENOMEM: too
+  // many watch it.
+  ErrnoOr<void> WatchDirectory(const VfsPath& dir, int fd, uint32_t argument);
 
   void OnEvent(uint32_t events) override;
   // SIGURG, which needs neither O_ASYNC nor F_SETSIG (send_sigurg()).

@@ -13,6 +13,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/offered_actions.h"
+#include "sentry/kernel/signal_frame.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
@@ -32,6 +33,12 @@ namespace {
 constexpr uint64_t kKnownFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_PIDFD | CLONE_PTRACE | CLONE_VFORK | CLONE_PARENT |
                                  CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_DETACHED |
                                  CLONE_UNTRACED | CLONE_CHILD_SETTID | CLONE_IO | CLONE_CLEAR_SIGHAND | kNamespaceFlags;
+
+// user_disable_single_step() of copy_thread(): whoever steps the parent does not step its child, who would die of it.
+void StopStepping(const Task& parent, platform::Frame* frame) {
+  const Tracee* tracee = parent.extras().tracee.get();
+  if (tracee != nullptr && tracee->stepping) frame->regs.rflags &= ~kFlagTf;
+}
 
 }  // namespace
 
@@ -121,6 +128,7 @@ ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
   options.new_process = !thread;
   options.frame = parent.frame();
   options.frame.regs.rax = 0;
+  StopStepping(parent, &options.frame);
   if (args.stack != 0) options.frame.regs.rsp = args.stack;
   if ((args.flags & CLONE_SETTLS) != 0) options.frame.fs_base = args.tls;
   if ((args.flags & CLONE_CHILD_CLEARTID) != 0) options.clear_child_tid = args.child_tid;
@@ -220,6 +228,7 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& ar
   thread.cookie = child.get();
   platform::Frame& frame = thread.frame();
   frame.regs.rax = 0;
+  StopStepping(parent, &frame);
   if (args.stack != 0) frame.regs.rsp = args.stack;
   if ((args.flags & CLONE_SETTLS) != 0) frame.fs_base = args.tls;
   return child;

@@ -60,7 +60,7 @@ struct Tracee {
   bool stepping = false;         // the trap flag in its registers is ours
   // Null until it gets one.
   std::unique_ptr<DebugRegisters> debug;
-  int death = 0;                 // the signal that it dies of once PTRACE_EVENT_EXIT is over
+  int death = 0;  // the signal that it dies of once PTRACE_EVENT_EXIT is over
 };
 
 // A traced thread that ended, until the tracer waits for it.

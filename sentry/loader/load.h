@@ -19,7 +19,7 @@ struct LoadEnvironment {
   std::function<ErrnoOr<std::unique_ptr<ExecFile>>(const std::string& path)> open;
   std::function<ErrnoOr<ExecIdentity>(ExecFile& exe)> identity;
   std::function<void(void* out, size_t size)> random;
-  Vdso* vdso = nullptr;  // null: the program gets none
+  Vdso* vdso = nullptr;     // null: the program gets none
   int vdso_params_fd = -1;  // what it reads: Vdso::params_fd() or another's; -1: an empty page
   uint64_t host_vdso_base = 0, host_vdso_size = 0;
 };

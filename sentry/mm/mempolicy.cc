@@ -17,7 +17,8 @@ std::string MemoryPolicy::Text() const {
 }
 
 MemoryPolicy MemoryPolicy::Unpack(uint32_t packed) {
-  MemoryPolicy p{.mode = static_cast<uint8_t>(packed & 0xff), .flags = static_cast<uint8_t>(packed >> 8 & 0x7), .asked = static_cast<uint16_t>(packed >> 16)};
+  MemoryPolicy p{
+      .mode = static_cast<uint8_t>(packed & 0xff), .flags = static_cast<uint8_t>(packed >> 8 & 0x7), .asked = static_cast<uint16_t>(packed >> 16)};
   return p.mode < kModes ? p : MemoryPolicy();
 }
 

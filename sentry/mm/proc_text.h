@@ -22,8 +22,8 @@ std::string MapsText(const MemoryManager& mm, const MapsContext& context);   // 
 std::string SmapsText(const MemoryManager& mm, const MapsContext& context);  // /proc/PID/smaps
 // /proc/PID/numa_maps; `policy` is the process's own.
 std::string NumaMapsText(const MemoryManager& mm, const MapsContext& context, const MemoryPolicy& policy);
-std::string SmapsRollupText(const MemoryManager& mm);                        // /proc/PID/smaps_rollup
-std::string StatmText(const MemoryManager& mm);                              // /proc/PID/statm
+std::string SmapsRollupText(const MemoryManager& mm);  // /proc/PID/smaps_rollup
+std::string StatmText(const MemoryManager& mm);        // /proc/PID/statm
 // The lines VmPeak to VmSwap of /proc/PID/status.
 std::string StatusMemoryText(const MemoryManager& mm);
 // Bytes of [start, end) in the guest as they are, short at the first unmapped page: /proc/PID/cmdline and environ.

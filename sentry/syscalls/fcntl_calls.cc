@@ -218,7 +218,7 @@ ErrnoOr<uint64_t> NotifyOfDirectory(Task& task, File& file, int fd, uint32_t arg
   if (!is_dir) return ends ? ErrnoOr<uint64_t>(uint64_t{0}) : Errno(ENOTDIR);
   SigioOwner& owner = *SigioOwner::Of(file, true);
   if (!ends && owner.id() == 0) owner.SetOwner(task, SigioOwner::Kind::kProcess, task.pid());
-  owner.WatchDirectory(*file.path(), fd, argument);
+  TRY(owner.WatchDirectory(*file.path(), fd, argument));
   return uint64_t{0};
 }
 

@@ -45,7 +45,8 @@ FlagChange ChangeOf(int advice) {
 // 0, or what Linux says to `advice` on this mapping (madvise_vma_behavior of mm/madvise.c).
 int Refusal(const Vma& vma, int advice) {
   // can_madv_modify() of mm/mseal.c: sealed memory that one may not write must not be emptied either.
-  bool discards = advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE || advice == MADV_DONTFORK || advice == MADV_WIPEONFORK;
+  bool discards = advice == kGuardInstall || advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE || advice == MADV_DONTFORK ||
+                  advice == MADV_WIPEONFORK;
   if (discards && vma.sealed() && !vma.file && (vma.prot & PROT_WRITE) == 0) return EPERM;
   switch (advice) {
     case MADV_DONTNEED:
@@ -100,9 +101,21 @@ ErrnoOr<uint64_t> EndOf(uint64_t address, uint64_t length, int error) {
 
 // MADV_GUARD_INSTALL and MADV_GUARD_REMOVE (madvise_guard_install()). What the host's madvise says is the answer: it may be older.
 ErrnoOr<uint64_t> Guard(Task& task, MmLock& lock, const std::vector<Vma>& parts, uint64_t start, uint64_t end, bool install) {
+  // Before anything is emptied.
+  static const bool kHostHasThem = [] {
+    void* page = mmap(nullptr, kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return false;
+    bool ok = madvise(page, kPageSize, kGuardInstall) == 0;
+    munmap(page, kPageSize);
+    return ok;
+  }();
+  if (!kHostHasThem) return Errno(EINVAL);
+  TRY(task.mm().CheckLimits(MemoryLimitsOf(task), 0, 0, 0, 2));
   std::vector<StubOp> ops;
   for (const Vma& part : parts) {
-    if (part.name == VmaName::kVdso || part.name == VmaName::kVvar || IsDevice(part) || IsMoved(part) || (install && part.locked())) return Errno(EINVAL);
+    if (int error = Refusal(part, install ? kGuardInstall : kGuardRemove); error != 0) return Errno(error);
+    if (part.name == VmaName::kVdso || part.name == VmaName::kVvar || IsDevice(part) || IsMoved(part) || (install && part.locked()))
+      return Errno(EINVAL);
     if (!install || !part.image) continue;
     // Its contents are gone; when the guard goes, the host would show the image's.
     Vma fresh = GuestView(part);

@@ -85,7 +85,8 @@ ErrnoOr<uint64_t> EndOf(uint64_t start, uint64_t length) {
   return end;
 }
 
-ErrnoOr<uint64_t> Mbind(Task& task, uint64_t start, uint64_t length, uint64_t mode, UserPtr<const uint64_t> nodes, uint64_t max_node, unsigned flags) {
+ErrnoOr<uint64_t> Mbind(Task& task, uint64_t start, uint64_t length, uint64_t mode, UserPtr<const uint64_t> nodes, uint64_t max_node,
+                        unsigned flags) {
   MemoryPolicy policy = TRY(CopyInPolicy(task, static_cast<int>(mode), nodes, max_node));
   if ((flags & ~unsigned{MPOL_MF_STRICT | MPOL_MF_MOVE | MPOL_MF_MOVE_ALL}) != 0) return Errno(EINVAL);
   if ((flags & MPOL_MF_MOVE_ALL) != 0 && !task.Has(CAP_SYS_NICE)) return Errno(EPERM);
@@ -94,6 +95,7 @@ ErrnoOr<uint64_t> Mbind(Task& task, uint64_t start, uint64_t length, uint64_t mo
   MmLock lock(task, start, end);
   if (!lock.held()) return WaitForMm(task);
   if (!task.mm().IsMapped(start, end)) return Errno(EFAULT);
+  TRY(task.mm().CheckLimits(MemoryLimitsOf(task), 0, 0, 0, 2));
   task.mm().vmas().Update(start, end, [&](Vma& v) { v.policy = policy; });
   return 0;
 }
@@ -196,7 +198,8 @@ class Presence {
   UniqueFd pagemap_;
 };
 
-ErrnoOr<uint64_t> MovePages(Task& task, int pid, uint64_t count, UserPtr<const uint64_t> pages, UserPtr<const int> nodes, UserPtr<int> status, int flags) {
+ErrnoOr<uint64_t> MovePages(Task& task, int pid, uint64_t count, UserPtr<const uint64_t> pages, UserPtr<const int> nodes, UserPtr<int> status,
+                            int flags) {
   if ((flags & ~(MPOL_MF_MOVE | MPOL_MF_MOVE_ALL)) != 0) return Errno(EINVAL);
   if ((flags & MPOL_MF_MOVE_ALL) != 0 && !task.Has(CAP_SYS_NICE)) return Errno(EPERM);
   Task* target = TRY(TargetOf(task, pid));

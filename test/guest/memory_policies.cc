@@ -43,9 +43,7 @@ void ExpectPolicy(const void* at, int mode, unsigned long nodes) {
   EXPECT_EQ(mask.words[1], 0ul);
 }
 
-char* Map(size_t pages) {
-  return static_cast<char*>(mmap(nullptr, pages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-}
+char* Map(size_t pages) { return static_cast<char*>(mmap(nullptr, pages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)); }
 
 // The line of numa_maps that begins at `at`.
 void NumaLine(const void* at, char* line, size_t size) {

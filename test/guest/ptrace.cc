@@ -606,9 +606,7 @@ long SetDebug(pid_t pid, int number, const volatile void* value) {
   return ptrace(PTRACE_POKEUSER, pid, offsetof(user, u_debugreg) + static_cast<size_t>(number) * 8, value);
 }
 long SetDebug(pid_t pid, int number, long value) { return SetDebug(pid, number, reinterpret_cast<void*>(value)); }
-long GetDebug(pid_t pid, int number) {
-  return ptrace(PTRACE_PEEKUSER, pid, offsetof(user, u_debugreg) + static_cast<size_t>(number) * 8, nullptr);
-}
+long GetDebug(pid_t pid, int number) { return ptrace(PTRACE_PEEKUSER, pid, offsetof(user, u_debugreg) + static_cast<size_t>(number) * 8, nullptr); }
 
 int StopCode(pid_t pid) {
   siginfo_t info = {};
@@ -642,6 +640,21 @@ GUEST_TEST(Ptrace, WatchpointStopsAtWrites) {
     EXPECT_EQ(registers.eflags & 0x100, 0u);  // No trace of how it is done.
   }
   MUST(SetDebug(pid, 7, 0L));
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_EXITED(Wait(pid), 0);
+}
+
+GUEST_TEST(Ptrace, ChildrenOfWatchedProcessesAreNot) {
+  const pid_t pid = Traced([] {
+    const pid_t child = Fork([] { Passed(); });
+    if (WaitStatus(child) != 0) _exit(3);
+    Thread second([] { Passed(); });
+    second.Join();
+  });
+  MUST(SetDebug(pid, 0, &watched));
+  MUST(SetDebug(pid, 7, kWatchFirst));
+  MUST(Resume(PTRACE_CONT, pid));
+  EXPECT_STOPPED(Wait(pid), SIGCHLD);  // and nobody has died of a SIGTRAP
   MUST(Resume(PTRACE_CONT, pid));
   EXPECT_EXITED(Wait(pid), 0);
 }
@@ -707,9 +720,9 @@ GUEST_TEST(Ptrace, DebugRegistersAreChecked) {
   EXPECT_ERRNO(SetDebug(pid, 5, 1L), EIO);
   EXPECT_ERRNO(SetDebug(pid, 0, static_cast<long>(kKernelAddress)), EINVAL);
   MUST(SetDebug(pid, 0, 0x10001L));
-  EXPECT_ERRNO(SetDebug(pid, 7, kWatchFirst), EINVAL);     // Not aligned.
-  EXPECT_ERRNO(SetDebug(pid, 7, 0x00020001L), EINVAL);     // Ports.
-  EXPECT_ERRNO(SetDebug(pid, 7, 0x000c0001L), EINVAL);     // An instruction of 8 bytes.
+  EXPECT_ERRNO(SetDebug(pid, 7, kWatchFirst), EINVAL);  // Not aligned.
+  EXPECT_ERRNO(SetDebug(pid, 7, 0x00020001L), EINVAL);  // Ports.
+  EXPECT_ERRNO(SetDebug(pid, 7, 0x000c0001L), EINVAL);  // An instruction of 8 bytes.
   EXPECT_EQ(GetDebug(pid, 7), 0);
   JOIN_OK(Fork([] { EXPECT_ERRNO(SetDebug(getppid(), 7, 0L), ESRCH); }));
   MUST(Resume(PTRACE_CONT, pid));

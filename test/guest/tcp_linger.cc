@@ -49,12 +49,15 @@ int64_t Ms(int64_t since) { return (NowNs() - since) / 1'000'000; }
 
 GUEST_TEST(TcpLinger, WaitsForTheReader) {
   Full full(30);
+  Gate closed;
   const pid_t pid = Fork([&] {
     close(full.server);
+    closed.Await();
     EXPECT_OK(close(full.client));
     EXPECT_ERRNO(fcntl(full.client, F_GETFD), EBADF);
   });
   close(full.client);  // Not the last reference: no waiting.
+  closed.Open();
   AwaitAsleep(pid);
   CheckpointHere();
   EXPECT_EQ(full.Drain(), full.sent);

@@ -170,3 +170,25 @@ GUEST_TEST(UnixOptions, ManyMessagesInOneCall) {
   EXPECT_EQ(recvmmsg(s.fd[1], messages, 3, MSG_DONTWAIT, nullptr), 3);
   EXPECT_EQ(messages[1].msg_len, 3);
 }
+
+// What lies unread in a socket may hold the last reference to the peer that it leaves.
+GUEST_TEST(UnixRights, LeavingAPeerThatLiesInTheQueue) {
+  Pair s(SOCK_DGRAM);
+  EXPECT_EQ(SendFds(s.fd[1], {s.fd[1]}), 1);
+  MUST(close(s.fd[1]));
+  sockaddr nobody = {};
+  nobody.sa_family = AF_UNSPEC;
+  MUST(connect(s.fd[0], &nobody, sizeof(nobody)));
+  char byte;
+  EXPECT_ERRNO(recv(s.fd[0], &byte, 1, MSG_DONTWAIT), EAGAIN);
+  s.fd[1] = MUST(dup(s.fd[0]));  // for the destructor
+}
+
+GUEST_TEST(UnixRights, LeavingAPeerWithoutUnreadMessages) {
+  Pair s(SOCK_DGRAM);
+  sockaddr nobody = {};
+  nobody.sa_family = AF_UNSPEC;
+  MUST(connect(s.fd[0], &nobody, sizeof(nobody)));
+  char byte;
+  EXPECT_ERRNO(recv(s.fd[1], &byte, 1, MSG_DONTWAIT), EAGAIN);
+}

@@ -221,11 +221,14 @@ ErrnoOr<void> ErofsZip::Unpack(uint64_t node, const Extent& extent) {
     if (size > extent.size) return Errno(EUCLEAN);
     TRY(read_(extent.packed, bytes_.data(), size));
   } else {
+    // No more is read than so much can be packed into: an index that says otherwise is made to keep us busy.
+    const uint64_t block = uint64_t{1} << block_bits_;
+    if (extent.size > RoundUp(static_cast<uint64_t>(LZ4_COMPRESSBOUND(size)), block)) return Errno(EUCLEAN);
     packed_.resize(extent.size);
     TRY(read_(extent.packed, packed_.data(), packed_.size()));
     size_t begin = 0;
     if (padded_) {
-      while (begin < packed_.size() && packed_[begin] == 0) ++begin;
+      while (begin < std::min<size_t>(packed_.size(), block) && packed_[begin] == 0) ++begin;  // z_erofs_fixup_insize()
     }
     if (begin == packed_.size()) return Errno(EUCLEAN);
     int n = LZ4_decompress_safe_partial(reinterpret_cast<const char*>(packed_.data()) + begin, reinterpret_cast<char*>(bytes_.data()),

@@ -47,7 +47,7 @@ void Pipe::Charge(const Task& task) {
   if (paid_ > 0) return;
   payer_ = task.creds().uid;
   Pay();
-  if (PagesOf()[payer_] <= kUserPages || !IsOrdinary(task)) return;
+  if (PagesOf()[payer_] <= kUserPages || !IsOrdinary(task) || size_ > kLeastPages * kPage) return;
   capacity_ = kLeastPages * kPage;
   Pay();
 }

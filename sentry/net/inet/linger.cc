@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
@@ -32,6 +33,14 @@ class ClosingConnection final : public net::TcpObserver {
   static net::TcpConnection* Find(uint64_t ino) {
     auto it = All().find(ino);
     return it != All().end() ? it->second->connection_.get() : nullptr;
+  }
+  static void Forget(const std::vector<RefPtr<net::TcpConnection>>& connections) {
+    for (const RefPtr<net::TcpConnection>& c : connections) {
+      auto it = All().find(c->ino);
+      if (it == All().end() || it->second->connection_ != c) continue;
+      it->second->queue_.Notify(POLLOUT);
+      All().erase(it);
+    }
   }
   WaitQueue& queue() { return queue_; }
 
@@ -66,6 +75,12 @@ ErrnoOr<uint64_t> Wait(Task& task, net::TcpConnection& connection, int64_t deadl
 }
 
 }  // namespace
+
+void ForgetLingering(net::TcpLayer& layer) {
+  std::vector<RefPtr<net::TcpConnection>> connections;
+  for (net::TcpConnection* c : layer.all()) connections.emplace_back(c);
+  ClosingConnection::Forget(connections);
+}
 
 ErrnoOr<uint64_t> DropLingering(Task& task, RefPtr<File> file, uint64_t answer) {
   if (file->kind() != state::Kind::kTcpSocket || file->ref_count() != 1) return answer;

@@ -11,6 +11,9 @@ namespace amber {
 
 class File;
 class Task;
+namespace net {
+class TcpLayer;
+}
 
 // For the end of a call that took `file` out of a descriptor table and answers `answer`: drops it. If it was the last reference to a TCP socket that
 // lingers, waits as Task::Block() does until its connection is closed on this side, the time is over or a signal comes.
@@ -18,5 +21,7 @@ ErrnoOr<uint64_t> DropLingering(Task& task, RefPtr<File> file, uint64_t answer);
 // The call that is executed again is one that waits so.
 bool Lingers(Task& task);
 ErrnoOr<uint64_t> GoOnLingering(Task& task);
+// `layer` goes: nothing will ever come for its connections.
+void ForgetLingering(net::TcpLayer& layer);
 
 }  // namespace amber

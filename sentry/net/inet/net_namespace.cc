@@ -4,6 +4,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/inet/host_socket.h"
+#include "sentry/net/inet/linger.h"
 #include "sentry/net/inet/raw_layer.h"
 #include "sentry/net/inet/udp_layer.h"
 #include "sentry/net/tcp/tcp_layer.h"
@@ -52,6 +53,7 @@ void NetNamespace::BecomeHost() {
 
 NetNamespace::~NetNamespace() {
   timer_.Cancel();
+  ForgetLingering(*tcp_);
   raw_.reset();
   udplite_.reset();
   udp_.reset();

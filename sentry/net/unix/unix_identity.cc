@@ -35,13 +35,15 @@ void UnixSocket::AutoBind() {
 }
 
 void UnixSocket::LeavePeer() {
-  if (peer_ == nullptr) return;
-  // What lies here came from that peer, which hears of it if it talks to this socket alone.
+  // unix_dgram_disconnected(): what lies here unread came from that peer, which hears of it if it talks to this socket alone. (It may hold the last
+  // reference to that peer.)
+  if (peer_ == nullptr || messages_.empty()) return;
+  RefPtr<UnixSocket> peer(peer_);
   DropMessages();
   WakeSenders();
-  if (peer_->peer_ != this) return;
-  peer_->error_ = ECONNRESET;
-  peer_->queue_.Notify(POLLERR | POLLIN | POLLOUT);
+  if (peer->peer_ != this) return;
+  peer->error_ = ECONNRESET;
+  peer->queue_.Notify(POLLERR | POLLIN | POLLOUT);
 }
 
 ErrnoOr<void> UnixSocket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {

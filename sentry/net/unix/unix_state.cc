@@ -47,7 +47,8 @@ std::string UnixSocket::Save(state::Saver& saver) const {
   m.set_state(static_cast<uint32_t>(state_));
   m.set_address(address_);
   m.set_owns_name(owns_name_);
-  if (bound_path_) {
+  // An accepted socket only shows its listener's place (SIOCUNIXFILE), which may have been removed.
+  if (bound_path_ && (owns_name_ || !bound_path_->dentry->unlinked())) {
     m.set_bound_mount(saver.Ref(bound_path_->mount));
     m.set_bound_dentry(saver.Ref(bound_path_->dentry));
   }
