@@ -75,28 +75,22 @@ class FastTest : public testing::Test {
  protected:
   void SetUp() override { ASSERT_TRUE(client_.started()); }
   Thread* Start(void (*entry)(uint64_t, uint64_t), uint64_t a = 0, uint64_t b = 0) { return client_.StartFast(entry, a, b); }
+  // `entry` makes many calls at one site, which is patched, and compares the answers.
+  void ExpectEchoes(void (*entry)(uint64_t, uint64_t)) {
+    Start(entry, 20000)->Resume();
+    ASSERT_TRUE(client_.AwaitLog(1));
+    EXPECT_EQ(client_.log()[0], 0);
+    Stats stats = client_.platform().stats();
+    EXPECT_EQ(stats.patched_sites, 1u);
+    EXPECT_GT(stats.fast_calls, 100u);
+    EXPECT_TRUE(client_.AwaitDeaths(1));
+  }
   TestClient client_{Options{.watch_always = true}};
 };
 
-TEST_F(FastTest, AnswersAreRight) {
-  Start(GuestFastEcho, 20000)->Resume();
-  ASSERT_TRUE(client_.AwaitLog(1));
-  EXPECT_EQ(client_.log()[0], 0);
-  Stats stats = client_.platform().stats();
-  EXPECT_EQ(stats.patched_sites, 1u);
-  EXPECT_GT(stats.fast_calls, 100u);
-  EXPECT_TRUE(client_.AwaitDeaths(1));
-}
+TEST_F(FastTest, AnswersAreRight) { ExpectEchoes(GuestFastEcho); }
 
-TEST_F(FastTest, SitesInTwoCacheLines) {
-  Start(GuestFarEcho, 20000)->Resume();
-  ASSERT_TRUE(client_.AwaitLog(1));
-  EXPECT_EQ(client_.log()[0], 0);
-  Stats stats = client_.platform().stats();
-  EXPECT_EQ(stats.patched_sites, 1u);
-  EXPECT_GT(stats.fast_calls, 100u);
-  EXPECT_TRUE(client_.AwaitDeaths(1));
-}
+TEST_F(FastTest, SitesInTwoCacheLines) { ExpectEchoes(GuestFarEcho); }
 
 TEST_F(FastTest, SitesInTwoCacheLinesAreLeftToThreads) {
   constexpr int kThreads = 3;

@@ -59,6 +59,24 @@ int PeeksFrom(int fd) {
   return offset;
 }
 
+// Both ends of a connection over the loopback.
+struct TcpPair {
+  TcpPair() {
+    const int listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    client = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    MUST(bind(listener, reinterpret_cast<sockaddr*>(&address), size));
+    MUST(listen(listener, 1));
+    MUST(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size));
+    MUST(connect(client, reinterpret_cast<sockaddr*>(&address), size));
+    server = MUST(accept(listener, nullptr, nullptr));
+  }
+  int client, server;
+};
+
 }  // namespace
 
 GUEST_TEST(UnixUrgent, LastByteIsTakenOutOfBand) {
@@ -193,16 +211,8 @@ GUEST_TEST(UnixUrgent, SignalsTheOwner) {
 }
 
 GUEST_TEST(TcpUrgent, SignalsTheOwner) {
-  const int listener = MUST(socket(AF_INET, SOCK_STREAM, 0)), client = MUST(socket(AF_INET, SOCK_STREAM, 0));
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  MUST(bind(listener, reinterpret_cast<sockaddr*>(&address), size));
-  MUST(listen(listener, 1));
-  MUST(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size));
-  MUST(connect(client, reinterpret_cast<sockaddr*>(&address), size));
-  const int server = MUST(accept(listener, nullptr, nullptr));
+  const TcpPair tcp;
+  const int client = tcp.client, server = tcp.server;
   CountSignals(SIGURG);
   const int own = getpid();
   MUST(ioctl(server, FIOSETOWN, &own));
@@ -275,16 +285,8 @@ GUEST_TEST(PeekOffset, OfInetSockets) {
 }
 
 GUEST_TEST(PeekOffset, OfTcp) {
-  const int listener = MUST(socket(AF_INET, SOCK_STREAM, 0)), client = MUST(socket(AF_INET, SOCK_STREAM, 0));
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  MUST(bind(listener, reinterpret_cast<sockaddr*>(&address), size));
-  MUST(listen(listener, 1));
-  MUST(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size));
-  MUST(connect(client, reinterpret_cast<sockaddr*>(&address), size));
-  const int server = MUST(accept(listener, nullptr, nullptr));
+  const TcpPair tcp;
+  const int client = tcp.client, server = tcp.server;
   const int offset = 2;
   if (setsockopt(server, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset)) < 0) Skip("no SO_PEEK_OFF for TCP");  // Linux 6.9
   MUST(send(client, "abcdefgh", 8, 0));

@@ -14,7 +14,6 @@
 namespace amber {
 namespace {
 
-constexpr size_t kMaxWrite = 4096;
 constexpr uint64_t kInosPerGroup = 64;  // numbers of a group's directory and files
 
 bool IsThere(const CgroupEntry& entry, const Cgroup& group) { return entry.controllers == 0 || (entry.controllers & group.available()) != 0; }
@@ -185,58 +184,37 @@ bool CgroupInode::Load(state::Loader& loader, std::string_view bytes) {
 
 // --- open files ---
 
-CgroupFile::CgroupFile(VfsPath path, int flags, uint32_t opener) : VfsFile(std::move(path), flags), opener_(opener) {}
+CgroupFile::CgroupFile(VfsPath path, int flags, uint32_t opener) : TextFile(std::move(path), flags), opener_(opener) {}
 
-ErrnoOr<size_t> CgroupFile::PRead(Task& task, Sink& sink, uint64_t offset) {
-  if (offset == 0 || !made_) {
-    auto& node = static_cast<CgroupInode&>(inode());
-    RefPtr<Cgroup> group = node.GroupFor(&task);
-    if (group->removed()) return Errno(ENODEV);
-    if (node.entry()->text == nullptr) return Errno(EINVAL);
-    text_ = node.entry()->text(task, *group);
-    made_ = true;
-  }
-  if (offset >= text_.size() || sink.remaining() == 0) return size_t{0};
-  return sink.Put(text_.data() + offset, std::min<size_t>(text_.size() - offset, sink.remaining()));
+ErrnoOr<RefPtr<Cgroup>> CgroupFile::Group(Task& task) const {
+  RefPtr<Cgroup> group = static_cast<CgroupInode&>(inode()).GroupFor(&task);
+  return group->removed() ? ErrnoOr<RefPtr<Cgroup>>(Errno(ENODEV)) : group;
 }
 
-ErrnoOr<size_t> CgroupFile::Read(Task& task, Sink& sink) {
-  size_t n = TRY(PRead(task, sink, position_));
-  position_ += n;
-  return n;
-}
-
-ErrnoOr<size_t> CgroupFile::PWrite(Task& task, Source& source, uint64_t) {
+ErrnoOr<std::string> CgroupFile::MakeText(Task& task) {
+  RefPtr<Cgroup> group = TRY(Group(task));
   auto& node = static_cast<CgroupInode&>(inode());
-  RefPtr<Cgroup> group = node.GroupFor(&task);
-  if (group->removed()) return Errno(ENODEV);
-  if (node.entry()->write == nullptr) return Errno(EINVAL);
+  if (node.entry()->text == nullptr) return Errno(EINVAL);
+  return node.entry()->text(task, *group);
+}
+
+ErrnoOr<void> CgroupFile::MayWrite(Task& task, size_t size) {
+  TRY(Group(task));
+  if (static_cast<CgroupInode&>(inode()).entry()->write == nullptr) return Errno(EINVAL);
   // A descriptor is no way to make a program with more rights write: it is the opener's.
   if (task.creds().euid != opener_) return Errno(EACCES);
-  size_t size = source.remaining();
-  if (size > kMaxWrite) return Errno(E2BIG);
-  std::string text(size, '\0');
-  if (size > 0) text.resize(TRY(source.Take(text.data(), size)));
-  std::string_view line = text;
+  return size > kMaxWrite ? ErrnoOr<void>(Errno(E2BIG)) : Ok();
+}
+
+ErrnoOr<void> CgroupFile::TakeText(Task& task, std::string_view line) {
+  RefPtr<Cgroup> group = TRY(Group(task));
   while (!line.empty() && (line.back() == '\n' || line.back() == '\0' || line.back() == ' ')) line.remove_suffix(1);
   while (!line.empty() && line.front() == ' ') line.remove_prefix(1);
-  TRY(node.entry()->write(task, *group, line));
-  return text.size();
+  return static_cast<CgroupInode&>(inode()).entry()->write(task, *group, line);
 }
 
-ErrnoOr<size_t> CgroupFile::Write(Task& task, Source& source) {
-  size_t n = TRY(PWrite(task, source, position_));
-  position_ += n;
-  made_ = false;
-  return n;
-}
-
-ErrnoOr<uint64_t> CgroupFile::Seek(Task&, int64_t offset, int whence) {
-  int64_t base = whence == SEEK_CUR ? static_cast<int64_t>(position_) : 0, to = 0;
-  if (whence != SEEK_SET && whence != SEEK_CUR) return Errno(EINVAL);
-  if (__builtin_add_overflow(base, offset, &to) || to < 0) return Errno(EINVAL);
-  position_ = static_cast<uint64_t>(to);
-  return position_;
+ErrnoOr<uint64_t> CgroupFile::Seek(Task& task, int64_t offset, int whence) {
+  return whence == SEEK_END ? ErrnoOr<uint64_t>(Errno(EINVAL)) : TextFile::Seek(task, offset, whence);
 }
 
 std::string CgroupFile::Save(state::Saver& saver) const { return SaveOpenFile(saver, position_, (made_ ? 1 : 0) | uint64_t{opener_} << 1, text_); }

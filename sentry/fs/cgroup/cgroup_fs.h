@@ -8,7 +8,7 @@
 #include "sentry/kernel/cgroup.h"
 #include "sentry/vfs/file_system.h"
 #include "sentry/vfs/inode.h"
-#include "sentry/vfs/vfs_file.h"
+#include "sentry/vfs/text_file.h"
 
 namespace amber {
 
@@ -74,30 +74,29 @@ class CgroupInode final : public Inode {
   const CgroupEntry* entry_ = nullptr;
 };
 
-class CgroupFile final : public VfsFile {
+class CgroupFile final : public TextFile {
  public:
   CgroupFile() = default;  // for Loader
   // `opener`: its effective user, who alone may write.
   CgroupFile(VfsPath path, int flags, uint32_t opener);
 
-  ErrnoOr<size_t> Read(Task& task, Sink& sink) override;
-  ErrnoOr<size_t> PRead(Task& task, Sink& sink, uint64_t offset) override;
-  ErrnoOr<size_t> Write(Task& task, Source& source) override;
-  ErrnoOr<size_t> PWrite(Task& task, Source& source, uint64_t offset) override;
   ErrnoOr<uint64_t> Seek(Task& task, int64_t offset, int whence) override;
-  ErrnoOr<void> Truncate(Task&, uint64_t) override { return Ok(); }
-  uint64_t position() const override { return position_; }
 
   state::Kind kind() const override { return kCgroupFileKind; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
   bool AfterLoad(state::Loader& loader) override;
 
+ protected:
+  ErrnoOr<std::string> MakeText(Task& task) override;
+  ErrnoOr<void> MayWrite(Task& task, size_t size) override;
+  ErrnoOr<void> TakeText(Task& task, std::string_view line) override;
+
  private:
+  // ENODEV: it has been removed.
+  ErrnoOr<RefPtr<Cgroup>> Group(Task& task) const;
+
   uint32_t opener_ = 0;
-  std::string text_;
-  bool made_ = false;
-  uint64_t position_ = 0;
 };
 
 }  // namespace amber

@@ -13,7 +13,7 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/vfs/file_system.h"
 #include "sentry/vfs/inode.h"
-#include "sentry/vfs/vfs_file.h"
+#include "sentry/vfs/text_file.h"
 
 namespace amber {
 
@@ -107,28 +107,22 @@ class ProcInode final : public Inode {
 };
 
 // An open file of /proc: a text that is made when reading begins at 0.
-class ProcTextFile final : public VfsFile {
+class ProcTextFile final : public TextFile {
  public:
   ProcTextFile() = default;  // for Loader
   // `opener`: who opened it; null for the kernel itself.
   ProcTextFile(VfsPath path, int flags, const Credentials* opener);
 
-  ErrnoOr<size_t> Read(Task& task, Sink& sink) override;
-  ErrnoOr<size_t> PRead(Task& task, Sink& sink, uint64_t offset) override;
-  ErrnoOr<size_t> Write(Task& task, Source& source) override;
-  ErrnoOr<size_t> PWrite(Task& task, Source& source, uint64_t offset) override;
-  ErrnoOr<uint64_t> Seek(Task& task, int64_t offset, int whence) override;
-  ErrnoOr<void> Truncate(Task&, uint64_t) override { return Ok(); }
-  uint64_t position() const override { return position_; }
-
   state::Kind kind() const override { return state::Kind::kProcFile; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
 
+ protected:
+  ErrnoOr<std::string> MakeText(Task& task) override;
+  ErrnoOr<void> MayWrite(Task& task, size_t size) override;
+  ErrnoOr<void> TakeText(Task& task, std::string_view line) override;
+
  private:
-  std::string text_;
-  bool made_ = false;
-  uint64_t position_ = 0;
   // A map of ids is written by who opened the file, or it would be written by whatever program can be made to write to a descriptor.
   uint32_t opener_ = 0;
   RefPtr<UserNamespace> opener_ns_;

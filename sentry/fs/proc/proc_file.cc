@@ -9,7 +9,6 @@
 namespace amber {
 namespace {
 
-constexpr size_t kMaxWrite = 4096;
 // In an image: the text comes with who opened the file.
 constexpr uint64_t kHasOpener = 2;
 
@@ -52,67 +51,29 @@ ErrnoOr<std::string> ProcInode::Text(Task& reader) const {
   return FdInfoText(*target_, fd);
 }
 
-ProcTextFile::ProcTextFile(VfsPath path, int flags, const Credentials* opener) : VfsFile(std::move(path), flags) {
+ProcTextFile::ProcTextFile(VfsPath path, int flags, const Credentials* opener) : TextFile(std::move(path), flags) {
   if (opener == nullptr) return;
   opener_ = opener->euid;
   opener_ns_ = opener->user_ns;
 }
 
-ErrnoOr<size_t> ProcTextFile::PRead(Task& task, Sink& sink, uint64_t offset) {
-  if (offset == 0 || !made_) {
-    text_ = TRY(static_cast<ProcInode&>(inode()).Text(task));
-    made_ = true;
-  }
-  if (offset >= text_.size() || sink.remaining() == 0) return size_t{0};
-  return sink.Put(text_.data() + offset, std::min<size_t>(text_.size() - offset, sink.remaining()));
-}
+ErrnoOr<std::string> ProcTextFile::MakeText(Task& task) { return static_cast<ProcInode&>(inode()).Text(task); }
 
-ErrnoOr<size_t> ProcTextFile::Read(Task& task, Sink& sink) {
-  size_t n = TRY(PRead(task, sink, position_));
-  position_ += n;
-  return n;
-}
-
-ErrnoOr<size_t> ProcTextFile::PWrite(Task& task, Source& source, uint64_t) {
+ErrnoOr<void> ProcTextFile::MayWrite(Task& task, size_t size) {
   auto& inode = static_cast<ProcInode&>(this->inode());
   if (inode.entry() == nullptr || inode.entry()->write == nullptr) return Errno(EIO);
   if (!inode.Alive()) return Errno(ESRCH);
   const Credentials& writer = task.creds();
   if (inode.entry()->opener_writes && (writer.euid != opener_ || writer.user_ns != opener_ns_)) return Errno(EPERM);
-  size_t size = source.remaining();
-  if (size > kMaxWrite) return Errno(EINVAL);
-  std::string text(size, '\0');
-  if (size > 0) text.resize(TRY(source.Take(text.data(), size)));
-  std::string_view line = text;
-  while (!line.empty() && (line.back() == '\n' || line.back() == '\0')) line.remove_suffix(1);
-  TRY(inode.entry()->write(task, inode.target(), line));
-  return text.size();
+  return size > kMaxWrite ? ErrnoOr<void>(Errno(EINVAL)) : Ok();
 }
 
-ErrnoOr<size_t> ProcTextFile::Write(Task& task, Source& source) {
-  size_t n = TRY(PWrite(task, source, position_));
-  position_ += n;
-  made_ = false;
-  return n;
-}
-
-ErrnoOr<uint64_t> ProcTextFile::Seek(Task&, int64_t offset, int whence) {
-  int64_t base = 0;
-  if (whence == SEEK_CUR) {
-    base = static_cast<int64_t>(position_);
-  } else if (whence == SEEK_END) {
-    base = 0;  // sizes are 0 in /proc
-  } else if (whence != SEEK_SET) {
-    return Errno(EINVAL);
-  }
-  int64_t to = 0;
-  if (__builtin_add_overflow(base, offset, &to) || to < 0) return Errno(EINVAL);
-  position_ = static_cast<uint64_t>(to);
-  return position_;
+ErrnoOr<void> ProcTextFile::TakeText(Task& task, std::string_view line) {
+  auto& inode = static_cast<ProcInode&>(this->inode());
+  return inode.entry()->write(task, inode.target(), line);
 }
 
 std::string ProcTextFile::Save(state::Saver& saver) const {
-  // A reader in the middle of a file goes on in the text that it began with.
   proto::ProcTextFile m;
   m.set_text(text_);
   m.set_opener(opener_);
