@@ -52,7 +52,8 @@ uint64_t ProportionalOf(const ThreadGroup& group) {
   return mm->GetUsage().resident;
 }
 
-int64_t ToNs(const timeval& t) { return t.tv_sec * kNsPerSecond + t.tv_usec * 1000; }
+// Processor time since it came into its group, ns.
+int64_t UsedHere(const ThreadGroup& group) { return std::max<int64_t>(group.CpuTime() - group.extras().cgroup_cpu_base, 0); }
 
 }  // namespace
 
@@ -202,7 +203,7 @@ void Cgroup::Add(ThreadGroup& group) {
 
 void Cgroup::Remove(ThreadGroup& group) {
   if (members_.erase(&group) == 0) return;
-  int64_t used = std::max<int64_t>(group.CpuTime() - group.extras().cgroup_cpu_base, 0);
+  int64_t used = UsedHere(group);
   // (What is not known to be the system's counts as the user's.)
   int64_t system = std::min(ToNs(group.usage().ru_stime), used);
   counters_.dead_system_ns += system;
@@ -328,7 +329,7 @@ Cgroup::Cpu Cgroup::CpuUsed() const {
   });
   ForEachMember([&out](const ThreadGroup& group) {
     rusage usage = UsageOf(group);
-    int64_t total = std::max<int64_t>(group.CpuTime() - group.extras().cgroup_cpu_base, 0), system = std::min(ToNs(usage.ru_stime), total);
+    int64_t total = UsedHere(group), system = std::min(ToNs(usage.ru_stime), total);
     out.system += system;
     out.user += total - system;
   });
@@ -383,7 +384,7 @@ void Cgroup::TakeSamples(std::span<const RefPtr<Cgroup>> all, bool cpu, bool mem
     c->cpu_sample_ = c->counters_.dead_user_ns + c->counters_.dead_system_ns;
     c->memory_sample_ = 0;
     for (const ThreadGroup* group : c->members_) {
-      if (cpu) c->cpu_sample_ += std::max<int64_t>(group->CpuTime() - group->extras().cgroup_cpu_base, 0);
+      if (cpu) c->cpu_sample_ += UsedHere(*group);
       MemoryManager* mm = memory ? MemoryOf(*group) : nullptr;
       if (mm != nullptr && seen.insert(mm).second) c->memory_sample_ += mm->GetUsage().resident;
     }

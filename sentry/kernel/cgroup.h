@@ -94,7 +94,6 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
 
   Limits& limits() { return limits_; }
   Counters& counters() { return counters_; }
-  const Counters& counters() const { return counters_; }
   // After a change of the limits.
   void LimitsChanged();
 

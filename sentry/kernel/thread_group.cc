@@ -202,7 +202,7 @@ int64_t ThreadGroup::CpuTime() const {
     break;
   }
   // It is dead: what it had. (Of that, not all may be in its usage yet, nor in an image.)
-  int64_t usage = (usage_.ru_utime.tv_sec + usage_.ru_stime.tv_sec) * kNsPerSecond + (usage_.ru_utime.tv_usec + usage_.ru_stime.tv_usec) * 1000;
+  int64_t usage = ToNs(usage_.ru_utime) + ToNs(usage_.ru_stime);
   return std::max(usage, extras_->cpu_base);
 }
 

@@ -29,8 +29,6 @@ std::string ReadProc(const std::string& path) {
   return n > 0 ? std::string(text, static_cast<size_t>(n)) : "";
 }
 
-int64_t ToNs(const timeval& t) { return t.tv_sec * kNsPerSecond + t.tv_usec * 1000; }
-
 long StatusNumber(const std::string& status, const char* key) {
   size_t at = status.find(key);
   return at == std::string::npos ? 0 : strtol(status.c_str() + at + strlen(key), nullptr, 10);
@@ -66,6 +64,7 @@ void Add(timeval* a, const timeval& b) { *a = ToTimeval(ToNs(*a) + ToNs(b)); }
 
 }  // namespace
 
+int64_t ToNs(const timeval& time) { return time.tv_sec * kNsPerSecond + time.tv_usec * 1000; }
 timeval ToTimeval(int64_t ns) { return {ns / kNsPerSecond, ns % kNsPerSecond / 1000}; }
 
 void AddUsage(rusage* a, const rusage& b) {

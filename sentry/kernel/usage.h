@@ -17,6 +17,7 @@ rusage UsageOf(const ThreadGroup& group);
 // The same of one thread.
 rusage UsageOf(const Task& task);
 timeval ToTimeval(int64_t ns);
+int64_t ToNs(const timeval& time);
 // a += b, but for the maximum of memory, which is that of the larger.
 void AddUsage(rusage* a, const rusage& b);
 

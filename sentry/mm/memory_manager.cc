@@ -9,6 +9,7 @@
 #include "sentry/base/check.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/guard.h"
+#include "sentry/mm/host_advice.h"
 #include "sentry/mm/memory_owner.h"
 #include "sentry/mm/moved.h"
 #include "sentry/mm/userfault.h"
@@ -183,14 +184,7 @@ void MemoryManager::AppendMapOps(const Vma& vma, const MapSource& source, int ex
 }
 
 void MemoryManager::AppendHugeAdvice(const Vma& vma, std::vector<StubOp>* ops) {
-  // A refused operation would end the run, so ask only where the host has huge pages.
-  static const bool kHostHasThem = [] {
-    void* page = mmap(nullptr, kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page == MAP_FAILED) return false;
-    bool ok = madvise(page, kPageSize, MADV_HUGEPAGE) == 0;
-    munmap(page, kPageSize);
-    return ok;
-  }();
+  static const bool kHostHasThem = HostTakesAdvice(MADV_HUGEPAGE);
   if (!kHostHasThem) return;
   if (vma.file || vma.shared || vma.image || vma.size() < kHugeThreshold || (vma.prot & PROT_WRITE) == 0) return;
   if ((vma.flags & (Vma::kNoHuge | Vma::kNoReserve)) != 0 || vma.name == VmaName::kStack) return;

@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "sentry/mm/guard.h"
+#include "sentry/mm/host_advice.h"
 #include "sentry/mm/moved.h"
 #include "sentry/syscalls/memory_map.h"
 #include "sentry/syscalls/memory_ops.h"
@@ -102,13 +103,7 @@ ErrnoOr<uint64_t> EndOf(uint64_t address, uint64_t length, int error) {
 // MADV_GUARD_INSTALL and MADV_GUARD_REMOVE (madvise_guard_install()). What the host's madvise says is the answer: it may be older.
 ErrnoOr<uint64_t> Guard(Task& task, MmLock& lock, const std::vector<Vma>& parts, uint64_t start, uint64_t end, bool install) {
   // Before anything is emptied.
-  static const bool kHostHasThem = [] {
-    void* page = mmap(nullptr, kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page == MAP_FAILED) return false;
-    bool ok = madvise(page, kPageSize, kGuardInstall) == 0;
-    munmap(page, kPageSize);
-    return ok;
-  }();
+  static const bool kHostHasThem = HostTakesAdvice(kGuardInstall);
   if (!kHostHasThem) return Errno(EINVAL);
   TRY(task.mm().CheckLimits(MemoryLimitsOf(task), 0, 0, 0, 2));
   std::vector<StubOp> ops;

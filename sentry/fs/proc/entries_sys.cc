@@ -27,11 +27,13 @@ namespace {
 ErrnoOr<std::string> HostName(Task& reader, Task*) { return reader.uts().hostname + "\n"; }
 ErrnoOr<std::string> DomainName(Task& reader, Task*) { return reader.uts().domainname + "\n"; }
 
-ErrnoOr<void> SetName(Task& writer, std::string_view text, std::string* name) {
-  if (!writer.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+ErrnoOr<void> PutName(std::string_view text, std::string* name) {
   if (text.size() > 64) return Errno(EINVAL);
   *name = text;
   return Ok();
+}
+ErrnoOr<void> SetName(Task& writer, std::string_view text, std::string* name) {
+  return writer.Has(CAP_SYS_ADMIN) ? PutName(text, name) : ErrnoOr<void>(Errno(EPERM));
 }
 ErrnoOr<void> SetHostName(Task& writer, Task*, std::string_view text) { return SetName(writer, text, &writer.uts().hostname); }
 ErrnoOr<void> SetDomainName(Task& writer, Task*, std::string_view text) { return SetName(writer, text, &writer.uts().domainname); }
@@ -176,11 +178,7 @@ ErrnoOr<void> ApplySysctl(Task& init, std::string_view name, std::string_view te
     return net.host() ? ErrnoOr<void>(Errno(EPERM)) : net.WriteSysctl(*row, text);
   }
   if (const SysctlRow* row = FindRow(kIpcSysctls, path)) return init.extras().ipc->WriteSysctl(*row, text);
-  if (path == "kernel/domainname") {
-    if (text.size() > 64) return Errno(EINVAL);
-    init.uts().domainname = text;
-    return Ok();
-  }
+  if (path == "kernel/domainname") return PutName(text, &init.uts().domainname);
   if (const std::string* value = SysctlText("sys/" + path)) return *value == std::string(text) + "\n" ? ErrnoOr<void>() : Errno(EACCES);
   bool known = std::ranges::any_of(SysctlEntries(), [&path](const ProcEntry& e) { return e.path == "sys/" + path; });
   return Errno(known ? EACCES : ENOENT);
