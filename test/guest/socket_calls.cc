@@ -8,6 +8,7 @@
 #include <sys/un.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/sockets.h"
 
 using namespace guest;
 
@@ -34,23 +35,6 @@ struct Sockets {
   int tcp = MUST(socket(AF_INET, SOCK_STREAM, 0));
   int udp = MUST(socket(AF_INET, SOCK_DGRAM, 0));
   int local = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
-};
-
-// A connected pair of TCP sockets.
-struct TcpPair {
-  TcpPair() {
-    const int listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
-    sockaddr_in address = Loopback();
-    socklen_t length = sizeof(address);
-    MUST(bind(listener, Any(address), length));
-    MUST(listen(listener, 1));
-    MUST(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length));
-    a = MUST(socket(AF_INET, SOCK_STREAM, 0));
-    MUST(connect(a, Any(address), length));
-    b = MUST(accept(listener, nullptr, nullptr));
-    close(listener);
-  }
-  int a, b;
 };
 
 }  // namespace

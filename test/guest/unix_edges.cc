@@ -7,31 +7,14 @@
 #include <sys/un.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/sockets.h"
 
 using namespace guest;
 
 namespace {
 
-struct Name {
-  explicit Name(const char* path) {
-    address.sun_family = AF_UNIX;
-    strncpy(address.sun_path, path, sizeof(address.sun_path));
-    length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + strlen(path) + 1);
-  }
-  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&address); }
-  sockaddr_un address = {};
-  socklen_t length;
-};
-
-struct Pair {
-  explicit Pair(int type = SOCK_STREAM) {
-    int ends[2];
-    MUST(socketpair(AF_UNIX, type, 0, ends));
-    a = ends[0];
-    b = ends[1];
-  }
-  int a, b;
-};
+using Name = UnixAddress;
+using Pair = UnixPair;
 
 int Listener(const char* path, int type = SOCK_STREAM, int backlog = 5) {
   const int fd = MUST(socket(AF_UNIX, type, 0));

@@ -8,35 +8,18 @@
 #include <sys/un.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/sockets.h"
 
 using namespace guest;
 
 namespace {
 
+using Name = UnixAddress;
+using Pair = UnixPair;
+
 constexpr int kPeerGroups = 59, kPassPidfd = 76, kPeerPidfd = 77, kPassRights = 83;  // SO_*
 constexpr int kScmPidfd = 4;
 constexpr unsigned long kUnixFile = 0x89e0;  // SIOCUNIXFILE
-
-struct Name {
-  explicit Name(const char* path) {
-    address.sun_family = AF_UNIX;
-    strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
-    length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + strlen(path) + 1);
-  }
-  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&address); }
-  sockaddr_un address = {};
-  socklen_t length;
-};
-
-struct Pair {
-  explicit Pair(int type = SOCK_STREAM) {
-    int ends[2];
-    MUST(socketpair(AF_UNIX, type, 0, ends));
-    a = ends[0];
-    b = ends[1];
-  }
-  int a, b;
-};
 
 int Set(int fd, int option, int value) { return setsockopt(fd, SOL_SOCKET, option, &value, sizeof(value)); }
 

@@ -5,20 +5,13 @@
 #include <sys/socket.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/sockets.h"
 
 using namespace guest;
 
 namespace {
 
-struct Pair {
-  explicit Pair(int type = SOCK_STREAM) {
-    int ends[2];
-    MUST(socketpair(AF_UNIX, type, 0, ends));
-    a = ends[0];
-    b = ends[1];
-  }
-  int a, b;
-};
+using Pair = UnixPair;
 
 bool AtMark(int fd) {
   int mark = -1;
@@ -58,24 +51,6 @@ int PeeksFrom(int fd) {
   MUST(getsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &offset, &size));
   return offset;
 }
-
-// Both ends of a connection over the loopback.
-struct TcpPair {
-  TcpPair() {
-    const int listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
-    client = MUST(socket(AF_INET, SOCK_STREAM, 0));
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof(address);
-    MUST(bind(listener, reinterpret_cast<sockaddr*>(&address), size));
-    MUST(listen(listener, 1));
-    MUST(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size));
-    MUST(connect(client, reinterpret_cast<sockaddr*>(&address), size));
-    server = MUST(accept(listener, nullptr, nullptr));
-  }
-  int client, server;
-};
 
 }  // namespace
 
@@ -212,7 +187,7 @@ GUEST_TEST(UnixUrgent, SignalsTheOwner) {
 
 GUEST_TEST(TcpUrgent, SignalsTheOwner) {
   const TcpPair tcp;
-  const int client = tcp.client, server = tcp.server;
+  const int client = tcp.a, server = tcp.b;
   CountSignals(SIGURG);
   const int own = getpid();
   MUST(ioctl(server, FIOSETOWN, &own));
@@ -286,7 +261,7 @@ GUEST_TEST(PeekOffset, OfInetSockets) {
 
 GUEST_TEST(PeekOffset, OfTcp) {
   const TcpPair tcp;
-  const int client = tcp.client, server = tcp.server;
+  const int client = tcp.a, server = tcp.b;
   const int offset = 2;
   if (setsockopt(server, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset)) < 0) Skip("no SO_PEEK_OFF for TCP");  // Linux 6.9
   MUST(send(client, "abcdefgh", 8, 0));
