@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Runs every fuzz target (each cc_binary named *_fuzz) for a bounded time.
 
-Usage: tools/fuzz.py [--seconds N] [--jobs N] [--keep] [TARGET...]
+Usage: tools/fuzz.py [--seconds N] [--seed N] [--jobs N] [--keep] [TARGET...]
 
 A run begins with the inputs that the tree has, FOLDER/testdata/NAME/ and FOLDER/testdata/NAME.tar.gz. New ones are
 kept in out/fuzz/NAME/, which the next run begins with as well; a crash leaves its input there, too. What the fuzzer
 wrote is in out/fuzz/NAME.log. To try one input again: `bazel-fuzz-bin/FOLDER/NAME INPUT`.
+
+Without --seed each run tries other inputs; with it the same ones again, as far as the time goes.
 
 With --keep nothing is fuzzed: of all those inputs the fewest and shortest that reach as much code go into
 FOLDER/testdata/NAME.tar.gz, up to a limit of size.
@@ -65,12 +67,12 @@ def seeds_of(label, work):
     return folders
 
 
-def run_target(label, seconds):
-    """Returns why the target failed, or None after its time without a finding."""
+def run_target(label, seconds, seed):
+    """Returns why the target failed, or None after its time without a finding. Seed 0 is another one each time."""
     corpus = corpus_of(label)
     try:
         with open(log_path(label), "w") as log, tempfile.TemporaryDirectory(prefix="fuzz-") as work:
-            command = [binary_of(label), f"-max_total_time={seconds}", "-rss_limit_mb=2048", "-timeout=10",
+            command = [binary_of(label), f"-max_total_time={seconds}", f"-seed={seed}", "-rss_limit_mb=2048", "-timeout=10",
                        "-print_final_stats=1", f"-artifact_prefix={corpus}/", corpus, *seeds_of(label, work)]
             status = subprocess.run(command, cwd=corpus, stdin=subprocess.DEVNULL, stdout=log,
                                     stderr=subprocess.STDOUT, timeout=seconds + 60).returncode
@@ -124,15 +126,23 @@ def keep(label):
     return status == 0
 
 
-def run_and_tell(label, seconds):
+def finding(lines):
+    """Of a log: what was found, with the first frames of its stack; else how it ended."""
+    for number, line in enumerate(lines):
+        if "ERROR:" in line or "runtime error:" in line or "FATAL" in line:
+            return lines[max(0, number - 2) : number + 40]
+    return lines[-40:]
+
+
+def run_and_tell(label, seconds, seed):
     """Returns whether all was well."""
-    why = run_target(label, seconds)
+    why = run_target(label, seconds, seed)
     lines = []
     if os.path.exists(log_path(label)):
         with open(log_path(label), errors="replace") as log:
             lines = log.read().splitlines()
     if why:
-        lines = lines[-40:] + [f"FAIL {label} ({why}; its input is in out/fuzz/)"]
+        lines = finding(lines) + [f"FAIL {label} ({why}; its input is in out/fuzz/)"]
     else:
         runs = [line.split()[-1] for line in lines if line.startswith("stat::number_of_executed_units")]
         lines = [f"ok   {label}: {runs[-1] if runs else 'no'} inputs in {seconds} s"]
@@ -143,6 +153,7 @@ def run_and_tell(label, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0, help="0 (the default) is another one each time")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--keep", action="store_true", help="put the best inputs into the tree")
     parser.add_argument("targets", nargs="*")
@@ -155,7 +166,7 @@ def main():
     if build.returncode:
         print("FAIL some fuzz target does not build", flush=True)
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        results = list(pool.map(keep if arguments.keep else lambda label: run_and_tell(label, arguments.seconds), labels))
+        results = list(pool.map(keep if arguments.keep else lambda label: run_and_tell(label, arguments.seconds, arguments.seed), labels))
     failed = results.count(False)
     print(f"{results.count(True)} passed, {failed} failed")
     return 1 if failed or build.returncode else 0

@@ -110,6 +110,19 @@ struct VfsPath {
   RefPtr<Mount> mount;
   RefPtr<Dentry> dentry;
 
+  VfsPath() = default;
+  VfsPath(RefPtr<Mount> m, RefPtr<Dentry> d) : mount(std::move(m)), dentry(std::move(d)) {}
+  VfsPath(const VfsPath&) = default;
+  VfsPath(VfsPath&&) noexcept = default;
+  ~VfsPath() = default;
+  // The old place goes as a whole, by the destructor: assigned member by member it would lose the mount first, with the last of a mount that was
+  // taken off lazily its file system, and then use that for the dentry.
+  VfsPath& operator=(VfsPath other) noexcept {
+    std::swap(mount, other.mount);
+    std::swap(dentry, other.dentry);
+    return *this;
+  }
+
   explicit operator bool() const { return static_cast<bool>(dentry); }
   Inode* inode() const { return dentry->inode(); }
   bool is_mount_root() const { return dentry == mount->root(); }

@@ -102,9 +102,31 @@ TEST(Path, MountsAndDotDot) {
   t.MkDir("/src");
   EXPECT_EQ(t.Rename("/src", "/mnt/dst"), EXDEV);
   EXPECT_EQ(t.Rmdir("/mnt"), EBUSY);
-  EXPECT_TRUE(t.ns->Detach(*mount, false, 1).Is(0) || true);
+  EXPECT_TRUE(t.ns->Detach(*mount, false, 1).ok());
   mount.reset();
   EXPECT_EQ(t.Lookup("/mnt/in"), ENOENT);
+}
+
+// The last user of a file system that was taken off lazily leaves it, as a working directory and as a place of anyone's: what the dentry has there
+// goes before the file system does.
+TEST(Path, LeavingAMountThatIsGone) {
+  for (bool file : {false, true}) {
+    TestTree t;
+    t.MkDir("/mnt");
+    auto fs = MakeRef<TmpfsFileSystem>(TmpfsFileSystem::Options{});
+    auto mount = MakeRef<Mount>(fs, fs->root(), 0, "other");
+    ASSERT_TRUE(t.ns->Attach(mount, *t.Find("/mnt")).ok());
+    fs.reset();
+    t.MkDir("/mnt/in");
+    t.Write("/mnt/in/f", "bytes");
+    VfsPath place = *t.Find(file ? "/mnt/in/f" : "/mnt/in");
+    if (!file) t.context->set_cwd(place);
+    EXPECT_TRUE(t.ns->Detach(*mount, true, 1).ok());
+    mount.reset();
+    place = *t.Find("/");
+    EXPECT_EQ(t.Lookup("/mnt/in"), ENOENT);
+    t.context->set_cwd(place);
+  }
 }
 
 TEST(Path, ChrootHolds) {
