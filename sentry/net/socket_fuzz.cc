@@ -19,6 +19,7 @@
 #include "sentry/net/netlink/netlink_socket.h"
 #include "sentry/net/unix/unix_names.h"
 #include "sentry/net/unix/unix_socket.h"
+#include "sentry/vfs/test_tree.h"
 
 namespace amber {
 namespace {
@@ -107,11 +108,15 @@ class Program {
  public:
   explicit Program(FuzzedDataProvider& data) : data_(data), task_(World().task()) {
     task_.extras().net = MakeRef<NetNamespace>(World().kernel(), true);
+    task_.fs().set_root(tree_.ns->root());
+    task_.fs().set_cwd(tree_.ns->root());
   }
   ~Program() {
     for (auto& s : sockets_) s->OnClose(task_);
     sockets_.clear();
     task_.extras().net = {};
+    task_.fs().set_root({});
+    task_.fs().set_cwd({});
   }
 
   void Step() {
@@ -202,6 +207,7 @@ class Program {
   }
 
   FuzzedDataProvider& data_;
+  TestTree tree_;  // where sockets have names
   Task& task_;
   std::vector<RefPtr<Socket>> sockets_;
 };
