@@ -22,6 +22,8 @@ constexpr uint16_t kHot = 24;
 // In a process that has made so many calls already, which will not be over in a moment, it is patched earlier. (A short one has it made at none.)
 constexpr uint32_t kManyCalls = 128;
 constexpr uint16_t kHotAmongMany = 6;
+// Where another process has come so far: that it will again is likely, and what it takes to find out is a good part of what a short program does.
+constexpr uint16_t kHotElsewhere = 2;
 // Of rt_sigaction, which then needs no hand-over in most processes.
 constexpr uint16_t kHotActions = 6;
 // Sites that are counted; a process with more has no hot ones.
@@ -66,6 +68,36 @@ uint64_t FindHole(uint64_t from, uint64_t start, std::span<const uint8_t> code, 
     if (at % 16 == 0 && at - (a + 1) >= 5) return a + 1;
   }
   return 0;
+}
+
+// The length of an instruction that loads a register from another one or with a constant, or 0: what compilers put between the load of a call's
+// number and its `syscall`.
+size_t LoadLength(std::span<const uint8_t> code, size_t at) {
+  auto byte = [&](size_t i) { return at + i < code.size() ? code[at + i] : 0; };
+  size_t prefix = (byte(0) & 0xf0) == 0x40 ? 1 : 0;
+  uint8_t opcode = byte(prefix);
+  if ((opcode & 0xf8) == 0xb8) return (byte(0) & 0xf8) == 0x48 ? 0 : prefix + 5;     // mov $imm32, %reg; eight bytes with REX.W
+  bool move = opcode == 0x89 || opcode == 0x8b || opcode == 0x31 || opcode == 0x33;  // mov, xor
+  return move && (byte(prefix + 1) & 0xc0) == 0xc0 ? prefix + 2 : 0;                 // register to register
+}
+
+// Whether mov $number, %eax stands at most `reach` bytes before `at`, with nothing but loads of other registers between, the last of which are the
+// five bytes of mov $imm32, %reg (the openat() of glibc's opendir() is such a site). The number says where instructions begin.
+bool LoadedBefore(std::span<const uint8_t> code, size_t at, uint32_t number, size_t reach) {
+  if (at < 5 || (code[at - 5] & 0xf8) != 0xb8) return false;
+  for (size_t from = at - std::min(at, reach); from + 10 <= at; from++) {
+    uint32_t immediate;
+    memcpy(&immediate, code.data() + from + 1, sizeof(immediate));
+    if (code[from] != 0xb8 || immediate != number || (from > 0 && (code[from - 1] & 0xf0) == 0x40)) continue;
+    size_t next = from + 5;
+    while (next < at - 5) {
+      size_t length = LoadLength(code, next);
+      if (length == 0) break;
+      next += length;
+    }
+    if (next == at - 5) return true;
+  }
+  return false;
 }
 
 bool SameLine(uint64_t first, uint64_t last) { return first / 64 == last / 64; }
@@ -128,9 +160,10 @@ std::optional<SitePatch> FindPatch(uint64_t ip, uint32_t number, uint64_t start,
   SitePatch patch = {SitePatch::Way::kJump, ip - 7, 0, {}, false};
   uint32_t immediate;
   memcpy(&immediate, code.data() + at - 6, sizeof(immediate));
-  bool load = code[at - 7] == 0xb8 && immediate == number;             // mov $number, %eax
+  bool load = code[at - 7] == 0xb8 && immediate == number;  // mov $number, %eax
+  bool before = LoadedBefore(code, at - 2, number, kBefore - 2);
   bool sixth = Matches(code, at - 7, {0x4c, 0x8b, 0x4c, 0x24, 0x08});  // mov 8(%rsp), %r9: syscall(2) of glibc
-  if (load || sixth) {
+  if (load || before || sixth) {
     patch.straddles = !SameLine(ip - 7, ip - 3);
     patch.displaced.assign(code.begin() + static_cast<ptrdiff_t>(at - 7), code.begin() + static_cast<ptrdiff_t>(at - 2));
     return patch;
@@ -163,6 +196,22 @@ std::vector<uint8_t> MakeThunk(const SitePatch& patch, uint64_t ip, uint64_t thu
   return out;
 }
 
+// Where a file's pages are mapped changes, what is where in a page does not.
+size_t HotSites::BitOf(uint64_t ip, uint32_t number) {
+  uint32_t mixed = (static_cast<uint32_t>(ip & 0xfff) << 12 ^ number) * 0x9e3779b1u;
+  return mixed >> 16;
+}
+
+bool HotSites::Contains(uint64_t ip, uint32_t number) const {
+  size_t bit = BitOf(ip, number);
+  return (words_[bit / 64].load(std::memory_order_relaxed) >> (bit % 64) & 1) != 0;
+}
+
+void HotSites::Add(uint64_t ip, uint32_t number) {
+  size_t bit = BitOf(ip, number);
+  words_[bit / 64].fetch_or(uint64_t{1} << (bit % 64), std::memory_order_relaxed);
+}
+
 std::unique_ptr<FastSites> FastSites::Copy() {
   auto copy = std::make_unique<FastSites>(areas_);
   absl::MutexLock lock(&mu_);
@@ -182,8 +231,15 @@ bool FastSites::Note(SpaceCore& core, pid_t pid, const seccomp_data& data, bool 
   if (it->second == kPatched) return true;
   uint32_t number = static_cast<uint32_t>(data.nr);
   if (it->second == kNever) return false;
-  uint16_t hot = number == SYS_rt_sigaction ? kHotActions : ++calls_ < kManyCalls ? kHot : kHotAmongMany;
+  HotSites& elsewhere = core.platform().hot_sites();
+  uint16_t hot = ++calls_ < kManyCalls ? kHot : kHotAmongMany;
+  if (number == SYS_rt_sigaction) {
+    hot = kHotActions;
+  } else if (elsewhere.Contains(data.instruction_pointer, number)) {
+    hot = kHotElsewhere;
+  }
   if (++it->second < hot) return false;
+  elsewhere.Add(data.instruction_pointer, number);
   // Nobody takes what is posted with a single CPU; this one need not be taken.
   bool useful = number == SYS_rt_sigaction || core.platform().watcher().possible();
   Patched patched = useful && FastCallable(number) ? Patch(core, pid, data.instruction_pointer, number, alone) : Patched::kNo;

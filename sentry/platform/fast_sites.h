@@ -11,6 +11,8 @@
 #include <linux/seccomp.h>
 #include <sys/types.h>
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -46,6 +48,18 @@ std::optional<SitePatch> FindPatch(uint64_t ip, uint32_t number, uint64_t start,
 // The thunk for `patch`, to lie at `thunk`.
 std::vector<uint8_t> MakeThunk(const SitePatch& patch, uint64_t ip, uint64_t thunk);
 inline constexpr uint64_t kThunkSize = 32;
+
+// Which sites were hot in any process of the sandbox, by what is left of their address when a library is mapped elsewhere. A guess: two sites may share a
+// bit, and a site that is patched for nothing costs some microseconds. Lost by a checkpoint. Thread-safe.
+class HotSites {
+ public:
+  bool Contains(uint64_t ip, uint32_t number) const;
+  void Add(uint64_t ip, uint32_t number);
+
+ private:
+  static size_t BitOf(uint64_t ip, uint32_t number);
+  std::array<std::atomic<uint64_t>, 1024> words_ = {};
+};
 
 class FastSites {
  public:

@@ -44,6 +44,41 @@ TEST(FindPatchTest, LoadsOfTheNumber) {
   EXPECT_FALSE(FindPatch(0x1000 + 400, 39, 0x1000, code)) << "behind what is known";
 }
 
+TEST(FindPatchTest, LoadsOfOtherRegistersBetween) {
+  // mov $257, %eax; mov %rdi, %rsi; mov $-100, %edi; syscall
+  const std::vector<uint8_t> site = {0xb8, 1, 1, 0, 0, 0x48, 0x89, 0xfe, 0xbf, 0x9c, 0xff, 0xff, 0xff, 0x0f, 0x05};
+  auto find = [](std::vector<uint8_t> bytes, uint32_t number) {
+    std::vector<uint8_t> code(64, 0x90);
+    std::copy(bytes.begin(), bytes.end(), code.begin() + 16);
+    return FindPatch(0x1000 + 16 + bytes.size(), number, 0x1000, code);
+  };
+  auto patch = find(site, 257);
+  ASSERT_TRUE(patch);
+  EXPECT_EQ(patch->way, SitePatch::Way::kJump);
+  EXPECT_EQ(patch->address, 0x1000u + 24);
+  EXPECT_EQ(patch->displaced, std::vector<uint8_t>(site.begin() + 8, site.begin() + 13));
+  EXPECT_FALSE(find(site, 256)) << "another call's number";
+  std::vector<uint8_t> other = site;
+  other[5] = 0x49, other[6] = 0x8b, other[7] = 0x3e;  // mov (%r14), %rdi: may fault, and is none of the loads that are known
+  EXPECT_FALSE(find(other, 257));
+  // The last five bytes are part of one instruction: mov -100(%rdi), %edi.
+  EXPECT_FALSE(find({0xb8, 1, 1, 0, 0, 0x8b, 0xbf, 0x9c, 0xff, 0xff, 0xff, 0x0f, 0x05}, 257));
+  // And so are these: mov $-100, %r15d.
+  EXPECT_FALSE(find({0xb8, 1, 1, 0, 0, 0x41, 0xbf, 0x9c, 0xff, 0xff, 0xff, 0x0f, 0x05}, 257));
+  // mov $257, %r8d is no load of the number.
+  EXPECT_FALSE(find({0x41, 0xb8, 1, 1, 0, 0, 0xbf, 0x9c, 0xff, 0xff, 0xff, 0x0f, 0x05}, 257));
+}
+
+TEST(HotSitesTest, KnownByPlaceInThePageAndNumber) {
+  HotSites sites;
+  EXPECT_FALSE(sites.Contains(0x7f0000123456, 257));
+  sites.Add(0x7f0000123456, 257);
+  EXPECT_TRUE(sites.Contains(0x7f0000123456, 257));
+  EXPECT_TRUE(sites.Contains(0x7e1111999456, 257)) << "mapped elsewhere";
+  EXPECT_FALSE(sites.Contains(0x7f0000123457, 257));
+  EXPECT_FALSE(sites.Contains(0x7f0000123456, 258));
+}
+
 TEST(FindPatchTest, ShortOnesNeedAHole) {
   // xor %eax, %eax; syscall; ret; ten bytes of padding up to a boundary of 16.
   std::vector<uint8_t> code(96, 0x55);

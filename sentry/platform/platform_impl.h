@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
+#include "sentry/platform/fast_sites.h"
 #include "sentry/platform/mapped_files.h"
 #include "sentry/platform/monitor.h"
 #include "sentry/platform/platform.h"
@@ -52,6 +53,7 @@ class PlatformImpl final : public Platform {
   int max_receivers() const { return max_receivers_; }
   MappedFiles& mapped_files() { return mapped_files_; }
   Watcher& watcher() { return watcher_; }
+  HotSites& hot_sites() { return hot_sites_; }
   // The sentry's /proc, for files of stubs.
   int proc_fd() const { return proc_.get(); }
   // Fills the pool of ready stubs, on a worker.
@@ -107,6 +109,7 @@ class PlatformImpl final : public Platform {
   bool refilling_ ABSL_GUARDED_BY(pool_mu_) = false;
   const bool fast_path_;
   MappedFiles mapped_files_;
+  HotSites hot_sites_;
   Watcher watcher_;
   Monitor monitor_;
   Workers workers_;

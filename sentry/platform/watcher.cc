@@ -13,9 +13,11 @@ namespace {
 
 constexpr int64_t kMicrosecond = 1000;
 constexpr size_t kMaxEntries = 8;
-// How long a thread is given for its first call, and between two calls.
+// How long a thread is given for its first call, and what each call that is taken adds to that. What a thread does not use it keeps, up to a limit: programs
+// that load modules make ten or twenty calls at a time and compute for up to a millisecond between, and the CPU time that is spent in vain is the same.
 constexpr int64_t kFirstWait = 120 * kMicrosecond;
 constexpr int64_t kWait = 80 * kMicrosecond;
+constexpr int64_t kLongestWait = 1'000 * kMicrosecond;
 // Longer than that while a call of the thread that came by a notification is being handled: it may be one that asks the gofer, and the next calls
 // are posted again.
 constexpr int64_t kServedWait = 1'000 * kMicrosecond;
@@ -23,7 +25,7 @@ constexpr int64_t kTestWait = 50'000 * kMicrosecond;
 // A round that took longer without work was interrupted: the CPU is wanted by others.
 constexpr int64_t kInterrupted = 100 * kMicrosecond;
 // A watch is worth it from so many calls on.
-constexpr uint64_t kWorth = 24;
+constexpr uint64_t kWorth = 8;
 constexpr int64_t kShortPause = 500 * kMicrosecond;
 // (A watch that fails costs a fifth of a millisecond at most: a three-hundredth of a CPU.)
 constexpr int64_t kLongPause = 64'000 * kMicrosecond;
@@ -89,7 +91,7 @@ void Watcher::Admit(int64_t now) {
     bool known = std::any_of(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.thread.get() == thread.get(); });
     if (known || entries_.size() >= kMaxEntries || thread->gone() || !thread->BeginWatch()) continue;
     thread->SetWatched(true);
-    entries_.push_back({std::move(thread), now + kFirstWait - kWait, now});
+    entries_.push_back({std::move(thread), now, now, kFirstWait});
   }
 }
 
@@ -114,7 +116,7 @@ bool Watcher::Round(int64_t now) {
     ThreadImpl::Fast result = entry.thread->TakePosted();
     if (result == ThreadImpl::Fast::kNo) {
       // Time goes by only with rounds that do nothing, so a long call of one thread does not cost another its place.
-      bool late = now - entry.last > (always_ ? kTestWait : kWait);
+      bool late = now - entry.last > (always_ ? kTestWait : entry.wait);
       if (late && now - entry.posted < kServedWait && entry.thread->IsServed()) {
         entry.last = now;
       } else if (late) {
@@ -126,8 +128,10 @@ bool Watcher::Round(int64_t now) {
       any = true;
       taken_++;
       entry.taken++;
+      entry.wait = std::min(std::max<int64_t>(entry.wait - (now - entry.last), 0) + kWait, kLongestWait);
       entry.last = entry.posted = WatchClock();
-      if (result == ThreadImpl::Fast::kRedo) redone_++, entry.redone++;
+      // One that blocks is not about to compute and call again.
+      if (result == ThreadImpl::Fast::kRedo) redone_++, entry.redone++, entry.wait = kWait;
     }
     i++;
   }

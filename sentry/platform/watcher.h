@@ -55,6 +55,7 @@ class Watcher {
     RefPtr<ThreadImpl> thread;
     int64_t last;    // when it posted, or was last seen to be served
     int64_t posted;  // when it posted, or was admitted
+    int64_t wait;    // how long after `last` it may post nothing
     uint64_t taken = 0, redone = 0;
   };
   void Admit(int64_t now);
