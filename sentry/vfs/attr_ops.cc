@@ -9,20 +9,13 @@
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/restrict.h"
+#include "sentry/vfs/want_write.h"
 
 namespace amber {
-namespace {
-
-ErrnoOr<void> CheckWritable(const VfsPath& place) {
-  if (place.mount->read_only()) return Errno(EROFS);
-  return Ok();
-}
-
-}  // namespace
 
 ErrnoOr<void> ChmodPlace(const VfsContext& ctx, const VfsPath& place, uint32_t mode) {
   Inode& inode = *place.inode();
-  TRY(CheckWritable(place));
+  TRY(WantWrite(*place.mount));
   if (inode.IsSymlink()) return Errno(EOPNOTSUPP);
   TRY(CheckOwner(*ctx.creds, inode));
   mode &= 07777;
@@ -41,7 +34,7 @@ ErrnoOr<void> ChmodPlace(const VfsContext& ctx, const VfsPath& place, uint32_t m
 ErrnoOr<void> ChownPlace(const VfsContext& ctx, const VfsPath& place, uint32_t uid, uint32_t gid) {
   Inode& inode = *place.inode();
   const Attr& a = inode.attr();
-  TRY(CheckWritable(place));
+  TRY(WantWrite(*place.mount));
   bool owner = ctx.creds->fsuid == a.uid;
   bool may_chown = ctx.creds->HasOver(a.uid, a.gid, CAP_CHOWN);
   if (uid != UINT32_MAX && !may_chown && !(owner && uid == a.uid)) return Errno(EPERM);
@@ -64,7 +57,7 @@ ErrnoOr<void> ChownPlace(const VfsContext& ctx, const VfsPath& place, uint32_t u
 ErrnoOr<void> SetTimesPlace(const VfsContext& ctx, const VfsPath& place, const AttrChange& times) {
   if (!times.atime && !times.mtime) return Ok();
   Inode& inode = *place.inode();
-  TRY(CheckWritable(place));
+  TRY(WantWrite(*place.mount));
   bool both_now = times.atime && times.atime->now && times.mtime && times.mtime->now;
   if (!CheckOwner(*ctx.creds, inode).ok()) {
     if (!both_now) return Errno(EPERM);

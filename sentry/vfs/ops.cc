@@ -10,6 +10,7 @@
 #include "sentry/vfs/new_name.h"
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/restrict.h"
+#include "sentry/vfs/want_write.h"
 
 namespace amber {
 namespace {
@@ -78,6 +79,7 @@ ErrnoOr<void> UnlinkAt(const VfsContext& ctx, const VfsPath& start, std::string_
   PathWalker walker(ctx, start, 0);
   ResolvedParent p = TRY(walker.WalkParent(path));
   if (p.name.empty()) return Errno(EISDIR);
+  TRY(WantWrite(*p.dir.mount));
   RefPtr<Dentry> d = TRY(Existing(ctx, p));
   if (p.trailing_slash) return Errno(d->inode()->IsDir() ? EISDIR : ENOTDIR);
   TRY(MayDelete(ctx, p.dir, *d));
@@ -96,6 +98,7 @@ ErrnoOr<void> RmdirAt(const VfsContext& ctx, const VfsPath& start, std::string_v
   if (p.dots == ".") return Errno(EINVAL);
   if (p.dots == "..") return Errno(ENOTEMPTY);
   if (p.dots == "/") return Errno(EBUSY);
+  TRY(WantWrite(*p.dir.mount));
   RefPtr<Dentry> d = TRY(Existing(ctx, p));
   TRY(MayDelete(ctx, p.dir, *d));
   if (!d->inode()->IsDir()) return Errno(ENOTDIR);
@@ -115,6 +118,7 @@ ErrnoOr<void> LinkAt(const VfsContext& ctx, const VfsPath& target, const VfsPath
   RefPtr<Dentry> d = TRY(LookupChild(ctx, p.dir, p.name));
   if (!d->negative()) return Errno(EEXIST);
   if (p.trailing_slash) return Errno(ENOENT);
+  TRY(WantWrite(*p.dir.mount));
   if (target.mount != p.dir.mount) return Errno(EXDEV);
   TRY(MayCreate(ctx, p.dir));
   if (target.inode()->IsDir()) return Errno(EPERM);
@@ -192,6 +196,7 @@ ErrnoOr<void> RenameAt(const VfsContext& ctx, const VfsPath& old_start, std::str
   if (e.from.dir.mount != e.to.dir.mount) return Errno(EXDEV);
   if (e.from.name.empty()) return Errno(EBUSY);
   if (e.to.name.empty()) return Errno((flags & RENAME_NOREPLACE) != 0 ? EEXIST : EBUSY);
+  TRY(WantWrite(*e.from.dir.mount));
   e.source = TRY(Existing(ctx, e.from));
   e.target = TRY(LookupChild(ctx, e.to.dir, e.to.name));
   // One name, asked for twice: the second answer counts.

@@ -48,6 +48,31 @@ GUEST_TEST(MountFlags, ReadOnly) {
   EXPECT_OK(access(m.dir / "f", R_OK));
 }
 
+// Who would change something learns that first, before whether it is there (mnt_want_write() in fs/namei.c); who would make something, last.
+GUEST_TEST(MountFlags, ReadOnlyComesBeforeWhatIsMissing) {
+  Mounted m;
+  WriteFile(m.dir / "f", "x");
+  TempDir other;
+  WriteFile(other / "f", "x");
+  MUST(mount(nullptr, m.dir.path(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr));
+  CheckpointHere();
+  EXPECT_ERRNO(unlink(m.dir / "none"), EROFS);
+  EXPECT_ERRNO(unlink(m.dir / "f/"), EROFS);
+  EXPECT_ERRNO(unlink(m.dir / "."), EISDIR);
+  EXPECT_ERRNO(rmdir(m.dir / "none"), EROFS);
+  EXPECT_ERRNO(rmdir(m.dir / "f"), EROFS);
+  EXPECT_ERRNO(rmdir(m.dir / "."), EINVAL);
+  EXPECT_ERRNO(rename(m.dir / "none", m.dir / "n"), EROFS);
+  EXPECT_ERRNO(rename(m.dir / "f", m.dir / "f"), EROFS);
+  EXPECT_ERRNO(rename(m.dir / "none", other / "n"), EXDEV);
+  EXPECT_ERRNO(rename(m.dir / ".", m.dir / "n"), EBUSY);
+  EXPECT_ERRNO(link(other / "f", m.dir / "n"), EROFS);
+  EXPECT_ERRNO(link(other / "f", m.dir / "f"), EEXIST);
+  EXPECT_ERRNO(link(other / "f", m.dir / "n/"), ENOENT);
+  EXPECT_ERRNO(mkdir(m.dir / "f", 0755), EEXIST);
+  EXPECT_ERRNO(symlink("x", m.dir / "n/"), ENOENT);
+}
+
 GUEST_TEST(MountFlags, RemountReadOnlyWithAWriter) {
   Mounted m;
   const int fd = MUST(open(m.dir / "f", O_CREAT | O_WRONLY, 0644));
