@@ -132,9 +132,9 @@ void CopyOutRemaining(Task& task, UserPtr<timespec> p, int64_t timeout_ns) {
   (void)task.CopyOut(p, timespec{left / kNsPerSecond, left % kNsPerSecond});
 }
 
-// A restarted call must not read its time-out again: it may have been changed, and the deadline stands already.
+// A restarted call must not read its time-out again: it may have been changed, and the deadline stands already (none, for more seconds than there are).
 ErrnoOr<int64_t> FirstTimeout(Task& task, UserPtr<const timespec> p) {
-  if (task.syscall().restarted) return p.is_null() ? kNever : int64_t{1};
+  if (task.syscall().restarted) return task.syscall().deadline == kNever ? kNever : int64_t{1};
   return CopyInTimeout(task, p);
 }
 

@@ -161,6 +161,28 @@ GUEST_TEST(Ppoll, BadTime) {
   EXPECT_ERRNO(ppoll(nullptr, 0, &bad, nullptr), EINVAL);
 }
 
+// More seconds than a clock can tell are no time-out, in a call that goes on after a stop or a checkpoint, too.
+GUEST_TEST(Ppoll, GoesOnWithATimeThatNeverComes) {
+  for (const bool select : {false, true}) {
+    Pipe p;
+    const pid_t pid = Fork([&] {
+      const timespec wait = {.tv_sec = int64_t{1} << 61};
+      pollfd fd = {p.r, POLLIN, 0};
+      fd_set set = Set({p.r});
+      EXPECT_EQ(select ? pselect(p.r + 1, &set, nullptr, nullptr, &wait, nullptr) : ppoll(&fd, 1, &wait, nullptr), 1);
+    });
+    AwaitAsleep(pid);
+    kill(pid, SIGSTOP);
+    EXPECT_EQ(waitpid(pid, nullptr, WUNTRACED), pid);
+    kill(pid, SIGCONT);
+    AwaitAsleep(pid);
+    CheckpointHere();
+    EXPECT_EQ(waitpid(pid, nullptr, WNOHANG), 0);
+    MUST(write(p.w, "x", 1));
+    JOIN_OK(pid);
+  }
+}
+
 GUEST_TEST(Select, ThreeSets) {
   Pipe p;
   fd_set in = Set({p.r}), out = Set({p.w}), except = Set({p.r});
