@@ -10,14 +10,19 @@ Mode `do` is `sandbox do` over this machine's root; `run` is `sandbox run` of an
 Debian root file system (tools/rootfs.sh), compared with a chroot there; `checkpoint` is the same,
 frozen into an image and restored in the middle. Without a sandbox binary only the native runs
 are made. Ends with `N passed, N failed, N skipped`.
+
+Set `big` has two cases at a time, the longest first (--jobs), says which begins, and ends after 58 minutes: no case gets more time
+than is left, and what has not begun by then has failed (--minutes). A case that hangs is ended; what its tasks were doing is told.
 """
 
 import argparse
+import difflib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import bundle
@@ -26,6 +31,9 @@ import cases
 ROOT = os.path.dirname(os.path.dirname(cases.HERE))
 KNOWN = os.path.join(cases.HERE, "known.txt")
 OUTPUT_LIMIT = 1 << 20
+DIFFERENCES = 12  # lines told of two outputs that differ
+BIG_MINUTES = 58  # tools/suites.py gives it an hour
+RUNNING = set()  # what has been started and not ended
 ENDED_EARLY = "it ended before the checkpoint"
 # What `checkpoint` says of a container that has just ended, or ends meanwhile.
 ENDED = ("does not exist", "it is stopped", "the sandbox ended before it answered")
@@ -46,31 +54,38 @@ def environment():
 
 
 def start(command, output):
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         env=environment(), cwd="/tmp", start_new_session=True,
     )
+    RUNNING.add(process)
+    return process
 
 
-def finish(process, limit):
-    """Waits; returns a note if it had to be killed."""
+def end(process):
+    """Kills its process group, unless it has been waited for."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    RUNNING.discard(process)
+
+
+def finish(process, limit, look=lambda: ""):
+    """Waits; returns a note if it had to be killed, with what look() says of it before."""
     try:
         process.wait(timeout=limit)
         return ""
     except subprocess.TimeoutExpired:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
-        return f"no end after {limit:.0f} s"
+        return f"no end after {limit:.0f} s" + look()
+    finally:
+        end(process)
 
 
-def execute(command, limit):
+def execute(command, limit, look=lambda: ""):
     begin = time.monotonic()
     with tempfile.TemporaryFile() as output:
         process = start(command, output)
-        note = finish(process, limit)
+        note = finish(process, limit, look)
         output.seek(0)
         text = output.read(OUTPUT_LIMIT)
     return Run(process.returncode, text, time.monotonic() - begin, note)
@@ -81,10 +96,20 @@ class Modes:
 
     def __init__(self, options, work):
         self.options, self.work, self.count, self._rootfs = options, work, 0, None
+        self.lock, self.containers = threading.Lock(), set()  # of those that have not been deleted: (runtime, name)
         self.state = os.path.join(work, "state")
         self.folder = os.path.join(cases.HERE, options.set)
         # Servers write below these, too; `big` alone has any.
         self.scratch = ["/run", "/root"] if options.set == "big" else []
+        self.end = time.monotonic() + options.minutes * 60 if options.minutes else None
+
+    def left(self):
+        """Seconds that the set has left; None if it has no bound."""
+        return None if self.end is None else self.end - time.monotonic()
+
+    def limit(self, case):
+        """Seconds that one run of the case may take now."""
+        return case.timeout if self.end is None else max(1, min(case.timeout, self.left()))
 
     @property
     def rootfs(self):
@@ -99,7 +124,7 @@ class Modes:
         return self._rootfs
 
     def native(self, case):
-        return execute(case.command(self.folder), case.timeout)
+        return execute(case.command(self.folder), self.limit(case))
 
     def chroot(self, case):
         """Native on the container's root: the same view as in the bundle, by unshare and pivot_root."""
@@ -118,28 +143,50 @@ class Modes:
         ])
         command = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--net", "--fork",
                    "--kill-child", "sh", "-c", mounts, "sh", *case.command("/srv")]
-        return execute(command, case.timeout)
+        return execute(command, self.limit(case))
 
     def do(self, case):
         command = [self.options.sandbox, *self.options.flag, "do", *case.command(self.folder)]
-        return execute(command, case.timeout)
+        return execute(command, self.limit(case))
 
-    def _bundle(self, case):
-        self.count += 1
-        name = f"programs-{os.getpid()}-{self.count}"
+    def _bundle(self, runtime, case):
+        with self.lock:
+            self.count += 1
+            name = f"programs-{os.getpid()}-{self.count}"
+            self.containers.add((tuple(runtime), name))
         folder = os.path.join(self.work, name)
         bundle.write(folder, self.rootfs, case.command("/srv"), pids=case.pids,
                      binds=[(self.folder, "/srv")], scratch=self.scratch)
         return name, folder
 
+    def _ask(self, *command):
+        """What a command of the runtime's says; it may not answer at all, where something hangs."""
+        try:
+            return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                                  errors="replace", timeout=60).stdout
+        except subprocess.TimeoutExpired:
+            return "(no answer)"
+
     def _delete(self, runtime, name):
-        subprocess.run([*runtime, "delete", "--force", name], stdin=subprocess.DEVNULL,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+        self._ask(*runtime, "delete", "--force", name)
+        with self.lock:
+            self.containers.discard((tuple(runtime), name))
+
+    def stop(self):
+        """Ends what still runs."""
+        for process in list(RUNNING):
+            end(process)
+        for runtime, name in list(self.containers):
+            self._delete(runtime, name)
+
+    def _look(self, runtime, name):
+        """What the tasks of a container that hangs are doing."""
+        return "" if runtime[0] == "runc" else "\n" + self._ask(*runtime, "debug", "--stacks", name)
 
     def _run(self, runtime, case):
-        name, folder = self._bundle(case)
+        name, folder = self._bundle(runtime, case)
         try:
-            return execute([*runtime, "run", "--bundle", folder, name], case.timeout)
+            return execute([*runtime, "run", "--bundle", folder, name], self.limit(case), lambda: self._look(runtime, name))
         finally:
             self._delete(runtime, name)
 
@@ -161,8 +208,8 @@ class Modes:
         return run
 
     def _await_mark(self, case, process, output):
-        end = time.monotonic() + case.timeout
-        while time.monotonic() < end and process.poll() is None:
+        last = time.monotonic() + self.limit(case)
+        while time.monotonic() < last and process.poll() is None:
             if case.mark.encode() in os.pread(output.fileno(), OUTPUT_LIMIT, 0):
                 return
             time.sleep(0.1)
@@ -170,8 +217,8 @@ class Modes:
     def _checkpoint_after(self, case, wait):
         """Freezes once wait(process, output) has returned, restores, as often as the case wants; all the output in one."""
         runtime = [self.options.sandbox, *self.options.flag, "--root", self.state]
-        name, folder = self._bundle(case)
-        begin = time.monotonic()
+        name, folder = self._bundle(runtime, case)
+        begin, process = time.monotonic(), None
         try:
             with tempfile.TemporaryFile() as output:
                 process, note = start([*runtime, "run", "--bundle", folder, name], output), ""
@@ -182,13 +229,15 @@ class Modes:
                     process, note = self._freeze(runtime, case, (name, folder, f"image{n}"), process, output)
                     if note:
                         break
-                note = finish(process, case.timeout) or note
+                note = note or finish(process, self.limit(case), lambda: self._look(runtime, name))
                 output.seek(0)
                 text = output.read(OUTPUT_LIMIT)
             return Run(process.returncode, text, time.monotonic() - begin, note)
         except subprocess.TimeoutExpired:
-            return Run(-1, b"", time.monotonic() - begin, "checkpoint did not end")
+            return Run(-1, b"", time.monotonic() - begin, "checkpoint did not end" + self._look(runtime, name))
         finally:
+            if process:
+                end(process)
             self._delete(runtime, name)
 
     def _freeze(self, runtime, case, container, process, output):
@@ -197,7 +246,7 @@ class Modes:
         image = os.path.join(folder, file)
         early = process.poll() is not None
         frozen = subprocess.run([*runtime, "checkpoint", "--image-path", image, name], stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=case.timeout)
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=min(120, self.limit(case)))
         message = frozen.stdout.decode(errors="replace").strip()
         if frozen.returncode == 0:
             note = finish(process, 30)
@@ -212,9 +261,13 @@ class Tally:
     def __init__(self, known):
         self.passed = self.failed = self.skipped = 0
         self.known = known
-        self.differences = []
+        self.lock = threading.Lock()
 
-    def add(self, mode, case, problem, seconds):
+    def add(self, mode, case, problem, seconds, note=""):
+        with self.lock:
+            self._add(mode, case, problem, seconds, note)
+
+    def _add(self, mode, case, problem, seconds, note):
         reason = self.known.pop((mode, case.name), None)
         label = f"{mode:<11}{case.name:<24}"
         if problem and reason:
@@ -230,17 +283,17 @@ class Tally:
             print(f"FAIL  {label}passes now; take it from known.txt", flush=True)
         else:
             self.passed += 1
-            print(f"ok    {label}{seconds:6.1f} s", flush=True)
+            print(f"ok    {label}{seconds:6.1f} s{note}", flush=True)
 
 
-def first_difference(expected, got):
-    """Lines that show where two outputs part."""
-    left, right = expected.splitlines(), got.splitlines()
-    for number, (a, b) in enumerate(zip(left + [b"(end)"], right + [b"(end)"]), 1):
-        if a != b:
-            return [f"line {number}", f"expected: {a.decode(errors='replace')}",
-                    f"got:      {b.decode(errors='replace')}"]
-    return ["the outputs differ in length"]
+def differences(expected, got):
+    """Lines that show how two outputs differ: what is missing, what is new, and the line before."""
+    left, right = (text.decode(errors="replace").splitlines() for text in (expected, got))
+    found = [line for line in list(difflib.unified_diff(left, right, lineterm="", n=1))[2:]]
+    if not found:
+        return ["the outputs differ in how a line ends"]
+    more = [f"… {len(found) - DIFFERENCES} lines more"] if len(found) > DIFFERENCES else []
+    return ["other output (-: natively)", *found[:DIFFERENCES], *more]
 
 
 def compare(expected, run):
@@ -249,11 +302,11 @@ def compare(expected, run):
         return None
     if run.note:
         last = run.output.decode(errors="replace").strip().splitlines()[-3:]
-        return [run.note, *last]
+        return [*run.note.splitlines(), *last]
     if run.status != expected.status:
         last = run.output.decode(errors="replace").strip().splitlines()[-3:]
         return [f"exit status {run.status}, natively {expected.status}", *last]
-    return first_difference(expected.output, run.output)
+    return differences(expected.output, run.output)
 
 
 def read_known():
@@ -303,7 +356,41 @@ def check_case(case, wanted, modes, tally):
         else:
             run = getattr(modes, mode)(case)
             seconds = run.seconds  # it need not take as long as natively
-        tally.add(mode, case, compare(expected, run), run.seconds)
+        tally.add(mode, case, compare(expected, run), run.seconds, f"  (natively {expected.seconds:.1f})" if case.native else "")
+
+
+def check_all(chosen, options, native_only, modes, tally):
+    """All of them, in as many threads as there are jobs."""
+    begin, waiting, errors = time.monotonic(), list(enumerate(chosen, 1)), []
+
+    def one(number, case):
+        if options.set == "big":
+            passed = int(time.monotonic() - begin)
+            print(f"[{number}/{len(chosen)} {passed // 60}:{passed % 60:02d}] {case.name}", flush=True)
+        if modes.end is not None and modes.left() < 1:
+            tally.add("any", case, [f"not run: the {options.minutes:g} minutes are over"], 0)
+        elif not native_only:
+            check_case(case, options.modes.split(","), modes, tally)
+        elif case.native:
+            check_native(case, modes, tally)
+
+    def work():
+        try:
+            while waiting and not errors:
+                with tally.lock:
+                    number, case = waiting.pop(0) if waiting else (0, None)
+                if case:
+                    one(number, case)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(options.jobs)]
+    for thread in threads:
+        thread.start()
+    while not errors and any(thread.is_alive() for thread in threads):
+        time.sleep(0.1)
+    if errors:
+        raise errors[0]
 
 
 def main():
@@ -314,6 +401,8 @@ def main():
     parser.add_argument("--modes", default="do,run,checkpoint")
     parser.add_argument("--set", choices=cases.SETS, default="cases", help="which folder of cases")
     parser.add_argument("--native", action="store_true")
+    parser.add_argument("--jobs", type=int, help="cases at a time (1; set big: 2)")
+    parser.add_argument("--minutes", type=float, help=f"ends after that (set big: {BIG_MINUTES})")
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
     options.sandbox = os.path.abspath(options.sandbox)
@@ -325,20 +414,23 @@ def main():
     if unknown:
         parser.error(f"no case named {', '.join(sorted(unknown))}")
     chosen = [case for case in everything if not options.cases or case.name in options.cases]
-    wanted = options.modes.split(",")
-    native_only = options.native or (
-        set(wanted) != {"runc"} and not os.path.exists(options.sandbox))
+    if options.set == "big":
+        options.minutes = options.minutes or BIG_MINUTES
+        chosen.sort(key=lambda case: -case.timeout)
+    options.jobs = options.jobs or (2 if options.set == "big" else 1)
+    native_only = options.native or (options.modes != "runc" and not os.path.exists(options.sandbox))
     if native_only and not options.native:
         print("There is no sandbox binary; the cases run only natively.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # by way of what ends the programs and deletes the containers
     tally = Tally(read_known())
     with tempfile.TemporaryDirectory(prefix="amber-programs.") as work:
         modes = Modes(options, work)
-        for case in chosen:
-            if native_only:
-                if case.native:
-                    check_native(case, modes, tally)
-            else:
-                check_case(case, wanted, modes, tally)
+        if options.set == "big" or {"run", "checkpoint", "runc"} & set(options.modes.split(",")):
+            _ = modes.rootfs  # made once, before there are threads
+        try:
+            check_all(chosen, options, native_only, modes, tally)
+        finally:
+            modes.stop()
     print(f"{tally.passed} passed, {tally.failed} failed, {tally.skipped} skipped")
     return 1 if tally.failed else 0
 
