@@ -364,6 +364,27 @@ ErrnoOr<Node> Client::MkNod(NodeId parent, std::string_view name, uint32_t type,
   });
 }
 
+ErrnoOr<UniqueFd> Client::Connect(NodeId node, int type) {
+  return Call(*impl_, [&](Transaction& t) -> ErrnoOr<UniqueFd> {
+    auto connect = t.request().initConnect();
+    connect.setNode(node);
+    connect.setType(static_cast<uint32_t>(type));
+    TRY(t.RoundTrip());
+    return t.TakeFile();
+  });
+}
+
+ErrnoOr<CreatedFile> Client::BindSocket(NodeId parent, std::string_view name, int type, NewInode inode) {
+  return Call(*impl_, [&](Transaction& t) -> ErrnoOr<CreatedFile> {
+    auto bind = t.request().initBindSocket();
+    bind.setParent(parent);
+    bind.setName(AsData(name));
+    bind.setType(static_cast<uint32_t>(type));
+    Encode(inode, bind.initInode());
+    return TakeCreated(t);
+  });
+}
+
 ErrnoOr<Attributes> Client::Link(NodeId node, NodeId new_parent, std::string_view new_name) {
   return Call(*impl_, [&](Transaction& t) -> ErrnoOr<Attributes> {
     auto link = t.request().initLink();

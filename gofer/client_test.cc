@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/fs.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
@@ -248,6 +249,32 @@ TEST_F(ClientTest, FifosOpenOnlyWhereAllowed) {
   WalkResult walk = gofer.client().Walk(gofer.root(), {{"fifo"}}).value();
   EXPECT_TRUE(gofer.client().Open(walk.found[0].id, O_WRONLY).Is(ENXIO));  // no reader, and no waiting
   EXPECT_TRUE(gofer.client().Open(walk.found[0].id, O_RDONLY).ok());
+}
+
+TEST_F(ClientTest, SocketsConnectOnlyWhereAllowed) {
+  TestGofer gofer({.allow_sockets = true});
+  NewInode inode{.mode = 0777, .uid = getuid(), .gid = getgid(), .umask = 022};
+  CreatedFile bound = gofer.client().BindSocket(gofer.root(), "socket", SOCK_STREAM, inode).value();
+  EXPECT_EQ(bound.node.attributes.mode, uint32_t{S_IFSOCK | 0755});
+  EXPECT_TRUE(gofer.client().BindSocket(gofer.root(), "socket", SOCK_STREAM, inode).Is(EEXIST));
+  EXPECT_TRUE(gofer.client().BindSocket(gofer.root(), "other", SOCK_RAW, inode).Is(EINVAL));
+  EXPECT_TRUE(gofer.client().BindSocket(gofer.root(), std::string(120, 'n'), SOCK_STREAM, inode).Is(ENAMETOOLONG));
+  EXPECT_TRUE(gofer.client().BindSocket(gofer.frozen(), "other", SOCK_STREAM, inode).Is(EROFS));
+  EXPECT_TRUE(gofer.client().Connect(bound.node.id, SOCK_STREAM).Is(ECONNREFUSED));  // does not listen
+  ASSERT_EQ(listen(bound.file.get(), 0), 0);
+  EXPECT_TRUE(gofer.client().Connect(bound.node.id, SOCK_DGRAM).Is(EPROTOTYPE));
+  UniqueFd connected = gofer.client().Connect(bound.node.id, SOCK_STREAM).value();
+  EXPECT_TRUE(gofer.client().Connect(bound.node.id, SOCK_STREAM).Is(EAGAIN));  // and does not wait for room
+  EXPECT_TRUE(gofer.client().Connect(gofer.root(), SOCK_STREAM).Is(ECONNREFUSED));
+  UniqueFd accepted(accept(bound.file.get(), nullptr, nullptr));
+  ASSERT_EQ(write(connected.get(), "x", 1), 1);
+  char c = 0;
+  EXPECT_EQ(read(accepted.get(), &c, 1), 1);
+  EXPECT_EQ(c, 'x');
+
+  NodeId made = client().MkNod(gofer_.root(), "socket", S_IFSOCK, 0, inode).value().id;
+  EXPECT_TRUE(client().Connect(made, SOCK_STREAM).Is(EOPNOTSUPP));
+  EXPECT_TRUE(client().BindSocket(gofer_.root(), "other", SOCK_STREAM, inode).Is(EOPNOTSUPP));
 }
 
 TEST_F(ClientTest, ReadDirListsEverything) {

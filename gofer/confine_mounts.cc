@@ -37,6 +37,8 @@ AttachPoint Describe(const MountConfig& mount) {
   point.read_only = mount.read_only;
   point.allow_devices = mount.allow_devices;
   point.allow_fifos = mount.allow_fifos;
+  point.allow_connect = mount.allow_connect;
+  point.allow_bind = mount.allow_bind;
   return point;
 }
 

@@ -70,6 +70,8 @@ struct Request {
     listXattr @23 :UInt64;
     removeXattr @24 :Xattr;
     openSeveral @25 :OpenSeveral;
+    connect :group { node @27 :UInt64; type @28 :UInt32; }  # SOCK_*; one descriptor rides along
+    bindSocket @29 :BindSocket;
   }
 }
 
@@ -145,6 +147,13 @@ struct MkNod {
   inode @4 :NewInode;
 }
 
+struct BindSocket {
+  parent @0 :UInt64;
+  name @1 :Data;
+  type @2 :UInt32;  # SOCK_*
+  inode @3 :NewInode;
+}
+
 struct Link {
   node @0 :UInt64;
   newParent @1 :UInt64;
@@ -215,7 +224,7 @@ struct Response {
       openError @7 :Int32;
       opened @8 :Bool;  # one descriptor rides along
     }
-    node @9 :Node;  # create and tmpFile: one descriptor rides along
+    node @9 :Node;  # create, tmpFile and bindSocket: one descriptor rides along
     attributes @10 :Attributes;
     bytes @11 :Data;
     readDir :group {

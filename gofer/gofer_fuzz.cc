@@ -161,6 +161,20 @@ void FillChange(FuzzedDataProvider& data, wire::Request::Builder r, int kind) {
       Fill(data, b.initInode());
       return;
     }
+    case 7: {
+      auto b = r.initBindSocket();
+      b.setParent(NodeOf(data));
+      b.setName(AsData(Name(data)));
+      b.setType(data.ConsumeIntegralInRange<uint32_t>(0, 6));
+      Fill(data, b.initInode());
+      return;
+    }
+    case 8: {
+      auto b = r.initConnect();
+      b.setNode(NodeOf(data));
+      b.setType(data.ConsumeIntegralInRange<uint32_t>(0, 6));
+      return;
+    }
     default: return Fill(data, r.initSetAttr());
   }
 }
@@ -222,7 +236,7 @@ void CheckAnswer(int socket, WireBuffer& wire) {
   for (const UniqueFd& fd : fds) {
     struct stat st;
     AMBER_CHECK(fstat(fd.get(), &st) == 0);
-    AMBER_CHECK(S_ISREG(st.st_mode) && st.st_ino != secret);
+    AMBER_CHECK(S_ISSOCK(st.st_mode) || (S_ISREG(st.st_mode) && st.st_ino != secret));
     AMBER_CHECK((fcntl(fd.get(), F_GETFL) & O_PATH) == 0);
   }
   auto response = answer.value()->getRoot<wire::Response>();
@@ -253,7 +267,7 @@ void RunRequests(Server& server, FuzzedDataProvider& data) {
     if (data.ConsumeBool()) {
       FillRead(data, request, data.ConsumeIntegralInRange(0, 9));
     } else {
-      FillChange(data, request, data.ConsumeIntegralInRange(0, 7));
+      FillChange(data, request, data.ConsumeIntegralInRange(0, 9));
     }
     if (data.ConsumeIntegralInRange(0, 7) == 0) Fill(data, request.initBefore());
     if (data.ConsumeIntegralInRange(0, 7) == 0) request.initForget(1).set(0, NodeOf(data));

@@ -53,7 +53,8 @@ absl::Status LastStep(const GoferConfig& config, int null) {
   UniqueFd messages(fcntl(2, F_DUPFD_CLOEXEC, 3));
   if (!config.keep_stderr && dup2(null, 2) < 0) return ErrnoStatus(errno, "gofer: dup2");
   if (!config.seccomp) return absl::OkStatus();
-  absl::Status status = InstallSeccompFilter();
+  bool sockets = std::ranges::any_of(config.mounts, [](const MountConfig& m) { return m.allow_connect || m.allow_bind; });
+  absl::Status status = InstallSeccompFilter(sockets);
   if (!status.ok()) dup2(messages.get(), 2);
   return status;
 }

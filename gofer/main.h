@@ -27,6 +27,8 @@ struct MountConfig {
   bool recursive = true;
   bool allow_devices = false;  // open and make device nodes
   bool allow_fifos = false;    // open fifos of the host (they may be made in any case)
+  bool allow_connect = false;  // connect to Unix sockets of the host (their files may be made in any case)
+  bool allow_bind = false;     // make Unix sockets of the host
 };
 
 struct GoferConfig {

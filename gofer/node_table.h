@@ -24,6 +24,8 @@ struct AttachPoint {
   bool read_only = false;
   bool allow_devices = false;
   bool allow_fifos = false;
+  bool allow_connect = false;
+  bool allow_bind = false;
   bool allow_directories = false;  // O_PATH descriptors of directories may leave
 };
 

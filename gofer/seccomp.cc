@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <span>
 
 #include "absl/strings/str_cat.h"
 
@@ -79,50 +80,71 @@ const Rule kRules[] = {
     RULE(exit, "the end of threads"),
     RULE(exit_group, "the end"),
 };
+
+// With --host-uds.
+const Rule kSocketRules[] = {
+    RULE(socket, "Unix sockets that are handed over", {0, kAllBits32, AF_UNIX}),
+    RULE(connect, "Connect"),
+    RULE(bind, "BindSocket"),
+};
 #undef RULE
 
 absl::Status Fail(int error, const char* what) { return absl::InternalError(absl::StrCat("gofer: seccomp: ", what, ": ", strerror(-error))); }
 
-absl::Status Fill(scmp_filter_ctx context) {
+absl::Status Add(scmp_filter_ctx context, std::span<const Rule> rules) {
+  for (const Rule& rule : rules) {
+    const Condition& c = rule.condition;
+    scmp_arg_cmp compare = {c.argument, SCMP_CMP_MASKED_EQ, c.mask, c.value};
+    int error = seccomp_rule_add_array(context, SCMP_ACT_ALLOW, rule.number, c.mask != 0 ? 1 : 0, &compare);
+    if (error != 0) return Fail(error, rule.name);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Fill(scmp_filter_ctx context, bool sockets) {
   int error = seccomp_attr_set(context, SCMP_FLTATR_CTL_TSYNC, 1);
   if (error != 0) return Fail(error, "all threads");
   error = seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
   if (error != 0) return Fail(error, "foreign architectures");
   error = seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, 2);  // a binary tree
   if (error != 0) return Fail(error, "optimize");
-  for (const Rule& rule : kRules) {
-    const Condition& c = rule.condition;
-    scmp_arg_cmp compare = {c.argument, SCMP_CMP_MASKED_EQ, c.mask, c.value};
-    error = seccomp_rule_add_array(context, SCMP_ACT_ALLOW, rule.number, c.mask != 0 ? 1 : 0, &compare);
-    if (error != 0) return Fail(error, rule.name);
+  if (absl::Status s = Add(context, kRules); !s.ok()) return s;
+  if (sockets) {
+    if (absl::Status s = Add(context, kSocketRules); !s.ok()) return s;
   }
   error = seccomp_load(context);
   if (error != 0) return Fail(error, "load");
   return absl::OkStatus();
 }
 
+void Describe(std::span<const Rule> rules, std::string* text) {
+  for (const Rule& rule : rules) {
+    absl::StrAppend(text, rule.name);
+    const Condition& c = rule.condition;
+    if (c.mask == kAllBits32) {
+      absl::StrAppend(text, " [argument ", c.argument, " == ", c.value, "]");
+    } else if (c.mask != 0) {
+      absl::StrAppend(text, " [argument ", c.argument, " & 0x", absl::Hex(c.mask), " == 0x", absl::Hex(c.value), "]");
+    }
+    absl::StrAppend(text, ": ", rule.why, "\n");
+  }
+}
+
 }  // namespace
 
 std::string DescribeSeccompFilter() {
   std::string text;
-  for (const Rule& rule : kRules) {
-    absl::StrAppend(&text, rule.name);
-    const Condition& c = rule.condition;
-    if (c.mask == kAllBits32) {
-      absl::StrAppend(&text, " [argument ", c.argument, " == ", c.value, "]");
-    } else if (c.mask != 0) {
-      absl::StrAppend(&text, " [argument ", c.argument, " & 0x", absl::Hex(c.mask), " == 0x", absl::Hex(c.value), "]");
-    }
-    absl::StrAppend(&text, ": ", rule.why, "\n");
-  }
+  Describe(kRules, &text);
+  absl::StrAppend(&text, "with --host-uds:\n");
+  Describe(kSocketRules, &text);
   absl::StrAppend(&text, "anything else: end of the process\n");
   return text;
 }
 
-absl::Status InstallSeccompFilter() {
+absl::Status InstallSeccompFilter(bool sockets) {
   scmp_filter_ctx context = seccomp_init(SCMP_ACT_KILL_PROCESS);
   if (context == nullptr) return absl::InternalError("gofer: seccomp: no memory");
-  absl::Status status = Fill(context);
+  absl::Status status = Fill(context, sockets);
   seccomp_release(context);
   return status;
 }

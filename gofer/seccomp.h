@@ -13,6 +13,7 @@ namespace amber::gofer {
 std::string DescribeSeccompFilter();
 
 // Puts the filter on every thread of the process. Anything that is not in the table ends the process.
-absl::Status InstallSeccompFilter();
+// `sockets`: also the calls that make Unix sockets (--host-uds).
+absl::Status InstallSeccompFilter(bool sockets = false);
 
 }  // namespace amber::gofer

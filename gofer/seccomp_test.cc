@@ -17,10 +17,10 @@ namespace amber::gofer {
 namespace {
 
 // Runs `body` in a child under the filter; returns the signal that ended it, or 0.
-int SignalOf(const std::function<void()>& body) {
+int SignalOf(const std::function<void()>& body, bool sockets = false) {
   pid_t child = fork();
   if (child == 0) {
-    if (!InstallSeccompFilter().ok()) _exit(3);
+    if (!InstallSeccompFilter(sockets).ok()) _exit(3);
     body();
     _exit(0);
   }
@@ -57,6 +57,14 @@ TEST(Seccomp, EndsTheProcessForEverythingElse) {
   EXPECT_EQ(SignalOf([] { mmap(nullptr, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); }), SIGSYS);
   EXPECT_EQ(SignalOf([] { syscall(SYS_getpid | 0x40000000); }), SIGSYS);  // the x32 numbers
   EXPECT_EQ(SignalOf([] { asm volatile("int $0x80" ::"a"(20) : "memory"); }), SIGSYS);
+}
+
+TEST(Seccomp, UnixSocketsAreMadeWithTheOptionOnly) {
+  EXPECT_EQ(SignalOf([] { socket(AF_UNIX, SOCK_STREAM, 0); }), SIGSYS);
+  EXPECT_EQ(SignalOf([] { close(socket(AF_UNIX, SOCK_STREAM, 0)); }, true), 0);
+  EXPECT_EQ(SignalOf([] { socket(AF_INET, SOCK_STREAM, 0); }, true), SIGSYS);
+  EXPECT_EQ(SignalOf([] { connect(0, nullptr, 0); }), SIGSYS);
+  EXPECT_EQ(SignalOf([] { listen(0, 1); }, true), SIGSYS);
 }
 
 }  // namespace

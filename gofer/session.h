@@ -2,7 +2,7 @@
 //
 // Belongs to the thread in Server::Serve. Handlers come in pairs with the protocol's calls; they return the errno to
 // answer, and fill the response. They are split by verb: session_lookup.cc (attach, walk, list, read), session_open.cc
-// (open, fsync), session_create.cc, session_change.cc (link, rename, unlink, attributes) and session_xattr.cc.
+// (open, fsync), session_create.cc, session_change.cc (link, rename, unlink, attributes), session_socket.cc and session_xattr.cc.
 #pragma once
 
 #include <sys/stat.h>
@@ -43,6 +43,8 @@ void EncodeAttributes(const struct statx& attributes, wire::Attributes::Builder 
 ErrnoOr<Inode> LookUp(const HostNode& parent, std::string_view name);
 // Checks open flags that came from the peer: EINVAL.
 ErrnoOr<void> CheckOpenFlags(int flags);
+// Checks what a new inode is to be: EINVAL.
+ErrnoOr<void> CheckNew(wire::NewInode::Reader inode);
 // This thread's umask is that of the new inode while the object is there.
 class UmaskOf {
  public:
@@ -89,6 +91,9 @@ class Session {
   ErrnoOr<void> MkDir(wire::Make::Reader request, wire::Response::Builder response);
   ErrnoOr<void> Symlink(wire::Symlink::Reader request, wire::Response::Builder response);
   ErrnoOr<void> MkNod(wire::MkNod::Reader request, wire::Response::Builder response);
+  // session_socket.cc
+  ErrnoOr<void> Connect(uint64_t id, uint32_t type, wire::Response::Builder response);
+  ErrnoOr<void> BindSocket(wire::BindSocket::Reader request, wire::Response::Builder response);
   // session_change.cc
   ErrnoOr<void> SetAttr(wire::SetAttr::Reader request, wire::Response::Builder response);
   // The change that SetAttr and Request.before ask for; returns the attributes after it.

@@ -16,13 +16,6 @@ namespace {
 constexpr uint32_t kPermissions = 07777;
 constexpr uint32_t kSpecial = S_ISUID | S_ISGID | S_ISVTX;
 
-ErrnoOr<void> CheckNew(wire::NewInode::Reader inode) {
-  if ((inode.getMode() & ~kPermissions) != 0) return Errno(EINVAL);
-  // -1 would mean "leave as it is" to chown.
-  if (inode.getUid() == UINT32_MAX || inode.getGid() == UINT32_MAX) return Errno(EINVAL);
-  return {};
-}
-
 // Gives `node` its owner and its set-id and sticky bits (which chown and the parent's set-gid bit change); the other
 // bits are those that it was made with, less what the parent's default ACL took away. Updates `s`.
 ErrnoOr<void> Dress(int fd, wire::NewInode::Reader wanted, struct statx& s) {
@@ -52,6 +45,13 @@ ErrnoOr<UniqueFd> OpenNew(int directory, const char* name, int flags, uint32_t m
 }
 
 }  // namespace
+
+ErrnoOr<void> CheckNew(wire::NewInode::Reader inode) {
+  if ((inode.getMode() & ~kPermissions) != 0) return Errno(EINVAL);
+  // -1 would mean "leave as it is" to chown.
+  if (inode.getUid() == UINT32_MAX || inode.getGid() == UINT32_MAX) return Errno(EINVAL);
+  return {};
+}
 
 ErrnoOr<void> Session::FinishFile(UniqueFd file, const AttachPoint& attach, wire::NewInode::Reader wanted, wire::Response::Builder response) {
   UniqueFd path(open(FdName(file.get()).text, O_PATH | O_CLOEXEC));

@@ -18,6 +18,7 @@ AttachPoint Point(const char* name, const std::string& path, const TestGofer::Op
   AMBER_CHECK(point.root.valid());
   point.allow_devices = options.allow_devices;
   point.allow_fifos = options.allow_fifos;
+  point.allow_connect = point.allow_bind = options.allow_sockets;
   point.allow_directories = options.allow_directories;
   return point;
 }

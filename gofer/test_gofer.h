@@ -19,6 +19,7 @@ class TestGofer {
     uint32_t max_nodes = 512;
     bool allow_devices = false;
     bool allow_fifos = false;
+    bool allow_sockets = false;
     bool allow_directories = false;
   };
   explicit TestGofer(Options options);

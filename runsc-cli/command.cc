@@ -62,6 +62,7 @@ std::vector<FlagSpec> Join(std::vector<FlagSpec> a, std::vector<FlagSpec> b) {
 std::vector<FlagSpec> SandboxFlags() {
   return {{"network", 0, FlagKind::kString, "KIND", "none (loopback only), or host: sockets of the container's network namespace"},
           {"overlay", 0, FlagKind::kString, "KIND", "where writes to the root go: none (the root itself), memory, memory,size=2g,nr_inodes=100k"},
+          {"host-uds", 0, FlagKind::kString, "KIND", "Unix sockets of the host in its directories: none (default), open, create, all"},
           {"host-fifo", 0, FlagKind::kString, "KIND", "fifos of the host in bind mounts: none (default), open"},
           {"strace", 0, FlagKind::kBool, nullptr, "logs the guest's system calls"},
           {"timings", 0, FlagKind::kBool, nullptr, "prints how long each step of the start took"},
@@ -138,6 +139,9 @@ absl::Status ReadSandboxFlags(const Flags& flags, GlobalOptions* options) {
   if (absl::Status s = ReadGpuFlags(flags, &options->gpu); !s.ok()) return s;
   if (flags.Has("host-fifo")) {
     if (absl::Status s = ParseHostFifo(flags.String("host-fifo"), &options->host_files); !s.ok()) return s;
+  }
+  if (flags.Has("host-uds")) {
+    if (absl::Status s = ParseHostUds(flags.String("host-uds"), &options->host_files); !s.ok()) return s;
   }
   auto one_of = [](std::string_view value, std::initializer_list<std::string_view> words) {
     return std::find(words.begin(), words.end(), value) != words.end();

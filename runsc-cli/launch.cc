@@ -309,6 +309,7 @@ absl::Status Launcher::StartTheSentry() {
                                      .debug = options_.debug,
                                      .timings = options_.timings,
                                      .fast_path = options_.fast_path,
+                                     .host_sockets = options_.host_files.connect || options_.host_files.bind,
                                      .gpu = gpu_},
                          .host_id = state_.host_id,
                          .primary = primary.get(),
@@ -353,7 +354,9 @@ absl::Status Launcher::StartTheGofer() {
                              .path = bundle_.root,
                              .fd = UniqueFd(),
                              // An overlay's lower layer is never written.
-                             .read_only = spec_.root_read_only || spec_.overlay != OverlayKind::kNone});
+                             .read_only = spec_.root_read_only || spec_.overlay != OverlayKind::kNone,
+                             .allow_connect = options_.host_files.connect,
+                             .allow_bind = options_.host_files.bind});
   }
   for (const MountSpec& mount : spec_.mounts) {
     if (mount.attach.empty() || mount.image) continue;
@@ -361,7 +364,9 @@ absl::Status Launcher::StartTheGofer() {
                              .path = SourceOf(bundle_, mount),
                              .fd = UniqueFd(),
                              .read_only = mount.read_only,
-                             .allow_fifos = options_.host_files.fifos});
+                             .allow_fifos = options_.host_files.fifos,
+                             .allow_connect = options_.host_files.connect,
+                             .allow_bind = options_.host_files.bind});
   }
   for (int i = 0; i < kGoferChannels; ++i) {
     ErrnoOr<gofer::ChannelPair> channel = gofer::MakeChannel();

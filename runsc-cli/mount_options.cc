@@ -85,4 +85,13 @@ absl::Status ParseHostFifo(std::string_view text, HostFiles* files) {
   return absl::OkStatus();
 }
 
+absl::Status ParseHostUds(std::string_view text, HostFiles* files) {
+  if (text != "none" && text != "open" && text != "create" && text != "all") {
+    return absl::InvalidArgumentError("--host-uds must be none, open, create or all");
+  }
+  files->connect = text == "open" || text == "all";
+  files->bind = text == "create" || text == "all";
+  return absl::OkStatus();
+}
+
 }  // namespace amber::cli

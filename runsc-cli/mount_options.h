@@ -18,11 +18,13 @@ struct OverlayFlag {
 };
 absl::StatusOr<OverlayFlag> ParseOverlay(std::string_view text);
 
-// What containers may do with special files of the host in bind mounts; by default nothing. The words are gVisor's.
+// What containers may do with special files of the host in bind mounts, and with its sockets in the root as well; by default nothing. The words are gVisor's.
 struct HostFiles {
-  bool fifos = false;  // --host-fifo=open
+  bool fifos = false;                  // --host-fifo=open
+  bool connect = false, bind = false;  // --host-uds=open, create, all
 };
 absl::Status ParseHostFifo(std::string_view text, HostFiles* files);
+absl::Status ParseHostUds(std::string_view text, HostFiles* files);
 
 // The annotations org.amber.overlay.size and .nr_inodes become plain numbers: those of the flag, or else what they said.
 absl::Status SetOverlayLimits(const OverlayFlag& flag, std::map<std::string, std::string>* annotations);

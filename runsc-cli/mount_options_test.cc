@@ -52,6 +52,15 @@ TEST(MountOptions, HostFiles) {
   EXPECT_TRUE(ParseHostFifo("none", &files).ok());
   EXPECT_FALSE(files.fifos);
   EXPECT_FALSE(ParseHostFifo("all", &files).ok());
+  EXPECT_TRUE(ParseHostUds("all", &files).ok());
+  EXPECT_TRUE(files.connect && files.bind);
+  EXPECT_TRUE(ParseHostUds("open", &files).ok());
+  EXPECT_TRUE(files.connect && !files.bind);
+  EXPECT_TRUE(ParseHostUds("create", &files).ok());
+  EXPECT_TRUE(!files.connect && files.bind);
+  EXPECT_TRUE(ParseHostUds("none", &files).ok());
+  EXPECT_TRUE(!files.connect && !files.bind);
+  EXPECT_FALSE(ParseHostUds("", &files).ok());
 }
 
 }  // namespace

@@ -167,8 +167,9 @@ struct SandboxOptions {
   bool strace = false;
   bool debug = false;
   bool timings = false;
-  bool fast_path = true;  // see sentry/platform/README.md
-  uint32_t cpus = 0;      // how many the guest sees; 0 means as many as the host lets us use
+  bool fast_path = true;      // see sentry/platform/README.md
+  bool host_sockets = false;  // Unix sockets of the host come from the gofer
+  uint32_t cpus = 0;          // how many the guest sees; 0 means as many as the host lets us use
   GpuOptions gpu;
 };
 

@@ -139,6 +139,15 @@ std::vector<HostCall> MakeHostNetworkCalls() {
   };
 }
 
+std::vector<HostCall> MakeHostSocketCalls() {
+  return {
+      CALL(listen, "Unix sockets that the gofer bound"),
+      CALL(shutdown, "Unix sockets that the gofer made, and connections to them"),
+      CALL(getsockopt, "their pending error", {{{1, kWord, SOL_SOCKET}, {2, kWord, SO_ERROR}}}),
+      CALL(ioctl, "what they have not sent yet", OneOf(1, {TIOCOUTQ})),
+  };
+}
+
 #undef CALL
 
 void Describe(const HostCall& call, std::string* out) {
@@ -174,11 +183,18 @@ std::span<const HostCall> HostNetworkCalls() {
   return *calls;
 }
 
+std::span<const HostCall> HostSocketCalls() {
+  static const std::vector<HostCall>* calls = new std::vector<HostCall>(MakeHostSocketCalls());
+  return *calls;
+}
+
 std::string DescribeHostCalls() {
   std::string out = "Host calls of every sentry: " + std::to_string(HostCalls().size()) + "\n\n";
   for (const HostCall& call : HostCalls()) Describe(call, &out);
   out += "\nIn addition with --network=host: " + std::to_string(HostNetworkCalls().size()) + "\n\n";
   for (const HostCall& call : HostNetworkCalls()) Describe(call, &out);
+  out += "\nIn addition with --host-uds: " + std::to_string(HostSocketCalls().size()) + "\n\n";
+  for (const HostCall& call : HostSocketCalls()) Describe(call, &out);
   return out;
 }
 

@@ -32,6 +32,8 @@ struct HostCall {
 std::span<const HostCall> HostCalls();
 // What is added with --network=host: socket calls in the container's network namespace.
 std::span<const HostCall> HostNetworkCalls();
+// What --host-uds adds.
+std::span<const HostCall> HostSocketCalls();
 
 // The golden text.
 std::string DescribeHostCalls();

@@ -66,7 +66,9 @@ absl::Status Run(const SentryLaunch& launch, int gate, StepTimings& timings) {
   control::Server server(runtime->get(), std::move(server_options), &timings);
   timings.Begin("sentry: install the list of host calls");
   bool host_network = launch.options.network == NetworkKind::kHost;
-  if (absl::Status s = InstallHostCallFilter(host_network, GpuHostCalls(launch.options.gpu)); !s.ok()) return s;
+  std::vector<HostCall> more = GpuHostCalls(launch.options.gpu);
+  if (launch.options.host_sockets) more.insert(more.end(), HostSocketCalls().begin(), HostSocketCalls().end());
+  if (absl::Status s = InstallHostCallFilter(host_network, more); !s.ok()) return s;
   timings.Begin("sentry: boot the kernel");
   if (absl::Status s = (*runtime)->Boot(); !s.ok()) return s;
   timings.End();

@@ -220,6 +220,7 @@ ErrnoOr<RefPtr<Inode>> GoferInode::Make(const VfsContext&, std::string_view name
       ++attr_.nlink;
       break;
     case S_IFLNK: made = TRY(client().Symlink(node_, name, node.target, node.uid, node.gid)); break;
+    case S_IFSOCK: made = TRY(MakeSocket(name, inode)); break;
     default: made = TRY(client().MkNod(node_, name, node.mode & S_IFMT, node.rdev, inode));
   }
   NameAdded(name);

@@ -21,6 +21,7 @@
 #include "sentry/base/unique_fd.h"
 #include "sentry/vfs/acl.h"
 #include "sentry/vfs/file_system.h"
+#include "sentry/vfs/host_sockets.h"
 #include "sentry/vfs/inode.h"
 
 namespace amber {
@@ -28,7 +29,7 @@ namespace amber {
 class GoferFileSystem;
 class LaterChange;
 
-class GoferInode final : public Inode, public AclKeeper {
+class GoferInode final : public Inode, public AclKeeper, public HostSocketInode {
  public:
   GoferInode() = default;  // for Loader
   GoferInode(GoferFileSystem* fs, RefPtr<GoferInode> parent, std::string_view name, gofer::Node node);
@@ -51,6 +52,10 @@ class GoferInode final : public Inode, public AclKeeper {
 
   // Fifos of the host, if the gofer opens them (--host-fifo=open); else a fifo is one of the sandbox's.
   ErrnoOr<RefPtr<File>> Open(const VfsContext& ctx, const VfsPath& path, int flags) override;
+
+  // If the gofer does (--host-uds).
+  ErrnoOr<UniqueFd> ConnectHostSocket(int socket_type) override;
+  ErrnoOr<UniqueFd> BindHostSocketAgain(int socket_type) override;
 
   ErrnoOr<void> BeginIo(bool write) override;
   void EndIo(bool write) override;
@@ -121,6 +126,9 @@ class GoferInode final : public Inode, public AclKeeper {
   std::vector<std::string_view> NamesAhead(std::string_view name, uint32_t position, size_t most) const;
   void TakeOpened(gofer::NodeId node, UniqueFd file);
   // --- look.cc ---
+  // --- special.cc ---
+  // A socket's file, for who binds to it, or for nobody.
+  ErrnoOr<gofer::Node> MakeSocket(std::string_view name, const gofer::NewInode& inode);
   // What newfstatat says about a name of this directory.
   enum class Look { kSame, kMissing, kAsk };
   Look LookAt(std::string_view name, Inode* known, bool will_open, RefPtr<GoferInode>* listed);

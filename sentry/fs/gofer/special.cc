@@ -1,7 +1,10 @@
-// Fifos of the host, where the sandbox's owner lets them through.
+// Fifos and Unix sockets of the host, where the sandbox's owner lets them through.
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <utility>
+
+#include "sentry/base/guest_fd.h"
 #include "sentry/fs/fifo/fifo.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/host/host_file.h"
@@ -28,6 +31,45 @@ ErrnoOr<RefPtr<File>> GoferInode::Open(const VfsContext& ctx, const VfsPath& pat
   // Opening for reading does not wait for a writer; the first read does.
   if ((flags & O_ACCMODE) == O_RDONLY && (flags & O_NONBLOCK) == 0) end->AwaitWriter();
   return RefPtr<File>(MakeRef<FifoFile>(path, RefPtr<File>(std::move(end)), flags));
+}
+
+ErrnoOr<gofer::Node> GoferInode::MakeSocket(std::string_view name, const gofer::NewInode& inode) {
+  if (SocketBinding* binding = SocketBinding::Current(); binding != nullptr) {
+    auto bound = client().BindSocket(node_, name, binding->type(), inode);
+    if (bound.ok()) {
+      binding->Give(std::move(bound->file));
+      return std::move(bound->node);
+    }
+    if (!bound.Is(EOPNOTSUPP)) return bound.error();
+  }
+  return client().MkNod(node_, name, S_IFSOCK, 0, inode);
+}
+
+ErrnoOr<UniqueFd> GoferInode::ConnectHostSocket(int socket_type) {
+  if (type() != S_IFSOCK || detached_) return Errno(ECONNREFUSED);
+  TRY(NeedNode());
+  UniqueFd fd = GuestFd(TRY(client().Connect(node_, socket_type)).release());
+  if (!fd.valid()) return Errno(ENFILE);
+  return fd;
+}
+
+ErrnoOr<UniqueFd> GoferInode::BindHostSocketAgain(int socket_type) {
+  if (type() != S_IFSOCK) return Errno(ENOTSOCK);
+  // Also says that the name still is a socket's.
+  auto there = NeedNode();
+  if (!there.ok() && !there.Is(ENOENT)) return there.error();
+  if (removed_ || detached_ || !parent_) return Errno(ENOENT);
+  TRY(parent_->NeedNode());
+  gofer::NewInode inode{attr_.mode & 07777, attr_.uid, attr_.gid, ~attr_.mode & 0777};
+  if (there.ok()) TRY(client().Unlink(parent_->node_, name_));
+  auto bound = TRY(client().BindSocket(parent_->node_, name_, socket_type, inode));
+  if (node_ != gofer::kNoNode) {
+    gofer().inodes_.erase(key_);
+    client().Forget(std::exchange(node_, gofer::kNoNode));
+  }
+  key_ = {bound.node.attributes.dev, bound.node.attributes.ino};
+  TRY(TakeNode(std::move(bound.node)));
+  return std::move(bound.file);
 }
 
 }  // namespace amber

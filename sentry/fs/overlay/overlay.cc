@@ -281,4 +281,14 @@ ErrnoOr<RefPtr<Inode>> OverlayInode::DataInode(const VfsContext& ctx, bool write
   return real().DataInode(ctx, write);
 }
 
+ErrnoOr<UniqueFd> OverlayInode::ConnectHostSocket(int socket_type) {
+  auto* inode = dynamic_cast<HostSocketInode*>(&real());
+  return inode != nullptr ? inode->ConnectHostSocket(socket_type) : Errno(EOPNOTSUPP);
+}
+
+ErrnoOr<UniqueFd> OverlayInode::BindHostSocketAgain(int socket_type) {
+  auto* inode = dynamic_cast<HostSocketInode*>(&real());
+  return inode != nullptr ? inode->BindHostSocketAgain(socket_type) : Errno(EOPNOTSUPP);
+}
+
 }  // namespace amber

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "sentry/vfs/file_system.h"
+#include "sentry/vfs/host_sockets.h"
 #include "sentry/vfs/inode.h"
 #include "sentry/vfs/mount.h"
 
@@ -21,7 +22,7 @@ namespace amber {
 
 class OverlayFileSystem;
 
-class OverlayInode final : public Inode {
+class OverlayInode final : public Inode, public HostSocketInode {
  public:
   OverlayInode() = default;  // for Loader
   OverlayInode(OverlayFileSystem* fs, RefPtr<OverlayInode> parent, std::string_view name, RefPtr<Inode> upper, std::vector<RefPtr<Inode>> lowers);
@@ -43,6 +44,8 @@ class OverlayInode final : public Inode {
   ErrnoOr<void> Rmdir(const VfsContext& ctx, std::string_view name, Inode& victim) override;
   ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir, std::string_view new_name, Inode* replaced,
                        uint32_t flags) override;
+  ErrnoOr<UniqueFd> ConnectHostSocket(int socket_type) override;
+  ErrnoOr<UniqueFd> BindHostSocketAgain(int socket_type) override;
   ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
   ErrnoOr<std::string> ReadLink(const VfsContext& ctx) override { return real().ReadLink(ctx); }
   ErrnoOr<RefPtr<Inode>> DataInode(const VfsContext& ctx, bool write) override;

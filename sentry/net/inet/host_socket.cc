@@ -12,12 +12,12 @@
 #include "sentry/base/guest_fd.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
+#include "sentry/net/host_message.h"
 #include "sentry/net/inet/host_options.h"
 
 namespace amber {
 namespace {
 
-constexpr size_t kStreamChunk = 256 << 10;
 constexpr size_t kMaxDatagram = 65535;
 constexpr int kSendFlags = MSG_OOB | MSG_EOR | MSG_MORE | MSG_DONTROUTE | MSG_CONFIRM;
 constexpr int kReceiveFlags = MSG_OOB | MSG_PEEK | MSG_ERRQUEUE;
@@ -150,39 +150,9 @@ ErrnoOr<size_t> HostSocket::Send(Task& task, SendRequest& request) {
   if ((request.flags & MSG_FASTOPEN) != 0) return Errno(EOPNOTSUPP);
   TRY(CheckLost());
   if (!request.address.empty()) TRY(CheckAddress(request.address));
-  size_t size = request.source.remaining();
-  if (!is_stream() && size > kMaxDatagram) return Errno(EMSGSIZE);
-  size = std::min(size, kStreamChunk);
-  std::string control = TRY(PackHostControl(request.control));
-  auto buffer = std::make_unique_for_overwrite<char[]>(size);
-  size_t taken = 0;
-  while (taken < size) {
-    auto n = request.source.Take(buffer.get() + taken, size - taken);
-    if (!n.ok() && (taken == 0 || !is_stream())) return n.error();
-    if (!n.ok() || *n == 0) break;
-    taken += *n;
-  }
-  if (taken < size && !is_stream()) return Errno(EFAULT);
-  iovec data{buffer.get(), taken};
-  msghdr m{};
-  m.msg_iov = &data;
-  m.msg_iovlen = 1;
-  if (!request.address.empty()) {
-    m.msg_name = request.address.data();
-    m.msg_namelen = static_cast<socklen_t>(request.address.size());
-  }
-  if (!control.empty()) {
-    m.msg_control = control.data();
-    m.msg_controllen = control.size();
-  }
-  ssize_t sent = sendmsg(fd_.get(), &m, (request.flags & kSendFlags) | MSG_DONTWAIT | MSG_NOSIGNAL);
-  int error = sent < 0 ? errno : 0;
-  size_t used = sent < 0 ? 0 : static_cast<size_t>(sent);
-  // The rest was copied but not sent; another round of the call begins with it.
-  if (used < taken) request.source.PutBack(buffer.get() + used, taken - used);
-  if (error == EPIPE) RaisePipe(task, request.flags);
-  if (error != 0) return Errno(error);
-  return used;
+  auto sent = SendToHost(fd_.get(), request, is_stream(), kMaxDatagram, request.flags & kSendFlags, TRY(PackHostControl(request.control)));
+  if (sent.Is(EPIPE)) RaisePipe(task, request.flags);
+  return sent;
 }
 
 ErrnoOr<size_t> HostSocket::Receive(Task&, ReceiveRequest& request) {
@@ -190,29 +160,12 @@ ErrnoOr<size_t> HostSocket::Receive(Task&, ReceiveRequest& request) {
     TRY(CheckLost());
     return size_t{0};
   }
-  size_t size = std::min(request.sink.remaining(), is_stream() ? kStreamChunk : kMaxDatagram);
-  auto buffer = std::make_unique_for_overwrite<char[]>(size);
   alignas(cmsghdr) uint8_t control[512];
-  sockaddr_storage name;
-  iovec data{buffer.get(), size};
-  msghdr m{};
-  m.msg_iov = &data;
-  m.msg_iovlen = 1;
-  m.msg_name = &name;
-  m.msg_namelen = sizeof(name);
-  m.msg_control = control;
-  m.msg_controllen = sizeof(control);
-  // A datagram's whole length is always wanted; a stream's MSG_TRUNC throws bytes away.
-  int flags = (request.flags & (is_stream() ? kReceiveFlags | MSG_TRUNC : kReceiveFlags)) | (is_stream() ? 0 : MSG_TRUNC);
-  ssize_t n = recvmsg(fd_.get(), &m, flags | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  if (n < 0) return Errno(errno);
-  request.out_flags |= m.msg_flags & (MSG_TRUNC | MSG_CTRUNC | MSG_OOB | MSG_EOR | MSG_ERRQUEUE);
-  request.full_size = static_cast<size_t>(n);
-  if (m.msg_namelen > 0) request.address.assign(reinterpret_cast<char*>(&name), std::min<size_t>(m.msg_namelen, sizeof(name)));
-  request.control = UnpackHostControl({control, std::min<size_t>(m.msg_controllen, sizeof(control))});
-  size_t got = std::min(static_cast<size_t>(n), size);
-  if (is_stream() && (request.flags & MSG_TRUNC) != 0 && (request.flags & MSG_PEEK) == 0) return static_cast<size_t>(n);
-  return got == 0 ? ErrnoOr<size_t>(got) : request.sink.Put(buffer.get(), got);
+  size_t control_size = 0;
+  int flags = request.flags & (is_stream() ? kReceiveFlags | MSG_TRUNC : kReceiveFlags);
+  auto got = ReceiveFromHost(fd_.get(), request, is_stream(), kMaxDatagram, flags, control, &control_size);
+  request.control = UnpackHostControl({control, control_size});
+  return got;
 }
 
 ErrnoOr<void> HostSocket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {

@@ -8,6 +8,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/inet/inet_socket.h"
+#include "sentry/net/unix/unix_host.h"
 #include "sentry/net/unix/unix_names.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/vfs/mount.h"
@@ -42,6 +43,10 @@ void GiveUp(std::vector<RefPtr<File>> files) {
   busy = false;
 }
 
+void RaisePipe(Task& task, int flags) {
+  if ((flags & MSG_NOSIGNAL) == 0) task.SendSignal(SigInfo::User(SIGPIPE, SI_USER, task.pid(), task.creds().uid));
+}
+
 bool SameSender(const ucred& a, const ucred& b) { return a.pid == b.pid && a.uid == b.uid && a.gid == b.gid; }
 
 // Fetches `size` bytes; fewer if the guest's memory ends. EFAULT if none could be.
@@ -70,15 +75,18 @@ ErrnoOr<size_t> UnixSocket::Send(Task& task, SendRequest& request) {
       !task.Has(kCapSysAdmin)) {
     return Errno(ETOOMANYREFS);
   }
+  if (host_peer_ && (connection_oriented() || request.address.empty())) {
+    auto sent = SendToHostPeer(request);
+    if (sent.Is(EPIPE) && is_stream()) RaisePipe(task, request.flags);
+    return sent;
+  }
   UnixMessage message;
   message.rights = std::move(request.rights);
   message.rights_owner = task.creds().uid;
   message.credentials_wanted = request.credentials.has_value();
   message.credentials = request.credentials.value_or(ucred{});
   auto result = type_ == SOCK_STREAM ? SendStream(task, request, std::move(message)) : SendPacket(task, request, std::move(message));
-  if (result.Is(EPIPE) && type_ == SOCK_STREAM && (request.flags & MSG_NOSIGNAL) == 0) {
-    task.SendSignal(SigInfo::User(SIGPIPE, SI_USER, task.pid(), task.creds().uid));
-  }
+  if (result.Is(EPIPE) && is_stream()) RaisePipe(task, request.flags);
   return result;
 }
 
@@ -166,7 +174,12 @@ void UnixSocket::Deliver(UnixMessage message) {
 ErrnoOr<size_t> UnixSocket::SendPacket(Task& task, SendRequest& request, UnixMessage message) {
   RefPtr<UnixSocket> to;
   if (type_ == SOCK_DGRAM && !request.address.empty()) {
-    to = TRY(FindTarget(task, request.address));
+    auto found = FindTarget(task, request.address);
+    if (found.Is(ECONNREFUSED)) {
+      request.rights = std::move(message.rights);
+      return SendToHostAt(task, request);
+    }
+    to = TRY(std::move(found));
     if (to->peer_ != nullptr && to->peer_ != this) return Errno(EPERM);
   } else {
     if (type_ == SOCK_SEQPACKET && hung_up_) return Errno(EPIPE);
@@ -202,12 +215,14 @@ ErrnoOr<size_t> UnixSocket::SendPacket(Task& task, SendRequest& request, UnixMes
 ErrnoOr<size_t> UnixSocket::Receive(Task&, ReceiveRequest& request) {
   if ((request.flags & MSG_OOB) != 0 && type_ != SOCK_STREAM) return Errno(EOPNOTSUPP);
   if (connection_oriented() && state_ != State::kConnected) return Errno(type_ == SOCK_STREAM ? EINVAL : ENOTCONN);
+  if (host_peer_ && connection_oriented()) return ReceiveFrom(*host_peer_, request);
   if ((request.flags & MSG_OOB) != 0) return ReceiveUrgent(request);
   if (!messages_.empty()) {
     auto got = type_ == SOCK_STREAM ? ReceiveStream(request) : ReceivePacket(request);
     if (!got.Is(EAGAIN)) return got;
   }
   if (int e = TakeError(); e != 0) return Errno(e);
+  if (host_bound_ && type_ == SOCK_DGRAM && (shutdown_ & 1) == 0) return ReceiveFrom(*host_bound_, request);
   if ((shutdown_ & 1) != 0) return size_t{0};
   return Errno(EAGAIN);
 }
@@ -347,13 +362,14 @@ ErrnoOr<uint64_t> UnixSocket::Ioctl(Task& task, uint32_t command, uint64_t argum
     case SIOCINQ:
       if (listening()) return Errno(EINVAL);
       value = static_cast<int>(connection_oriented() ? queued_bytes_ : messages_.empty() ? 0 : messages_.front().data.size());
+      if (value == 0) value = HostQueued(command);
       break;
     case SIOCATMARK:
       if (type_ != SOCK_STREAM) return Errno(EOPNOTSUPP);
       value = at_mark() ? 1 : 0;
       break;
     case kSiocUnixFile: return OpenBoundFile(task);
-    case SIOCOUTQ: value = static_cast<int>(budget_->used); break;
+    case SIOCOUTQ: value = static_cast<int>(budget_->used) + (host_peer_ ? HostQueued(command) : 0); break;
     default:
       // Any socket tells of interfaces; the C library asks one of these.
       return InterfaceIoctl(task, net_ ? *net_ : NetNamespace::Of(task), command, argument);

@@ -7,6 +7,7 @@
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/host_sockets.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/path.h"
 #include "sentry/vfs/vfs_file.h"
@@ -26,23 +27,30 @@ class BoundSocket final : public SpecialState {
 
 }  // namespace
 
-ErrnoOr<std::unique_ptr<VfsPath>> MakeSocketInode(Task& task, const std::string& path) {
+ErrnoOr<std::unique_ptr<VfsPath>> MakeSocketInode(Task& task, const std::string& path, int type, UniqueFd* host) {
   VfsContext ctx = ContextOf(task);
   NewNode node;
   node.mode = S_IFSOCK | 0777;
   node.umask = task.fs().umask();
+  SocketBinding binding(type);
   auto made = MakeAt(ctx, task.fs().cwd(), path, node);
   if (made.Is(EEXIST)) return Errno(EADDRINUSE);
   if (!made.ok()) return made.error();
+  *host = binding.Take();
   return std::make_unique<VfsPath>(TRY(ResolvePlace(ctx, task.fs().cwd(), path, 0)));
 }
 
-ErrnoOr<UnixSocket*> FindSocketAt(Task& task, const std::string& path) {
+ErrnoOr<VfsPath> FindSocketPlace(Task& task, const std::string& path) {
   VfsContext ctx = ContextOf(task);
   VfsPath place = TRY(ResolvePlace(ctx, task.fs().cwd(), path, kFollowLast));
   // The inode's permission alone: a mount that is read-only does not matter here (unix_find_bsd()).
   TRY(CheckPermission(task.creds(), *place.inode(), kMayWrite));
   if (place.inode()->type() != S_IFSOCK) return Errno(ECONNREFUSED);
+  return place;
+}
+
+ErrnoOr<UnixSocket*> FindSocketAt(Task& task, const std::string& path) {
+  VfsPath place = TRY(FindSocketPlace(task, path));
   auto* bound = dynamic_cast<BoundSocket*>(place.inode()->special());
   if (bound == nullptr) return Errno(ECONNREFUSED);
   return bound->socket();

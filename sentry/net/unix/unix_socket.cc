@@ -13,6 +13,7 @@
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/net/unix/unix_host.h"
 #include "sentry/net/unix/unix_names.h"
 #include "sentry/vfs/mount.h"
 
@@ -101,7 +102,9 @@ ErrnoOr<void> UnixSocket::Bind(Task& task, std::string_view address) {
   if (name.kind == UnixName::kAbstract) {
     if (!UnixNames::Abstract().try_emplace({net_.get(), bytes}, this).second) return Errno(EADDRINUSE);
   } else {
-    bound_path_ = TRY(MakeSocketInode(task, name.name));
+    UniqueFd host;
+    bound_path_ = TRY(MakeSocketInode(task, name.name, type_, &host));
+    if (host.valid()) host_bound_ = EndOf(task.kernel(), std::move(host));
     SetBoundSocket(*bound_path_, this);
   }
   address_ = std::move(bytes);
@@ -128,6 +131,7 @@ ErrnoOr<void> UnixSocket::Listen(Task& task, int backlog) {
   if (!connection_oriented()) return Errno(EOPNOTSUPP);
   if (address_.empty() || state_ == State::kConnected) return Errno(EINVAL);
   state_ = State::kListening;
+  if (host_bound_ && listen(host_bound_->fd(), backlog) != 0) return Errno(errno);
   bool grew = static_cast<uint32_t>(backlog) > backlog_;
   backlog_ = static_cast<uint32_t>(std::min<uint64_t>(static_cast<uint32_t>(backlog), net_ ? net_->sysctl(kSysctlSomaxconn) : 4096));
   identity_ = UnixIdentity::Of(task);
@@ -140,19 +144,25 @@ ErrnoOr<void> UnixSocket::Connect(Task& task, std::string_view address) {
     if (address.size() >= sizeof(sa_family_t) && UnixName::Family(address) == AF_UNSPEC) {
       LeavePeer();
       SetPeer(nullptr);
+      host_peer_.reset();
       state_ = State::kUnconnected;
       return Ok();
     }
-    RefPtr<UnixSocket> target = TRY(FindTarget(task, address));
+    auto found = FindTarget(task, address);
+    if (found.Is(ECONNREFUSED)) return ConnectToHost(task, TRY(UnixName::Parse(address)));
+    RefPtr<UnixSocket> target = TRY(std::move(found));
     // A socket that has a peer hears from that one alone.
     if (target->peer_ != nullptr && target->peer_ != this) return Errno(EPERM);
     if (may_pass_credentials()) AutoBind();
     if (target != peer_) LeavePeer();
+    host_peer_.reset();
     ConnectTo(*target);
     hung_up_ = false;
     return Ok();
   }
-  RefPtr<UnixSocket> target = TRY(FindTarget(task, address));
+  auto found = FindTarget(task, address);
+  if (found.Is(ECONNREFUSED)) return ConnectToHost(task, TRY(UnixName::Parse(address)));
+  RefPtr<UnixSocket> target = TRY(std::move(found));
   if (state_ == State::kConnected) return Errno(EISCONN);
   if (state_ == State::kListening) return Errno(EINVAL);
   if (target->state_ != State::kListening || (target->shutdown_ & 1) != 0) return Errno(ECONNREFUSED);
@@ -179,11 +189,12 @@ ErrnoOr<void> UnixSocket::Connect(Task& task, std::string_view address) {
   return Ok();
 }
 
-ErrnoOr<RefPtr<Socket>> UnixSocket::Accept(Task&) {
+ErrnoOr<RefPtr<Socket>> UnixSocket::Accept(Task& task) {
   if (!connection_oriented()) return Errno(EOPNOTSUPP);
   if (state_ != State::kListening) return Errno(EINVAL);
   if (pending_.empty()) {
     if ((shutdown_ & 1) != 0) return Errno(EINVAL);
+    if (host_bound_) return AcceptFromHost(task);
     return Errno(EAGAIN);
   }
   RefPtr<UnixSocket> s = std::move(pending_.front());
@@ -195,6 +206,7 @@ ErrnoOr<RefPtr<Socket>> UnixSocket::Accept(Task&) {
 
 ErrnoOr<void> UnixSocket::Shutdown(Task&, int how) {
   if (how < SHUT_RD || how > SHUT_RDWR) return Errno(EINVAL);
+  TRY(ShutDownHost(how));
   int bits = how == SHUT_RD ? 1 : how == SHUT_WR ? 2 : 3;
   shutdown_ |= bits;
   if (connection_oriented() && peer_ != nullptr) {
@@ -213,6 +225,7 @@ ErrnoOr<std::string> UnixSocket::LocalAddress() {
 }
 
 ErrnoOr<std::string> UnixSocket::PeerAddress() {
+  if (host_peer_) return peer_address_.empty() ? UnixName{}.Bytes() : peer_address_;
   if (peer_ == nullptr && !(hung_up_ && connection_oriented())) return Errno(ENOTCONN);
   // A datagram peer, or the connecting side, may have been bound later.
   const std::string& address = peer_ != nullptr ? peer_->address_ : peer_address_;
@@ -220,10 +233,11 @@ ErrnoOr<std::string> UnixSocket::PeerAddress() {
   return address;
 }
 
-int UnixSocket::TakeError() { return std::exchange(error_, 0); }
+int UnixSocket::TakeError() { return error_ == 0 && host_peer_ ? TakeHostError() : std::exchange(error_, 0); }
 
 uint32_t UnixSocket::Poll(Task&) {
-  uint32_t events = 0;
+  if (host_peer_ && connection_oriented()) return HostEvents();
+  uint32_t events = HostEvents();
   if (error_ != 0) events |= POLLERR;
   if (has_urgent_) events |= POLLPRI;
   if (state_ == State::kListening) return events | (pending_.empty() ? 0 : POLLIN | POLLRDNORM);
@@ -232,7 +246,7 @@ uint32_t UnixSocket::Poll(Task&) {
   if (!messages_.empty()) events |= POLLIN | POLLRDNORM;
   // A stream socket that was never connected has hung up (unix_poll).
   if (connection_oriented() && state_ == State::kUnconnected) events |= POLLHUP;
-  bool room = writable();
+  bool room = !host_peer_ && writable();
   if (type_ == SOCK_DGRAM && peer_ != nullptr && peer_->peer_ != this) {
     room = room && peer_->messages_.size() <= kDatagramBacklog;
   }

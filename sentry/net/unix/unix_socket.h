@@ -13,13 +13,15 @@
 #include <set>
 #include <string>
 
+#include "sentry/base/unique_fd.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/socket.h"
 
 namespace amber {
 
-class Inode;
+class UnixHostEnd;
 class UnixSocket;
+struct UnixName;
 struct VfsPath;
 
 // How much of a socket's send buffer is in other sockets' queues. Messages hold references, since they may outlive the sender.
@@ -102,7 +104,7 @@ class UnixSocket final : public Socket {
   static constexpr size_t kOverhead = 256;
 
   bool connection_oriented() const { return type_ != SOCK_DGRAM; }
-  bool has_peek_offset() const override { return true; }
+  bool has_peek_offset() const override { return !host_peer_; }
   bool may_pass_credentials() const { return pass_credentials_ || pass_pidfd_; }
   // Gives a socket that wants to hear of senders a name, which they answer to (unix_autobind()).
   void AutoBind();
@@ -138,6 +140,20 @@ class UnixSocket final : public Socket {
   void AwaitRoom(UnixSocket* target);
   void WakeSenders();
   void Unbind();
+  // --- unix_host.cc ---
+  std::unique_ptr<UnixHostEnd> EndOf(Kernel& kernel, UniqueFd fd);
+  // ECONNREFUSED if the name is none of the host's.
+  ErrnoOr<void> ConnectToHost(Task& task, const UnixName& name);
+  ErrnoOr<RefPtr<Socket>> AcceptFromHost(Task& task);
+  ErrnoOr<size_t> SendTo(UnixHostEnd& end, SendRequest& request);
+  ErrnoOr<size_t> SendToHostPeer(SendRequest& request);
+  ErrnoOr<size_t> SendToHostAt(Task& task, SendRequest& request);
+  ErrnoOr<size_t> ReceiveFrom(UnixHostEnd& end, ReceiveRequest& request);
+  ErrnoOr<void> ShutDownHost(int how);
+  uint32_t HostEvents() const;
+  int TakeHostError();
+  int HostQueued(uint32_t command) const;
+  bool BindHostAgain(state::Loader& loader);
   int TakeError() override;
   bool listening() const override { return state_ == State::kListening; }
 
@@ -167,6 +183,10 @@ class UnixSocket final : public Socket {
   WaitQueue backlog_queue_;      // connects that wait for room
   int in_flight_ = 0;            // references held by messages
   bool pending_accept_ = false;  // is in a listener's pending_
+  // Ends in the host: who is connected to; what is bound to the same name as this (and listens as this); whom a datagram waits for.
+  std::unique_ptr<UnixHostEnd> host_peer_, host_bound_, host_target_;
+  std::string host_target_name_;
+  bool host_bound_wanted_ = false;  // from an image, until AfterLoad()
 };
 
 // Frees sockets that only messages in flight keep open.
@@ -183,9 +203,11 @@ class UnixGarbage {
 };
 
 // Names in the file system; unix_path.cc.
-// Makes a socket inode at `path`: EADDRINUSE if it exists.
-ErrnoOr<std::unique_ptr<VfsPath>> MakeSocketInode(Task& task, const std::string& path);
-// Resolves `path` and checks write permission: ECONNREFUSED if it is no socket or nobody is bound to it.
+// Makes a socket inode at `path`: EADDRINUSE if it exists. `host`: if it became one of the host's, the socket there, of `type`, that is bound to it.
+ErrnoOr<std::unique_ptr<VfsPath>> MakeSocketInode(Task& task, const std::string& path, int type, UniqueFd* host);
+// Resolves `path` and checks write permission: ECONNREFUSED if it is no socket.
+ErrnoOr<VfsPath> FindSocketPlace(Task& task, const std::string& path);
+// The socket of the sandbox's there: ECONNREFUSED if there is none.
 ErrnoOr<UnixSocket*> FindSocketAt(Task& task, const std::string& path);
 // Says who is bound at `place`; null for nobody any more.
 void SetBoundSocket(const VfsPath& place, UnixSocket* socket);

@@ -2,6 +2,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/unix/unix.pb.h"
+#include "sentry/net/unix/unix_host.h"
 #include "sentry/net/unix/unix_names.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/vfs/mount.h"
@@ -71,9 +72,12 @@ std::string UnixSocket::Save(state::Saver& saver) const {
   for (const RefPtr<UnixSocket>& p : pending_) m.add_pending(saver.Ref(p));
   m.set_backlog(static_cast<uint32_t>(backlog_));
   SaveIdentity(saver, identity_, &m);
-  m.set_shutdown(static_cast<uint32_t>(shutdown_));
-  m.set_hung_up(hung_up_);
-  m.set_error(error_);
+  // The host's side of a connection is out of an image's reach: a program finds it reset, a datagram's sender that nobody is there.
+  bool lost = host_peer_ != nullptr;
+  m.set_shutdown(lost && connection_oriented() ? 3 : static_cast<uint32_t>(shutdown_));
+  m.set_hung_up(hung_up_ || lost);
+  m.set_error(lost && connection_oriented() ? ECONNRESET : error_);
+  m.set_host_bound(host_bound_ != nullptr);
   m.set_send_buffer(send_buffer_);
   m.set_receive_buffer(receive_buffer_);
   m.set_receive_timeout(receive_timeout_);
@@ -147,6 +151,7 @@ bool UnixSocket::Load(state::Loader& loader, std::string_view bytes) {
   priority_ = m.priority();
   low_watermark_ = std::max(m.low_watermark(), 1);
   shutdown_ = static_cast<int>(m.shutdown() & 3);
+  host_bound_wanted_ = m.host_bound();
   hung_up_ = m.hung_up();
   error_ = m.error();
   send_buffer_ = m.send_buffer();
@@ -158,12 +163,12 @@ bool UnixSocket::Load(state::Loader& loader, std::string_view bytes) {
   return true;
 }
 
-bool UnixSocket::AfterLoad(state::Loader&) {
+bool UnixSocket::AfterLoad(state::Loader& loader) {
   if (!owns_name_) return true;
   if (bound_path_) {
     if (bound_path_->dentry->negative()) return false;
     SetBoundSocket(*bound_path_, this);
-    return true;
+    return !host_bound_wanted_ || BindHostAgain(loader);
   }
   return UnixNames::Abstract().try_emplace({net_.get(), address_}, this).second;
 }
