@@ -1,4 +1,4 @@
-# timeout: 900
+# timeout: 1200
 # Perl's own core tests with the installed perl: for each file its status and how many tests pass and fail, the same as natively.
 # perl_core_more.sh has the other folders; both take the list from $folders.
 : "${folders:=base cmd comp io opbasic op run}"
