@@ -114,7 +114,7 @@ ErrnoOr<uint64_t> BindMount(Task& task, UserPtr<const char> source, const VfsPat
 ErrnoOr<uint64_t> MoveMount(Task& task, UserPtr<const char> source, const VfsPath& where) {
   VfsPath from = TRY(PlaceOf(task, source));
   if (!from.is_mount_root() || from.mount->locked()) return Errno(EINVAL);
-  if (const NsRef* held = NamespaceBehind(*from.mount); held != nullptr) TRY(CheckNamespaceLoop(*held, where));
+  TRY(CheckNamespaceLoops(*from.mount, where));
   TRY(TRY(OwnNamespace(task, where))->Move(*from.mount, where));
   return uint64_t{0};
 }

@@ -48,11 +48,11 @@ const NsRef* NamespaceBehind(const Mount& mount) {
   return inode != nullptr ? &inode->ref() : nullptr;
 }
 
-ErrnoOr<void> CheckNamespaceLoop(const NsRef& ns, VfsPath where) {
+ErrnoOr<void> CheckNamespaceLoop(const NsRef& ns, VfsPath where, bool top) {
   MountNamespace* here = where.mount->ns();
   if (ns.type != CLONE_NEWNS || here == nullptr) return Ok();
   here->CrossDown(&where);
-  if (where.mount->peers() != nullptr) return Errno(EINVAL);
+  if (top && where.mount->peers() != nullptr) return Errno(EINVAL);
   // Whether `ns` holds us, over whatever its mounts hold.
   std::set<const Namespace*> met;
   std::vector<const Namespace*> todo = {ns.ns.get()};
@@ -65,6 +65,14 @@ ErrnoOr<void> CheckNamespaceLoop(const NsRef& ns, VfsPath where) {
       const NsRef* held = NamespaceBehind(*m);
       if (held != nullptr && held->type == CLONE_NEWNS) todo.push_back(held->ns.get());
     }
+  }
+  return Ok();
+}
+
+ErrnoOr<void> CheckNamespaceLoops(Mount& top, const VfsPath& where) {
+  if (top.ns() == nullptr) return Ok();
+  for (const Mount* m : top.ns()->Below(top)) {
+    if (const NsRef* held = NamespaceBehind(*m); held != nullptr) TRY(CheckNamespaceLoop(*held, where, m == &top));
   }
   return Ok();
 }

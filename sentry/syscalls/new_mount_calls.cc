@@ -252,13 +252,12 @@ ErrnoOr<uint64_t> MoveMountCall(Task& task, int from_fd, UserPtr<const char> fro
   if (!from.path.is_mount_root() || ns != &task.mounts()) return Errno(EINVAL);
   if (auto* tree = dynamic_cast<MountFile*>(from.file.get()); tree != nullptr && tree->tree() != nullptr) {
     if (tree->tree() == ns) return Errno(ELOOP);
-    for (const Mount* m : tree->tree()->All()) {
-      if (const NsRef* held = NamespaceBehind(*m); held != nullptr) TRY(CheckNamespaceLoop(*held, to.path));
-    }
+    TRY(CheckNamespaceLoops(*tree->tree()->root().mount, to.path));
     TRY(tree->MoveTo(*ns, to.path));
     return 0;
   }
   if (from.path.mount->ns() != ns || from.path.mount->locked()) return Errno(EINVAL);
+  TRY(CheckNamespaceLoops(*from.path.mount, to.path));
   TRY(ns->Move(*from.path.mount, to.path));
   return 0;
 }

@@ -45,6 +45,9 @@ class FileSystem : public RefCounted<FileSystem>, public state::Saveable {
   // LookupAhead's answer on every walk. A cached dentry stays if the inode found has the same number and type.
   virtual bool revalidates() const { return false; }
 
+  // Its one file is a mount namespace's, which it keeps alive (is_mnt_ns_file()).
+  virtual bool is_mount_namespace() const { return false; }
+
   // Drops unused dentries until at most `keep` are cached.
   void Shrink(size_t keep);
   size_t cached_dentries() const { return lru_.size(); }

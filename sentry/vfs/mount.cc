@@ -61,9 +61,22 @@ int Mount::WritersOf(const FileSystem& fs) {
 
 void Mount::NoteLoadedId(int id) { next_mount_id = std::max(next_mount_id, id + 1); }
 
+// All come off before one goes: a mount point's dentry belongs to the parent's file system, and a move or pivot_root(2) may have put a parent behind its
+// children. A mounted file of a namespace may hold the next namespace, and so on, for as long as a guest likes: no recursion.
 MountNamespace::~MountNamespace() {
-  // Children before parents: a mount point's dentry belongs to the parent's file system.
+  static thread_local std::vector<RefPtr<Mount>>* outermost = nullptr;
+  std::vector<RefPtr<Mount>> doomed = mounts_;
   while (!mounts_.empty()) Remove(*mounts_.back());
+  if (outermost != nullptr) {
+    std::move(doomed.begin(), doomed.end(), std::back_inserter(*outermost));
+    return;
+  }
+  outermost = &doomed;
+  while (!doomed.empty()) {
+    RefPtr<Mount> last = std::move(doomed.back());
+    doomed.pop_back();
+  }
+  outermost = nullptr;
 }
 
 void MountNamespace::SetRoot(RefPtr<Mount> root) {
@@ -86,15 +99,9 @@ void MountNamespace::CrossDown(VfsPath* path) const {
 }
 
 ErrnoOr<void> MountNamespace::Attach(RefPtr<Mount> mount, VfsPath where) {
-  if (where.mount->ns_ != this) return Errno(EINVAL);
-  if (mounts_.size() >= kMaxMounts) return Errno(ENOSPC);
-  CrossDown(&where);
-  if (where.inode()->IsDir() != mount->root_->inode()->IsDir()) return Errno(ENOTDIR);
-  if (where.dentry->unlinked()) return Errno(ENOENT);
-  Mount& added = *mount;
-  Insert(std::move(mount), std::move(where));
-  Propagate(added);
-  return Ok();
+  MountTree tree;
+  tree.push_back({std::move(mount)});
+  return AttachTree(std::move(tree), std::move(where));
 }
 
 void MountNamespace::Insert(RefPtr<Mount> mount, VfsPath where) {
@@ -104,7 +111,8 @@ void MountNamespace::Insert(RefPtr<Mount> mount, VfsPath where) {
 }
 
 void MountNamespace::Link(Mount& mount, VfsPath where) {
-  on_[{where.mount.get(), where.dentry.get()}] = &mount;
+  bool alone = on_.try_emplace({where.mount.get(), where.dentry.get()}, &mount).second;
+  AMBER_CHECK(alone);
   ++where.dentry->mounts_here;
   mount.NoteMounted();
   mount.parent_ = where.mount.get();
@@ -176,9 +184,12 @@ ErrnoOr<void> MountNamespace::Move(Mount& mount, VfsPath where) {
   }
   if (where.inode()->IsDir() != mount.root_->inode()->IsDir()) return Errno(ENOTDIR);
   if (where.dentry->unlinked()) return Errno(ENOENT);
+  // tree_contains_unbindable(): no copy could be made of it.
+  std::vector<Mount*> below = where.mount->peers_ ? Below(mount) : std::vector<Mount*>();
+  if (std::ranges::any_of(below, &Mount::unbindable_)) return Errno(EINVAL);
   Unlink(mount);
   Link(mount, std::move(where));
-  for (Mount* m : Below(mount)) Propagate(*m);
+  Propagate(mount);
   return Ok();
 }
 
@@ -198,27 +209,15 @@ ErrnoOr<void> MountNamespace::Bind(const VfsPath& source, VfsPath where, bool re
       if (m->locked_ && m->mountpoint_->IsBelow(*source.dentry)) return Errno(EINVAL);
     }
   }
-  RefPtr<Mount> top = CloneMount(*source.mount, source.dentry);
-  top->flags_ = flags & kMountFlags;
-  top->locked_ = false;
-  // What is below, before the new mount is part of the tree.
-  std::vector<Mount*> below;
-  if (recursive && source.mount->ns_ != nullptr) below = source.mount->ns_->Below(*source.mount);
-  std::map<const Mount*, Mount*> copies = {{source.mount.get(), top.get()}};
-  TRY(Attach(top, std::move(where)));
-  for (size_t i = 1; i < below.size(); ++i) {
-    Mount& m = *below[i];
-    auto parent = copies.find(m.parent_);
-    if (parent == copies.end()) continue;
-    if (m.parent_ == source.mount.get() && !m.mountpoint_->IsBelow(*source.dentry)) continue;
-    if (mounts_.size() >= kMaxMounts) return Errno(ENOSPC);
-    if (m.unbindable_) continue;
-    RefPtr<Mount> copy = CloneMount(m, m.root_);
-    copies[&m] = copy.get();
-    Insert(copy, {RefPtr<Mount>(parent->second), m.mountpoint_});
-    Propagate(*copy);
+  MountTree tree;
+  if (recursive && source.mount->ns_ != nullptr) {
+    tree = CopyTree(*source.mount, source.dentry, false);
+  } else {
+    tree.push_back({CloneMount(*source.mount, source.dentry)});
   }
-  return Ok();
+  tree[0].mount->flags_ = flags & kMountFlags;
+  tree[0].mount->locked_ = false;
+  return AttachTree(std::move(tree), std::move(where));
 }
 
 ErrnoOr<void> MountNamespace::Pivot(const VfsPath& new_root, const VfsPath& put_old) {
@@ -253,12 +252,13 @@ RefPtr<MountNamespace> MountNamespace::Clone(FsContext* fs, RefPtr<UserNamespace
   copy->mounts_.push_back(copy->root_);
   std::vector<Mount*> all = Below(*root_);
   for (size_t i = 1; i < all.size(); ++i) {
+    // Files of mount namespaces are left out, and what is on them (copy_mnt_ns() without CL_COPY_MNT_NS_FILE).
+    auto parent = copies.find(all[i]->parent_);
+    if (parent == copies.end() || all[i]->fs_->is_mount_namespace()) continue;
     RefPtr<Mount> m = copy_of(*all[i]);
-    m->ns_ = copy.get();
     if (lesser) m->locked_ = true;
     copies[all[i]] = m.get();
-    copy->Link(*m, {RefPtr<Mount>(copies.at(all[i]->parent_)), all[i]->mountpoint_});
-    copy->mounts_.push_back(std::move(m));
+    copy->Insert(std::move(m), {RefPtr<Mount>(parent->second), all[i]->mountpoint_});
   }
   if (fs != nullptr) {
     auto moved = [&](const VfsPath& p) {

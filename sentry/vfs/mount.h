@@ -83,6 +83,8 @@ class Mount final : public RefCounted<Mount>, public state::Saveable {
   void ShareWith(Mount& to) const;
   void LeavePeers();
   void LeaveMaster();
+  // Of the group that it is in, which has other members; with peers to come if `shared`.
+  void BecomeSlave(bool shared);
   void JoinMaster(RefPtr<PeerGroup> master);
   void JoinPeers(RefPtr<PeerGroup> peers);
 
@@ -129,6 +131,15 @@ struct VfsPath {
   friend bool operator==(const VfsPath&, const VfsPath&) = default;
 };
 
+// A tree of mounts that is mounted nowhere (yet): parents before children, the top first. `parent` is a place in the vector and `place` a dentry of what that
+// mount shows; the top has neither.
+struct MountTreeNode {
+  RefPtr<Mount> mount;
+  size_t parent = 0;
+  RefPtr<Dentry> place;
+};
+using MountTree = std::vector<MountTreeNode>;
+
 class MountNamespace final : public Namespace {
  public:
   MountNamespace() = default;
@@ -148,6 +159,15 @@ class MountNamespace final : public Namespace {
   // umount2(2): EBUSY if it has children or users, unless `lazy`. EINVAL for the root of the namespace. The caller holds
   // `held` references.
   ErrnoOr<void> Detach(Mount& mount, bool lazy, int held);
+  // The same for a tree. ENOSPC if the namespace would have too many mounts.
+  ErrnoOr<void> AttachTree(MountTree tree, VfsPath where);
+  // Copies of `top`, which shows `root` there, and of what is mounted below `root`, as CloneMount() makes them. What is unbindable is left out with all below it
+  // (copy_tree()), and so are files of mount namespaces if `propagated`, as copies that nobody asked for could keep a namespace alive in itself.
+  static MountTree CopyTree(Mount& top, const RefPtr<Dentry>& root, bool propagated);
+  // All mounts of this namespace, which loses them.
+  MountTree TakeTree();
+  // A namespace of nobody's with these mounts.
+  static RefPtr<MountNamespace> OfTree(MountTree tree);
   // mount --move.
   ErrnoOr<void> Move(Mount& mount, VfsPath where);
   // Bind mount of `source` at `where`, with the mounts below if `recursive`.
@@ -182,15 +202,16 @@ class MountNamespace final : public Namespace {
   void Remove(Mount& mount);
   // Links `mount` and keeps it.
   void Insert(RefPtr<Mount> mount, VfsPath where);
+  // The top at `where`, if that is not null, and the others at their places.
+  void InsertTree(MountTree tree, VfsPath where);
   // --- propagation.cc ---
-  // `mount` was put on its parent: copies appear on the parent's peers and their slaves.
+  // `mount` was put on its parent with all that is below it: copies of the tree appear on the parent's peers and their slaves.
   static void Propagate(Mount& mount);
   // `mount` goes: what it propagated to goes as well, but for what has mounts on it.
   static void PropagateUnmount(Mount& mount);
   // True if PropagateUnmount() would take a mount that is in use.
   static bool PropagatedBusy(const Mount& mount);
-  static void PropagateInGroup(PeerGroup& group, const Mount& except, Mount& source, const RefPtr<Dentry>& place);
-  static bool Receive(Mount& target, RefPtr<Mount> copy, const RefPtr<Dentry>& place);
+  static bool Receive(Mount& target, MountTree copies, const RefPtr<Dentry>& place);
   std::vector<Mount*> ChildrenOf(const Mount& mount) const;
   // Nothing is mounted on `mount`, which is in a namespace.
   static bool IsLeaf(const Mount& mount);

@@ -129,6 +129,28 @@ TEST(Path, LeavingAMountThatIsGone) {
   }
 }
 
+// A namespace that ends with a parent younger than its child: the place of the child's mount point is of the parent's file system, which goes.
+TEST(Path, NamespacesEndWithParentsBehindTheirChildren) {
+  for (bool pivot : {false, true}) {
+    TestTree t;
+    auto attach = [&](const char* where) {
+      t.MkDir(where);
+      auto fs = MakeRef<TmpfsFileSystem>(TmpfsFileSystem::Options{});
+      RefPtr<Dentry> root = fs->root();
+      ASSERT_TRUE(t.ns->Attach(MakeRef<Mount>(std::move(fs), std::move(root), 0, "tmp"), *t.Find(where)).ok());
+    };
+    attach("/a");
+    attach("/b");
+    t.MkDir("/b/x");
+    if (pivot) {
+      ASSERT_TRUE(t.ns->Pivot(*t.Find("/b"), *t.Find("/b/x")).ok());
+    } else {
+      ASSERT_TRUE(t.ns->Move(*t.Find("/a")->mount, *t.Find("/b/x")).ok());
+    }
+    t.context = MakeRef<FsContext>();
+  }
+}
+
 TEST(Path, ChrootHolds) {
   TestTree t;
   t.MkDir("/jail");

@@ -87,6 +87,14 @@ void Mount::SetPropagation(uint64_t type) {
   LeaveMaster();
 }
 
+void Mount::BecomeSlave(bool shared) {
+  RefPtr<PeerGroup> group = peers_;
+  LeavePeers();
+  LeaveMaster();
+  if (group) JoinMaster(std::move(group));
+  if (shared) JoinPeers(MakeRef<PeerGroup>());
+}
+
 void Mount::ShareWith(Mount& to) const {
   if (peers_) to.JoinPeers(peers_);
   if (master_) to.JoinMaster(master_);
@@ -96,26 +104,32 @@ void Mount::ShareWith(Mount& to) const {
 
 namespace {
 
-// All mounts to which what is mounted on a member of `group` propagates, the members included.
-void CollectTargets(const PeerGroup& group, std::set<const PeerGroup*>* seen, std::vector<RefPtr<Mount>>* out) {
-  if (!seen->insert(&group).second) return;
-  for (Mount* m : group.members) out->emplace_back(m);
-  for (Mount* slave : group.slaves) {
-    if (slave->peers() != nullptr) {
-      CollectTargets(*slave->peers(), seen, out);
-    } else {
-      out->emplace_back(slave);
+// All mounts to which what is mounted on a member of `group` propagates, the members included. Slaves of slaves may be as many deep as a guest likes: no
+// recursion, here as below.
+std::vector<RefPtr<Mount>> TargetsOf(const PeerGroup& group) {
+  std::vector<RefPtr<Mount>> out;
+  std::set<const PeerGroup*> seen = {&group};
+  std::vector<const PeerGroup*> todo = {&group};
+  while (!todo.empty()) {
+    const PeerGroup& next = *todo.back();
+    todo.pop_back();
+    for (Mount* m : next.members) out.emplace_back(m);
+    for (Mount* slave : next.slaves) {
+      if (slave->peers() == nullptr) {
+        out.emplace_back(slave);
+      } else if (seen.insert(slave->peers()).second) {
+        todo.push_back(slave->peers());
+      }
     }
   }
+  return out;
 }
 
 // The mounts at the same place as `mount` on what its parent propagates to.
 std::vector<RefPtr<Mount>> Counterparts(const Mount& mount) {
-  std::vector<RefPtr<Mount>> targets, out;
-  std::set<const PeerGroup*> seen;
+  std::vector<RefPtr<Mount>> out;
   if (mount.parent() == nullptr || mount.parent()->peers() == nullptr) return out;
-  CollectTargets(*mount.parent()->peers(), &seen, &targets);
-  for (const RefPtr<Mount>& t : targets) {
+  for (const RefPtr<Mount>& t : TargetsOf(*mount.parent()->peers())) {
     if (t == mount.parent() || t->ns() == nullptr) continue;
     Mount* there = t->ns()->MountedOn(*t, *mount.mountpoint());
     if (there != nullptr) out.emplace_back(there);
@@ -133,44 +147,50 @@ std::vector<Mount*> MountNamespace::ChildrenOf(const Mount& mount) const {
   return out;
 }
 
-bool MountNamespace::Receive(Mount& target, RefPtr<Mount> copy, const RefPtr<Dentry>& place) {
+bool MountNamespace::Receive(Mount& target, MountTree copies, const RefPtr<Dentry>& place) {
   MountNamespace* ns = target.ns_;
-  if (ns == nullptr || ns->mounts_.size() >= kMaxMounts || !place->IsBelow(*target.root_)) return false;
+  if (ns == nullptr || ns->mounts_.size() + copies.size() > kMaxMounts || !place->IsBelow(*target.root_)) return false;
   VfsPath where{RefPtr<Mount>(&target), place};
   ns->CrossDown(&where);
-  ns->Insert(std::move(copy), std::move(where));
+  ns->InsertTree(std::move(copies), std::move(where));
   return true;
-}
-
-void MountNamespace::PropagateInGroup(PeerGroup& group, const Mount& except, Mount& source, const RefPtr<Dentry>& place) {
-  std::vector<RefPtr<Mount>> members, slaves;
-  for (Mount* m : group.members) members.emplace_back(m);
-  for (Mount* m : group.slaves) slaves.emplace_back(m);
-  for (const RefPtr<Mount>& m : members) {
-    if (m != &except) Receive(*m, CloneMount(source, source.root_), place);
-  }
-  std::set<PeerGroup*> seen;
-  for (const RefPtr<Mount>& m : slaves) {
-    // Slaves that are peers of each other get peers.
-    RefPtr<PeerGroup> peers = m->peers_;
-    if (peers && seen.contains(peers.get())) continue;
-    RefPtr<Mount> copy = CloneMount(source, source.root_);
-    copy->LeavePeers();
-    copy->LeaveMaster();
-    copy->JoinMaster(source.peers_);
-    if (peers) copy->JoinPeers(MakeRef<PeerGroup>());
-    if (!Receive(*m, copy, place) || !peers) continue;
-    seen.insert(peers.get());
-    PropagateInGroup(*peers, *m, *copy, place);
-  }
 }
 
 void MountNamespace::Propagate(Mount& mount) {
   RefPtr<PeerGroup> group = mount.parent_->peers_;
   if (!group) return;
-  if (!mount.peers_) mount.JoinPeers(MakeRef<PeerGroup>());
-  RefPtr<Dentry> place = mount.mountpoint_;
-  PropagateInGroup(*group, *mount.parent_, mount, place);
+  for (Mount* m : mount.ns_->Below(mount)) {
+    if (!m->peers_) m->JoinPeers(MakeRef<PeerGroup>());
+  }
+  const RefPtr<Dentry> place = mount.mountpoint_;
+  struct Step {
+    RefPtr<PeerGroup> group;
+    RefPtr<Mount> except, source;
+  };
+  std::vector<Step> todo;
+  std::set<const PeerGroup*> seen = {group.get()};
+  todo.push_back({group, RefPtr<Mount>(mount.parent_), RefPtr<Mount>(&mount)});
+  while (!todo.empty()) {
+    Step step = std::move(todo.back());
+    todo.pop_back();
+    std::vector<RefPtr<Mount>> members, slaves;
+    for (Mount* m : step.group->members) members.emplace_back(m);
+    for (Mount* m : step.group->slaves) slaves.emplace_back(m);
+    for (const RefPtr<Mount>& m : members) {
+      if (m != step.except) Receive(*m, CopyTree(*step.source, step.source->root_, true), place);
+    }
+    for (const RefPtr<Mount>& m : slaves) {
+      // Slaves that are peers of each other get peers.
+      RefPtr<PeerGroup> peers = m->peers_;
+      if (peers && seen.contains(peers.get())) continue;
+      MountTree copies = CopyTree(*step.source, step.source->root_, true);
+      RefPtr<Mount> top = copies[0].mount;
+      for (const MountTreeNode& node : copies) node.mount->BecomeSlave(peers != nullptr);
+      if (!Receive(*m, std::move(copies), place) || !peers) continue;
+      seen.insert(peers.get());
+      todo.push_back({peers, m, std::move(top)});
+    }
+  }
 }
 
 bool MountNamespace::IsLeaf(const Mount& mount) {

@@ -138,26 +138,16 @@ MountFile::MountFile(RefPtr<MountNamespace> tree) : VfsFile(tree->root(), O_PATH
 
 ErrnoOr<void> MountFile::MoveTo(MountNamespace& ns, VfsPath where) {
   if (!tree_) return Errno(EINVAL);
-  std::vector<Mount*> all = tree_->All();
-  if (ns.size() + all.size() > MountNamespace::kMaxMounts) return Errno(ENOSPC);
+  if (ns.size() + tree_->size() > MountNamespace::kMaxMounts) return Errno(ENOSPC);
   // What Attach() would say once it is too late to go back.
   ns.CrossDown(&where);
   if (where.inode()->IsDir() != tree_->root().inode()->IsDir()) return Errno(ENOTDIR);
   if (where.dentry->unlinked()) return Errno(ENOENT);
-  struct Place {
-    RefPtr<Mount> mount;
-    VfsPath where;
-  };
-  std::vector<Place> places;
-  for (Mount* m : all) {
-    VfsPath at = m->parent() == nullptr ? where : VfsPath{RefPtr<Mount>(m->parent()), RefPtr<Dentry>(m->mountpoint())};
-    places.push_back({RefPtr<Mount>(m), std::move(at)});
-  }
-  // Whoever else holds the namespace (nobody does) would keep the mounts.
+  // Whoever else holds the namespace (nobody does) would find it empty.
   if (tree_->ref_count() > 1) return Errno(EBUSY);
+  MountTree tree = tree_->TakeTree();
   tree_.reset();
-  for (Place& p : places) TRY(ns.Attach(std::move(p.mount), std::move(p.where)));
-  return Ok();
+  return ns.AttachTree(std::move(tree), std::move(where));
 }
 
 std::string MountFile::Save(state::Saver& saver) const { return SaveOpenFile(saver, 0, saver.Ref(tree_), ""); }
@@ -170,28 +160,15 @@ bool MountFile::Load(state::Loader& loader, std::string_view bytes) {
 }
 
 ErrnoOr<RefPtr<MountNamespace>> CloneTree(const VfsPath& source, bool recursive) {
-  auto tree = MakeRef<MountNamespace>();
   const Mount& top = *source.mount;
   if (top.unbindable()) return Errno(EINVAL);
-  RefPtr<Mount> root = MountNamespace::CloneMount(top, source.dentry);
-  std::map<const Mount*, RefPtr<Mount>> copies = {{&top, root}};
-  tree->SetRoot(std::move(root));
-  if (!recursive || top.ns() == nullptr) {
-    // What is hidden below a locked mount stays hidden.
-    for (Mount* m : top.ns() != nullptr ? top.ns()->All() : std::vector<Mount*>()) {
-      if (m->parent() == &top && m->locked() && m->mountpoint()->IsBelow(*source.dentry)) return Errno(EINVAL);
-    }
-    return tree;
+  if (recursive) return MountNamespace::OfTree(MountNamespace::CopyTree(*source.mount, source.dentry, false));
+  // What is hidden below a locked mount stays hidden.
+  for (Mount* m : top.ns() != nullptr ? top.ns()->All() : std::vector<Mount*>()) {
+    if (m->parent() == &top && m->locked() && m->mountpoint()->IsBelow(*source.dentry)) return Errno(EINVAL);
   }
-  for (Mount* m : top.ns()->All()) {  // parents first
-    auto parent = m->parent() != nullptr ? copies.find(m->parent()) : copies.end();
-    if (m == &top || parent == copies.end()) continue;
-    if (m->parent() == &top && !m->mountpoint()->IsBelow(*source.dentry)) continue;
-    if (m->unbindable()) continue;
-    RefPtr<Mount> copy = MountNamespace::CloneMount(*m, m->root());
-    TRY(tree->Attach(copy, {parent->second, RefPtr<Dentry>(m->mountpoint())}));
-    copies[m] = std::move(copy);
-  }
+  auto tree = MakeRef<MountNamespace>();
+  tree->SetRoot(MountNamespace::CloneMount(top, source.dentry));
   return tree;
 }
 

@@ -140,6 +140,11 @@ NsFileSystem::NsFileSystem(NsRef ref) {
   SetRoot(MakeRef<NsInode>(this, std::move(ref)));
 }
 
+bool NsFileSystem::is_mount_namespace() const {
+  const auto* inode = dynamic_cast<const NsInode*>(root()->inode());
+  return inode != nullptr && inode->ref().type == CLONE_NEWNS;
+}
+
 ErrnoOr<void> NsFileSystem::StatFs(struct statfs* out) {
   *out = {};
   out->f_type = kNsfsMagic;

@@ -56,6 +56,7 @@ class NsFileSystem final : public FileSystem {
   explicit NsFileSystem(NsRef ref);
   ~NsFileSystem() override { DropDentries(); }
   const char* type_name() const override { return "nsfs"; }
+  bool is_mount_namespace() const override;
   ErrnoOr<void> StatFs(struct statfs* out) override;
 
   state::Kind kind() const override { return state::Kind::kNsFileSystem; }
