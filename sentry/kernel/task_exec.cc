@@ -163,6 +163,19 @@ void TaskLifecycle::CommitExec(Task& task, const ExecArgs& args, const Loaded& l
   task.ReturnToGuest();
 }
 
+namespace {
+
+// The namespace from `ns` upwards that rules over a file which its user may not read: what it runs is not the user's own (would_dump()).
+RefPtr<UserNamespace> NamespaceOver(const Inode& file, RefPtr<UserNamespace> ns) {
+  const auto& attr = file.attr();
+  while (ns && (FromKernelUid(ns.get(), attr.uid) == UserNamespace::kInvalidId || FromKernelGid(ns.get(), attr.gid) == UserNamespace::kInvalidId)) {
+    ns = RefPtr<UserNamespace>(ns->parent());
+  }
+  return ns;
+}
+
+}  // namespace
+
 void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loaded& loaded) {
   ThreadGroup& group = task.group();
   task.thread_ = loaded.thread;
@@ -198,7 +211,7 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   bool readable = program == nullptr || CheckPermission(task.creds(), *program->inode(), kMayRead).ok();
   group.dumpable_ = !raised && readable && (!loaded.creds || (loaded.creds->euid == loaded.creds->uid && loaded.creds->egid == loaded.creds->gid));
   if (loaded.creds) task.creds_ = loaded.creds;
-  MemoryOwner::Set(*task.mm_, task.creds_->user_ns);
+  MemoryOwner::Set(*task.mm_, readable ? task.creds_->user_ns : NamespaceOver(*program->inode(), task.creds_->user_ns));
   OfferActions(task);
 }
 

@@ -1,5 +1,6 @@
 // ptrace(2): orders of a tracer. How a tracee stops and goes on is in sentry/kernel/tracing.h; its registers are in ptrace_registers.cc.
 #include <linux/audit.h>
+#include <linux/capability.h>
 #include <linux/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -13,6 +14,7 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/mm/memory_owner.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/ptrace_registers.h"
 #include "sentry/syscalls/table.h"
@@ -32,6 +34,8 @@ ErrnoOr<uint32_t> Options(uint64_t data) {
 }
 
 ErrnoOr<uint64_t> Word(Task& task, Task& tracee, bool poke, uint64_t address, uint64_t data) {
+  // Of a program that it may not read the tracer sees nothing, though it traced the process before the exec (ptrace_access_vm()).
+  if (!tracee.group().dumpable() && !task.creds().HasIn(MemoryOwner::Of(tracee.mm()).get(), CAP_SYS_PTRACE)) return Errno(EIO);
   if (poke) {
     size_t n = TRY(DebugCopy(tracee.mm(), address, &data, sizeof(data), true));
     if (n != sizeof(data)) return Errno(EIO);

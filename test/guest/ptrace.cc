@@ -1,5 +1,9 @@
 // ptrace, as strace and debuggers use it.
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/sendfile.h>
 #include <sys/uio.h>
 #include <sys/user.h>
 
@@ -34,6 +38,14 @@ int Wait(pid_t pid) {
   return status;
 }
 
+void CopyFile(const char* from, const char* to, mode_t mode) {
+  const int in = MUST(open(from, O_RDONLY)), out = MUST(open(to, O_WRONLY | O_CREAT, 0600));
+  for (ssize_t n = 1; n > 0;) n = MUST(sendfile(out, in, nullptr, 1 << 20));
+  MUST(fchmod(out, mode));
+  close(in);
+  close(out);
+}
+
 #define EXPECT_STOPPED(status, number)         \
   do {                                         \
     const int stop_status_ = (status);         \
@@ -42,6 +54,46 @@ int Wait(pid_t pid) {
   } while (0)
 
 }  // namespace
+
+// A tracer sees nothing of a program that it may not read, whatever it is in a user namespace of its own; of others it does.
+GUEST_TEST(Ptrace, UnreadablePrograms) {
+  if (geteuid() != 0) Skip("needs root");
+  TempDir dir;
+  MUST(chmod(dir.path(), 0755));
+  CopyFile("/proc/self/exe", dir / "seen", 0755);
+  CopyFile("/proc/self/exe", dir / "unseen", 0711);
+  for (const bool in_namespace : {false, true}) {
+    JOIN_OK(Fork([&] {
+      MUST(setresgid(1000, 1000, 1000));
+      MUST(setresuid(1000, 1000, 1000));
+      if (in_namespace) {
+        MUST(prctl(PR_SET_DUMPABLE, 1));  // else what is below /proc/self is root's
+        MUST(unshare(CLONE_NEWUSER));
+        WriteFile("/proc/self/uid_map", "0 1000 1");
+        WriteFile("/proc/self/setgroups", "deny");
+        WriteFile("/proc/self/gid_map", "0 1000 1");
+      }
+      for (const bool hidden : {false, true}) {
+        char* const none[] = {nullptr};
+        const pid_t pid = Traced([&] { execve(hidden ? dir / "unseen" : dir / "seen", none, none); });
+        MUST(Resume(PTRACE_CONT, pid));
+        EXPECT_STOPPED(Wait(pid), SIGTRAP);
+        CheckpointHere();
+        user_regs_struct r;
+        MUST(ptrace(PTRACE_GETREGS, pid, nullptr, &r));
+        errno = 0;
+        ptrace(PTRACE_PEEKDATA, pid, r.rip, nullptr);
+        EXPECT_EQ(errno, hidden ? EIO : 0);
+        char byte;
+        iovec to = {&byte, 1}, from = {reinterpret_cast<void*>(r.rip), 1};
+        const ssize_t n = process_vm_readv(pid, &to, 1, &from, 1, 0);
+        EXPECT_EQ(n, hidden ? -1 : 1);
+        MUST(kill(pid, SIGKILL));
+        Wait(pid);
+      }
+    }));
+  }
+}
 
 GUEST_TEST(Ptrace, TracemeStopsAtSignals) {
   const pid_t pid = Traced([] {
