@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 
+#include "Zydis/Zydis.h"
 #include "sentry/base/unique_fd.h"
 #include "sentry/platform/platform_impl.h"
 #include "sentry/platform/process.h"
@@ -55,17 +56,24 @@ size_t NopLength(std::span<const uint8_t> code, size_t at) {
   return 0;
 }
 
-// Five bytes of padding between a function's `ret` and the next 16-byte boundary, which nothing reaches; at most `reach` bytes behind `from`.
+// Five bytes of padding between a `ret` and the next 16-byte boundary, which nothing reaches; at most `reach` bytes behind `from`, where an instruction begins.
+// Each instruction up to there is decoded, as 0xc3 may as well be the end of one that goes on into the padding of a loop.
 uint64_t FindHole(uint64_t from, uint64_t start, std::span<const uint8_t> code, uint64_t reach) {
-  for (uint64_t a = from; a + 6 <= start + code.size() && a - from < reach; a++) {
-    if (code[a - start] != 0xc3) continue;
-    uint64_t at = a + 1;
+  ZydisDecoder decoder;
+  ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+  for (uint64_t a = from; a < start + code.size() && a - from < reach;) {
+    ZydisDecodedInstruction instruction;
+    size_t left = start + code.size() - a;
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, nullptr, code.data() + (a - start), left, &instruction))) return 0;
+    a += instruction.length;
+    if (instruction.mnemonic != ZYDIS_MNEMONIC_RET) continue;
+    uint64_t at = a;
     while (at % 16 != 0) {
       size_t n = at - start < code.size() ? NopLength(code, at - start) : 0;
       if (n == 0 || at / 16 != (at + n - 1) / 16) break;
       at += n;
     }
-    if (at % 16 == 0 && at - (a + 1) >= 5) return a + 1;
+    if (at % 16 == 0 && at - a >= 5) return a;
   }
   return 0;
 }
@@ -81,24 +89,30 @@ size_t LoadLength(std::span<const uint8_t> code, size_t at) {
   return move && (byte(prefix + 1) & 0xc0) == 0xc0 ? prefix + 2 : 0;                 // register to register
 }
 
-// Whether mov $number, %eax stands at most `reach` bytes before `at`, with nothing but loads of other registers between, the last of which are the
-// five bytes of mov $imm32, %reg (the openat() of glibc's opendir() is such a site). The number says where instructions begin.
-bool LoadedBefore(std::span<const uint8_t> code, size_t at, uint32_t number, size_t reach) {
-  if (at < 5 || (code[at - 5] & 0xf8) != 0xb8) return false;
-  for (size_t from = at - std::min(at, reach); from + 10 <= at; from++) {
+// The length of the instruction that ends at `at`, if mov $number, %eax stands at most `reach` bytes before it with nothing but loads of other registers between;
+// 0 if not (the openat() of glibc's opendir() is such a site, and many of musl's are). The number says where instructions begin.
+size_t LastLoad(std::span<const uint8_t> code, size_t at, uint32_t number, size_t reach) {
+  for (size_t from = at - std::min(at, reach); from + 7 <= at; from++) {
     uint32_t immediate;
     memcpy(&immediate, code.data() + from + 1, sizeof(immediate));
     if (code[from] != 0xb8 || immediate != number || (from > 0 && (code[from - 1] & 0xf0) == 0x40)) continue;
-    size_t next = from + 5;
-    while (next < at - 5) {
-      size_t length = LoadLength(code, next);
-      if (length == 0) break;
-      next += length;
+    size_t next = from + 5, last = 0;
+    while (next < at) {
+      last = LoadLength(code, next);
+      if (last == 0) break;
+      next += last;
     }
-    if (next == at - 5) return true;
+    if (next == at && last != 0) return last;
   }
-  return false;
+  return 0;
 }
+
+// The system call of Go's runtime (Syscall6 of its runtime/internal/syscall and internal/runtime/syscall), which nearly all calls of Go programs are made by:
+// moves between registers, of three bytes each, the last of which makes room for a short jump. (Two of them would not do: a thread may be between them.)
+constexpr std::initializer_list<int> kGoMoves = {0x49, 0x89, 0xf2, 0x48, 0x89, 0xfa, 0x48, 0x89, 0xce, 0x48, 0x89, 0xdf};
+
+// The same of musl where threads cannot be cancelled, __syscall_cp_c(): mov 8(%rsp), %r9; mov %rcx, %rdx.
+constexpr std::initializer_list<int> kMuslMoves = {0x4c, 0x8b, 0x4c, 0x24, 0x08, 0x48, 0x89, 0xca};
 
 bool SameLine(uint64_t first, uint64_t last) { return first / 64 == last / 64; }
 
@@ -160,24 +174,27 @@ std::optional<SitePatch> FindPatch(uint64_t ip, uint32_t number, uint64_t start,
   SitePatch patch = {SitePatch::Way::kJump, ip - 7, 0, {}, false};
   uint32_t immediate;
   memcpy(&immediate, code.data() + at - 6, sizeof(immediate));
-  bool load = code[at - 7] == 0xb8 && immediate == number;  // mov $number, %eax
-  bool before = LoadedBefore(code, at - 2, number, kBefore - 2);
+  bool load = code[at - 7] == 0xb8 && immediate == number;             // mov $number, %eax
   bool sixth = Matches(code, at - 7, {0x4c, 0x8b, 0x4c, 0x24, 0x08});  // mov 8(%rsp), %r9: syscall(2) of glibc
-  if (load || before || sixth) {
+  size_t last = LastLoad(code, at - 2, number, kBefore - 2);
+  // mov 16(%rsp), %r9; mov %r11, 8(%rsp): the point of musl where threads can be cancelled, by which its read(), write() and open() go.
+  bool cancellable = at >= 12 && Matches(code, at - 12, {0x4c, 0x8b, 0x4c, 0x24, 0x10, 0x4c, 0x89, 0x5c, 0x24, 0x08});
+  if (load || last == 5 || sixth || cancellable) {
     patch.straddles = !SameLine(ip - 7, ip - 3);
     patch.displaced.assign(code.begin() + static_cast<ptrdiff_t>(at - 7), code.begin() + static_cast<ptrdiff_t>(at - 2));
     return patch;
   }
-  if (number == 0 && Matches(code, at - 4, {0x31, 0xc0})) {  // xor %eax, %eax: read(2) of glibc
-    patch.way = SitePatch::Way::kShort;
-    patch.address = ip - 4;
-    patch.straddles = !SameLine(ip - 4, ip - 3);
-    patch.hole = FindHole(ip, start, code, 120);
-    if (patch.hole == 0) return std::nullopt;
-    patch.displaced = {0x31, 0xc0};
-    return patch;
-  }
-  return std::nullopt;
+  size_t room = last < 5 ? last : 0;
+  if (number == 0 && Matches(code, at - 4, {0x31, 0xc0})) room = 2;  // xor %eax, %eax: read(2) of glibc
+  if ((at >= 14 && Matches(code, at - 14, kGoMoves)) || (at >= 10 && Matches(code, at - 10, kMuslMoves))) room = 3;
+  if (room == 0) return std::nullopt;
+  patch.way = SitePatch::Way::kShort;
+  patch.address = ip - 2 - room;
+  patch.straddles = !SameLine(patch.address, patch.address + 1);
+  patch.hole = FindHole(ip, start, code, 120);
+  if (patch.hole == 0) return std::nullopt;
+  patch.displaced.assign(code.begin() + static_cast<ptrdiff_t>(at - 2 - room), code.begin() + static_cast<ptrdiff_t>(at - 2));
+  return patch;
 }
 
 std::vector<uint8_t> MakeThunk(const SitePatch& patch, uint64_t ip, uint64_t thunk) {
@@ -269,6 +286,14 @@ uint64_t FastSites::AllocateThunk(SpaceCore& core, int memory, uint64_t near) {
   return 0;
 }
 
+bool FastSites::JumpsToUs(uint64_t start, std::span<const uint8_t> code, size_t at) const {
+  if (at + 5 > code.size() || code[at] != 0xe9) return false;
+  int32_t distance;
+  memcpy(&distance, code.data() + at + 1, sizeof(distance));
+  uint64_t target = start + at + 5 + static_cast<uint64_t>(static_cast<int64_t>(distance));
+  return std::any_of(areas_.begin(), areas_.end(), [&](const FastArea& area) { return target - area.start < area.size; });
+}
+
 // The guest's text is not writable, so this goes through /proc/PID/mem, which gives a private page its own copy (and refuses a shared one).
 // Other threads may run the bytes meanwhile: a jump of five is written behind a breakpoint (whoever meets that is sent on by
 // ThreadImpl::LeavePatching()), within one cache line, so that nobody fetches half of it. Across two lines (glibc's getdents64() on Debian 12 has
@@ -282,13 +307,12 @@ FastSites::Patched FastSites::Patch(SpaceCore& core, pid_t pid, uint64_t ip, uin
   auto n = core.Copy({&guest, 1}, {&local, 1}, false);
   if (!n.ok() || *n < kBefore) return Patched::kNo;
   std::span<const uint8_t> bytes(code, *n);
-  // Patched in another life, or by the parent: the site jumps to padding, or to one of our areas.
-  if (code[kBefore - 4] == 0xeb && number == 0 && !areas_.empty()) return Patched::kYes;
-  int32_t distance;
-  memcpy(&distance, code + kBefore - 6, sizeof(distance));
-  uint64_t target = ip - 2 + static_cast<uint64_t>(static_cast<int64_t>(distance));
-  bool ours = std::any_of(areas_.begin(), areas_.end(), [&](const FastArea& area) { return target - area.start < area.size; });
-  if (code[kBefore - 7] == 0xe9 && ours) return Patched::kYes;
+  // Patched in another life, or by the parent: the site jumps to one of our areas, or to padding that does.
+  for (size_t before : {7, 5, 4}) {
+    size_t jump = kBefore - before;
+    if (before != 7 && code[jump] == 0xeb) jump += 2 + code[jump + 1];
+    if (JumpsToUs(start, bytes, jump)) return Patched::kYes;
+  }
   std::optional<SitePatch> patch = FindPatch(ip, number, start, bytes);
   if (!patch) return Patched::kNo;
   if (patch->straddles && !alone) return Patched::kLater;

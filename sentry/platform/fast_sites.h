@@ -32,7 +32,7 @@ class SpaceCore;
 struct SitePatch {
   enum class Way {
     kJump,   // five bytes before the `syscall` become a jump to the thunk
-    kShort,  // two bytes become a short jump to `hole`, five bytes of padding, which become a jump to the thunk
+    kShort,  // two bytes of one instruction become a short jump to `hole`, five bytes of padding, which become a jump to the thunk
   };
   Way way;
   uint64_t address;  // of the bytes that change
@@ -78,6 +78,8 @@ class FastSites {
 
   enum class Patched { kYes, kNo, kLater };
   Patched Patch(SpaceCore& core, pid_t pid, uint64_t ip, uint32_t number, bool alone) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether a jump to one of the areas is at `at` in `code`, the guest's bytes from `start` on.
+  bool JumpsToUs(uint64_t start, std::span<const uint8_t> code, size_t at) const;
   uint64_t AllocateThunk(SpaceCore& core, int memory, uint64_t near) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   absl::Mutex mu_;

@@ -94,6 +94,63 @@ TEST(FindPatchTest, ShortOnesNeedAHole) {
   EXPECT_FALSE(FindPatch(0x1000 + 20, 0, 0x1000, code));
 }
 
+TEST(FindPatchTest, MuslsSites) {
+  // Where threads can be cancelled: mov 16(%rsp), %r9; mov %r11, 8(%rsp); syscall; ret. Any number comes by.
+  std::vector<uint8_t> code(96, 0x55);
+  const uint8_t site[] = {0x4c, 0x8b, 0x4c, 0x24, 0x10, 0x4c, 0x89, 0x5c, 0x24, 0x08, 0x0f, 0x05, 0xc3};
+  std::copy(std::begin(site), std::end(site), code.begin() + 4);
+  auto patch = FindPatch(0x1000 + 16, 3, 0x1000, code);
+  ASSERT_TRUE(patch);
+  EXPECT_EQ(patch->way, SitePatch::Way::kJump);
+  EXPECT_EQ(patch->displaced, std::vector<uint8_t>(site + 5, site + 10));
+  // fstat(): mov $5, %eax; mov %rdx, %rsi; mov %rbp, %rdi; syscall. The last of them is too short for a jump of five bytes.
+  std::fill(code.begin(), code.end(), 0x55);
+  const uint8_t other[] = {0xb8, 5, 0, 0, 0, 0x48, 0x89, 0xd6, 0x48, 0x89, 0xef, 0x0f, 0x05};
+  std::copy(std::begin(other), std::end(other), code.begin() + 3);
+  EXPECT_FALSE(FindPatch(0x1000 + 16, 5, 0x1000, code)) << "no padding in reach";
+  code[53] = 0xc3;
+  std::fill(code.begin() + 54, code.begin() + 64, 0xcc);
+  patch = FindPatch(0x1000 + 16, 5, 0x1000, code);
+  ASSERT_TRUE(patch);
+  EXPECT_EQ(patch->way, SitePatch::Way::kShort);
+  EXPECT_EQ(patch->address, 0x1000u + 11);
+  EXPECT_EQ(patch->displaced, std::vector<uint8_t>(other + 8, other + 11));
+}
+
+TEST(FindPatchTest, MuslsOneSite) {
+  // The end of __syscall_cp_c() and the padding behind it, up to a boundary of 16.
+  const std::vector<uint8_t> code = {0x55, 0x55, 0x55, 0x48, 0x89, 0xd6, 0x4c, 0x8b, 0x4c, 0x24, 0x08, 0x48, 0x89, 0xca, 0x0f, 0x05,
+                                     0xc3, 0x90, 0x66, 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00, 0x0f, 0x1f, 0x00};
+  auto patch = FindPatch(0x1000 + 16, 1, 0x1000, code);
+  ASSERT_TRUE(patch);
+  EXPECT_EQ(patch->way, SitePatch::Way::kShort);
+  EXPECT_EQ(patch->address, 0x1000u + 11);
+  EXPECT_EQ(patch->hole, 0x1000u + 17);
+}
+
+TEST(FindPatchTest, OneMoveOfGosMakesRoom) {
+  // Four moves; syscall; ...; ret; padding up to a boundary of 16.
+  std::vector<uint8_t> code(96, 0x55);
+  const uint8_t site[] = {0x49, 0x89, 0xf2, 0x48, 0x89, 0xfa, 0x48, 0x89, 0xce, 0x48, 0x89, 0xdf, 0x0f, 0x05};
+  std::copy(std::begin(site), std::end(site), code.begin() + 2);
+  code[53] = 0xc3;
+  std::fill(code.begin() + 54, code.begin() + 64, 0xcc);
+  for (uint32_t number : {0u, 1u, 257u}) {
+    auto patch = FindPatch(0x1000 + 16, number, 0x1000, code);
+    ASSERT_TRUE(patch);
+    EXPECT_EQ(patch->way, SitePatch::Way::kShort);
+    EXPECT_EQ(patch->address, 0x1000u + 11);
+    EXPECT_EQ(patch->hole, 0x1000u + 54);
+    EXPECT_EQ(patch->displaced, std::vector<uint8_t>(site + 9, site + 12));
+  }
+  // mov %rax, %rbx before the padding of a loop, which is run through, looks like a ret behind something.
+  code[51] = 0x48, code[52] = 0x89;
+  EXPECT_FALSE(FindPatch(0x1000 + 16, 1, 0x1000, code));
+  code[51] = code[52] = 0x55;
+  code[3] = 0x8b;  // another instruction: what comes before is not known
+  EXPECT_FALSE(FindPatch(0x1000 + 16, 1, 0x1000, code));
+}
+
 TEST(FindPatchTest, ThunkGoesToTheEntry) {
   SitePatch patch = {SitePatch::Way::kJump, 0x1000, 0, {0xb8, 1, 0, 0, 0}};
   std::vector<uint8_t> thunk = MakeThunk(patch, 0x1007, 0x2000);
