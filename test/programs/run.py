@@ -17,6 +17,7 @@ than is left, and what has not begun by then has failed (--minutes). A case that
 
 import argparse
 import difflib
+import fcntl
 import os
 import signal
 import subprocess
@@ -53,6 +54,13 @@ def environment():
     return dict(bundle.BASE_ENVIRONMENT)
 
 
+def output_file():
+    """For what a run says: whoever moves its offset, as a process may that opens /proc/PID/fd/1 of another, changes nothing."""
+    file = tempfile.TemporaryFile()
+    fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) | os.O_APPEND)
+    return file
+
+
 def start(command, output):
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
@@ -83,7 +91,7 @@ def finish(process, limit, look=lambda: ""):
 
 def execute(command, limit, look=lambda: ""):
     begin = time.monotonic()
-    with tempfile.TemporaryFile() as output:
+    with output_file() as output:
         process = start(command, output)
         note = finish(process, limit, look)
         output.seek(0)
@@ -220,7 +228,7 @@ class Modes:
         name, folder = self._bundle(runtime, case)
         begin, process = time.monotonic(), None
         try:
-            with tempfile.TemporaryFile() as output:
+            with output_file() as output:
                 process, note = start([*runtime, "run", "--bundle", folder, name], output), ""
                 wait(process, output)
                 for n in range(case.freezes):

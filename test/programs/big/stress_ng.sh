@@ -8,6 +8,6 @@ for s in \
     misaligned mknod mlock mmap mmapaddr mmapfixed mmapfork mprotect mq mremap msg msync msyncmany mutex nanosleep netdev nice null \
     numa open pagemove personality peterson pidfd ping-sock pipe pipeherd pkey poll prctl prefetch procfs ptrace randlist \
     rawsock rawudp readahead regs remap rename resched; do
-    timeout 30 stress-ng --$s 1 --timeout 1 --verify --oom-avoid --temp-path . >log 2>&1 </dev/null && echo "$s ok" || { echo "$s failed"; grep fail log | head -3; }
+    timeout 100 stress-ng --$s 1 --timeout 1 --verify --oom-avoid --temp-path . >log 2>&1 </dev/null && echo "$s ok" || { echo "$s failed"; grep fail log | head -3; }
 done >results
 cat results

@@ -10,6 +10,6 @@ for s in \
     sockpair sockmany spawn splice stack stackmmap switch symlink sync-file sysbadaddr syscall sysinfo tee timer timerfd tlb-shootdown touch \
     tun udp udp-flood umount unshare urandom userfaultfd usersyscall utime vdso verity vfork vforkmany vm vm-addr vm-rw vm-segv vm-splice \
     wait x86syscall xattr yield zero zombie; do
-    timeout 30 stress-ng --$s 1 --timeout 1 --verify --oom-avoid --temp-path . >log 2>&1 </dev/null && echo "$s ok" || { echo "$s failed"; grep fail log | head -3; }
+    timeout 100 stress-ng --$s 1 --timeout 1 --verify --oom-avoid --temp-path . >log 2>&1 </dev/null && echo "$s ok" || { echo "$s failed"; grep fail log | head -3; }
 done >results
 cat results
