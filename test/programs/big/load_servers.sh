@@ -10,6 +10,7 @@ http { access_log off; sendfile on; client_body_temp_path $d/t1; proxy_temp_path
 C
 nginx -e "$d/errors" -c "$d/nginx.conf" || exit 1
 m=/usr/lib/apache2/modules
+# It closes idle connections when all its workers are busy, as they may be with few of them on a loaded machine, and says so (AH00457).
 cat >apache.conf <<C
 ServerName here
 Listen 127.0.0.1:8002
@@ -17,6 +18,8 @@ PidFile $d/apache.pid
 DefaultRuntimeDir $d
 Mutex file:$d
 ErrorLog $d/apache.log
+LogLevel mpm_event:debug
+KeepAliveTimeout 60
 LoadModule mpm_event_module $m/mod_mpm_event.so
 LoadModule authz_core_module $m/mod_authz_core.so
 LoadModule dir_module $m/mod_dir.so
@@ -24,8 +27,8 @@ User nobody
 Group nogroup
 ServerLimit 2
 StartServers 2
-ThreadsPerChild 8
-MaxRequestWorkers 16
+ThreadsPerChild 32
+MaxRequestWorkers 64
 MaxKeepAliveRequests 0
 DirectoryIndex index.html
 DocumentRoot $d/www
@@ -86,5 +89,5 @@ python3 counters.py 8005 >redis.load 2>&1 & clients="$clients $!"
 python3 counters.py 8006 >memcached.load 2>&1 & clients="$clients $!"
 wait $clients
 for name in nginx apache haproxy varnish redis memcached; do echo "$name $(tail -1 $name.load)"; done
-grep -cE 'crit|alert|emerg' errors
+grep -cE 'crit|alert|emerg' errors; grep -c AH00457 apache.log
 true

@@ -1,4 +1,4 @@
-# timeout: 400
+# timeout: 600
 # checkpoint: yes
 # RabbitMQ on Erlang's machine: queues by its HTTP interface, what it keeps over an end and a new start; etcd with kill -9 and what it kept.
 d=$PWD; export HOME=$d; chmod 755 .
