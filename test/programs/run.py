@@ -37,7 +37,7 @@ BIG_MINUTES = 58  # tools/suites.py gives it an hour
 RUNNING = set()  # what has been started and not ended
 ENDED_EARLY = "it ended before the checkpoint"
 # What `checkpoint` says of a container that has just ended, or ends meanwhile.
-ENDED = ("does not exist", "it is stopped", "the sandbox ended before it answered")
+ENDED = ("does not exist", "it is stopped", "the sandbox ended before it answered", "cannot reach the sandbox")
 
 
 class Run:
@@ -55,7 +55,8 @@ def environment():
 
 
 def output_file():
-    """For what a run says: whoever moves its offset, as a process may that opens /proc/PID/fd/1 of another, changes nothing."""
+    """For what a run says. Whoever opens /proc/PID/fd/1 of another and moves the offset changes nothing: natively the offset is that of
+    a new file; in the sandbox, which cannot open a file of the host that it was only handed, it is the host's one (by design)."""
     file = tempfile.TemporaryFile()
     fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) | os.O_APPEND)
     return file

@@ -6,7 +6,7 @@ mkdir w; echo hello >w/index.html; python3 -m http.server -b 127.0.0.1 -d w 8000
 printf 'http_port 127.0.0.1:3128\nacl l src 127.0.0.1\nhttp_access allow l\npid_filename none\ncache_effective_user nobody\naccess_log none\ncache_log %s/squid.log\ncoredump_dir %s\n' "$d" "$d" >squid.conf
 squid -N -f squid.conf >/dev/null 2>&1 &
 dnsmasq -k -p 5353 -a 127.0.0.1 -z -h -R -A /host.test/10.1.2.3 --mx-host=host.test,mail.test,5 -u nobody -x "$d/dns.pid" >dns.log 2>&1 &
-for p in 8000 3128; do until nc -z 127.0.0.1 $p; do sleep 0.1; done; done
+for p in 8000 3128 5353; do until nc -z 127.0.0.1 $p; do sleep 0.1; done; done
 for i in 1 2 3; do curl -s -x http://127.0.0.1:3128 http://127.0.0.1:8000/; done
 python3 - <<'P'
 import socket, struct
@@ -18,11 +18,12 @@ for kind in socket.SOCK_DGRAM, socket.SOCK_STREAM:
 P
 socat TCP-LISTEN:9000,reuseaddr,fork EXEC:'tr a-z A-Z' & until nc -z 127.0.0.1 9000; do sleep 0.1; done
 echo shout | socat - TCP:127.0.0.1:9000; echo pty | socat - EXEC:'cat',pty,raw,echo=0
-socat UNIX-LISTEN:"$d/u",fork TCP:127.0.0.1:9000 & until [ -S u ]; do sleep 0.1; done; echo unix | socat - UNIX-CONNECT:"$d/u"
-socat UDP-LISTEN:9001,fork EXEC:cat & sleep 0.5; echo udp | socat -T1 - UDP:127.0.0.1:9001
-socat ABSTRACT-LISTEN:a,fork EXEC:cat & sleep 0.5; echo abstract | socat - ABSTRACT-CONNECT:a
-iperf3 -s -1 -p 5202 >/dev/null & sleep 0.5; iperf3 -c 127.0.0.1 -p 5202 -t 1 -P 2 -J | jq '.error, (.end.sum_received.bytes > 1000000)'
-iperf3 -s -1 -p 5203 >/dev/null & sleep 0.5; iperf3 -c 127.0.0.1 -p 5203 -u -b 10M -t 1 -J | jq '.error, .end.sum.lost_packets'
+socat UNIX-LISTEN:"$d/u",fork TCP:127.0.0.1:9000 & until socat -u /dev/null UNIX-CONNECT:"$d/u" 2>/dev/null; do sleep 0.1; done; echo unix | socat - UNIX-CONNECT:"$d/u"
+socat UDP-LISTEN:9001,fork EXEC:cat & until grep -q ':2329 ' /proc/net/udp; do sleep 0.1; done; echo udp | socat -T3 - UDP:127.0.0.1:9001
+socat ABSTRACT-LISTEN:a,fork EXEC:cat & until grep -q '00010000 .* @a$' /proc/net/unix; do sleep 0.1; done; echo abstract | socat - ABSTRACT-CONNECT:a
+listens() { until grep -qE ":$1 0+:0000 0A" /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done; }
+iperf3 -s -1 -p 5202 >/dev/null & listens 1452; iperf3 -c 127.0.0.1 -p 5202 -t 1 -P 2 -J | jq '.error, (.end.sum_received.bytes > 1000000)'
+iperf3 -s -1 -p 5203 >/dev/null & listens 1453; iperf3 -c 127.0.0.1 -p 5203 -u -b 10M -t 1 -J | jq '.error, .end.sum.lost_packets'
 openssl req -x509 -newkey rsa:2048 -nodes -keyout k -out c -days 2 -subj /CN=localhost 2>/dev/null
 openssl s_server -accept 4433 -key k -cert c -www -quiet 2>/dev/null & until nc -z 127.0.0.1 4433; do sleep 0.1; done
 curl -s --cacert c https://localhost:4433/ | grep -c 'Protocol  *: TLSv1.3'
