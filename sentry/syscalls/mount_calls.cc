@@ -211,6 +211,9 @@ ErrnoOr<uint64_t> PivotRoot(Task& task, UserPtr<const char> new_root, UserPtr<co
   if (!MayMount(task) || RestrictedHere(task)) return Errno(EPERM);
   VfsPath fresh = TRY(PlaceOf(task, new_root, kFollowLast | kMustBeDir));
   VfsPath old_place = TRY(PlaceOf(task, put_old, kFollowLast | kMustBeDir));
+  // "." and descriptors lead to a place that may be covered: the old root comes on top of all (lock_mount()).
+  if (MountNamespace* there = old_place.mount->ns(); there != nullptr) there->CrossDown(&old_place);
+  if (old_place.dentry->unlinked()) return Errno(ENOENT);
   VfsPath root = task.fs().root();
   MountNamespace* ns = TRY(OwnNamespace(task, fresh));
   if (fresh.mount == root.mount || old_place.mount == root.mount) return Errno(EBUSY);

@@ -48,14 +48,11 @@ const NsRef* NamespaceBehind(const Mount& mount) {
   return inode != nullptr ? &inode->ref() : nullptr;
 }
 
-ErrnoOr<void> CheckNamespaceLoop(const NsRef& ns, VfsPath where, bool top) {
-  MountNamespace* here = where.mount->ns();
-  if (ns.type != CLONE_NEWNS || here == nullptr) return Ok();
-  here->CrossDown(&where);
-  if (top && where.mount->peers() != nullptr) return Errno(EINVAL);
-  // Whether `ns` holds us, over whatever its mounts hold.
+namespace {
+
+// EINVAL if one of `todo` holds `here`, over whatever its mounts hold.
+ErrnoOr<void> CheckHeld(const MountNamespace* here, std::vector<const Namespace*> todo) {
   std::set<const Namespace*> met;
-  std::vector<const Namespace*> todo = {ns.ns.get()};
   while (!todo.empty()) {
     const Namespace* next = todo.back();
     todo.pop_back();
@@ -69,12 +66,25 @@ ErrnoOr<void> CheckNamespaceLoop(const NsRef& ns, VfsPath where, bool top) {
   return Ok();
 }
 
+}  // namespace
+
+ErrnoOr<void> CheckNamespaceLoop(const NsRef& ns, VfsPath where) {
+  MountNamespace* here = where.mount->ns();
+  if (ns.type != CLONE_NEWNS || here == nullptr) return Ok();
+  here->CrossDown(&where);
+  if (where.mount->peers() != nullptr) return Errno(EINVAL);
+  return CheckHeld(here, {ns.ns.get()});
+}
+
 ErrnoOr<void> CheckNamespaceLoops(Mount& top, const VfsPath& where) {
-  if (top.ns() == nullptr) return Ok();
+  if (top.ns() == nullptr || where.mount->ns() == nullptr) return Ok();
+  if (const NsRef* held = NamespaceBehind(top); held != nullptr) TRY(CheckNamespaceLoop(*held, where));
+  std::vector<const Namespace*> all;
   for (const Mount* m : top.ns()->Below(top)) {
-    if (const NsRef* held = NamespaceBehind(*m); held != nullptr) TRY(CheckNamespaceLoop(*held, where, m == &top));
+    const NsRef* held = m->fs().is_mount_namespace() ? NamespaceBehind(*m) : nullptr;
+    if (held != nullptr) all.push_back(held->ns.get());
   }
-  return Ok();
+  return CheckHeld(where.mount->ns(), std::move(all));
 }
 
 }  // namespace amber

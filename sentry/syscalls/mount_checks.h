@@ -16,8 +16,8 @@ class Task;
 ErrnoOr<void> CheckRevealing(const Task& task, const FileSystem& fs, uint32_t flags, uint32_t* locked);
 
 // mnt_ns_loop(): a mount namespace that is held by a mount in itself would live for ever. EINVAL if a mount of `ns` at `where` made such
-// a loop, or, if it is the `top` of what is mounted, could by propagating.
-ErrnoOr<void> CheckNamespaceLoop(const NsRef& ns, VfsPath where, bool top = true);
+// a loop, or could by propagating.
+ErrnoOr<void> CheckNamespaceLoop(const NsRef& ns, VfsPath where);
 // The same of `top` and all that is mounted below it in its namespace (check_for_nsfs_mounts()).
 ErrnoOr<void> CheckNamespaceLoops(Mount& top, const VfsPath& where);
 // The namespace that a bind mount of nsfs stands for; null for other mounts.

@@ -24,9 +24,6 @@ std::map<const FileSystem*, FsUse>& Uses() {
   return *uses;
 }
 
-// lock_mnt_tree().
-constexpr uint32_t kLockable = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
-
 }  // namespace
 
 Mount::Mount() = default;
@@ -185,11 +182,12 @@ ErrnoOr<void> MountNamespace::Move(Mount& mount, VfsPath where) {
   if (where.inode()->IsDir() != mount.root_->inode()->IsDir()) return Errno(ENOTDIR);
   if (where.dentry->unlinked()) return Errno(ENOENT);
   // tree_contains_unbindable(): no copy could be made of it.
-  std::vector<Mount*> below = where.mount->peers_ ? Below(mount) : std::vector<Mount*>();
-  if (std::ranges::any_of(below, &Mount::unbindable_)) return Errno(EINVAL);
+  MountTree tree = where.mount->peers_ ? TreeOf(mount) : MountTree();
+  if (std::ranges::any_of(tree, [](const MountTreeNode& node) { return node.mount->unbindable_; })) return Errno(EINVAL);
+  Spread copies = TRY(PlanSpread(where, tree, 0));
   Unlink(mount);
   Link(mount, std::move(where));
-  Propagate(mount);
+  Propagate(copies, std::move(tree));
   return Ok();
 }
 
@@ -211,7 +209,7 @@ ErrnoOr<void> MountNamespace::Bind(const VfsPath& source, VfsPath where, bool re
   }
   MountTree tree;
   if (recursive && source.mount->ns_ != nullptr) {
-    tree = CopyTree(*source.mount, source.dentry, false);
+    tree = TRY(CopyTree(*source.mount, source.dentry));
   } else {
     tree.push_back({CloneMount(*source.mount, source.dentry)});
   }
@@ -226,6 +224,7 @@ ErrnoOr<void> MountNamespace::Pivot(const VfsPath& new_root, const VfsPath& put_
   if (fresh.ns_ != this || put_old.mount->ns_ != this || &fresh == root_.get()) return Errno(EBUSY);
   if (!new_root.is_mount_root()) return Errno(EINVAL);
   VfsPath old_place = put_old;
+  if (MountedOn(*old_place.mount, *old_place.dentry) != nullptr) return Errno(EBUSY);
   Unlink(fresh);
   root_ = new_root.mount;
   Link(*old, std::move(old_place));
@@ -242,7 +241,7 @@ RefPtr<MountNamespace> MountNamespace::Clone(FsContext* fs, RefPtr<UserNamespace
     if (!lesser) return c;
     // Changes come in but do not go out (CL_SHARED_TO_SLAVE).
     c->SetPropagation(MS_SLAVE);
-    c->locked_flags_ |= c->flags_ & kLockable;
+    c->locked_flags_ |= c->flags_ & kLockableMountFlags;
     return c;
   };
   copy->root_ = copy_of(*root_);

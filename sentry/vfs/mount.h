@@ -30,6 +30,9 @@ class PeerGroup;
 inline constexpr uint32_t kNoSymFollow = 256;  // MS_NOSYMFOLLOW of Linux 5.10: symbolic links in it are not followed
 inline constexpr uint32_t kMountFlags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME | MS_RELATIME | kNoSymFollow;
 
+// Of those, the ones that whoever is less privileged may not clear (lock_mnt_tree()).
+inline constexpr uint32_t kLockableMountFlags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+
 class Mount final : public RefCounted<Mount>, public state::Saveable {
  public:
   Mount();  // for Loader
@@ -83,8 +86,6 @@ class Mount final : public RefCounted<Mount>, public state::Saveable {
   void ShareWith(Mount& to) const;
   void LeavePeers();
   void LeaveMaster();
-  // Of the group that it is in, which has other members; with peers to come if `shared`.
-  void BecomeSlave(bool shared);
   void JoinMaster(RefPtr<PeerGroup> master);
   void JoinPeers(RefPtr<PeerGroup> peers);
 
@@ -161,9 +162,9 @@ class MountNamespace final : public Namespace {
   ErrnoOr<void> Detach(Mount& mount, bool lazy, int held);
   // The same for a tree. ENOSPC if the namespace would have too many mounts.
   ErrnoOr<void> AttachTree(MountTree tree, VfsPath where);
-  // Copies of `top`, which shows `root` there, and of what is mounted below `root`, as CloneMount() makes them. What is unbindable is left out with all below it
-  // (copy_tree()), and so are files of mount namespaces if `propagated`, as copies that nobody asked for could keep a namespace alive in itself.
-  static MountTree CopyTree(Mount& top, const RefPtr<Dentry>& root, bool propagated);
+  // Copies of `top`, which shows `root` there, and of what is mounted below `root`, as CloneMount() makes them. What is unbindable is left out with all below it;
+  // EPERM if it is locked, too (copy_tree()).
+  static ErrnoOr<MountTree> CopyTree(Mount& top, const RefPtr<Dentry>& root);
   // All mounts of this namespace, which loses them.
   MountTree TakeTree();
   // A namespace of nobody's with these mounts.
@@ -184,7 +185,8 @@ class MountNamespace final : public Namespace {
   // Parents before children, in the order of mounting.
   std::vector<Mount*> All() const;
   size_t size() const { return mounts_.size(); }
-  static constexpr size_t kMaxMounts = 100'000;  // fs.mount-max
+  // fs.mount-max. Linux begins with 100,000; what mounts cost each other grows with their square where they propagate, and all of the sandbox waits meanwhile.
+  static constexpr size_t kMaxMounts = 16'384;
 
   // /proc/PID/mounts and mountinfo as seen from `root`.
   std::string FormatMounts(const VfsPath& root) const;
@@ -204,14 +206,27 @@ class MountNamespace final : public Namespace {
   void Insert(RefPtr<Mount> mount, VfsPath where);
   // The top at `where`, if that is not null, and the others at their places.
   void InsertTree(MountTree tree, VfsPath where);
+  // `top`, which is mounted here, and all below it.
+  MountTree TreeOf(Mount& top);
   // --- propagation.cc ---
-  // `mount` was put on its parent with all that is below it: copies of the tree appear on the parent's peers and their slaves.
-  static void Propagate(Mount& mount);
+  // What appears where when something is mounted at `place`.
+  struct Spread {
+    struct Target {
+      RefPtr<Mount> at;
+      size_t source;  // what is copied: 0 what was mounted, n + 1 what came to the target n
+      bool slave;
+    };
+    RefPtr<Dentry> place;  // null: nothing
+    std::vector<Target> targets;
+  };
+  ErrnoOr<Spread> PlanSpread(const VfsPath& where, const MountTree& tree, size_t added);
+  // `tree` has been mounted: copies of it appear as planned.
+  void Propagate(const Spread& plan, MountTree tree);
+  static RefPtr<Mount> SlaveOf(const Mount& mount, bool shared);
   // `mount` goes: what it propagated to goes as well, but for what has mounts on it.
   static void PropagateUnmount(Mount& mount);
   // True if PropagateUnmount() would take a mount that is in use.
   static bool PropagatedBusy(const Mount& mount);
-  static bool Receive(Mount& target, MountTree copies, const RefPtr<Dentry>& place);
   std::vector<Mount*> ChildrenOf(const Mount& mount) const;
   // Nothing is mounted on `mount`, which is in a namespace.
   static bool IsLeaf(const Mount& mount);

@@ -7,29 +7,35 @@
 
 namespace amber {
 
-MountTree MountNamespace::CopyTree(Mount& top, const RefPtr<Dentry>& root, bool propagated) {
+ErrnoOr<MountTree> MountNamespace::CopyTree(Mount& top, const RefPtr<Dentry>& root) {
   MountTree tree;
   tree.push_back({CloneMount(top, root)});
   if (top.ns_ == nullptr) return tree;
   std::map<const Mount*, size_t> copies = {{&top, 0}};
   for (Mount* m : top.ns_->Below(top)) {
     auto parent = m == &top ? copies.end() : copies.find(m->parent_);
-    if (parent == copies.end() || m->unbindable_) continue;
-    if (m->parent_ == &top && !m->mountpoint_->IsBelow(*root)) continue;
-    if (propagated && m->fs_->is_mount_namespace()) continue;
+    if (parent == copies.end() || (m->parent_ == &top && !m->mountpoint_->IsBelow(*root))) continue;
+    // What a locked one hides would be seen in the copy.
+    if (m->unbindable_ && m->locked_) return Errno(EPERM);
+    if (m->unbindable_) continue;
     copies[m] = tree.size();
     tree.push_back({CloneMount(*m, m->root_), parent->second, m->mountpoint_});
   }
   return tree;
 }
 
-MountTree MountNamespace::TakeTree() {
+MountTree MountNamespace::TreeOf(Mount& top) {
   MountTree tree;
   std::map<const Mount*, size_t> places;
-  for (Mount* m : All()) {
+  for (Mount* m : Below(top)) {
     places[m] = tree.size();
-    tree.push_back({RefPtr<Mount>(m), m->parent_ != nullptr ? places.at(m->parent_) : 0, m->mountpoint_});
+    tree.push_back({RefPtr<Mount>(m), m != &top ? places.at(m->parent_) : 0, m != &top ? m->mountpoint_ : RefPtr<Dentry>()});
   }
+  return tree;
+}
+
+MountTree MountNamespace::TakeTree() {
+  MountTree tree = TreeOf(*root_);
   while (!mounts_.empty()) Remove(*mounts_.back());
   return tree;
 }
@@ -48,8 +54,9 @@ ErrnoOr<void> MountNamespace::AttachTree(MountTree tree, VfsPath where) {
   Mount& top = *tree[0].mount;
   if (where.inode()->IsDir() != top.root_->inode()->IsDir()) return Errno(ENOTDIR);
   if (where.dentry->unlinked()) return Errno(ENOENT);
-  InsertTree(std::move(tree), std::move(where));
-  Propagate(top);
+  Spread copies = TRY(PlanSpread(where, tree, tree.size()));
+  InsertTree(tree, std::move(where));
+  Propagate(copies, std::move(tree));
   return Ok();
 }
 

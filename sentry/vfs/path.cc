@@ -189,7 +189,7 @@ ErrnoOr<void> PathWalker::DotDot() {
   while (true) {
     if (current_ == root_) {
       if ((flags_ & kBeneath) != 0) return Errno(EXDEV);
-      return Ok();
+      break;
     }
     if (!current_.is_mount_root()) break;
     Mount* up = current_.mount->parent();
@@ -197,6 +197,12 @@ ErrnoOr<void> PathWalker::DotDot() {
     if ((flags_ & kNoXdev) != 0) return Errno(EXDEV);
     VfsPath above{RefPtr<Mount>(up), RefPtr<Dentry>(current_.mount->mountpoint())};
     current_ = std::move(above);
+  }
+  if (current_ == root_) {
+    // The root itself may be covered, by pivot_root(".", ".") for one (step_into() behind follow_dotdot()).
+    if (current_.dentry->mounts_here == 0 || current_.mount->ns() == nullptr) return Ok();
+    current_.mount->ns()->CrossDown(&current_);
+    return (flags_ & kNoXdev) == 0 || current_ == root_ ? Ok() : Errno(EXDEV);
   }
   // A directory that was moved out of a bind mount has no way up inside it (fs/namei.c, path_connected). Of a whole file system nothing is
   // moved out; looking all the way up would take long in a deep tree.

@@ -39,7 +39,7 @@ class Jail {
 
   void Step() {
     std::string path = Name();
-    switch (data_.ConsumeIntegralInRange(0, 12)) {
+    switch (data_.ConsumeIntegralInRange(0, 14)) {
       case 0: t_.MkDir(path, data_.ConsumeIntegral<uint16_t>()); return;
       case 1: t_.Symlink(Name(), path); return;
       case 2: t_.Unlink(path); return;
@@ -52,6 +52,8 @@ class Jail {
       case 9: Bind(path); return;
       case 10: Unmount(path); return;
       case 11: Become(path); return;
+      case 12: Propagation(path); return;
+      case 13: Move(path); return;
       default: Check(t_.Find(path, data_.ConsumeIntegral<uint8_t>())); return;
     }
   }
@@ -83,9 +85,21 @@ class Jail {
   }
   void Bind(const std::string& path) {
     auto from = t_.Find(path), to = t_.Find(Name());
-    if (!from.ok() || !to.ok() || mounts_ > 8) return;
-    auto mount = MakeRef<Mount>(from->mount->fs_ref(), from->dentry, 0, "bind");
-    if (t_.ns->Attach(std::move(mount), *to).ok()) ++mounts_;
+    if (!from.ok() || !to.ok() || t_.ns->size() > 200) return;
+    if (data_.ConsumeBool()) {
+      (void)t_.ns->Bind(*from, *to, true, 0);
+    } else {
+      (void)t_.ns->Attach(MakeRef<Mount>(from->mount->fs_ref(), from->dentry, 0, "bind"), *to);
+    }
+  }
+  void Propagation(const std::string& path) {
+    static constexpr uint64_t kTypes[] = {MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE};
+    auto place = t_.Find(path);
+    if (place.ok()) place->mount->SetPropagation(data_.PickValueInArray(kTypes));
+  }
+  void Move(const std::string& path) {
+    auto from = t_.Find(path), to = t_.Find(Name());
+    if (from.ok() && to.ok()) (void)t_.ns->Move(*from->mount, *to);
   }
   void Unmount(const std::string& path) {
     auto place = t_.Find(path);
@@ -103,7 +117,6 @@ class Jail {
   TestTree t_;
   RefPtr<Dentry> secret_;
   std::vector<RefPtr<File>> files_;
-  int mounts_ = 0;
 };
 
 }  // namespace

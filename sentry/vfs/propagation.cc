@@ -87,14 +87,6 @@ void Mount::SetPropagation(uint64_t type) {
   LeaveMaster();
 }
 
-void Mount::BecomeSlave(bool shared) {
-  RefPtr<PeerGroup> group = peers_;
-  LeavePeers();
-  LeaveMaster();
-  if (group) JoinMaster(std::move(group));
-  if (shared) JoinPeers(MakeRef<PeerGroup>());
-}
-
 void Mount::ShareWith(Mount& to) const {
   if (peers_) to.JoinPeers(peers_);
   if (master_) to.JoinMaster(master_);
@@ -147,50 +139,85 @@ std::vector<Mount*> MountNamespace::ChildrenOf(const Mount& mount) const {
   return out;
 }
 
-bool MountNamespace::Receive(Mount& target, MountTree copies, const RefPtr<Dentry>& place) {
-  MountNamespace* ns = target.ns_;
-  if (ns == nullptr || ns->mounts_.size() + copies.size() > kMaxMounts || !place->IsBelow(*target.root_)) return false;
-  VfsPath where{RefPtr<Mount>(&target), place};
-  ns->CrossDown(&where);
-  ns->InsertTree(std::move(copies), std::move(where));
-  return true;
+// What is mounted at `where` shall appear at the same place of its peers and their slaves, as they are now: what is mounted itself is none of them, though it may
+// be a peer. ENOSPC, before anything has changed, if a namespace would have too many mounts; `added`: so many come to this one anyway.
+ErrnoOr<MountNamespace::Spread> MountNamespace::PlanSpread(const VfsPath& where, const MountTree& tree, size_t added) {
+  Spread plan;
+  if (!where.mount->peers_) return plan;
+  plan.place = where.dentry;
+  struct Step {
+    const PeerGroup* group;
+    const Mount* except;
+    size_t source;
+  };
+  std::vector<Step> todo = {{where.mount->peers_.get(), where.mount.get(), 0}};
+  std::set<const PeerGroup*> seen = {where.mount->peers_.get()};
+  std::map<const MountNamespace*, size_t> sizes = {{this, added}};
+  auto plan_for = [&](Mount& m, size_t source, bool slave) -> ErrnoOr<bool> {
+    if (m.ns_ == nullptr || !plan.place->IsBelow(*m.root_)) return false;
+    if (m.ns_->mounts_.size() + (sizes[m.ns_] += tree.size()) > kMaxMounts) return Errno(ENOSPC);
+    plan.targets.push_back({RefPtr<Mount>(&m), source, slave});
+    return true;
+  };
+  while (!todo.empty()) {
+    Step step = todo.back();
+    todo.pop_back();
+    for (Mount* m : step.group->members) {
+      if (m != step.except) TRY(plan_for(*m, step.source, false));
+    }
+    for (Mount* m : step.group->slaves) {
+      // Slaves that are peers of each other get peers.
+      const PeerGroup* peers = m->peers_.get();
+      if (peers != nullptr && seen.contains(peers)) continue;
+      bool taken = TRY(plan_for(*m, step.source, true));
+      if (!taken || peers == nullptr) continue;
+      seen.insert(peers);
+      todo.push_back({peers, m, plan.targets.size()});
+    }
+  }
+  return plan;
 }
 
-void MountNamespace::Propagate(Mount& mount) {
-  RefPtr<PeerGroup> group = mount.parent_->peers_;
-  if (!group) return;
-  for (Mount* m : mount.ns_->Below(mount)) {
-    if (!m->peers_) m->JoinPeers(MakeRef<PeerGroup>());
+void MountNamespace::Propagate(const Spread& plan, MountTree tree) {
+  if (!plan.place) return;
+  for (const MountTreeNode& node : tree) {
+    if (!node.mount->peers_) node.mount->JoinPeers(MakeRef<PeerGroup>());
   }
-  const RefPtr<Dentry> place = mount.mountpoint_;
-  struct Step {
-    RefPtr<PeerGroup> group;
-    RefPtr<Mount> except, source;
-  };
-  std::vector<Step> todo;
-  std::set<const PeerGroup*> seen = {group.get()};
-  todo.push_back({group, RefPtr<Mount>(mount.parent_), RefPtr<Mount>(&mount)});
-  while (!todo.empty()) {
-    Step step = std::move(todo.back());
-    todo.pop_back();
-    std::vector<RefPtr<Mount>> members, slaves;
-    for (Mount* m : step.group->members) members.emplace_back(m);
-    for (Mount* m : step.group->slaves) slaves.emplace_back(m);
-    for (const RefPtr<Mount>& m : members) {
-      if (m != step.except) Receive(*m, CopyTree(*step.source, step.source->root_, true), place);
-    }
-    for (const RefPtr<Mount>& m : slaves) {
-      // Slaves that are peers of each other get peers.
-      RefPtr<PeerGroup> peers = m->peers_;
-      if (peers && seen.contains(peers.get())) continue;
-      MountTree copies = CopyTree(*step.source, step.source->root_, true);
-      RefPtr<Mount> top = copies[0].mount;
-      for (const MountTreeNode& node : copies) node.mount->BecomeSlave(peers != nullptr);
-      if (!Receive(*m, std::move(copies), place) || !peers) continue;
-      seen.insert(peers.get());
-      todo.push_back({peers, m, std::move(top)});
-    }
+  // Files of mount namespaces stay (copy_tree() without CL_COPY_MNT_NS_FILE): a copy that nobody asked for could keep a namespace alive in itself.
+  std::vector<MountTree> sources(plan.targets.size() + 1);
+  std::vector<size_t> kept(tree.size());
+  for (size_t i = 0; i < tree.size(); ++i) {
+    bool file = tree[i].mount->fs_->is_mount_namespace() || (i > 0 && kept[tree[i].parent] == SIZE_MAX);
+    kept[i] = file ? SIZE_MAX : sources[0].size();
+    if (!file) sources[0].push_back({tree[i].mount, i > 0 ? kept[tree[i].parent] : 0, tree[i].place});
   }
+  if (sources[0].empty()) return;
+  for (size_t t = 0; t < plan.targets.size(); ++t) {
+    const Spread::Target& target = plan.targets[t];
+    MountNamespace* ns = target.at->ns_;
+    bool shared = target.at->peers_ != nullptr;
+    // lock_mnt_tree(): who is less privileged there shall not see what is under these mounts, nor change what they forbid.
+    bool lesser = ns->owner() != owner();
+    MountTree copies;
+    for (const MountTreeNode& node : sources[target.source]) {
+      RefPtr<Mount> copy = target.slave ? SlaveOf(*node.mount, shared) : CloneMount(*node.mount, node.mount->root_);
+      if (lesser) copy->locked_flags_ |= copy->flags_ & kLockableMountFlags;
+      copy->locked_ = (lesser || node.mount->locked_) && !copies.empty();
+      copies.push_back({std::move(copy), node.parent, node.place});
+    }
+    if (target.slave && shared) sources[t + 1] = copies;
+    VfsPath where{target.at, plan.place};
+    ns->CrossDown(&where);
+    ns->InsertTree(std::move(copies), std::move(where));
+  }
+}
+
+RefPtr<Mount> MountNamespace::SlaveOf(const Mount& mount, bool shared) {
+  auto copy = MakeRef<Mount>(mount.fs_, mount.root_, mount.flags_, mount.source_);
+  copy->locked_flags_ = mount.locked_flags_;
+  copy->JoinMaster(mount.peers_);
+  if (shared) copy->JoinPeers(MakeRef<PeerGroup>());
+  return copy;
 }
 
 bool MountNamespace::IsLeaf(const Mount& mount) {

@@ -16,6 +16,11 @@ template <typename F>
 void InOwnMounts(const TempDir& dir, F body) {
   if (geteuid() != 0) Skip("needs root");
   JOIN_OK(Fork([&] {
+    // The file of a namespace can be mounted only in an older one, and Linux tells ages by numbers of which each CPU has a supply of its own.
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<size_t>(sched_getcpu()), &one);
+    MUST(sched_setaffinity(0, sizeof(one), &one));
     MUST(unshare(CLONE_NEWNS));
     MUST(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
     MUST(mount("none", dir.path(), "tmpfs", 0, nullptr));
@@ -90,6 +95,87 @@ GUEST_TEST(MountTrees, MovesPropagateWhole) {
     Tmpfs(dir / "twin");
     MUST(mount(nullptr, dir / "twin", nullptr, MS_UNBINDABLE, nullptr));
     EXPECT_ERRNO(mount(dir / "twin", dir / "to/here/below", nullptr, MS_MOVE, nullptr), EINVAL);
+  });
+}
+
+// What is mounted is no target of its own propagation, though it is a peer of the place that it comes to.
+GUEST_TEST(MountTrees, TreesAreNotTheirOwnTargets) {
+  TempDir dir;
+  InOwnMounts(dir, [&] {
+    for (const char* name : {"s", "t"}) Dir(dir / name);
+    Tmpfs(dir / "s");
+    Share(dir / "s");
+    Dir(dir / "s/x");
+    Tmpfs(dir / "t");
+    char name[16];
+    for (int i = 0; i < 16; ++i) {
+      snprintf(name, sizeof(name), "t/%d", i);
+      Dir(dir / name);
+      Bind(dir / "s", dir / name);
+    }
+    static char text[1 << 20];
+    auto lines = [&] {
+      const size_t n = ReadFile("/proc/self/mountinfo", text, sizeof(text) - 1);
+      int out = 0;
+      for (size_t i = 0; i < n; ++i) out += text[i] == '\n';
+      return out;
+    };
+    const int before = lines();
+    Bind(dir / "t", dir / "s/x", MS_REC);
+    // The tree of 17 at s/x, and at x of the 16 peers.
+    EXPECT_EQ(lines(), before + 17 * 17);
+    CheckpointHere();
+    EXPECT_EQ(CountMounts(dir / "t/3/x/5"), 1);
+    EXPECT_EQ(CountMounts(dir / "s/x/3/x"), 0);
+  });
+}
+
+// "." and descriptors lead below what covers a place: the old root comes on top of it.
+GUEST_TEST(MountTrees, PivotToCoveredPlaces) {
+  for (const bool descriptor : {false, true}) {
+    TempDir dir;
+    InOwnMounts(dir, [&] {
+      MUST(chdir(dir.path()));
+      char name[64] = ".";
+      if (descriptor) snprintf(name, sizeof(name), "/proc/self/fd/%d", MUST(open(".", O_PATH | O_DIRECTORY)));
+      Tmpfs(".");
+      MUST(syscall(SYS_pivot_root, ".", name));
+      // The root is below what covers it, ".." of it is not.
+      EXPECT_EQ(access("/proc/self/stat", F_OK), -1);
+      EXPECT_EQ(access("/../proc/self/stat", F_OK), 0);
+      CheckpointHere();
+      EXPECT_EQ(access("/../proc/self/stat", F_OK), 0);
+      MUST(umount2("/..", MNT_DETACH));
+      EXPECT_EQ(access("/../proc/self/stat", F_OK), -1);
+    });
+  }
+}
+
+// What propagates into the mounts of someone less privileged is locked there: it cannot be uncovered, nor made writable.
+GUEST_TEST(MountTrees, LockedWhereTheyPropagateTo) {
+  TempDir dir;
+  InOwnMounts(dir, [&] {
+    for (const char* name : {"s", "t"}) Dir(dir / name);
+    Tmpfs(dir / "s");
+    Share(dir / "s");
+    Dir(dir / "s/x");
+    Tmpfs(dir / "t");
+    Dir(dir / "t/below");
+    MUST(mount("none", dir / "t/below", "tmpfs", MS_RDONLY, nullptr));
+    Gate made, seen;
+    const pid_t child = Fork([&] {
+      MUST(unshare(CLONE_NEWUSER | CLONE_NEWNS));
+      made.Open();
+      seen.Await();
+      EXPECT_EQ(CountMounts(dir / "s/x/below"), 1);
+      EXPECT_ERRNO(umount(dir / "s/x/below"), EINVAL);
+      EXPECT_ERRNO(mount(nullptr, dir / "s/x/below", nullptr, MS_REMOUNT | MS_BIND, nullptr), EPERM);
+      MUST(umount2(dir / "s/x", MNT_DETACH));
+    });
+    made.Await();
+    Bind(dir / "t", dir / "s/x", MS_REC);
+    seen.Open();
+    JOIN_OK(child);
   });
 }
 

@@ -26,7 +26,7 @@ constexpr FixedSysctl kValues[] = {
     {"fs/inotify/max_user_watches", "65536"},
     {"fs/lease-break-time", "45"},
     {"fs/leases-enable", "1"},
-    {"fs/mount-max", "100000"},
+    {"fs/mount-max", "16384"},
     {"fs/nr_open", "1048576"},
     {"fs/overflowgid", "65534"},
     {"fs/overflowuid", "65534"},
