@@ -52,6 +52,10 @@ GUEST_TEST(MountApi, NewFileSystem) {
     MUST(write(early, "x", 1));
     close(early);
     CheckpointHere();
+    // What cannot be mounted there can still be elsewhere.
+    WriteFile(dir / "file", "");
+    EXPECT_ERRNO(syscall(kMoveMount, tree, "", AT_FDCWD, dir / "file", MOVE_MOUNT_F_EMPTY_PATH), ENOTDIR);
+    EXPECT_OK(faccessat(tree, "early", F_OK, 0));
     MUST(syscall(kMoveMount, tree, "", AT_FDCWD, dir.path(), MOVE_MOUNT_F_EMPTY_PATH));
     EXPECT_OK(access(dir / "early", F_OK));
     char text[8] = {};

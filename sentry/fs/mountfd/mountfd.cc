@@ -138,16 +138,13 @@ MountFile::MountFile(RefPtr<MountNamespace> tree) : VfsFile(tree->root(), O_PATH
 
 ErrnoOr<void> MountFile::MoveTo(MountNamespace& ns, VfsPath where) {
   if (!tree_) return Errno(EINVAL);
-  if (ns.size() + tree_->size() > MountNamespace::kMaxMounts) return Errno(ENOSPC);
-  // What Attach() would say once it is too late to go back.
-  ns.CrossDown(&where);
-  if (where.inode()->IsDir() != tree_->root().inode()->IsDir()) return Errno(ENOTDIR);
-  if (where.dentry->unlinked()) return Errno(ENOENT);
   // Whoever else holds the namespace (nobody does) would find it empty.
   if (tree_->ref_count() > 1) return Errno(EBUSY);
   MountTree tree = tree_->TakeTree();
   tree_.reset();
-  return ns.AttachTree(std::move(tree), std::move(where));
+  auto attached = ns.AttachTree(tree, std::move(where));
+  if (!attached.ok()) tree_ = MountNamespace::OfTree(std::move(tree));
+  return attached;
 }
 
 std::string MountFile::Save(state::Saver& saver) const { return SaveOpenFile(saver, 0, saver.Ref(tree_), ""); }
