@@ -179,7 +179,7 @@ ErrnoOr<void> MountNamespace::Move(Mount& mount, VfsPath where) {
   for (Mount* m = where.mount.get(); m != nullptr; m = m->parent_) {
     if (m == &mount) return Errno(ELOOP);
   }
-  if (where.inode()->IsDir() != mount.root_->inode()->IsDir()) return Errno(ENOTDIR);
+  if (where.inode()->IsDir() != mount.root_->inode()->IsDir()) return Errno(EINVAL);
   if (where.dentry->unlinked()) return Errno(ENOENT);
   // tree_contains_unbindable(): no copy could be made of it.
   MountTree tree = where.mount->peers_ ? TreeOf(mount) : MountTree();

@@ -54,7 +54,9 @@ GUEST_TEST(MountApi, NewFileSystem) {
     CheckpointHere();
     // What cannot be mounted there can still be elsewhere.
     WriteFile(dir / "file", "");
-    EXPECT_ERRNO(syscall(kMoveMount, tree, "", AT_FDCWD, dir / "file", MOVE_MOUNT_F_EMPTY_PATH), ENOTDIR);
+    const Str file = dir / "file";
+    EXPECT_ERRNO(syscall(kMoveMount, tree, "", AT_FDCWD, static_cast<const char*>(file), MOVE_MOUNT_F_EMPTY_PATH), EINVAL);
+    EXPECT_ERRNO(mount("/proc", file, nullptr, MS_MOVE, nullptr), EINVAL);
     EXPECT_OK(faccessat(tree, "early", F_OK, 0));
     MUST(syscall(kMoveMount, tree, "", AT_FDCWD, dir.path(), MOVE_MOUNT_F_EMPTY_PATH));
     EXPECT_OK(access(dir / "early", F_OK));

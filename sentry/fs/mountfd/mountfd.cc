@@ -138,6 +138,8 @@ MountFile::MountFile(RefPtr<MountNamespace> tree) : VfsFile(tree->root(), O_PATH
 
 ErrnoOr<void> MountFile::MoveTo(MountNamespace& ns, VfsPath where) {
   if (!tree_) return Errno(EINVAL);
+  ns.CrossDown(&where);
+  if (where.inode()->IsDir() != tree_->root().inode()->IsDir()) return Errno(EINVAL);  // do_move_mount()
   // Whoever else holds the namespace (nobody does) would find it empty.
   if (tree_->ref_count() > 1) return Errno(EBUSY);
   MountTree tree = tree_->TakeTree();
