@@ -193,14 +193,11 @@ bool PlatformImpl::Born(Listener& listener, uint64_t id, pid_t pid, UniqueFd pid
   bool shares_memory = birth->shares_memory;
   child->ExpectBirth(std::move(birth));
   process->space().AddProcess(process);
-  process->space().AddTid(pid);
-  listener.Add(pid, child);
   if (!process->AddThread(child)) {
     // Dead already: the monitor found no thread to take apart.
-    process->space().RemoveTid(pid);
-    listener.Remove(pid);
     process->space().RemoveProcess(process.get());
     child->SetGone();
+    child->FreeSlot();
     child->DropOrders();
     child->Release();
     return true;
@@ -316,9 +313,8 @@ ErrnoOr<Thread*> PlatformImpl::Enter(ReadyStub stub, const ExecPlan& plan) {
   auto thread = MakeRef<ThreadImpl>(*this, process, MakeRef<SpaceImpl>(core), pid, 0);
   thread->SetFirstFrame(plan.frame, context, true);
   thread->SetListenerOpen();
-  core->AddTid(pid);
+  thread->Ref();  // the client's, until Release(); before the process may be found dead
   core->AddProcess(process);
-  listener->Add(pid, thread);
   process->AddThread(thread);
   if (!monitor_.Watch(process)) {
     process->Kill();
@@ -326,6 +322,7 @@ ErrnoOr<Thread*> PlatformImpl::Enter(ReadyStub stub, const ExecPlan& plan) {
     core->RemoveProcess(process.get());
     listener->Remove(pid);
     process->TakeThreads();
+    thread->Release();
     int status;
     wait4(pid, &status, __WALL, nullptr);
     return Errno(EAGAIN);
@@ -333,11 +330,9 @@ ErrnoOr<Thread*> PlatformImpl::Enter(ReadyStub stub, const ExecPlan& plan) {
   ErrnoOr<void> filled = listener->Start() ? Fill(*thread, *core, plan) : ErrnoOr<void>(Errno(EAGAIN));
   if (!filled.ok()) {
     process->Kill();  // the monitor takes it apart; nobody hears of it, since no reference is left
-    thread->Ref();
     thread->Release();
     return filled.error();
   }
-  thread->Ref();  // the client's, until Release()
   return static_cast<Thread*>(thread.get());
 }
 

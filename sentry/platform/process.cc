@@ -25,6 +25,8 @@ void Process::Kill() {
 bool Process::AddThread(RefPtr<ThreadImpl> thread) {
   absl::MutexLock lock(&mu_);
   if (dead_) return false;
+  listener_->Add(thread->host_tid(), thread);
+  space_->AddTid(thread->host_tid());
   threads_.push_back(std::move(thread));
   return true;
 }
@@ -76,7 +78,10 @@ std::vector<RefPtr<ThreadImpl>> Process::TakeThreads() {
 
 void Process::RunWaiting() {
   std::vector<std::function<void()>> ready;
-  while (!waiting_.empty() && !dead_) {
+  // What came after TakeThreads() would never be run nor dropped; it holds its thread, and that holds this process and its descriptors.
+  std::deque<Waiting> dropped;  // outside the lock
+  if (dead_) dropped.swap(waiting_);
+  while (!waiting_.empty()) {
     Waiting& next = waiting_.front();
     if (next.fork ? descriptor_users_ > 0 : forks_ > 0) break;
     (next.fork ? forks_ : descriptor_users_)++;

@@ -121,7 +121,9 @@ class Process {
 
   void Kill();
 
-  // False if the process is dead; the thread is then gone, too.
+  // Makes the thread known: here, to the listener, and as a way to the memory. False, and nothing of that, if the process is dead: the monitor takes
+  // apart once what it finds here, so what became known elsewhere later would stay for ever. From then on the client may be told of the thread's
+  // death, and release it.
   bool AddThread(RefPtr<ThreadImpl> thread);
   std::vector<RefPtr<ThreadImpl>> threads(size_t at_most = ~size_t{0});
   void RemoveThread(const ThreadImpl* thread);
@@ -137,7 +139,7 @@ class Process {
   void NoteOtherCall();
 
   // The descriptor table is copied by fork: while a descriptor is in it no fork may happen, and the
-  // other way round. Runs `work` at once or when that has become possible; each is followed by Done
+  // other way round. Runs `work` at once or when that has become possible, never if the process is dead; each is followed by Done
   // of its kind.
   void WhenNoFork(std::function<void()> work);
   void WhenNoDescriptor(std::function<void()> work);

@@ -219,10 +219,12 @@ void ThreadImpl::AdoptThread(int64_t number) {
   auto child = MakeRef<ThreadImpl>(platform_, process_, std::move(space), tid, static_cast<uint32_t>(clone_slot_));
   uint64_t context = context_ + (static_cast<uint64_t>(clone_slot_) - slot_) * kStackSize;
   child->SetFirstFrame(clone_options_.frame, context, true);
-  if (!process_->AddThread(child)) return;  // died meanwhile
-  listener.Add(tid, child);
-  process_->space().AddTid(tid);
   child->Ref();  // the client's, until Release()
+  if (!process_->AddThread(child)) {
+    // Died meanwhile.
+    child->FreeSlot();
+    return child->Release();
+  }
   FinishClone(child.get());
 }
 
@@ -273,16 +275,17 @@ void ThreadImpl::CompleteBirth() {
   std::unique_ptr<Birth> birth;
   {
     absl::MutexLock lock(&mu_);
+    if (birth_ == nullptr || state_ == State::kGone) return;  // DropOrders() tells the parent
     birth = std::move(birth_);
-    if (birth == nullptr || state_ == State::kGone) {
-      birth_ = std::move(birth);
-      return;
-    }
     SetState(State::kStopped);
     order_ = Order::kNone;
     expected_count_ = 0;
   }
-  birth->parent->FinishBirth(birth->nonce, this);
+  // Its death is reported when the client knows it; one that is dead already is none.
+  Callback guard(*this);
+  if (guard.ok()) return birth->parent->FinishBirth(birth->nonce, this);
+  birth->parent->FinishBirth(birth->nonce, Errno(EAGAIN));
+  Release();
 }
 
 void ThreadImpl::FinishBirth(uint64_t nonce, ErrnoOr<ThreadImpl*> result) {

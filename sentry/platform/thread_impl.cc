@@ -533,10 +533,11 @@ bool ThreadImpl::gone() {
 
 void ThreadImpl::DropOrders() {
   std::function<void()> continued;
-  std::unique_ptr<Birth> birth = std::move(birth_);
+  std::unique_ptr<Birth> birth;
   uint64_t nonce;
   {
     absl::MutexLock lock(&mu_);
+    birth = std::move(birth_);
     continued = std::move(continued_);
     continued_ = nullptr;
     continue_pending_ = false;

@@ -62,7 +62,7 @@ bool Watcher::Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now) {
   if (!always_ && (Paused(credit, now) || Paused(thread.watch_credit(), now))) return false;
   bool mine = !active_.exchange(true, std::memory_order_acquire);
   absl::MutexLock lock(&mu_);
-  if (stopping_.load(std::memory_order_relaxed)) return false;
+  if (stopping_.load(std::memory_order_relaxed) || !active_.load(std::memory_order_relaxed)) return false;
   if (mine || joining_.size() < kMaxEntries) {
     joining_.push_back(RefPtr<ThreadImpl>(&thread));
     new_.store(true, std::memory_order_release);
@@ -75,7 +75,7 @@ bool Watcher::Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now) {
 void Watcher::Join(ThreadImpl& thread) {
   if (!active_.load(std::memory_order_relaxed) || (!always_ && Paused(thread.watch_credit(), WatchClock()))) return;
   absl::MutexLock lock(&mu_);
-  if (stopping_.load(std::memory_order_relaxed) || joining_.size() >= kMaxEntries) return;
+  if (stopping_.load(std::memory_order_relaxed) || !active_.load(std::memory_order_relaxed) || joining_.size() >= kMaxEntries) return;
   joining_.push_back(RefPtr<ThreadImpl>(&thread));
   new_.store(true, std::memory_order_release);
 }
@@ -160,12 +160,14 @@ void Watcher::Watch(WatchCredit& credit) {
   while (!entries_.empty()) Dismiss(entries_.size() - 1, !interrupted);
   watching = false;
   Settle(credit, interrupted || Failed(taken_, redone_), 2, interrupted ? kBusyPause : kOthersPause, before);
-  active_.store(false, std::memory_order_release);
+  GiveUp();
 }
 
+// Who joined too late is forgotten: in the list it would be held, with its process and its descriptors, until the next watch, which may be never.
 void Watcher::GiveUp() {
+  std::vector<RefPtr<ThreadImpl>> late;  // dropped outside the lock
   absl::MutexLock lock(&mu_);
-  joining_.clear();
+  late.swap(joining_);
   new_.store(false, std::memory_order_relaxed);
   active_.store(false, std::memory_order_release);
 }
