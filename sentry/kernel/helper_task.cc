@@ -32,6 +32,7 @@ HelperTask::~HelperTask() {
 void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler) {
   RefPtr<Task> t(task_);
   RefPtr<Task> keep(&other);
+  const bool shares_files = files.get() == &other.files();
   t->helps_ = &other;
   t->group_ = other.group_;
   t->tid_ = other.tid_;
@@ -57,6 +58,8 @@ void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler)
   }();
   --kernel.lifecycle().running_helpers_;
   t->mm_.reset();
+  // The call may have ended the process that it was made for, which left its table to this, the last that has it: exit_files().
+  if (shares_files && t->files_->ref_count() == 1) t->files_->RemoveIf(*t, [](int, bool) { return true; });
   t->files_.reset();
   t->fs_.reset();
   t->mounts_.reset();

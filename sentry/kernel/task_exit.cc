@@ -134,6 +134,7 @@ void TaskLifecycle::Release(Task& task) {
   RefPtr<ThreadGroup> group(&task.group());
   if (task.mm_) task.mm_->TaskGone(task);
   task.extras_->OnExit(task);
+  // The last that has the table closes what is in it; a helper that runs for this task does it at its call's end.
   if (task.files_ && task.files_->ref_count() == 1) {
     task.files_->RemoveIf(task, [](int, bool) { return true; });
   }

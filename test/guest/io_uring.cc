@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -594,4 +595,56 @@ GUEST_TEST(IoUring, GoesWithItsProcess) {
     for (uint64_t i = 0; i < 4; ++i) ring.Buffer(IORING_OP_READ, pipe.r, i, text, sizeof(text));
     EXPECT_EQ(ring.Submit(), 4);
   }));
+}
+
+// A linked request ends its own process: what that held of record locks goes like at any other end.
+GUEST_TEST(IoUring, RequestThatEndsItsProcessFreesItsLocks) {
+  TempDir dir;
+  MUST(mkdir(dir / "groups", 0755));
+  if (mount("cgroup2", dir / "groups", "cgroup2", 0, nullptr) != 0) Skip("no cgroup2 file system");
+  char group[256], kill_file[300], members[300];
+  snprintf(group, sizeof(group), "%s/test-%d", static_cast<const char*>(dir / "groups"), getpid());
+  snprintf(kill_file, sizeof(kill_file), "%s/cgroup.kill", group);
+  snprintf(members, sizeof(members), "%s/cgroup.procs", group);
+  if (mkdir(group, 0755) != 0) {
+    umount2(dir / "groups", MNT_DETACH);
+    Skip("groups cannot be made here");
+  }
+  WriteFile(dir / "f", "0123456789");
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  Pipe pipe;
+  Gate ready;
+  const pid_t child = Fork([&] {
+    Ring ring;
+    const int file = MUST(open(dir / "f", O_RDWR));
+    MUST(fcntl(file, F_SETLK, &lock));
+    const int fd = MUST(open(members, O_WRONLY));
+    MUST(write(fd, "0", 1));
+    const int killer = MUST(open(kill_file, O_WRONLY));
+    io_uring_sqe& poll = ring.Next(IORING_OP_POLL_ADD, pipe.r, 1);
+    poll.poll32_events = POLLIN;
+    poll.flags = IOSQE_IO_LINK;
+    ring.Buffer(IORING_OP_WRITE, killer, 2, "1", 1);
+    EXPECT_EQ(ring.Submit(), 2);
+    ready.Open();
+    for (;;) pause();
+  });
+  ready.Await();
+  AwaitAsleep(child);
+  const int file = MUST(open(dir / "f", O_RDWR));
+  struct flock held = lock;
+  MUST(fcntl(file, F_GETLK, &held));
+  EXPECT_EQ(held.l_type, F_WRLCK);
+  EXPECT_EQ(held.l_pid, child);
+  MUST(write(pipe.w, "x", 1));
+  EXPECT_KILLED(WaitStatus(child), SIGKILL);
+  CheckpointHere();
+  held = lock;
+  MUST(fcntl(file, F_GETLK, &held));
+  EXPECT_EQ(held.l_type, F_UNLCK);
+  EXPECT_OK(fcntl(file, F_SETLK, &lock));
+  rmdir(group);
+  umount2(dir / "groups", MNT_DETACH);
 }
