@@ -1,6 +1,7 @@
 #include "sentry/kernel/cgroup.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -169,9 +170,12 @@ ErrnoOr<void> Cgroup::RemoveChild(Cgroup& child) {
   counters_.dead_system_ns += child.counters_.dead_system_ns;
   child.removed_ = true;
   child.parent_ = nullptr;
+  for (Cgroup* c = this; c != nullptr; c = c->parent_) c->reserved_ -= child.reserved_;
   --Top().groups_;
+  RefPtr<Cgroup> gone = std::move(it->second);
   children_.erase(it);
   LimitsChanged();
+  for (WaitQueue& queue : gone->change_queues_) queue.Notify(POLLPRI | POLLERR);
   return Ok();
 }
 
@@ -196,6 +200,12 @@ bool Cgroup::IsPopulated() const {
 // --- members ---
 
 void Cgroup::Add(ThreadGroup& group) {
+  bool populated = !members_.empty() || IsPopulated();
+  AddLoaded(group);
+  if (!populated) TellPopulated();
+}
+
+void Cgroup::AddLoaded(ThreadGroup& group) {
   members_.insert(&group);
   group.extras().cgroup_cpu_base = group.CpuTime();
   Watch();
@@ -208,6 +218,37 @@ void Cgroup::Remove(ThreadGroup& group) {
   int64_t system = std::min(ToNs(group.usage().ru_stime), used);
   counters_.dead_system_ns += system;
   counters_.dead_user_ns += used - system;
+  if (members_.empty() && !IsPopulated()) TellPopulated();
+  LookWhetherFrozen();
+}
+
+bool Cgroup::IsPopulatedBeside(const Cgroup& child) const {
+  return !members_.empty() || std::ranges::any_of(children_, [&](const auto& c) { return c.second.get() != &child && c.second->IsPopulated(); });
+}
+
+// cgroup_update_populated()
+void Cgroup::TellPopulated() {
+  for (Cgroup* c = this; c != nullptr; c = c->parent_) {
+    c->FileChanged(kEvents);
+    if (c->parent_ == nullptr || c->parent_->IsPopulatedBeside(*c)) break;
+  }
+}
+
+void Cgroup::FileChanged(EventFile file) {
+  RefPtr<Cgroup> self(this);
+  ++changes_[file];
+  change_queues_[file].Notify(POLLPRI | POLLERR);
+  // Who hears of it may give up its inode.
+  for (Watcher* watcher : std::vector<Watcher*>(watchers_.begin(), watchers_.end())) {
+    if (watchers_.contains(watcher)) watcher->OnFileChanged(file);
+  }
+}
+
+void Cgroup::Count(uint64_t Counters::* counter, EventFile file, uint64_t times) {
+  for (Cgroup* c = this; c != nullptr; c = c->parent_) {
+    c->counters_.*counter += times;
+    c->FileChanged(file);
+  }
 }
 
 ErrnoOr<void> Cgroup::Move(ThreadGroup& group) {
@@ -222,16 +263,22 @@ ErrnoOr<void> Cgroup::Move(ThreadGroup& group) {
   return Ok();
 }
 
-ErrnoOr<void> Cgroup::CheckNewTask() {
+// pids_can_fork(), pids_cancel_fork(): counted before the task exists, so that those who make one at the same time do not all pass.
+ErrnoOr<void> Cgroup::ReserveTask() {
   for (Cgroup* c = this; c != nullptr; c = c->parent_) {
     if (c->limits_.pids == kMax) continue;
-    size_t tasks = c->CountTasks();
+    size_t tasks = c->CountTasks() + c->reserved_;
     c->counters_.pids_peak = std::max<uint64_t>(c->counters_.pids_peak, std::min<uint64_t>(tasks + 1, c->limits_.pids));
     if (tasks < c->limits_.pids) continue;
-    ++c->counters_.pids_max;
+    c->Count(&Counters::pids_max, kPidsEvents);
     return Errno(EAGAIN);
   }
+  for (Cgroup* c = this; c != nullptr; c = c->parent_) ++c->reserved_;
   return Ok();
+}
+
+void Cgroup::EndReservation() {
+  for (Cgroup* c = this; c != nullptr; c = c->parent_) --c->reserved_;
 }
 
 // cgroup_vet_subtree_control_enable(), cgroup_subtree_control_write()
@@ -286,6 +333,18 @@ void Cgroup::ApplyHold() {
 void Cgroup::SetFreeze(bool on) {
   freeze_ = on;
   ApplyHold();
+  std::vector<RefPtr<Cgroup>> all;
+  ForEach([&all](const Cgroup& c) { all.emplace_back(const_cast<Cgroup*>(&c)); });
+  for (const RefPtr<Cgroup>& c : all) c->LookWhetherFrozen();
+}
+
+// cgroup_update_frozen()
+void Cgroup::LookWhetherFrozen() {
+  for (Cgroup* c = this; c != nullptr; c = c->parent_) {
+    bool frozen = c->IsFrozen();
+    if (frozen == std::exchange(c->told_frozen_, frozen)) continue;
+    c->FileChanged(kEvents);
+  }
 }
 
 bool Cgroup::IsFrozen() const {
@@ -402,7 +461,7 @@ void Cgroup::TakeSamples(std::span<const RefPtr<Cgroup>> all, bool cpu, bool mem
 void Cgroup::LookAtMemory() {
   uint64_t used = memory_sample_;
   counters_.memory_peak = std::max(counters_.memory_peak, used);
-  if (used > limits_.memory_high) ++counters_.memory_high;
+  if (used > limits_.memory_high) Count(&Counters::memory_high, kMemoryEvents);
   if (used <= limits_.memory_max) return;
   constexpr int kNeverKilled = -1000;  // OOM_SCORE_ADJ_MIN
   ThreadGroup* largest = nullptr;
@@ -416,14 +475,14 @@ void Cgroup::LookAtMemory() {
     if (group.oom_score_adj() != kNeverKilled && (largest == nullptr || part > most)) largest = &group, most = part;
   });
   if (parts <= limits_.memory_max) return;
-  ++counters_.memory_max;
+  Count(&Counters::memory_max, kMemoryEvents);
   if (largest == nullptr) return;
-  ++counters_.oom;
+  Count(&Counters::oom, kMemoryEvents);
   if (limits_.oom_group) {
-    counters_.oom_kill += KillAll(nullptr);
+    Count(&Counters::oom_kill, kMemoryEvents, KillAll(nullptr));
     return;
   }
-  ++counters_.oom_kill;
+  Count(&Counters::oom_kill, kMemoryEvents);
   RefPtr<ThreadGroup>(largest)->SendSignal(SigInfo::Kernel(SIGKILL));
 }
 

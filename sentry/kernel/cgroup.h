@@ -21,6 +21,7 @@
 #include "checkpoint/state.h"
 #include "sentry/base/errno_or.h"
 #include "sentry/base/ref_ptr.h"
+#include "sentry/kernel/wait_queue.h"
 
 namespace amber {
 
@@ -57,6 +58,17 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
     uint32_t mode = 0, uid = 0, gid = 0;
   };
 
+  // Files that tell when they change (cgroup_file_notify()).
+  enum EventFile { kEvents, kMemoryEvents, kPidsEvents, kEventFiles, kNoEvents = -1 };
+  // Who has inodes of such files and of the directory.
+  class Watcher {
+   public:
+    virtual void OnFileChanged(EventFile file) = 0;
+
+   protected:
+    ~Watcher() = default;
+  };
+
   Cgroup() = default;  // for Loader
   ~Cgroup() override;
   static RefPtr<Cgroup> NewRoot(Kernel& kernel);
@@ -82,10 +94,13 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   ErrnoOr<void> Move(ThreadGroup& group);
   // For processes: a new one, and one that has ended or goes elsewhere. Use GroupExtras::cgroup for which one a process is in.
   void Add(ThreadGroup& group);
+  // The same in an image's: nothing has changed.
+  void AddLoaded(ThreadGroup& group);
   void Remove(ThreadGroup& group);
 
-  // May one more task be made in a process of this? EAGAIN.
-  ErrnoOr<void> CheckNewTask();
+  // One more task will be made in a process of this (EAGAIN: beyond a limit), and it has been, or will not be.
+  ErrnoOr<void> ReserveTask();
+  void EndReservation();
 
   uint32_t available() const { return parent_ == nullptr ? uint32_t{kAll} : parent_->enabled_; }
   uint32_t enabled() const { return enabled_; }
@@ -101,6 +116,8 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   void SetFreeze(bool on);
   // All members and those below stand still, by cgroup.freeze.
   bool IsFrozen() const;
+  // A member has come to stand still, or come, or gone.
+  void LookWhetherFrozen();
   // New and loaded tasks.
   bool HoldsMembers() const;
   // But for the init of `writer`'s pid namespace, which its own processes cannot kill; null: the kernel itself. How many.
@@ -118,6 +135,12 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
     int64_t user = 0, system = 0;  // ns
   };
   Cpu CpuUsed() const;
+
+  void AddWatcher(Watcher* watcher) { watchers_.insert(watcher); }
+  void RemoveWatcher(Watcher* watcher) { watchers_.erase(watcher); }
+  // How often a file has changed, from 1 on; POLLPRI at each change.
+  uint64_t changes(EventFile file) const { return changes_[file]; }
+  WaitQueue& change_queue(EventFile file) { return change_queues_[file]; }
 
   Owner& owner() { return owner_; }
   std::map<std::string, Owner, std::less<>>& file_owners() { return file_owners_; }
@@ -137,6 +160,12 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   template <typename F>
   void ForEachMember(F visit) const;
   int Depth() const;
+  void FileChanged(EventFile file);
+  // Counts an event here and above.
+  void Count(uint64_t Counters::* counter, EventFile file, uint64_t times = 1);
+  // Whether somebody is here or below has changed.
+  void TellPopulated();
+  bool IsPopulatedBeside(const Cgroup& child) const;
   void ApplyHold();
   // What is looked at regularly, by the root.
   void Watch();
@@ -155,7 +184,11 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   std::map<std::string, RefPtr<Cgroup>, std::less<>> children_;
   std::set<ThreadGroup*> members_;
   uint32_t enabled_ = 0;
-  bool freeze_ = false, throttled_ = false;
+  bool freeze_ = false, throttled_ = false, told_frozen_ = false;
+  size_t reserved_ = 0;  // tasks that are being made, here and below
+  std::set<Watcher*> watchers_;
+  uint64_t changes_[kEventFiles] = {1, 1, 1};
+  WaitQueue change_queues_[kEventFiles];
   Limits limits_;
   Counters counters_;
   Owner owner_{0755, 0, 0};

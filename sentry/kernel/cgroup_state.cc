@@ -50,6 +50,7 @@ std::string Cgroup::Save(state::Saver& saver) const {
   }
   m.set_enabled(enabled_);
   m.set_freeze(freeze_);
+  m.set_told_frozen(told_frozen_);
   m.set_removed(removed_);
   VisitLimits(limits_, [&m](uint64_t v) { m.add_limit(v); });
   m.add_limit(limits_.oom_group ? 1 : 0);
@@ -80,6 +81,7 @@ bool Cgroup::Load(state::Loader& loader, std::string_view bytes) {
   name_ = m.name();
   enabled_ = m.enabled() & kAll;
   freeze_ = m.freeze();
+  told_frozen_ = m.told_frozen();
   removed_ = m.removed();
   int i = 0;
   VisitLimits(limits_, [&](uint64_t& v) { v = m.limit(i++); });

@@ -355,7 +355,7 @@ bool GroupExtras::AfterLoad(state::Loader& loader, ThreadGroup& group) {
   }
   Inherit(group);
   if (cgroup) {
-    cgroup->Add(group);
+    cgroup->AddLoaded(group);
     for (const RefPtr<Task>& task : group.tasks()) task->extras().cgroup_held = cgroup->HoldsMembers();
   }
   if (loaded_[0] != kNever) cpu_timers(group).virtual_timer().Set(loaded_[0], loaded_[1]);

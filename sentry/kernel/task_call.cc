@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -296,6 +297,7 @@ void Task::ReturnToGuest() {
   bool goes = find_way();
   extras_->returning = false;
   if (held_) kernel_->OnHeld(*this);
+  if (held_ && extras_->cgroup_held && group_->extras().cgroup) group_->extras().cgroup->LookWhetherFrozen();
   if (!goes) return;
   if (extras_->tracee != nullptr && Tracing::GoesOn(*this)) return;
   if (call_ == Call::kBlocked) {

@@ -32,7 +32,7 @@ namespace {
 
 constexpr uint64_t kKnownFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_PIDFD | CLONE_PTRACE | CLONE_VFORK | CLONE_PARENT |
                                  CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_DETACHED |
-                                 CLONE_UNTRACED | CLONE_CHILD_SETTID | CLONE_IO | CLONE_CLEAR_SIGHAND | kNamespaceFlags;
+                                 CLONE_UNTRACED | CLONE_CHILD_SETTID | CLONE_IO | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP | kNamespaceFlags;
 
 // user_disable_single_step() of copy_thread(): whoever steps the parent does not step its child, who would die of it.
 void StopStepping(const Task& parent, platform::Frame* frame) {
@@ -103,7 +103,6 @@ ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
   bool thread = (args.flags & CLONE_THREAD) != 0;
   bool share_vm = (args.flags & CLONE_VM) != 0;
   if (kernel_.task_count_ >= kernel_.max_tasks_) return Errno(EAGAIN);
-  TRY(Cgroup::Of(parent).CheckNewTask());
   const rlimit& nproc = parent.group().rlim(RLIMIT_NPROC);
   if (kernel_.task_count_ >= nproc.rlim_cur && parent.creds().uid != 0 && !parent.Has(CAP_SYS_RESOURCE) && !parent.Has(CAP_SYS_ADMIN) &&
       kernel_.TasksOf(parent.creds().uid) >= nproc.rlim_cur) {
@@ -112,12 +111,19 @@ ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
   if (!share_vm && !parent.mm().TryLock(parent)) {
     return parent.Block(parent.mm().lock_queue(), POLLIN, kNever, kErestartnointr);
   }
+  RefPtr<Cgroup> charged = args.cgroup ? args.cgroup : RefPtr<Cgroup>(&Cgroup::Of(parent));
+  if (auto reserved = charged->ReserveTask(); !reserved.ok()) {
+    if (!share_vm) parent.mm().Unlock(parent);
+    return reserved.error();
+  }
   if (kernel_.max_tasks_ != 0) ++kernel_.stats().forks;
   if ((args.flags & (CLONE_THREAD | CLONE_SIGHAND)) != 0) WithdrawActions(parent);
   parent.call_ = Task::Call::kContinuation;
   RefPtr<Task> self(&parent);
-  auto done = [this, self, args](ErrnoOr<platform::Thread*> made) {
+  auto done = [this, self, args, charged](ErrnoOr<platform::Thread*> made) {
     KernelLock lock(kernel_);
+    // Nobody else comes in between: it counts as a task from now on, or never.
+    charged->EndReservation();
     OnCloned(*self, args, made);
   };
   if (!share_vm) {
@@ -181,6 +187,7 @@ void TaskLifecycle::CopyMovedMemory(Task& parent, const RefPtr<Task>& child, con
 
 ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& args, platform::Thread& thread) {
   ThreadGroup& old = parent.group();
+  if (args.cgroup && args.cgroup->removed()) return Errno(ENODEV);
   RefPtr<FsContext> fs = (args.flags & CLONE_FS) != 0 ? parent.fs_ : parent.fs_->Clone();
   NamespaceSet set = TRY(MakeNamespaces(parent, args.flags, fs.get()));
   RefPtr<PidNamespace> pids(&old.pids());
@@ -248,7 +255,7 @@ RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, RefPtr<PidNamespac
   group->nice_ = old.nice_;
   group->extras_->core_filter = old.extras_->core_filter;
   group->extras_->Inherit(*group);
-  group->extras_->cgroup = old.extras_->cgroup;
+  group->extras_->cgroup = args.cgroup ? args.cgroup : old.extras_->cgroup;
   if (group->extras_->cgroup) group->extras_->cgroup->Add(*group);
   group->exe_path_ = old.exe_path_;
   group->process_group_ = old.process_group_;

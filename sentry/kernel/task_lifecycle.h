@@ -34,6 +34,7 @@ struct CloneArgs {
   uint64_t pidfd = 0;
   uint64_t tls = 0;
   std::vector<int> set_tid;  // the child's ids, innermost first
+  RefPtr<Cgroup> cgroup;     // CLONE_INTO_CGROUP; null: the parent's
 };
 
 struct ExecArgs {

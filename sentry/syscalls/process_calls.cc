@@ -13,6 +13,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "sentry/fs/cgroup/cgroup_fs.h"
+#include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
@@ -85,7 +87,7 @@ ErrnoOr<uint64_t> Clone3(Task& task, UserPtr<clone_args> p, uint64_t size) {
   if ((in.flags & (CLONE_DETACHED | (CSIGNAL & ~0x80 /* CLONE_NEWTIME */))) != 0 || in.exit_signal > kNumSignals) return Errno(EINVAL);
   if ((in.stack == 0) != (in.stack_size == 0)) return Errno(EINVAL);
   if ((in.flags & (CLONE_THREAD | CLONE_PARENT)) != 0 && in.exit_signal != 0) return Errno(EINVAL);
-  if ((in.flags & CLONE_INTO_CGROUP) != 0) return Errno(EOPNOTSUPP);
+  if ((in.flags & CLONE_INTO_CGROUP) != 0 && (in.cgroup > INT_MAX || size < CLONE_ARGS_SIZE_VER2)) return Errno(EINVAL);
   CloneArgs args;
   args.flags = in.flags;
   args.exit_signal = static_cast<int>(in.exit_signal);
@@ -95,6 +97,10 @@ ErrnoOr<uint64_t> Clone3(Task& task, UserPtr<clone_args> p, uint64_t size) {
   args.pidfd = in.pidfd;
   args.tls = in.tls;
   if (in.set_tid_size != 0) args.set_tid = TRY(CopyInTids(task, in));
+  // Executed again, by a vfork's parent: it is the child that counts now.
+  bool first = task.syscall().scratch[0] == 0;
+  if ((in.flags & CLONE_INTO_CGROUP) != 0 && first)
+    args.cgroup = TRY(CgroupForClone(task, static_cast<int>(in.cgroup), (in.flags & CLONE_THREAD) != 0));
   return task.kernel().lifecycle().Clone(task, args);
 }
 
@@ -280,7 +286,7 @@ void RegisterProcessCalls(SyscallTable& table) {
   table.Set(SYS_fork, Full<&Fork>());
   table.Set(SYS_vfork, Full<&Vfork>());
   table.Set(SYS_clone, Full<&Clone>());
-  table.Set(SYS_clone3, Partial<&Clone3>("no CLONE_INTO_CGROUP"));
+  table.Set(SYS_clone3, Full<&Clone3>());
   table.Set(SYS_execve, Full<&Execve>());
   table.Set(SYS_execveat, Full<&Execveat>());
   table.Set(SYS_exit, Full<&Exit>());

@@ -1,8 +1,14 @@
 // Control groups of the second version: the tree, who is where, pids, freezing, killing, limits. cgroups(7), cgroup-v2.rst.
+#include <poll.h>
 #include <sched.h>
+#include <sys/epoll.h>
+#include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
+
+#include <atomic>
 
 #include "test/harness/guest_util.h"
 
@@ -238,6 +244,153 @@ GUEST_TEST(Cgroups, Freezing) {
   EXPECT_EQ(errno, ERANGE);
 }
 
+GUEST_TEST(Cgroups, PollTellsOfChanges) {
+  Tree t;
+  MUST(mkdir(t.Path("a"), 0755));
+  MUST(mkdir(t.Path("a/b"), 0755));
+  const int above = MUST(open(t.Path("a/cgroup.events"), O_RDONLY)), below = MUST(open(t.Path("a/b/cgroup.events"), O_RDONLY));
+  const int other = MUST(open(t.Path("a/cgroup.type"), O_RDONLY));
+  struct pollfd p[3] = {{above, POLLPRI, 0}, {below, POLLPRI, 0}, {other, POLLPRI, 0}};
+  char text[64];
+  // What nobody has read yet has changed.
+  EXPECT_EQ(poll(p, 3, 0), 3);
+  for (const struct pollfd& one : p) EXPECT_EQ(one.revents, POLLPRI | POLLERR);
+  auto read_all = [&] {
+    for (const struct pollfd& one : p) MUST(pread(one.fd, text, sizeof(text), 0));
+  };
+  read_all();
+  EXPECT_EQ(poll(p, 3, 0), 0);
+  p[0].events = POLLIN | POLLOUT;
+  EXPECT_EQ(poll(p, 1, 0), 1);
+  EXPECT_EQ(p[0].revents, POLLIN | POLLOUT);
+  p[0].events = POLLPRI;
+  const int epoll = MUST(epoll_create1(EPOLL_CLOEXEC));
+  struct epoll_event event = {};
+  event.events = EPOLLPRI;
+  MUST(epoll_ctl(epoll, EPOLL_CTL_ADD, below, &event));
+  EXPECT_EQ(epoll_wait(epoll, &event, 1, 0), 0);
+  CheckpointHere();
+  EXPECT_EQ(poll(p, 3, 0), 0);
+  Gate leave;
+  const pid_t child = Fork([&] {
+    usleep(30'000);
+    EXPECT(t.Write("a/b/cgroup.procs", "0"));
+    leave.Await();
+  });
+  EXPECT_EQ(epoll_wait(epoll, &event, 1, 20'000), 1);
+  EXPECT_EQ(event.events, uint32_t{EPOLLPRI | EPOLLERR});
+  EXPECT_EQ(poll(p, 3, 20'000), 2);
+  EXPECT_EQ(p[0].revents, POLLPRI | POLLERR);
+  EXPECT_EQ(p[1].revents, POLLPRI | POLLERR);
+  CheckpointHere();
+  EXPECT_EQ(poll(p, 3, 0), 2);
+  read_all();
+  EXPECT(t.Has("a/cgroup.events", "populated 1\n"));
+  EXPECT_EQ(poll(p, 3, 0), 0);
+  // A second one in the group changes nothing.
+  JOIN_OK(Fork([&] { EXPECT(t.Write("a/b/cgroup.procs", "0")); }));
+  EXPECT_EQ(poll(p, 3, 20), 0);
+  leave.Open();
+  JOIN_OK(child);
+  EXPECT_EQ(poll(p, 1, 20'000), 1);
+  read_all();
+  EXPECT(t.Has("a/cgroup.events", "populated 0\n"));
+  MUST(rmdir(t.Path("a/b")));
+  EXPECT_EQ(poll(p, 3, 20'000), 1);
+  EXPECT_EQ(p[1].revents, POLLPRI | POLLERR);
+}
+
+GUEST_TEST(Cgroups, FreezingIsTold) {
+  Tree t;
+  MUST(mkdir(t.Path("a"), 0755));
+  Gate ready;
+  const pid_t child = Fork([&] {
+    EXPECT(t.Write("a/cgroup.procs", "0"));
+    ready.Open();
+    for (;;) pause();
+  });
+  ready.Await();
+  struct pollfd p = {MUST(open(t.Path("a/cgroup.events"), O_RDONLY)), POLLPRI, 0};
+  char text[64] = {};
+  for (const char* state : {"1", "0"}) {
+    MUST(pread(p.fd, text, sizeof(text) - 1, 0));
+    EXPECT_EQ(poll(&p, 1, 0), 0);
+    EXPECT(t.Write("a/cgroup.freeze", state));
+    char wanted[16];
+    snprintf(wanted, sizeof(wanted), "frozen %s\n", state);
+    do {
+      EXPECT_EQ(poll(&p, 1, 20'000), 1);
+      MUST(pread(p.fd, text, sizeof(text) - 1, 0));
+    } while (strstr(text, wanted) == nullptr);
+  }
+  MUST(kill(child, SIGKILL));
+  EXPECT_KILLED(WaitStatus(child), SIGKILL);
+}
+
+GUEST_TEST(Cgroups, InotifyTellsOfChanges) {
+  Tree t;
+  MUST(mkdir(t.Path("a"), 0755));
+  const int inotify = MUST(inotify_init1(IN_NONBLOCK));
+  const int file = MUST(inotify_add_watch(inotify, t.Path("a/cgroup.events"), IN_MODIFY));
+  const int directory = MUST(inotify_add_watch(inotify, t.Path("a"), IN_MODIFY));
+  CheckpointHere();
+  JOIN_OK(Fork([&] { EXPECT(t.Write("a/cgroup.procs", "0")); }));
+  struct pollfd p = {inotify, POLLIN, 0};
+  bool told_file = false, told_directory = false;
+  while (!told_file || !told_directory) {
+    EXPECT_EQ(poll(&p, 1, 20'000), 1);
+    alignas(struct inotify_event) char buffer[1024];
+    const ssize_t n = MUST(read(inotify, buffer, sizeof(buffer)));
+    for (ssize_t at = 0; at < n;) {
+      auto* event = reinterpret_cast<struct inotify_event*>(buffer + at);
+      at += static_cast<ssize_t>(sizeof(*event) + event->len);
+      // (The write that moved the process is one of cgroup.procs.)
+      if (event->wd == file) told_file = event->mask == IN_MODIFY && event->len == 0;
+      if (event->wd == directory && strcmp(event->name, "cgroup.events") == 0) told_directory = event->mask == IN_MODIFY;
+    }
+  }
+}
+
+GUEST_TEST(Cgroups, CloneIntoAGroup) {
+  Tree t;
+  MUST(mkdir(t.Path("a"), 0755));
+  MUST(mkdir(t.Path("b"), 0755));
+  const int a = MUST(open(t.Path("a"), O_RDONLY | O_DIRECTORY)), b = MUST(open(t.Path("b"), O_PATH));
+  const int file = MUST(open(t.Path("a/cgroup.procs"), O_RDONLY)), elsewhere = MUST(open("/tmp", O_RDONLY | O_DIRECTORY));
+  constexpr uint64_t kInto = 0x200000000;
+  struct Arguments {  // struct clone_args
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+  };
+  auto clone_into = [&](uint64_t cgroup, uint64_t flags = 0, size_t size = sizeof(Arguments)) {
+    Arguments arguments = {};
+    arguments.flags = kInto | flags;
+    arguments.exit_signal = SIGCHLD;
+    arguments.cgroup = cgroup;
+    return static_cast<pid_t>(syscall(SYS_clone3, &arguments, size));
+  };
+  for (int fd : {a, b}) {
+    const pid_t child = MUST(clone_into(static_cast<uint64_t>(fd)));
+    if (child == 0) {
+      char text[512] = {};
+      const int own = open("/proc/self/cgroup", O_RDONLY);
+      _exit(read(own, text, sizeof(text) - 1) > 0 && strstr(text, fd == a ? "/a\n" : "/b\n") != nullptr ? 0 : 1);
+    }
+    JOIN_OK(child);
+  }
+  EXPECT_ERRNO(clone_into(static_cast<uint64_t>(file)), EBADF);
+  EXPECT_ERRNO(clone_into(static_cast<uint64_t>(elsewhere)), EBADF);
+  EXPECT_ERRNO(clone_into(12345), EBADF);
+  EXPECT_ERRNO(clone_into(uint64_t{1} << 32), EINVAL);
+  EXPECT_ERRNO(clone_into(static_cast<uint64_t>(a), 0, 80), EINVAL);
+  // Who may not write to cgroup.procs may not do this.
+  JOIN_OK(Fork([&] {
+    MUST(setresuid(1000, 1000, 1000));
+    EXPECT_ERRNO(clone_into(static_cast<uint64_t>(a)), EACCES);
+  }));
+  MUST(rmdir(t.Path("b")));
+  EXPECT_ERRNO(clone_into(static_cast<uint64_t>(b)), ENOENT);
+}
+
 GUEST_TEST(Cgroups, KillsAllBelow) {
   Tree t;
   MUST(mkdir(t.Path("a"), 0755));
@@ -324,10 +477,55 @@ GUEST_TEST(Cgroups, PidsMax) {
   EXPECT(!t.Write("a/pids.max", "-1"));
 }
 
+GUEST_TEST(Cgroups, PidsMaxHoldsForThoseWhoCloneAtOnce) {
+  Tree t("+pids");
+  MUST(mkdir(t.Path("a"), 0755));
+  EXPECT(t.Write("a/pids.max", "12"));
+  struct pollfd p = {MUST(open(t.Path("a/pids.events"), O_RDONLY)), POLLPRI, 0};
+  char text[64];
+  MUST(pread(p.fd, text, sizeof(text), 0));
+  EXPECT_EQ(poll(&p, 1, 0), 0);
+  auto* made = Shared<std::atomic<int>>();
+  auto* ready = Shared<std::atomic<int>>();
+  JOIN_OK(Fork([&] {
+    EXPECT(t.Write("a/cgroup.procs", "0"));
+    pid_t children[8];
+    // Eight fork at the same time, for three more.
+    for (pid_t& child : children) {
+      child = Fork([&] {
+        ++*ready;
+        while (*ready < 8) sched_yield();
+        for (int i = 0; i < 3; i++) {
+          const pid_t more = fork();
+          if (more == 0) {
+            for (;;) pause();
+          }
+          if (more > 0) ++*made;
+        }
+        for (;;) pause();
+      });
+    }
+    for (int i = 0; i < 2000 && *made < 3; i++) usleep(1000);
+    usleep(100'000);
+    EXPECT_EQ(made->load(), 3);
+    EXPECT_STREQ(t.Read("a/pids.current"), "12\n");
+    EXPECT_STREQ(t.Read("a/pids.peak"), "12\n");
+    _exit(0);
+  }));
+  EXPECT_EQ(poll(&p, 1, 20'000), 1);
+  EXPECT_EQ(p.revents, POLLPRI | POLLERR);
+  EXPECT(t.Write("a/cgroup.kill", "1"));
+  for (int i = 0; i < 2000 && !t.Has("a/cgroup.events", "populated 0\n"); i++) usleep(1000);
+}
+
 GUEST_TEST(Cgroups, MemoryMax) {
   Tree t("+memory");
   MUST(mkdir(t.Path("a"), 0755));
   EXPECT(t.Write("a/memory.max", "32M"));
+  struct pollfd p = {MUST(open(t.Path("a/memory.events"), O_RDONLY)), POLLPRI, 0};
+  char text[256];
+  MUST(pread(p.fd, text, sizeof(text), 0));
+  EXPECT_EQ(poll(&p, 1, 0), 0);
   EXPECT_STREQ(t.Read("a/memory.max"), "33554432\n");
   const pid_t child = Fork([&] {
     EXPECT(t.Write("a/cgroup.procs", "0"));
@@ -339,6 +537,7 @@ GUEST_TEST(Cgroups, MemoryMax) {
   });
   EXPECT_KILLED(WaitStatus(child), SIGKILL);
   EXPECT(t.Has("a/memory.events", "oom_kill 1\n"));
+  EXPECT_EQ(poll(&p, 1, 0), 1);
   // Who stays below is left alone.
   JOIN_OK(Fork([&] {
     EXPECT(t.Write("a/cgroup.procs", "0"));

@@ -9,6 +9,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/vfs/fd_table.h"
 
 namespace amber {
 namespace {
@@ -139,6 +140,16 @@ std::string Threads(Task& reader, Cgroup& g) {
   return out;
 }
 
+// cgroup_may_write()
+ErrnoOr<void> CheckWrite(Task& writer, Cgroup& group) {
+  Cgroup::Owner owner{0644, group.owner().uid, group.owner().gid};
+  if (auto it = group.file_owners().find("cgroup.procs"); it != group.file_owners().end()) owner = it->second;
+  const Credentials& creds = writer.creds();
+  bool in_group = creds.fsgid == owner.gid || std::find(creds.groups.begin(), creds.groups.end(), owner.gid) != creds.groups.end();
+  uint32_t bit = creds.fsuid == owner.uid ? 0200 : in_group ? 0020 : 0002;
+  return (owner.mode & bit) != 0 || writer.Has(1 /* CAP_DAC_OVERRIDE */) ? Ok() : ErrnoOr<void>(Errno(EACCES));
+}
+
 // cgroup_procs_write_permission(): whoever moves a process must be able to write the file of the group above both, too.
 ErrnoOr<void> CheckMove(Task& writer, const Cgroup& from, Cgroup& to) {
   Cgroup& root = Cgroup::RootFor(writer);
@@ -146,12 +157,7 @@ ErrnoOr<void> CheckMove(Task& writer, const Cgroup& from, Cgroup& to) {
   Cgroup* common = &to;
   while (common != nullptr && !from.IsWithin(*common)) common = common->parent();
   if (common == nullptr) return Errno(ENOENT);
-  Cgroup::Owner owner{0644, common->owner().uid, common->owner().gid};
-  if (auto it = common->file_owners().find("cgroup.procs"); it != common->file_owners().end()) owner = it->second;
-  const Credentials& creds = writer.creds();
-  bool in_group = creds.fsgid == owner.gid || std::find(creds.groups.begin(), creds.groups.end(), owner.gid) != creds.groups.end();
-  uint32_t bit = creds.fsuid == owner.uid ? 0200 : in_group ? 0020 : 0002;
-  return (owner.mode & bit) != 0 || writer.Has(1 /* CAP_DAC_OVERRIDE */) ? Ok() : ErrnoOr<void>(Errno(EACCES));
+  return CheckWrite(writer, *common);
 }
 
 ErrnoOr<void> MoveHere(Task& writer, Cgroup& g, std::string_view text) {
@@ -277,7 +283,7 @@ constexpr uint32_t kRead = 0444, kReadWrite = 0644, kWrite = 0200;
 
 constexpr CgroupEntry kEntries[] = {
     {"cgroup.controllers", 0, kRead, &Controllers},
-    {"cgroup.events", 0, kRead, &Events},
+    {"cgroup.events", 0, kRead, &Events, nullptr, Cgroup::kEvents},
     {"cgroup.freeze", 0, kReadWrite, &Freeze, &SetFreeze},
     {"cgroup.kill", 0, kWrite, nullptr, &Kill},
     {"cgroup.max.depth", 0, kReadWrite, &ShowLimit<&L::max_depth>, &SetCount<&L::max_depth>},
@@ -291,7 +297,7 @@ constexpr CgroupEntry kEntries[] = {
     {"cpu.stat", 0, kRead, &CpuStat},
     {"cpu.weight", Cgroup::kCpu, kReadWrite, &ShowLimit<&L::cpu_weight>, &SetCpuWeight},
     {"memory.current", Cgroup::kMemory, kRead, &MemoryCurrent},
-    {"memory.events", Cgroup::kMemory, kRead, &MemoryEvents},
+    {"memory.events", Cgroup::kMemory, kRead, &MemoryEvents, nullptr, Cgroup::kMemoryEvents},
     {"memory.high", Cgroup::kMemory, kReadWrite, &ShowLimit<&L::memory_high>, &SetBytes<&L::memory_high>},
     {"memory.low", Cgroup::kMemory, kReadWrite, &ShowLimit<&L::memory_low>, &SetBytes<&L::memory_low>},
     {"memory.max", Cgroup::kMemory, kReadWrite, &MemoryMax, &SetBytes<&L::memory_max>},
@@ -302,7 +308,7 @@ constexpr CgroupEntry kEntries[] = {
     {"memory.swap.current", Cgroup::kMemory, kRead, &Zero},
     {"memory.swap.max", Cgroup::kMemory, kReadWrite, &ShowLimit<&L::swap_max>, &SetBytes<&L::swap_max>},
     {"pids.current", Cgroup::kPids, kRead, &PidsCurrent},
-    {"pids.events", Cgroup::kPids, kRead, &PidsEvents},
+    {"pids.events", Cgroup::kPids, kRead, &PidsEvents, nullptr, Cgroup::kPidsEvents},
     {"pids.max", Cgroup::kPids, kReadWrite, &ShowLimit<&L::pids>, &SetPidsMax},
     {"pids.peak", Cgroup::kPids, kRead, &PidsPeak},
 };
@@ -311,5 +317,23 @@ static_assert(std::size(kEntries) < 64);  // kInosPerGroup
 }  // namespace
 
 std::span<const CgroupEntry> CgroupEntries() { return kEntries; }
+
+// cgroup_css_set_fork()
+ErrnoOr<RefPtr<Cgroup>> CgroupForClone(Task& task, int fd, bool thread) {
+  RefPtr<File> file = TRY(task.files().GetAny(fd));
+  auto* place = dynamic_cast<VfsFile*>(file.get());
+  auto* inode = place != nullptr ? dynamic_cast<CgroupInode*>(&place->inode()) : nullptr;
+  if (inode == nullptr || inode->entry() != nullptr) return Errno(EBADF);
+  RefPtr<Cgroup> group = inode->GroupFor(&task);
+  if (!group) return Errno(EBADF);
+  if (group->removed()) return Errno(ENOENT);  // css_tryget_online_from_dir()
+  TRY(CheckWrite(task, *group));
+  Cgroup& own = Cgroup::Of(task);
+  TRY(CheckMove(task, own, *group));
+  if (group.get() == &own) return group;
+  if (group->enabled() != 0) return Errno(EBUSY);  // no internal processes
+  if (thread) return Errno(EOPNOTSUPP);
+  return group;
+}
 
 }  // namespace amber

@@ -3,12 +3,15 @@
 #include <dirent.h>
 #include <linux/capability.h>
 #include <linux/magic.h>
+#include <poll.h>
+#include <sys/inotify.h>
 
 #include <algorithm>
 
 #include "sentry/fs/cgroup/cgroup.pb.h"
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/directory_file.h"
+#include "sentry/vfs/notify.h"
 #include "sentry/vfs/state_util.h"
 
 namespace amber {
@@ -59,12 +62,34 @@ bool CgroupFileSystem::Load(state::Loader& loader, std::string_view bytes) {
 
 CgroupInode::CgroupInode(FileSystem* fs, RefPtr<Cgroup> group, const CgroupEntry* entry) : Inode(fs), group_(std::move(group)), entry_(entry) {
   ShowAttr();
+  Watch();
+}
+
+CgroupInode::~CgroupInode() {
+  if (group_) group_->RemoveWatcher(this);
+}
+
+void CgroupInode::Watch() {
+  if (group_ && (entry_ == nullptr || entry_->events != Cgroup::kNoEvents)) group_->AddWatcher(this);
+}
+
+// kernfs_notify_workfn()
+void CgroupInode::OnFileChanged(Cgroup::EventFile file) {
+  if (!AnyWatches()) return;
+  RefPtr<Inode> self(this);
+  if (entry_ != nullptr) {
+    if (entry_->events == file) NotifyInode(*this, {IN_MODIFY, 0, {}, false});
+    return;
+  }
+  auto found = std::ranges::find_if(CgroupEntries(), [file](const CgroupEntry& e) { return e.events == file; });
+  if (found != CgroupEntries().end() && IsThere(*found, *group_)) NotifyInode(*this, {IN_MODIFY, 0, found->name, false});
 }
 
 void CgroupInode::Become(RefPtr<Cgroup> group) {
   if (group_) return;
   group_ = std::move(group);
   ShowAttr();
+  Watch();
 }
 
 RefPtr<Cgroup> CgroupInode::GroupFor(const Task* task) const {
@@ -177,9 +202,9 @@ bool CgroupInode::Load(state::Loader& loader, std::string_view bytes) {
   if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadBase(loader, m.base())) return false;
   if (dynamic_cast<CgroupFileSystem*>(&fs()) == nullptr) return loader.Fail("an inode is in the wrong file system");
   group_ = loader.GetRef<Cgroup>(m.group());
-  if (m.entry().empty()) return true;
-  entry_ = FindEntry(m.entry());
-  return (entry_ != nullptr && group_) || loader.Fail("a cgroup's file is unknown");
+  entry_ = m.entry().empty() ? nullptr : FindEntry(m.entry());
+  Watch();
+  return m.entry().empty() || (entry_ != nullptr && group_) || loader.Fail("a cgroup's file is unknown");
 }
 
 // --- open files ---
@@ -195,6 +220,7 @@ ErrnoOr<std::string> CgroupFile::MakeText(Task& task) {
   RefPtr<Cgroup> group = TRY(Group(task));
   auto& node = static_cast<CgroupInode&>(inode());
   if (node.entry()->text == nullptr) return Errno(EINVAL);
+  read_at_ = changes();
   return node.entry()->text(task, *group);
 }
 
@@ -217,7 +243,27 @@ ErrnoOr<uint64_t> CgroupFile::Seek(Task& task, int64_t offset, int whence) {
   return whence == SEEK_END ? ErrnoOr<uint64_t>(Errno(EINVAL)) : TextFile::Seek(task, offset, whence);
 }
 
-std::string CgroupFile::Save(state::Saver& saver) const { return SaveOpenFile(saver, position_, (made_ ? 1 : 0) | uint64_t{opener_} << 1, text_); }
+uint64_t CgroupFile::changes() const {
+  auto& node = static_cast<CgroupInode&>(inode());
+  return node.entry()->events == Cgroup::kNoEvents ? 1 : node.group()->changes(node.entry()->events);
+}
+
+uint32_t CgroupFile::Poll(Task&) {
+  constexpr uint32_t kUsual = POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM;
+  bool changed = static_cast<CgroupInode&>(inode()).group()->removed() || read_at_ != changes();
+  return kUsual | (changed ? POLLPRI | POLLERR : 0);
+}
+
+WaitQueue* CgroupFile::wait_queue() {
+  static auto* never = new WaitQueue();
+  auto& node = static_cast<CgroupInode&>(inode());
+  return node.entry()->events == Cgroup::kNoEvents ? never : &node.group()->change_queue(node.entry()->events);
+}
+
+std::string CgroupFile::Save(state::Saver& saver) const {
+  uint64_t up_to_date = read_at_ == changes() ? 1 : 0;
+  return SaveOpenFile(saver, position_, (made_ ? 1 : 0) | uint64_t{opener_} << 1 | up_to_date << 33, text_);
+}
 
 bool CgroupFile::Load(state::Loader& loader, std::string_view bytes) {
   vfs_state::OpenFile m;
@@ -225,6 +271,7 @@ bool CgroupFile::Load(state::Loader& loader, std::string_view bytes) {
   position_ = m.position();
   made_ = (m.data_inode() & 1) != 0;
   opener_ = static_cast<uint32_t>(m.data_inode() >> 1);
+  read_at_ = m.data_inode() >> 33 & 1;  // changes are counted anew
   text_ = m.extra();
   return true;
 }

@@ -21,8 +21,12 @@ struct CgroupEntry {
   uint32_t mode;
   std::string (*text)(Task& reader, Cgroup& group);
   ErrnoOr<void> (*write)(Task& writer, Cgroup& group, std::string_view text) = nullptr;
+  Cgroup::EventFile events = Cgroup::kNoEvents;  // tells when it changes
 };
 std::span<const CgroupEntry> CgroupEntries();
+
+// CLONE_INTO_CGROUP: the group whose directory descriptor `fd` is, if `task` may make a process (or a thread of its own) there.
+ErrnoOr<RefPtr<Cgroup>> CgroupForClone(Task& task, int fd, bool thread);
 
 class CgroupFileSystem final : public FileSystem {
  public:
@@ -43,16 +47,20 @@ class CgroupFileSystem final : public FileSystem {
   bool Load(state::Loader& loader, std::string_view bytes) override;
 };
 
-class CgroupInode final : public Inode {
+class CgroupInode final : public Inode, public Cgroup::Watcher {
  public:
   CgroupInode() = default;  // for Loader
   // `group` null: not known yet, the root for whoever asks. `entry` null: the directory.
   CgroupInode(FileSystem* fs, RefPtr<Cgroup> group, const CgroupEntry* entry);
+  ~CgroupInode() override;
 
   const CgroupEntry* entry() const { return entry_; }
   void Become(RefPtr<Cgroup> group);
+  const RefPtr<Cgroup>& group() const { return group_; }
   // Null if nobody asks.
   RefPtr<Cgroup> GroupFor(const Task* task) const;
+
+  void OnFileChanged(Cgroup::EventFile file) override;
 
   ErrnoOr<void> Refresh() override;
   ErrnoOr<void> SetAttr(const VfsContext& ctx, const AttrChange& change) override;
@@ -69,6 +77,8 @@ class CgroupInode final : public Inode {
  private:
   void ShowAttr();
   Cgroup::Owner* OwnerOf(bool make);
+  // Of the directory and of files that tell when they change.
+  void Watch();
 
   RefPtr<Cgroup> group_;
   const CgroupEntry* entry_ = nullptr;
@@ -81,6 +91,10 @@ class CgroupFile final : public TextFile {
   CgroupFile(VfsPath path, int flags, uint32_t opener);
 
   ErrnoOr<uint64_t> Seek(Task& task, int64_t offset, int whence) override;
+  // POLLPRI and POLLERR if it has changed since it was read (kernfs_generic_poll()).
+  uint32_t Poll(Task& task) override;
+  WaitQueue* wait_queue() override;
+  bool pollable() const override { return true; }
 
   state::Kind kind() const override { return kCgroupFileKind; }
   std::string Save(state::Saver& saver) const override;
@@ -96,7 +110,11 @@ class CgroupFile final : public TextFile {
   // ENODEV: it has been removed.
   ErrnoOr<RefPtr<Cgroup>> Group(Task& task) const;
 
+  // How often it has changed by now.
+  uint64_t changes() const;
+
   uint32_t opener_ = 0;
+  uint64_t read_at_ = 0;  // changes() when it was read; 0: not yet
 };
 
 }  // namespace amber
