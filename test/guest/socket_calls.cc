@@ -412,6 +412,39 @@ GUEST_TEST(TcpOption, RenoIsAlwaysThere) {
   EXPECT_STREQ(name, "reno");
 }
 
+GUEST_TEST(TcpOption, AcceptedSocketsHaveTheirListenersCongestionControl) {
+  Sockets s;
+  MUST(setsockopt(s.tcp, SOL_TCP, TCP_CONGESTION, "reno", 4));
+  struct sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof(address);
+  MUST(bind(s.tcp, reinterpret_cast<struct sockaddr*>(&address), length));
+  MUST(listen(s.tcp, 1));
+  MUST(getsockname(s.tcp, reinterpret_cast<struct sockaddr*>(&address), &length));
+  const int client = MUST(socket(AF_INET, SOCK_STREAM, 0));
+  MUST(connect(client, reinterpret_cast<struct sockaddr*>(&address), length));
+  const int server = MUST(accept(s.tcp, nullptr, nullptr));
+  CheckpointHere();
+  char name[16] = {};
+  length = sizeof(name);
+  EXPECT_OK(getsockopt(server, SOL_TCP, TCP_CONGESTION, name, &length));
+  EXPECT_STREQ(name, "reno");
+  // It may change while data is on its way.
+  static char data[1 << 20];
+  const pid_t writer = Fork([&] {
+    for (size_t done = 0; done < sizeof(data);) done += static_cast<size_t>(MUST(write(server, data + done, sizeof(data) - done)));
+  });
+  close(server);
+  size_t got = 0;
+  char buffer[65536];
+  for (ssize_t n; (n = read(client, buffer, sizeof(buffer))) > 0; got += static_cast<size_t>(n)) {
+    MUST(setsockopt(client, SOL_TCP, TCP_CONGESTION, got % 2 == 0 ? "reno" : "cubic", 5));
+  }
+  EXPECT_EQ(got, sizeof(data));
+  JOIN_OK(writer);
+}
+
 GUEST_TEST(IpOption, Ranges) {
   Sockets s;
   EXPECT_EQ(Option(s.udp, SOL_IP, IP_TTL), 64);

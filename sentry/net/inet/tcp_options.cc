@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "sentry/kernel/task.h"
 #include "sentry/net/inet/option_util.h"
@@ -14,11 +15,20 @@ namespace amber {
 namespace {
 
 constexpr int kMaxKeepIdle = 32767, kMaxKeepCount = 127, kMaxSynCount = 127;
-constexpr char kCongestion[] = "cubic";
+
+struct NamedCongestion {
+  const char* name;
+  net::CongestionControl value;
+};
+constexpr NamedCongestion kCongestion[] = {{"cubic", net::CongestionControl::kCubic}, {"reno", net::CongestionControl::kReno}};
 
 bool Between(int value, int low, int high) { return value >= low && value <= high; }
 
 }  // namespace
+
+std::string_view CongestionName(net::CongestionControl control) {
+  return std::ranges::find_if(kCongestion, [&](const NamedCongestion& c) { return control == c.value; })->name;
+}
 
 ErrnoOr<void> TcpSocket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
   if (level == SOL_TCP) return SetTcpOption(task, name, value);
@@ -45,8 +55,11 @@ ErrnoOr<void> TcpSocket::SetTcpOption(Task&, int name, std::span<const uint8_t> 
     if (value.empty()) return Errno(EINVAL);
     std::string wanted(reinterpret_cast<const char*>(value.data()), value.size());
     wanted = wanted.substr(0, wanted.find('\0'));
-    // There is one algorithm here.
-    return wanted == kCongestion ? ErrnoOr<void>() : Errno(ENOENT);
+    auto found = std::ranges::find_if(kCongestion, [&](const NamedCongestion& c) { return wanted == c.name; });
+    if (found == std::end(kCongestion)) return Errno(ENOENT);
+    o.congestion = found->value;
+    connection_->OptionsChanged();
+    return Ok();
   }
   if (name == TCP_ULP) return Errno(ENOENT);
   if (name == TCP_MD5SIG || name == TCP_REPAIR || name == TCP_ZEROCOPY_RECEIVE) return Errno(name == TCP_REPAIR ? EPERM : ENOPROTOOPT);
@@ -120,7 +133,8 @@ ErrnoOr<std::string> TcpSocket::GetTcpOption(int name) {
     case TCP_NOTSENT_LOWAT: return number(o.not_sent_low == UINT32_MAX ? 0 : o.not_sent_low);
     case TCP_CONGESTION: {
       std::string text(16, '\0');  // TCP_CA_NAME_MAX
-      memcpy(text.data(), kCongestion, sizeof(kCongestion));
+      std::string_view known = CongestionName(o.congestion);
+      memcpy(text.data(), known.data(), known.size());
       return text;
     }
     case TCP_INFO: {

@@ -9,6 +9,9 @@
 
 namespace amber {
 
+// As TCP_CONGESTION names it.
+std::string_view CongestionName(net::CongestionControl control);
+
 class TcpSocket final : public InetSocket, public net::TcpObserver {
  public:
   TcpSocket();  // for Load()

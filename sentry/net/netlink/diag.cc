@@ -5,6 +5,7 @@
 #include <netinet/tcp.h>
 
 #include "sentry/kernel/task.h"
+#include "sentry/net/inet/tcp_socket.h"
 #include "sentry/net/inet/udp_layer.h"
 #include "sentry/net/inet/udp_socket.h"
 #include "sentry/net/netlink/netlink_socket.h"
@@ -51,7 +52,7 @@ void DumpTcp(NetNamespace& net, const inet_diag_req_v2& request, NetlinkWriter& 
       c->FillInfo(&info);
       out.Attribute(INET_DIAG_INFO, info);
     }
-    if ((request.idiag_ext >> (INET_DIAG_CONG - 1) & 1) != 0) out.Attribute(INET_DIAG_CONG, std::string("cubic"));
+    if ((request.idiag_ext >> (INET_DIAG_CONG - 1) & 1) != 0) out.Attribute(INET_DIAG_CONG, std::string(CongestionName(c->options().congestion)));
   }
   if ((request.idiag_states >> TCP_TIME_WAIT & 1) == 0) return;
   for (const auto& tw : net.tcp().time_waits()) {

@@ -146,9 +146,9 @@ bool TcpConnection::InputAck(const Packet& packet) {
       send_queue_.front().retransmitted = false;
       SetLost(send_queue_.front());
     }
-    if (!in_recovery_ || cubic_.cwnd < cubic_.ssthresh) {
-      bool limited = window_limited_ || flight_before + mss_ >= cubic_.cwnd;
-      cubic_.OnAck(acked, mss_, now, rtt_.smoothed, limited);
+    if (!in_recovery_ || congestion_.cwnd < congestion_.ssthresh) {
+      bool limited = window_limited_ || flight_before + mss_ >= congestion_.cwnd;
+      congestion_.OnAck(acked, mss_, now, rtt_.smoothed, limited);
       window_limited_ = false;
     }
   } else if (outstanding && packet.payload.empty() && snd_wnd_ == old_window && (h.flags & (kSyn | kFin)) == 0 && h.ack == snd_una_) {
@@ -162,7 +162,7 @@ bool TcpConnection::InputAck(const Packet& packet) {
   if (lost && !in_recovery_) {
     in_recovery_ = true;
     recovery_point_ = snd_nxt_;
-    cubic_.OnLoss(mss_);
+    congestion_.OnLoss(mss_);
   }
   if (acked > 0 && !was_writable && writable()) Notify(POLLOUT | POLLWRNORM);
   return true;

@@ -75,7 +75,8 @@ void TcpConnection::Start(uint32_t iss) {
   rcv_scale_ = 7;  // enough for the largest buffer
   timestamps_ = sack_ok_ = true;
   last_heard_ = layer_->stack().Now();
-  cubic_.Init(mss_);
+  congestion_.Use(options_.congestion);
+  congestion_.Init(mss_);
 }
 
 ErrnoOr<void> TcpConnection::Connect(const Endpoint& to, bool only_v6, uint32_t owner_uid) {
@@ -491,6 +492,7 @@ uint32_t TcpConnection::Poll() const {
 int TcpConnection::TakeError() { return std::exchange(error_, 0); }
 
 void TcpConnection::OptionsChanged() {
+  congestion_.Use(options_.congestion);
   if (!in_table_) return;
   Stack::Batch batch(layer_->stack());
   RefPtr<TcpConnection> keep(this);
@@ -553,8 +555,8 @@ void TcpConnection::FillInfo(tcp_info* info) const {
   info->tcpi_rcv_ssthresh = receive_limit_ / 2;
   info->tcpi_rtt = us(rtt_.smoothed);
   info->tcpi_rttvar = us(rtt_.variation);
-  info->tcpi_snd_ssthresh = cubic_.ssthresh == UINT32_MAX ? 0x7fffffff : cubic_.ssthresh / mss;
-  info->tcpi_snd_cwnd = std::max(cubic_.cwnd / mss, 1u);
+  info->tcpi_snd_ssthresh = congestion_.ssthresh == UINT32_MAX ? 0x7fffffff : congestion_.ssthresh / mss;
+  info->tcpi_snd_cwnd = std::max(congestion_.cwnd / mss, 1u);
   info->tcpi_advmss = MaxMss();
   info->tcpi_reordering = 3;
   info->tcpi_rcv_space = receive_limit_ / 2;

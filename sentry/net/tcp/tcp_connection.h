@@ -1,5 +1,5 @@
 // One end of a TCP connection, or a listener: the state machine of RFC 9293 with time stamps and window scaling (RFC 7323),
-// selective acknowledgements (RFC 2018, 6675), CUBIC (RFC 9438) and the timers of RFC 6298.
+// selective acknowledgements (RFC 2018, 6675), CUBIC (RFC 9438), Reno (RFC 5681) by option, and the timers of RFC 6298.
 //
 // Plain data but for the references to its stack and observer, so that it can be saved in any state. Counted: the socket holds it, the layer's table
 // holds it while packets may reach it, a listener holds those that wait for accept(). A connection whose socket was closed (no
@@ -115,7 +115,7 @@ class TcpConnection final : public RefCounted<TcpConnection>, public state::Save
   uint32_t backlog() const { return backlog_; }
   void FillInfo(tcp_info* info) const;
   const RttEstimate& rtt() const { return rtt_; }
-  const Cubic& congestion() const { return cubic_; }
+  const Congestion& congestion() const { return congestion_; }
   // Which timer runs, retransmissions and its end, as /proc/net/tcp shows them.
   struct TimerInfo {
     int which = 0;
@@ -266,7 +266,7 @@ class TcpConnection final : public RefCounted<TcpConnection>, public state::Save
   uint32_t mss_ = kDefaultMss;
   uint8_t snd_scale_ = 0, rcv_scale_ = 0;
   bool sack_ok_ = false, timestamps_ = false;
-  Cubic cubic_;
+  Congestion congestion_;
   RttEstimate rtt_;
   uint32_t sacked_bytes_ = 0, lost_bytes_ = 0;
   uint32_t dup_acks_ = 0;

@@ -39,7 +39,8 @@ void TcpConnection::TakeSynOptions(const TcpHeader& h) {
   snd_wl1_ = h.seq;
   snd_wl2_ = h.ack;
   snd_wnd_ = max_window_ = h.window;
-  cubic_.Init(mss_);
+  congestion_.Use(options_.congestion);
+  congestion_.Init(mss_);
 }
 
 void TcpConnection::InputSyn(const Packet& packet) {

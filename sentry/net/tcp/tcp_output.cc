@@ -193,7 +193,7 @@ void TcpConnection::RetransmitLost() {
   for (size_t i = 0; i < next_unsent_ && lost_bytes_ > 0; ++i) {
     SendItem& item = send_queue_[i];
     if (!item.lost) continue;
-    if (InFlight() > 0 && InFlight() + std::min(item.length(), mss_) > cubic_.cwnd) break;
+    if (InFlight() > 0 && InFlight() + std::min(item.length(), mss_) > congestion_.cwnd) break;
     // Sent as one before the path's limit fell.
     if (item.data.size > SegmentLimit()) {
       SplitItem(i, SegmentLimit());
@@ -207,7 +207,7 @@ void TcpConnection::Output(bool force) {
   if (state_ == TcpState::kClosed || state_ == TcpState::kListen || !in_table_) return;
   int64_t now = layer_->stack().Now();
   if (snd_nxt_ == snd_una_ && last_sent_ != 0 && now - last_sent_ > rtt_.rto && next_unsent_ < send_queue_.size()) {
-    cubic_.OnIdle(mss_);
+    congestion_.OnIdle(mss_);
   }
   if (lost_bytes_ > 0) RetransmitLost();
   while (next_unsent_ < send_queue_.size()) {
@@ -217,12 +217,12 @@ void TcpConnection::Output(bool force) {
       uint32_t edge = snd_una_ + snd_wnd_;
       uint32_t window = SeqLess(snd_nxt_, edge) ? edge - snd_nxt_ : 0;
       uint32_t flight = InFlight();
-      if (flight > 0 && flight >= cubic_.cwnd) {
+      if (flight > 0 && flight >= congestion_.cwnd) {
         window_limited_ = true;
         break;
       }
       uint32_t most = SegmentLimit();
-      if (cubic_.cwnd > flight) most = std::min(most, std::max(cubic_.cwnd - flight, mss_));
+      if (congestion_.cwnd > flight) most = std::min(most, std::max(congestion_.cwnd - flight, mss_));
       if (force && window == 0) window = 1;  // a window probe carries a byte
       most = std::min(most, window);
       if (most == 0) break;

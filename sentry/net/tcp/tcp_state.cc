@@ -33,6 +33,7 @@ void SaveOptions(const TcpOptions& o, proto::TcpOptionValues* out) {
   out->set_tos(o.tos);
   out->set_ttl(o.ttl);
   out->set_hop_limit(o.hop_limit);
+  out->set_reno(o.congestion == CongestionControl::kReno);
 }
 
 TcpOptions LoadOptions(const proto::TcpOptionValues& in) {
@@ -57,6 +58,7 @@ TcpOptions LoadOptions(const proto::TcpOptionValues& in) {
   o.tos = static_cast<uint8_t>(in.tos());
   o.ttl = static_cast<uint8_t>(in.ttl());
   o.hop_limit = static_cast<uint8_t>(in.hop_limit());
+  if (in.reno()) o.congestion = CongestionControl::kReno;
   return o;
 }
 
@@ -100,12 +102,13 @@ std::string TcpConnection::Save(state::Saver& saver) const {
   m.set_mss(mss_);
   m.set_sack_ok(sack_ok_);
   m.set_timestamps(timestamps_);
-  m.set_cwnd(cubic_.cwnd);
-  m.set_ssthresh(cubic_.ssthresh);
-  m.set_w_max(cubic_.w_max);
-  m.set_k(cubic_.k);
-  m.set_w_est(cubic_.w_est);
-  m.set_epoch(cubic_.epoch);
+  m.set_cwnd(congestion_.cwnd);
+  m.set_ssthresh(congestion_.ssthresh);
+  m.set_w_max(congestion_.w_max);
+  m.set_k(congestion_.k);
+  m.set_w_est(congestion_.w_est);
+  m.set_epoch(congestion_.epoch);
+  m.set_credit(congestion_.credit);
   m.set_srtt(rtt_.smoothed);
   m.set_rttvar(rtt_.variation);
   m.set_rto(rtt_.rto);
@@ -230,12 +233,14 @@ bool TcpConnection::Load(state::Loader& loader, std::string_view bytes) {
   mss_ = m.mss();
   sack_ok_ = m.sack_ok();
   timestamps_ = m.timestamps();
-  cubic_.cwnd = m.cwnd();
-  cubic_.ssthresh = m.ssthresh();
-  cubic_.w_max = m.w_max();
-  cubic_.k = m.k();
-  cubic_.w_est = m.w_est();
-  cubic_.epoch = m.epoch();
+  congestion_.cwnd = m.cwnd();
+  congestion_.ssthresh = m.ssthresh();
+  congestion_.w_max = m.w_max();
+  congestion_.k = m.k();
+  congestion_.w_est = m.w_est();
+  congestion_.epoch = m.epoch();
+  congestion_.credit = m.credit();
+  congestion_.algorithm = options_.congestion;
   rtt_.smoothed = m.srtt();
   rtt_.variation = m.rttvar();
   rtt_.rto = m.rto();

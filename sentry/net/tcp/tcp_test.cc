@@ -176,6 +176,49 @@ TEST_F(TcpTest, LossyLink) {
   EXPECT_GT(a_->stack.counters().tcp_retransmitted, 0u);
 }
 
+TEST_F(TcpTest, RenoOnALossyLink) {
+  Start({.lose = 0.02});
+  Accept();
+  for (TcpConnection* c : {client_.get(), server_.get()}) {
+    c->options().congestion = CongestionControl::kReno;
+    c->OptionsChanged();
+  }
+  Transfer(1 << 20);
+  EXPECT_GT(a_->stack.counters().tcp_retransmitted, 0u);
+  EXPECT_EQ(client_->congestion().algorithm, CongestionControl::kReno);
+}
+
+TEST(Congestion, RenoGrowsBySegmentsAndHalves) {
+  constexpr uint32_t kMss = 1000;
+  Congestion c;
+  c.Use(CongestionControl::kReno);
+  c.Init(kMss);
+  EXPECT_EQ(c.cwnd, 10 * kMss);
+  // Slow start: by what is acknowledged.
+  for (int i = 0; i < 10; ++i) c.OnAck(kMss, kMss, kSecond, kMs, true);
+  EXPECT_EQ(c.cwnd, 20 * kMss);
+  c.OnLoss(kMss);
+  EXPECT_EQ(c.cwnd, 10 * kMss);
+  EXPECT_EQ(c.ssthresh, 10 * kMss);
+  // Then by one segment for each window, however long that takes.
+  for (uint32_t window = 10; window < 15; ++window) {
+    for (uint32_t i = 0; i < window; ++i) {
+      EXPECT_EQ(c.cwnd, window * kMss);
+      c.OnAck(kMss, kMss, (2 + window) * kSecond, kMs, true);
+    }
+  }
+  EXPECT_EQ(c.cwnd, 15 * kMss);
+  // Not while the window was not what held it back.
+  for (int i = 0; i < 100; ++i) c.OnAck(kMss, kMss, 30 * kSecond, kMs, false);
+  EXPECT_EQ(c.cwnd, 15 * kMss);
+  c.OnTimeout(kMss, 12 * kMss);
+  EXPECT_EQ(c.cwnd, kMss);
+  EXPECT_EQ(c.ssthresh, 6 * kMss);
+  // CUBIC goes on with the window of the other, and grows faster at last.
+  c.Use(CongestionControl::kCubic);
+  EXPECT_EQ(c.cwnd, kMss);
+}
+
 TEST_F(TcpTest, VeryLossyRepeatingReorderingLink) {
   Start({.lose = 0.2, .repeat = 0.1, .reorder = 0.3});
   Accept();

@@ -78,7 +78,7 @@ void TcpConnection::OnRetransmitTimeout() {
   int64_t now = layer_->stack().Now();
   if (retries_ == 0) retry_since_ = send_queue_.empty() ? now : send_queue_.front().sent_at;
   if (TooManyRetries(retries_, retry_since_)) return Done(soft_error_ != 0 ? soft_error_ : ETIMEDOUT);
-  if (retries_ == 0) cubic_.OnTimeout(mss_, InFlight());
+  if (retries_ == 0) congestion_.OnTimeout(mss_, InFlight());
   ++retries_;
   // What was selectively acknowledged may have been thrown away again (RFC 2018, 8): after many tries nothing is believed.
   if (retries_ > 2) ForgetScoreboard();
@@ -86,7 +86,7 @@ void TcpConnection::OnRetransmitTimeout() {
   in_recovery_ = true;
   recovery_point_ = snd_nxt_;
   dup_acks_ = 0;
-  cubic_.cwnd = std::max(mss_, 1u);
+  congestion_.cwnd = std::max(mss_, 1u);
   RetransmitLost();
   ArmRetransmit();
 }

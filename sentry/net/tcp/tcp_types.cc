@@ -6,21 +6,39 @@
 namespace amber::net {
 namespace {
 constexpr double kC = 0.4, kBeta = 0.7;
+constexpr double kRenoBeta = 0.5;
 constexpr uint32_t kMaxWindow = 1u << 30;
 uint32_t Capped(double bytes) { return static_cast<uint32_t>(std::clamp(bytes, 0.0, double{kMaxWindow})); }
 }  // namespace
 
-void Cubic::Init(uint32_t mss) {
+void Congestion::Init(uint32_t mss) {
   cwnd = std::min(10 * mss, kMaxWindow);  // RFC 6928
   ssthresh = UINT32_MAX;
   epoch = 0;
   w_max = 0;
+  credit = 0;
 }
 
-void Cubic::OnAck(uint32_t acked, uint32_t mss, int64_t now, int64_t rtt, bool limited) {
+void Congestion::Use(CongestionControl other) {
+  if (algorithm == other) return;
+  algorithm = other;
+  epoch = 0;
+  w_max = 0;
+  credit = 0;
+}
+
+void Congestion::OnAck(uint32_t acked, uint32_t mss, int64_t now, int64_t rtt, bool limited) {
   if (!limited || mss == 0) return;
   if (cwnd < ssthresh) {
     cwnd = Capped(double{static_cast<double>(cwnd)} + acked);
+    return;
+  }
+  if (algorithm == CongestionControl::kReno) {
+    // One segment for each window.
+    credit += std::min(acked, kMaxWindow);
+    if (credit < cwnd) return;
+    credit -= cwnd;
+    cwnd = std::min(cwnd + mss, kMaxWindow);
     return;
   }
   double segments = static_cast<double>(cwnd) / mss;
@@ -40,7 +58,12 @@ void Cubic::OnAck(uint32_t acked, uint32_t mss, int64_t now, int64_t rtt, bool l
   cwnd = Capped(std::max(segments + step, w_est) * mss);
 }
 
-void Cubic::OnLoss(uint32_t mss) {
+void Congestion::OnLoss(uint32_t mss) {
+  credit = 0;
+  if (algorithm == CongestionControl::kReno) {
+    cwnd = ssthresh = std::max(Capped(cwnd * kRenoBeta), 2 * mss);
+    return;
+  }
   double segments = static_cast<double>(cwnd) / std::max(mss, 1u);
   // Fast convergence: give way if the window did not reach the last peak.
   w_max = segments < w_max ? segments * (1 + kBeta) / 2 : segments;
@@ -49,14 +72,16 @@ void Cubic::OnLoss(uint32_t mss) {
   epoch = 0;
 }
 
-void Cubic::OnTimeout(uint32_t mss, uint32_t flight) {
+void Congestion::OnTimeout(uint32_t mss, uint32_t flight) {
   w_max = static_cast<double>(cwnd) / std::max(mss, 1u);
-  ssthresh = std::max(Capped(std::max(flight, mss) * kBeta), 2 * mss);
+  double beta = algorithm == CongestionControl::kReno ? kRenoBeta : kBeta;
+  ssthresh = std::max(Capped(std::max(flight, mss) * beta), 2 * mss);
+  credit = 0;
   cwnd = mss;
   epoch = 0;
 }
 
-void Cubic::OnIdle(uint32_t mss) {
+void Congestion::OnIdle(uint32_t mss) {
   cwnd = std::min(cwnd, std::min(10 * mss, kMaxWindow));
   epoch = 0;
 }

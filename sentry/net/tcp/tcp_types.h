@@ -33,6 +33,8 @@ inline constexpr int64_t kMinRto = 200 * kMs, kMaxRto = 120 * kSecond, kInitialR
 inline constexpr int64_t kTimeWaitTime = 60 * kSecond;
 inline constexpr int64_t kMaxDelayedAck = 40 * kMs;
 
+enum class CongestionControl : uint8_t { kCubic, kReno };
+
 // What setsockopt() sets. Times in seconds unless a name says more; 0 is the system's default.
 struct TcpOptions {
   bool nodelay = false;
@@ -49,14 +51,21 @@ struct TcpOptions {
   uint32_t window_clamp = 0;
   uint32_t not_sent_low = UINT32_MAX;
   uint8_t tos = 0, ttl = 64, hop_limit = 64;
+  CongestionControl congestion = CongestionControl::kCubic;
 };
 
-// CUBIC (RFC 9438): grows the congestion window, in bytes.
-struct Cubic {
+// Grows and shrinks the congestion window, in bytes: CUBIC (RFC 9438) or Reno (RFC 5681, with bytes counted as in RFC 3465).
+struct Congestion {
+  CongestionControl algorithm = CongestionControl::kCubic;
   uint32_t cwnd = 0, ssthresh = UINT32_MAX;
+  // Of CUBIC.
   double w_max = 0, k = 0, w_est = 0;
   int64_t epoch = 0;  // when the present growth began, 0: not yet
+  // Of Reno: bytes acknowledged since the window grew last.
+  uint32_t credit = 0;
 
+  // Another algorithm goes on with the window as it is.
+  void Use(CongestionControl other);
   void Init(uint32_t mss);
   // `acked` bytes were acknowledged at `now`; `limited`: the window was what held the sender back.
   void OnAck(uint32_t acked, uint32_t mss, int64_t now, int64_t rtt, bool limited);
