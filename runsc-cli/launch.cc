@@ -108,6 +108,7 @@ class Launcher {
   void Undo();
   void ReleaseSentry();
   bool JoinsSandbox() const { return bundle_.shares_sandbox; }
+  bool UsesHostSockets() const { return options_.host_files.connect || options_.host_files.bind; }
 
   const GlobalOptions& options_;
   LaunchRequest& request_;
@@ -283,6 +284,12 @@ absl::Status Launcher::StartTheSentry() {
     if (!sandbox.ok()) return sandbox.status();
     state_.sentry = sandbox->sentry;
     state_.host_id = sandbox->host_id;
+    state_.host_sockets = sandbox->host_sockets;
+    if (UsesHostSockets() && !sandbox->host_sockets) {
+      // What the sentry may ask of the host was settled when it started.
+      return absl::FailedPreconditionError(absl::StrCat("sandbox \"", bundle_.sandbox_id,
+                                                        "\" was started without --host-uds: a container in it cannot have Unix sockets of the host"));
+    }
     absl::StatusOr<control::Client> client = ConnectTo(options_, state_);
     if (!client.ok()) return client.status();
     client_.emplace(*std::move(client));
@@ -296,6 +303,7 @@ absl::Status Launcher::StartTheSentry() {
   UniqueFd primary(ends[1]);
   fcntl(primary.get(), F_SETFL, O_NONBLOCK);
   state_.host_id = RandomHostId();
+  state_.host_sockets = UsesHostSockets();
   // Without --log the guest's calls go where the user looks.
   UniqueFd standard_error;
   int log = options_.report->fd();
@@ -309,7 +317,7 @@ absl::Status Launcher::StartTheSentry() {
                                      .debug = options_.debug,
                                      .timings = options_.timings,
                                      .fast_path = options_.fast_path,
-                                     .host_sockets = options_.host_files.connect || options_.host_files.bind,
+                                     .host_sockets = UsesHostSockets(),
                                      .gpu = gpu_},
                          .host_id = state_.host_id,
                          .primary = primary.get(),

@@ -81,6 +81,7 @@ std::string Serialize(const State& s) {
               {"sandboxId", s.sandbox_id},
               {"guestPid", s.guest_pid},
               {"hostId", s.host_id},
+              {"hostSockets", s.host_sockets},
               {"cgroups", s.cgroups},
               {"madeCgroups", s.made_cgroups},
               {"poststop", hooks}};
@@ -109,6 +110,7 @@ absl::StatusOr<State> ParseState(std::string_view text) {
   s.sandbox_id = r["sandboxId"].String();
   s.guest_pid = static_cast<int32_t>(r["guestPid"].Integer(0, 0, INT32_MAX));
   s.host_id = static_cast<uint32_t>(r["hostId"].Integer(0, 0, UINT32_MAX));
+  s.host_sockets = r["hostSockets"].Bool();
   s.cgroups = r["cgroups"].Strings();
   s.made_cgroups = r["madeCgroups"].Strings();
   r["poststop"].ForEach([&s](const JsonReader& hook) {

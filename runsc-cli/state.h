@@ -44,6 +44,7 @@ struct State {
   std::string sandbox_id;  // whose control.sock serves this container
   int32_t guest_pid = 0;   // init, in its own pid namespace
   uint32_t host_id = 0;
+  bool host_sockets = false;              // the sentry may use Unix sockets of the host (--host-uds)
   std::vector<std::string> cgroups;       // directories it is in
   std::vector<std::string> made_cgroups;  // those of them that are ours to remove
   std::vector<Hook> poststop;

@@ -29,6 +29,7 @@ State Sample(const std::string& id) {
   state.annotations["k"] = "v\xff";
   state.waiter = ProcessRef::Of(getpid());
   state.sentry = ProcessRef::Of(getpid());
+  state.host_sockets = true;
   state.cgroups = {"/sys/fs/cgroup/x"};
   state.poststop.push_back({.path = "/bin/true", .args = {"true"}, .env = {}, .timeout_s = 2});
   return state;
@@ -52,6 +53,7 @@ TEST(StateDir, SavesAndLoads) {
   ASSERT_TRUE(state.ok()) << state.status();
   EXPECT_EQ(state->Status(), "running");
   EXPECT_EQ(state->poststop[0].timeout_s, 2);
+  EXPECT_TRUE(state->host_sockets);
   EXPECT_EQ(state->waiter.start, ProcessRef::Of(getpid()).start);
   EXPECT_THAT(*StateDir::List(root), ElementsAre("c1"));
   EXPECT_THAT(std::string(StateDir::Create(root, "c1", true).status().message()), HasSubstr("exists already"));

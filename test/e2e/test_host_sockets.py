@@ -389,6 +389,29 @@ print(s.recv(10))
             client.send(data)
         self.assertEqual(self.ends(process), "ready\n(b'one', None)\n(b'', None)\n(b'longe', None)\nb'inside'\n")
 
+    # --- several containers ---
+
+    def pod(self, kind, *program, **changes):
+        name = "io.kubernetes.cri."
+        return self.bundle(*program, root={"path": "/"}, annotations={name + "container-type": kind, name + "sandbox-id": "pod"}, **changes)
+
+    def test_a_container_cannot_have_what_its_sandbox_has_not(self):
+        mounts = [{"destination": "/mnt", "type": "bind", "source": self.shared, "options": ["rbind", "rw"]}]
+        inner = self.pod("container", "/usr/bin/python3", "-u", "-c", """
+import socket
+s = socket.socket(socket.AF_UNIX)
+s.bind("/mnt/s")
+s.listen()
+s.shutdown(socket.SHUT_RDWR)
+print("listened")
+""", mounts=mounts)
+        for flags, said in (([], "without --host-uds"), (["--host-uds=open"], "listened")):
+            self.detached("--overlay=memory", *flags, "run", "--detach", "--bundle", self.pod("sandbox", "/bin/sleep", "100"), "pod")
+            self.start(["--host-uds=create"], "run", "--bundle", inner, "inner").wait(TIMEOUT)
+            self.assertIn(said, self.said())
+            self.assertEqual(self.state("pod")["status"], "running")
+            self.must("delete", "--force", "pod")
+
     # --- checkpoints ---
 
     def checkpoint(self, process, *flags):
