@@ -364,25 +364,39 @@ ErrnoOr<Node> Client::MkNod(NodeId parent, std::string_view name, uint32_t type,
   });
 }
 
-ErrnoOr<UniqueFd> Client::Connect(NodeId node, int type) {
+ErrnoOr<UniqueFd> Client::Connect(NodeId node, int type, const Identity& who) {
+  if (who.groups.size() > kMaxGroups) return Errno(EPERM);
   return Call(*impl_, [&](Transaction& t) -> ErrnoOr<UniqueFd> {
     auto connect = t.request().initConnect();
     connect.setNode(node);
     connect.setType(static_cast<uint32_t>(type));
+    connect.setUid(who.uid);
+    connect.setGid(who.gid);
+    auto groups = connect.initGroups(static_cast<unsigned>(who.groups.size()));
+    for (unsigned i = 0; i < groups.size(); ++i) groups.set(i, who.groups[i]);
     TRY(t.RoundTrip());
     return t.TakeFile();
   });
 }
 
 ErrnoOr<CreatedFile> Client::BindSocket(NodeId parent, std::string_view name, int type, NewInode inode) {
-  return Call(*impl_, [&](Transaction& t) -> ErrnoOr<CreatedFile> {
+  auto bound = TRY(Call(*impl_, [&](Transaction& t) -> ErrnoOr<CreatedFile> {
     auto bind = t.request().initBindSocket();
     bind.setParent(parent);
     bind.setName(AsData(name));
     bind.setType(static_cast<uint32_t>(type));
     Encode(inode, bind.initInode());
-    return TakeCreated(t);
-  });
+    auto response = TRY(t.RoundTrip());
+    if (!response.isNode()) return Errno(EIO);
+    CreatedFile created{Decode(response.getNode()), UniqueFd()};
+    if (auto file = t.TakeFile(); file.ok()) created.file = std::move(*file);
+    return created;
+  }));
+  if (bound.file.valid()) return bound;
+  // No descriptor is left for it; without its socket the name would be in the way of the next attempt.
+  Forget(bound.node.id);
+  TRY(Unlink(parent, name));
+  return Errno(ENFILE);
 }
 
 ErrnoOr<Attributes> Client::Link(NodeId node, NodeId new_parent, std::string_view new_name) {

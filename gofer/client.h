@@ -57,6 +57,13 @@ struct Attributes {
   Time atime, mtime, ctime, btime;
 };
 
+// On whose behalf a call is made, in the host's numbers.
+struct Identity {
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  std::span<const uint32_t> groups;  // the supplementary ones
+};
+
 struct Node {
   NodeId id = kNoNode;
   Attributes attributes;
@@ -215,9 +222,10 @@ class Client {
   ErrnoOr<Node> Symlink(NodeId parent, std::string_view name, std::string_view target, uint32_t uid, uint32_t gid);
   // `type` is S_IFREG, S_IFIFO, S_IFSOCK, or, where the attach point allows it (else EPERM), S_IFCHR or S_IFBLK.
   ErrnoOr<Node> MkNod(NodeId parent, std::string_view name, uint32_t type, uint64_t rdev, NewInode inode);
-  // A socket of the host's that is connected to the one that `node` is; it never blocks. `type` is a SOCK_*. ECONNREFUSED, EPROTOTYPE, EAGAIN
-  // (its queue is full); EOPNOTSUPP unless the attach point allows it.
-  ErrnoOr<UniqueFd> Connect(NodeId node, int type);
+  // A socket of the host's that is connected to the one that `node` is; it never blocks. `type` is a SOCK_*. `who` is whom the other end sees, and
+  // must be let through by the socket's mode (EACCES). ECONNREFUSED, EPROTOTYPE, EAGAIN (its queue is full), EPERM (the gofer cannot be `who`);
+  // EOPNOTSUPP unless the attach point allows it.
+  ErrnoOr<UniqueFd> Connect(NodeId node, int type, const Identity& who);
   // Makes a socket of the host's that is bound to a new name (EEXIST). EOPNOTSUPP unless the attach point allows it. ENAMETOOLONG from 100 bytes on.
   ErrnoOr<CreatedFile> BindSocket(NodeId parent, std::string_view name, int type, NewInode inode);
   // A hard link to `node`; returns its attributes after it. EXDEV across attach points.

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <gtest/gtest.h>
 #include <linux/fs.h>
 #include <sys/socket.h>
@@ -16,6 +17,7 @@
 #include <set>
 #include <thread>
 
+#include "gofer/act_as.h"
 #include "gofer/protocol.h"
 #include "gofer/test_gofer.h"
 
@@ -254,18 +256,20 @@ TEST_F(ClientTest, FifosOpenOnlyWhereAllowed) {
 TEST_F(ClientTest, SocketsConnectOnlyWhereAllowed) {
   TestGofer gofer({.allow_sockets = true});
   NewInode inode{.mode = 0777, .uid = getuid(), .gid = getgid(), .umask = 022};
+  const User user = User::Self();
+  const Identity self{user.uid, user.gid, user.groups};
   CreatedFile bound = gofer.client().BindSocket(gofer.root(), "socket", SOCK_STREAM, inode).value();
   EXPECT_EQ(bound.node.attributes.mode, uint32_t{S_IFSOCK | 0755});
   EXPECT_TRUE(gofer.client().BindSocket(gofer.root(), "socket", SOCK_STREAM, inode).Is(EEXIST));
   EXPECT_TRUE(gofer.client().BindSocket(gofer.root(), "other", SOCK_RAW, inode).Is(EINVAL));
   EXPECT_TRUE(gofer.client().BindSocket(gofer.root(), std::string(120, 'n'), SOCK_STREAM, inode).Is(ENAMETOOLONG));
   EXPECT_TRUE(gofer.client().BindSocket(gofer.frozen(), "other", SOCK_STREAM, inode).Is(EROFS));
-  EXPECT_TRUE(gofer.client().Connect(bound.node.id, SOCK_STREAM).Is(ECONNREFUSED));  // does not listen
+  EXPECT_TRUE(gofer.client().Connect(bound.node.id, SOCK_STREAM, self).Is(ECONNREFUSED));  // does not listen
   ASSERT_EQ(listen(bound.file.get(), 0), 0);
-  EXPECT_TRUE(gofer.client().Connect(bound.node.id, SOCK_DGRAM).Is(EPROTOTYPE));
-  UniqueFd connected = gofer.client().Connect(bound.node.id, SOCK_STREAM).value();
-  EXPECT_TRUE(gofer.client().Connect(bound.node.id, SOCK_STREAM).Is(EAGAIN));  // and does not wait for room
-  EXPECT_TRUE(gofer.client().Connect(gofer.root(), SOCK_STREAM).Is(ECONNREFUSED));
+  EXPECT_TRUE(gofer.client().Connect(bound.node.id, SOCK_DGRAM, self).Is(EPROTOTYPE));
+  UniqueFd connected = gofer.client().Connect(bound.node.id, SOCK_STREAM, self).value();
+  EXPECT_TRUE(gofer.client().Connect(bound.node.id, SOCK_STREAM, self).Is(EAGAIN));  // and does not wait for room
+  EXPECT_TRUE(gofer.client().Connect(gofer.root(), SOCK_STREAM, self).Is(ECONNREFUSED));
   UniqueFd accepted(accept(bound.file.get(), nullptr, nullptr));
   ASSERT_EQ(write(connected.get(), "x", 1), 1);
   char c = 0;
@@ -273,8 +277,47 @@ TEST_F(ClientTest, SocketsConnectOnlyWhereAllowed) {
   EXPECT_EQ(c, 'x');
 
   NodeId made = client().MkNod(gofer_.root(), "socket", S_IFSOCK, 0, inode).value().id;
-  EXPECT_TRUE(client().Connect(made, SOCK_STREAM).Is(EOPNOTSUPP));
+  EXPECT_TRUE(client().Connect(made, SOCK_STREAM, self).Is(EOPNOTSUPP));
   EXPECT_TRUE(client().BindSocket(gofer_.root(), "other", SOCK_STREAM, inode).Is(EOPNOTSUPP));
+}
+
+TEST_F(ClientTest, SocketsConnectAsTheGuestsUser) {
+  const User self = User::Self();
+  TestGofer gofer({.channels = 1, .allow_sockets = true});
+  NewInode inode{.mode = 0777, .uid = getuid(), .gid = getgid(), .umask = 0};
+  CreatedFile bound = gofer.client().BindSocket(gofer.root(), "socket", SOCK_STREAM, inode).value();
+  ASSERT_EQ(listen(bound.file.get(), 10), 0);
+  auto connect = [&](const Identity& who) { return gofer.client().Connect(bound.node.id, SOCK_STREAM, who); };
+  const std::vector<gid_t> groups = {2000, 2001};
+  // Neither is an id; the host's calls would take them for "as it is".
+  EXPECT_TRUE(connect({static_cast<uid_t>(-1), 1001, groups}).Is(EPERM));
+  EXPECT_TRUE(connect({1000, static_cast<gid_t>(-1), groups}).Is(EPERM));
+  EXPECT_TRUE(connect({1000, 1001, std::vector<gid_t>(5000)}).Is(EPERM));
+  if (geteuid() != 0 || setgroups(self.groups.size(), self.groups.data()) != 0) {
+    EXPECT_TRUE(connect({self.uid + 1, self.gid, self.groups}).Is(EPERM));
+    GTEST_SKIP() << "needs CAP_SETUID and CAP_SETGID";
+  }
+  for (const User& who : {User{1000, 1001, groups}, User{0, 0, {}}, self}) {
+    ASSERT_TRUE(connect({who.uid, who.gid, who.groups}).ok());
+    UniqueFd peer(accept(bound.file.get(), nullptr, nullptr));
+    ucred seen{};
+    socklen_t size = sizeof(seen);
+    ASSERT_EQ(getsockopt(peer.get(), SOL_SOCKET, SO_PEERCRED, &seen, &size), 0);
+    EXPECT_EQ(seen.uid, who.uid);
+    EXPECT_EQ(seen.gid, who.gid);
+    std::vector<gid_t> list(100);
+    size = static_cast<socklen_t>(list.size() * sizeof(gid_t));
+    ASSERT_EQ(getsockopt(peer.get(), SOL_SOCKET, SO_PEERGROUPS, list.data(), &size), 0);
+    list.resize(size / sizeof(gid_t));
+    EXPECT_EQ(list, who.groups);
+  }
+  ASSERT_EQ(chmod(gofer.Path("socket").c_str(), 0700), 0);
+  EXPECT_TRUE(connect({1000, 1001, groups}).Is(EACCES));
+  // The thread is itself again after either.
+  ASSERT_EQ(chown(gofer.Path("socket").c_str(), 1234, 1234), 0);
+  EXPECT_TRUE(connect({self.uid, self.gid, self.groups}).ok());
+  EXPECT_EQ(gofer.client().Create(gofer.root(), "file", O_RDWR, inode).value().node.attributes.uid, self.uid);
+  EXPECT_EQ(User::Self(), self);
 }
 
 TEST_F(ClientTest, ReadDirListsEverything) {

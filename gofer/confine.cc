@@ -25,6 +25,7 @@ uint64_t NeededCapabilities(const GoferConfig& config) {
   uint64_t needed = Bit(CAP_CHOWN) | Bit(CAP_DAC_OVERRIDE) | Bit(CAP_DAC_READ_SEARCH) | Bit(CAP_FOWNER) | Bit(CAP_FSETID);
   for (const MountConfig& mount : config.mounts) {
     if (mount.allow_devices) needed |= Bit(CAP_MKNOD);
+    if (mount.allow_connect) needed |= Bit(CAP_SETUID) | Bit(CAP_SETGID);
   }
   if (config.allow_file_capabilities) needed |= Bit(CAP_SETFCAP);
   return needed;

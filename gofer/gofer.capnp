@@ -70,8 +70,8 @@ struct Request {
     listXattr @23 :UInt64;
     removeXattr @24 :Xattr;
     openSeveral @25 :OpenSeveral;
-    connect :group { node @27 :UInt64; type @28 :UInt32; }  # SOCK_*; one descriptor rides along
-    bindSocket @29 :BindSocket;
+    connect @27 :Connect;  # one descriptor rides along
+    bindSocket @28 :BindSocket;
   }
 }
 
@@ -145,6 +145,14 @@ struct MkNod {
   type @2 :UInt32;
   rdev @3 :UInt64;
   inode @4 :NewInode;
+}
+
+struct Connect {
+  node @0 :UInt64;
+  type @1 :UInt32;  # SOCK_*
+  uid @2 :UInt32;  # as whom
+  gid @3 :UInt32;
+  groups @4 :List(UInt32);
 }
 
 struct BindSocket {

@@ -173,6 +173,10 @@ void FillChange(FuzzedDataProvider& data, wire::Request::Builder r, int kind) {
       auto b = r.initConnect();
       b.setNode(NodeOf(data));
       b.setType(data.ConsumeIntegralInRange<uint32_t>(0, 6));
+      b.setUid(data.ConsumeIntegral<uint32_t>());
+      b.setGid(data.ConsumeIntegral<uint32_t>());
+      auto groups = b.initGroups(data.ConsumeIntegralInRange<unsigned>(0, 3));
+      for (unsigned i = 0; i < groups.size(); ++i) groups.set(i, data.ConsumeIntegral<uint32_t>());
       return;
     }
     default: return Fill(data, r.initSetAttr());

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -119,6 +120,9 @@ absl::Status Run(GoferConfig& config) {
   prctl(PR_SET_NAME, "gofer");
   // Nothing of the sandbox's files may end up in a core file, nor may others of its user look into the process.
   prctl(PR_SET_DUMPABLE, 0);
+  // A thread that was another user (ActAs) has made the process dumpable as fs.suid_dumpable says. A limit of 1 keeps pipes from getting a dump, too.
+  rlimit no_core = {1, 1};
+  setrlimit(RLIMIT_CORE, &no_core);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);  // truncate beyond RLIMIT_FSIZE is to fail with EFBIG only
   UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));

@@ -17,6 +17,7 @@ inline constexpr size_t kMaxNames = 256;         // of one Walk
 inline constexpr size_t kMaxForgets = 4096;      // of one Request
 inline constexpr size_t kMaxDescriptors = 32;    // that ride along with one Response
 inline constexpr size_t kMaxListings = 16;       // further directories of one ReadDir; a descriptor each
+inline constexpr size_t kMaxGroups = 4096;       // of one Connect
 inline constexpr size_t kNameMax = 255;          // bytes, NAME_MAX
 inline constexpr size_t kTargetMax = 4095;       // bytes, PATH_MAX less the NUL
 inline constexpr size_t kXattrValueMax = 65536;  // XATTR_SIZE_MAX

@@ -85,6 +85,9 @@ const Rule kRules[] = {
 const Rule kSocketRules[] = {
     RULE(socket, "Unix sockets that are handed over", {0, kAllBits32, AF_UNIX}),
     RULE(connect, "Connect"),
+    RULE(setgroups, "Connect, as the guest's user"),
+    RULE(setresgid, "Connect, as the guest's user; only the effective one", {0, kAllBits32, kAllBits32}),
+    RULE(setresuid, "Connect, as the guest's user; only the effective one", {0, kAllBits32, kAllBits32}),
     RULE(bind, "BindSocket"),
 };
 #undef RULE

@@ -65,6 +65,10 @@ TEST(Seccomp, UnixSocketsAreMadeWithTheOptionOnly) {
   EXPECT_EQ(SignalOf([] { socket(AF_INET, SOCK_STREAM, 0); }, true), SIGSYS);
   EXPECT_EQ(SignalOf([] { connect(0, nullptr, 0); }), SIGSYS);
   EXPECT_EQ(SignalOf([] { listen(0, 1); }, true), SIGSYS);
+  EXPECT_EQ(SignalOf([] { syscall(SYS_setresuid, -1, -1, -1); }, true), 0);
+  EXPECT_EQ(SignalOf([] { syscall(SYS_setresuid, 0, -1, -1); }, true), SIGSYS);
+  EXPECT_EQ(SignalOf([] { syscall(SYS_setresuid, -1, 0, -1); }), SIGSYS);
+  EXPECT_EQ(SignalOf([] { syscall(SYS_setgroups, 0, nullptr); }), SIGSYS);
 }
 
 }  // namespace

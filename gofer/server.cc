@@ -107,7 +107,7 @@ int Session::Dispatch(wire::Request::Reader request, wire::Response::Builder res
       case wire::Request::MK_DIR: return MkDir(request.getMkDir(), response);
       case wire::Request::SYMLINK: return Symlink(request.getSymlink(), response);
       case wire::Request::MK_NOD: return MkNod(request.getMkNod(), response);
-      case wire::Request::CONNECT: return Connect(request.getConnect().getNode(), request.getConnect().getType(), response);
+      case wire::Request::CONNECT: return Connect(request.getConnect(), response);
       case wire::Request::BIND_SOCKET: return BindSocket(request.getBindSocket(), response);
       case wire::Request::LINK: return Link(request.getLink(), response);
       case wire::Request::RENAME: return Rename(request.getRename());

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "gofer/act_as.h"
 #include "gofer/node_table.h"
 #include "sentry/base/unique_fd.h"
 
@@ -33,11 +34,13 @@ class Server {
 
   const std::vector<AttachPoint>& attach_points() const { return attach_points_; }
   NodeTable& nodes() { return nodes_; }
+  const User& self() const { return self_; }
 
  private:
   const std::vector<AttachPoint> attach_points_;
   const UniqueFd proc_self_fd_;
   NodeTable nodes_;
+  const User self_ = User::Self();
 };
 
 // An O_PATH descriptor of this process's /proc/self/fd: a mount of just that directory where the process may make one,

@@ -92,7 +92,7 @@ class Session {
   ErrnoOr<void> Symlink(wire::Symlink::Reader request, wire::Response::Builder response);
   ErrnoOr<void> MkNod(wire::MkNod::Reader request, wire::Response::Builder response);
   // session_socket.cc
-  ErrnoOr<void> Connect(uint64_t id, uint32_t type, wire::Response::Builder response);
+  ErrnoOr<void> Connect(wire::Connect::Reader request, wire::Response::Builder response);
   ErrnoOr<void> BindSocket(wire::BindSocket::Reader request, wire::Response::Builder response);
   // session_change.cc
   ErrnoOr<void> SetAttr(wire::SetAttr::Reader request, wire::Response::Builder response);

@@ -2,13 +2,14 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include <cstddef>
 #include <cstring>
 #include <string>
 #include <utility>
 
+#include "gofer/act_as.h"
+#include "gofer/protocol.h"
 #include "gofer/session.h"
 
 namespace amber::gofer {
@@ -32,13 +33,20 @@ ErrnoOr<UniqueFd> MakeSocket(uint32_t type) {
 
 }  // namespace
 
-ErrnoOr<void> Session::Connect(uint64_t id, uint32_t type, wire::Response::Builder response) {
-  RefPtr<HostNode> node = TRY(NodeOf(id));
+ErrnoOr<void> Session::Connect(wire::Connect::Reader request, wire::Response::Builder response) {
+  RefPtr<HostNode> node = TRY(NodeOf(request.getNode()));
   if (!node->attach().allow_connect) return Errno(EOPNOTSUPP);
   if (node->type() != S_IFSOCK) return Errno(ECONNREFUSED);
-  UniqueFd fd = TRY(MakeSocket(type));
+  auto list = request.getGroups();
+  if (list.size() > kMaxGroups) return Errno(EINVAL);
+  std::vector<gid_t> groups;
+  for (gid_t group : list) groups.push_back(group);
+  UniqueFd fd = TRY(MakeSocket(request.getType()));
   sockaddr_un address;
   socklen_t size = TRY(Address(FdName(node->fd()).text, &address));
+  // Whom a service of the host's sees (SO_PEERCRED, SO_PEERGROUPS) is the guest's user: many let the host's root do everything.
+  ActAs guest(server_.self());
+  TRY(guest.Begin({request.getUid(), request.getGid(), std::move(groups)}));
   // Never waits for a listener whose queue is full (EAGAIN).
   if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), size) != 0) return Errno(errno);
   reply_files_.push_back(std::move(fd));

@@ -62,7 +62,8 @@ std::vector<FlagSpec> Join(std::vector<FlagSpec> a, std::vector<FlagSpec> b) {
 std::vector<FlagSpec> SandboxFlags() {
   return {{"network", 0, FlagKind::kString, "KIND", "none (loopback only), or host: sockets of the container's network namespace"},
           {"overlay", 0, FlagKind::kString, "KIND", "where writes to the root go: none (the root itself), memory, memory,size=2g,nr_inodes=100k"},
-          {"host-uds", 0, FlagKind::kString, "KIND", "Unix sockets of the host in its directories: none (default), open, create, all"},
+          {"host-uds", 0, FlagKind::kString, "KIND",
+           "Unix sockets of the host in its directories: none (default), open (it sees the guest's uid and gid), create, all"},
           {"host-fifo", 0, FlagKind::kString, "KIND", "fifos of the host in bind mounts: none (default), open"},
           {"strace", 0, FlagKind::kBool, nullptr, "logs the guest's system calls"},
           {"timings", 0, FlagKind::kBool, nullptr, "prints how long each step of the start took"},

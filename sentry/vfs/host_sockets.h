@@ -9,12 +9,14 @@
 
 namespace amber {
 
+struct Credentials;
+
 // Of an inode whose file may be a socket of the host's.
 class HostSocketInode {
  public:
-  // A socket of the host's that is connected to the one bound here; it never blocks. EAGAIN: that one's queue is full. EOPNOTSUPP: the sandbox's
-  // owner does not let it through, or there is none.
-  virtual ErrnoOr<UniqueFd> ConnectHostSocket(int socket_type) = 0;
+  // A socket of the host's that is connected to the one bound here, whose owner sees `who`'s effective ids; it never blocks. EAGAIN: that one's
+  // queue is full. EOPNOTSUPP: the sandbox's owner does not let it through, or there is none.
+  virtual ErrnoOr<UniqueFd> ConnectHostSocket(const Credentials& who, int socket_type) = 0;
   // After a restore: binds a new one to the file's name, in the file's place.
   virtual ErrnoOr<UniqueFd> BindHostSocketAgain(int socket_type) = 0;
 

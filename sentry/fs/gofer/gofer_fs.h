@@ -54,7 +54,7 @@ class GoferInode final : public Inode, public AclKeeper, public HostSocketInode 
   ErrnoOr<RefPtr<File>> Open(const VfsContext& ctx, const VfsPath& path, int flags) override;
 
   // If the gofer does (--host-uds).
-  ErrnoOr<UniqueFd> ConnectHostSocket(int socket_type) override;
+  ErrnoOr<UniqueFd> ConnectHostSocket(const Credentials& who, int socket_type) override;
   ErrnoOr<UniqueFd> BindHostSocketAgain(int socket_type) override;
 
   ErrnoOr<void> BeginIo(bool write) override;

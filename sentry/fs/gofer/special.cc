@@ -8,6 +8,7 @@
 #include "sentry/fs/fifo/fifo.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/host/host_file.h"
+#include "sentry/kernel/credentials.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 
@@ -40,15 +41,16 @@ ErrnoOr<gofer::Node> GoferInode::MakeSocket(std::string_view name, const gofer::
       binding->Give(std::move(bound->file));
       return std::move(bound->node);
     }
-    if (!bound.Is(EOPNOTSUPP)) return bound.error();
+    // A name that is too long for the host's socket (the gofer needs some of its address) is one of the sandbox's alone.
+    if (!bound.Is(EOPNOTSUPP) && !bound.Is(ENAMETOOLONG)) return bound.error();
   }
   return client().MkNod(node_, name, S_IFSOCK, 0, inode);
 }
 
-ErrnoOr<UniqueFd> GoferInode::ConnectHostSocket(int socket_type) {
+ErrnoOr<UniqueFd> GoferInode::ConnectHostSocket(const Credentials& who, int socket_type) {
   if (type() != S_IFSOCK || detached_) return Errno(ECONNREFUSED);
   TRY(NeedNode());
-  UniqueFd fd = GuestFd(TRY(client().Connect(node_, socket_type)).release());
+  UniqueFd fd = GuestFd(TRY(client().Connect(node_, socket_type, {who.euid, who.egid, who.groups})).release());
   if (!fd.valid()) return Errno(ENFILE);
   return fd;
 }

@@ -281,9 +281,9 @@ ErrnoOr<RefPtr<Inode>> OverlayInode::DataInode(const VfsContext& ctx, bool write
   return real().DataInode(ctx, write);
 }
 
-ErrnoOr<UniqueFd> OverlayInode::ConnectHostSocket(int socket_type) {
+ErrnoOr<UniqueFd> OverlayInode::ConnectHostSocket(const Credentials& who, int socket_type) {
   auto* inode = dynamic_cast<HostSocketInode*>(&real());
-  return inode != nullptr ? inode->ConnectHostSocket(socket_type) : Errno(EOPNOTSUPP);
+  return inode != nullptr ? inode->ConnectHostSocket(who, socket_type) : Errno(EOPNOTSUPP);
 }
 
 ErrnoOr<UniqueFd> OverlayInode::BindHostSocketAgain(int socket_type) {

@@ -44,7 +44,7 @@ class OverlayInode final : public Inode, public HostSocketInode {
   ErrnoOr<void> Rmdir(const VfsContext& ctx, std::string_view name, Inode& victim) override;
   ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir, std::string_view new_name, Inode* replaced,
                        uint32_t flags) override;
-  ErrnoOr<UniqueFd> ConnectHostSocket(int socket_type) override;
+  ErrnoOr<UniqueFd> ConnectHostSocket(const Credentials& who, int socket_type) override;
   ErrnoOr<UniqueFd> BindHostSocketAgain(int socket_type) override;
   ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
   ErrnoOr<std::string> ReadLink(const VfsContext& ctx) override { return real().ReadLink(ctx); }

@@ -26,7 +26,7 @@ ErrnoOr<UniqueFd> ConnectAt(Task& task, const std::string& path, int type) {
   VfsPath place = TRY(FindSocketPlace(task, path));
   auto* inode = dynamic_cast<HostSocketInode*>(place.inode());
   if (inode == nullptr) return Errno(ECONNREFUSED);
-  auto fd = inode->ConnectHostSocket(type);
+  auto fd = inode->ConnectHostSocket(task.creds(), type);
   if (fd.Is(EOPNOTSUPP)) return Errno(ECONNREFUSED);
   return fd;
 }
