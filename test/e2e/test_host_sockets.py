@@ -1,8 +1,12 @@
 """Unix sockets of the host in its directories (--host-uds)."""
 
 import array
+import errno
 import os
+import resource
 import socket
+import struct
+import subprocess
 import threading
 import unittest
 
@@ -11,6 +15,7 @@ from test_host_files import Shared
 
 KINDS = {"stream": socket.SOCK_STREAM, "seqpacket": socket.SOCK_SEQPACKET, "dgram": socket.SOCK_DGRAM}
 TIMEOUT = 20
+SO_PEERGROUPS = 59
 
 
 class HostSockets(Shared):
@@ -169,6 +174,60 @@ print(sockets[3].connect_ex("/mnt/s"))
         server.accept()[0].close()
         self.assertEqual(self.ends(process), "11\n0\n")
 
+    def test_waiting_for_a_queue_ends_as_told(self):
+        self.serve("stream", "s")
+        said = self.ends(self.guest(["--host-uds=open"], """
+import struct, time
+sockets = [socket.socket(socket.AF_UNIX) for i in range(3)]
+for s in sockets[:2]:
+    s.connect("/mnt/s")
+sockets[2].setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("qq", 0, 300000))
+start = time.monotonic()
+print(sockets[2].connect_ex("/mnt/s"))
+print(time.monotonic() - start >= 0.3)
+"""))
+        self.assertEqual(said, "11\nTrue\n")
+
+    def test_waiting_goes_on_inside(self):
+        server = self.serve("stream", "s")
+        for _ in range(2):
+            self.client("stream", "s")
+        process = self.guest(["--host-uds=open"], """
+import threading, time
+s = socket.socket(socket.AF_UNIX)
+t = threading.Thread(target=lambda: print(s.connect_ex("/mnt/s")))
+t.start()
+time.sleep(0.3)  # it waits for the host's listener
+l = socket.socket(socket.AF_UNIX)
+l.bind("/mnt/inside")
+l.listen(0)
+first = socket.socket(socket.AF_UNIX)
+first.connect("/mnt/inside")
+os.rename("/mnt/inside", "/mnt/s")
+time.sleep(0.3)
+print("full")
+l.accept()
+l.accept()
+t.join()
+""")
+        self.assertEqual(self.ends(process), "full\n0\n")
+        server.close()
+
+    def test_no_more_sending(self):
+        server = self.serve("dgram", "d")
+        said = self.ends(self.guest(["--host-uds=open"], """
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.shutdown(socket.SHUT_WR)
+for send in (lambda: s.sendto(b"x", "/mnt/d"), lambda: s.connect("/mnt/d"), lambda: s.send(b"x")):
+    try:
+        print(send())
+    except OSError as e:
+        print(e.errno)
+"""))
+        self.assertEqual(said, "32\nNone\n32\n")
+        server.setblocking(False)
+        self.assertRaises(BlockingIOError, server.recv, 1)
+
     def test_datagrams(self):
         server = self.serve("dgram", "d")
         process = self.guest(["--host-uds=open"], """
@@ -241,6 +300,36 @@ print(s.connect_ex("/mnt/s"))
         self.assertEqual(self.ends(process), "13\n")
         server.setblocking(False)
         self.assertRaises(BlockingIOError, server.accept)
+
+    def test_the_host_sees_the_guests_user(self):
+        os.chmod(self.folder, 0o755)
+        os.chmod(self.shared, 0o755)
+        server = self.serve("stream", "s")
+        os.chmod(self.name("s"), 0o777)
+        process = self.guest(["--host-uds=open"], """
+def connect():
+    s = socket.socket(socket.AF_UNIX)
+    s.connect("/mnt/s")
+    s.recv(1)
+connect()
+if os.fork() == 0:
+    os.setgroups([2000, 2001]); os.setresgid(1001, 1002, 1001); os.setresuid(1000, 1003, 1000)
+    connect()
+    os._exit(0)
+os.wait()
+connect()
+open("/mnt/file", "w").close()
+""")
+        seen = []
+        for _ in range(3):
+            peer, _ = server.accept()
+            _, uid, gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            groups = array.array("I", peer.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 400))
+            seen.append((uid, gid, sorted(groups)))
+            peer.close()
+        self.ends(process)
+        self.assertEqual(seen, [(0, 0, []), (1003, 1002, [2000, 2001]), (0, 0, [])])
+        self.assertEqual(os.stat(self.name("file")).st_uid, 0)
 
     def test_in_the_root(self):
         server = self.serve("stream", "s")
@@ -332,6 +421,51 @@ print(o.recv(10))
         self.assertTrue(eventually(lambda: self.said() == "1\n0\n", TIMEOUT), self.said())
         self.client("stream", "s").send(b"outside")
         self.assertEqual(self.ends(process), "1\n0\n1\nb'outside'\n")
+
+    def test_long_names_stay_inside(self):
+        names = ["s" * 90, "l" * 107]
+        process = self.guest(["--host-uds=create"], f"""
+os.chdir("/mnt")
+sockets = []
+for name in {names}:
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(name)
+    s.listen()
+    socket.socket(socket.AF_UNIX).connect(name)
+    s.accept()
+    sockets.append(s)
+print("ready")
+sockets[0].accept()
+""")
+        self.assertTrue(eventually(lambda: self.said() == "ready\n", TIMEOUT), self.said())
+        for name in names:
+            os.symlink(name, self.name(name[0]))
+        with self.assertRaises(ConnectionRefusedError):
+            self.client("stream", "l")
+        self.client("stream", "s")
+        self.ends(process)
+
+    def test_they_leave_the_reserve_of_descriptors(self):
+        self.made = self.config("/usr/bin/python3", "-c", """
+import os, resource, socket, subprocess
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+os.chdir("/mnt")
+held = []
+try:
+    while True:
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].bind(str(len(held)))
+except OSError as e:
+    print(e.errno, len(held) > 500, os.path.exists(str(len(held))), len(os.listdir(".")) == len(held) - 1)
+for s in held:
+    s.close()
+print(subprocess.run(["true"]).returncode)
+""")
+        with open(self.output, "a") as file:
+            process = subprocess.Popen(self.command("--overlay=memory", "--host-uds=create", "run", "--bundle", self.made, "c"), stdin=subprocess.DEVNULL,
+                                       stdout=file, stderr=file, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 2048)))
+        self.assertEqual(self.ends(process), f"{errno.ENFILE} True False True\n0\n")
 
     def test_many_clients(self):
         process = self.guest(["--host-uds=create"], """

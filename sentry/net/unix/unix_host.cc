@@ -33,22 +33,26 @@ ErrnoOr<UniqueFd> ConnectAt(Task& task, const std::string& path, int type) {
 
 }  // namespace
 
-std::unique_ptr<UnixHostEnd> UnixSocket::EndOf(Kernel& kernel, UniqueFd fd) { return std::make_unique<UnixHostEnd>(kernel, std::move(fd), queue_); }
+ErrnoOr<std::unique_ptr<UnixHostEnd>> UnixSocket::EndOf(Kernel& kernel, UniqueFd fd) {
+  auto end = std::make_unique<UnixHostEnd>(kernel, std::move(fd), queue_);
+  if (!end->watched()) return Errno(ENOBUFS);  // nobody would hear of it: the host's limit on watches (epoll(7)), or its memory
+  return end;
+}
 
 ErrnoOr<void> UnixSocket::ConnectToHost(Task& task, const UnixName& name) {
   if (name.kind != UnixName::kPath) return Errno(ECONNREFUSED);
   if (connection_oriented() && state_ == State::kConnected) return Errno(EISCONN);
   if (connection_oriented() && state_ == State::kListening) return Errno(EINVAL);
   auto fd = ConnectAt(task, name.name, type_);
-  if (fd.Is(EAGAIN) && !nonblocking()) {
+  if (fd.Is(EAGAIN)) {
     static auto* nobody = new WaitQueue();
-    task.syscall().deadline = kNever;
-    return task.Block(*nobody, 0, task.kernel().clocks().Monotonic() + kPause);
+    return AwaitBacklog(task, *nobody, kPause);
   }
   if (!fd.ok()) return fd.error();
+  auto end = TRY(EndOf(task.kernel(), std::move(*fd)));
   LeavePeer();
   SetPeer(nullptr);
-  host_peer_ = EndOf(task.kernel(), std::move(*fd));
+  host_peer_ = std::move(end);
   peer_address_ = name.Bytes();
   state_ = State::kConnected;
   hung_up_ = false;
@@ -66,7 +70,7 @@ ErrnoOr<RefPtr<Socket>> UnixSocket::AcceptFromHost(Task& task) {
   made->pass_pidfd_ = pass_pidfd_;
   made->pass_rights_ = pass_rights_;
   made->state_ = State::kConnected;
-  made->host_peer_ = made->EndOf(task.kernel(), std::move(fd));
+  made->host_peer_ = TRY(made->EndOf(task.kernel(), std::move(fd)));
   return RefPtr<Socket>(std::move(made));
 }
 
@@ -80,6 +84,7 @@ ErrnoOr<size_t> UnixSocket::SendTo(UnixHostEnd& end, SendRequest& request) {
 
 ErrnoOr<size_t> UnixSocket::SendToHostPeer(SendRequest& request) {
   if (is_stream() && !request.address.empty()) return Errno(EISCONN);
+  if ((shutdown_ & 2) != 0) return Errno(EPIPE);  // said before there was this peer, perhaps
   auto sent = SendTo(*host_peer_, request);
   if (connection_oriented() || !sent.Is(ECONNREFUSED)) return sent;
   // Whom the datagrams were for is gone.
@@ -92,7 +97,7 @@ ErrnoOr<size_t> UnixSocket::SendToHostAt(Task& task, SendRequest& request) {
   UnixName name = TRY(UnixName::Parse(request.address));
   if (name.kind != UnixName::kPath) return Errno(ECONNREFUSED);
   if (!host_target_ || host_target_name_ != name.name) {
-    host_target_ = EndOf(task.kernel(), TRY(ConnectAt(task, name.name, type_)));
+    host_target_ = TRY(EndOf(task.kernel(), TRY(ConnectAt(task, name.name, type_))));
     host_target_name_ = name.name;
   }
   auto sent = SendTo(*host_target_, request);
@@ -147,7 +152,9 @@ bool UnixSocket::BindHostAgain(state::Loader& loader) {
   auto fd = inode->BindHostSocketAgain(type_);
   if (fd.Is(EOPNOTSUPP)) return loader.Fail("it has a socket that programs of the host reach: restore it with --host-uds=create or all");
   if (!fd.ok()) return loader.Fail("a socket of the host's cannot be bound again (errno " + std::to_string(fd.error().number()) + ")");
-  host_bound_ = EndOf(*kernel, std::move(*fd));
+  auto end = EndOf(*kernel, std::move(*fd));
+  if (!end.ok()) return loader.Fail("a socket of the host's cannot be watched");
+  host_bound_ = std::move(*end);
   if (state_ == State::kListening && listen(host_bound_->fd(), static_cast<int>(backlog_)) != 0)
     return loader.Fail("a socket of the host's cannot listen");
   return true;

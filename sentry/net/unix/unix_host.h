@@ -16,6 +16,8 @@ class UnixHostEnd {
   UnixHostEnd(Kernel& kernel, UniqueFd fd, WaitQueue& queue) : fd_(std::move(fd)), source_(queue) { source_.Register(kernel.host_poll(), fd_.get()); }
   // It must not be watched any more when it is closed.
   ~UnixHostEnd() { source_.Unregister(); }
+  // False if its readiness would not be heard of.
+  bool watched() const { return source_.registered(); }
   int fd() const { return fd_.get(); }
   uint32_t Ready(uint32_t events) const { return HostPoll::Ready(fd_.get(), events); }
 

@@ -176,6 +176,7 @@ ErrnoOr<size_t> UnixSocket::SendPacket(Task& task, SendRequest& request, UnixMes
   if (type_ == SOCK_DGRAM && !request.address.empty()) {
     auto found = FindTarget(task, request.address);
     if (found.Is(ECONNREFUSED)) {
+      if ((shutdown_ & 2) != 0) return Errno(EPIPE);
       request.rights = std::move(message.rights);
       return SendToHostAt(task, request);
     }

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "sentry/fs/anon/anon.h"
+#include "sentry/kernel/cpu_timers.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
@@ -103,8 +104,9 @@ ErrnoOr<void> UnixSocket::Bind(Task& task, std::string_view address) {
     if (!UnixNames::Abstract().try_emplace({net_.get(), bytes}, this).second) return Errno(EADDRINUSE);
   } else {
     UniqueFd host;
-    bound_path_ = TRY(MakeSocketInode(task, name.name, type_, &host));
-    if (host.valid()) host_bound_ = EndOf(task.kernel(), std::move(host));
+    auto place = TRY(MakeSocketInode(task, name.name, type_, &host));
+    if (host.valid()) host_bound_ = TRY(EndOf(task.kernel(), std::move(host)));
+    bound_path_ = std::move(place);
     SetBoundSocket(*bound_path_, this);
   }
   address_ = std::move(bytes);
@@ -130,13 +132,27 @@ ErrnoOr<RefPtr<UnixSocket>> UnixSocket::FindTarget(Task& task, std::string_view 
 ErrnoOr<void> UnixSocket::Listen(Task& task, int backlog) {
   if (!connection_oriented()) return Errno(EOPNOTSUPP);
   if (address_.empty() || state_ == State::kConnected) return Errno(EINVAL);
-  state_ = State::kListening;
   if (host_bound_ && listen(host_bound_->fd(), backlog) != 0) return Errno(errno);
+  state_ = State::kListening;
   bool grew = static_cast<uint32_t>(backlog) > backlog_;
   backlog_ = static_cast<uint32_t>(std::min<uint64_t>(static_cast<uint32_t>(backlog), net_ ? net_->sysctl(kSysctlSomaxconn) : 4096));
   identity_ = UnixIdentity::Of(task);
   if (grew) backlog_queue_.Notify(POLLOUT);
   return Ok();
+}
+
+// The listener behind a name may be another one, inside or outside, each time that the call is executed again: what counts is when all of it ends.
+Errno UnixSocket::AwaitBacklog(Task& task, WaitQueue& queue, int64_t pause) {
+  if (nonblocking()) return Errno(EAGAIN);
+  SyscallState& call = task.syscall();
+  int64_t now = task.kernel().clocks().Monotonic();
+  if (call.scratch[0] == 0) call.scratch[0] = static_cast<uint64_t>(SaturatedSum(now, send_timeout_));
+  int64_t end = static_cast<int64_t>(call.scratch[0]);
+  if (now >= end) return Errno(EAGAIN);
+  call.timed_out = false;
+  call.deadline = kNever;
+  // sock_intr_errno()
+  return task.Block(queue, POLLOUT, std::min(end, SaturatedSum(now, pause)), end == kNever ? kErestartsys : Errno(EINTR));
 }
 
 ErrnoOr<void> UnixSocket::Connect(Task& task, std::string_view address) {
@@ -166,11 +182,7 @@ ErrnoOr<void> UnixSocket::Connect(Task& task, std::string_view address) {
   if (state_ == State::kConnected) return Errno(EISCONN);
   if (state_ == State::kListening) return Errno(EINVAL);
   if (target->state_ != State::kListening || (target->shutdown_ & 1) != 0) return Errno(ECONNREFUSED);
-  if (target->pending_.size() > target->backlog_) {
-    if (nonblocking() || task.syscall().timed_out) return Errno(EAGAIN);
-    int64_t deadline = send_timeout_ == kNever ? kNever : task.kernel().clocks().Monotonic() + send_timeout_;
-    return task.Block(target->backlog_queue_, POLLOUT, deadline);
-  }
+  if (target->pending_.size() > target->backlog_) return AwaitBacklog(task, target->backlog_queue_, kNever);
   if (may_pass_credentials()) AutoBind();
   auto server = MakeRef<UnixSocket>(type_);
   server->net_ = target->net_;

@@ -140,8 +140,11 @@ class UnixSocket final : public Socket {
   void AwaitRoom(UnixSocket* target);
   void WakeSenders();
   void Unbind();
+  // connect(2) to a listener whose queue is full: waits for `pause` at most before it is executed again. EAGAIN if it shall not wait (any longer).
+  Errno AwaitBacklog(Task& task, WaitQueue& queue, int64_t pause);
   // --- unix_host.cc ---
-  std::unique_ptr<UnixHostEnd> EndOf(Kernel& kernel, UniqueFd fd);
+  // ENOBUFS if the host cannot watch it.
+  ErrnoOr<std::unique_ptr<UnixHostEnd>> EndOf(Kernel& kernel, UniqueFd fd);
   // ECONNREFUSED if the name is none of the host's.
   ErrnoOr<void> ConnectToHost(Task& task, const UnixName& name);
   ErrnoOr<RefPtr<Socket>> AcceptFromHost(Task& task);
