@@ -12,6 +12,7 @@
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/under_lock.h"
 
 namespace amber {
 namespace {
@@ -93,6 +94,7 @@ void Kernel::Drain() {
   if (draining_) return;
   draining_ = true;
   while (true) {
+    ClearDiscarded();
     SigioOwner::DeliverDue();
     if (runnable_.empty()) break;
     RefPtr<Task> task = std::move(runnable_.front());

@@ -18,6 +18,7 @@
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/tracing.h"
+#include "sentry/kernel/under_lock.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/moved.h"
 #include "sentry/platform/fast_memory.h"
@@ -199,10 +200,9 @@ void Task::ContinueSyscall(std::function<void()> done) {
   where_ = Where::kGuest;
   if (kernel_->strace() != nullptr) kernel_->strace()->Exit(*this, 0);
   RefPtr<Task> self(this);
-  thread_->AnswerContinue([self, done = std::move(done)] {
-    KernelLock lock(self->kernel());
+  thread_->AnswerContinue(UnderLock(*kernel_, [self, done = std::move(done)] {
     if (done) done();
-  });
+  }));
   // A kick pends until the call is done, so nothing is lost by sending it now.
   if (HasDeliverableSignal() || MustHold()) thread_->Kick();
 }
@@ -212,10 +212,9 @@ void Task::StopForOps(std::vector<platform::StubOp> ops, std::function<void(std:
   call_ = Call::kContinuation;
   RefPtr<Task> self(this);
   auto run = [self, ops = std::move(ops), done = std::move(done)]() mutable {
-    self->thread_->RunOps(std::move(ops), [self, done = std::move(done)](std::span<const int64_t> results) {
-      KernelLock lock(self->kernel());
-      if (!self->exiting_) done(results);
-    });
+    self->thread_->RunOps(std::move(ops), UnderLock(self->kernel(), [self, done = std::move(done)](std::span<const int64_t> results) {
+                            if (!self->exiting_) done(results);
+                          }));
   };
   if (where_ == Where::kStopped) return run();
   AMBER_CHECK(where_ == Where::kNotified);
@@ -315,10 +314,9 @@ void Task::ReturnToGuest() {
 
 void Task::PrepareForGuest() {
   RefPtr<Task> self(this);
-  thread_->RunOps(std::exchange(extras_->before_guest, {}), [self](std::span<const int64_t>) {
-    KernelLock lock(self->kernel());
-    if (!self->exiting_ && self->where_ == Where::kStopped) self->ReturnToGuest();
-  });
+  thread_->RunOps(std::exchange(extras_->before_guest, {}), UnderLock(*kernel_, [self](std::span<const int64_t>) {
+                    if (!self->exiting_ && self->where_ == Where::kStopped) self->ReturnToGuest();
+                  }));
 }
 
 void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
@@ -341,17 +339,16 @@ void Task::OnStopped(platform::Stop stop, const platform::Fault* fault) {
       }
       if (std::optional<Vma> more = StackGrowth(*this, *fault)) {
         if (!mm_->TryLock(*this)) break;  // the access is made again
-        thread_->RunOps({MemoryManager::MapOp(*more, {})},
-                        [self = RefPtr<Task>(this), mm = mm_, more = *more, fault = *fault](std::span<const int64_t> results) {
-                          KernelLock lock(self->kernel());
-                          if (self->exiting_) return;
-                          bool done = results.size() == 1 && static_cast<uint64_t>(results[0]) == more.start;
-                          if (done) mm->Record(more);
-                          mm->Unlock(*self);
-                          self->last_fault_ = fault;
-                          if (!done) self->ForceSignal(SigInfo::Fault(fault.signo, fault.code, fault.address));
-                          self->ReturnToGuest();
-                        });
+        auto grown = [self = RefPtr<Task>(this), mm = mm_, more = *more, fault = *fault](std::span<const int64_t> results) {
+          if (self->exiting_) return;
+          bool done = results.size() == 1 && static_cast<uint64_t>(results[0]) == more.start;
+          if (done) mm->Record(more);
+          mm->Unlock(*self);
+          self->last_fault_ = fault;
+          if (!done) self->ForceSignal(SigInfo::Fault(fault.signo, fault.code, fault.address));
+          self->ReturnToGuest();
+        };
+        thread_->RunOps({MemoryManager::MapOp(*more, {})}, UnderLock(*kernel_, std::move(grown)));
         return;
       }
       last_fault_ = *fault;
@@ -372,19 +369,19 @@ Errno Task::BlockNatively(uint64_t address, uint32_t value, uint32_t bitset, boo
   syscall_.on_signal = (syscall_.deadline == kNever ? kErestartsys : kErestartRestartblock).number();
   native_wait_ = true;
   RefPtr<Task> self(this);
+  auto waited = [self](int64_t result) {
+    if (self->exiting_) return;
+    self->native_wait_ = false;
+    bool interrupted = result == -EINTR;
+    if (!interrupted) self->syscall_.scratch[3] = kNativeWaitDone | static_cast<uint32_t>(-result);
+    // A wait that was interrupted for a signal lets the signal decide; else the handler runs again.
+    self->call_ = Call::kBlocked;
+    if (interrupted) return self->ReturnToGuest();
+    self->syscall_.restarted = true;
+    self->RunHandler();
+  };
   thread_->FutexWait(address, value, bitset, shared, /*realtime=*/false, kernel_->clocks().ToHostMonotonic(syscall_.deadline),
-                     [self](int64_t result) {
-                       KernelLock lock(self->kernel());
-                       if (self->exiting_) return;
-                       self->native_wait_ = false;
-                       bool interrupted = result == -EINTR;
-                       if (!interrupted) self->syscall_.scratch[3] = kNativeWaitDone | static_cast<uint32_t>(-result);
-                       // A wait that was interrupted for a signal lets the signal decide; else the handler runs again.
-                       self->call_ = Call::kBlocked;
-                       if (interrupted) return self->ReturnToGuest();
-                       self->syscall_.restarted = true;
-                       self->RunHandler();
-                     });
+                     UnderLock(*kernel_, std::move(waited)));
   return kBlocked;
 }
 

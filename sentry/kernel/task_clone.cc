@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <cerrno>
+#include <memory>
 
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/ipc/ipc_namespace.h"
@@ -19,6 +20,7 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/tracing.h"
+#include "sentry/kernel/under_lock.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/moved.h"
@@ -120,12 +122,12 @@ ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
   if ((args.flags & (CLONE_THREAD | CLONE_SIGHAND)) != 0) WithdrawActions(parent);
   parent.call_ = Task::Call::kContinuation;
   RefPtr<Task> self(&parent);
-  auto done = [this, self, args, charged](ErrnoOr<platform::Thread*> made) {
-    KernelLock lock(kernel_);
-    // Nobody else comes in between: it counts as a task from now on, or never.
-    charged->EndReservation();
+  // Ends when the child counts as a task, or never will: also if the parent dies meanwhile and nothing is called back.
+  std::shared_ptr<Cgroup> reservation(charged.get(), [charged](Cgroup* group) { group->EndReservation(); });
+  UnderLock done(kernel_, [this, self, args, reservation = std::move(reservation)](ErrnoOr<platform::Thread*> made) mutable {
+    reservation.reset();  // nobody else comes in between
     OnCloned(*self, args, made);
-  };
+  });
   if (!share_vm) {
     parent.thread_->Fork(std::move(done));
     return kNoAnswer;
@@ -176,13 +178,12 @@ void TaskLifecycle::CopyMovedMemory(Task& parent, const RefPtr<Task>& child, con
     return parent.FinishSyscall(-ENOMEM);
   }
   auto done = [this, self = RefPtr<Task>(&parent), child, args, copies = *copies](std::span<const int64_t> results) {
-    KernelLock lock(kernel_);
     if (!CopiedMoved(copies.ops, results)) KillGroup(child->group(), SIGKILL);
     if (self->exiting_) return;
     if (child->exiting_) return self->FinishSyscall(-ENOMEM);
     FinishClone(*self, child, args);
   };
-  child->thread_->RunOps(copies->ops, std::move(done));
+  child->thread_->RunOps(copies->ops, UnderLock(kernel_, std::move(done)));
 }
 
 ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& args, platform::Thread& thread) {

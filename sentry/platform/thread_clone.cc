@@ -255,6 +255,7 @@ void ThreadImpl::FinishClone(ErrnoOr<Thread*> result) {
       static_cast<ThreadImpl*>(*result)->process_->Kill();
       static_cast<ThreadImpl*>(*result)->Release();
     }
+    callback = nullptr;
   }
   ParkIfStopped();
 }

@@ -162,6 +162,7 @@ ThreadImpl::State ThreadImpl::BeginContact() {
   if (continued) {
     Callback callback(*this);
     continued();
+    continued = nullptr;
   }
   return state;
 }
@@ -548,6 +549,7 @@ void ThreadImpl::DropOrders() {
   clone_callback_ = nullptr;
   futex_callback_ = nullptr;
   if (continued && !platform_.stopping()) continued();
+  continued = nullptr;
   if (nonce != 0) {
     std::unique_ptr<Birth> unborn = platform_.TakeBirth(nonce);
     if (unborn != nullptr && unborn->shares_memory) unborn->core->FreeSlot(unborn->slot);

@@ -272,6 +272,7 @@ void ThreadImpl::FinishOps() {
   {
     Callback guard(*this);
     if (guard.ok() && callback) callback(results);
+    callback = nullptr;  // what it holds goes before a death is reported
   }
   ParkIfStopped();
 }
@@ -362,6 +363,7 @@ void ThreadImpl::OnFutexStop(uint64_t) {
   {
     Callback guard(*this);
     if (guard.ok() && callback) callback(result);
+    callback = nullptr;
   }
   ParkIfStopped();
 }
