@@ -24,7 +24,7 @@ constexpr uint16_t kHot = 24;
 constexpr uint32_t kManyCalls = 128;
 constexpr uint16_t kHotAmongMany = 6;
 // Where another process has come so far: that it will again is likely, and what it takes to find out is a good part of what a short program does.
-constexpr uint16_t kHotElsewhere = 2;
+constexpr uint16_t kHotElsewhere = 4;
 // Of rt_sigaction, which then needs no hand-over in most processes.
 constexpr uint16_t kHotActions = 6;
 // Sites that are counted; a process with more has no hot ones.

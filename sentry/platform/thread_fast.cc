@@ -289,7 +289,7 @@ void ThreadImpl::WatchFromBirth(const ThreadImpl& parent) {
 }
 
 bool ThreadImpl::NoteClose() {
-  constexpr int kStreak = 3;
+  constexpr int kStreak = 6;
   int64_t now = WatchClock();
   if (process_->NoteCall(now) < kStreak || !platform_.watcher().Consider(*this, process_->listener().watch_credit(), now)) return false;
   // Whoever it waits for may be the next to call.
