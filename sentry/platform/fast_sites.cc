@@ -249,11 +249,10 @@ bool FastSites::Note(SpaceCore& core, pid_t pid, const seccomp_data& data, bool 
   uint32_t number = static_cast<uint32_t>(data.nr);
   if (it->second == kNever) return false;
   HotSites& elsewhere = core.platform().hot_sites();
-  uint16_t hot = ++calls_ < kManyCalls ? kHot : kHotAmongMany;
-  if (number == SYS_rt_sigaction) {
-    hot = kHotActions;
-  } else if (elsewhere.Contains(data.instruction_pointer, number)) {
-    hot = kHotElsewhere;
+  uint16_t hot = kHotActions;
+  if (number != SYS_rt_sigaction) {
+    hot = ++calls_ < kManyCalls ? kHot : kHotAmongMany;
+    if (elsewhere.Contains(data.instruction_pointer, number)) hot = kHotElsewhere;
   }
   if (++it->second < hot) return false;
   elsewhere.Add(data.instruction_pointer, number);

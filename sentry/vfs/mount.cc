@@ -200,19 +200,7 @@ RefPtr<Mount> MountNamespace::CloneMount(const Mount& mount, RefPtr<Dentry> root
 }
 
 ErrnoOr<void> MountNamespace::Bind(const VfsPath& source, VfsPath where, bool recursive, uint32_t flags) {
-  if (source.mount->unbindable_) return Errno(EINVAL);
-  // What is hidden below a locked mount stays hidden (has_locked_children).
-  if (!recursive && source.mount->ns_ != nullptr) {
-    for (Mount* m : source.mount->ns_->ChildrenOf(*source.mount)) {
-      if (m->locked_ && m->mountpoint_->IsBelow(*source.dentry)) return Errno(EINVAL);
-    }
-  }
-  MountTree tree;
-  if (recursive && source.mount->ns_ != nullptr) {
-    tree = TRY(CopyTree(*source.mount, source.dentry));
-  } else {
-    tree.push_back({CloneMount(*source.mount, source.dentry)});
-  }
+  MountTree tree = TRY(CopyPlace(source, recursive));
   tree[0].mount->flags_ = flags & kMountFlags;
   tree[0].mount->locked_ = false;
   return AttachTree(std::move(tree), std::move(where));
@@ -241,7 +229,7 @@ RefPtr<MountNamespace> MountNamespace::Clone(FsContext* fs, RefPtr<UserNamespace
     if (!lesser) return c;
     // Changes come in but do not go out (CL_SHARED_TO_SLAVE).
     c->SetPropagation(MS_SLAVE);
-    c->locked_flags_ |= c->flags_ & kLockableMountFlags;
+    c->LockFlags(c->flags_ & kLockableMountFlags);
     return c;
   };
   copy->root_ = copy_of(*root_);

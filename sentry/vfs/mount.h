@@ -162,9 +162,9 @@ class MountNamespace final : public Namespace {
   ErrnoOr<void> Detach(Mount& mount, bool lazy, int held);
   // The same for a tree. ENOSPC if the namespace would have too many mounts.
   ErrnoOr<void> AttachTree(MountTree tree, VfsPath where);
-  // Copies of `top`, which shows `root` there, and of what is mounted below `root`, as CloneMount() makes them. What is unbindable is left out with all below it;
-  // EPERM if it is locked, too (copy_tree()).
-  static ErrnoOr<MountTree> CopyTree(Mount& top, const RefPtr<Dentry>& root);
+  // A copy of what is mounted at `source`, which it shows, with the mounts below if `recursive`. EINVAL if it is unbindable, or if what a locked mount hides would be
+  // seen without that (has_locked_children()).
+  static ErrnoOr<MountTree> CopyPlace(const VfsPath& source, bool recursive);
   // All mounts of this namespace, which loses them.
   MountTree TakeTree();
   // A namespace of nobody's with these mounts.
@@ -206,6 +206,9 @@ class MountNamespace final : public Namespace {
   void Insert(RefPtr<Mount> mount, VfsPath where);
   // The top at `where`, if that is not null, and the others at their places.
   void InsertTree(MountTree tree, VfsPath where);
+  // Copies of `top`, which shows `root` there, and of what is mounted below `root`, as CloneMount() makes them. What is unbindable is left out with all below it;
+  // EPERM if it is locked, too (copy_tree()).
+  static ErrnoOr<MountTree> CopyTree(Mount& top, const RefPtr<Dentry>& root);
   // `top`, which is mounted here, and all below it.
   MountTree TreeOf(Mount& top);
   // --- propagation.cc ---

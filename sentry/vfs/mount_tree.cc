@@ -24,6 +24,20 @@ ErrnoOr<MountTree> MountNamespace::CopyTree(Mount& top, const RefPtr<Dentry>& ro
   return tree;
 }
 
+ErrnoOr<MountTree> MountNamespace::CopyPlace(const VfsPath& source, bool recursive) {
+  Mount& top = *source.mount;
+  if (top.unbindable_) return Errno(EINVAL);
+  if (recursive) return CopyTree(top, source.dentry);
+  if (top.ns_ != nullptr) {
+    for (Mount* m : top.ns_->ChildrenOf(top)) {
+      if (m->locked_ && m->mountpoint_->IsBelow(*source.dentry)) return Errno(EINVAL);
+    }
+  }
+  MountTree tree;
+  tree.push_back({CloneMount(top, source.dentry)});
+  return tree;
+}
+
 MountTree MountNamespace::TreeOf(Mount& top) {
   MountTree tree;
   std::map<const Mount*, size_t> places;

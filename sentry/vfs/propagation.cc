@@ -201,7 +201,7 @@ void MountNamespace::Propagate(const Spread& plan, MountTree tree) {
     MountTree copies;
     for (const MountTreeNode& node : sources[target.source]) {
       RefPtr<Mount> copy = target.slave ? SlaveOf(*node.mount, shared) : CloneMount(*node.mount, node.mount->root_);
-      if (lesser) copy->locked_flags_ |= copy->flags_ & kLockableMountFlags;
+      if (lesser) copy->LockFlags(copy->flags_ & kLockableMountFlags);
       copy->locked_ = (lesser || node.mount->locked_) && !copies.empty();
       copies.push_back({std::move(copy), node.parent, node.place});
     }

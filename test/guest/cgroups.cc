@@ -121,6 +121,15 @@ struct Tree {
   char text_[1024];
 };
 
+// A file of events that was read, and waits for what changes.
+struct pollfd ReadAndWatch(const char* path) {
+  struct pollfd p = {MUST(open(path, O_RDONLY)), POLLPRI, 0};
+  char text[256];
+  MUST(pread(p.fd, text, sizeof(text), 0));
+  EXPECT_EQ(poll(&p, 1, 0), 0);
+  return p;
+}
+
 }  // namespace
 
 GUEST_TEST(Cgroups, TheTree) {
@@ -481,10 +490,7 @@ GUEST_TEST(Cgroups, PidsMaxHoldsForThoseWhoCloneAtOnce) {
   Tree t("+pids");
   MUST(mkdir(t.Path("a"), 0755));
   EXPECT(t.Write("a/pids.max", "12"));
-  struct pollfd p = {MUST(open(t.Path("a/pids.events"), O_RDONLY)), POLLPRI, 0};
-  char text[64];
-  MUST(pread(p.fd, text, sizeof(text), 0));
-  EXPECT_EQ(poll(&p, 1, 0), 0);
+  struct pollfd p = ReadAndWatch(t.Path("a/pids.events"));
   auto* made = Shared<std::atomic<int>>();
   auto* ready = Shared<std::atomic<int>>();
   JOIN_OK(Fork([&] {
@@ -522,10 +528,7 @@ GUEST_TEST(Cgroups, MemoryMax) {
   Tree t("+memory");
   MUST(mkdir(t.Path("a"), 0755));
   EXPECT(t.Write("a/memory.max", "32M"));
-  struct pollfd p = {MUST(open(t.Path("a/memory.events"), O_RDONLY)), POLLPRI, 0};
-  char text[256];
-  MUST(pread(p.fd, text, sizeof(text), 0));
-  EXPECT_EQ(poll(&p, 1, 0), 0);
+  struct pollfd p = ReadAndWatch(t.Path("a/memory.events"));
   EXPECT_STREQ(t.Read("a/memory.max"), "33554432\n");
   const pid_t child = Fork([&] {
     EXPECT(t.Write("a/cgroup.procs", "0"));

@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/sockets.h"
 
 using namespace guest;
 
@@ -46,15 +47,6 @@ int ConnectTo(int listener) {
   MUST(connect(fd, Any(address), sizeof(address)));
   return fd;
 }
-struct Connection {
-  Connection() {
-    const int listener = Listener();
-    a = ConnectTo(listener);
-    b = MUST(accept(listener, nullptr, nullptr));
-    close(listener);
-  }
-  int a, b;
-};
 int Set(int fd, int level, int name, int value) { return setsockopt(fd, level, name, &value, sizeof(value)); }
 int Get(int fd, int level, int name) {
   int value = -1;
@@ -80,7 +72,7 @@ void AwaitInput(int fd) {
 }  // namespace
 
 GUEST_TEST(TcpEdge, StatesWhileClosing) {
-  Connection c;
+  TcpPair c;
   EXPECT_EQ(State(c.a), TCP_ESTABLISHED);
   MUST(shutdown(c.a, SHUT_WR));
   AwaitTcpState(c.a, TCP_FIN_WAIT2);
@@ -96,7 +88,7 @@ GUEST_TEST(TcpEdge, StatesWhileClosing) {
 
 // The peer's end comes before the reset that our data brings: reading goes on to say that, and the error waits for who asks for it.
 GUEST_TEST(TcpEdge, EndThenReset) {
-  Connection c;
+  TcpPair c;
   MUST(close(c.b));
   AwaitTcpState(c.a, TCP_CLOSE_WAIT);
   MUST(send(c.a, "x", 1, 0));
@@ -114,7 +106,7 @@ GUEST_TEST(TcpEdge, EndThenReset) {
 }
 
 GUEST_TEST(TcpEdge, ShutdownOfReading) {
-  Connection c;
+  TcpPair c;
   MUST(shutdown(c.a, SHUT_RD));
   char byte;
   EXPECT_EQ(recv(c.a, &byte, 1, 0), 0);
@@ -154,7 +146,7 @@ GUEST_TEST(TcpEdge, ErrorIsTakenOnce) {
 }
 
 GUEST_TEST(TcpEdge, ResetIsToldToBothCalls) {
-  Connection c;
+  TcpPair c;
   MUST(send(c.a, "unread", 6, 0));
   AwaitInput(c.b);
   close(c.b);  // With data unread: a reset.
@@ -166,7 +158,7 @@ GUEST_TEST(TcpEdge, ResetIsToldToBothCalls) {
 }
 
 GUEST_TEST(TcpEdge, ReceivingMoreThanIsThere) {
-  Connection c;
+  TcpPair c;
   MUST(send(c.a, "abc", 3, 0));
   AwaitInput(c.b);
   char text[16] = {};
@@ -181,7 +173,7 @@ GUEST_TEST(TcpEdge, ReceivingMoreThanIsThere) {
 }
 
 GUEST_TEST(TcpEdge, AmountsByIoctl) {
-  Connection c;
+  TcpPair c;
   MUST(send(c.a, "12345", 5, 0));
   AwaitInput(c.b);
   int bytes = -1;
@@ -197,7 +189,7 @@ GUEST_TEST(TcpEdge, AmountsByIoctl) {
 }
 
 GUEST_TEST(TcpEdge, UrgentMark) {
-  Connection c;
+  TcpPair c;
   MUST(send(c.a, "ab", 2, 0));
   MUST(send(c.a, "!", 1, MSG_OOB));
   MUST(send(c.a, "cd", 2, 0));
@@ -217,7 +209,7 @@ GUEST_TEST(TcpEdge, UrgentMark) {
 }
 
 GUEST_TEST(TcpEdge, UrgentInline) {
-  Connection c;
+  TcpPair c;
   MUST(Set(c.b, SOL_SOCKET, SO_OOBINLINE, 1));
   MUST(send(c.a, "a!", 2, MSG_OOB));
   char text[8] = {};
@@ -229,7 +221,7 @@ GUEST_TEST(TcpEdge, UrgentInline) {
 }
 
 GUEST_TEST(TcpEdge, VectorsOfMessages) {
-  Connection c;
+  TcpPair c;
   char one[] = "one", two[] = "two";
   iovec vectors[2] = {{one, 3}, {two, 3}};
   mmsghdr messages[2] = {};

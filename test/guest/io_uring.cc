@@ -12,6 +12,7 @@
 #include <initializer_list>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/sockets.h"
 
 using namespace guest;
 
@@ -110,18 +111,6 @@ class Ring {
   size_t size_ = 0;
   unsigned queued_ = 0;
 };
-
-int Listener(sockaddr_in* address) {
-  const int fd = static_cast<int>(MUST(socket(AF_INET, SOCK_STREAM, 0)));
-  *address = {};
-  address->sin_family = AF_INET;
-  address->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  MUST(bind(fd, reinterpret_cast<sockaddr*>(address), sizeof(*address)));
-  MUST(listen(fd, 4));
-  socklen_t size = sizeof(*address);
-  MUST(getsockname(fd, reinterpret_cast<sockaddr*>(address), &size));
-  return fd;
-}
 
 }  // namespace
 
@@ -392,7 +381,7 @@ GUEST_TEST(IoUring, Sockets) {
   Ring ring;
   sockaddr_in address, peer = {};
   socklen_t peer_size = sizeof(peer);
-  const int listener = Listener(&address);
+  const int listener = TcpListener(&address, 4);
   const int client = static_cast<int>(MUST(socket(AF_INET, SOCK_STREAM, 0)));
   io_uring_sqe& accept_sqe = ring.Next(IORING_OP_ACCEPT, listener, 1);
   accept_sqe.addr = reinterpret_cast<uint64_t>(&peer);

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/sockets.h"
 
 namespace guest {
 namespace {
@@ -243,14 +244,9 @@ GUEST_TEST(Landlock, MovingNeedsRefer) {
 GUEST_TEST(Landlock, TcpPorts) {
   NeedLandlock();
   JOIN_OK(Fork([] {
-    const int listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof(address);
-    MUST(bind(listener, reinterpret_cast<sockaddr*>(&address), size));
-    MUST(listen(listener, 1));
-    MUST(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size));
+    sockaddr_in address;
+    const socklen_t size = sizeof(address);
+    TcpListener(&address);
     const int ruleset = Ruleset(0, kBindTcp | kConnectTcp);
     MUST(AddPort(ruleset, ntohs(address.sin_port), kConnectTcp));
     MUST(AddPort(ruleset, 0, kBindTcp));

@@ -6,28 +6,14 @@
 #include <sys/vfs.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/mounts.h"
 
 using namespace guest;
-
-// In <sys/mount.h>, which <linux/mount.h> does not go with.
-extern "C" int mount(const char*, const char*, const char*, unsigned long, const void*);
-extern "C" int umount2(const char*, int);
 
 namespace {
 
 constexpr long kOpenTree = 428, kMoveMount = 429, kFsOpen = 430, kFsConfig = 431, kFsMount = 432, kFsPick = 433;
 constexpr long kMountSetattr = 442, kStatMount = 457, kListMount = 458;
-
-// Runs `body` in a mount namespace of its own.
-template <typename Body>
-void Inside(Body body) {
-  if (geteuid() != 0) Skip("needs root");
-  JOIN_OK(Fork([&] {
-    MUST(unshare(CLONE_NEWNS));
-    MUST(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
-    body();
-  }));
-}
 
 // A mount of a new tmpfs that is nowhere yet.
 int NewTmpfs(const char* size) {
@@ -46,7 +32,7 @@ int NewTmpfs(const char* size) {
 
 GUEST_TEST(MountApi, NewFileSystem) {
   TempDir dir;
-  Inside([&] {
+  InOwnMounts([&] {
     const int tree = NewTmpfs("1m");
     const int early = MUST(openat(tree, "early", O_CREAT | O_WRONLY, 0600));
     MUST(write(early, "x", 1));
@@ -71,7 +57,7 @@ GUEST_TEST(MountApi, NewFileSystem) {
 
 GUEST_TEST(MountApi, TmpfsCountsWhatFilesTake) {
   TempDir dir;
-  Inside([&] {
+  InOwnMounts([&] {
     MUST(mount("guest", dir.path(), "tmpfs", 0, nullptr));
     struct statfs empty, now;
     MUST(statfs(dir.path(), &empty));
@@ -97,7 +83,7 @@ GUEST_TEST(MountApi, TmpfsCountsWhatFilesTake) {
 }
 
 GUEST_TEST(MountApi, UnmountedTreeGoes) {
-  Inside([&] {
+  InOwnMounts([&] {
     const int tree = NewTmpfs("64k");
     const int file = MUST(openat(tree, "f", O_CREAT | O_RDWR, 0600));
     close(tree);
@@ -106,7 +92,7 @@ GUEST_TEST(MountApi, UnmountedTreeGoes) {
 }
 
 GUEST_TEST(MountApi, ContextErrors) {
-  Inside([&] {
+  InOwnMounts([&] {
     EXPECT_ERRNO(syscall(kFsOpen, "no-such-type", 0), ENODEV);
     EXPECT_ERRNO(syscall(kFsOpen, "tmpfs", 99), EINVAL);
     const int context = static_cast<int>(MUST(syscall(kFsOpen, "tmpfs", 0)));
@@ -126,7 +112,7 @@ GUEST_TEST(MountApi, CopiedTree) {
   TempDir dir;
   MUST(mkdir(dir / "a", 0755));
   MUST(mkdir(dir / "b", 0755));
-  Inside([&] {
+  InOwnMounts([&] {
     const int tmpfs = NewTmpfs("1m");
     MUST(syscall(kMoveMount, tmpfs, "", AT_FDCWD, static_cast<const char*>(dir / "a"), MOVE_MOUNT_F_EMPTY_PATH));
     WriteFile(dir / "a/f", "x");
@@ -149,7 +135,7 @@ GUEST_TEST(MountApi, CopiedTree) {
 
 GUEST_TEST(MountApi, PickedFileSystemBecomesReadOnly) {
   TempDir dir;
-  Inside([&] {
+  InOwnMounts([&] {
     const int tree = NewTmpfs("1m");
     MUST(syscall(kMoveMount, tree, "", AT_FDCWD, dir.path(), MOVE_MOUNT_F_EMPTY_PATH));
     const int context = static_cast<int>(MUST(syscall(kFsPick, AT_FDCWD, dir.path(), FSPICK_CLOEXEC)));
@@ -161,7 +147,7 @@ GUEST_TEST(MountApi, PickedFileSystemBecomesReadOnly) {
 
 GUEST_TEST(MountApi, StatAndList) {
   TempDir dir;
-  Inside([&] {
+  InOwnMounts([&] {
     const int tree = NewTmpfs("1m");
     MUST(syscall(kMoveMount, tree, "", AT_FDCWD, dir.path(), MOVE_MOUNT_F_EMPTY_PATH));
     struct statx status = {};

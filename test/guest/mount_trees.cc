@@ -6,39 +6,39 @@
 #include <sys/mount.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/mounts.h"
 
 using namespace guest;
 
 namespace {
 
-// `body` in a mount namespace of its own, with a private tmpfs at `dir`.
-template <typename F>
-void InOwnMounts(const TempDir& dir, F body) {
-  if (geteuid() != 0) Skip("needs root");
-  JOIN_OK(Fork([&] {
-    // The file of a namespace can be mounted only in an older one, and Linux tells ages by numbers of which each CPU has a supply of its own.
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(static_cast<size_t>(sched_getcpu()), &one);
-    MUST(sched_setaffinity(0, sizeof(one), &one));
-    MUST(unshare(CLONE_NEWNS));
-    MUST(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
-    MUST(mount("none", dir.path(), "tmpfs", 0, nullptr));
-    body();
-  }));
+// The file of a namespace can be mounted only in an older one, and Linux tells ages by numbers of which each CPU has a supply of its own.
+void StayOnOneCpu() {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<size_t>(sched_getcpu()), &one);
+  MUST(sched_setaffinity(0, sizeof(one), &one));
 }
 
-void Tmpfs(const char* where) { MUST(mount("none", where, "tmpfs", 0, nullptr)); }
 void Dir(const char* path) { MUST(mkdir(path, 0755)); }
 void Bind(const char* from, const char* to, unsigned long flags = 0) { MUST(mount(from, to, nullptr, MS_BIND | flags, nullptr)); }
 void Share(const char* where) { MUST(mount(nullptr, where, nullptr, MS_SHARED, nullptr)); }
 
-// How many mounts are at `path`, or of the whole namespace whose line has `what`.
-int CountMounts(const char* path, const char* what = nullptr) {
+// A shared tmpfs at s with a directory x, where a private one at t will come.
+void MakeSharedAndTree(const TempDir& dir) {
+  for (const char* name : {"s", "t"}) Dir(dir / name);
+  Tmpfs(dir / "s");
+  Share(dir / "s");
+  Dir(dir / "s/x");
+  Tmpfs(dir / "t");
+}
+
+// How many mounts are at `path`.
+int CountMounts(const char* path) {
   static char text[1 << 20];
   ReadFile("/proc/self/mountinfo", text, sizeof(text));
   char want[512];
-  snprintf(want, sizeof(want), " %s ", what != nullptr ? what : path);
+  snprintf(want, sizeof(want), " %s ", path);
   int found = 0;
   for (char* at = text; (at = strstr(at, want)) != nullptr; at += strlen(want) - 1) ++found;
   return found;
@@ -102,11 +102,7 @@ GUEST_TEST(MountTrees, MovesPropagateWhole) {
 GUEST_TEST(MountTrees, TreesAreNotTheirOwnTargets) {
   TempDir dir;
   InOwnMounts(dir, [&] {
-    for (const char* name : {"s", "t"}) Dir(dir / name);
-    Tmpfs(dir / "s");
-    Share(dir / "s");
-    Dir(dir / "s/x");
-    Tmpfs(dir / "t");
+    MakeSharedAndTree(dir);
     char name[16];
     for (int i = 0; i < 16; ++i) {
       snprintf(name, sizeof(name), "t/%d", i);
@@ -155,11 +151,7 @@ GUEST_TEST(MountTrees, PivotToCoveredPlaces) {
 GUEST_TEST(MountTrees, LockedWhereTheyPropagateTo) {
   TempDir dir;
   InOwnMounts(dir, [&] {
-    for (const char* name : {"s", "t"}) Dir(dir / name);
-    Tmpfs(dir / "s");
-    Share(dir / "s");
-    Dir(dir / "s/x");
-    Tmpfs(dir / "t");
+    MakeSharedAndTree(dir);
     Dir(dir / "t/below");
     MUST(mount("none", dir / "t/below", "tmpfs", MS_RDONLY, nullptr));
     Gate made, seen;
@@ -211,6 +203,7 @@ GUEST_TEST(MountTrees, LongChainsOfSlaves) {
 GUEST_TEST(MountTrees, LongChainsOfNamespaces) {
   constexpr int kLinks = 600;
   TempDir dir;
+  StayOnOneCpu();
   InOwnMounts(dir, [&] {
     WriteFile(dir / "f", "");
     // Few mounts, as there will be many copies: only what is needed here.
@@ -247,6 +240,7 @@ GUEST_TEST(MountTrees, LongChainsOfNamespaces) {
 // The file of a mount namespace does not come along where the tree that it is in propagates to: that might be the namespace itself.
 GUEST_TEST(MountTrees, NamespacesDoNotPropagate) {
   TempDir dir;
+  StayOnOneCpu();
   InOwnMounts(dir, [&] {
     for (const char* name : {"shared", "moved"}) Dir(dir / name);
     Tmpfs(dir / "shared");

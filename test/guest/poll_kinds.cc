@@ -13,6 +13,7 @@
 #include <sys/timerfd.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/sockets.h"
 
 using namespace guest;
 
@@ -116,15 +117,10 @@ GUEST_TEST(PollKind, UnconnectedSockets) {
 }
 
 GUEST_TEST(PollKind, ListenerWithAConnection) {
-  const int listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof(address);
-  MUST(bind(listener, reinterpret_cast<sockaddr*>(&address), length));
-  MUST(listen(listener, 1));
+  sockaddr_in address;
+  const socklen_t length = sizeof(address);
+  const int listener = TcpListener(&address);
   EXPECT_READY(listener, 0);
-  MUST(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length));
   const int client = MUST(socket(AF_INET, SOCK_STREAM, 0));
   MUST(connect(client, reinterpret_cast<sockaddr*>(&address), length));
   EXPECT_READY(listener, kIn);

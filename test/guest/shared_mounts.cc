@@ -4,24 +4,12 @@
 #include <sys/mount.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/mounts.h"
 
 using namespace guest;
 
 namespace {
 
-// `body` in a mount namespace of its own, with a tmpfs at `dir`.
-template <typename F>
-void InOwnMounts(const TempDir& dir, F body) {
-  if (geteuid() != 0) Skip("needs root");
-  JOIN_OK(Fork([&] {
-    MUST(unshare(CLONE_NEWNS));
-    MUST(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
-    MUST(mount("none", dir.path(), "tmpfs", 0, nullptr));
-    body();
-  }));
-}
-
-void Tmpfs(const char* where) { MUST(mount("none", where, "tmpfs", 0, nullptr)); }
 bool Exists(const char* path) { return access(path, F_OK) == 0; }
 
 // Two places, a tmpfs with `propagation` at the first.

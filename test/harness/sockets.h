@@ -33,19 +33,26 @@ struct UnixPair {
   int a, b;
 };
 
+// Listens on the loopback, at `address`.
+inline int TcpListener(sockaddr_in* address, int backlog = 1) {
+  const int listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
+  *address = {};
+  address->sin_family = AF_INET;
+  address->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(*address);
+  MUST(bind(listener, reinterpret_cast<sockaddr*>(address), size));
+  MUST(listen(listener, backlog));
+  MUST(getsockname(listener, reinterpret_cast<sockaddr*>(address), &size));
+  return listener;
+}
+
 // Over the loopback; `a` has connected to `b`.
 struct TcpPair {
   TcpPair() {
-    const int listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof(address);
-    MUST(bind(listener, reinterpret_cast<sockaddr*>(&address), size));
-    MUST(listen(listener, 1));
-    MUST(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size));
+    sockaddr_in address;
+    const int listener = TcpListener(&address);
     a = MUST(socket(AF_INET, SOCK_STREAM, 0));
-    MUST(connect(a, reinterpret_cast<sockaddr*>(&address), size));
+    MUST(connect(a, reinterpret_cast<sockaddr*>(&address), sizeof(address)));
     b = MUST(accept(listener, nullptr, nullptr));
     close(listener);
   }

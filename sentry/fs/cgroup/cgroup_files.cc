@@ -145,8 +145,7 @@ ErrnoOr<void> CheckWrite(Task& writer, Cgroup& group) {
   Cgroup::Owner owner{0644, group.owner().uid, group.owner().gid};
   if (auto it = group.file_owners().find("cgroup.procs"); it != group.file_owners().end()) owner = it->second;
   const Credentials& creds = writer.creds();
-  bool in_group = creds.fsgid == owner.gid || std::find(creds.groups.begin(), creds.groups.end(), owner.gid) != creds.groups.end();
-  uint32_t bit = creds.fsuid == owner.uid ? 0200 : in_group ? 0020 : 0002;
+  uint32_t bit = creds.fsuid == owner.uid ? 0200 : creds.InGroup(owner.gid) ? 0020 : 0002;
   return (owner.mode & bit) != 0 || writer.Has(1 /* CAP_DAC_OVERRIDE */) ? Ok() : ErrnoOr<void>(Errno(EACCES));
 }
 

@@ -10,8 +10,6 @@
 namespace amber {
 namespace {
 
-// How long the answer of a walk serves as the answer to the stat that follows it.
-constexpr int64_t kFreshNs = 100'000;
 // Of a directory, in bytes: it has some thousands of names at most.
 constexpr uint64_t kSmallDirectory = 256 << 10;
 

@@ -280,6 +280,8 @@ class GoferFileSystem final : public FileSystem {
 inline timespec ToTimespec(const gofer::Time& t) { return {t.seconds, static_cast<long>(t.nanoseconds)}; }
 // Host time, monotonic, in nanoseconds.
 int64_t HostNow();
+// How long the answer of a walk serves as the answer to the stat that follows it.
+inline constexpr int64_t kFreshNs = 100'000;
 // The host's clock of file times.
 timespec FileClock();
 

@@ -47,8 +47,8 @@ class Listed : public testing::TestWithParam<bool> {
     if (!place.ok()) return {};
     uint64_t before = gofer_.client().calls();
     if (!place->inode()->Refresh().ok()) return {};
-    // Somebody else had the CPU in between: what was found out on the way is no longer fresh enough (100 us), and was asked for again.
-    if (HostNow() - began > 100'000) late_ += gofer_.client().calls() - before;
+    // Somebody else had the CPU in between: what was found out on the way is no longer fresh enough, and was asked for again.
+    if (HostNow() - began > kFreshNs) late_ += gofer_.client().calls() - before;
     return place->inode()->attr();
   }
   void ExpectTrue(const std::string& name) {

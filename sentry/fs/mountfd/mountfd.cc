@@ -159,16 +159,7 @@ bool MountFile::Load(state::Loader& loader, std::string_view bytes) {
 }
 
 ErrnoOr<RefPtr<MountNamespace>> CloneTree(const VfsPath& source, bool recursive) {
-  const Mount& top = *source.mount;
-  if (top.unbindable()) return Errno(EINVAL);
-  if (recursive) return MountNamespace::OfTree(TRY(MountNamespace::CopyTree(*source.mount, source.dentry)));
-  // What is hidden below a locked mount stays hidden.
-  for (Mount* m : top.ns() != nullptr ? top.ns()->All() : std::vector<Mount*>()) {
-    if (m->parent() == &top && m->locked() && m->mountpoint()->IsBelow(*source.dentry)) return Errno(EINVAL);
-  }
-  auto tree = MakeRef<MountNamespace>();
-  tree->SetRoot(MountNamespace::CloneMount(top, source.dentry));
-  return tree;
+  return MountNamespace::OfTree(TRY(MountNamespace::CopyPlace(source, recursive)));
 }
 
 RefPtr<MountNamespace> NewTree(RefPtr<FileSystem> fs, uint32_t flags, const std::string& source) {
