@@ -155,7 +155,9 @@ ErrnoOr<MountNamespace::Spread> MountNamespace::PlanSpread(const VfsPath& where,
   std::map<const MountNamespace*, size_t> sizes = {{this, added}};
   auto plan_for = [&](Mount& m, size_t source, bool slave) -> ErrnoOr<bool> {
     if (m.ns_ == nullptr || !plan.place->IsBelow(*m.root_)) return false;
-    if (m.ns_->mounts_.size() + (sizes[m.ns_] += tree.size()) > kMaxMounts) return Errno(ENOSPC);
+    size_t& added_there = sizes[m.ns_];
+    added_there += tree.size();
+    if (m.ns_->mounts_.size() + added_there > kMaxMounts) return Errno(ENOSPC);
     plan.targets.push_back({RefPtr<Mount>(&m), source, slave});
     return true;
   };
