@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "gofer/client_impl.h"
+#include "sentry/base/brief_wait.h"
 #include "sentry/base/guest_fd.h"
 
 namespace amber::gofer {
@@ -93,6 +94,7 @@ ErrnoOr<wire::Response::Reader> Transaction::RoundTrip() {
     }
   } rider{impl_.TakeLater(request_)};
   impl_.calls.fetch_add(1, std::memory_order_relaxed);
+  BriefWait wait;
   auto sent = channel_->wire.Send(channel_->socket.get());
   if (!sent.ok()) {
     if (sent.Is(EMSGSIZE)) {  // nothing was sent, and the gathered forgets are to ride on another call
@@ -104,7 +106,7 @@ ErrnoOr<wire::Response::Reader> Transaction::RoundTrip() {
     broken_ = true;
     return Errno(EIO);
   }
-  auto received = channel_->wire.Receive(channel_->socket.get(), &files_);
+  auto received = channel_->wire.Receive(channel_->socket.get(), &files_, wait.may_spin());
   if (!received.ok()) {
     broken_ = true;
     return Errno(EIO);

@@ -20,6 +20,7 @@
 #include "gofer/act_as.h"
 #include "gofer/protocol.h"
 #include "gofer/test_gofer.h"
+#include "sentry/base/brief_wait.h"
 
 namespace amber::gofer {
 namespace {
@@ -62,6 +63,23 @@ TEST_F(ClientTest, AttachDescribesTheRoot) {
   EXPECT_FALSE(root.read_only);
   EXPECT_TRUE(client().Attach("frozen").value().read_only);
   EXPECT_TRUE(client().Attach("nothing").Is(ENOENT));
+}
+
+TEST_F(ClientTest, WhoMaySpinIsToldOfEachWait) {
+  struct Counting : BriefWaiter {
+    void BeginWait() override { EXPECT_EQ(begun++, ended); }
+    void EndWait() override { EXPECT_EQ(++ended, begun); }
+    int begun = 0, ended = 0;
+  } counting;
+  WriteFile(gofer_.Path("file"), "text");
+  BriefWaiter::SetCurrent(&counting);
+  for (int i = 0; i < 100; i++) EXPECT_NE(Find("file"), kNoNode);
+  EXPECT_EQ(Walk({"missing"}).stop, Stop::kMissing);
+  BriefWaiter::SetCurrent(nullptr);
+  EXPECT_EQ(counting.begun, 101);
+  EXPECT_EQ(counting.ended, 101);
+  EXPECT_NE(Find("file"), kNoNode);
+  EXPECT_EQ(counting.begun, 101);
 }
 
 TEST_F(ClientTest, WalkReturnsAWholePath) {

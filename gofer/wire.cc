@@ -1,6 +1,7 @@
 #include "gofer/wire.h"
 
 #include <kj/exception.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -15,6 +16,8 @@ namespace {
 
 constexpr size_t kPacketWords = kMaxPacket / sizeof(capnp::word);
 constexpr size_t kMaxSegments = 7;
+// How often a message is looked for before a sleep, some 100 us together: by then the peer waits for something itself.
+constexpr int kLooks = 100;
 
 // Anonymous zero pages: only what messages really use becomes memory.
 capnp::word* MapBuffer() {
@@ -98,7 +101,7 @@ ErrnoOr<void> WireBuffer::Send(int socket, std::span<const UniqueFd> fds) {
   return {};
 }
 
-ErrnoOr<capnp::MessageReader*> WireBuffer::Receive(int socket, std::vector<UniqueFd>* fds) {
+ErrnoOr<capnp::MessageReader*> WireBuffer::Receive(int socket, std::vector<UniqueFd>* fds, bool spin) {
   reader_.reset();
   iovec part = {in_, kMaxPacket};
   msghdr message = {};
@@ -112,9 +115,12 @@ ErrnoOr<capnp::MessageReader*> WireBuffer::Receive(int socket, std::vector<Uniqu
     message.msg_controllen = sizeof control;
   }
   ssize_t length;
+  int looks = spin ? kLooks : 0;
   do {
-    length = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  } while (length < 0 && errno == EINTR);
+    length = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | (looks > 0 ? MSG_DONTWAIT : 0));
+    // The peer may be waiting for this very CPU.
+    if (length < 0 && errno == EAGAIN && looks-- > 0) sched_yield();
+  } while (length < 0 && (errno == EINTR || errno == EAGAIN));
   if (length < 0) return Errno(errno);
   if (fds != nullptr) TakeDescriptors(message, fds);
   if (length == 0) return Errno(EPIPE);

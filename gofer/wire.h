@@ -36,7 +36,8 @@ class WireBuffer {
 
   // Waits for one packet and returns its message. EPIPE: the peer closed. EBADMSG: a packet that is too long, or no
   // message at all. Descriptors are accepted only if `fds` is given, kMaxDescriptors at most; all others that came are closed.
-  ErrnoOr<capnp::MessageReader*> Receive(int socket, std::vector<UniqueFd>* fds = nullptr);
+  // `spin`: looks for a message again and again for a little while before it sleeps.
+  ErrnoOr<capnp::MessageReader*> Receive(int socket, std::vector<UniqueFd>* fds = nullptr, bool spin = false);
 
  private:
   capnp::word* out_;

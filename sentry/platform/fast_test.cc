@@ -1,5 +1,6 @@
 // The fast path: patching, answers, kicks at every point, calls that are answered late, threads, forks.
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -8,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <deque>
 #include <mutex>
 #include <span>
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "sentry/base/brief_wait.h"
 #include "sentry/platform/fast_actions.h"
 #include "sentry/platform/fast_memory.h"
 #include "sentry/platform/fast_sites.h"
@@ -438,6 +441,31 @@ TEST_F(FastTest, LateAnswers) {
   EXPECT_TRUE(client_.AwaitDeaths(1));
   over = true;
   answers.join();
+}
+
+// While a call that was taken waits for another process its thread gives its CPU away, and stays as it was.
+TEST_F(FastTest, CallsThatWaitForOthers) {
+  std::atomic<uint64_t> brief = 0, rounds = 0;
+  client_.on_syscall = [&](Thread& thread, const Syscall& call) {
+    if (call.number != kGuestEcho || call.args[0] % 20 != 7) return false;
+    BriefWait wait;
+    brief += wait.may_spin() ? 1 : 0;
+    for (auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(30); std::chrono::steady_clock::now() < end; rounds++) sched_yield();
+    if (call.args[0] % 200 == 7) thread.Kick();
+    return false;
+  };
+  Start(GuestFastEcho, 20000)->Resume();
+  ASSERT_TRUE(client_.AwaitLog(1));
+  EXPECT_EQ(client_.log()[0], 0);
+  EXPECT_TRUE(client_.AwaitDeaths(1));
+  EXPECT_GT(rounds, 0u);
+  // The thread that watches may spin, others may not.
+  if (client_.platform().stats().fast_calls > 15000) {
+    EXPECT_GT(brief, 100u);
+  }
+  if (client_.platform().stats().fast_calls == 0) {
+    EXPECT_EQ(brief, 0u);
+  }
 }
 
 TEST_F(FastTest, CallsThatWantMoreThanAValue) {

@@ -110,7 +110,8 @@ struct FastCall {
   uint64_t pad1[6];
   uint32_t watching;  // the sentry's: posted calls are looked for; the guest clears it when it posted in vain
   uint32_t actions;   // the sentry's: rt_sigaction is answered by the stub out of this thread's SignalActions
-  uint32_t pad2[14];
+  uint32_t waits;     // the sentry's: the call that was taken waits for another process, which may need the guest's CPU
+  uint32_t pad2[13];
   // A StubCallKind that is posted here instead of being told by a kStubCall, or 0; who takes it sets it back to 0. The stub withdraws one that
   // nobody took, and makes the call.
   uint32_t contact;

@@ -16,7 +16,8 @@ namespace {
 static_assert(offsetof(Mailbox, fast) == 512 && offsetof(FastCall, number) == 4 && offsetof(FastCall, args) == 8 && offsetof(FastCall, result) == 56);
 static_assert(offsetof(FastCall, memory) == 72 && offsetof(FastMemory, in_size) == 16 && offsetof(FastMemory, out_count) == 24 &&
               sizeof(FastMemory::in) == 1920);
-static_assert(offsetof(FastCall, actions) == 132 && offsetof(FastCall, action) == 256 && offsetof(FastCall, changed_actions) == 288);
+static_assert(offsetof(FastCall, actions) == 132 && offsetof(FastCall, waits) == 136 && offsetof(FastCall, action) == 256 &&
+              offsetof(FastCall, changed_actions) == 288);
 static_assert(offsetof(Window, actions) - offsetof(Window, memory) == 0x800000);
 static_assert(kWindowAddress >> 22 == 0x1ffffd0 && kWindowAlignment == 1 << 22);
 static_assert(kFastPosted == 1 && kFastDone == 3 && kFastRedo == 4 && kFastStop == 5);
@@ -201,10 +202,13 @@ stub_fast_taken:
 4:
   cmpl $3, %gs:512
   jae stub_fast_answered
+  cmpl $0, %gs:648
+  jne 7f
   pause
   decl %r11d
   jnz 4b
-  # Whoever works on it may need this CPU.
+7:
+  # Whoever works on it, or whom that one waits for, may need this CPU.
   movl $24, %eax
   syscall
   movq %gs:576, %rcx

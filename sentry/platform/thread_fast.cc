@@ -36,6 +36,8 @@ void ThreadImpl::SetWatched(bool on) {
   __atomic_store_n(&box_->fast.watching, on ? 1u : 0u, __ATOMIC_SEQ_CST);
 }
 
+void ThreadImpl::SetWaits(bool on) { __atomic_store_n(&box_->fast.waits, on ? 1u : 0u, __ATOMIC_RELAXED); }
+
 bool ThreadImpl::IsServed() {
   absl::MutexLock lock(&mu_);
   return callbacks_ > 0;

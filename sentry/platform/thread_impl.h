@@ -126,6 +126,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   Fast TakePosted();
   // Tells the guest whether to post its calls.
   void SetWatched(bool on);
+  // Says to the guest that its taken call waits for another process (`on`), or no longer.
+  void SetWaits(bool on);
   // A child that shares its parent's memory, before it first runs.
   void WatchFromBirth(const ThreadImpl& parent);
   bool IsWatched() const;

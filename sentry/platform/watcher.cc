@@ -108,12 +108,22 @@ void Watcher::Dismiss(size_t index, bool judge) {
   thread->EndWatch();
 }
 
+void Watcher::BeginWait() {
+  if (serving_ != nullptr) serving_->SetWaits(true);
+}
+
+void Watcher::EndWait() {
+  if (serving_ != nullptr) serving_->SetWaits(false);
+}
+
 // True if anything was posted.
 bool Watcher::Round(int64_t now) {
   bool any = false;
   for (size_t i = 0; i < entries_.size();) {
     Entry& entry = entries_[i];
+    serving_ = entry.thread.get();
     ThreadImpl::Fast result = entry.thread->TakePosted();
+    serving_ = nullptr;
     if (result == ThreadImpl::Fast::kNo) {
       // Time goes by only with rounds that do nothing, so a long call of one thread does not cost another its place.
       bool late = now - entry.last > (always_ ? kTestWait : entry.wait);
@@ -140,6 +150,7 @@ bool Watcher::Round(int64_t now) {
 
 void Watcher::Watch(WatchCredit& credit) {
   watching = true;
+  SetCurrent(this);
   taken_ = redone_ = 0;
   bool interrupted = false;
   int64_t before = WatchClock();
@@ -158,6 +169,7 @@ void Watcher::Watch(WatchCredit& credit) {
     if (!any) __builtin_ia32_pause();
   }
   while (!entries_.empty()) Dismiss(entries_.size() - 1, !interrupted);
+  SetCurrent(nullptr);
   watching = false;
   Settle(credit, interrupted || Failed(taken_, redone_), 2, interrupted ? kBusyPause : kOthersPause, before);
   GiveUp();

@@ -18,6 +18,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "sentry/base/brief_wait.h"
 #include "sentry/base/ref_ptr.h"
 
 namespace amber::platform {
@@ -31,7 +32,7 @@ struct WatchCredit {
   std::atomic<int64_t> pause{0};
 };
 
-class Watcher {
+class Watcher : private BriefWaiter {
  public:
   // `possible`: not with a single CPU. `always`: whatever experience says, and patiently. For tests.
   Watcher(bool possible, bool always) : possible_(possible), always_(always) {}
@@ -61,6 +62,9 @@ class Watcher {
   void Admit(int64_t now);
   void Dismiss(size_t index, bool judge);
   bool Round(int64_t now);
+  // A call that was taken asks another process: its thread gives its CPU away meanwhile.
+  void BeginWait() override;
+  void EndWait() override;
 
   const bool possible_;
   const bool always_;
@@ -72,6 +76,7 @@ class Watcher {
   // Of the thread that watches.
   std::vector<Entry> entries_;
   uint64_t taken_ = 0, redone_ = 0;
+  ThreadImpl* serving_ = nullptr;  // whose call is being handled
 };
 
 int64_t WatchClock();
