@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include "sentry/ipc/ipc_namespace.h"
@@ -27,6 +28,18 @@
 #include "sentry/vfs/fd_table.h"
 
 namespace amber {
+namespace {
+
+void StoreIo(const IoCounts& io, proto::IoCounts* out) {
+  for (uint64_t v : {io.read_bytes, io.written_bytes, io.read_calls, io.write_calls}) out->add_count(v);
+}
+
+IoCounts LoadIo(const proto::IoCounts& in) {
+  if (in.count_size() != 4) return {};  // an image of before they were counted
+  return {in.count(0), in.count(1), in.count(2), in.count(3)};
+}
+
+}  // namespace
 
 TaskExtras::TaskExtras() = default;
 TaskExtras::~TaskExtras() = default;
@@ -89,6 +102,7 @@ void TaskExtras::LeaveSemUndo(Task& task) {
 }
 
 void TaskExtras::OnExit(Task& task) {
+  task.group().extras().io.Add(std::exchange(io, {}));
   LeaveSemUndo(task);
   ipc.reset();
   net.reset();
@@ -113,6 +127,7 @@ std::string TaskExtras::Save(state::Saver& saver, const Task& task) const {
   m.set_ioprio(ioprio);
   m.set_memory_policy(memory_policy.Pack());
   m.set_default_timer_slack(default_timer_slack);
+  StoreIo(io, m.mutable_io());
   if (affinity) m.set_affinity(&*affinity, sizeof(*affinity));
   m.set_net(saver.Ref(net));
   m.set_cgroup(saver.Ref(cgroup));
@@ -194,6 +209,7 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& tas
   thread_keys = loader.GetRef<Key>(m.thread_keys());
   session_keys = loader.GetRef<Key>(m.session_keys());
   request_keys_to = m.request_keys_to();
+  io = LoadIo(m.io());
   if ((m.landlock() != 0) != static_cast<bool>(landlock)) return loader.Fail("a task's landlock domain is missing");
   seccomp_mode = m.seccomp_mode();
   seccomp = loader.GetRef<SeccompFilter>(m.seccomp());
@@ -252,6 +268,8 @@ CpuTimers& GroupExtras::cpu_timers(ThreadGroup& group) {
   return *cpu_timers_;
 }
 
+platform::StubOp NoHugePagesOp(bool on) { return {SYS_prctl, {PR_SET_THP_DISABLE, on ? 1u : 0u, 0, 0, 0}}; }
+
 void GroupExtras::Inherit(ThreadGroup& group) {
   // Timers are not inherited, the limit is.
   if (group.rlim(RLIMIT_CPU).rlim_cur != RLIM_INFINITY) cpu_timers(group).UpdateLimit();
@@ -294,6 +312,8 @@ std::string GroupExtras::Save(state::Saver& saver, const ThreadGroup& group) con
   m.set_core_filter(core_filter + 1);
   m.set_process_keys(saver.Ref(process_keys));
   m.set_had_threads(had_threads);
+  m.set_no_huge_pages(no_huge_pages);
+  StoreIo(io, m.mutable_io());
   m.set_creator_tid(creator_tid);
   for (const DeadTracee& dead : dead_tracees) {
     auto* out = m.add_dead_tracee();
@@ -322,6 +342,8 @@ bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   process_keys = loader.GetRef<Key>(m.process_keys());
   cgroup = loader.GetRef<Cgroup>(m.cgroup());
   had_threads = m.had_threads();
+  no_huge_pages = m.no_huge_pages();
+  io = LoadIo(m.io());
   creator_tid = m.creator_tid();
   if (m.base().size() == sizeof(base)) memcpy(&base, m.base().data(), sizeof(base));
   for (const auto& in : m.owned()) owned_.emplace_back(in.file(), in.owner());
@@ -354,6 +376,7 @@ bool GroupExtras::AfterLoad(state::Loader& loader, ThreadGroup& group) {
     if (file->owner() == nullptr && !SigioOwner::Load(loader, *file, bytes)) return false;
   }
   Inherit(group);
+  if (no_huge_pages && !group.tasks().empty()) group.tasks().front()->extras().before_guest.push_back(NoHugePagesOp(true));
   if (cgroup) {
     cgroup->AddLoaded(group);
     for (const RefPtr<Task>& task : group.tasks()) task->extras().cgroup_held = cgroup->HoldsMembers();

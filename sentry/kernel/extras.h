@@ -20,6 +20,7 @@
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
 #include "sentry/base/unique_fd.h"
+#include "sentry/kernel/io_counts.h"
 #include "sentry/kernel/late_usage.h"
 #include "sentry/kernel/other_namespaces.h"
 #include "sentry/kernel/task_lifecycle.h"
@@ -72,6 +73,7 @@ class TaskExtras {
   RefPtr<SeccompFilter> seccomp;
   std::unique_ptr<SeccompNotification> notification;  // its call waits for a listener's answer
   std::unique_ptr<ServedCall> served;                 // its call asks a guest
+  IoCounts io;
   bool actions_offered = false;                       // its stub has its signal actions (offered_actions.h)
   bool traps_native = false;  // its host thread brings calls to us that it would else execute by itself (platform::TrapNativeCallsOp)
   // rseq(2), as the host does it for this thread; `area` 0: not registered.
@@ -122,6 +124,9 @@ class TaskExtras {
   bool Load(state::Loader& loader, const std::string& bytes, Task& task);
 };
 
+// PR_SET_THP_DISABLE, for the host process of a process.
+platform::StubOp NoHugePagesOp(bool on);
+
 class GroupExtras {
  public:
   GroupExtras();
@@ -148,6 +153,8 @@ class GroupExtras {
   // Which cgroup it is in (Cgroup::Of()), and its processor time before that.
   RefPtr<Cgroup> cgroup;
   int64_t cgroup_cpu_base = 0;
+  IoCounts io;                 // of threads that are gone
+  bool no_huge_pages = false;  // PR_SET_THP_DISABLE: its host process has it
   // Asynchronous I/O contexts, by id.
   std::map<uint64_t, std::unique_ptr<AioContext>> aio;
   // ptrace: whom it traces, and whose end it has not waited for.

@@ -157,6 +157,34 @@ void Task::FinishSyscall(int64_t result) {
   CompleteCall(result);
 }
 
+namespace {
+
+// What /proc/PID/io counts (fs/read_write.c, add_rchar() and its like): calls that got as far as their file.
+void CountIo(uint64_t number, int64_t result, IoCounts* io) {
+  if (result == -EBADF || result == -ESPIPE) return;
+  uint64_t bytes = result > 0 ? static_cast<uint64_t>(result) : 0;
+  bool reads = false, writes = false;
+  switch (number) {
+    case SYS_read:
+    case SYS_pread64:
+    case SYS_readv:
+    case SYS_preadv:
+    case SYS_preadv2: reads = true; break;
+    case SYS_write:
+    case SYS_pwrite64:
+    case SYS_writev:
+    case SYS_pwritev:
+    case SYS_pwritev2: writes = true; break;
+    case SYS_sendfile:
+    case SYS_copy_file_range: reads = writes = true; break;
+    default: return;
+  }
+  if (reads) io->Add({.read_bytes = bytes, .read_calls = 1});
+  if (writes) io->Add({.written_bytes = bytes, .write_calls = 1});
+}
+
+}  // namespace
+
 void Task::CompleteCall(int64_t result) {
   extras_->served.reset();
   if (helper_) {
@@ -173,6 +201,7 @@ void Task::CompleteCall(int64_t result) {
     return;
   }
   call_ = Call::kNone;
+  CountIo(syscall_.number, result, &extras_->io);
   if (kernel_->strace() != nullptr) kernel_->strace()->Exit(*this, result);
   if (extras_->tracee != nullptr) Tracing::AtExit(*this);
   if (has_saved_mask_) {

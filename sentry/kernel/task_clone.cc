@@ -255,6 +255,7 @@ RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, RefPtr<PidNamespac
   group->oom_score_adj_ = old.oom_score_adj_;
   group->nice_ = old.nice_;
   group->extras_->core_filter = old.extras_->core_filter;
+  group->extras_->no_huge_pages = old.extras_->no_huge_pages;
   group->extras_->Inherit(*group);
   group->extras_->cgroup = args.cgroup ? args.cgroup : old.extras_->cgroup;
   if (group->extras_->cgroup) group->extras_->cgroup->Add(*group);

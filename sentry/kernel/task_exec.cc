@@ -200,6 +200,7 @@ void TaskLifecycle::InstallProgram(Task& task, const ExecArgs& args, const Loade
   task.last_fault_ = {};
   task.keep_caps_ = false;
   task.extras_->OnExec();
+  if (task.group().extras().no_huge_pages) task.extras_->before_guest.push_back(NoHugePagesOp(true));
   task.extras_->ApplyAffinity(task);
   // Signals of choice are for who chose them: this program did not, and may have rights that the other had not (do_notify_parent()).
   task.exit_signal_ = SIGCHLD;

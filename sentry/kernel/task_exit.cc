@@ -208,6 +208,7 @@ void TaskLifecycle::Reap(ThreadGroup& group) {
   RefPtr<ThreadGroup> self(&group);
   if (group.parent_ != nullptr) {
     group.parent_->AddChildUsage(group);
+    group.parent_->extras_->io.Add(group.extras_->io);
     group.parent_->children_.erase(&group);
     group.parent_ = nullptr;
   }

@@ -17,6 +17,7 @@
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/file_lock.h"
 #include "sentry/vfs/lease.h"
+#include "sentry/vfs/lock_keeper.h"
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/path.h"
 #include "sentry/vfs/restrict.h"
@@ -42,7 +43,12 @@ ErrnoOr<uint64_t> SetStatusFlags(Task& task, File& file, int fd, int flags) {
   return uint64_t{0};
 }
 
-Inode* LockedInode(File& file) { return file.path() != nullptr ? file.path()->inode() : nullptr; }
+// The locks of what `file` has open; null for what has none, and, without `make`, if there are none yet.
+FileLocks* LocksOf(File& file, bool make) {
+  if (file.path() != nullptr) return make ? &file.path()->inode()->locks() : file.path()->inode()->locks_if_any();
+  auto* keeper = dynamic_cast<LockKeeper*>(&file);
+  return keeper != nullptr ? &keeper->locks() : nullptr;
+}
 
 // The range and type of a struct flock, as fs/locks.c reads it.
 ErrnoOr<FileLock> ToLock(Task& task, File& file, const struct flock& l, bool ofd) {
@@ -79,9 +85,9 @@ ErrnoOr<uint64_t> GetLock(Task& task, File& file, UserPtr<struct flock> p, bool 
   struct flock l = TRY(task.CopyIn(p));
   if (l.l_type != F_RDLCK && l.l_type != F_WRLCK) return Errno(EINVAL);
   if (ofd && l.l_pid != 0) return Errno(EINVAL);
-  Inode* inode = LockedInode(file);
   FileLock wanted = TRY(ToLock(task, file, l, ofd));
-  const FileLock* held = inode != nullptr && inode->locks_if_any() != nullptr ? inode->locks().Conflict(wanted) : nullptr;
+  FileLocks* locks = LocksOf(file, false);
+  const FileLock* held = locks != nullptr ? locks->Conflict(wanted) : nullptr;
   if (held == nullptr) {
     l.l_type = F_UNLCK;
   } else {
@@ -112,8 +118,8 @@ const FileLock* WaitsFor(Task& task, const state::Saveable* owner, const LockWai
   if (t == nullptr || t->exiting() || &t->files() != owner) return nullptr;
   if (t->syscall().number != SYS_fcntl || static_cast<int>(t->syscall().args[1]) != F_SETLKW) return nullptr;
   auto file = t->files().Get(static_cast<int>(t->syscall().args[0]));
-  Inode* inode = file.ok() ? LockedInode(**file) : nullptr;
-  return inode != nullptr && inode->locks_if_any() != nullptr ? inode->locks().Conflict(wait.wanted) : nullptr;
+  FileLocks* locks = file.ok() ? LocksOf(**file, false) : nullptr;
+  return locks != nullptr ? locks->Conflict(wait.wanted) : nullptr;
 }
 
 // fs/locks.c, posix_locks_deadlock(): whoever holds what we want waits, over at most ten others, for what we hold.
@@ -132,12 +138,10 @@ ErrnoOr<uint64_t> SetLock(Task& task, File& file, UserPtr<const struct flock> p,
   struct flock l = TRY(task.CopyIn(p));
   if (ofd && l.l_pid != 0) return Errno(EINVAL);
   FileLock lock = TRY(ToLock(task, file, l, ofd));
-  Inode* inode = LockedInode(file);
-  if (inode == nullptr) return Errno(EINVAL);
+  FileLocks* locks = LocksOf(file, l.l_type != F_UNLCK);
+  if (locks == nullptr) return file.path() != nullptr ? ErrnoOr<uint64_t>(uint64_t{0}) : Errno(EINVAL);
   switch (l.l_type) {
-    case F_UNLCK:
-      if (inode->locks_if_any() != nullptr) inode->locks().Release(lock);
-      return uint64_t{0};
+    case F_UNLCK: locks->Release(lock); return uint64_t{0};
     case F_RDLCK:
       if (!file.readable()) return Errno(EBADF);
       break;
@@ -147,14 +151,14 @@ ErrnoOr<uint64_t> SetLock(Task& task, File& file, UserPtr<const struct flock> p,
     default: return Errno(EINVAL);
   }
   LockWaits().erase(lock.owner);
-  auto r = inode->locks().Take(lock);
+  auto r = locks->Take(lock);
   if (r.ok()) return uint64_t{0};
   if (!r.Is(EAGAIN) || !wait) return r.error();
   if (!ofd) {
-    if (WouldDeadlock(task, lock, inode->locks().Conflict(lock))) return Errno(EDEADLK);
+    if (WouldDeadlock(task, lock, locks->Conflict(lock))) return Errno(EDEADLK);
     LockWaits().insert_or_assign(lock.owner, LockWait{task.tid(), lock});
   }
-  return task.Block(inode->locks().queue(), POLLIN);
+  return task.Block(locks->queue(), POLLIN);
 }
 
 // struct f_owner_ex.
@@ -273,18 +277,18 @@ ErrnoOr<uint64_t> Flock(Task& task, int fd, int operation) {
   bool wait = (operation & LOCK_NB) == 0;
   operation &= ~LOCK_NB;
   if (operation != LOCK_SH && operation != LOCK_EX && operation != LOCK_UN) return Errno(EINVAL);
-  Inode* inode = LockedInode(*file);
-  if (inode == nullptr) return Errno(EINVAL);
+  FileLocks* locks = LocksOf(*file, true);
+  if (locks == nullptr) return Errno(EINVAL);
   FileLock lock{.kind = LockKind::kFlock, .exclusive = operation == LOCK_EX, .owner = file.get(), .pid = task.pid()};
   if (operation == LOCK_UN) {
-    inode->locks().Release(lock);
+    locks->Release(lock);
     return uint64_t{0};
   }
-  auto r = inode->locks().Take(lock);
+  auto r = locks->Take(lock);
   if (r.ok()) return uint64_t{0};
   // flock(2): converting a lock gives up the old one first.
-  inode->locks().Release(lock);
-  if (wait) return task.Block(inode->locks().queue(), POLLIN);
+  locks->Release(lock);
+  if (wait) return task.Block(locks->queue(), POLLIN);
   return Errno(EWOULDBLOCK);
 }
 

@@ -27,6 +27,16 @@ constexpr uint64_t kLastSpeculation = 2, kSpeculationEnabled = 2;
 
 constexpr size_t kNameSize = 16;
 
+// The host's process does without, too. Its children inherit that as the guest's do (MMF_INIT_MASK).
+ErrnoOr<uint64_t> DisableHugePages(Task& task, bool on) {
+  MmLock lock(task, 0, ~uint64_t{0});
+  if (!lock.held()) return WaitForMm(task);
+  return RunMemoryOps(task, lock, {NoHugePagesOp(on)}, [group = RefPtr<ThreadGroup>(&task.group()), on](std::span<const int64_t>) -> int64_t {
+    group->extras().no_huge_pages = on;
+    return 0;
+  });
+}
+
 ErrnoOr<uint64_t> SetName(Task& task, uint64_t address) {
   auto name = task.CopyInString(UserPtr<const char>(address), kNameSize);
   if (name.ok()) {
@@ -140,7 +150,10 @@ ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64
     case PR_SET_SECCOMP: return PrctlSetSeccomp(task, a2, a3);
     case PR_GET_TSC: TRY(task.CopyOut(UserPtr<int>(a2), int{PR_TSC_ENABLE})); return 0;
     case PR_MCE_KILL_GET: return PR_MCE_KILL_DEFAULT;
-    case PR_GET_THP_DISABLE: return 0;
+    case PR_SET_THP_DISABLE: return a3 != 0 || a4 != 0 || a5 != 0 ? Errno(EINVAL) : DisableHugePages(task, a2 != 0);
+    case PR_GET_THP_DISABLE:
+      if (a2 != 0 || a3 != 0 || a4 != 0 || a5 != 0) return Errno(EINVAL);
+      return task.group().extras().no_huge_pages ? 1 : 0;
     case PR_SET_VMA: return 0;  // PR_SET_VMA_ANON_NAME: the name is not shown, as without CONFIG_ANON_VMA_NAME's users
     case kPrGetSpeculation:
       if (a3 != 0) return Errno(EINVAL);

@@ -7,6 +7,7 @@
 
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/file.h"
+#include "sentry/vfs/lock_keeper.h"
 #include "sentry/vfs/vfs.pb.h"
 
 namespace amber {
@@ -105,6 +106,18 @@ void FileLocks::Confirm(const File& file) {
   for (Lease& l : leases_) {
     if (l.owner == &file) l.confirmed = true;
   }
+}
+
+std::string SaveLocks(const FileLocks& locks, state::Saver& saver) {
+  if (locks.empty()) return "";
+  vfs_state::Inode m;
+  locks.Save(saver, &m);
+  return m.SerializeAsString();
+}
+
+bool LoadLocks(state::Loader& loader, const std::string& bytes, FileLocks* locks) {
+  vfs_state::Inode m;
+  return m.ParseFromString(bytes) ? locks->Load(loader, m) : loader.Fail("the locks of a file are malformed");
 }
 
 bool FileLocks::Load(state::Loader& loader, const vfs_state::Inode& m) {

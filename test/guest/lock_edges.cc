@@ -84,6 +84,27 @@ GUEST_TEST(FlockEdge, PipesAndFolders) {
   EXPECT_ERRNO(flock(again, LOCK_SH | LOCK_NB), EWOULDBLOCK);
 }
 
+GUEST_TEST(FlockEdge, OfPipes) {
+  Pipe p;
+  char path[64];
+  snprintf(path, sizeof(path), "/proc/self/fd/%d", p.r);
+  EXPECT_OK(flock(p.r, LOCK_EX | LOCK_NB));
+  EXPECT_ERRNO(flock(p.w, LOCK_SH | LOCK_NB), EWOULDBLOCK);  // one inode, two open files
+  EXPECT_OK(Set(p.w, F_WRLCK, 0, 10));
+  const int again = MUST(open(path, O_RDONLY | O_NONBLOCK));
+  CheckpointHere();
+  EXPECT_ERRNO(flock(again, LOCK_SH | LOCK_NB), EWOULDBLOCK);
+  JOIN_OK(Fork([&] {
+    EXPECT_EQ(Get(p.w, F_WRLCK).l_pid, getppid());
+    EXPECT_ERRNO(Set(p.w, F_WRLCK, 5, 1), EAGAIN);
+    EXPECT_OK(Set(p.w, F_WRLCK, 10, 1));
+  }));
+  close(again);  // and with it the process's record locks
+  JOIN_OK(Fork([&] { EXPECT_OK(Set(p.w, F_WRLCK, 5, 1)); }));
+  EXPECT_OK(flock(p.r, LOCK_UN));
+  EXPECT_OK(flock(p.w, LOCK_EX | LOCK_NB));
+}
+
 GUEST_TEST(RecordEdge, Arguments) {
   LockFile f;
   const int fd = f.Open();

@@ -107,6 +107,21 @@ GUEST_TEST(PipeEdge, OwnerAndMode) {
   EXPECT_EQ(status.st_mode & 0777, 0640);
 }
 
+GUEST_TEST(PipeEdge, OwnerIsKept) {
+  Pipe p;
+  MUST(fchmod(p.r, 06755));
+  MUST(fchown(p.w, 12, 34));
+  CheckpointHere();
+  struct stat status = {};
+  MUST(fstat(p.r, &status));
+  EXPECT_EQ(status.st_uid, 12u);
+  EXPECT_EQ(status.st_gid, 34u);
+  EXPECT_EQ(status.st_mode, S_IFIFO | 0755u);
+  MUST(seteuid(77));
+  EXPECT_ERRNO(fchmod(p.r, 0600), EPERM);
+  EXPECT_ERRNO(fchown(p.r, 77, static_cast<gid_t>(-1)), EPERM);
+}
+
 GUEST_TEST(PipeEdge, ReadersOfManyProcesses) {
   Pipe p;
   pid_t pids[3];

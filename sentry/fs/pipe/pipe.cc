@@ -258,7 +258,7 @@ RefPtr<File> Pipe::OpenAnonymous(int flags) {
   return end;
 }
 
-std::string Pipe::Save(state::Saver&) const {
+std::string Pipe::Save(state::Saver& saver) const {
   proto::Pipe m;
   m.set_ino(ino_);
   m.set_capacity(capacity_);
@@ -275,14 +275,16 @@ std::string Pipe::Save(state::Saver&) const {
   }
   m.set_reader_opens(reader_opens_);
   m.set_writer_opens(writer_opens_);
-  m.set_uid(uid_);
-  m.set_gid(gid_);
+  m.set_uid(owner_.uid);
+  m.set_gid(owner_.gid);
+  m.set_mode(owner_.mode + 1);
+  m.set_locks(SaveLocks(locks_, saver));
   m.set_payer(payer_);
   m.set_paid(paid_ > 0);
   return m.SerializeAsString();
 }
 
-bool Pipe::Load(state::Loader&, std::string_view bytes) {
+bool Pipe::Load(state::Loader& loader, std::string_view bytes) {
   proto::Pipe m;
   if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
   if (m.capacity() < kAtomic || m.capacity() > (1u << 30) || !std::has_single_bit(m.capacity())) return false;
@@ -301,8 +303,8 @@ bool Pipe::Load(state::Loader&, std::string_view bytes) {
   if (total > 0 && !Fill(source, total).ok()) return false;
   reader_opens_ = m.reader_opens();
   writer_opens_ = m.writer_opens();
-  uid_ = m.uid();
-  gid_ = m.gid();
+  owner_ = {.mode = m.mode() == 0 ? 0600 : (m.mode() - 1) & 07777, .uid = m.uid(), .gid = m.gid()};
+  if (!LoadLocks(loader, m.locks(), &locks_)) return false;
   payer_ = m.payer();
   if (m.paid()) Pay();
   return true;

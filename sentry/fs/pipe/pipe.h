@@ -12,6 +12,7 @@
 #include "sentry/base/errno_or.h"
 #include "sentry/base/ref_ptr.h"
 #include "sentry/vfs/file.h"
+#include "sentry/vfs/lock_keeper.h"
 
 namespace amber {
 
@@ -59,9 +60,8 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
   // Readers and writers wait here: POLLIN and POLLOUT.
   WaitQueue& queue() { return queue_; }
   uint64_t ino() const { return ino_; }
-  uid_t uid() const { return uid_; }
-  gid_t gid() const { return gid_; }
-  void set_owner(uid_t uid, gid_t gid) { uid_ = uid, gid_ = gid; }
+  AnonOwner& owner() { return owner_; }
+  FileLocks& locks() { return locks_; }
 
   state::Kind kind() const override { return state::Kind::kPipe; }
   std::string Save(state::Saver& saver) const override;
@@ -102,14 +102,14 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
   WaitQueue opening_readers_;
   WaitQueue opening_writers_;
   uint64_t ino_;
-  uid_t uid_ = 0;
-  gid_t gid_ = 0;
+  AnonOwner owner_{.mode = 0600};  // of pipe(2); a fifo has its inode's
+  FileLocks locks_;                // likewise
   // Who pays, and for how many pages; 0: nobody yet.
   uid_t payer_ = 0;
   size_t paid_ = 0;
 };
 
-class PipeEnd final : public File {
+class PipeEnd final : public File, public LockKeeper, public OwnerKeeper {
  public:
   PipeEnd() = default;  // for Load()
   PipeEnd(RefPtr<Pipe> pipe, int flags, uint64_t writer_opens_seen);
@@ -125,6 +125,9 @@ class PipeEnd final : public File {
   ErrnoOr<uint64_t> Fcntl(Task& task, int command, uint64_t argument) override;
   ErrnoOr<RefPtr<File>> Reopen(Task&, int flags) override { return pipe_->OpenAnonymous(flags); }
   uint32_t Poll(Task& task) override;
+  void OnClose(Task& task) override;
+  FileLocks& locks() override { return pipe_->locks(); }
+  AnonOwner& owner_and_mode() override { return pipe_->owner(); }
   bool writes_whole() const override { return true; }
   WaitQueue* wait_queue() override { return &pipe_->queue(); }
   bool pollable() const override { return true; }

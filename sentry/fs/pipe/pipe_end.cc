@@ -6,6 +6,7 @@
 #include "sentry/fs/pipe/pipe.h"
 #include "sentry/fs/pipe/pipe.pb.h"
 #include "sentry/kernel/task.h"
+#include "sentry/vfs/fd_table.h"
 
 namespace amber {
 
@@ -17,6 +18,7 @@ PipeEnd::PipeEnd(RefPtr<Pipe> pipe, int flags, uint64_t writer_opens_seen) : wri
 
 PipeEnd::~PipeEnd() {
   if (!pipe_) return;  // an image that did not load
+  pipe_->locks_.ReleaseAll(this);
   bool last_reader = readable() && --pipe_->readers_ == 0;
   bool last_writer = writable() && --pipe_->writers_ == 0;
   if (last_reader) pipe_->queue_.Notify(POLLOUT | POLLWRNORM | POLLERR);
@@ -43,9 +45,11 @@ ErrnoOr<uint64_t> PipeEnd::Ioctl(Task& task, uint32_t command, uint64_t argument
 }
 
 ErrnoOr<void> PipeEnd::Stat(Task&, struct stat* out) {
-  FillAnonStat(out, kPipefsMinor, pipe_->ino(), S_IFIFO | 0600, pipe_->uid(), pipe_->gid());
+  FillAnonStat(out, kPipefsMinor, pipe_->ino(), S_IFIFO | pipe_->owner_.mode, pipe_->owner_.uid, pipe_->owner_.gid);
   return Ok();
 }
+
+void PipeEnd::OnClose(Task& task) { pipe_->locks_.ReleaseAll(&task.files()); }
 
 uint32_t PipeEnd::Poll(Task&) {
   uint32_t events = 0;
@@ -79,7 +83,7 @@ bool PipeEnd::Load(state::Loader& loader, std::string_view bytes) {
 
 PipePair NewPipe(Task& task, int flags) {
   auto pipe = MakeRef<Pipe>();
-  pipe->set_owner(task.creds().fsuid, task.creds().fsgid);
+  pipe->owner() = {.mode = 0600, .uid = task.creds().fsuid, .gid = task.creds().fsgid};
   pipe->Charge(task);
   // No writer has gone yet, but there is one: a reader sees POLLHUP as soon as none is left.
   return {MakeRef<PipeEnd>(pipe, O_RDONLY | flags, UINT64_MAX), MakeRef<PipeEnd>(pipe, O_WRONLY | flags, 0)};

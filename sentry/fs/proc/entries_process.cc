@@ -194,8 +194,19 @@ ErrnoOr<void> RefuseWrite(Task&, Task*, std::string_view) { return Errno(EPERM);
 
 ErrnoOr<std::string> SchedStat(Task&, Task* target) { return std::to_string(target->group().CpuTime()) + " 0 0\n"; }
 
-ErrnoOr<std::string> Io(Task&, Task*) {
-  return std::string("rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n");
+// Of a process, with those that it has waited for; a thread that is not the first has its own. What disks do is the host's affair.
+ErrnoOr<std::string> Io(Task&, Task* target) {
+  ThreadGroup& group = target->group();
+  IoCounts io = target->extras().io;
+  if (target == group.leader()) {
+    io = group.extras().io;
+    for (const RefPtr<Task>& task : group.tasks()) io.Add(task->extras().io);
+  }
+  std::string out;
+  AppendFormat(&out, "rchar: %llu\nwchar: %llu\nsyscr: %llu\nsyscw: %llu\n", static_cast<unsigned long long>(io.read_bytes),
+               static_cast<unsigned long long>(io.written_bytes), static_cast<unsigned long long>(io.read_calls),
+               static_cast<unsigned long long>(io.write_calls));
+  return out + "read_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n";
 }
 
 ErrnoOr<std::string> SyscallText(Task& reader, Task* target) {
