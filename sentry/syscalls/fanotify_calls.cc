@@ -17,18 +17,22 @@ namespace amber {
 namespace {
 
 constexpr uint32_t kClasses = FAN_CLASS_CONTENT | FAN_CLASS_PRE_CONTENT;
-constexpr uint32_t kInitFlags = FAN_CLOEXEC | FAN_NONBLOCK | kClasses | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS | FAN_REPORT_TID;
+constexpr uint32_t kInitFlags = FAN_CLOEXEC | FAN_NONBLOCK | kClasses | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS | FAN_REPORT_TID |
+                                FAN_REPORT_PIDFD;
 // FANOTIFY_INIT_ALL_EVENT_F_BITS; O_LARGEFILE is 0 for 64-bit programs.
 constexpr uint32_t kEventFlags = O_ACCMODE | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | O_CLOEXEC | O_NOATIME | 0100000;
 constexpr uint32_t kHow = FAN_MARK_ADD | FAN_MARK_REMOVE | FAN_MARK_FLUSH;
 constexpr uint32_t kMarkFlags =
-    kHow | FAN_MARK_DONT_FOLLOW | FAN_MARK_ONLYDIR | FAN_MARK_MOUNT | FAN_MARK_FILESYSTEM | FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORED_SURV_MODIFY;
+    kHow | FAN_MARK_DONT_FOLLOW | FAN_MARK_ONLYDIR | FAN_MARK_MOUNT | FAN_MARK_FILESYSTEM | FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORED_SURV_MODIFY |
+    FAN_MARK_IGNORE | FAN_MARK_EVICTABLE;
 constexpr uint64_t kMask = FAN_ACCESS | FAN_MODIFY | FAN_CLOSE | FAN_OPEN | FAN_OPEN_EXEC | FAN_ONDIR | FAN_EVENT_ON_CHILD;
 
 ErrnoOr<uint64_t> FanotifyInit(Task& task, uint32_t flags, uint32_t event_flags) {
   // Without the capability events would have to name files by handles.
   if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
   if ((flags & ~kInitFlags) != 0 || (flags & kClasses) == kClasses) return Errno(EINVAL);
+  // A pidfd stands for a process.
+  if ((flags & FAN_REPORT_PIDFD) != 0 && (flags & FAN_REPORT_TID) != 0) return Errno(EINVAL);
   if ((event_flags & ~kEventFlags) != 0 || (event_flags & O_ACCMODE) == O_ACCMODE) return Errno(EINVAL);
   RefPtr<Fanotify> file = TRY(Fanotify::Make(task, flags, event_flags));
   return uint64_t(TRY(task.files().Allocate(std::move(file), (flags & FAN_CLOEXEC) != 0, task.limit(RLIMIT_NOFILE))));
@@ -63,6 +67,8 @@ ErrnoOr<uint64_t> FanotifyMark(Task& task, int fd, uint32_t flags, uint64_t mask
     default: return Errno(EINVAL);
   }
   if ((mask & ~kMask) != 0) return Errno(EINVAL);
+  constexpr uint32_t kIgnore = FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORE;
+  if ((flags & kIgnore) == kIgnore || ((flags & FAN_MARK_EVICTABLE) != 0 && (flags & kTypes) != 0)) return Errno(EINVAL);
   RefPtr<File> file = TRY(task.files().Get(fd));
   auto* group = dynamic_cast<Fanotify*>(file.get());
   if (group == nullptr) return Errno(EINVAL);
@@ -75,6 +81,14 @@ ErrnoOr<uint64_t> FanotifyMark(Task& task, int fd, uint32_t flags, uint64_t mask
   }
   VfsPath place = TRY(PlaceToMark(task, flags, dirfd, path));
   auto bits = static_cast<uint32_t>(mask);
+  // What is ignored until the next change: only of a file.
+  bool until_changed = (flags & FAN_MARK_IGNORE) != 0 && (flags & FAN_MARK_IGNORED_SURV_MODIFY) == 0;
+  if ((flags & kHow) == FAN_MARK_ADD && until_changed) {
+    if (on != Fanotify::On::kInode) return Errno(EINVAL);
+    if (place.inode()->IsDir()) return Errno(EISDIR);
+  }
+  // The older kind of ignoring knows neither of the two.
+  if ((flags & FAN_MARK_IGNORED_MASK) != 0) bits &= ~uint32_t{FAN_ONDIR | FAN_EVENT_ON_CHILD};
   // Marks of mounts and file systems know no children.
   if (on != Fanotify::On::kInode) bits &= ~uint32_t{FAN_EVENT_ON_CHILD};
   if ((flags & kHow) == FAN_MARK_ADD) {

@@ -4,6 +4,8 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <initializer_list>
 
@@ -179,6 +181,93 @@ GUEST_TEST(Fanotify, Ignoring) {
   EXPECT_TOLD(group, {FAN_OPEN, dir / "f"});
   close(f);
   close(g);
+}
+
+// FAN_MARK_IGNORE says itself whether it is about directories and what is in them.
+GUEST_TEST(Fanotify, IgnoringPrecisely) {
+  TempDir dir;
+  WriteFile(dir / "f", "content");
+  Group group;
+  if (group.Mark(FAN_MARK_ADD | FAN_MARK_IGNORE_SURV, FAN_OPEN | FAN_EVENT_ON_CHILD, dir.path()) != 0) Skip("no FAN_MARK_IGNORE");
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD | FAN_MARK_IGNORE | FAN_MARK_IGNORED_MASK, FAN_OPEN, dir.path()), EINVAL);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD | FAN_MARK_IGNORE, FAN_OPEN, dir.path()), EISDIR);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD | FAN_MARK_IGNORE | FAN_MARK_MOUNT, FAN_OPEN, dir.path()), EINVAL);
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD | FAN_MARK_IGNORED_MASK, FAN_OPEN, dir.path()), EEXIST);
+  MUST(group.Mark(FAN_MARK_ADD, FAN_OPEN | FAN_ONDIR | FAN_EVENT_ON_CHILD, dir.path()));
+  CheckpointHere();
+  close(MUST(open(dir / "f", O_RDONLY)));  // ignored
+  EXPECT_TOLD(group);
+  close(MUST(open(dir.path(), O_RDONLY | O_DIRECTORY)));  // not: what is ignored is not about directories
+  EXPECT_TOLD(group, {FAN_OPEN, dir.path()});
+  MUST(group.Mark(FAN_MARK_ADD | FAN_MARK_IGNORE_SURV, FAN_ONDIR, dir.path()));
+  close(MUST(open(dir.path(), O_RDONLY | O_DIRECTORY)));
+  EXPECT_TOLD(group);
+  MUST(group.Mark(FAN_MARK_REMOVE | FAN_MARK_IGNORE, FAN_EVENT_ON_CHILD, dir.path()));
+  close(MUST(open(dir / "f", O_RDONLY)));
+  EXPECT_TOLD(group, {FAN_OPEN, dir / "f"});
+}
+
+GUEST_TEST(Fanotify, MarksOfDescriptors) {
+  TempDir dir;
+  WriteFile(dir / "f", "content");
+  Group group;
+  if (group.Mark(FAN_MARK_ADD | FAN_MARK_EVICTABLE, FAN_OPEN, dir / "f") != 0) Skip("no FAN_MARK_EVICTABLE");
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD | FAN_MARK_EVICTABLE | FAN_MARK_MOUNT, FAN_OPEN, dir / "f"), EINVAL);
+  char path[64], want[128];
+  snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", group.fd());
+  struct stat status = {};
+  MUST(stat(dir / "f", &status));
+  const auto shows = [&](unsigned flags) {
+    const unsigned device = major(status.st_dev) << 20 | minor(status.st_dev);
+    snprintf(want, sizeof(want), "fanotify ino:%llx sdev:%x mflags:%x mask:20 ignored_mask:0 ", static_cast<unsigned long long>(status.st_ino), device, flags);
+    char text[1024] = {};
+    const int fd = MUST(open(path, O_RDONLY));
+    MUST(read(fd, text, sizeof(text) - 1));
+    close(fd);
+    return strstr(text, want) != nullptr;
+  };
+  EXPECT(shows(FAN_MARK_EVICTABLE));
+  CheckpointHere();
+  EXPECT(shows(FAN_MARK_EVICTABLE));
+  MUST(group.Mark(FAN_MARK_ADD, FAN_OPEN, dir / "f"));
+  EXPECT(shows(0));
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD | FAN_MARK_EVICTABLE, FAN_OPEN, dir / "f"), EEXIST);
+}
+
+GUEST_TEST(Fanotify, ReportsProcesses) {
+  TempDir dir;
+  WriteFile(dir / "f", "content");
+  EXPECT_ERRNO(fanotify_init(FAN_REPORT_PIDFD | FAN_REPORT_TID, O_RDONLY), EINVAL);
+  const int group = fanotify_init(FAN_CLASS_NOTIF | FAN_NONBLOCK | FAN_REPORT_PIDFD, O_RDONLY);
+  if (group < 0) Skip("no FAN_REPORT_PIDFD");
+  MUST(fanotify_mark(group, FAN_MARK_ADD, FAN_OPEN, AT_FDCWD, dir / "f"));
+  close(MUST(open(dir / "f", O_RDONLY)));
+  JOIN_OK(Fork([&] { close(MUST(open(dir / "f", O_RDONLY))); }));  // it has gone when the event is read
+  CheckpointHere();
+  struct {
+    fanotify_event_metadata m;
+    fanotify_event_info_pidfd process;
+  } event[3] = {};
+  int queued = 0;
+  MUST(ioctl(group, FIONREAD, &queued));
+  EXPECT_EQ(queued, static_cast<int>(2 * FAN_EVENT_METADATA_LEN));  // as if without
+  EXPECT_ERRNO(read(group, event, sizeof(event[0]) - 1), EINVAL);
+  EXPECT_EQ(MUST(read(group, event, sizeof(event))), static_cast<ssize_t>(2 * sizeof(event[0])));
+  EXPECT_EQ(event[0].m.event_len, sizeof(event[0]));
+  EXPECT_EQ(event[0].process.hdr.info_type, FAN_EVENT_INFO_TYPE_PIDFD);
+  EXPECT_EQ(event[0].process.hdr.len, sizeof(event[0].process));
+  EXPECT_EQ(fcntl(event[0].process.pidfd, F_GETFD), FD_CLOEXEC);
+  char path[64], want[64], text[512] = {};
+  snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", event[0].process.pidfd);
+  const int fd = MUST(open(path, O_RDONLY));
+  MUST(read(fd, text, sizeof(text) - 1));
+  snprintf(want, sizeof(want), "Pid:\t%d\n", getpid());
+  EXPECT(strstr(text, want) != nullptr);
+  EXPECT_EQ(event[1].process.pidfd, FAN_NOPIDFD);
+  for (const auto& e : event) close(e.m.fd);
+  close(fd);
+  close(event[0].process.pidfd);
+  close(group);
 }
 
 GUEST_TEST(Fanotify, DescriptorsTellNothing) {

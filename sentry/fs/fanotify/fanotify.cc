@@ -6,6 +6,7 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +14,8 @@
 
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/fanotify/fanotify.pb.h"
+#include "sentry/fs/pidfd/pidfd.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/inode.h"
@@ -67,13 +70,23 @@ Fanotify::Mark* Fanotify::Find(On on, const void* key) {
   return it == marks_.end() ? nullptr : &it->second;
 }
 
+// fanotify_may_update_existing_mark()
+ErrnoOr<void> Fanotify::CheckUpdate(const Mark& mark, uint32_t flags) {
+  if ((flags & FAN_MARK_EVICTABLE) != 0 && !mark.evictable) return Errno(EEXIST);
+  if ((flags & FAN_MARK_IGNORED_MASK) != 0 && mark.precise) return Errno(EEXIST);
+  if ((flags & FAN_MARK_IGNORE) != 0 && (flags & FAN_MARK_IGNORED_SURV_MODIFY) == 0 && mark.survives) return Errno(EEXIST);
+  return Ok();
+}
+
 ErrnoOr<void> Fanotify::Add(const VfsPath& place, On on, uint32_t flags, uint32_t mask) {
-  bool ignores = (flags & FAN_MARK_IGNORED_MASK) != 0;
+  bool ignores = (flags & (FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORE)) != 0;
   Mark* mark = Find(on, KeyOf(place, on));
+  if (mark != nullptr) TRY(CheckUpdate(*mark, flags));
   if (mark == nullptr) {
     if (marks_.size() >= kMaxMarks && (init_flags_ & FAN_UNLIMITED_MARKS) == 0) return Errno(ENOSPC);
     mark = &marks_[{on, KeyOf(place, on)}];
     mark->on = on;
+    mark->evictable = true;
     if (on != On::kMount) {
       mark->keeper = MakeRef<Mount>(place.mount->fs_ref(), place.mount->fs().root(), 0, "");
       mark->dentry = place.dentry;
@@ -81,13 +94,15 @@ ErrnoOr<void> Fanotify::Add(const VfsPath& place, On on, uint32_t flags, uint32_
   }
   (ignores ? mark->ignored : mark->mask) |= mask;
   if (ignores && (flags & FAN_MARK_IGNORED_SURV_MODIFY) != 0) mark->survives = true;
+  if ((flags & FAN_MARK_IGNORE) != 0) mark->precise = true;
+  if ((flags & FAN_MARK_EVICTABLE) == 0) mark->evictable = false;
   return Ok();
 }
 
 ErrnoOr<void> Fanotify::Remove(const VfsPath& place, On on, uint32_t flags, uint32_t mask) {
   Mark* mark = Find(on, KeyOf(place, on));
   if (mark == nullptr) return Errno(ENOENT);
-  ((flags & FAN_MARK_IGNORED_MASK) != 0 ? mark->ignored : mark->mask) &= ~mask;
+  ((flags & (FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORE)) != 0 ? mark->ignored : mark->mask) &= ~mask;
   constexpr uint32_t kHow = FAN_ONDIR | FAN_EVENT_ON_CHILD;
   if (((mark->mask | mark->ignored) & ~kHow) == 0) marks_.erase({on, KeyOf(place, on)});
   return Ok();
@@ -103,6 +118,15 @@ void Fanotify::OnUnmounted(const FileSystem& fs) {
   std::erase_if(marks_, [&](const auto& entry) { return entry.second.dentry && &entry.second.dentry->fs() == &fs; });
 }
 
+uint32_t Fanotify::WantedBy(const Mark& mark, bool dir) { return !dir || (mark.mask & FAN_ONDIR) != 0 ? mark.mask : 0; }
+
+// fsnotify_effective_ignore_mask(): what FAN_MARK_IGNORED_MASK left is about directories always, and about children if the mark itself is.
+uint32_t Fanotify::IgnoredBy(const Mark& mark, bool dir, bool of_child) {
+  if (dir && mark.precise && (mark.ignored & FAN_ONDIR) == 0) return 0;
+  if (of_child && ((mark.precise ? mark.ignored : mark.mask) & FAN_EVENT_ON_CHILD) == 0) return 0;
+  return mark.ignored;
+}
+
 // fanotify_group_event_mask()
 void Fanotify::OnPlaceEvent(const VfsPath& place, uint32_t mask) {
   uint32_t wanted = 0, ignored = 0;
@@ -112,14 +136,15 @@ void Fanotify::OnPlaceEvent(const VfsPath& place, uint32_t mask) {
   Dentry* parent = place.dentry->parent();
   if (parent != nullptr && !parent->negative()) {
     Mark* above = Find(On::kInode, parent->inode());
-    if (above != nullptr && (above->mask & FAN_EVENT_ON_CHILD) != 0) found[1] = above;
+    if (above != nullptr && ((above->mask | above->ignored) & FAN_EVENT_ON_CHILD) != 0) found[1] = above;
   }
-  for (Mark* mark : found) {
+  for (Mark*& mark : found) {
     if (mark == nullptr) continue;
+    bool of_child = &mark == &found[1];
     // send_to_group(): what is ignored is so until the file is modified.
     if ((mask & IN_MODIFY) != 0 && !mark->survives) mark->ignored = 0;
-    ignored |= mark->ignored;
-    if (!dir || (mark->mask & FAN_ONDIR) != 0) wanted |= mark->mask;
+    ignored |= IgnoredBy(*mark, dir, of_child);
+    if (!of_child || (mark->mask & FAN_EVENT_ON_CHILD) != 0) wanted |= WantedBy(*mark, dir);
   }
   uint32_t told = mask & wanted & ~ignored & kEvents;
   if (told != 0) Post(place, told);
@@ -137,10 +162,11 @@ void Fanotify::Post(const VfsPath& place, uint32_t mask) {
   if (events_.size() >= kMaxEvents && (init_flags_ & FAN_UNLIMITED_QUEUE) == 0) {
     if (overflowed_) return;
     overflowed_ = true;
-    events_.push_back({FAN_Q_OVERFLOW, 0, {}});
+    events_.push_back({FAN_Q_OVERFLOW, 0, {}, 0});
   } else {
     latest_[key] = taken_ + events_.size();
-    events_.push_back({mask, pid, place});
+    uint64_t serial = reports_pidfd() && notify_actor != nullptr ? notify_actor->group().extras().serial : 0;
+    events_.push_back({mask, pid, place, serial});
   }
   queue_.Notify(POLLIN | POLLRDNORM);
 }
@@ -168,11 +194,22 @@ ErrnoOr<int> Fanotify::OpenFor(Task& task, const Event& event) {
   return task.files().Allocate(std::move(file), (event_flags_ & O_CLOEXEC) != 0, task.limit(RLIMIT_NOFILE));
 }
 
+// copy_event_to_user(). The process must not have been waited for, and be seen from the reader's namespace.
+int Fanotify::PidFdFor(Task& task, const Event& event) const {
+  Task* target = event.pid > 0 ? pids_->FindTask(event.pid) : nullptr;
+  if (target == nullptr || target->group().leader() != target || target->group().extras().serial != event.serial) return FAN_NOPIDFD;
+  auto file = MakeRef<PidFd>(RefPtr<ThreadGroup>(&target->group()), nullptr, 0);
+  ErrnoOr<int> fd = task.files().Allocate(std::move(file), true, task.limit(RLIMIT_NOFILE));
+  return fd.ok() ? *fd : FAN_EPIDFD;
+}
+
+size_t Fanotify::event_size() const { return FAN_EVENT_METADATA_LEN + (reports_pidfd() ? sizeof(fanotify_event_info_pidfd) : 0); }
+
 ErrnoOr<size_t> Fanotify::Read(Task& task, Sink& sink) {
   if (events_.empty()) return Errno(EAGAIN);
-  if (sink.remaining() < sizeof(fanotify_event_metadata)) return Errno(EINVAL);
+  if (sink.remaining() < event_size()) return Errno(EINVAL);
   size_t done = 0;
-  while (!events_.empty() && sink.remaining() >= sizeof(fanotify_event_metadata)) {
+  while (!events_.empty() && sink.remaining() >= event_size()) {
     Event event = Take();
     // An event that cannot be opened or delivered is lost (copy_event_to_user()).
     ErrnoOr<int> fd = OpenFor(task, event);
@@ -184,19 +221,27 @@ ErrnoOr<size_t> Fanotify::Read(Task& task, Sink& sink) {
       --taken_;
     }
     if (!fd.ok()) return done > 0 ? ErrnoOr<size_t>(done) : fd.error();
-    fanotify_event_metadata m{};
-    m.event_len = FAN_EVENT_METADATA_LEN;
+    struct {
+      fanotify_event_metadata m;
+      fanotify_event_info_pidfd process;
+    } all{};
+    static_assert(sizeof(all) == FAN_EVENT_METADATA_LEN + sizeof(fanotify_event_info_pidfd));
+    fanotify_event_metadata& m = all.m;
+    m.event_len = static_cast<uint32_t>(event_size());
     m.vers = FANOTIFY_METADATA_VERSION;
     m.metadata_len = FAN_EVENT_METADATA_LEN;
     m.mask = event.mask;
     m.fd = *fd;
     m.pid = event.pid;
-    auto put = sink.Put(&m, sizeof(m));
-    if (!put.ok() || *put != sizeof(m)) {
+    all.process = {{FAN_EVENT_INFO_TYPE_PIDFD, 0, sizeof(all.process)}, FAN_NOPIDFD};
+    if (reports_pidfd()) all.process.pidfd = PidFdFor(task, event);
+    auto put = sink.Put(&all, event_size());
+    if (!put.ok() || *put != event_size()) {
       if (*fd >= 0) (void)task.files().Remove(*fd);
+      if (all.process.pidfd >= 0) (void)task.files().Remove(all.process.pidfd);
       return done > 0 ? ErrnoOr<size_t>(done) : Errno(EFAULT);
     }
-    done += sizeof(m);
+    done += event_size();
   }
   return done;
 }
@@ -218,9 +263,26 @@ ErrnoOr<void> Fanotify::Stat(Task&, struct stat* out) {
 uint32_t Fanotify::Poll(Task&) { return events_.empty() ? 0 : POLLIN | POLLRDNORM; }
 
 std::string Fanotify::FdInfo() const {
-  char line[64];
+  char line[160];
   snprintf(line, sizeof(line), "fanotify flags:%x event-flags:%x\n", init_flags_, event_flags_);
-  return line;
+  std::string out = line;
+  // fanotify_fdinfo(); what is marked has no handles to be shown. Devices are numbered as inside Linux.
+  for (const auto& [key, mark] : marks_) {
+    uint32_t flags = (mark.survives ? FAN_MARK_IGNORED_SURV_MODIFY : 0) | (mark.precise ? FAN_MARK_IGNORE : 0) | (mark.evictable ? FAN_MARK_EVICTABLE : 0);
+    dev_t dev = mark.dentry ? mark.dentry->fs().dev() : 0;
+    unsigned sdev = major(dev) << 20 | minor(dev);
+    char what[80];
+    switch (mark.on) {
+      case On::kInode:
+        snprintf(what, sizeof(what), "ino:%llx sdev:%x", static_cast<unsigned long long>(static_cast<const Inode*>(key.second)->ino()), sdev);
+        break;
+      case On::kMount: snprintf(what, sizeof(what), "mnt_id:%x", static_cast<unsigned>(static_cast<const Mount*>(key.second)->id())); break;
+      case On::kFileSystem: snprintf(what, sizeof(what), "sdev:%x", sdev); break;
+    }
+    snprintf(line, sizeof(line), "fanotify %s mflags:%x mask:%x ignored_mask:%x%s\n", what, flags, mark.mask, mark.ignored, mark.on == On::kInode ? " " : "");
+    out += line;
+  }
+  return out;
 }
 
 std::string Fanotify::Save(state::Saver& saver) const {
@@ -236,6 +298,8 @@ std::string Fanotify::Save(state::Saver& saver) const {
     out->set_mask(mark.mask);
     out->set_ignored(mark.ignored);
     out->set_survives(mark.survives);
+    out->set_precise(mark.precise);
+    out->set_evictable(mark.evictable);
     out->set_mount(mark.on == On::kMount ? saver.Ref(static_cast<const Mount*>(key.second)) : saver.Ref(mark.keeper));
     out->set_dentry(saver.Ref(mark.dentry));
   }
@@ -243,6 +307,7 @@ std::string Fanotify::Save(state::Saver& saver) const {
     auto* out = m.add_events();
     out->set_mask(event.mask);
     out->set_pid(event.pid);
+    out->set_serial(event.serial);
     out->set_mount(saver.Ref(event.place.mount));
     out->set_dentry(saver.Ref(event.place.dentry));
   }
@@ -265,7 +330,7 @@ bool Fanotify::Load(state::Loader& loader, std::string_view bytes) {
     if (!mount || in.on() > 2 || (in.on() != 1) != static_cast<bool>(dentry)) return loader.Fail("a fanotify mark has no place");
     auto on = static_cast<On>(in.on());
     // Keyed by what they are on once that is loaded.
-    Mark mark{on, in.mask(), in.ignored(), in.survives(), on == On::kMount ? nullptr : mount, std::move(dentry)};
+    Mark mark{on, in.mask(), in.ignored(), in.survives(), in.precise(), in.evictable(), on == On::kMount ? nullptr : mount, std::move(dentry)};
     marks_[{on, on == On::kMount ? static_cast<const void*>(mount.get()) : mark.dentry.get()}] = std::move(mark);
   }
   for (const auto& in : m.events()) {
@@ -273,7 +338,7 @@ bool Fanotify::Load(state::Loader& loader, std::string_view bytes) {
     if (static_cast<bool>(place.mount) != static_cast<bool>(place.dentry)) return loader.Fail("a fanotify event has no place");
     overflowed_ |= !place.dentry;
     if (place.dentry) latest_[{place.mount.get(), place.dentry.get(), in.pid()}] = events_.size();
-    events_.push_back({in.mask(), in.pid(), std::move(place)});
+    events_.push_back({in.mask(), in.pid(), std::move(place), in.serial()});
   }
   return static_cast<bool>(pids_);
 }

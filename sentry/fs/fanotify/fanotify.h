@@ -4,6 +4,8 @@
 // its directory, of the mount and of the file system. Guarded by the kernel lock.
 #pragma once
 
+#include <sys/fanotify.h>
+
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -56,7 +58,9 @@ class Fanotify final : public File, public PlaceObserver {
   struct Mark {
     On on = On::kInode;
     uint32_t mask = 0, ignored = 0;
-    bool survives = false;  // FAN_MARK_IGNORED_SURV_MODIFY
+    bool survives = false;   // FAN_MARK_IGNORED_SURV_MODIFY
+    bool precise = false;    // FAN_MARK_IGNORE: `ignored` says itself whether it is about directories and children
+    bool evictable = false;  // FAN_MARK_EVICTABLE; told, and kept like any other
     // Not for marks of mounts, which keep nothing. A mount of our own keeps the file system, and no mount of the guest's busy.
     RefPtr<Mount> keeper;
     RefPtr<Dentry> dentry;
@@ -64,10 +68,19 @@ class Fanotify final : public File, public PlaceObserver {
   struct Event {
     uint32_t mask = 0;
     int pid = 0;
-    VfsPath place;  // none: overflow
+    VfsPath place;        // none: overflow
+    uint64_t serial = 0;  // the process (GroupExtras::serial), whose number may be another's by now; only with FAN_REPORT_PIDFD
   };
   using Marks = std::map<std::pair<On, const void*>, Mark>;
 
+  // What a mark wants to be told, and not, of an event of this kind.
+  static uint32_t WantedBy(const Mark& mark, bool dir);
+  static uint32_t IgnoredBy(const Mark& mark, bool dir, bool of_child);
+  static ErrnoOr<void> CheckUpdate(const Mark& mark, uint32_t flags);
+  // A descriptor of the process; FAN_NOPIDFD, FAN_EPIDFD.
+  int PidFdFor(Task& task, const Event& event) const;
+  bool reports_pidfd() const { return (init_flags_ & FAN_REPORT_PIDFD) != 0; }
+  size_t event_size() const;
   static const void* KeyOf(const VfsPath& place, On on);
   Mark* Find(On on, const void* key);
   void Post(const VfsPath& place, uint32_t mask);
