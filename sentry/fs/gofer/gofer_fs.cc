@@ -141,7 +141,7 @@ ErrnoOr<void> GoferInode::LookupAhead(const VfsContext&, std::span<const std::st
     bool last = i + 1 == names.size();
     if (last && known[i] == nullptr && !dir->dir_fd_.valid() && NewNameLookup::Guess(*dir)) return Errno(ENOENT);
     RefPtr<GoferInode> child(static_cast<GoferInode*>(known[i]));
-    switch (dir->LookAt(names[i], known[i], open_read && last, &child)) {
+    switch (dir->LookAt(names[i], known[i], last, open_read && last, &child)) {
       case Look::kMissing: return Errno(ENOENT);
       case Look::kAsk: return dir->AskAhead(names.subspan(i), open_read, found);
       case Look::kSame: break;

@@ -131,7 +131,9 @@ class GoferInode final : public Inode, public AclKeeper, public HostSocketInode 
   ErrnoOr<gofer::Node> MakeSocket(std::string_view name, const gofer::NewInode& inode);
   // What newfstatat says about a name of this directory.
   enum class Look { kSame, kMissing, kAsk };
-  Look LookAt(std::string_view name, Inode* known, bool will_open, RefPtr<GoferInode>* listed);
+  Look LookAt(std::string_view name, Inode* known, bool last, bool will_open, RefPtr<GoferInode>* listed);
+  // Whether the host was found to have this directory under the name that led here less than kFreshNs ago.
+  bool WasJustNamed() const;
   // Takes over what the host says of this inode, unless that hides a change of its owner.
   bool Confirm(const struct stat& st);
   // Makes what waits for the next call (later.h) if it is about this file.
@@ -164,6 +166,7 @@ class GoferInode final : public Inode, public AclKeeper, public HostSocketInode 
   bool detached_ = false;         // was removed before a restore: the contents are ours
   bool stale_ = false;            // attributes must be asked for
   int64_t fresh_at_ = 0;          // host time of the last answer
+  int64_t named_at_ = 0;          // host time of the last answer that this directory has the name that led here
   bool settled_ = false;          // any change after the last answer gives another ctime
   timespec owner_ctime_{};        // of the answer that told the owner
   int64_t owner_at_ = 0;          // host time of it

@@ -234,6 +234,8 @@ TEST(GoferShared, HostChangesAreSeen) {
     ASSERT_EQ(unlink(t.Path("dir/late").c_str()), 0);
     EXPECT_EQ(t->Lookup("/dir/late"), ENOENT);
     EXPECT_EQ(t->List("/dir").size(), 21u);
+    EXPECT_EQ(t->Read("/dir/sub/g0"), "abcd");
+    usleep(1000);  // so does what a directory on the way is called
     ASSERT_EQ(rename(t.Path("dir/sub").c_str(), t.Path("dir/moved").c_str()), 0);
     EXPECT_EQ(t->Lookup("/dir/sub/g0"), ENOENT);
     EXPECT_EQ(t->Read("/dir/moved/g0"), "abcd");

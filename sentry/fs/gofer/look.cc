@@ -96,7 +96,9 @@ void GoferInode::KeepDirFd(UniqueFd fd) {
   }
 }
 
-GoferInode::Look GoferInode::LookAt(std::string_view name, Inode* known, bool will_open, RefPtr<GoferInode>* listed) {
+GoferInode::Look GoferInode::LookAt(std::string_view name, Inode* known, bool last, bool will_open, RefPtr<GoferInode>* listed) {
+  // A directory on the way that had this name just now: who looks at many files in it asks the host once.
+  if (!last && known != nullptr && static_cast<GoferInode*>(known)->WasJustNamed()) return Look::kSame;
   char text[NAME_MAX + 1];
   if (name.size() > NAME_MAX || !NeedDirFd()) return Look::kAsk;
   memcpy(text, name.data(), name.size());
@@ -137,8 +139,11 @@ GoferInode::Look GoferInode::LookAt(std::string_view name, Inode* known, bool wi
     if (!attributes.ok()) return Look::kAsk;
     inode.Take(*attributes);
   }
+  inode.named_at_ = inode.fresh_at_;
   return Look::kSame;
 }
+
+bool GoferInode::WasJustNamed() const { return IsDir() && !removed_ && !detached_ && !stale_ && HostNow() - named_at_ < kFreshNs; }
 
 bool GoferInode::BeginList() {
   if (gofer().options_.exclusive) return true;
