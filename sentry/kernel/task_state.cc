@@ -10,6 +10,7 @@
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/file_lock.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/mount.h"
 
@@ -209,6 +210,10 @@ bool Task::Load(state::Loader& loader, std::string_view bytes) {
 bool Task::AfterLoad(state::Loader& loader) {
   if (exiting_) return true;
   ++kernel_->task_count_;
+  files_->ForEach([this](int, const RefPtr<File>& file, bool) {
+    Inode* inode = file->dentry() != nullptr ? file->dentry()->inode() : nullptr;
+    if (inode != nullptr && inode->locks_if_any() != nullptr) inode->locks().Confirm(*files_);
+  });
   // Who knows it by a plain pointer relies on its process.
   const auto& siblings = group_->tasks();
   return std::ranges::find(siblings, this, &RefPtr<Task>::get) != siblings.end() || loader.Fail("a task is in no process");

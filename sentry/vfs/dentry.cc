@@ -114,6 +114,9 @@ bool Dentry::AfterLoad(state::Loader& loader) {
     RefPtr<Dentry> cut = std::move(fast->parent_);  // so that it can go
     return loader.Fail("a directory is its own ancestor");
   }
+  // Plain pointers lead to file systems: what hangs together is of one, and lives no longer than that.
+  if ((inode_ && &inode_->fs() != fs_) || (parent_ && parent_->fs_ != fs_)) return loader.Fail("a name is in the wrong file system");
+  if (const RefPtr<Dentry>& root = fs_->root(); root && root->fs_ != fs_) return loader.Fail("a file system's root is another's");
   if (!restore_cached_) return true;
   if (parent_->negative()) return loader.Fail("a name is in a directory without an inode");
   if (!parent_->children_.emplace(name_, RefPtr<Dentry>(this)).second) return loader.Fail("a name is there twice");

@@ -102,10 +102,16 @@ void FileLocks::Save(state::Saver& saver, vfs_state::Inode* out) const {
   }
 }
 
-void FileLocks::Confirm(const File& file) {
+void FileLocks::Confirm(const state::Saveable& owner) {
   for (Lease& l : leases_) {
-    if (l.owner == &file) l.confirmed = true;
+    if (static_cast<const state::Saveable*>(l.owner) == &owner) l.confirmed = true;
   }
+  size_t before = locks_.size();
+  std::erase_if(loaded_, [&](const FileLock& l) {
+    if (l.owner == &owner) locks_.push_back(l);
+    return l.owner == &owner;
+  });
+  if (locks_.size() != before) std::ranges::sort(locks_, {}, &FileLock::start);
 }
 
 std::string SaveLocks(const FileLocks& locks, state::Saver& saver) {
@@ -133,7 +139,7 @@ bool FileLocks::Load(state::Loader& loader, const vfs_state::Inode& m) {
     const state::Saveable* owner = kind == LockKind::kPosix ? static_cast<const state::Saveable*>(loader.Get<FdTable>(l.owner()))
                                                             : static_cast<const state::Saveable*>(loader.Get<File>(l.owner()));
     if (owner == nullptr) return false;
-    locks_.push_back({kind, l.type() == F_WRLCK, l.start(), l.end(), owner, l.pid()});
+    loaded_.push_back({kind, l.type() == F_WRLCK, l.start(), l.end(), owner, l.pid()});
   }
   return true;
 }

@@ -48,8 +48,8 @@ class FileLocks {
     std::erase_if(leases_, [](const Lease& l) { return !l.confirmed; });
     return leases_;
   }
-  // An open file of this inode was loaded: leases that an image gives it are its own.
-  void Confirm(const File& file);
+  // `owner` was loaded, and is an open file of this inode or a process's table with one in it: locks and leases that an image gives it are its own.
+  void Confirm(const state::Saveable& owner);
 
   void Save(state::Saver& saver, vfs_state::Inode* out) const;
   bool Load(state::Loader& loader, const vfs_state::Inode& m);
@@ -58,7 +58,8 @@ class FileLocks {
   // Removes the owner's range; true if anything changed.
   bool Cut(const FileLock& range);
 
-  std::vector<FileLock> locks_;  // sorted by start
+  std::vector<FileLock> locks_;   // sorted by start
+  std::vector<FileLock> loaded_;  // from an image, until Confirm(); their owners may be anything
   std::vector<Lease> leases_;
   WaitQueue queue_;
 };

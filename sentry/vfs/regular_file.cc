@@ -153,6 +153,7 @@ bool RegularFile::Load(state::Loader& loader, std::string_view bytes) {
 
 bool RegularFile::AfterLoad(state::Loader& loader) {
   if (!VfsFile::AfterLoad(loader)) return false;
+  data_fs_ = RefPtr<FileSystem>(&data_->fs());
   if (!data_->BeginIo(writable()).ok()) {
     return loader.Fail("the open file " + PathName(*path(), path()->mount->ns() ? path()->mount->ns()->root() : *path()) + " cannot be opened again");
   }

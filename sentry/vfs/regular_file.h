@@ -39,6 +39,7 @@ class RegularFile final : public VfsFile {
   // Writes at `offset`, or at the end with O_APPEND; sets `end` to where it stopped.
   ErrnoOr<size_t> WriteAt(Task& task, Source& source, uint64_t offset, uint64_t* end);
 
+  RefPtr<FileSystem> data_fs_;  // from an image: who knows of what file system `data_` is; it lives as long
   RefPtr<Inode> data_;
   uint64_t position_ = 0;
   bool io_begun_ = false;

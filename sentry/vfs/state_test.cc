@@ -3,7 +3,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
 #include "sentry/fs/overlay/overlay.h"
+#include "sentry/fs/tmpfs/tmpfs.pb.h"
 #include "sentry/vfs/directory_file.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/file_lock.h"
@@ -57,7 +64,7 @@ class Root final : public RefCounted<Root>, public state::Saveable {
 };
 
 // Saves `tree` and `files` and loads them again into `tree` and `files`.
-void ThroughAnImage(TestTree& tree, RefPtr<FdTable>& files) {
+void ThroughAnImage(TestTree& tree, RefPtr<FdTable>& files, const std::function<void(std::vector<state::Saver::Record>&)>& change = nullptr) {
   Root root;
   root.fs = tree.context;
   root.files = files;
@@ -76,6 +83,7 @@ void ThroughAnImage(TestTree& tree, RefPtr<FdTable>& files) {
   };
   // The root itself has no factory.
   std::vector<state::Saver::Record> records(saver.records().begin() + 1, saver.records().end());
+  if (change) change(records);
   Loader loader(open_file);
   ASSERT_TRUE(loader.Run(records)) << loader.error();
   tree.context = loader.GetRef<FsContext>(2);
@@ -159,11 +167,34 @@ TEST(State, LocksComeBack) {
   EXPECT_TRUE(files->Allocate(*t.Open("/f", O_RDWR), false, 100).ok());
   FileLock lock{.exclusive = true, .start = 5, .end = 9, .owner = files.get(), .pid = 3};
   EXPECT_TRUE(t.Find("/f")->inode()->locks().Take(lock).ok());
+  FileLock flock{.kind = LockKind::kFlock, .exclusive = true, .owner = files->Get(0)->get(), .pid = -1};
+  EXPECT_TRUE(t.Find("/f")->inode()->locks().Take(flock).ok());
   ThroughAnImage(t, files);
   FileLocks& locks = t.Find("/f")->inode()->locks();
   ASSERT_EQ(locks.all().size(), 1u);
-  EXPECT_EQ(locks.all()[0].owner, files.get());
-  EXPECT_EQ(locks.all()[0].end, 9u);
+  EXPECT_EQ(locks.all()[0].owner, files->Get(0)->get());
+  EXPECT_EQ(locks.all()[0].kind, LockKind::kFlock);
+  // The other is there once a process has the table (Task::AfterLoad).
+  locks.Confirm(*files);
+  ASSERT_EQ(locks.all().size(), 2u);
+  EXPECT_EQ(locks.all()[1].owner, files.get());
+  EXPECT_EQ(locks.all()[1].end, 9u);
+}
+
+// A lock that an image gives to an open file of something else would outlive it.
+TEST(State, LocksOfOthersAreNone) {
+  TestTree t;
+  t.Write("/f", "x");
+  t.Write("/g", "x");
+  auto files = MakeRef<FdTable>();
+  EXPECT_TRUE(files->Allocate(*t.Open("/f", O_RDWR), false, 100).ok());
+  EXPECT_TRUE(files->Allocate(*t.Open("/g", O_RDWR), false, 100).ok());
+  for (LockKind kind : {LockKind::kFlock, LockKind::kOfd}) {
+    FileLock lock{.kind = kind, .exclusive = true, .owner = files->Get(1)->get(), .pid = -1};
+    EXPECT_TRUE(t.Find("/f")->inode()->locks().Take(lock).ok());
+  }
+  ThroughAnImage(t, files);
+  EXPECT_TRUE(t.Find("/f")->inode()->locks().empty());
 }
 
 // Images with good checksums whose objects are not what a tree can be: `change` gets each message of `kind`. True if it is refused.
@@ -203,6 +234,76 @@ TEST(State, RingsOfDirectoriesAreRefused) {
     if (d.name() == "a") d.set_parent(parents["b"]), d.set_cached(false);
   };
   EXPECT_TRUE(IsRefused<vfs_state::Dentry>(Kind::kDentry, ring));
+}
+
+// Of two file systems: what of one is found in the other would be left with a plain pointer to what is gone.
+TEST(State, OneFileSystemInAnotherIsRefused) {
+  std::map<std::string, vfs_state::Dentry> names;
+  std::vector<vfs_state::Dentry> roots;
+  EXPECT_FALSE(IsRefused<vfs_state::Dentry>(Kind::kDentry, [&](auto& d) {
+    names[d.name()] = d;
+    if (d.parent() == 0) roots.push_back(d);
+  }));
+  ASSERT_EQ(roots.size(), 2u);
+  const vfs_state::Dentry other = roots[0].fs() == names["b"].fs() ? roots[1] : roots[0];
+  ASSERT_NE(other.fs(), names["b"].fs());
+  EXPECT_TRUE(IsRefused<vfs_state::Dentry>(Kind::kDentry, [&](auto& d) {
+    if (d.name() == "b") d.set_inode(other.inode());
+  }));
+  EXPECT_TRUE(IsRefused<vfs_state::Dentry>(Kind::kDentry, [&](auto& d) {
+    if (d.name() == "b") d.set_fs(other.fs()), d.set_inode(other.inode());
+  }));
+  std::vector<uint64_t> root_ids;
+  EXPECT_FALSE(IsRefused<vfs_state::FileSystem>(Kind::kTmpfsFileSystem, [&](auto& fs) { root_ids.push_back(fs.root()); }));
+  ASSERT_EQ(root_ids.size(), 2u);
+  for (int from : {0, 1}) {
+    EXPECT_TRUE(IsRefused<vfs_state::FileSystem>(Kind::kTmpfsFileSystem, [&](auto& fs) {
+      if (fs.root() == root_ids[from]) fs.set_root(root_ids[1 - from]);
+    }));
+  }
+  EXPECT_TRUE(IsRefused<tmpfs_state::Inode>(Kind::kTmpfsInode, [&](auto& inode) {
+    for (auto& c : *inode.mutable_children()) {
+      if (c.name() == "b") c.set_inode(other.inode());
+    }
+  }));
+}
+
+// An open file whose contents, by an image, are another file system's keeps that.
+TEST(State, ContentsKeepTheirFileSystem) {
+  TestTree t;
+  t.Write("/f", "ours");
+  t.MkDir("/mnt");
+  auto fs = MakeRef<TmpfsFileSystem>(TmpfsFileSystem::Options{});
+  ASSERT_TRUE(t.ns->Attach(MakeRef<Mount>(fs, fs->root(), 0, "src"), *t.Find("/mnt")).ok());
+  fs.reset();
+  t.Write("/mnt/x", "theirs");
+  auto files = MakeRef<FdTable>();
+  EXPECT_EQ(*files->Allocate(*t.Open("/f", O_RDWR), false, 100), 0);
+  EXPECT_EQ(*files->Allocate(*t.Open("/mnt/x", O_RDONLY), false, 100), 1);
+  auto swap = [](std::vector<state::Saver::Record>& records) {
+    vfs_state::OpenFile ours, theirs;
+    state::Saver::Record* record = nullptr;
+    for (auto& r : records) {
+      vfs_state::OpenFile m;
+      if (r.kind != Kind::kRegularFile || !m.ParseFromString(r.bytes)) continue;
+      bool first = (m.flags() & O_ACCMODE) == O_RDWR;
+      (first ? ours : theirs) = m;
+      if (first) record = &r;
+    }
+    ASSERT_NE(record, nullptr);
+    ours.set_data_inode(theirs.data_inode());
+    record->bytes = ours.SerializeAsString();
+  };
+  ThroughAnImage(t, files, swap);
+  // Closes what else holds the second file system: nothing but the first file does.
+  ASSERT_TRUE(files->Remove(1).ok());
+  ASSERT_TRUE(t.ns->Detach(*t.Find("/mnt")->mount, true, 0).ok());
+  RefPtr<File> file = *files->Get(0);
+  files.reset();
+  t.context.reset();
+  t.ns.reset();
+  EXPECT_EQ(TestTree::ReadInode(static_cast<RegularFile&>(*file).data()), "theirs");
+  file.reset();
 }
 
 TEST(State, NamesInNoDirectoryAreRefused) {

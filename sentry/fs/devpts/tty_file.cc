@@ -100,4 +100,10 @@ bool TtyFile::Load(state::Loader& loader, std::string_view bytes) {
   return true;
 }
 
+bool TtyFile::AfterLoad(state::Loader& loader) {
+  if (!VfsFile::AfterLoad(loader)) return false;
+  // The console is the master: closing another one would take it away while it is at work.
+  return !master_ || tty_->console_index_ == 0 || loader.Fail("a terminal has two masters");
+}
+
 }  // namespace amber

@@ -29,6 +29,7 @@ class TtyFile final : public VfsFile {
   state::Kind kind() const override { return state::Kind::kTtyFile; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
 
  private:
   uint32_t PollNow(Task&) { return master_ ? tty_->PollMaster() : tty_->PollSlave(); }

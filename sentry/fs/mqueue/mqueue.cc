@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "sentry/fs/mqueue/mqueue.pb.h"
@@ -237,6 +238,11 @@ bool MqueueInode::Load(state::Loader& loader, std::string_view bytes) {
   if (notify_socket_ && notify_cookie_.size() != kCookie) return false;
   if (notify_socket_) notify_socket_->Reserve(true);
   return notify_signo_ >= 0 && notify_signo_ <= kNumSignals;
+}
+
+bool MqueueInode::AfterLoad(state::Loader& loader) {
+  bool own = std::ranges::all_of(children_, [this](const auto& c) { return &c.second->fs() == &fs(); });
+  return own || loader.Fail("a directory holds an inode of another file system");
 }
 
 RefPtr<MqueueFileSystem> MqueueFileSystem::New() {

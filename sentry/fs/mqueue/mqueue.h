@@ -61,6 +61,7 @@ class MqueueInode final : public Inode {
   state::Kind kind() const override { return state::Kind::kMqueueInode; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
 
  private:
   friend class MqueueFile;

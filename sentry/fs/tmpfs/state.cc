@@ -76,4 +76,9 @@ bool TmpfsInode::Load(state::Loader& loader, std::string_view bytes) {
   return true;
 }
 
+bool TmpfsInode::AfterLoad(state::Loader& loader) {
+  bool own = std::ranges::all_of(children_, [this](const auto& c) { return &c.second->fs() == &fs(); });
+  return own || loader.Fail("a directory holds an inode of another file system");
+}
+
 }  // namespace amber

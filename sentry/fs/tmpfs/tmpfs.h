@@ -64,6 +64,7 @@ class TmpfsInode final : public Inode {
   state::Kind kind() const override { return state::Kind::kTmpfsInode; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
 
  private:
   friend class TmpfsFileSystem;
