@@ -14,9 +14,12 @@
 #include <atomic>
 
 #include "gtest/gtest.h"
+#include "sentry/platform/listener.h"
+#include "sentry/platform/process.h"
 #include "sentry/platform/stub_abi.h"
 #include "sentry/platform/stub_text.h"
 #include "sentry/platform/test_client.h"
+#include "sentry/platform/thread_impl.h"
 
 namespace amber::platform {
 namespace {
@@ -241,6 +244,56 @@ TEST_F(HostileTest, DeathsAtAnyMoment) {
     EXPECT_TRUE(client_->AwaitDeaths(deaths + 1));
   }
   ExpectAlive();
+}
+
+// The windows between being created and being known, and between an order and its start, in which a death took apart what was not there yet.
+TEST(ProcessTest, WorkOfADeadProcessIsDropped) {
+  Process process(nullptr, nullptr, 1, UniqueFd());
+  auto held = std::make_shared<int>(0);
+  process.WhenNoFork([] {});
+  process.WhenNoDescriptor([held] { FAIL(); });
+  EXPECT_EQ(held.use_count(), 2);
+  EXPECT_TRUE(process.TakeThreads().empty());
+  EXPECT_EQ(held.use_count(), 1);
+  process.WhenNoDescriptor([held] { FAIL(); });
+  process.WhenNoFork([held] { FAIL(); });
+  EXPECT_EQ(held.use_count(), 1);
+}
+
+TEST_F(HostileTest, NothingKnowsAThreadThatComesTooLate) {
+  RefPtr<ThreadImpl> thread(static_cast<ThreadImpl*>(client_->Start(GuestSpin)));
+  Process& process = thread->process();
+  EXPECT_EQ(process.listener().Find(process.pid()).get(), thread.get());
+  process.Kill();
+  ASSERT_TRUE(client_->AwaitDeaths(1));
+  EXPECT_FALSE(process.AddThread(thread));
+  EXPECT_EQ(process.listener().Find(process.pid()).get(), nullptr);
+  EXPECT_EQ(process.space().any_tid(), 0);
+}
+
+TEST_F(HostileTest, AChildsDeathIsToldAfterItsBirth) {
+  client_->on_child = [&](Thread& child) {
+    child.space().KillProcess(child);
+    usleep(100'000);
+    EXPECT_EQ(client_->deaths(), 0);
+  };
+  client_->Start(GuestFork)->Resume();
+  EXPECT_TRUE(client_->AwaitDeaths(2));
+  EXPECT_EQ(client_->log(), (Log{101}));
+}
+
+TEST_F(HostileTest, WhatFollowsACallIsDoneIfItsThreadDiesBefore) {
+  std::atomic<int> done = 0;
+  client_->on_syscall = [&](Thread& thread, const Syscall& call) {
+    if (call.number != SYS_munmap) return false;
+    thread.space().Kill();
+    usleep(100'000);
+    thread.AnswerContinue([&] { done++; });
+    return true;
+  };
+  client_->Start(GuestMunmapLoop, 1)->Resume();
+  EXPECT_TRUE(client_->AwaitDeaths(1));
+  EXPECT_EQ(done, 1);
 }
 
 TEST_F(HostileTest, ShutdownInTheMiddle) {

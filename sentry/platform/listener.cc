@@ -51,7 +51,7 @@ Listener::~Listener() = default;
 
 void Listener::Add(pid_t tid, RefPtr<ThreadImpl> thread) {
   absl::MutexLock lock(&mu_);
-  threads_[tid] = std::move(thread);
+  std::swap(threads_[tid], thread);
 }
 
 void Listener::Remove(pid_t tid) {

@@ -81,8 +81,9 @@ void Monitor::KillAll() {
 void Monitor::Stop() {
   if (!started_) return;
   {
+    // A child that was being born while KillAll() ended is killed by whoever bore it, and taken apart here.
     absl::MutexLock lock(&mu_);
-    while (!strays_.empty()) empty_.Wait(&mu_);
+    while (!strays_.empty() || !processes_.empty()) empty_.WaitWithTimeout(&mu_, absl::Milliseconds(50));
   }
   stop_ = true;
   eventfd_write(wake_.get(), 1);

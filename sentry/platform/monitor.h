@@ -32,7 +32,7 @@ class Monitor {
   bool Start();
   // Kills all processes and waits until they are reaped.
   void KillAll();
-  // Waits for the strays and ends the thread.
+  // Waits for the strays, and what was born late, and ends the thread.
   void Stop();
 
   // False if the host refuses (descriptors).

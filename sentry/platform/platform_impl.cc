@@ -165,6 +165,8 @@ void PlatformImpl::OnStranger(Listener& listener, const seccomp_notif& notificat
   if (call && !stopping()) birth = TakeBirth(shares ? data.args[1] : data.args[4] >> 32 | (data.args[3] & ~uint64_t{0xffffffff}));
   // Without a descriptor left for the child its parent hears of that.
   bool lost = birth != nullptr && !pidfd.valid();
+  std::shared_ptr<SpaceCore> core = birth != nullptr && birth->shares_memory ? birth->core : nullptr;
+  uint32_t slot = birth != nullptr ? birth->slot : 0;
   if (birth != nullptr) {
     bool fits = !lost && birth->shares_memory == shares && &birth->parent->process().listener() == &listener;
     if (fits && (shares ? birth->context == data.args[2] : IsBirthCall(*birth, data))) {
@@ -176,6 +178,7 @@ void PlatformImpl::OnStranger(Listener& listener, const seccomp_notif& notificat
   }
   // A thread that its process hides, or a child nobody waits for. kill() takes any thread's number.
   kill(tid, SIGKILL);
+  if (core != nullptr) core->FreeSlot(slot);
   if (pidfd.valid()) monitor_.WatchStray(tid, std::move(pidfd));
   if (lost) wait4(tid, nullptr, __WALL, nullptr);
 }

@@ -6,6 +6,7 @@
 #include "sentry/platform/listener.h"
 #include "sentry/platform/platform_impl.h"
 #include "sentry/platform/process.h"
+#include "sentry/platform/stub_abi.h"
 #include "sentry/platform/test_client.h"
 #include "sentry/platform/thread_impl.h"
 
@@ -76,6 +77,33 @@ TEST_F(ReapTest, NothingWaitsForADeadProcess) {
   process_->WhenNoDescriptor([late] { FAIL(); });
   EXPECT_EQ(late.use_count(), 1);
   process_->ForkDone();
+}
+
+// Of an address space that other processes share: they would run out of them.
+TEST_F(ReapTest, ADeadParentsUnbornLeaveTheirSlots) {
+  auto slots_left = [this] {
+    std::vector<uint32_t> taken;
+    for (int slot; (slot = core_->AllocateSlot()) >= 0;) taken.push_back(static_cast<uint32_t>(slot));
+    for (uint32_t slot : taken) core_->FreeSlot(slot);
+    return taken.size();
+  };
+  core_->TakeSlot(0);
+  for (bool new_process : {false, true}) {
+    RefPtr<ThreadImpl> parent = MakeThread(0);
+    Thread::CloneOptions options;
+    options.new_process = new_process;
+    auto held = std::make_shared<int>();
+    parent->Clone(options, [held](ErrnoOr<Thread*>) { FAIL(); });
+    EXPECT_EQ(held.use_count(), 2);
+    EXPECT_EQ(slots_left(), kMaxThreads - 2);
+    parent->SetGone();
+    parent->DropOrders();
+    EXPECT_EQ(held.use_count(), 1);
+    EXPECT_EQ(slots_left(), kMaxThreads - 1);
+    // Cut off before the order is there.
+    parent->Clone(options, [](ErrnoOr<Thread*>) { FAIL(); });
+    EXPECT_EQ(slots_left(), kMaxThreads - 1);
+  }
 }
 
 }  // namespace

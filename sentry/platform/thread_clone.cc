@@ -90,7 +90,6 @@ void ThreadImpl::Clone(const CloneOptions& options, std::function<void(ErrnoOr<T
 void ThreadImpl::StartClone() {
   const CloneOptions& options = clone_options_;
   int slot = process_->space().AllocateSlot();
-  clone_slot_ = slot;
   uint64_t flags = CLONE_VM;
   std::unique_ptr<Birth> birth;
   if (options.new_process) {
@@ -106,6 +105,7 @@ void ThreadImpl::StartClone() {
       birth->context = context_ + (static_cast<uint64_t>(slot) - slot_) * kStackSize;
     }
   } else {
+    clone_slot_ = slot;
     flags |= CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
   }
   if (options.clear_child_tid != 0) flags |= CLONE_CHILD_CLEARTID;
@@ -141,8 +141,8 @@ void ThreadImpl::PostClone(Command command, const MailboxOp& op, std::unique_ptr
   mu_.Lock();
   if (state_ != State::kOrdered) {
     mu_.Unlock();
-    if (nonce != 0) platform_.TakeBirth(nonce);
-    return;
+    if (nonce != 0) DropBirth(nonce);
+    return FreeCloneSlot();
   }
   nonce_ = nonce;
   made_ = 0;
@@ -161,6 +161,18 @@ void ThreadImpl::PostClone(Command command, const MailboxOp& op, std::unique_ptr
   box_->op_count = 1;
   box_->nonce = nonce;
   Post(command);
+}
+
+// The slot that a thread which never came would have had. Other processes may share the memory: at this one's end it is not lost.
+void ThreadImpl::FreeCloneSlot() {
+  if (int slot = clone_slot_.exchange(-1); slot >= 0) process_->space().FreeSlot(static_cast<uint32_t>(slot));
+}
+
+// False if it was not there any more.
+bool ThreadImpl::DropBirth(uint64_t nonce) {
+  std::unique_ptr<Birth> birth = platform_.TakeBirth(nonce);
+  if (birth != nullptr && birth->shares_memory) birth->core->FreeSlot(birth->slot);
+  return birth != nullptr;
 }
 
 // The clone failed, or the guest says so. True if it is to be ordered again.
@@ -191,17 +203,13 @@ void ThreadImpl::OnCloneReport() {
     return StartFork();
   }
   if (process) {
-    if (nonce != 0) {
-      std::unique_ptr<Birth> birth = platform_.TakeBirth(nonce);
-      if (birth == nullptr) return Hostile();  // it has been born
-      if (birth->shares_memory) process_->space().FreeSlot(birth->slot);
-    }
+    if (nonce != 0 && !DropBirth(nonce)) return Hostile();  // it has been born
     return FinishClone(Errno(result == -ENOMEM ? ENOMEM : EAGAIN));
   }
   if (Failed(result)) {
     int host = platform_.HostThreads(process_->pid());
     if (host > static_cast<int>(process_->thread_count()) + kEndingThreads) return Hostile();
-    if (clone_slot_ >= 0) process_->space().FreeSlot(static_cast<uint32_t>(clone_slot_));
+    FreeCloneSlot();
     return FinishClone(Errno(result == -ENOMEM ? ENOMEM : EAGAIN));
   }
   AdoptThread(result);
@@ -216,8 +224,10 @@ void ThreadImpl::AdoptThread(int64_t number) {
   }
   RefPtr<SpaceImpl> space = process_->space().handle();
   if (!space) return Hostile();
-  auto child = MakeRef<ThreadImpl>(platform_, process_, std::move(space), tid, static_cast<uint32_t>(clone_slot_));
-  uint64_t context = context_ + (static_cast<uint64_t>(clone_slot_) - slot_) * kStackSize;
+  int slot = clone_slot_.exchange(-1);
+  if (slot < 0) return;  // died meanwhile
+  auto child = MakeRef<ThreadImpl>(platform_, process_, std::move(space), tid, static_cast<uint32_t>(slot));
+  uint64_t context = context_ + (static_cast<uint64_t>(slot) - slot_) * kStackSize;
   child->SetFirstFrame(clone_options_.frame, context, true);
   child->Ref();  // the client's, until Release()
   if (!process_->AddThread(child)) {

@@ -335,6 +335,8 @@ void ThreadImpl::AnswerContinue(std::function<void()> done) {
   bool refused;
   {
     absl::MutexLock lock(&mu_);
+    // It died while the client was at it.
+    if (state_ == State::kGone && !dropped_) continued_ = std::move(done);
     if (state_ != State::kNotified) return;
     SetState(State::kRunning);
     id = notification_;
@@ -539,9 +541,11 @@ void ThreadImpl::DropOrders() {
   {
     absl::MutexLock lock(&mu_);
     birth = std::move(birth_);
-    continued = std::move(continued_);
-    continued_ = nullptr;
+    continued = std::exchange(continued_, nullptr);
+    // Or it was still to be asked for, by the guest's own call or at the frame of a shelved one.
+    if (deed_ == Deed::kContinue && deed_done_) continued = std::exchange(deed_done_, nullptr);
     continue_pending_ = false;
+    dropped_ = true;
     nonce = std::exchange(nonce_, 0);
   }
   // Callbacks of orders are dropped: the death that is reported now stands for them.
@@ -550,10 +554,8 @@ void ThreadImpl::DropOrders() {
   futex_callback_ = nullptr;
   if (continued && !platform_.stopping()) continued();
   continued = nullptr;
-  if (nonce != 0) {
-    std::unique_ptr<Birth> unborn = platform_.TakeBirth(nonce);
-    if (unborn != nullptr && unborn->shares_memory) unborn->core->FreeSlot(unborn->slot);
-  }
+  if (nonce != 0) DropBirth(nonce);
+  FreeCloneSlot();
   if (birth != nullptr) birth->parent->FinishBirth(birth->nonce, Errno(EAGAIN));
 }
 

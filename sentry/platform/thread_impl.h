@@ -232,6 +232,8 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   void PostClone(Command command, const MailboxOp& op, std::unique_ptr<Birth> birth);
   void AdoptThread(int64_t number);
   void FinishClone(ErrnoOr<Thread*> result);
+  void FreeCloneSlot();
+  bool DropBirth(uint64_t nonce);
   bool FailClone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Address of the extended state in the stub; 0 if it is not where it belongs.
   uint64_t XstateAddress();
@@ -265,6 +267,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   seccomp_data call_ ABSL_GUARDED_BY(mu_) = {};
   std::function<void()> continued_ ABSL_GUARDED_BY(mu_);
   bool continue_pending_ ABSL_GUARDED_BY(mu_) = false;
+  bool dropped_ ABSL_GUARDED_BY(mu_) = false;  // DropOrders() has run
 
   Fast fast_ ABSL_GUARDED_BY(mu_) = Fast::kNo;
   int64_t fast_value_ ABSL_GUARDED_BY(mu_) = 0;  // kStopping: what the call is answered
@@ -306,7 +309,7 @@ class ThreadImpl final : public Thread, public RefCounted<ThreadImpl> {
   uint32_t native_ ABSL_GUARDED_BY(mu_) = 0;  // bit i: expected_[i] runs without a notification (a futex wake)
   uint64_t nonce_ ABSL_GUARDED_BY(mu_) = 0;
   std::function<void(ErrnoOr<Thread*>)> clone_callback_;
-  int clone_slot_ = -1;
+  std::atomic<int> clone_slot_{-1};  // of the new thread, until it is there
   CloneOptions clone_options_;
   Command clone_command_ = kCommandFork;
   int clone_restarts_ ABSL_GUARDED_BY(mu_) = 0;
