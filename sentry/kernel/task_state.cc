@@ -12,6 +12,7 @@
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/file_lock.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/lock_keeper.h"
 #include "sentry/vfs/mount.h"
 
 namespace amber {
@@ -213,6 +214,7 @@ bool Task::AfterLoad(state::Loader& loader) {
   files_->ForEach([this](int, const RefPtr<File>& file, bool) {
     Inode* inode = file->dentry() != nullptr ? file->dentry()->inode() : nullptr;
     if (inode != nullptr && inode->locks_if_any() != nullptr) inode->locks().Confirm(*files_);
+    if (auto* keeper = dynamic_cast<LockKeeper*>(file.get())) keeper->locks().Confirm(*files_);
   });
   // Who knows it by a plain pointer relies on its process.
   const auto& siblings = group_->tasks();

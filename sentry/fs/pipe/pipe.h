@@ -136,6 +136,7 @@ class PipeEnd final : public File, public LockKeeper, public OwnerKeeper {
   state::Kind kind() const override { return state::Kind::kPipeEnd; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
 
  private:
   friend class Pipe;

@@ -49,6 +49,11 @@ ErrnoOr<void> PipeEnd::Stat(Task&, struct stat* out) {
   return Ok();
 }
 
+bool PipeEnd::AfterLoad(state::Loader&) {
+  pipe_->locks_.Confirm(*this);
+  return true;
+}
+
 void PipeEnd::OnClose(Task& task) { pipe_->locks_.ReleaseAll(&task.files()); }
 
 uint32_t PipeEnd::Poll(Task&) {
