@@ -259,7 +259,10 @@ ErrnoOr<void> Cgroup::Move(ThreadGroup& group) {
   if (before) before->Remove(group);
   group.extras().cgroup = RefPtr<Cgroup>(this);
   Add(group);
-  for (const RefPtr<Task>& task : std::vector<RefPtr<Task>>(group.tasks())) kernel_->lifecycle().HoldForCgroup(*task, HoldsMembers());
+  for (const RefPtr<Task>& task : std::vector<RefPtr<Task>>(group.tasks())) {
+    ApplyCpus(*task);
+    kernel_->lifecycle().HoldForCgroup(*task, HoldsMembers());
+  }
   return Ok();
 }
 
@@ -306,8 +309,62 @@ ErrnoOr<void> Cgroup::Enable(uint32_t on, uint32_t off) {
       l.swap_max = none.swap_max, l.oom_group = none.oom_group;
     }
   }
+  if ((off & kCpuset) != 0) {
+    for (const auto& [name, child] : children_) {
+      child->has_mems_ = false;
+      child->SetCpus(std::nullopt);
+    }
+  }
   LimitsChanged();
   return Ok();
+}
+
+// --- processors ---
+
+const cpu_set_t& Cgroup::AllCpus() {
+  static const cpu_set_t kAllCpus = [] {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof(set), &set) != 0) CPU_SET(0, &set);
+    return set;
+  }();
+  return kAllCpus;
+}
+
+// update_cpumasks_hier()
+cpu_set_t Cgroup::EffectiveCpus() const {
+  cpu_set_t base = parent_ != nullptr ? parent_->EffectiveCpus() : AllCpus();
+  if (!cpus_ || (available() & kCpuset) == 0) return base;
+  cpu_set_t own;
+  CPU_AND(&own, &base, &*cpus_);
+  return CPU_COUNT(&own) > 0 ? own : base;
+}
+
+cpu_set_t Cgroup::CpusFor(const Task& task) {
+  const RefPtr<Cgroup>& group = task.group().extras().cgroup;
+  cpu_set_t allowed = group ? group->EffectiveCpus() : AllCpus();
+  const std::optional<cpu_set_t>& asked = task.extras().affinity;
+  if (!asked) return allowed;
+  cpu_set_t both;
+  CPU_AND(&both, &allowed, &*asked);
+  return CPU_COUNT(&both) > 0 ? both : allowed;
+}
+
+void Cgroup::ApplyCpus(const Task& task) {
+  if (task.exiting() || task.thread() == nullptr) return;
+  cpu_set_t set = CpusFor(task);
+  (void)sched_setaffinity(task.thread()->host_tid(), sizeof(set), &set);
+}
+
+void Cgroup::ApplyCpusToMembers() const {
+  ForEachMember([](const ThreadGroup& group) {
+    for (const RefPtr<Task>& task : group.tasks()) ApplyCpus(*task);
+  });
+}
+
+void Cgroup::SetCpus(std::optional<cpu_set_t> cpus) {
+  cpus_ = cpus;
+  ApplyCpusToMembers();
 }
 
 // --- holding, killing ---

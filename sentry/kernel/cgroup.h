@@ -8,11 +8,15 @@
 // Limits are enforced by the sentry, since it may not make cgroups of the host's:
 // - pids: exactly, when a task is made;
 // - memory: resident memory of the members is looked at every 50 ms while some group has a limit, and what is above it loses its largest process;
-// - cpu.max: likewise every 10 ms; members of a group that has used its quota stand still until the period is over.
+// - cpu.max: likewise every 10 ms; members of a group that has used its quota stand still until the period is over;
+// - cpuset: by the affinity of host threads.
 #pragma once
+
+#include <sched.h>
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -34,7 +38,7 @@ inline constexpr state::Kind kCgroupKind = static_cast<state::Kind>(200);
 
 class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
  public:
-  enum Controller : uint32_t { kCpu = 1, kMemory = 2, kPids = 4, kAll = 7 };
+  enum Controller : uint32_t { kCpu = 1, kMemory = 2, kPids = 4, kCpuset = 8, kAll = 15 };
   static constexpr uint64_t kMax = ~uint64_t{0};  // "max"
   static constexpr int kMostDepth = 32;           // Linux has no bound but memory
   static constexpr size_t kMostGroups = 4096;     // of one tree
@@ -107,6 +111,19 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   // cgroup.subtree_control. ENOENT: not available; EBUSY.
   ErrnoOr<void> Enable(uint32_t on, uint32_t off);
 
+  // cpuset.cpus as it was written; none: nothing.
+  const std::optional<cpu_set_t>& cpus() const { return cpus_; }
+  void SetCpus(std::optional<cpu_set_t> cpus);
+  bool has_mems() const { return has_mems_; }  // cpuset.mems names the one node that there is
+  void set_has_mems(bool has) { has_mems_ = has; }
+  // What its members may use: its own of its parent's, or the parent's if none of those are there.
+  cpu_set_t EffectiveCpus() const;
+  // What a task may use by that and by what it asked for (sched_setaffinity(2)); what it asked for counts for nothing if none of it is left.
+  static cpu_set_t CpusFor(const Task& task);
+  static const cpu_set_t& AllCpus();
+  // Its host thread uses these from now on.
+  static void ApplyCpus(const Task& task);
+
   Limits& limits() { return limits_; }
   Counters& counters() { return counters_; }
   // After a change of the limits.
@@ -160,6 +177,7 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   template <typename F>
   void ForEachMember(F visit) const;
   int Depth() const;
+  void ApplyCpusToMembers() const;
   void FileChanged(EventFile file);
   // Counts an event here and above.
   void Count(uint64_t Counters::* counter, EventFile file, uint64_t times = 1);
@@ -184,6 +202,8 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   std::map<std::string, RefPtr<Cgroup>, std::less<>> children_;
   std::set<ThreadGroup*> members_;
   uint32_t enabled_ = 0;
+  std::optional<cpu_set_t> cpus_;
+  bool has_mems_ = false;
   bool freeze_ = false, throttled_ = false, told_frozen_ = false;
   size_t reserved_ = 0;  // tasks that are being made, here and below
   std::set<Watcher*> watchers_;

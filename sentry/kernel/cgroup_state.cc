@@ -1,4 +1,6 @@
 // Control groups in an image.
+#include <string.h>
+
 #include <algorithm>
 
 #include "sentry/kernel/cgroup.h"
@@ -67,6 +69,8 @@ std::string Cgroup::Save(state::Saver& saver) const {
   StoreOwner("", owner_, m.mutable_owner());
   for (const auto& [file, owner] : file_owners_) StoreOwner(file, owner, m.add_file_owner());
   m.set_next_id(next_id_);
+  if (cpus_) m.set_cpus(&*cpus_, sizeof(*cpus_));
+  m.set_has_mems(has_mems_);
   return m.SerializeAsString();
 }
 
@@ -98,6 +102,11 @@ bool Cgroup::Load(state::Loader& loader, std::string_view bytes) {
   owner_ = LoadOwner(m.owner());
   for (const OwnerMessage& in : m.file_owner()) file_owners_[in.file()] = LoadOwner(in);
   next_id_ = m.next_id();
+  has_mems_ = m.has_mems();
+  if (!m.cpus().empty()) {
+    if (m.cpus().size() != sizeof(cpu_set_t)) return loader.Fail("a cgroup's set of processors is malformed");
+    memcpy(&cpus_.emplace(), m.cpus().data(), sizeof(cpu_set_t));
+  }
   for (const auto& in : m.child()) {
     RefPtr<Cgroup> child = loader.GetRef<Cgroup>(in.cgroup());
     // A tree: nobody is below two, or below himself, which would be endlessly deep.

@@ -91,9 +91,9 @@ void TaskExtras::OnExec() {
 }
 
 void TaskExtras::ApplyAffinity(const Task& task) const {
-  if (!affinity || task.thread() == nullptr) return;
   // A machine that has none of these processors (after a restore) lets it run on all of them, as Linux does when they are unplugged.
-  (void)sched_setaffinity(task.thread()->host_tid(), sizeof(*affinity), &*affinity);
+  cpu_set_t set = Cgroup::CpusFor(task);
+  if (affinity || !CPU_EQUAL(&set, &Cgroup::AllCpus())) Cgroup::ApplyCpus(task);
 }
 
 void TaskExtras::LeaveSemUndo(Task& task) {

@@ -13,6 +13,7 @@
 #include <cstdlib>
 
 #include "sentry/base/unique_fd.h"
+#include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
@@ -83,10 +84,11 @@ ErrnoOr<uint64_t> SchedSetaffinity(Task& task, int tid, uint64_t size, UserPtr<c
   cpu_set_t wanted{};
   size_t length = std::min<size_t>(size, sizeof(wanted));
   TRY(task.CopyInBytes(in.address(), &wanted, length));
-  cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return Errno(errno);
-  CPU_AND(&wanted, &wanted, &allowed);
-  if (CPU_COUNT(&wanted) == 0) return Errno(EINVAL);
+  CPU_AND(&wanted, &wanted, &Cgroup::AllCpus());
+  // What a cpuset takes away comes back when that does (user_cpus_ptr), but something must be left.
+  cpu_set_t allowed = Cgroup::Of(*target).EffectiveCpus(), left;
+  CPU_AND(&left, &wanted, &allowed);
+  if (CPU_COUNT(&left) == 0) return Errno(EINVAL);
   target->extras().affinity = wanted;
   target->extras().ApplyAffinity(*target);
   return 0;

@@ -573,3 +573,93 @@ GUEST_TEST(Cgroups, CpuMax) {
   MUST(kill(child, SIGKILL));
   EXPECT_KILLED(WaitStatus(child), SIGKILL);
 }
+
+namespace {
+
+// The only processor that this thread may use; -1 if there are several.
+int OnlyCpu() {
+  cpu_set_t set;
+  MUST(sched_getaffinity(0, sizeof(set), &set));
+  if (CPU_COUNT(&set) != 1) return -1;
+  int cpu = 0;
+  while (!CPU_ISSET(cpu, &set)) ++cpu;
+  return cpu;
+}
+
+int UsableCpus() {
+  cpu_set_t set;
+  MUST(sched_getaffinity(0, sizeof(set), &set));
+  return CPU_COUNT(&set);
+}
+
+bool StatusShows(const char* line) {
+  char text[4096] = {};
+  const int fd = MUST(open("/proc/self/status", O_RDONLY));
+  MUST(read(fd, text, sizeof(text) - 1));
+  close(fd);
+  return strstr(text, line) != nullptr;
+}
+
+}  // namespace
+
+GUEST_TEST(Cgroups, CpusetsLimitAffinity) {
+  cpu_set_t first_two, second, first;
+  CPU_ZERO(&first_two);
+  CPU_ZERO(&second);
+  CPU_ZERO(&first);
+  CPU_SET(0, &first_two), CPU_SET(1, &first_two), CPU_SET(1, &second), CPU_SET(0, &first);
+  if (sched_setaffinity(0, sizeof(first_two), &first_two) != 0 || UsableCpus() != 2) Skip("needs processors 0 and 1");
+  Tree t("+cpuset");
+  MUST(mkdir(t.Path("a"), 0755));
+  EXPECT_STREQ(t.Read("a/cpuset.cpus"), "\n");
+  EXPECT_STREQ(t.Read("a/cpuset.mems.effective"), "0\n");
+  EXPECT(!t.Write("a/cpuset.cpus", "1-0"));
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT(!t.Write("a/cpuset.cpus", "x"));
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT(t.Write("a/cpuset.cpus", "1"));
+  EXPECT_STREQ(t.Read("a/cpuset.cpus"), "1\n");
+  EXPECT_STREQ(t.Read("a/cpuset.cpus.effective"), "1\n");
+  JOIN_OK(Fork([&] {
+    EXPECT(t.Write("a/cgroup.procs", "0"));
+    EXPECT_EQ(OnlyCpu(), 1);
+    EXPECT(StatusShows("Cpus_allowed_list:\t1\n"));
+    EXPECT_ERRNO(sched_setaffinity(0, sizeof(first), &first), EINVAL);
+    EXPECT_OK(sched_setaffinity(0, sizeof(first_two), &first_two));
+    EXPECT_EQ(OnlyCpu(), 1);
+    JOIN_OK(Fork([&] { EXPECT_EQ(OnlyCpu(), 1); }));
+    CheckpointHere();
+    EXPECT_EQ(OnlyCpu(), 1);
+    EXPECT_STREQ(t.Read("a/cpuset.cpus"), "1\n");
+    // What it asked for comes back with the processors.
+    EXPECT(t.Write("a/cpuset.cpus", "0-1"));
+    EXPECT_STREQ(t.Read("a/cpuset.cpus"), "0-1\n");
+    EXPECT_EQ(UsableCpus(), 2);
+    EXPECT_OK(sched_setaffinity(0, sizeof(second), &second));
+    // Of none of what it asked for is anything left: then it is as if it had not asked.
+    EXPECT(t.Write("a/cpuset.cpus", "0"));
+    EXPECT_EQ(OnlyCpu(), 0);
+    EXPECT(t.Write("a/cpuset.cpus", ""));
+    EXPECT_EQ(OnlyCpu(), 1);
+  }));
+}
+
+GUEST_TEST(Cgroups, CpusetsAreHandedDown) {
+  Tree t("+cpuset");
+  MUST(mkdir(t.Path("a"), 0755));
+  MUST(mkdir(t.Path("a/b"), 0755));
+  EXPECT(t.Write("a/cpuset.cpus", "0"));
+  EXPECT_ERRNO(access(t.Path("a/b/cpuset.cpus"), F_OK), ENOENT);
+  JOIN_OK(Fork([&] {
+    EXPECT(t.Write("a/b/cgroup.procs", "0"));
+    EXPECT_EQ(OnlyCpu(), 0);
+  }));
+  EXPECT(t.Write("a/cgroup.subtree_control", "+cpuset"));
+  EXPECT_STREQ(t.Read("a/b/cpuset.cpus"), "\n");
+  EXPECT_STREQ(t.Read("a/b/cpuset.cpus.effective"), "0\n");
+  EXPECT(t.Write("cgroup.subtree_control", "-cpuset") == false);
+  EXPECT_EQ(errno, EBUSY);
+  EXPECT(t.Write("a/cgroup.subtree_control", "-cpuset"));
+  EXPECT(t.Write("cgroup.subtree_control", "-cpuset"));
+  EXPECT_ERRNO(access(t.Path("a/cpuset.cpus"), F_OK), ENOENT);
+}

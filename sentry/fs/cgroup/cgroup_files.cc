@@ -18,7 +18,7 @@ struct Name {
   const char* name;
   uint32_t bit;
 };
-constexpr Name kControllers[] = {{"cpu", Cgroup::kCpu}, {"memory", Cgroup::kMemory}, {"pids", Cgroup::kPids}};
+constexpr Name kControllers[] = {{"cpuset", Cgroup::kCpuset}, {"cpu", Cgroup::kCpu}, {"memory", Cgroup::kMemory}, {"pids", Cgroup::kPids}};
 
 std::string Names(uint32_t set) {
   std::string out;
@@ -217,6 +217,61 @@ ErrnoOr<void> SetCpuWeight(Task&, Cgroup& g, std::string_view text) {
   return Ok();
 }
 
+// --- cpuset ---
+
+std::string CpuList(const cpu_set_t& set) {
+  std::string out;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &set)) continue;
+    int last = cpu;
+    while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &set)) ++last;
+    if (!out.empty()) out += ',';
+    out += std::to_string(cpu);
+    if (last > cpu) out += '-' + std::to_string(last);
+    cpu = last;
+  }
+  return out + "\n";
+}
+
+// bitmap_parselist() without its rarer forms ("0-10:1/2", "all"): ranges and numbers with commas between.
+ErrnoOr<cpu_set_t> ParseCpus(std::string_view text) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  int possible = 0;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) possible = CPU_ISSET(cpu, &Cgroup::AllCpus()) ? cpu + 1 : possible;
+  while (!text.empty()) {
+    size_t end = std::min(text.find(','), text.size());
+    std::string_view part = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    size_t dash = part.find('-');
+    std::optional<int> first = Number<int>(part.substr(0, std::min(dash, part.size())));
+    std::optional<int> last = dash == std::string_view::npos ? first : Number<int>(part.substr(dash + 1));
+    if (!first || !last || *first < 0 || *last < *first) return Errno(EINVAL);
+    if (*last >= possible) return Errno(ERANGE);
+    for (int cpu = *first; cpu <= *last; ++cpu) CPU_SET(cpu, &set);
+  }
+  return set;
+}
+
+std::string Cpus(Task&, Cgroup& g) { return g.cpus() ? CpuList(*g.cpus()) : "\n"; }
+std::string EffectiveCpus(Task&, Cgroup& g) { return CpuList(g.EffectiveCpus()); }
+ErrnoOr<void> SetCpus(Task&, Cgroup& g, std::string_view text) {
+  if (text.empty()) {
+    g.SetCpus(std::nullopt);
+    return Ok();
+  }
+  g.SetCpus(TRY(ParseCpus(text)));
+  return Ok();
+}
+// One memory node.
+std::string Mems(Task&, Cgroup& g) { return g.has_mems() ? "0\n" : "\n"; }
+std::string EffectiveMems(Task&, Cgroup&) { return "0\n"; }
+ErrnoOr<void> SetMems(Task&, Cgroup& g, std::string_view text) {
+  if (!text.empty() && text != "0" && text != "0-0") return Errno(Number<int>(text) ? ERANGE : EINVAL);
+  g.set_has_mems(!text.empty());
+  return Ok();
+}
+
 // --- memory ---
 
 template <uint64_t Cgroup::Limits::* Limit>
@@ -295,6 +350,10 @@ constexpr CgroupEntry kEntries[] = {
     {"cpu.max", Cgroup::kCpu, kReadWrite, &CpuMax, &SetCpuMax},
     {"cpu.stat", 0, kRead, &CpuStat},
     {"cpu.weight", Cgroup::kCpu, kReadWrite, &ShowLimit<&L::cpu_weight>, &SetCpuWeight},
+    {"cpuset.cpus", Cgroup::kCpuset, kReadWrite, &Cpus, &SetCpus},
+    {"cpuset.cpus.effective", Cgroup::kCpuset, kRead, &EffectiveCpus},
+    {"cpuset.mems", Cgroup::kCpuset, kReadWrite, &Mems, &SetMems},
+    {"cpuset.mems.effective", Cgroup::kCpuset, kRead, &EffectiveMems},
     {"memory.current", Cgroup::kMemory, kRead, &MemoryCurrent},
     {"memory.events", Cgroup::kMemory, kRead, &MemoryEvents, nullptr, Cgroup::kMemoryEvents},
     {"memory.high", Cgroup::kMemory, kReadWrite, &ShowLimit<&L::memory_high>, &SetBytes<&L::memory_high>},

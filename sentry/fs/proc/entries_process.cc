@@ -271,7 +271,12 @@ ErrnoOr<std::string> NetArp(Task&, Task*) { return std::string("IP address      
 
 // As with kernel.sched_autogroup_enabled=0, and one set of processors.
 ErrnoOr<std::string> AutoGroup(Task&, Task* target) { return "/autogroup-1 nice " + std::to_string(target->group().nice()) + "\n"; }
-ErrnoOr<std::string> CpuSet(Task&, Task*) { return std::string("/\n"); }
+// proc_cpuset_show(): the nearest group that has the controller.
+ErrnoOr<std::string> CpuSet(Task& reader, Task* target) {
+  const Cgroup* group = &Cgroup::Of(*target);
+  while (group->parent() != nullptr && (group->available() & Cgroup::kCpuset) == 0) group = group->parent();
+  return group->PathFrom(Cgroup::RootFor(reader)) + "\n";
+}
 
 // sched_show_task() in a few lines: what somebody may ask for.
 ErrnoOr<std::string> SchedText(Task&, Task* target) {
