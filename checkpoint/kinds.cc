@@ -93,6 +93,7 @@ Loader::Factory FactoryOf(Kind kind) {
   if (kind == kFuseFileKind) return &Loader::Make<FuseFile>;
   if (kind == kFuseDeviceKind) return &Loader::Make<FuseDevice>;
   if (kind == kMovedMemoryKind) return &Loader::Make<MovedMemory>;
+  if (kind == kFanotifyPermissionKind) return &Loader::Make<FanotifyPermission>;
   if (kind == kUserfaultFdKind) return &Loader::Make<UserfaultFd>;
   switch (kind) {
     case Kind::kTask: return &Loader::Make<Task>;

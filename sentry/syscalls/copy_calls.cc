@@ -10,6 +10,7 @@
 #include "sentry/syscalls/rw_util.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/data_io.h"
+#include "sentry/vfs/notify.h"
 
 namespace amber {
 namespace {
@@ -59,6 +60,7 @@ ErrnoOr<uint64_t> SendFile(Task& task, int out_fd, int in_fd, UserPtr<int64_t> p
   if (where.Is(ESPIPE)) return Errno(EINVAL);
   Offset offset = TRY(std::move(where));
   if (offset.negative()) return Errno(EINVAL);
+  TRY(AskToRead(*in));
   // The offset was stored at each stop: a repeated call goes on from there.
   uint64_t done = task.syscall().done;
   count = std::min(count, kMaxRwCount);
@@ -109,6 +111,7 @@ ErrnoOr<uint64_t> CopyFileRange(Task& task, int in_fd, UserPtr<int64_t> in_p, in
   if (from.negative() || to.negative()) return Errno(EINVAL);
   count = std::min(count, kMaxCopy);
   if (in->dentry() == out->dentry() && from.value < to.value + count && to.value < from.value + count) return Errno(EINVAL);
+  TRY(AskToRead(*in));
   std::vector<uint8_t> buffer(std::min<uint64_t>(count, kChunk));
   uint64_t done = 0;
   Errno problem(0);

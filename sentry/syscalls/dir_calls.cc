@@ -13,6 +13,7 @@
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/notify.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/served.h"
@@ -59,6 +60,7 @@ constexpr size_t kDirentBuffer = 256 * 1024;
 template <typename Put>
 ErrnoOr<uint64_t> Dents(Task& task, int fd, uint64_t address, uint64_t size, Put put) {
   RefPtr<File> file = TRY(task.files().Get(fd));
+  TRY(AskToRead(*file));
   std::vector<uint8_t> buffer(std::min<uint64_t>(size, kDirentBuffer));
   size_t used = 0;
   bool full = false;

@@ -1,5 +1,4 @@
-// fanotify_init(2), fanotify_mark(2), as fs/notify/fanotify/fanotify_user.c has them without CONFIG_FANOTIFY_ACCESS_PERMISSIONS and before
-// FAN_REPORT_FID.
+// fanotify_init(2), fanotify_mark(2), as fs/notify/fanotify/fanotify_user.c has them before FAN_REPORT_FID.
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/fanotify.h>
@@ -25,7 +24,7 @@ constexpr uint32_t kHow = FAN_MARK_ADD | FAN_MARK_REMOVE | FAN_MARK_FLUSH;
 constexpr uint32_t kMarkFlags =
     kHow | FAN_MARK_DONT_FOLLOW | FAN_MARK_ONLYDIR | FAN_MARK_MOUNT | FAN_MARK_FILESYSTEM | FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORED_SURV_MODIFY |
     FAN_MARK_IGNORE | FAN_MARK_EVICTABLE;
-constexpr uint64_t kMask = FAN_ACCESS | FAN_MODIFY | FAN_CLOSE | FAN_OPEN | FAN_OPEN_EXEC | FAN_ONDIR | FAN_EVENT_ON_CHILD;
+constexpr uint64_t kMask = FAN_ACCESS | FAN_MODIFY | FAN_CLOSE | FAN_OPEN | FAN_OPEN_EXEC | FAN_ONDIR | FAN_EVENT_ON_CHILD | kFanotifyPermissions;
 
 ErrnoOr<uint64_t> FanotifyInit(Task& task, uint32_t flags, uint32_t event_flags) {
   // Without the capability events would have to name files by handles.
@@ -72,6 +71,8 @@ ErrnoOr<uint64_t> FanotifyMark(Task& task, int fd, uint32_t flags, uint64_t mask
   RefPtr<File> file = TRY(task.files().Get(fd));
   auto* group = dynamic_cast<Fanotify*>(file.get());
   if (group == nullptr) return Errno(EINVAL);
+  // Only who sees files before others do is asked.
+  if ((mask & kFanotifyPermissions) != 0 && (flags & kHow) != FAN_MARK_FLUSH && !group->decides()) return Errno(EINVAL);
   auto on = (flags & FAN_MARK_MOUNT) != 0        ? Fanotify::On::kMount
             : (flags & FAN_MARK_FILESYSTEM) != 0 ? Fanotify::On::kFileSystem
                                                  : Fanotify::On::kInode;
@@ -103,7 +104,7 @@ ErrnoOr<uint64_t> FanotifyMark(Task& task, int fd, uint32_t flags, uint64_t mask
 
 void RegisterFanotifyCalls(SyscallTable& table) {
   table.Set(SYS_fanotify_init, Partial<&FanotifyInit>("no events with file handles (FAN_REPORT_FID), so only with CAP_SYS_ADMIN"));
-  table.Set(SYS_fanotify_mark, Partial<&FanotifyMark>("no permission events, as without CONFIG_FANOTIFY_ACCESS_PERMISSIONS"));
+  table.Set(SYS_fanotify_mark, Partial<&FanotifyMark>("no events of directories (FAN_CREATE and its kin), which need file handles; no FAN_PRE_ACCESS, FAN_MARK_MNTNS"));
 }
 
 }  // namespace amber

@@ -41,6 +41,7 @@ Errno BlockForIo(Task& task, File& file, uint32_t events) {
 }
 
 ErrnoOr<uint64_t> ReadFile(Task& task, File& file, Sink& sink, bool nowait) {
+  TRY(AskToRead(file));
   auto r = file.Read(task, sink);
   if (r.ok()) {
     if (*r > 0) NotifyFile(file, IN_ACCESS);
@@ -91,6 +92,7 @@ ErrnoOr<uint64_t> PRead64(Task& task, int fd, UserPtr<void> p, uint64_t size, in
   if (offset < 0) return Errno(EINVAL);
   RefPtr<File> file = TRY(ReadableFile(task, fd));
   UserSink sink(task, p, std::min(size, kMaxRwCount));
+  TRY(AskToRead(*file));
   uint64_t n = TRY(file->PRead(task, sink, static_cast<uint64_t>(offset)));
   if (n > 0) NotifyFile(*file, IN_ACCESS);
   return n;
@@ -140,6 +142,7 @@ ErrnoOr<uint64_t> PReadV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t c
   if (offset >= 0) TRY(CheckHasPositions(task, *file));
   UserSink sink(task, TRY(task.CopyInIovecs(p, count)));
   if (offset == -1) return ReadFile(task, *file, sink, (flags & RWF_NOWAIT) != 0);
+  TRY(AskToRead(*file));
   uint64_t n = TRY(file->PRead(task, sink, static_cast<uint64_t>(offset)));
   if (n > 0) NotifyFile(*file, IN_ACCESS);
   return n;

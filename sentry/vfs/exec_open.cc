@@ -48,6 +48,8 @@ ErrnoOr<RefPtr<File>> OpenForExec(Task& task, int dirfd, const std::string& path
   TRY(CheckRights(ctx, r.path, file_right::kExecute | file_right::kReadFile));
   if (inode.writers > 0) return Errno(ETXTBSY);
   // A program may be executed without being readable: no check for reading.
+  TRY(AskPermission(r.path, kExecPermission));
+  TRY(AskPermission(r.path, kOpenPermission));
   RefPtr<File> file = TRY(inode.Open(ctx, r.path, O_RDONLY));
   NotifyFile(*file, IN_OPEN | kOpenExec);
   return file;

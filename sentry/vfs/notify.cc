@@ -60,6 +60,20 @@ void NotifyInode(Inode& inode, InodeEvent event) {
 
 namespace notify_internal {
 
+ErrnoOr<void> Ask(const VfsPath& place, uint32_t mask) {
+  if (place.dentry->negative()) return Ok();
+  uint32_t full = mask | (place.inode()->IsDir() ? IN_ISDIR : 0);
+  for (const Observer& o : std::vector<Observer>(Observers())) {
+    if (o.active) TRY(o.observer->OnPlacePermission(place, full));
+  }
+  return Ok();
+}
+
+ErrnoOr<void> AskOfFile(const File& file, uint32_t mask) {
+  if (file.path() == nullptr || (file.flags() & kNoNotify) != 0) return Ok();
+  return Ask(*file.path(), mask);
+}
+
 // fsnotify(): the directory's watchers first.
 void Entry(Dentry& dentry, uint32_t mask) {
   if (dentry.negative()) return;

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "sentry/base/errno_or.h"
+
 namespace amber {
 
 class Dentry;
@@ -51,6 +53,8 @@ class PlaceObserver {
  public:
   // Something happened by way of an open file (IN_ACCESS, IN_MODIFY, IN_OPEN, IN_CLOSE_*, kOpenExec, with IN_ISDIR).
   virtual void OnPlaceEvent(const VfsPath& /*place*/, uint32_t /*mask*/) {}
+  // Somebody is about to (kOpenPermission, kReadPermission, kExecPermission, with IN_ISDIR): EPERM, or kBlocked while the answer is missing.
+  virtual ErrnoOr<void> OnPlacePermission(const VfsPath& /*place*/, uint32_t /*mask*/) { return Ok(); }
   // The mount's last user has gone, or the last user of all mounts of a file system.
   virtual void OnMountGone(const Mount& /*mount*/) {}
   virtual void OnUnmounted(const FileSystem& /*fs*/) {}
@@ -66,6 +70,8 @@ void NotifyUnmounted(const FileSystem& fs);
 
 // FS_OPEN_EXEC: opened to be executed; inotify does not have it.
 inline constexpr uint32_t kOpenExec = 0x1000;
+// FS_OPEN_PERM, FS_ACCESS_PERM, FS_OPEN_EXEC_PERM.
+inline constexpr uint32_t kOpenPermission = 0x10000, kReadPermission = 0x20000, kExecPermission = 0x40000;
 // FMODE_NONOTIFY among File::flags(): what happens to this file is told to nobody.
 inline constexpr int kNoNotify = 0x4000000;
 // The task whose call runs on this thread, for events that name who did it.
@@ -74,11 +80,21 @@ inline thread_local Task* notify_actor = nullptr;
 namespace notify_internal {
 // Watches in all lists: hooks on busy paths ask nothing else while it is 0.
 inline size_t active = 0;
+// Marks that want to be asked, likewise.
+inline size_t judges = 0;
+ErrnoOr<void> Ask(const VfsPath& place, uint32_t mask);
+ErrnoOr<void> AskOfFile(const File& file, uint32_t mask);
 void Entry(Dentry& dentry, uint32_t mask);
 void FileEvent(const File& file, uint32_t mask);
 }  // namespace notify_internal
 
 inline bool AnyWatches() { return notify_internal::active != 0; }
+
+// Whether what is to be done is allowed by those who have marked that they decide; the call may have to be executed again.
+inline ErrnoOr<void> AskPermission(const VfsPath& place, uint32_t mask) { return notify_internal::judges == 0 ? Ok() : notify_internal::Ask(place, mask); }
+inline ErrnoOr<void> AskToRead(const File& file) {
+  return notify_internal::judges == 0 ? Ok() : notify_internal::AskOfFile(file, kReadPermission);
+}
 
 // To the watchers of `inode` itself.
 void NotifyInode(Inode& inode, InodeEvent event);

@@ -136,6 +136,8 @@ ErrnoOr<RefPtr<File>> OpenPlace(const VfsContext& ctx, const VfsPath& path, int 
   if (inode.IsRegular() && (may & kMayWrite) != 0 && inode.deny_write > 0) return Errno(ETXTBSY);
   TRY(CheckOpenRights(ctx, path, flags));
   if (inode.IsRegular()) TRY(BreakLeases(ctx, inode, flags));
+  // A file that this call has made itself is not asked for: it holds nothing.
+  TRY(AskPermission(path, kOpenPermission));
   bool truncate = (flags & O_TRUNC) != 0 && inode.IsRegular();
   if (truncate) {
     TRY(CheckRights(ctx, path, file_right::kTruncate));

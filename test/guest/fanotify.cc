@@ -270,6 +270,125 @@ GUEST_TEST(Fanotify, ReportsProcesses) {
   close(group);
 }
 
+namespace {
+
+// A group that decides, and what it is asked.
+class Judge {
+ public:
+  Judge(uint64_t mask, const char* path) {
+    fd_ = fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC, O_RDONLY);
+    if (fd_ < 0) Skip("no groups that decide here");
+    if (fanotify_mark(fd_, FAN_MARK_ADD, mask, AT_FDCWD, path) != 0) Skip("no permission events here");
+  }
+  ~Judge() { Close(); }
+  int fd() const { return fd_; }
+  void Close() {
+    if (fd_ >= 0) close(fd_);
+    fd_ = -1;
+  }
+  // So many questions are waiting. (Who asks is in state D of recent kernels.)
+  void Await(int questions) const {
+    int bytes = 0;
+    while (MUST(ioctl(fd_, FIONREAD, &bytes)) == 0 && bytes < questions * static_cast<int>(FAN_EVENT_METADATA_LEN)) SleepMs(1);
+  }
+  // The event that comes next, which must be this one of `pid`.
+  int Question(uint64_t mask, pid_t pid) const {
+    fanotify_event_metadata event = {};
+    EXPECT_EQ(MUST(read(fd_, &event, sizeof(event))), static_cast<ssize_t>(sizeof(event)));
+    EXPECT_EQ(event.mask, mask);
+    EXPECT_EQ(event.pid, pid);
+    return event.fd;
+  }
+  void Answer(int fd, unsigned what) const {
+    fanotify_response response = {fd, what};
+    EXPECT_EQ(write(fd_, &response, sizeof(response)), static_cast<ssize_t>(sizeof(response)));
+    close(fd);
+  }
+
+ private:
+  int fd_;
+};
+
+}  // namespace
+
+GUEST_TEST(FanotifyLeave, IsAskedFor) {
+  TempDir dir;
+  WriteFile(dir / "f", "content");
+  Judge judge(FAN_OPEN_PERM | FAN_ACCESS_PERM, dir / "f");
+  const pid_t child = Fork([&] {
+    judge.Close();
+    const int fd = MUST(open(dir / "f", O_RDONLY));
+    char text[16];
+    EXPECT_EQ(read(fd, text, sizeof(text)), 7);
+    EXPECT_ERRNO(pread(fd, text, sizeof(text), 0), EPERM);
+    EXPECT_ERRNO(open(dir / "f", O_RDONLY), EPERM);
+  });
+  judge.Await(1);
+  CheckpointHere();
+  const int opened = judge.Question(FAN_OPEN_PERM, child);
+  CheckpointHere();
+  judge.Answer(opened, FAN_ALLOW);
+  judge.Answer(judge.Question(FAN_ACCESS_PERM, child), FAN_ALLOW);
+  judge.Answer(judge.Question(FAN_ACCESS_PERM, child), FAN_DENY);
+  judge.Answer(judge.Question(FAN_OPEN_PERM, child), FAN_DENY);
+  JOIN_OK(child);
+}
+
+GUEST_TEST(FanotifyLeave, ToExecute) {
+  TempDir dir;
+  Judge judge(FAN_OPEN_EXEC_PERM, "/bin/true");
+  const pid_t child = Fork([&] {
+    close(MUST(open("/bin/true", O_RDONLY)));  // nobody is asked
+    EXPECT_ERRNO(execl("/bin/true", "true", nullptr), EPERM);
+    execl("/bin/true", "true", nullptr);
+    _exit(9);
+  });
+  judge.Answer(judge.Question(FAN_OPEN_EXEC_PERM, child), FAN_DENY);
+  judge.Answer(judge.Question(FAN_OPEN_EXEC_PERM, child), FAN_ALLOW);
+  JOIN_OK(child);
+}
+
+GUEST_TEST(FanotifyLeave, WhoWaitsCanBeKilledOrLeftAlone) {
+  TempDir dir;
+  WriteFile(dir / "f", "content");
+  Judge judge(FAN_OPEN_PERM, dir / "f");
+  pid_t waiting[3];
+  for (int i = 0; i < 3; ++i) {
+    waiting[i] = Fork([&] {
+      judge.Close();
+      close(MUST(open(dir / "f", O_RDONLY)));
+    });
+    judge.Await(i + 1);
+  }
+  MUST(kill(waiting[0], SIGKILL));  // before anybody has read that it asks
+  EXPECT_KILLED(WaitStatus(waiting[0]), SIGKILL);
+  const int fd = judge.Question(FAN_OPEN_PERM, waiting[1]);
+  MUST(kill(waiting[1], SIGKILL));  // afterwards
+  EXPECT_KILLED(WaitStatus(waiting[1]), SIGKILL);
+  CheckpointHere();
+  judge.Answer(fd, FAN_DENY);
+  judge.Close();
+  JOIN_OK(waiting[2]);
+}
+
+GUEST_TEST(FanotifyLeave, Arguments) {
+  TempDir dir;
+  WriteFile(dir / "f", "content");
+  Judge judge(FAN_OPEN_PERM, dir / "f");
+  fanotify_response response = {77, FAN_ALLOW};
+  EXPECT_ERRNO(write(judge.fd(), &response, sizeof(response)), ENOENT);
+  EXPECT_ERRNO(write(judge.fd(), &response, sizeof(response) - 1), EINVAL);
+  response = {-1, FAN_ALLOW};
+  EXPECT_ERRNO(write(judge.fd(), &response, sizeof(response)), EINVAL);
+  response = {77, 99};
+  EXPECT_ERRNO(write(judge.fd(), &response, sizeof(response)), EINVAL);
+  Group group;
+  EXPECT_ERRNO(group.Mark(FAN_MARK_ADD, FAN_ACCESS_PERM, "/"), EINVAL);
+  // Without its mark nobody is asked.
+  MUST(fanotify_mark(judge.fd(), FAN_MARK_REMOVE, FAN_OPEN_PERM, AT_FDCWD, dir / "f"));
+  close(MUST(open(dir / "f", O_RDONLY)));
+}
+
 GUEST_TEST(Fanotify, DescriptorsTellNothing) {
   TempDir dir;
   WriteFile(dir / "f", "content");

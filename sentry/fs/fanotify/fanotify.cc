@@ -26,8 +26,11 @@ namespace {
 
 // The values are those of inotify and of the hooks (include/linux/fsnotify_backend.h).
 static_assert(FAN_ACCESS == IN_ACCESS && FAN_MODIFY == IN_MODIFY && FAN_CLOSE_WRITE == IN_CLOSE_WRITE && FAN_CLOSE_NOWRITE == IN_CLOSE_NOWRITE &&
-              FAN_OPEN == IN_OPEN && FAN_OPEN_EXEC == kOpenExec && FAN_ONDIR == IN_ISDIR);
+              FAN_OPEN == IN_OPEN && FAN_OPEN_EXEC == kOpenExec && FAN_ONDIR == IN_ISDIR && FAN_OPEN_PERM == kOpenPermission && FAN_ACCESS_PERM == kReadPermission &&
+              FAN_OPEN_EXEC_PERM == kExecPermission);
 constexpr uint32_t kEvents = FAN_ACCESS | FAN_MODIFY | FAN_CLOSE | FAN_OPEN | FAN_OPEN_EXEC;
+
+uint64_t next_number = 1;
 
 std::map<uint32_t, size_t>& Groups() {
   static auto* groups = new std::map<uint32_t, size_t>();
@@ -47,12 +50,16 @@ ErrnoOr<RefPtr<Fanotify>> Fanotify::Make(Task& task, uint32_t init_flags, uint32
   file->event_flags_ = event_flags;
   file->pids_ = RefPtr<PidNamespace>(&task.group().pids());
   file->set_flags(O_RDWR | ((init_flags & FAN_NONBLOCK) != 0 ? O_NONBLOCK : 0));
+  file->number_ = next_number++;
   AddPlaceObserver(*file, true);
   return file;
 }
 
 Fanotify::~Fanotify() {
+  // First: mounts that marks keep tell observers when they go.
   RemovePlaceObserver(*this);
+  AllowAll();
+  if (judges_) --notify_internal::judges;
   if (counted_) --Groups()[uid_];
 }
 
@@ -96,6 +103,7 @@ ErrnoOr<void> Fanotify::Add(const VfsPath& place, On on, uint32_t flags, uint32_
   if (ignores && (flags & FAN_MARK_IGNORED_SURV_MODIFY) != 0) mark->survives = true;
   if ((flags & FAN_MARK_IGNORE) != 0) mark->precise = true;
   if ((flags & FAN_MARK_EVICTABLE) == 0) mark->evictable = false;
+  CountJudges();
   return Ok();
 }
 
@@ -105,17 +113,29 @@ ErrnoOr<void> Fanotify::Remove(const VfsPath& place, On on, uint32_t flags, uint
   ((flags & (FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORE)) != 0 ? mark->ignored : mark->mask) &= ~mask;
   constexpr uint32_t kHow = FAN_ONDIR | FAN_EVENT_ON_CHILD;
   if (((mark->mask | mark->ignored) & ~kHow) == 0) marks_.erase({on, KeyOf(place, on)});
+  CountJudges();
   return Ok();
 }
 
 void Fanotify::Flush(On on) {
   std::erase_if(marks_, [&](const auto& entry) { return entry.first.first == on; });
+  CountJudges();
 }
 
-void Fanotify::OnMountGone(const Mount& mount) { marks_.erase({On::kMount, &mount}); }
+void Fanotify::OnMountGone(const Mount& mount) {
+  marks_.erase({On::kMount, &mount});
+  CountJudges();
+}
+
+void Fanotify::CountJudges() {
+  bool judges = std::ranges::any_of(marks_, [](const auto& entry) { return (entry.second.mask & kFanotifyPermissions) != 0; });
+  if (judges == std::exchange(judges_, judges)) return;
+  notify_internal::judges += judges ? 1 : size_t{0} - 1;
+}
 
 void Fanotify::OnUnmounted(const FileSystem& fs) {
   std::erase_if(marks_, [&](const auto& entry) { return entry.second.dentry && &entry.second.dentry->fs() == &fs; });
+  CountJudges();
 }
 
 uint32_t Fanotify::WantedBy(const Mark& mark, bool dir) { return !dir || (mark.mask & FAN_ONDIR) != 0 ? mark.mask : 0; }
@@ -128,7 +148,7 @@ uint32_t Fanotify::IgnoredBy(const Mark& mark, bool dir, bool of_child) {
 }
 
 // fanotify_group_event_mask()
-void Fanotify::OnPlaceEvent(const VfsPath& place, uint32_t mask) {
+uint32_t Fanotify::InterestIn(const VfsPath& place, uint32_t mask) {
   uint32_t wanted = 0, ignored = 0;
   bool dir = (mask & IN_ISDIR) != 0;
   std::array<Mark*, 4> found = {Find(On::kInode, place.inode()), nullptr, Find(On::kMount, place.mount.get()),
@@ -146,29 +166,42 @@ void Fanotify::OnPlaceEvent(const VfsPath& place, uint32_t mask) {
     ignored |= IgnoredBy(*mark, dir, of_child);
     if (!of_child || (mark->mask & FAN_EVENT_ON_CHILD) != 0) wanted |= WantedBy(*mark, dir);
   }
-  uint32_t told = mask & wanted & ~ignored & kEvents;
+  return mask & wanted & ~ignored;
+}
+
+void Fanotify::OnPlaceEvent(const VfsPath& place, uint32_t mask) {
+  uint32_t told = InterestIn(place, mask) & kEvents;
   if (told != 0) Post(place, told);
 }
 
+int Fanotify::ActorPid() const {
+  if (notify_actor == nullptr) return 0;
+  return (init_flags_ & FAN_REPORT_TID) != 0 ? pids_->IdOf(*notify_actor) : pids_->IdOf(notify_actor->group());
+}
+
 void Fanotify::Post(const VfsPath& place, uint32_t mask) {
-  int pid = 0;
-  if (notify_actor != nullptr) pid = (init_flags_ & FAN_REPORT_TID) != 0 ? pids_->IdOf(*notify_actor) : pids_->IdOf(notify_actor->group());
+  int pid = ActorPid();
   // fanotify_merge()
   std::tuple<const Mount*, const Dentry*, int> key{place.mount.get(), place.dentry.get(), pid};
   if (auto it = latest_.find(key); it != latest_.end()) {
     events_[it->second - taken_].mask |= mask;
     return;
   }
-  if (events_.size() >= kMaxEvents && (init_flags_ & FAN_UNLIMITED_QUEUE) == 0) {
-    if (overflowed_) return;
+  if (Queue(place, mask, nullptr)) latest_[key] = taken_ + events_.size() - 1;
+}
+
+bool Fanotify::Queue(const VfsPath& place, uint32_t mask, RefPtr<FanotifyPermission> permission) {
+  bool full = events_.size() >= kMaxEvents && (init_flags_ & FAN_UNLIMITED_QUEUE) == 0;
+  if (full && overflowed_) return false;
+  if (full) {
     overflowed_ = true;
-    events_.push_back({FAN_Q_OVERFLOW, 0, {}, 0});
+    events_.push_back({FAN_Q_OVERFLOW, 0, {}, 0, nullptr});
   } else {
-    latest_[key] = taken_ + events_.size();
     uint64_t serial = reports_pidfd() && notify_actor != nullptr ? notify_actor->group().extras().serial : 0;
-    events_.push_back({mask, pid, place, serial});
+    events_.push_back({mask, ActorPid(), place, serial, std::move(permission)});
   }
   queue_.Notify(POLLIN | POLLRDNORM);
+  return !full;
 }
 
 Fanotify::Event Fanotify::Take() {
@@ -176,7 +209,7 @@ Fanotify::Event Fanotify::Take() {
   events_.pop_front();
   ++taken_;
   if (!event.place) overflowed_ = false;
-  latest_.erase({event.place.mount.get(), event.place.dentry.get(), event.pid});
+  if (!event.permission) latest_.erase({event.place.mount.get(), event.place.dentry.get(), event.pid});
   return event;
 }
 
@@ -206,20 +239,25 @@ int Fanotify::PidFdFor(Task& task, const Event& event) const {
 size_t Fanotify::event_size() const { return FAN_EVENT_METADATA_LEN + (reports_pidfd() ? sizeof(fanotify_event_info_pidfd) : 0); }
 
 ErrnoOr<size_t> Fanotify::Read(Task& task, Sink& sink) {
+  DropAbandoned();
   if (events_.empty()) return Errno(EAGAIN);
   if (sink.remaining() < event_size()) return Errno(EINVAL);
   size_t done = 0;
   while (!events_.empty() && sink.remaining() >= event_size()) {
+    DropAbandoned();
+    if (events_.empty()) break;
     Event event = Take();
     // An event that cannot be opened or delivered is lost (copy_event_to_user()).
     ErrnoOr<int> fd = OpenFor(task, event);
     if (fd.Is(kBlocked.number())) {
       // A file that its server opens: the call is executed again, with the event.
-      if (event.place) latest_[{event.place.mount.get(), event.place.dentry.get(), event.pid}] = taken_ - 1;
+      if (event.place && !event.permission) latest_[{event.place.mount.get(), event.place.dentry.get(), event.pid}] = taken_ - 1;
       if (!event.place) overflowed_ = true;
       events_.push_front(std::move(event));
       --taken_;
+      return done > 0 ? ErrnoOr<size_t>(done) : fd.error();
     }
+    if (!fd.ok() && event.permission) event.permission->Answer(false);
     if (!fd.ok()) return done > 0 ? ErrnoOr<size_t>(done) : fd.error();
     struct {
       fanotify_event_metadata m;
@@ -239,15 +277,17 @@ ErrnoOr<size_t> Fanotify::Read(Task& task, Sink& sink) {
     if (!put.ok() || *put != event_size()) {
       if (*fd >= 0) (void)task.files().Remove(*fd);
       if (all.process.pidfd >= 0) (void)task.files().Remove(all.process.pidfd);
+      if (event.permission) event.permission->Answer(false);
       return done > 0 ? ErrnoOr<size_t>(done) : Errno(EFAULT);
     }
     done += event_size();
+    if (event.permission) unanswered_.emplace_back(*fd, std::move(event.permission));
+    // Answers to those who were killed are taken, unless there are very many that nobody gives.
+    constexpr size_t kMostGone = 4096;
+    if (unanswered_.size() > kMostGone) std::erase_if(unanswered_, [](const auto& entry) { return entry.second->abandoned(); });
   }
   return done;
 }
-
-// Answers to permission events, which there are none of.
-ErrnoOr<size_t> Fanotify::Write(Task&, Source&) { return Errno(EINVAL); }
 
 ErrnoOr<uint64_t> Fanotify::Ioctl(Task& task, uint32_t command, uint64_t argument) {
   if (command != FIONREAD) return Errno(ENOTTY);
@@ -260,7 +300,10 @@ ErrnoOr<void> Fanotify::Stat(Task&, struct stat* out) {
   return Ok();
 }
 
-uint32_t Fanotify::Poll(Task&) { return events_.empty() ? 0 : POLLIN | POLLRDNORM; }
+uint32_t Fanotify::Poll(Task&) {
+  DropAbandoned();
+  return events_.empty() ? 0 : POLLIN | POLLRDNORM;
+}
 
 std::string Fanotify::FdInfo() const {
   char line[160];
@@ -303,11 +346,18 @@ std::string Fanotify::Save(state::Saver& saver) const {
     out->set_mount(mark.on == On::kMount ? saver.Ref(static_cast<const Mount*>(key.second)) : saver.Ref(mark.keeper));
     out->set_dentry(saver.Ref(mark.dentry));
   }
+  m.set_number(number_);
+  for (const auto& [fd, permission] : unanswered_) {
+    auto* out = m.add_unanswered();
+    out->set_fd(fd);
+    out->set_permission(saver.Ref(permission));
+  }
   for (const Event& event : events_) {
     auto* out = m.add_events();
     out->set_mask(event.mask);
     out->set_pid(event.pid);
     out->set_serial(event.serial);
+    out->set_permission(saver.Ref(event.permission));
     out->set_mount(saver.Ref(event.place.mount));
     out->set_dentry(saver.Ref(event.place.dentry));
   }
@@ -337,9 +387,17 @@ bool Fanotify::Load(state::Loader& loader, std::string_view bytes) {
     VfsPath place{loader.GetRef<Mount>(in.mount()), loader.GetRef<Dentry>(in.dentry())};
     if (static_cast<bool>(place.mount) != static_cast<bool>(place.dentry)) return loader.Fail("a fanotify event has no place");
     overflowed_ |= !place.dentry;
-    if (place.dentry) latest_[{place.mount.get(), place.dentry.get(), in.pid()}] = events_.size();
-    events_.push_back({in.mask(), in.pid(), std::move(place), in.serial()});
+    auto permission = loader.GetRef<FanotifyPermission>(in.permission());
+    if (place.dentry && !permission) latest_[{place.mount.get(), place.dentry.get(), in.pid()}] = events_.size();
+    events_.push_back({in.mask(), in.pid(), std::move(place), in.serial(), std::move(permission)});
   }
+  for (const auto& in : m.unanswered()) {
+    auto permission = loader.GetRef<FanotifyPermission>(in.permission());
+    if (!permission) return loader.Fail("a fanotify group was asked by nobody");
+    unanswered_.emplace_back(in.fd(), std::move(permission));
+  }
+  number_ = m.number();
+  next_number = std::max(next_number, std::min(number_, uint64_t{1} << 62) + 1);
   return static_cast<bool>(pids_);
 }
 
@@ -356,6 +414,7 @@ bool Fanotify::AfterLoad(state::Loader& loader) {
   for (const Event& event : events_) {
     if (event.place && event.place.dentry->negative()) return loader.Fail("a fanotify event has no inode");
   }
+  CountJudges();
   AddPlaceObserver(*this, true);
   return true;
 }

@@ -11,7 +11,10 @@
 #include <map>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
+#include "sentry/fs/fanotify/permission.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/wait_queue.h"
 #include "sentry/vfs/file.h"
@@ -34,8 +37,11 @@ class Fanotify final : public File, public PlaceObserver {
   ErrnoOr<void> Add(const VfsPath& place, On on, uint32_t flags, uint32_t mask);
   ErrnoOr<void> Remove(const VfsPath& place, On on, uint32_t flags, uint32_t mask);
   void Flush(On on);
+  // It is of a class that may be asked for leave.
+  bool decides() const { return (init_flags_ & (FAN_CLASS_CONTENT | FAN_CLASS_PRE_CONTENT)) != 0; }
 
   void OnPlaceEvent(const VfsPath& place, uint32_t mask) override;
+  ErrnoOr<void> OnPlacePermission(const VfsPath& place, uint32_t mask) override;
   void OnMountGone(const Mount& mount) override;
   void OnUnmounted(const FileSystem& fs) override;
 
@@ -70,6 +76,7 @@ class Fanotify final : public File, public PlaceObserver {
     int pid = 0;
     VfsPath place;        // none: overflow
     uint64_t serial = 0;  // the process (GroupExtras::serial), whose number may be another's by now; only with FAN_REPORT_PIDFD
+    RefPtr<FanotifyPermission> permission;  // who waits for the answer to this event
   };
   using Marks = std::map<std::pair<On, const void*>, Mark>;
 
@@ -83,7 +90,16 @@ class Fanotify final : public File, public PlaceObserver {
   size_t event_size() const;
   static const void* KeyOf(const VfsPath& place, On on);
   Mark* Find(On on, const void* key);
+  // What of `mask` the marks want.
+  uint32_t InterestIn(const VfsPath& place, uint32_t mask);
   void Post(const VfsPath& place, uint32_t mask);
+  // False: there is no room.
+  bool Queue(const VfsPath& place, uint32_t mask, RefPtr<FanotifyPermission> permission);
+  int ActorPid() const;
+  void DropAbandoned();
+  void AllowAll();
+  // After each change of marks.
+  void CountJudges();
   Event Take();
   // A descriptor for the event's file; -1 for overflow.
   ErrnoOr<int> OpenFor(Task& task, const Event& event);
@@ -98,6 +114,10 @@ class Fanotify final : public File, public PlaceObserver {
   uint64_t taken_ = 0;       // events that were read
   bool overflowed_ = false;  // the last event says so
   bool counted_ = false;
+  bool judges_ = false;  // counted in notify_internal::judges
+  uint64_t number_ = 0;  // tells it from other groups, in the keys of what waits
+  // Permission events that were read: their descriptors, and who waits.
+  std::vector<std::pair<int, RefPtr<FanotifyPermission>>> unanswered_;
   WaitQueue queue_;
 };
 
