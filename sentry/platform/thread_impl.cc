@@ -50,6 +50,7 @@ ThreadImpl::ThreadImpl(PlatformImpl& platform, std::shared_ptr<Process> process,
   __atomic_store_n(&box_->fast.contact, 0u, __ATOMIC_RELAXED);
   WithdrawActions();
   SetWatched(false);
+  SetWaits(false);
 }
 
 ThreadImpl::~ThreadImpl() = default;
