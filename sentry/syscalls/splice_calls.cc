@@ -138,6 +138,7 @@ ErrnoOr<uint64_t> VmSplice(Task& task, int fd, UserPtr<const iovec> ranges, uint
   if (file->writable()) {
     if (!pipe->has_readers()) return Broken(task);
     UserSource source(task, std::move(iovecs));
+    // vmsplice_to_pipe() waits for room once, and takes what there is room for then.
     auto done = pipe->Write(source, false);
     if (done.Is(EAGAIN)) return WaitFor(task, *file, POLLOUT, flags, false);
     return uint64_t{TRY(std::move(done))};
@@ -153,7 +154,7 @@ ErrnoOr<uint64_t> VmSplice(Task& task, int fd, UserPtr<const iovec> ranges, uint
 void RegisterSpliceCalls(SyscallTable& table) {
   table.Set(SYS_splice, Full<&Splice>());
   table.Set(SYS_tee, Full<&Tee>());
-  table.Set(SYS_vmsplice, Partial<&VmSplice>("a short write is not gone on with"));
+  table.Set(SYS_vmsplice, Full<&VmSplice>());
 }
 
 }  // namespace amber

@@ -337,3 +337,21 @@ GUEST_TEST(PipeSize, CannotShrinkBelowItsContent) {
   EXPECT_EQ(Queued(p.r), 4 * kPage);
   EXPECT_EQ(fcntl(p.w, F_SETPIPE_SZ, 4 * kPage), 4 * kPage);
 }
+
+// Unlike write(2) it does not wait for more room than it finds.
+GUEST_TEST(Splices, VmspliceTakesWhatFits) {
+  Pipe p;
+  constexpr size_t kSize = 100 << 10, kRoom = 64 << 10;
+  void* memory = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  MUST(memory == MAP_FAILED ? -1 : 0);
+  memset(memory, 'x', kSize);
+  struct iovec range = {memory, kSize};
+  EXPECT_EQ(vmsplice(p.w, &range, 1, 0), static_cast<ssize_t>(kRoom));
+  EXPECT_ERRNO(vmsplice(p.w, &range, 1, SPLICE_F_NONBLOCK), EAGAIN);
+  const pid_t child = Fork([&] { EXPECT_GT(vmsplice(p.w, &range, 1, 0), 0); });
+  AwaitAsleep(child);
+  CheckpointHere();
+  static char copy[kRoom];
+  EXPECT_EQ(read(p.r, copy, kRoom), static_cast<ssize_t>(kRoom));
+  JOIN_OK(child);
+}
