@@ -74,8 +74,8 @@ class TaskExtras {
   std::unique_ptr<SeccompNotification> notification;  // its call waits for a listener's answer
   std::unique_ptr<ServedCall> served;                 // its call asks a guest
   IoCounts io;
-  bool actions_offered = false;                       // its stub has its signal actions (offered_actions.h)
-  bool traps_native = false;  // its host thread brings calls to us that it would else execute by itself (platform::TrapNativeCallsOp)
+  bool actions_offered = false;  // its stub has its signal actions (offered_actions.h)
+  bool traps_native = false;     // its host thread brings calls to us that it would else execute by itself (platform::TrapNativeCallsOp)
   // rseq(2), as the host does it for this thread; `area` 0: not registered.
   struct Rseq {
     uint64_t area = 0;

@@ -13,8 +13,8 @@
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fd_table.h"
-#include "sentry/vfs/notify.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
 #include "sentry/vfs/served.h"
 

@@ -16,14 +16,12 @@ namespace amber {
 namespace {
 
 constexpr uint32_t kClasses = FAN_CLASS_CONTENT | FAN_CLASS_PRE_CONTENT;
-constexpr uint32_t kInitFlags = FAN_CLOEXEC | FAN_NONBLOCK | kClasses | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS | FAN_REPORT_TID |
-                                FAN_REPORT_PIDFD;
+constexpr uint32_t kInitFlags = FAN_CLOEXEC | FAN_NONBLOCK | kClasses | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS | FAN_REPORT_TID | FAN_REPORT_PIDFD;
 // FANOTIFY_INIT_ALL_EVENT_F_BITS; O_LARGEFILE is 0 for 64-bit programs.
 constexpr uint32_t kEventFlags = O_ACCMODE | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | O_CLOEXEC | O_NOATIME | 0100000;
 constexpr uint32_t kHow = FAN_MARK_ADD | FAN_MARK_REMOVE | FAN_MARK_FLUSH;
-constexpr uint32_t kMarkFlags =
-    kHow | FAN_MARK_DONT_FOLLOW | FAN_MARK_ONLYDIR | FAN_MARK_MOUNT | FAN_MARK_FILESYSTEM | FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORED_SURV_MODIFY |
-    FAN_MARK_IGNORE | FAN_MARK_EVICTABLE;
+constexpr uint32_t kMarkFlags = kHow | FAN_MARK_DONT_FOLLOW | FAN_MARK_ONLYDIR | FAN_MARK_MOUNT | FAN_MARK_FILESYSTEM | FAN_MARK_IGNORED_MASK |
+                                FAN_MARK_IGNORED_SURV_MODIFY | FAN_MARK_IGNORE | FAN_MARK_EVICTABLE;
 constexpr uint64_t kMask = FAN_ACCESS | FAN_MODIFY | FAN_CLOSE | FAN_OPEN | FAN_OPEN_EXEC | FAN_ONDIR | FAN_EVENT_ON_CHILD | kFanotifyPermissions;
 
 ErrnoOr<uint64_t> FanotifyInit(Task& task, uint32_t flags, uint32_t event_flags) {
@@ -104,7 +102,8 @@ ErrnoOr<uint64_t> FanotifyMark(Task& task, int fd, uint32_t flags, uint64_t mask
 
 void RegisterFanotifyCalls(SyscallTable& table) {
   table.Set(SYS_fanotify_init, Partial<&FanotifyInit>("no events with file handles (FAN_REPORT_FID), so only with CAP_SYS_ADMIN"));
-  table.Set(SYS_fanotify_mark, Partial<&FanotifyMark>("no events of directories (FAN_CREATE and its kin), which need file handles; no FAN_PRE_ACCESS, FAN_MARK_MNTNS"));
+  table.Set(SYS_fanotify_mark,
+            Partial<&FanotifyMark>("no events of directories (FAN_CREATE and its kin), which need file handles; no FAN_PRE_ACCESS, FAN_MARK_MNTNS"));
 }
 
 }  // namespace amber

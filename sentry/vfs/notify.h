@@ -91,10 +91,10 @@ void FileEvent(const File& file, uint32_t mask);
 inline bool AnyWatches() { return notify_internal::active != 0; }
 
 // Whether what is to be done is allowed by those who have marked that they decide; the call may have to be executed again.
-inline ErrnoOr<void> AskPermission(const VfsPath& place, uint32_t mask) { return notify_internal::judges == 0 ? Ok() : notify_internal::Ask(place, mask); }
-inline ErrnoOr<void> AskToRead(const File& file) {
-  return notify_internal::judges == 0 ? Ok() : notify_internal::AskOfFile(file, kReadPermission);
+inline ErrnoOr<void> AskPermission(const VfsPath& place, uint32_t mask) {
+  return notify_internal::judges == 0 ? Ok() : notify_internal::Ask(place, mask);
 }
+inline ErrnoOr<void> AskToRead(const File& file) { return notify_internal::judges == 0 ? Ok() : notify_internal::AskOfFile(file, kReadPermission); }
 
 // To the watchers of `inode` itself.
 void NotifyInode(Inode& inode, InodeEvent event);

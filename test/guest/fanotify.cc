@@ -219,7 +219,8 @@ GUEST_TEST(Fanotify, MarksOfDescriptors) {
   MUST(stat(dir / "f", &status));
   const auto shows = [&](unsigned flags) {
     const unsigned device = major(status.st_dev) << 20 | minor(status.st_dev);
-    snprintf(want, sizeof(want), "fanotify ino:%llx sdev:%x mflags:%x mask:20 ignored_mask:0 ", static_cast<unsigned long long>(status.st_ino), device, flags);
+    snprintf(want, sizeof(want), "fanotify ino:%llx sdev:%x mflags:%x mask:20 ignored_mask:0 ", static_cast<unsigned long long>(status.st_ino),
+             device, flags);
     char text[1024] = {};
     const int fd = MUST(open(path, O_RDONLY));
     MUST(read(fd, text, sizeof(text) - 1));

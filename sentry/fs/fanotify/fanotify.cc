@@ -26,8 +26,8 @@ namespace {
 
 // The values are those of inotify and of the hooks (include/linux/fsnotify_backend.h).
 static_assert(FAN_ACCESS == IN_ACCESS && FAN_MODIFY == IN_MODIFY && FAN_CLOSE_WRITE == IN_CLOSE_WRITE && FAN_CLOSE_NOWRITE == IN_CLOSE_NOWRITE &&
-              FAN_OPEN == IN_OPEN && FAN_OPEN_EXEC == kOpenExec && FAN_ONDIR == IN_ISDIR && FAN_OPEN_PERM == kOpenPermission && FAN_ACCESS_PERM == kReadPermission &&
-              FAN_OPEN_EXEC_PERM == kExecPermission);
+              FAN_OPEN == IN_OPEN && FAN_OPEN_EXEC == kOpenExec && FAN_ONDIR == IN_ISDIR && FAN_OPEN_PERM == kOpenPermission &&
+              FAN_ACCESS_PERM == kReadPermission && FAN_OPEN_EXEC_PERM == kExecPermission);
 constexpr uint32_t kEvents = FAN_ACCESS | FAN_MODIFY | FAN_CLOSE | FAN_OPEN | FAN_OPEN_EXEC;
 
 uint64_t next_number = 1;
@@ -311,7 +311,8 @@ std::string Fanotify::FdInfo() const {
   std::string out = line;
   // fanotify_fdinfo(); what is marked has no handles to be shown. Devices are numbered as inside Linux.
   for (const auto& [key, mark] : marks_) {
-    uint32_t flags = (mark.survives ? FAN_MARK_IGNORED_SURV_MODIFY : 0) | (mark.precise ? FAN_MARK_IGNORE : 0) | (mark.evictable ? FAN_MARK_EVICTABLE : 0);
+    uint32_t flags =
+        (mark.survives ? FAN_MARK_IGNORED_SURV_MODIFY : 0) | (mark.precise ? FAN_MARK_IGNORE : 0) | (mark.evictable ? FAN_MARK_EVICTABLE : 0);
     dev_t dev = mark.dentry ? mark.dentry->fs().dev() : 0;
     unsigned sdev = major(dev) << 20 | minor(dev);
     char what[80];
@@ -322,7 +323,8 @@ std::string Fanotify::FdInfo() const {
       case On::kMount: snprintf(what, sizeof(what), "mnt_id:%x", static_cast<unsigned>(static_cast<const Mount*>(key.second)->id())); break;
       case On::kFileSystem: snprintf(what, sizeof(what), "sdev:%x", sdev); break;
     }
-    snprintf(line, sizeof(line), "fanotify %s mflags:%x mask:%x ignored_mask:%x%s\n", what, flags, mark.mask, mark.ignored, mark.on == On::kInode ? " " : "");
+    snprintf(line, sizeof(line), "fanotify %s mflags:%x mask:%x ignored_mask:%x%s\n", what, flags, mark.mask, mark.ignored,
+             mark.on == On::kInode ? " " : "");
     out += line;
   }
   return out;

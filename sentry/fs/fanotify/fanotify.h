@@ -74,8 +74,8 @@ class Fanotify final : public File, public PlaceObserver {
   struct Event {
     uint32_t mask = 0;
     int pid = 0;
-    VfsPath place;        // none: overflow
-    uint64_t serial = 0;  // the process (GroupExtras::serial), whose number may be another's by now; only with FAN_REPORT_PIDFD
+    VfsPath place;                          // none: overflow
+    uint64_t serial = 0;                    // the process (GroupExtras::serial), whose number may be another's by now; only with FAN_REPORT_PIDFD
     RefPtr<FanotifyPermission> permission;  // who waits for the answer to this event
   };
   using Marks = std::map<std::pair<On, const void*>, Mark>;

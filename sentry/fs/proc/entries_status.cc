@@ -187,8 +187,8 @@ ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target) {
   for (uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) possible = CPU_ISSET(cpu, &Cgroup::AllCpus()) ? cpu + 1 : possible;
   AppendFormat(&out, "NoNewPrivs:\t%d\nSeccomp:\t%d\nSeccomp_filters:\t%zu\nSpeculation_Store_Bypass:\tvulnerable\n", t.no_new_privs() ? 1 : 0,
                t.extras().seccomp_mode, t.extras().seccomp ? t.extras().seccomp->depth() : 0);
-  AppendFormat(&out, "SpeculationIndirectBranch:\tconditional enabled\nCpus_allowed:\t%s\nCpus_allowed_list:\t%s\n",
-               CpuMask(cpus, possible).c_str(), CpuList(cpus).c_str());
+  AppendFormat(&out, "SpeculationIndirectBranch:\tconditional enabled\nCpus_allowed:\t%s\nCpus_allowed_list:\t%s\n", CpuMask(cpus, possible).c_str(),
+               CpuList(cpus).c_str());
   out += "Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n";
   return out;
 }
