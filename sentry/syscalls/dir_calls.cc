@@ -118,7 +118,12 @@ ErrnoOr<uint64_t> FSync(Task& task, int fd) { return SyncFile(task, fd, false); 
 ErrnoOr<uint64_t> FDataSync(Task& task, int fd) { return SyncFile(task, fd, true); }
 
 ErrnoOr<uint64_t> SyncFileRange(Task& task, int fd, int64_t offset, int64_t size, uint32_t flags) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
   if (offset < 0 || size < 0 || (flags & ~7u) != 0) return Errno(EINVAL);
+  // fs/sync.c: regular files, block devices, folders and links only.
+  struct stat status{};
+  TRY(file->Stat(task, &status));
+  if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode) && !S_ISDIR(status.st_mode) && !S_ISLNK(status.st_mode)) return Errno(ESPIPE);
   return SyncFile(task, fd, true);
 }
 

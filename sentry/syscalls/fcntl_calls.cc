@@ -226,6 +226,8 @@ ErrnoOr<uint64_t> NotifyOfDirectory(Task& task, File& file, int fd, uint32_t arg
   return uint64_t{0};
 }
 
+constexpr int kFDupfdQuery = 1024 + 3;  // linux/fcntl.h, 6.10: whether two descriptors are one open file
+
 ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
   RefPtr<File> file = TRY(task.files().GetAny(fd));
   bool path_only = (file->flags() & O_PATH) != 0;
@@ -237,6 +239,7 @@ ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
     case F_GETFD: return uint64_t{TRY(task.files().close_on_exec(fd)) ? 1u : 0u};
     case F_SETFD: TRY(task.files().set_close_on_exec(fd, (argument & FD_CLOEXEC) != 0)); return uint64_t{0};
     case F_GETFL: return static_cast<uint64_t>(file->flags());
+    case kFDupfdQuery: return uint64_t{TRY(task.files().GetAny(static_cast<int>(argument))).get() == file.get() ? 1u : 0u};
     default: break;
   }
   if (path_only) return Errno(EBADF);

@@ -200,7 +200,8 @@ ErrnoOr<uint64_t> Munmap(Task& task, uint64_t address, uint64_t length) {
 ErrnoOr<uint64_t> Mprotect(Task& task, uint64_t address, uint64_t length, uint64_t prot_bits) {
   // Nothing grows upwards on this machine: EINVAL, as from Linux.
   bool from_start = prot_bits & PROT_GROWSDOWN;
-  prot_bits &= ~uint64_t{PROT_GROWSDOWN};
+  constexpr uint64_t kProtSem = 8;  // asm-generic/mman-common.h: taken, and without effect on this machine
+  prot_bits &= ~(PROT_GROWSDOWN | kProtSem);
   if ((prot_bits & ~uint64_t{kProtBits}) != 0) return Errno(EINVAL);
   if (address % kPageSize != 0) return Errno(EINVAL);
   if (length == 0) return uint64_t{0};

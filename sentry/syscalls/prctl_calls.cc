@@ -149,7 +149,12 @@ ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64
     case PR_GET_SECCOMP: return static_cast<uint64_t>(task.extras().seccomp_mode);
     case PR_SET_SECCOMP: return PrctlSetSeccomp(task, a2, a3);
     case PR_GET_TSC: TRY(task.CopyOut(UserPtr<int>(a2), int{PR_TSC_ENABLE})); return 0;
-    case PR_MCE_KILL_GET: return PR_MCE_KILL_DEFAULT;
+    // What the processor's counter says is always told, so turning that on changes nothing.
+    case PR_SET_TSC: return a2 == PR_TSC_ENABLE ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
+    case PR_MCE_KILL_GET: return a2 != 0 || a3 != 0 || a4 != 0 || a5 != 0 ? Errno(EINVAL) : ErrnoOr<uint64_t>(PR_MCE_KILL_DEFAULT);
+    // Of the events that a task has opened, which are none here: perf_event_open is not there.
+    case PR_TASK_PERF_EVENTS_DISABLE:
+    case PR_TASK_PERF_EVENTS_ENABLE: return 0;
     case PR_SET_THP_DISABLE: return a3 != 0 || a4 != 0 || a5 != 0 ? Errno(EINVAL) : DisableHugePages(task, a2 != 0);
     case PR_GET_THP_DISABLE:
       if (a2 != 0 || a3 != 0 || a4 != 0 || a5 != 0) return Errno(EINVAL);

@@ -233,7 +233,7 @@ ErrnoOr<uint64_t> ArchPrctl(Task& task, int code, uint64_t address) {
     case ARCH_GET_FS: TRY(task.CopyOut(UserPtr<uint64_t>(address), frame.fs_base)); return 0;
     case ARCH_GET_GS: TRY(task.CopyOut(UserPtr<uint64_t>(address), frame.gs_base)); return 0;
     case ARCH_GET_CPUID: return 1;
-    case ARCH_SET_CPUID: return address != 0 ? ErrnoOr<uint64_t>(0) : Errno(ENODEV);
+    case ARCH_SET_CPUID: return Errno(ENODEV);  // as on a processor that cannot fault CPUID, whichever way is asked for
     default: return Errno(EINVAL);
   }
 }

@@ -23,11 +23,14 @@ bool ValidSignal(int signo) { return signo >= 0 && signo <= kNumSignals; }
 
 ErrnoOr<uint64_t> RtSigaction(Task& task, int signo, UserPtr<const SigAction> act, UserPtr<SigAction> old, uint64_t set_size) {
   TRY(CheckSetSize(set_size));
+  // kernel/signal.c: what cannot be read is EFAULT whatever the number is.
+  SigAction next{};
+  if (act) next = TRY(task.CopyIn(act));
   if (signo < 1 || signo > kNumSignals) return Errno(EINVAL);
   SigAction before = task.group().handlers()[signo];
   if (act) {
     if ((SignalBit(signo) & kUnblockable) != 0) return Errno(EINVAL);
-    SetAction(task.group(), signo, TRY(task.CopyIn(act)));
+    SetAction(task.group(), signo, next);
     TellAction(task, signo);
   }
   if (old) TRY(task.CopyOut(old, before));
@@ -162,9 +165,9 @@ ErrnoOr<uint64_t> Tkill(Task& task, int tid, int signo) {
 }
 
 ErrnoOr<SigInfo> CopyInSigInfo(Task& task, int target, int signo, UserPtr<const siginfo_t> p) {
-  if (!ValidSignal(signo)) return Errno(EINVAL);
   SigInfo info;
   info.raw = TRY(task.CopyIn(p));
+  if (!ValidSignal(signo)) return Errno(EINVAL);
   info.raw.si_signo = signo;
   // Only a process itself may pretend that a signal came from the kernel or from kill.
   if ((info.raw.si_code >= 0 || info.raw.si_code == SI_TKILL) && target != task.pid()) return Errno(EPERM);
@@ -182,8 +185,8 @@ ErrnoOr<uint64_t> RtSigqueueinfo(Task& task, int pid, int signo, UserPtr<const s
 }
 
 ErrnoOr<uint64_t> RtTgsigqueueinfo(Task& task, int tgid, int tid, int signo, UserPtr<const siginfo_t> p) {
-  if (tgid <= 0 || tid <= 0) return Errno(EINVAL);
   SigInfo info = TRY(CopyInSigInfo(task, tgid, signo, p));
+  if (tgid <= 0 || tid <= 0) return Errno(EINVAL);
   return SendToThread(task, tgid, tid, signo, &info);
 }
 
