@@ -21,6 +21,8 @@ namespace {
 using platform::kGuestTop;
 using platform::StubOp;
 
+constexpr int kDontNeedLocked = 24;  // MADV_DONTNEED_LOCKED
+
 // How an advice changes a mapping's flags.
 struct FlagChange {
   uint32_t set = 0, clear = 0;
@@ -46,13 +48,14 @@ FlagChange ChangeOf(int advice) {
 // 0, or what Linux says to `advice` on this mapping (madvise_vma_behavior of mm/madvise.c).
 int Refusal(const Vma& vma, int advice) {
   // can_madv_modify() of mm/mseal.c: sealed memory that one may not write must not be emptied either.
-  bool discards = advice == kGuardInstall || advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE || advice == MADV_DONTFORK ||
-                  advice == MADV_WIPEONFORK;
+  bool discards = advice == kGuardInstall || advice == MADV_DONTNEED || advice == kDontNeedLocked || advice == MADV_FREE || advice == MADV_REMOVE ||
+                  advice == MADV_DONTFORK || advice == MADV_WIPEONFORK;
   if (discards && vma.sealed() && !vma.file && (vma.prot & PROT_WRITE) == 0) return EPERM;
   switch (advice) {
     case MADV_DONTNEED:
     case MADV_COLD:
     case MADV_PAGEOUT: return vma.locked() ? EINVAL : 0;
+    case kDontNeedLocked: return 0;
     case MADV_FREE: return ((vma.file || vma.shared) && !IsMoved(vma)) || vma.locked() ? EINVAL : 0;
     case MADV_WIPEONFORK:
       // TODO(compat): restored memory would have to be copied out of the image first.
@@ -66,9 +69,9 @@ int Refusal(const Vma& vma, int advice) {
 
 bool IsKnown(int advice) {
   // Not here: MADV_MERGEABLE (pages merged across sandboxes leak what they hold; EINVAL is what Linux without KSM says).
-  for (int known : {MADV_NORMAL,     MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED,      MADV_DONTNEED,       MADV_FREE,    MADV_REMOVE,
-                    MADV_DONTFORK,   MADV_DOFORK, MADV_HUGEPAGE,   MADV_NOHUGEPAGE,    MADV_DONTDUMP,       MADV_DODUMP,  MADV_WIPEONFORK,
-                    MADV_KEEPONFORK, MADV_COLD,   MADV_PAGEOUT,    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE}) {
+  for (int known : {MADV_NORMAL,     MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED,      MADV_DONTNEED,       MADV_FREE,     MADV_REMOVE,
+                    MADV_DONTFORK,   MADV_DOFORK, MADV_HUGEPAGE,   MADV_NOHUGEPAGE,    MADV_DONTDUMP,       MADV_DODUMP,   MADV_WIPEONFORK,
+                    MADV_KEEPONFORK, MADV_COLD,   MADV_PAGEOUT,    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE, kDontNeedLocked}) {
     if (advice == known) return true;
   }
   return false;
@@ -154,7 +157,7 @@ ErrnoOr<uint64_t> Madvise(Task& task, uint64_t address, uint64_t length, int adv
     if (int error = Refusal(part, advice); error != 0) return Errno(error);
     image |= part.image || IsMoved(part);
   }
-  bool drops = advice == MADV_DONTNEED || advice == MADV_FREE;
+  bool drops = advice == MADV_DONTNEED || advice == MADV_FREE || advice == kDontNeedLocked;
   FlagChange change = ChangeOf(advice);
   if (!(drops && image) && mm.IsGuestRange(address, end)) {
     return RunNatively(task, lock, address, end, [&] {
@@ -162,13 +165,13 @@ ErrnoOr<uint64_t> Madvise(Task& task, uint64_t address, uint64_t length, int adv
       mm.vmas().Update(address, end, [&](Vma& v) { v.flags = (v.flags & ~change.clear) | change.set; });
     });
   }
-  std::vector<StubOp> ops = TRY(DropOps(task, parts, advice));
+  std::vector<StubOp> ops = TRY(DropOps(task, parts, advice == kDontNeedLocked ? MADV_DONTNEED : advice));
   int result = mm.vmas().FirstHole(address, end) < end ? ENOMEM : 0;
   RefPtr<MemoryManager> ref(&mm);
   return RunMemoryOps(task, lock, std::move(ops), [=](std::span<const int64_t>) -> int64_t {
     ref->vmas().Update(address, end, [&](Vma& v) {
       if (drops) v.image = false;
-      if (advice == MADV_DONTNEED && IsMoved(v)) v = UnmovedVma(std::move(v));
+      if ((advice == MADV_DONTNEED || advice == kDontNeedLocked) && IsMoved(v)) v = UnmovedVma(std::move(v));
       v.flags = (v.flags & ~change.clear) | change.set;
     });
     return -result;

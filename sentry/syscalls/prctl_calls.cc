@@ -5,13 +5,16 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "sentry/kernel/cpu_timers.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/memory_ops.h"
 #include "sentry/syscalls/seccomp_calls.h"
@@ -106,6 +109,16 @@ ErrnoOr<uint64_t> SetSecurebits(Task& task, uint64_t bits) {
   return 0;
 }
 
+constexpr int kGetAuxv = 0x41555856;  // PR_GET_AUXV, of Linux 6.4
+
+// What fits; the answer is what there is (prctl_get_auxv).
+ErrnoOr<uint64_t> GetAuxv(Task& task, UserPtr<void> out, uint64_t length) {
+  const std::vector<uint64_t>& auxv = task.mm().auxv();
+  size_t size = auxv.size() * sizeof(auxv[0]);
+  TRY(task.CopyOutBytes(out.address(), auxv.data(), std::min<uint64_t>(size, length)));
+  return size;
+}
+
 ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5) {
   switch (option) {
     case PR_SET_NAME: return SetName(task, a2);
@@ -148,6 +161,7 @@ ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64
     case PR_GET_TIMING: return PR_TIMING_STATISTICAL;
     case PR_GET_SECCOMP: return static_cast<uint64_t>(task.extras().seccomp_mode);
     case PR_SET_SECCOMP: return PrctlSetSeccomp(task, a2, a3);
+    case kGetAuxv: return a4 != 0 || a5 != 0 ? Errno(EINVAL) : GetAuxv(task, UserPtr<void>(a2), a3);
     case PR_GET_TSC: TRY(task.CopyOut(UserPtr<int>(a2), int{PR_TSC_ENABLE})); return 0;
     // What the processor's counter says is always told, so turning that on changes nothing.
     case PR_SET_TSC: return a2 == PR_TSC_ENABLE ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);

@@ -38,6 +38,12 @@ ErrnoOr<uint64_t> Fork(Task& task) { return task.kernel().lifecycle().Clone(task
 
 ErrnoOr<uint64_t> Vfork(Task& task) { return task.kernel().lifecycle().Clone(task, {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD}); }
 
+// copy_process() puts the new descriptor's number before there is a child: where it cannot, there is none. (Here the number itself comes with the child.)
+ErrnoOr<void> CheckPidFdPlace(Task& task, const CloneArgs& args) {
+  if ((args.flags & CLONE_PIDFD) == 0 || task.syscall().scratch[0] != 0) return Ok();
+  return task.CopyOut(UserPtr<int>(args.pidfd), -1);
+}
+
 // The x86-64 order of clone's arguments: flags, stack, parent_tid, child_tid, tls.
 ErrnoOr<uint64_t> Clone(Task& task, uint64_t flags, uint64_t stack, UserPtr<int> parent_tid, UserPtr<int> child_tid, uint64_t tls) {
   CloneArgs args;
@@ -50,6 +56,7 @@ ErrnoOr<uint64_t> Clone(Task& task, uint64_t flags, uint64_t stack, UserPtr<int>
   args.pidfd = parent_tid.address();  // clone(2): CLONE_PIDFD shares the argument
   if ((flags & CLONE_PIDFD) != 0 && (flags & CLONE_PARENT_SETTID) != 0) return Errno(EINVAL);
   if (args.exit_signal > kNumSignals) return Errno(EINVAL);
+  TRY(CheckPidFdPlace(task, args));
   return task.kernel().lifecycle().Clone(task, args);
 }
 
@@ -86,6 +93,8 @@ ErrnoOr<uint64_t> Clone3(Task& task, UserPtr<clone_args> p, uint64_t size) {
   if (in.set_tid_size > PidNamespace::kMaxLevel || (in.set_tid != 0) != (in.set_tid_size != 0)) return Errno(EINVAL);
   if ((in.flags & (CLONE_DETACHED | (CSIGNAL & ~0x80 /* CLONE_NEWTIME */))) != 0 || in.exit_signal > kNumSignals) return Errno(EINVAL);
   if ((in.stack == 0) != (in.stack_size == 0)) return Errno(EINVAL);
+  // clone3_stack_valid(): access_ok()
+  if (in.stack_size > platform::kGuestTop || in.stack > platform::kGuestTop - in.stack_size) return Errno(EINVAL);
   if ((in.flags & (CLONE_THREAD | CLONE_PARENT)) != 0 && in.exit_signal != 0) return Errno(EINVAL);
   if ((in.flags & CLONE_INTO_CGROUP) != 0 && (in.cgroup > INT_MAX || size < CLONE_ARGS_SIZE_VER2)) return Errno(EINVAL);
   CloneArgs args;
@@ -101,6 +110,7 @@ ErrnoOr<uint64_t> Clone3(Task& task, UserPtr<clone_args> p, uint64_t size) {
   bool first = task.syscall().scratch[0] == 0;
   if ((in.flags & CLONE_INTO_CGROUP) != 0 && first)
     args.cgroup = TRY(CgroupForClone(task, static_cast<int>(in.cgroup), (in.flags & CLONE_THREAD) != 0));
+  TRY(CheckPidFdPlace(task, args));
   return task.kernel().lifecycle().Clone(task, args);
 }
 

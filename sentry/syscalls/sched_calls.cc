@@ -162,6 +162,8 @@ ErrnoOr<uint64_t> SchedGetscheduler(Task& task, int tid) {
 
 ErrnoOr<uint64_t> SchedSetscheduler(Task& task, int tid, int policy, UserPtr<const int> param) {
   if (policy < 0 || param.is_null() || tid < 0) return Errno(EINVAL);
+  // Which needs more than a priority (__checkparam_dl).
+  if ((policy & ~kResetOnFork) == kDeadline) return Errno(EINVAL);
   int priority = TRY(task.CopyIn(param));
   Task* target = TRY(TaskOrSelf(task, tid));
   Request r;

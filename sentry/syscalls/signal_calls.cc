@@ -200,7 +200,7 @@ ErrnoOr<uint64_t> Sigaltstack(Task& task, UserPtr<const SignalStack> in, UserPtr
     uint32_t mode = next.flags & ~kSsAutodisarm;
     if (mode != SS_DISABLE && mode != SS_ONSTACK && mode != 0) return Errno(EINVAL);
     if (mode == SS_DISABLE) {
-      task.set_altstack(AltStack{0, SS_DISABLE, 0});
+      task.set_altstack(AltStack{0, SS_DISABLE | (next.flags & kSsAutodisarm), 0});
     } else {
       if (next.size < kMinSigStackSize) return Errno(ENOMEM);
       task.set_altstack(AltStack{next.sp, next.flags & kSsAutodisarm, next.size});

@@ -145,7 +145,16 @@ ErrnoOr<uint64_t> Gettimeofday(Task& task, UserPtr<timeval> tv, UserPtr<struct t
   return 0;
 }
 
-ErrnoOr<uint64_t> Settimeofday(Task&, UserPtr<const timeval>, UserPtr<const struct timezone>) { return Errno(EPERM); }
+// The arguments are looked at first, as in kernel/time/time.c.
+ErrnoOr<uint64_t> Settimeofday(Task& task, UserPtr<const timeval> tv, UserPtr<const struct timezone> tz) {
+  constexpr int64_t kMicroseconds = 1'000'000;
+  timeval time{};
+  if (tv) time = TRY(task.CopyIn(tv));
+  if (time.tv_usec < 0 || time.tv_usec > kMicroseconds) return Errno(EINVAL);
+  if (tz) TRY(task.CopyIn(tz));
+  if (time.tv_sec < 0 || time.tv_usec == kMicroseconds) return Errno(EINVAL);
+  return Errno(EPERM);
+}
 
 ErrnoOr<uint64_t> Time(Task& task, UserPtr<int64_t> out) {
   int64_t now = task.kernel().clocks().Realtime() / kNsPerSecond;

@@ -1,10 +1,17 @@
 // Calls whose answer depends on the order in which arguments are looked at, and commands that few programs use.
 #include <asm/prctl.h>
+#include <elf.h>
 #include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "test/harness/guest_util.h"
@@ -78,4 +85,111 @@ GUEST_TEST(ArgumentEdge, RarePrctls) {
   EXPECT_ERRNO(prctl(PR_MCE_KILL_GET, 0, 0, 0, 1), EINVAL);
   EXPECT_EQ(prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0), 0);
   EXPECT_ERRNO(prctl(PR_SET_TSC, 0, 0, 0, 0), EINVAL);
+}
+
+GUEST_TEST(ArgumentEdge, PlaceForAPidFd) {
+  int next = MUST(dup(0));
+  close(next);
+  // Nowhere to write the number: no child.
+  EXPECT_ERRNO(Call(SYS_clone, CLONE_PIDFD | SIGCHLD, 0, kBadAddress, 0, 0), EFAULT);
+  EXPECT_ERRNO(wait4(-1, nullptr, WNOHANG, nullptr), ECHILD);
+  EXPECT_EQ(dup(0), next);
+}
+
+GUEST_TEST(ArgumentEdge, StacksThatWrap) {
+  struct clone_args args = {};
+  args.exit_signal = SIGCHLD;
+  args.stack = ~uint64_t{0} - 4095;
+  args.stack_size = 8192;
+  EXPECT_ERRNO(Call(SYS_clone3, &args, sizeof(args)), EINVAL);
+  args.stack = 0xffff800000000000;
+  args.stack_size = 4096;
+  EXPECT_ERRNO(Call(SYS_clone3, &args, sizeof(args)), EINVAL);
+}
+
+GUEST_TEST(ArgumentEdge, NoAlternateStackKeepsItsFlag) {
+  constexpr int kAutodisarm = static_cast<int>(1u << 31);
+  stack_t none = {};
+  none.ss_flags = SS_DISABLE | kAutodisarm;
+  EXPECT_EQ(sigaltstack(&none, nullptr), 0);
+  CheckpointHere();
+  stack_t now = {};
+  EXPECT_EQ(sigaltstack(nullptr, &now), 0);
+  EXPECT_EQ(now.ss_flags, SS_DISABLE | kAutodisarm);
+}
+
+GUEST_TEST(ArgumentEdge, ClockOfTheDay) {
+  EXPECT_ERRNO(Call(SYS_settimeofday, kBadAddress, nullptr), EFAULT);
+  EXPECT_ERRNO(Call(SYS_settimeofday, nullptr, kBadAddress), EFAULT);
+  struct timeval time = {.tv_sec = 1, .tv_usec = -1};
+  EXPECT_ERRNO(Call(SYS_settimeofday, &time, nullptr), EINVAL);
+  time = {.tv_sec = 1, .tv_usec = 1000000};
+  EXPECT_ERRNO(Call(SYS_settimeofday, &time, nullptr), EINVAL);
+  time = {.tv_sec = -1, .tv_usec = 0};
+  EXPECT_ERRNO(Call(SYS_settimeofday, &time, nullptr), EINVAL);
+}
+
+GUEST_TEST(ArgumentEdge, LockedMemoryIsDropped) {
+  constexpr int kDontNeedLocked = 24;
+  size_t page = 4096;
+  auto* memory = static_cast<char*>(mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  EXPECT(memory != MAP_FAILED);
+  memory[0] = 1;
+  EXPECT_EQ(mlock(memory, page), 0);
+  CheckpointHere();
+  EXPECT_ERRNO(madvise(memory, page, MADV_DONTNEED), EINVAL);
+  EXPECT_EQ(memory[0], 1);
+  EXPECT_EQ(madvise(memory, page, kDontNeedLocked), 0);
+  EXPECT_EQ(memory[0], 0);
+}
+
+GUEST_TEST(ArgumentEdge, TimerSlackIsAFile) {
+  const char* file = "/proc/self/timerslack_ns";
+  auto shown = [&] {
+    char text[32] = {};
+    ReadFile(file, text, sizeof(text) - 1);
+    return strtoul(text, nullptr, 10);
+  };
+  auto write_to = [&](const char* text) {
+    int fd = MUST(open(file, O_WRONLY));
+    long n = write(fd, text, strlen(text)), error = errno;
+    close(fd);
+    errno = static_cast<int>(error);
+    return n;
+  };
+  unsigned long before = shown();
+  EXPECT_EQ(prctl(PR_SET_TIMERSLACK, 7000, 0, 0, 0), 0);
+  CheckpointHere();
+  EXPECT_EQ(shown(), 7000u);
+  EXPECT_EQ(write_to("9000\n"), 5);
+  EXPECT_EQ(prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0), 9000);
+  EXPECT_ERRNO(write_to("-1"), EINVAL);
+  EXPECT_ERRNO(write_to("12x"), EINVAL);
+  EXPECT_ERRNO(write_to("99999999999999999999999"), ERANGE);
+  EXPECT_EQ(write_to("0"), 1);
+  EXPECT_EQ(shown(), before);
+}
+
+GUEST_TEST(ArgumentEdge, AuxiliaryVectorByPrctl) {
+  constexpr int kGetAuxv = 0x41555856;
+  unsigned long vector[256] = {};
+  int size = prctl(kGetAuxv, vector, sizeof(vector), 0, 0);
+  EXPECT(size > 0 && static_cast<size_t>(size) <= sizeof(vector));
+  unsigned long page = 0;
+  for (size_t i = 0; i + 1 < sizeof(vector) / sizeof(vector[0]) && vector[i] != AT_NULL; i += 2) {
+    if (vector[i] == AT_PAGESZ) page = vector[i + 1];
+  }
+  EXPECT_EQ(page, 4096u);
+  // What does not fit is left out, and the size is told all the same.
+  unsigned long start[2] = {1, 1};
+  EXPECT_EQ(prctl(kGetAuxv, start, sizeof(start[0]), 0, 0), size);
+  EXPECT_EQ(start[0], vector[0]);
+  EXPECT_EQ(start[1], 1u);
+  EXPECT_ERRNO(prctl(kGetAuxv, vector, sizeof(vector), 1, 0), EINVAL);
+  EXPECT_ERRNO(prctl(kGetAuxv, kBadAddress, 8, 0, 0), EFAULT);
+}
+
+GUEST_TEST(ArgumentEdge, DeadlinesNeedMoreThanAPriority) {
+  struct sched_param param = {};
+  EXPECT_ERRNO(Call(SYS_sched_setscheduler, 0, 6, &param), EINVAL);
 }

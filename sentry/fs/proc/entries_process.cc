@@ -170,7 +170,25 @@ ErrnoOr<std::string> ProjectIdMap(Task&, Task*) { return std::string("         0
 ErrnoOr<std::string> ZeroNoNewline(Task&, Task*) { return std::string("0"); }
 ErrnoOr<std::string> Empty(Task&, Task*) { return std::string(); }
 ErrnoOr<std::string> Personality(Task&, Task*) { return std::string("00000000\n"); }
-ErrnoOr<std::string> TimerSlack(Task&, Task*) { return std::string("50000\n"); }
+// timerslack_ns_show(), timerslack_ns_write()
+bool MaySeeTimerSlack(const Task& task, const Task& target) {
+  return &task == &target || task.creds().HasIn(target.creds().user_ns.get(), CAP_SYS_NICE);
+}
+ErrnoOr<std::string> TimerSlack(Task& reader, Task* target) {
+  if (!MaySeeTimerSlack(reader, *target)) return Errno(EPERM);
+  return std::to_string(target->timer_slack()) + "\n";
+}
+ErrnoOr<void> SetTimerSlack(Task& writer, Task* target, std::string_view text) {
+  if (text.ends_with('\n')) text.remove_suffix(1);
+  if (text.starts_with('+')) text.remove_prefix(1);
+  uint64_t ns = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), ns);
+  if (error == std::errc::result_out_of_range) return Errno(ERANGE);
+  if (error != std::errc() || end != text.data() + text.size()) return Errno(EINVAL);
+  if (!MaySeeTimerSlack(writer, *target)) return Errno(EPERM);
+  target->set_timer_slack(ns == 0 ? target->extras().default_timer_slack : ns);
+  return Ok();
+}
 ErrnoOr<std::string> CoreDumpFilter(Task&, Task* target) {
   std::string out;
   AppendFormat(&out, "%08x\n", target->group().extras().core_filter);
@@ -350,7 +368,7 @@ constexpr ProcEntry kEntries[] = {
     {"status", kProcFile, &ProcStatusText},
     {"syscall", kProcPrivate, &SyscallText, nullptr, true},
     {"timens_offsets", kProcWritable, &TimensOffsets, &SetTimensOffsets, false, true},
-    {"timerslack_ns", S_IFREG | 0666, &TimerSlack, &Accept},
+    {"timerslack_ns", S_IFREG | 0666, &TimerSlack, &SetTimerSlack},
     {"uid_map", kProcWritable, &IdMap<false>, &SetIdMap<false>, false, true},
     {"wchan", kProcFile, &ZeroNoNewline},
 };
