@@ -141,7 +141,8 @@ ErrnoOr<uint64_t> Mmap(Task& task, uint64_t address, uint64_t length, int prot, 
   return MapFile(task, address, length, prot, flags, std::move(file), offset);
 }
 
-ErrnoOr<uint64_t> MapFile(Task& task, uint64_t address, uint64_t length, int prot, int flags, RefPtr<File> file, uint64_t offset) {
+ErrnoOr<uint64_t> MapFile(Task& task, uint64_t address, uint64_t length, int prot, int flags, RefPtr<File> file, uint64_t offset,
+                          std::optional<uint64_t> answer) {
   uint64_t size = PageUp(length);
   if (size == 0 || size > kGuestTop) return Errno(ENOMEM);
   if (file && offset + size < offset) return Errno(EOVERFLOW);
@@ -164,9 +165,9 @@ ErrnoOr<uint64_t> MapFile(Task& task, uint64_t address, uint64_t length, int pro
   MemoryManager::AppendMapOps(vma, source, (populate || vma.locked() ? MAP_POPULATE : 0) | (flags & MAP_STACK), &ops);
   MemoryManager::AppendHugeAdvice(vma, &ops);
   RefPtr<MemoryManager> mm(&task.mm());
-  return RunMemoryOps(task, lock, std::move(ops), [mm, vma](std::span<const int64_t>) {
+  return RunMemoryOps(task, lock, std::move(ops), [mm, vma, answer](std::span<const int64_t>) {
     mm->Record(vma);
-    return static_cast<int64_t>(vma.start);
+    return static_cast<int64_t>(answer.value_or(vma.start));
   });
 }
 

@@ -4,6 +4,7 @@
 #include <sys/uio.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "sentry/base/errno_or.h"
 #include "sentry/base/ref_ptr.h"
@@ -15,13 +16,15 @@ class File;
 class Task;
 
 // memory_map.cc
-// What mmap(2) does once the descriptor is a file (null: anonymous); `length` is not 0.
-ErrnoOr<uint64_t> MapFile(Task& task, uint64_t address, uint64_t length, int prot, int flags, RefPtr<File> file, uint64_t offset);
+// What mmap(2) does once the descriptor is a file (null: anonymous); `length` is not 0. Answers with the address, or with `answer`.
+ErrnoOr<uint64_t> MapFile(Task& task, uint64_t address, uint64_t length, int prot, int flags, RefPtr<File> file, uint64_t offset,
+                          std::optional<uint64_t> answer = std::nullopt);
 ErrnoOr<uint64_t> Mmap(Task& task, uint64_t address, uint64_t length, int prot, int flags, int fd, uint64_t offset);
 ErrnoOr<uint64_t> Munmap(Task& task, uint64_t address, uint64_t length);
 ErrnoOr<uint64_t> Mprotect(Task& task, uint64_t address, uint64_t length, uint64_t prot);
 ErrnoOr<uint64_t> Brk(Task& task, uint64_t address);
 // memory_remap.cc
+ErrnoOr<uint64_t> RemapFilePages(Task& task, uint64_t address, uint64_t length, uint64_t prot, uint64_t page_offset, uint64_t flags);
 ErrnoOr<uint64_t> Mremap(Task& task, uint64_t old_address, uint64_t old_length, uint64_t new_length, uint64_t flags, uint64_t new_address);
 // memory_advise.cc
 ErrnoOr<uint64_t> Madvise(Task& task, uint64_t address, uint64_t length, int advice);

@@ -125,8 +125,6 @@ ErrnoOr<uint64_t> ProcessMadvise(Task& task, int pidfd, UserPtr<const iovec> ran
   return done;
 }
 
-ErrnoOr<uint64_t> NotImplemented(Task&) { return Errno(ENOSYS); }
-
 }  // namespace
 
 void RegisterMemoryCalls(SyscallTable& table) {
@@ -154,7 +152,7 @@ void RegisterMemoryCalls(SyscallTable& table) {
   table.Set(462 /* mseal */, Full<&Mseal>());
   table.Set(SYS_process_mrelease, Full<&ProcessMrelease>());
   table.Set(SYS_process_madvise, Partial<&ProcessMadvise>("hints, checked and not passed on"));
-  table.Set(SYS_remap_file_pages, Refused<&NotImplemented>("ENOSYS, as on a kernel built without it"));
+  table.Set(SYS_remap_file_pages, Full<&RemapFilePages>());
 }
 
 }  // namespace amber

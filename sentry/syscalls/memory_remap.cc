@@ -234,4 +234,22 @@ ErrnoOr<uint64_t> Mremap(Task& task, uint64_t old_address, uint64_t old_length, 
   });
 }
 
+// remap_file_pages(2), as mm/mmap.c has done it since Linux 4.0: another mapping of the same file.
+ErrnoOr<uint64_t> RemapFilePages(Task& task, uint64_t address, uint64_t length, uint64_t prot, uint64_t page_offset, uint64_t flags) {
+  uint64_t start = PageDown(address), size = PageDown(length), end = start + size;
+  if (prot != 0 || end <= start || end > kGuestTop) return Errno(EINVAL);
+  if (page_offset + size / kPageSize < page_offset || page_offset > INT64_MAX / kPageSize) return Errno(EINVAL);
+  std::vector<Vma> parts = task.mm().vmas().Slice(start, end);
+  uint64_t at = start;
+  for (const Vma& part : parts) {
+    // Linux forgets that a mapping is shared if it can never be written.
+    bool shared = part.shared && (part.max_prot & PROT_WRITE) != 0 && part.file && !IsMoved(part) && !IsDevice(part);
+    if (!shared || part.start > at || part.file != parts[0].file || part.flags != parts[0].flags || part.prot != parts[0].prot) return Errno(EINVAL);
+    at = part.end;
+  }
+  if (at < end) return Errno(EINVAL);
+  int how = MAP_SHARED | MAP_FIXED | MAP_POPULATE | static_cast<int>(flags & MAP_NONBLOCK) | (parts[0].locked() ? MAP_LOCKED : 0);
+  return MapFile(task, start, size, parts[0].prot, how, parts[0].file, page_offset * kPageSize, uint64_t{0});
+}
+
 }  // namespace amber

@@ -221,7 +221,7 @@ ErrnoOr<uint64_t> SchedSetattr(Task& task, int tid, UserPtr<Attr> p, unsigned fl
   const SchedAttributes& now = target->extras().sched;
   Request r;
   r.sched.policy = (attr.flags & kFlagKeepPolicy) != 0 ? now.policy : static_cast<int>(attr.policy);
-  r.sched.reset_on_fork = (attr.flags & kFlagReset) != 0;
+  r.sched.reset_on_fork = (attr.flags & kFlagKeepPolicy) != 0 ? now.reset_on_fork : (attr.flags & kFlagReset) != 0;
   if ((attr.flags & kFlagKeepParams) != 0) {
     r.sched.priority = IsRealtime(r.sched.policy) ? now.priority : 0;
   } else {

@@ -193,3 +193,33 @@ GUEST_TEST(ArgumentEdge, DeadlinesNeedMoreThanAPriority) {
   struct sched_param param = {};
   EXPECT_ERRNO(Call(SYS_sched_setscheduler, 0, 6, &param), EINVAL);
 }
+
+GUEST_TEST(ArgumentEdge, FilePagesInAnotherOrder) {
+  int fd = MUST(memfd_create("pages", 0));
+  EXPECT_EQ(ftruncate(fd, 4 * kPage), 0);
+  for (int i = 0; i < 4; i++) {
+    char value = static_cast<char>('a' + i);
+    EXPECT_EQ(pwrite(fd, &value, 1, static_cast<long>(i * kPage)), 1);
+  }
+  auto* memory = static_cast<char*>(mmap(nullptr, 4 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+  EXPECT(memory != MAP_FAILED);
+  for (size_t i = 0; i < 4; i++) EXPECT_EQ(remap_file_pages(memory + i * kPage, kPage, 0, 3 - i, 0), 0);
+  CheckpointHere();
+  for (size_t i = 0; i < 4; i++) EXPECT_EQ(memory[i * kPage], static_cast<char>('d' - i));
+  memory[0] = 'D';
+  char last = 0;
+  EXPECT_EQ(pread(fd, &last, 1, 3 * kPage), 1);
+  EXPECT_EQ(last, 'D');
+  EXPECT_ERRNO(remap_file_pages(memory, kPage, PROT_READ, 0, 0), EINVAL);
+  EXPECT_ERRNO(remap_file_pages(memory, 0, 0, 0, 0), EINVAL);
+  auto* own = static_cast<char*>(mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0));
+  EXPECT_ERRNO(remap_file_pages(own, kPage, 0, 1, 0), EINVAL);
+  EXPECT_EQ(munmap(memory + kPage, kPage), 0);
+  EXPECT_ERRNO(remap_file_pages(memory, 3 * kPage, 0, 0, 0), EINVAL);
+  // Anonymous shared memory is a file, too.
+  auto* shared = static_cast<char*>(mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  shared[0] = 'x';
+  shared[kPage] = 'y';
+  EXPECT_EQ(remap_file_pages(shared, kPage, 0, 1, 0), 0);
+  EXPECT_EQ(shared[0], 'y');
+}
