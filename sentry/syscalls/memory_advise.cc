@@ -103,6 +103,9 @@ ErrnoOr<uint64_t> EndOf(uint64_t address, uint64_t length, int error) {
   return address + size;
 }
 
+// Some calls take a length so great that it is nothing, rounded up, for nothing (mlock, munlock, msync).
+bool WrapsToNothing(uint64_t length) { return length != 0 && PageUp(length) == 0; }
+
 // MADV_GUARD_INSTALL and MADV_GUARD_REMOVE (madvise_guard_install()). What the host's madvise says is the answer: it may be older.
 ErrnoOr<uint64_t> Guard(Task& task, MmLock& lock, const std::vector<Vma>& parts, uint64_t start, uint64_t end, bool install) {
   // Before anything is emptied.
@@ -193,6 +196,7 @@ ErrnoOr<uint64_t> Msync(Task& task, uint64_t address, uint64_t length, int flags
   if ((flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC)) != 0) return Errno(EINVAL);
   if ((flags & MS_ASYNC) != 0 && (flags & MS_SYNC) != 0) return Errno(EINVAL);
   if (address % kPageSize != 0) return Errno(EINVAL);
+  if (WrapsToNothing(length)) return uint64_t{0};
   uint64_t end = TRY(EndOf(address, length, ENOMEM));
   if (end == address) return uint64_t{0};
   if (end > kGuestTop) return Errno(ENOMEM);
@@ -236,6 +240,7 @@ ErrnoOr<uint64_t> LockCall(Task& task, uint64_t address, uint64_t length, bool p
   MemoryLimits limits = MemoryLimitsOf(task);
   if (!limits.may_lock && limits.memlock == 0) return Errno(EPERM);
   uint64_t start = PageDown(address);
+  if (WrapsToNothing(length + (address - start))) return uint64_t{0};
   uint64_t end = TRY(EndOf(start, length + (address - start), EINVAL));
   if (end == start) return uint64_t{0};
   if (end > kGuestTop) return Errno(ENOMEM);
@@ -255,6 +260,7 @@ ErrnoOr<uint64_t> Mlock2(Task& task, uint64_t address, uint64_t length, int flag
 
 ErrnoOr<uint64_t> Munlock(Task& task, uint64_t address, uint64_t length) {
   uint64_t start = PageDown(address);
+  if (WrapsToNothing(length + (address - start))) return uint64_t{0};
   uint64_t end = TRY(EndOf(start, length + (address - start), EINVAL));
   if (end == start) return uint64_t{0};
   MmLock lock(task, start, end);

@@ -26,6 +26,7 @@ ErrnoOr<uint64_t> OpenCommon(Task& task, int dirfd, const std::string& path, Ope
   task.syscall().deadline = kNever;
   task.syscall().timed_out = false;
   bool close_on_exec = (how.flags & O_CLOEXEC) != 0;
+  if ((how.flags & (O_SYNC & ~O_DSYNC)) != 0) how.flags |= O_DSYNC;  // build_open_flags()
   if ((how.flags & O_PATH) != 0) how.flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
   bool tmpfile = (how.flags & O_TMPFILE) == O_TMPFILE;
   if ((how.flags & O_CREAT) != 0 && (how.flags & O_DIRECTORY) != 0) return Errno(EINVAL);

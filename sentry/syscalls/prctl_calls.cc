@@ -161,6 +161,11 @@ ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64
     case PR_GET_TIMING: return PR_TIMING_STATISTICAL;
     case PR_GET_SECCOMP: return static_cast<uint64_t>(task.extras().seccomp_mode);
     case PR_SET_SECCOMP: return PrctlSetSeccomp(task, a2, a3);
+    // The two that need CAP_SYS_RESOURCE, and have nothing to be told about here.
+    case PR_SET_IO_FLUSHER:
+    case PR_GET_IO_FLUSHER: return Errno(task.Has(CAP_SYS_RESOURCE) ? EINVAL : EPERM);
+    // Turning off what cannot be on.
+    case PR_SET_SYSCALL_USER_DISPATCH: return a2 != 0 || a3 != 0 || a4 != 0 || a5 != 0 ? Errno(EINVAL) : ErrnoOr<uint64_t>(0);
     case kGetAuxv: return a4 != 0 || a5 != 0 ? Errno(EINVAL) : GetAuxv(task, UserPtr<void>(a2), a3);
     case PR_GET_TSC: TRY(task.CopyOut(UserPtr<int>(a2), int{PR_TSC_ENABLE})); return 0;
     // What the processor's counter says is always told, so turning that on changes nothing.

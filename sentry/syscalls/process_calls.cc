@@ -40,7 +40,7 @@ ErrnoOr<uint64_t> Vfork(Task& task) { return task.kernel().lifecycle().Clone(tas
 
 // copy_process() puts the new descriptor's number before there is a child: where it cannot, there is none. (Here the number itself comes with the child.)
 ErrnoOr<void> CheckPidFdPlace(Task& task, const CloneArgs& args) {
-  if ((args.flags & CLONE_PIDFD) == 0 || task.syscall().scratch[0] != 0) return Ok();
+  if ((args.flags & CLONE_PIDFD) == 0 || (args.flags & (CLONE_THREAD | CLONE_DETACHED)) != 0 || task.syscall().scratch[0] != 0) return Ok();
   return task.CopyOut(UserPtr<int>(args.pidfd), -1);
 }
 

@@ -223,3 +223,22 @@ GUEST_TEST(ArgumentEdge, FilePagesInAnotherOrder) {
   EXPECT_EQ(remap_file_pages(shared, kPage, 0, 1, 0), 0);
   EXPECT_EQ(shared[0], 'y');
 }
+
+GUEST_TEST(ArgumentEdge, LengthsThatWrap) {
+  auto* memory = static_cast<char*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  EXPECT_EQ(Call(SYS_mlock, memory, ~0ul), 0);
+  EXPECT_EQ(Call(SYS_munlock, memory, ~0ul), 0);
+  EXPECT_EQ(Call(SYS_msync, memory, ~0ul - 100, MS_SYNC), 0);
+  EXPECT_ERRNO(Call(SYS_msync, memory, ~0ul - 8191, MS_SYNC), ENOMEM);
+  EXPECT_ERRNO(Call(SYS_madvise, memory, ~0ul, MADV_NORMAL), EINVAL);
+}
+
+GUEST_TEST(ArgumentEdge, HalfOfSyncIsSync) {
+  int fd = MUST(open("/tmp", O_TMPFILE | O_RDWR | (O_SYNC & ~O_DSYNC), 0600));
+  EXPECT_EQ(fcntl(fd, F_GETFL) & O_SYNC, O_SYNC);
+}
+
+GUEST_TEST(ArgumentEdge, DispatchIsOff) {
+  EXPECT_EQ(prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0), 0);
+  EXPECT_ERRNO(prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 1, 0, 0), EINVAL);
+}
