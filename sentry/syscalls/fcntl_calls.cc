@@ -295,6 +295,21 @@ ErrnoOr<uint64_t> Flock(Task& task, int fd, int operation) {
   return Errno(EWOULDBLOCK);
 }
 
+constexpr uint32_t kGetBlockSize = 2;  // FIGETBSZ (linux/fs.h)
+
+// FIGETBSZ and FIOQSIZE, which do_vfs_ioctl() answers for every file system.
+ErrnoOr<uint64_t> TellSizes(Task& task, File& file, uint32_t command, uint64_t argument) {
+  struct stat st;
+  TRY(file.Stat(task, &st));
+  if (command == kGetBlockSize) {
+    TRY(task.CopyOut(UserPtr<int>(argument), static_cast<int>(st.st_blksize)));
+    return uint64_t{0};
+  }
+  if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) return Errno(ENOTTY);
+  TRY(task.CopyOut(UserPtr<int64_t>(argument), int64_t{st.st_blocks} * 512));
+  return uint64_t{0};
+}
+
 ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument) {
   RefPtr<File> file = TRY(task.files().Get(fd));
   switch (command) {
@@ -316,6 +331,10 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
       TRY(task.CopyOut(UserPtr<int>(argument), static_cast<int>(TRY(OwnerCommand(task, *file, F_GETOWN, 0)))));
       return uint64_t{0};
     }
+    case kGetBlockSize:
+    case FIOQSIZE:
+      if (file->path() == nullptr) break;
+      return TellSizes(task, *file, command, argument);
     default: break;
   }
   // Of landlock's right to ioctls of devices those that the kernel itself answers are no part (is_masked_device_ioctl()).

@@ -323,7 +323,7 @@ constexpr int kIoRealtime = 1, kIoBestEffort = 2, kIoIdle = 3;
 
 ErrnoOr<void> CheckIoprio(const Task& task, int value) {
   int level = value & 7;
-  switch (value >> 13) {
+  switch (value >> 13 & 7) {
     case kIoRealtime:
       if (!task.Has(CAP_SYS_ADMIN) && !task.Has(CAP_SYS_NICE)) return Errno(EPERM);
       return Ok();

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -241,4 +242,19 @@ GUEST_TEST(ArgumentEdge, HalfOfSyncIsSync) {
 GUEST_TEST(ArgumentEdge, DispatchIsOff) {
   EXPECT_EQ(prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0), 0);
   EXPECT_ERRNO(prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 1, 0, 0), EINVAL);
+}
+
+GUEST_TEST(ArgumentEdge, SizesByIoctl) {
+  int fd = MUST(open("/tmp", O_TMPFILE | O_RDWR, 0600));
+  EXPECT_EQ(pwrite(fd, "x", 1, 0), 1);
+  EXPECT_EQ(fsync(fd), 0);  // now it has its block
+  int block = 0;
+  EXPECT_EQ(ioctl(fd, 2 /* FIGETBSZ */, &block), 0);
+  EXPECT_EQ(block, 4096);
+  int64_t size = 0;
+  EXPECT_EQ(ioctl(fd, FIOQSIZE, &size), 0);
+  EXPECT_EQ(size, 4096);
+  int null = MUST(open("/dev/null", O_RDWR));
+  EXPECT_ERRNO(ioctl(null, FIOQSIZE, &size), ENOTTY);
+  EXPECT_ERRNO(Call(SYS_ioctl, fd, FIOQSIZE, kBadAddress), EFAULT);
 }
