@@ -260,7 +260,7 @@ ErrnoOr<void> Cgroup::Move(ThreadGroup& group) {
   group.extras().cgroup = RefPtr<Cgroup>(this);
   Add(group);
   for (const RefPtr<Task>& task : std::vector<RefPtr<Task>>(group.tasks())) {
-    ApplyCpus(*task);
+    ApplyCpus(*task, CpusFor(*task));
     kernel_->lifecycle().HoldForCgroup(*task, HoldsMembers());
   }
   return Ok();
@@ -331,6 +331,26 @@ const cpu_set_t& Cgroup::AllCpus() {
   return kAllCpus;
 }
 
+uint32_t Cgroup::PossibleCpus() {
+  uint32_t possible = 1;
+  for (uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) possible = CPU_ISSET(cpu, &AllCpus()) ? cpu + 1 : possible;
+  return possible;
+}
+
+std::string CpuListText(const cpu_set_t& set) {
+  std::string out;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &set)) continue;
+    int last = cpu;
+    while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &set)) ++last;
+    if (!out.empty()) out += ',';
+    out += std::to_string(cpu);
+    if (last > cpu) out += '-' + std::to_string(last);
+    cpu = last;
+  }
+  return out;
+}
+
 // update_cpumasks_hier()
 cpu_set_t Cgroup::EffectiveCpus() const {
   cpu_set_t base = parent_ != nullptr ? parent_->EffectiveCpus() : AllCpus();
@@ -350,15 +370,14 @@ cpu_set_t Cgroup::CpusFor(const Task& task) {
   return CPU_COUNT(&both) > 0 ? both : allowed;
 }
 
-void Cgroup::ApplyCpus(const Task& task) {
+void Cgroup::ApplyCpus(const Task& task, const cpu_set_t& cpus) {
   if (task.exiting() || task.thread() == nullptr) return;
-  cpu_set_t set = CpusFor(task);
-  (void)sched_setaffinity(task.thread()->host_tid(), sizeof(set), &set);
+  (void)sched_setaffinity(task.thread()->host_tid(), sizeof(cpus), &cpus);
 }
 
 void Cgroup::ApplyCpusToMembers() const {
   ForEachMember([](const ThreadGroup& group) {
-    for (const RefPtr<Task>& task : group.tasks()) ApplyCpus(*task);
+    for (const RefPtr<Task>& task : group.tasks()) ApplyCpus(*task, CpusFor(*task));
   });
 }
 

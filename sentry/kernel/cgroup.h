@@ -121,8 +121,10 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   // What a task may use by that and by what it asked for (sched_setaffinity(2)); what it asked for counts for nothing if none of it is left.
   static cpu_set_t CpusFor(const Task& task);
   static const cpu_set_t& AllCpus();
-  // Its host thread uses these from now on.
-  static void ApplyCpus(const Task& task);
+  // The number above the last of those.
+  static uint32_t PossibleCpus();
+  // Its host thread uses these, which are CpusFor(task), from now on.
+  static void ApplyCpus(const Task& task, const cpu_set_t& cpus);
 
   Limits& limits() { return limits_; }
   Counters& counters() { return counters_; }
@@ -227,5 +229,8 @@ class Cgroup final : public RefCounted<Cgroup>, public state::Saveable {
   size_t limited_ = 0;  // groups with limits that are looked after
   int64_t memory_looked_ = 0;
 };
+
+// "0-2,4": bitmap_list_string() of lib/vsprintf.c.
+std::string CpuListText(const cpu_set_t& set);
 
 }  // namespace amber

@@ -93,7 +93,7 @@ void TaskExtras::OnExec() {
 void TaskExtras::ApplyAffinity(const Task& task) const {
   // A machine that has none of these processors (after a restore) lets it run on all of them, as Linux does when they are unplugged.
   cpu_set_t set = Cgroup::CpusFor(task);
-  if (affinity || !CPU_EQUAL(&set, &Cgroup::AllCpus())) Cgroup::ApplyCpus(task);
+  if (affinity || !CPU_EQUAL(&set, &Cgroup::AllCpus())) Cgroup::ApplyCpus(task, set);
 }
 
 void TaskExtras::LeaveSemUndo(Task& task) {

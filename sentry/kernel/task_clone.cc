@@ -232,7 +232,7 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& ar
   }
   child->vfork_pending_ = (args.flags & CLONE_VFORK) != 0;
   child->thread_ = &thread;
-  if (args.cgroup) Cgroup::ApplyCpus(*child);
+  if (args.cgroup) Cgroup::ApplyCpus(*child, Cgroup::CpusFor(*child));
   child->where_ = Task::Where::kStopped;
   thread.cookie = child.get();
   platform::Frame& frame = thread.frame();

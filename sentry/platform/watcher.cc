@@ -33,8 +33,6 @@ constexpr int64_t kLongPause = 64'000 * kMicrosecond;
 constexpr int64_t kOthersPause = 4'000 * kMicrosecond;
 constexpr int64_t kBusyPause = 16'000 * kMicrosecond;
 
-thread_local bool watching = false;
-
 bool Failed(uint64_t taken, uint64_t redone) { return taken < kWorth || redone * 3 > taken; }
 
 // After a failure, which makes the pause `growth` times as long, or a success, at `now`.
@@ -55,7 +53,8 @@ int64_t WatchClock() {
   return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
 }
 
-bool Watcher::Watching() { return watching; }
+// Nobody else may spin.
+bool Watcher::Watching() { return Current() != nullptr; }
 
 bool Watcher::Consider(ThreadImpl& thread, WatchCredit& credit, int64_t now) {
   if (!possible_ || stopping_.load(std::memory_order_relaxed)) return false;
@@ -149,7 +148,6 @@ bool Watcher::Round(int64_t now) {
 }
 
 void Watcher::Watch(WatchCredit& credit) {
-  watching = true;
   SetCurrent(this);
   taken_ = redone_ = 0;
   bool interrupted = false;
@@ -170,7 +168,6 @@ void Watcher::Watch(WatchCredit& credit) {
   }
   while (!entries_.empty()) Dismiss(entries_.size() - 1, !interrupted);
   SetCurrent(nullptr);
-  watching = false;
   Settle(credit, interrupted || Failed(taken_, redone_), 2, interrupted ? kBusyPause : kOthersPause, before);
   GiveUp();
 }

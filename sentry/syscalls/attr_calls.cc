@@ -1,5 +1,4 @@
 // Changing attributes: chmod(2), chown(2), utimensat(2), truncate(2), umask(2).
-#include <linux/capability.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -42,36 +41,14 @@ ErrnoOr<uint64_t> FChmodAt(Task& task, int dirfd, UserPtr<const char> path, uint
 
 ErrnoOr<uint64_t> Chmod(Task& task, UserPtr<const char> path, uint32_t mode) { return FChmodAt2(task, AT_FDCWD, path, mode, 0); }
 
-// setattr_prepare() and setattr_copy() for what has no place in the tree.
-ErrnoOr<void> ChmodKept(const Credentials& creds, AnonOwner& kept, uint32_t mode) {
-  if (creds.fsuid != kept.uid && !creds.HasOver(kept.uid, kept.gid, CAP_FOWNER)) return Errno(EPERM);
-  bool keeps_group = creds.InGroup(kept.gid) || creds.HasOver(kept.uid, kept.gid, CAP_FSETID);
-  kept.mode = mode & (keeps_group ? 07777u : 07777u & ~static_cast<uint32_t>(S_ISGID));
-  return Ok();
-}
-
-ErrnoOr<void> ChownKept(const Credentials& creds, AnonOwner& kept, uint32_t uid, uint32_t gid) {
-  bool may = creds.HasOver(kept.uid, kept.gid, CAP_CHOWN), owner = creds.fsuid == kept.uid;
-  if (uid != UINT32_MAX && !may && !(owner && uid == kept.uid)) return Errno(EPERM);
-  if (gid != UINT32_MAX && !may && !(owner && (gid == kept.gid || creds.InGroup(gid)))) return Errno(EPERM);
-  if (uid != UINT32_MAX) kept.uid = uid;
-  if (gid != UINT32_MAX) kept.gid = gid;
-  // As of every file that is no directory.
-  kept.mode &= ~static_cast<uint32_t>(S_ISUID);
-  if ((kept.mode & S_IXGRP) != 0) kept.mode &= ~static_cast<uint32_t>(S_ISGID);
-  return Ok();
-}
-
 ErrnoOr<uint64_t> FChmod(Task& task, int fd, uint32_t mode) {
   RefPtr<File> file = TRY(task.files().Get(fd));
-  if (auto* kept = dynamic_cast<OwnerKeeper*>(file.get()); kept != nullptr && file->path() == nullptr) {
-    TRY(ChmodKept(task.creds(), kept->owner_and_mode(), mode));
-    return uint64_t{0};
-  }
   // Sockets and the like have attributes that nobody sees changed.
-  if (file->path() == nullptr) return uint64_t{0};
-  VfsContext ctx = ContextOf(task);
-  TRY(ChmodPlace(ctx, *file->path(), mode));
+  if (file->path() != nullptr) {
+    TRY(ChmodPlace(ContextOf(task), *file->path(), mode));
+  } else if (auto* kept = dynamic_cast<OwnerKeeper*>(file.get())) {
+    TRY(ChmodKept(task.creds(), kept->owner_and_mode(), mode));
+  }
   return uint64_t{0};
 }
 

@@ -46,16 +46,15 @@ FlagChange ChangeOf(int advice) {
 }
 
 // 0, or what Linux says to `advice` on this mapping (madvise_vma_behavior of mm/madvise.c).
-int Refusal(const Vma& vma, int advice) {
+int Refusal(const Vma& vma, int advice, bool even_locked = false) {
   // can_madv_modify() of mm/mseal.c: sealed memory that one may not write must not be emptied either.
-  bool discards = advice == kGuardInstall || advice == MADV_DONTNEED || advice == kDontNeedLocked || advice == MADV_FREE || advice == MADV_REMOVE ||
-                  advice == MADV_DONTFORK || advice == MADV_WIPEONFORK;
+  bool discards = advice == kGuardInstall || advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE || advice == MADV_DONTFORK ||
+                  advice == MADV_WIPEONFORK;
   if (discards && vma.sealed() && !vma.file && (vma.prot & PROT_WRITE) == 0) return EPERM;
   switch (advice) {
     case MADV_DONTNEED:
     case MADV_COLD:
-    case MADV_PAGEOUT: return vma.locked() ? EINVAL : 0;
-    case kDontNeedLocked: return 0;
+    case MADV_PAGEOUT: return vma.locked() && !even_locked ? EINVAL : 0;
     case MADV_FREE: return ((vma.file || vma.shared) && !IsMoved(vma)) || vma.locked() ? EINVAL : 0;
     case MADV_WIPEONFORK:
       // TODO(compat): restored memory would have to be copied out of the image first.
@@ -69,9 +68,9 @@ int Refusal(const Vma& vma, int advice) {
 
 bool IsKnown(int advice) {
   // Not here: MADV_MERGEABLE (pages merged across sandboxes leak what they hold; EINVAL is what Linux without KSM says).
-  for (int known : {MADV_NORMAL,     MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED,      MADV_DONTNEED,       MADV_FREE,     MADV_REMOVE,
-                    MADV_DONTFORK,   MADV_DOFORK, MADV_HUGEPAGE,   MADV_NOHUGEPAGE,    MADV_DONTDUMP,       MADV_DODUMP,   MADV_WIPEONFORK,
-                    MADV_KEEPONFORK, MADV_COLD,   MADV_PAGEOUT,    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE, kDontNeedLocked}) {
+  for (int known : {MADV_NORMAL,     MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED,      MADV_DONTNEED,       MADV_FREE,    MADV_REMOVE,
+                    MADV_DONTFORK,   MADV_DOFORK, MADV_HUGEPAGE,   MADV_NOHUGEPAGE,    MADV_DONTDUMP,       MADV_DODUMP,  MADV_WIPEONFORK,
+                    MADV_KEEPONFORK, MADV_COLD,   MADV_PAGEOUT,    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE}) {
     if (advice == known) return true;
   }
   return false;
@@ -103,8 +102,8 @@ ErrnoOr<uint64_t> EndOf(uint64_t address, uint64_t length, int error) {
   return address + size;
 }
 
-// Some calls take a length so great that it is nothing, rounded up, for nothing (mlock, munlock, msync).
-bool WrapsToNothing(uint64_t length) { return length != 0 && PageUp(length) == 0; }
+// mlock, munlock and msync take a length so great that it is nothing, rounded up, for nothing.
+ErrnoOr<uint64_t> EndOrNothing(uint64_t address, uint64_t length, int error) { return PageUp(length) == 0 ? address : EndOf(address, length, error); }
 
 // MADV_GUARD_INSTALL and MADV_GUARD_REMOVE (madvise_guard_install()). What the host's madvise says is the answer: it may be older.
 ErrnoOr<uint64_t> Guard(Task& task, MmLock& lock, const std::vector<Vma>& parts, uint64_t start, uint64_t end, bool install) {
@@ -142,6 +141,9 @@ ErrnoOr<uint64_t> Guard(Task& task, MmLock& lock, const std::vector<Vma>& parts,
 
 ErrnoOr<uint64_t> Madvise(Task& task, uint64_t address, uint64_t length, int advice) {
   if (advice == MADV_HWPOISON || advice == MADV_SOFT_OFFLINE) return Errno(EPERM);
+  // The guest's own call says it to the host, where it is made natively; that may be older.
+  bool even_locked = advice == kDontNeedLocked;
+  if (even_locked) advice = MADV_DONTNEED;
   bool guards = advice == kGuardInstall || advice == kGuardRemove;
   if (!IsKnown(advice) && !guards) return Errno(EINVAL);
   if (address % kPageSize != 0) return Errno(EINVAL);
@@ -157,10 +159,10 @@ ErrnoOr<uint64_t> Madvise(Task& task, uint64_t address, uint64_t length, int adv
   bool image = false;
   for (const Vma& part : parts) {
     // TODO(compat): Linux has advised the mappings before the first one that refuses.
-    if (int error = Refusal(part, advice); error != 0) return Errno(error);
+    if (int error = Refusal(part, advice, even_locked); error != 0) return Errno(error);
     image |= part.image || IsMoved(part);
   }
-  bool drops = advice == MADV_DONTNEED || advice == MADV_FREE || advice == kDontNeedLocked;
+  bool drops = advice == MADV_DONTNEED || advice == MADV_FREE;
   FlagChange change = ChangeOf(advice);
   if (!(drops && image) && mm.IsGuestRange(address, end)) {
     return RunNatively(task, lock, address, end, [&] {
@@ -168,13 +170,13 @@ ErrnoOr<uint64_t> Madvise(Task& task, uint64_t address, uint64_t length, int adv
       mm.vmas().Update(address, end, [&](Vma& v) { v.flags = (v.flags & ~change.clear) | change.set; });
     });
   }
-  std::vector<StubOp> ops = TRY(DropOps(task, parts, advice == kDontNeedLocked ? MADV_DONTNEED : advice));
+  std::vector<StubOp> ops = TRY(DropOps(task, parts, advice));
   int result = mm.vmas().FirstHole(address, end) < end ? ENOMEM : 0;
   RefPtr<MemoryManager> ref(&mm);
   return RunMemoryOps(task, lock, std::move(ops), [=](std::span<const int64_t>) -> int64_t {
     ref->vmas().Update(address, end, [&](Vma& v) {
       if (drops) v.image = false;
-      if ((advice == MADV_DONTNEED || advice == kDontNeedLocked) && IsMoved(v)) v = UnmovedVma(std::move(v));
+      if (advice == MADV_DONTNEED && IsMoved(v)) v = UnmovedVma(std::move(v));
       v.flags = (v.flags & ~change.clear) | change.set;
     });
     return -result;
@@ -196,8 +198,7 @@ ErrnoOr<uint64_t> Msync(Task& task, uint64_t address, uint64_t length, int flags
   if ((flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC)) != 0) return Errno(EINVAL);
   if ((flags & MS_ASYNC) != 0 && (flags & MS_SYNC) != 0) return Errno(EINVAL);
   if (address % kPageSize != 0) return Errno(EINVAL);
-  if (WrapsToNothing(length)) return uint64_t{0};
-  uint64_t end = TRY(EndOf(address, length, ENOMEM));
+  uint64_t end = TRY(EndOrNothing(address, length, ENOMEM));
   if (end == address) return uint64_t{0};
   if (end > kGuestTop) return Errno(ENOMEM);
   bool files = false;
@@ -240,8 +241,7 @@ ErrnoOr<uint64_t> LockCall(Task& task, uint64_t address, uint64_t length, bool p
   MemoryLimits limits = MemoryLimitsOf(task);
   if (!limits.may_lock && limits.memlock == 0) return Errno(EPERM);
   uint64_t start = PageDown(address);
-  if (WrapsToNothing(length + (address - start))) return uint64_t{0};
-  uint64_t end = TRY(EndOf(start, length + (address - start), EINVAL));
+  uint64_t end = TRY(EndOrNothing(start, length + (address - start), EINVAL));
   if (end == start) return uint64_t{0};
   if (end > kGuestTop) return Errno(ENOMEM);
   MmLock lock(task, start, end);
@@ -260,8 +260,7 @@ ErrnoOr<uint64_t> Mlock2(Task& task, uint64_t address, uint64_t length, int flag
 
 ErrnoOr<uint64_t> Munlock(Task& task, uint64_t address, uint64_t length) {
   uint64_t start = PageDown(address);
-  if (WrapsToNothing(length + (address - start))) return uint64_t{0};
-  uint64_t end = TRY(EndOf(start, length + (address - start), EINVAL));
+  uint64_t end = TRY(EndOrNothing(start, length + (address - start), EINVAL));
   if (end == start) return uint64_t{0};
   MmLock lock(task, start, end);
   if (!lock.held()) return WaitForMm(task);

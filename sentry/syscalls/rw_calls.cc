@@ -88,14 +88,18 @@ ErrnoOr<uint64_t> Write(Task& task, int fd, UserPtr<const void> p, uint64_t size
   return WriteFile(task, *file, source);
 }
 
+ErrnoOr<uint64_t> ReadFileAt(Task& task, File& file, Sink& sink, uint64_t offset) {
+  TRY(AskToRead(file));
+  uint64_t n = TRY(file.PRead(task, sink, offset));
+  if (n > 0) NotifyFile(file, IN_ACCESS);
+  return n;
+}
+
 ErrnoOr<uint64_t> PRead64(Task& task, int fd, UserPtr<void> p, uint64_t size, int64_t offset) {
   if (offset < 0) return Errno(EINVAL);
   RefPtr<File> file = TRY(ReadableFile(task, fd));
   UserSink sink(task, p, std::min(size, kMaxRwCount));
-  TRY(AskToRead(*file));
-  uint64_t n = TRY(file->PRead(task, sink, static_cast<uint64_t>(offset)));
-  if (n > 0) NotifyFile(*file, IN_ACCESS);
-  return n;
+  return ReadFileAt(task, *file, sink, static_cast<uint64_t>(offset));
 }
 
 ErrnoOr<uint64_t> PWrite64(Task& task, int fd, UserPtr<const void> p, uint64_t size, int64_t offset) {
@@ -142,10 +146,7 @@ ErrnoOr<uint64_t> PReadV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t c
   if (offset >= 0) TRY(CheckHasPositions(task, *file));
   UserSink sink(task, TRY(task.CopyInIovecs(p, count)));
   if (offset == -1) return ReadFile(task, *file, sink, (flags & RWF_NOWAIT) != 0);
-  TRY(AskToRead(*file));
-  uint64_t n = TRY(file->PRead(task, sink, static_cast<uint64_t>(offset)));
-  if (n > 0) NotifyFile(*file, IN_ACCESS);
-  return n;
+  return ReadFileAt(task, *file, sink, static_cast<uint64_t>(offset));
 }
 
 ErrnoOr<uint64_t> PWriteV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t count, int64_t offset, uint64_t, int flags) {

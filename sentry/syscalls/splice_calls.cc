@@ -114,8 +114,10 @@ ErrnoOr<uint64_t> Splice(Task& task, int in_fd, UserPtr<uint64_t> in_offset, int
   size_t chunk = std::min<uint64_t>(size, in.pipe == nullptr || out.pipe == nullptr ? kLongest : kChunk);
   if (in.pipe == nullptr && out.pipe == nullptr) return Errno(EINVAL);
   if (in.pipe == out.pipe) return Errno(EINVAL);
-  if (in.pipe == nullptr) TRY(AskToRead(*in.file));
-  if (in.pipe == nullptr) return IntoPipe(task, in, out, chunk, flags);
+  if (in.pipe == nullptr) {
+    TRY(AskToRead(*in.file));
+    return IntoPipe(task, in, out, chunk, flags);
+  }
   if ((out.file->flags() & O_APPEND) != 0) return Errno(EINVAL);
   return FromPipe(task, in, out, chunk, flags, true);
 }

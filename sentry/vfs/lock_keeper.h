@@ -1,4 +1,4 @@
-// Locks, owner and mode of open files without a place in the tree: pipes and memfds, whose object stands for an inode.
+// Locks, owner and mode of open files without a place in the tree: pipes, whose object stands for an inode.
 //
 // Guarded by the kernel lock.
 #pragma once

@@ -13,6 +13,8 @@
 
 namespace amber {
 
+struct AnonOwner;
+
 VfsContext ContextOf(Task& task);
 
 // Makes what `node` says under a new name; its owner and the set-group-ID rule of directories are filled in, the
@@ -29,6 +31,9 @@ ErrnoOr<void> RenameAt(const VfsContext& ctx, const VfsPath& old_start, std::str
 ErrnoOr<void> ChmodPlace(const VfsContext& ctx, const VfsPath& place, uint32_t mode);
 // UINT32_MAX leaves an id as it is.
 ErrnoOr<void> ChownPlace(const VfsContext& ctx, const VfsPath& place, uint32_t uid, uint32_t gid);
+// The same for what has no place in the tree (lock_keeper.h).
+ErrnoOr<void> ChmodKept(const Credentials& creds, AnonOwner& kept, uint32_t mode);
+ErrnoOr<void> ChownKept(const Credentials& creds, AnonOwner& kept, uint32_t uid, uint32_t gid);
 ErrnoOr<void> SetTimesPlace(const VfsContext& ctx, const VfsPath& place, const AttrChange& times);
 ErrnoOr<void> TruncatePlace(const VfsContext& ctx, const VfsPath& place, uint64_t size);
 // Without permission checks (an open file is what permits it).

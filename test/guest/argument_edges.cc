@@ -148,7 +148,7 @@ GUEST_TEST(ArgumentEdge, TimerSlackIsAFile) {
   const char* file = "/proc/self/timerslack_ns";
   auto shown = [&] {
     char text[32] = {};
-    ReadFile(file, text, sizeof(text) - 1);
+    ReadFile(file, text, sizeof(text));
     return strtoul(text, nullptr, 10);
   };
   auto write_to = [&](const char* text) {

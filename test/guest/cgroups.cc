@@ -594,9 +594,7 @@ int UsableCpus() {
 
 bool StatusShows(const char* line) {
   char text[4096] = {};
-  const int fd = MUST(open("/proc/self/status", O_RDONLY));
-  MUST(read(fd, text, sizeof(text) - 1));
-  close(fd);
+  ReadFile("/proc/self/status", text, sizeof(text));
   return strstr(text, line) != nullptr;
 }
 

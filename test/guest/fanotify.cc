@@ -222,9 +222,7 @@ GUEST_TEST(Fanotify, MarksOfDescriptors) {
     snprintf(want, sizeof(want), "fanotify ino:%llx sdev:%x mflags:%x mask:20 ignored_mask:0 ", static_cast<unsigned long long>(status.st_ino),
              device, flags);
     char text[1024] = {};
-    const int fd = MUST(open(path, O_RDONLY));
-    MUST(read(fd, text, sizeof(text) - 1));
-    close(fd);
+    ReadFile(path, text, sizeof(text));
     return strstr(text, want) != nullptr;
   };
   EXPECT(shows(FAN_MARK_EVICTABLE));
@@ -260,13 +258,11 @@ GUEST_TEST(Fanotify, ReportsProcesses) {
   EXPECT_EQ(fcntl(event[0].process.pidfd, F_GETFD), FD_CLOEXEC);
   char path[64], want[64], text[512] = {};
   snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", event[0].process.pidfd);
-  const int fd = MUST(open(path, O_RDONLY));
-  MUST(read(fd, text, sizeof(text) - 1));
+  ReadFile(path, text, sizeof(text));
   snprintf(want, sizeof(want), "Pid:\t%d\n", getpid());
   EXPECT(strstr(text, want) != nullptr);
   EXPECT_EQ(event[1].process.pidfd, FAN_NOPIDFD);
   for (const auto& e : event) close(e.m.fd);
-  close(fd);
   close(event[0].process.pidfd);
   close(group);
 }

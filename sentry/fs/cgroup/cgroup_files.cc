@@ -219,26 +219,10 @@ ErrnoOr<void> SetCpuWeight(Task&, Cgroup& g, std::string_view text) {
 
 // --- cpuset ---
 
-std::string CpuList(const cpu_set_t& set) {
-  std::string out;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &set)) continue;
-    int last = cpu;
-    while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &set)) ++last;
-    if (!out.empty()) out += ',';
-    out += std::to_string(cpu);
-    if (last > cpu) out += '-' + std::to_string(last);
-    cpu = last;
-  }
-  return out + "\n";
-}
-
 // bitmap_parselist() without its rarer forms ("0-10:1/2", "all"): ranges and numbers with commas between.
 ErrnoOr<cpu_set_t> ParseCpus(std::string_view text) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  int possible = 0;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) possible = CPU_ISSET(cpu, &Cgroup::AllCpus()) ? cpu + 1 : possible;
   while (!text.empty()) {
     size_t end = std::min(text.find(','), text.size());
     std::string_view part = text.substr(0, end);
@@ -247,14 +231,14 @@ ErrnoOr<cpu_set_t> ParseCpus(std::string_view text) {
     std::optional<int> first = Number<int>(part.substr(0, std::min(dash, part.size())));
     std::optional<int> last = dash == std::string_view::npos ? first : Number<int>(part.substr(dash + 1));
     if (!first || !last || *first < 0 || *last < *first) return Errno(EINVAL);
-    if (*last >= possible) return Errno(ERANGE);
+    if (static_cast<uint32_t>(*last) >= Cgroup::PossibleCpus()) return Errno(ERANGE);
     for (int cpu = *first; cpu <= *last; ++cpu) CPU_SET(cpu, &set);
   }
   return set;
 }
 
-std::string Cpus(Task&, Cgroup& g) { return g.cpus() ? CpuList(*g.cpus()) : "\n"; }
-std::string EffectiveCpus(Task&, Cgroup& g) { return CpuList(g.EffectiveCpus()); }
+std::string Cpus(Task&, Cgroup& g) { return (g.cpus() ? CpuListText(*g.cpus()) : "") + "\n"; }
+std::string EffectiveCpus(Task&, Cgroup& g) { return CpuListText(g.EffectiveCpus()) + "\n"; }
 ErrnoOr<void> SetCpus(Task&, Cgroup& g, std::string_view text) {
   if (text.empty()) {
     g.SetCpus(std::nullopt);

@@ -138,7 +138,10 @@ void Fanotify::OnUnmounted(const FileSystem& fs) {
   CountJudges();
 }
 
-uint32_t Fanotify::WantedBy(const Mark& mark, bool dir) { return !dir || (mark.mask & FAN_ONDIR) != 0 ? mark.mask : 0; }
+uint32_t Fanotify::WantedBy(const Mark& mark, bool dir, bool of_child) {
+  if ((dir && (mark.mask & FAN_ONDIR) == 0) || (of_child && (mark.mask & FAN_EVENT_ON_CHILD) == 0)) return 0;
+  return mark.mask;
+}
 
 // fsnotify_effective_ignore_mask(): what FAN_MARK_IGNORED_MASK left is about directories always, and about children if the mark itself is.
 uint32_t Fanotify::IgnoredBy(const Mark& mark, bool dir, bool of_child) {
@@ -158,13 +161,14 @@ uint32_t Fanotify::InterestIn(const VfsPath& place, uint32_t mask) {
     Mark* above = Find(On::kInode, parent->inode());
     if (above != nullptr && ((above->mask | above->ignored) & FAN_EVENT_ON_CHILD) != 0) found[1] = above;
   }
-  for (Mark*& mark : found) {
+  for (size_t i = 0; i < found.size(); ++i) {
+    Mark* mark = found[i];
     if (mark == nullptr) continue;
-    bool of_child = &mark == &found[1];
+    bool of_child = i == 1;
     // send_to_group(): what is ignored is so until the file is modified.
     if ((mask & IN_MODIFY) != 0 && !mark->survives) mark->ignored = 0;
     ignored |= IgnoredBy(*mark, dir, of_child);
-    if (!of_child || (mark->mask & FAN_EVENT_ON_CHILD) != 0) wanted |= WantedBy(*mark, dir);
+    wanted |= WantedBy(*mark, dir, of_child);
   }
   return mask & wanted & ~ignored;
 }
@@ -243,9 +247,7 @@ ErrnoOr<size_t> Fanotify::Read(Task& task, Sink& sink) {
   if (events_.empty()) return Errno(EAGAIN);
   if (sink.remaining() < event_size()) return Errno(EINVAL);
   size_t done = 0;
-  while (!events_.empty() && sink.remaining() >= event_size()) {
-    DropAbandoned();
-    if (events_.empty()) break;
+  for (; !events_.empty() && sink.remaining() >= event_size(); DropAbandoned()) {
     Event event = Take();
     // An event that cannot be opened or delivered is lost (copy_event_to_user()).
     ErrnoOr<int> fd = OpenFor(task, event);

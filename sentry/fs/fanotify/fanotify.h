@@ -81,7 +81,7 @@ class Fanotify final : public File, public PlaceObserver {
   using Marks = std::map<std::pair<On, const void*>, Mark>;
 
   // What a mark wants to be told, and not, of an event of this kind.
-  static uint32_t WantedBy(const Mark& mark, bool dir);
+  static uint32_t WantedBy(const Mark& mark, bool dir, bool of_child);
   static uint32_t IgnoredBy(const Mark& mark, bool dir, bool of_child);
   static ErrnoOr<void> CheckUpdate(const Mark& mark, uint32_t flags);
   // A descriptor of the process; FAN_NOPIDFD, FAN_EPIDFD.

@@ -75,27 +75,15 @@ const char* StateName(char letter) {
   }
 }
 
-// "3" and "0-1": lib/vsprintf.c, bitmap_string() and bitmap_list_string().
+// "3": lib/vsprintf.c, bitmap_string().
 std::string CpuMask(const cpu_set_t& set, uint32_t cpus) {
   std::string out;
-  for (uint32_t word = (std::max(cpus, 1u) + 31) / 32; word-- > 0;) {
+  for (uint32_t word = (cpus + 31) / 32; word-- > 0;) {
     uint32_t bits = 0;
     for (uint32_t i = 0; i < 32; ++i) bits |= CPU_ISSET(word * 32 + i, &set) ? 1u << i : 0;
     bool first = out.empty();
     uint32_t width = first ? ((cpus - 1) % 32 + 4) / 4 : 8;
     AppendFormat(&out, "%s%0*x", first ? "" : ",", static_cast<int>(width), bits);
-  }
-  return out;
-}
-
-std::string CpuList(const cpu_set_t& set) {
-  std::string out;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &set)) continue;
-    int last = cpu;
-    while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &set)) ++last;
-    AppendFormat(&out, last > cpu ? "%s%d-%d" : "%s%d", out.empty() ? "" : ",", cpu, last);
-    cpu = last;
   }
   return out;
 }
@@ -183,12 +171,10 @@ ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target) {
   AppendFormat(&out, "CapInh:\t%016llx\nCapPrm:\t%016llx\nCapEff:\t%016llx\nCapBnd:\t%016llx\nCapAmb:\t%016llx\n", static_cast<Ull>(c.inheritable),
                static_cast<Ull>(c.permitted), static_cast<Ull>(c.effective), static_cast<Ull>(c.bounding), static_cast<Ull>(c.ambient));
   cpu_set_t cpus = Cgroup::CpusFor(t);
-  uint32_t possible = 1;
-  for (uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) possible = CPU_ISSET(cpu, &Cgroup::AllCpus()) ? cpu + 1 : possible;
   AppendFormat(&out, "NoNewPrivs:\t%d\nSeccomp:\t%d\nSeccomp_filters:\t%zu\nSpeculation_Store_Bypass:\tvulnerable\n", t.no_new_privs() ? 1 : 0,
                t.extras().seccomp_mode, t.extras().seccomp ? t.extras().seccomp->depth() : 0);
-  AppendFormat(&out, "SpeculationIndirectBranch:\tconditional enabled\nCpus_allowed:\t%s\nCpus_allowed_list:\t%s\n", CpuMask(cpus, possible).c_str(),
-               CpuList(cpus).c_str());
+  AppendFormat(&out, "SpeculationIndirectBranch:\tconditional enabled\nCpus_allowed:\t%s\nCpus_allowed_list:\t%s\n",
+               CpuMask(cpus, Cgroup::PossibleCpus()).c_str(), CpuListText(cpus).c_str());
   out += "Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n";
   return out;
 }
