@@ -18,6 +18,7 @@ namespace {
 // A call moves at most this much, so that others get their turn; a short count is what callers must expect.
 constexpr uint64_t kMaxCopy = 16 << 20;
 constexpr size_t kChunk = 64 * 1024;
+static_assert(kChunk <= BounceBuffer::kSize);
 
 // An optional offset argument, or the file's position.
 class Offset {
@@ -45,9 +46,9 @@ class Offset {
   UserPtr<int64_t> pointer_;
 };
 
-// Bytes of `in` from `offset` on into a fresh buffer.
-ErrnoOr<size_t> Fill(Task& task, File& in, uint64_t offset, std::vector<uint8_t>& buffer, uint64_t want) {
-  BufferSink sink(buffer.data(), std::min<uint64_t>(buffer.size(), want));
+// Up to `want` bytes of `in` from `offset` on into `buffer`.
+ErrnoOr<size_t> Fill(Task& task, File& in, uint64_t offset, uint8_t* buffer, uint64_t want) {
+  BufferSink sink(buffer, std::min<uint64_t>(kChunk, want));
   return in.PRead(task, sink, offset);
 }
 
@@ -66,13 +67,13 @@ ErrnoOr<uint64_t> SendFile(Task& task, int out_fd, int in_fd, UserPtr<int64_t> p
   count = std::min(count, kMaxRwCount);
   count -= std::min(count, done);
   count = std::min(count, kMaxCopy);
-  std::vector<uint8_t> buffer(std::min<uint64_t>(count, kChunk));
+  uint8_t* buffer = BounceBuffer::GetOuter();
   Errno problem(0);
   while (count > 0) {
     auto got = Fill(task, *in, offset.value, buffer, count);
     if (!got.ok()) problem = got.Is(ESPIPE) && p.is_null() ? Errno(EINVAL) : got.error();
     if (!got.ok() || *got == 0) break;
-    BufferSource source(buffer.data(), *got);
+    BufferSource source(buffer, *got);
     auto put = out->Write(task, source);
     if (!put.ok()) problem = put.error();
     if (!put.ok() || *put == 0) break;
@@ -112,14 +113,14 @@ ErrnoOr<uint64_t> CopyFileRange(Task& task, int in_fd, UserPtr<int64_t> in_p, in
   count = std::min(count, kMaxCopy);
   if (in->dentry() == out->dentry() && from.value < to.value + count && to.value < from.value + count) return Errno(EINVAL);
   TRY(AskToRead(*in));
-  std::vector<uint8_t> buffer(std::min<uint64_t>(count, kChunk));
+  uint8_t* buffer = BounceBuffer::GetOuter();
   uint64_t done = 0;
   Errno problem(0);
   while (done < count && problem.number() == 0) {
     auto got = Fill(task, *in, from.value, buffer, count - done);
     if (!got.ok()) problem = got.error();
     if (!got.ok() || *got == 0) break;
-    BufferSource source(buffer.data(), *got);
+    BufferSource source(buffer, *got);
     auto put = out->PWrite(task, source, to.value);
     if (!put.ok()) problem = put.error();
     if (!put.ok() || *put == 0) break;

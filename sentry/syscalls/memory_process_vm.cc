@@ -10,12 +10,11 @@
 #include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/memory_map.h"
+#include "sentry/vfs/data_io.h"
 
 namespace amber {
 
 namespace {
-
-constexpr size_t kChunk = 128 << 10;
 
 // A thread of the process or thread `pid` that still has memory.
 ErrnoOr<RefPtr<MemoryManager>> FindMemory(Task& task, int pid) {
@@ -55,15 +54,15 @@ class Cursor {
 
 // Copies until one side ends or fails; what was copied counts, EFAULT only if that is nothing.
 ErrnoOr<uint64_t> CopyAcross(platform::AddressSpace& from, Cursor source, platform::AddressSpace& to, Cursor sink) {
-  std::vector<char> buffer(kChunk);
+  uint8_t* buffer = BounceBuffer::Get();
   uint64_t total = 0;
   while (!source.done() && !sink.done()) {
-    size_t want = std::min({source.left(), sink.left(), buffer.size()});
-    auto got = from.Read(source.address(), buffer.data(), want);
+    size_t want = std::min({source.left(), sink.left(), BounceBuffer::kSize});
+    auto got = from.Read(source.address(), buffer, want);
     size_t have = got.ok() ? *got : 0;
     size_t put = 0;
     if (have > 0) {
-      auto written = to.Write(sink.address(), buffer.data(), have);
+      auto written = to.Write(sink.address(), buffer, have);
       put = written.ok() ? *written : 0;
     }
     total += put;

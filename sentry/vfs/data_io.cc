@@ -3,18 +3,19 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <memory>
+
+#include "sentry/base/copy_buffer.h"
 
 namespace amber {
 
 uint8_t* BounceBuffer::Get() {
-  // Half a page away from the start of a page. A copy whose destination lies 1 to 31 bytes behind its source modulo the page size runs
-  // at a quarter of its speed on many CPUs (string moves), and that is where large malloc() blocks lie to page cache pages.
-  constexpr size_t kPage = 4096;
-  static thread_local std::unique_ptr<uint8_t[]> buffer;
-  if (!buffer) buffer.reset(new uint8_t[kSize + 2 * kPage]);
-  auto start = (reinterpret_cast<uintptr_t>(buffer.get()) + kPage - 1) & ~(kPage - 1);
-  return reinterpret_cast<uint8_t*>(start + kPage / 2);
+  static thread_local CopyBuffer buffer = NewCopyBuffer(kSize);
+  return buffer.get();
+}
+
+uint8_t* BounceBuffer::GetOuter() {
+  static thread_local CopyBuffer buffer = NewCopyBuffer(kSize);
+  return buffer.get();
 }
 
 ErrnoOr<size_t> ReadData(Inode& data, Sink& sink, uint64_t offset, bool touch) {

@@ -15,10 +15,13 @@ ErrnoOr<size_t> ReadData(Inode& data, Sink& sink, uint64_t offset, bool touch = 
 // Writes at most `limit` bytes of the source at `offset`, after PrepareWrite().
 ErrnoOr<size_t> WriteData(Inode& data, Source& source, uint64_t offset, uint64_t limit = UINT64_MAX);
 
-// A buffer of the calling thread, for bounces.
+// Buffers of the calling thread, for bounces: neither allocated nor cleared for each call.
 struct BounceBuffer {
   static constexpr size_t kSize = 128 * 1024;
+  // Between a host file and a sink or source. ReadData() and WriteData() use it.
   static uint8_t* Get();
+  // For who reads one file and writes another, either of which may use the one above.
+  static uint8_t* GetOuter();
 };
 
 // All of `size` bytes to a host file of the sentry's own.

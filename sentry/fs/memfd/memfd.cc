@@ -8,12 +8,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <vector>
 
 #include "sentry/base/guest_fd.h"
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/memfd/memfd.pb.h"
 #include "sentry/kernel/task.h"
+#include "sentry/vfs/data_io.h"
 #include "sentry/vfs/vfs_file.h"
 
 namespace amber {
@@ -21,7 +21,7 @@ namespace amber {
 namespace {
 
 constexpr uint32_t kShmemMinor = 1;  // the kernel's internal shmem mount
-constexpr size_t kChunk = 256 << 10;
+constexpr size_t kChunk = BounceBuffer::kSize;
 constexpr int kAllSeals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
 
 // Debian 12's headers are older than these.
@@ -59,13 +59,13 @@ ErrnoOr<uint64_t> MemFd::Size() const {
 
 ErrnoOr<size_t> MemFd::PRead(Task&, Sink& sink, uint64_t offset) {
   if (offset > INT64_MAX) return Errno(EINVAL);
-  std::vector<char> buffer(std::min(sink.remaining(), kChunk));
+  uint8_t* buffer = BounceBuffer::Get();
   size_t done = 0;
   while (sink.remaining() > 0) {
-    ssize_t n = pread(fd_.get(), buffer.data(), std::min(sink.remaining(), buffer.size()), static_cast<off_t>(offset + done));
+    ssize_t n = pread(fd_.get(), buffer, std::min(sink.remaining(), kChunk), static_cast<off_t>(offset + done));
     if (n < 0) return done > 0 ? ErrnoOr<size_t>(done) : Errno(errno);
     if (n == 0) break;
-    auto put = sink.Put(buffer.data(), static_cast<size_t>(n));
+    auto put = sink.Put(buffer, static_cast<size_t>(n));
     if (!put.ok()) return done > 0 ? ErrnoOr<size_t>(done) : put;
     done += *put;
     if (*put < static_cast<size_t>(n)) break;
@@ -78,13 +78,13 @@ ErrnoOr<size_t> MemFd::PWrite(Task& task, Source& source, uint64_t offset) {
   if (source.remaining() == 0) return size_t{0};
   uint64_t limit = std::min<uint64_t>(TRY(WriteLimit(task, offset)), INT64_MAX);
   if (offset >= limit) return Errno(EFBIG);
-  std::vector<char> buffer(std::min(source.remaining(), kChunk));
+  uint8_t* buffer = BounceBuffer::Get();
   size_t done = 0;
   while (source.remaining() > 0 && offset + done < limit) {
-    size_t want = std::min({source.remaining(), buffer.size(), static_cast<size_t>(limit - offset - done)});
-    auto taken = source.Take(buffer.data(), want);
+    size_t want = std::min({source.remaining(), kChunk, static_cast<size_t>(limit - offset - done)});
+    auto taken = source.Take(buffer, want);
     if (!taken.ok()) return done > 0 ? ErrnoOr<size_t>(done) : taken;
-    ssize_t n = pwrite(fd_.get(), buffer.data(), *taken, static_cast<off_t>(offset + done));
+    ssize_t n = pwrite(fd_.get(), buffer, *taken, static_cast<off_t>(offset + done));
     if (n < 0) return done > 0 ? ErrnoOr<size_t>(done) : Errno(errno);
     done += static_cast<size_t>(n);
     if (static_cast<size_t>(n) < want) break;

@@ -71,7 +71,7 @@ ErrnoOr<size_t> Pipe::SetCapacity(const Task& task, uint64_t bytes) {
 void Pipe::Reserve(size_t bytes) {
   if (bytes <= ring_size_) return;
   size_t grown = std::bit_ceil(std::max<size_t>(bytes, kAtomic));
-  auto ring = std::make_unique_for_overwrite<uint8_t[]>(grown);
+  CopyBuffer ring = NewCopyBuffer(grown);
   size_t first = std::min(size_, ring_size_ - start_);
   if (size_ > 0) {
     memcpy(ring.get(), ring_.get() + start_, first);

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "sentry/base/copy_buffer.h"
 #include "sentry/base/errno_or.h"
 #include "sentry/base/ref_ptr.h"
 #include "sentry/vfs/file.h"
@@ -86,7 +87,7 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
   void Append(size_t size, bool packet);
   RefPtr<File> NewEnd(int flags);
 
-  std::unique_ptr<uint8_t[]> ring_;
+  CopyBuffer ring_;
   size_t ring_size_ = 0;  // allocated: a power of two, 0 before the first write
   size_t start_ = 0;
   size_t size_ = 0;
