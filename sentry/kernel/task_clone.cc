@@ -281,8 +281,8 @@ void TaskLifecycle::FinishClone(Task& parent, const RefPtr<Task>& child, const C
     int number = fd.ok() ? *fd : -1;
     (void)parent.CopyOutBytes(args.pidfd, &number, sizeof(number));
   }
-  // Whoever borrows its parent's memory is about to exec: posix_spawn(3) goes through all signals before.
-  if (child->vfork_pending_) OfferActions(*child);
+  // Whoever borrows its parent's memory is about to exec: posix_spawn(3) goes through all signals before. A shell's child resets half a dozen.
+  OfferActions(*child);
   bool traced = parent.extras_->tracee != nullptr && Tracing::OnClone(parent, *child, args.flags, args.exit_signal);
   child->ReturnToGuest();
   if (!child->vfork_pending_ && !traced) return parent.FinishSyscall(tid);

@@ -110,10 +110,16 @@ void AddIsStubText(Builder& b, Label inside, Label outside) {
   b.If(BPF_JGT, static_cast<uint32_t>(kTextAddress + kTextSize), outside, inside);
 }
 
+// When a filter is installed the host runs it for each of a thousand call numbers, to find those that it always allows (seccomp_cache_prepare());
+// each stops where something else than the number is looked at. There are none here that matter, so something else is looked at first: the
+// installation, which each exec waits for, takes 40 us that way and 150 the other.
+void AddNotByNumberAlone(Builder& b) { b.Load(kIpLow); }
+
 }  // namespace
 
 std::vector<sock_filter> BuildFilter(uint64_t sigreturn_ip) {
   Builder b;
+  AddNotByNumberAlone(b);
   b.Load(kArch);
   b.Equal(AUDIT_ARCH_X86_64, kNext, kForeign);
   b.Load(kNumber);
@@ -153,6 +159,7 @@ std::vector<sock_filter> BuildFilter(uint64_t sigreturn_ip) {
 
 std::vector<sock_filter> BuildTrapFilter() {
   Builder b;
+  AddNotByNumberAlone(b);
   b.Load(kNumber);
   b.Equal(SYS_futex, kByPlace);
   b.Equal(SYS_sched_yield, kByPlace, kAllow);
