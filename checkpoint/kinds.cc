@@ -48,6 +48,7 @@
 #include "sentry/net/inet/tcp_socket.h"
 #include "sentry/net/inet/udp_socket.h"
 #include "sentry/net/netlink/netlink_socket.h"
+#include "sentry/net/packet/packet_socket.h"
 #include "sentry/net/tcp/tcp_connection.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/runtime/container.h"
@@ -95,6 +96,7 @@ Loader::Factory FactoryOf(Kind kind) {
   if (kind == kMovedMemoryKind) return &Loader::Make<MovedMemory>;
   if (kind == kFanotifyPermissionKind) return &Loader::Make<FanotifyPermission>;
   if (kind == kUserfaultFdKind) return &Loader::Make<UserfaultFd>;
+  if (kind == kPacketSocketKind) return &Loader::Make<PacketSocket>;
   switch (kind) {
     case Kind::kTask: return &Loader::Make<Task>;
     case Kind::kThreadGroup: return &Loader::Make<ThreadGroup>;

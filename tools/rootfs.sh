@@ -23,7 +23,7 @@ big)
     python3-pip python3-venv python3-setuptools python3-wheel dpkg-dev gunicorn
     lua5.4 r-base-core sbcl mono-mcs tcl jq cmake ninja-build musl-tools
     valgrind linux-perf bpftrace bubblewrap podman buildah qemu-user xvfb x11-utils
-    iperf3 socat openssl attr acl libsqlite3-dev'
+    iperf3 socat tcpdump openssl attr acl libsqlite3-dev'
     # Upstream's sources, for their tests: path below the mirror and sum, unpacked in /usr/src.
     sources='pool/main/p/perl/perl_5.36.0.orig.tar.xz
     0f386dccbee8e26286404b2cca144e1005be65477979beb9b1ba272d4819bcf0

@@ -1,7 +1,6 @@
 #include "sentry/net/socket.h"
 
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/time.h>
 
 #include <algorithm>
@@ -14,38 +13,9 @@
 namespace amber {
 namespace {
 
-constexpr int kCapNetAdmin = 12;
-
-// Boolean options without an effect on sockets that never leave the machine.
-constexpr uint64_t kToggles = uint64_t{1} << SO_DEBUG | uint64_t{1} << SO_REUSEADDR | uint64_t{1} << SO_DONTROUTE | uint64_t{1} << SO_BROADCAST |
-                              uint64_t{1} << SO_KEEPALIVE | uint64_t{1} << SO_OOBINLINE | uint64_t{1} << SO_REUSEPORT | uint64_t{1} << SO_TIMESTAMP |
-                              uint64_t{1} << SO_NO_CHECK | uint64_t{1} << SO_TIMESTAMPNS;
-
 template <typename T>
 std::string Bytes(const T& value) {
   return std::string(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
-template <typename T>
-ErrnoOr<T> Parse(std::span<const uint8_t> value) {
-  if (value.size() < sizeof(T)) return Errno(EINVAL);
-  T out;
-  memcpy(&out, value.data(), sizeof(T));
-  return out;
-}
-
-// sock_set_timeout() of Linux: 0 is for ever, negative is now.
-ErrnoOr<int64_t> ParseTimeout(std::span<const uint8_t> value) {
-  auto t = TRY(Parse<timeval>(value));
-  if (t.tv_usec < 0 || t.tv_usec >= 1'000'000) return Errno(EDOM);
-  if (t.tv_sec < 0) return int64_t{0};
-  if ((t.tv_sec == 0 && t.tv_usec == 0) || t.tv_sec >= INT64_MAX / kNsPerSecond - 1) return kNever;
-  return t.tv_sec * kNsPerSecond + t.tv_usec * 1000;
-}
-
-timeval TimeoutValue(int64_t ns) {
-  if (ns == kNever) return {0, 0};
-  return {ns / kNsPerSecond, ns % kNsPerSecond / 1000};
 }
 
 }  // namespace
@@ -58,109 +28,33 @@ void Socket::SetIno(uint64_t ino) {
   NoteAnonIno(ino);
 }
 
-ErrnoOr<void> Socket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
-  if (level != SOL_SOCKET) return Errno(EOPNOTSUPP);  // do_sock_setsockopt(), of a family without options.
-  switch (name) {
-    case SO_RCVTIMEO: receive_timeout_ = TRY(ParseTimeout(value)); return Ok();
-    case SO_SNDTIMEO: send_timeout_ = TRY(ParseTimeout(value)); return Ok();
-    case SO_LINGER: {
-      auto l = TRY(Parse<linger>(value));
-      linger_.l_onoff = l.l_onoff != 0 ? 1 : 0;
-      if (l.l_onoff != 0) linger_.l_linger = l.l_linger;
-      return Ok();
-    }
-    default: break;
-  }
-  int number = TRY(Parse<int>(value));
-  switch (name) {
-    case SO_SNDBUFFORCE:
-    case SO_RCVBUFFORCE:
-      if (!task.Has(kCapNetAdmin)) return Errno(EPERM);
-      break;
-    case SO_SNDBUF:
-    case SO_RCVBUF:
-      // Compared as unsigned, so that negative values mean the maximum (sk_setsockopt).
-      number = static_cast<int>(std::min<uint32_t>(static_cast<uint32_t>(number), kMaxBuffer));
-      break;
-    case SO_PASSCRED:
-      if (family_ != AF_UNIX && family_ != AF_NETLINK) return Errno(EOPNOTSUPP);  // sk_may_scm_recv()
-      pass_credentials_ = number != 0;
-      return Ok();
-    case SO_PASSSEC: return family_ == AF_UNIX || family_ == AF_NETLINK ? ErrnoOr<void>() : Errno(EOPNOTSUPP);  // no security module has labels
-    case SO_PEEK_OFF:
-      if (!has_peek_offset()) return Errno(EOPNOTSUPP);
-      peek_offset_ = number;
-      return Ok();
-    case SO_PRIORITY:
-      if ((number < 0 || number > 6) && !task.Has(kCapNetAdmin)) return Errno(EPERM);
-      priority_ = number;
-      return Ok();
-    case SO_RCVLOWAT: low_watermark_ = number < 0 ? INT32_MAX : std::max(number, 1); return Ok();
-    case kSoPassPidfd:
-    case kSoPassRights: return Errno(EOPNOTSUPP);  // for Unix sockets, which see to them
-    case SO_TYPE:
-    case SO_PROTOCOL:
-    case SO_DOMAIN:
-    case SO_ERROR:
-    case SO_ACCEPTCONN: return Errno(ENOPROTOOPT);
-    default:
-      if (name == SO_REUSEPORT && number != 0 && family_ != AF_INET && family_ != AF_INET6) return Errno(EOPNOTSUPP);
-      if (name == SO_DEBUG && number != 0 && !task.Has(kCapNetAdmin)) return Errno(EACCES);
-      if (name < 0 || name >= 64 || (kToggles >> name & 1) == 0) return Errno(ENOPROTOOPT);
-      if (number != 0) {
-        toggles_ |= uint64_t{1} << name;
-      } else {
-        toggles_ &= ~(uint64_t{1} << name);
-      }
-      return Ok();
-  }
-  int64_t doubled = std::min<int64_t>(int64_t{std::max(number, 0)} * 2, INT32_MAX);
-  if (name == SO_SNDBUF || name == SO_SNDBUFFORCE) {
-    send_buffer_ = static_cast<int>(std::max<int64_t>(doubled, 4608));  // SOCK_MIN_SNDBUF
-    if (WaitQueue* queue = wait_queue(); queue != nullptr) queue->Notify(0x4 /* POLLOUT */);
+// __sock_recv_timestamp(): one of the four kinds, and what SO_TIMESTAMPING asks for. Whoever gets none is told by SIOCGSTAMP.
+void Socket::AddTimestamp(ReceiveRequest& request, int64_t at) {
+  timespec time{at / 1'000'000'000, at % 1'000'000'000};
+  int kind = StampKind();
+  if (kind == SO_TIMESTAMPNS || kind == kSoTimestampNsNew) {
+    request.control.push_back({SOL_SOCKET, kind, Bytes(time)});
+  } else if (kind != 0) {
+    request.control.push_back({SOL_SOCKET, kind, Bytes(timeval{time.tv_sec, time.tv_nsec / 1000})});
   } else {
-    receive_buffer_ = static_cast<int>(std::max<int64_t>(doubled, 2304));  // SOCK_MIN_RCVBUF
+    received_at_ = at;
   }
-  return Ok();
+  constexpr int kReceiveSoftware = 1 << 3, kSoftware = 1 << 4;  // SOF_TIMESTAMPING_*
+  constexpr int kBoth = kReceiveSoftware | kSoftware;
+  if ((Kept(SOL_SOCKET, SO_TIMESTAMPING) & kBoth) != kBoth) return;
+  timespec three[3] = {time};  // the card's own time stays zero
+  request.control.push_back({SOL_SOCKET, Kept(SOL_SOCKET, kSoTimestampingNew) != 0 ? kSoTimestampingNew : SO_TIMESTAMPING, Bytes(three)});
 }
 
-ErrnoOr<std::string> Socket::GetOption(Task&, int level, int name, size_t capacity) {
-  if (level != SOL_SOCKET) return Errno(EOPNOTSUPP);
-  switch (name) {
-    case SO_TYPE: return Bytes(type_);
-    case SO_DOMAIN: return Bytes(family_);
-    case SO_PROTOCOL: return Bytes(protocol_);
-    case SO_ERROR: return Bytes(TakeError());
-    case SO_ACCEPTCONN: return Bytes<int>(listening() ? 1 : 0);
-    case SO_SNDBUF: return Bytes(send_buffer_);
-    case SO_RCVBUF: return Bytes(receive_buffer_);
-    case SO_RCVTIMEO: return Bytes(TimeoutValue(receive_timeout_));
-    case SO_SNDTIMEO: return Bytes(TimeoutValue(send_timeout_));
-    case SO_LINGER: return Bytes(linger_);
-    case SO_PASSCRED:
-    case SO_PASSSEC:
-      if (family_ != AF_UNIX && family_ != AF_NETLINK) return Errno(EOPNOTSUPP);
-      return Bytes<int>(name == SO_PASSCRED && pass_credentials_ ? 1 : 0);
-    case SO_PEEK_OFF: return has_peek_offset() ? ErrnoOr<std::string>(Bytes(peek_offset_)) : Errno(EOPNOTSUPP);
-    case SO_PEERCRED: return Bytes(ucred{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)});
-    case kSoPeerGroups:
-    case kSoPeerPidfd: return Errno(ENODATA);
-    case kSoPassPidfd:
-    case kSoPassRights: return Errno(EOPNOTSUPP);
-    case SO_PEERNAME: {
-      auto peer = PeerAddress();
-      if (!peer.ok()) return Errno(ENOTCONN);
-      if (peer->size() < capacity) return Errno(EINVAL);
-      return peer;
-    }
-    case SO_COOKIE: return capacity < sizeof(uint64_t) ? Errno(EINVAL) : ErrnoOr<std::string>(Bytes(ino_));
-    case SO_PRIORITY: return Bytes(priority_);
-    case SO_RCVLOWAT: return Bytes(low_watermark_);
-    case SO_SNDLOWAT: return Bytes<int>(1);
-    default:
-      if (name < 0 || name >= 64 || (kToggles >> name & 1) == 0) return Errno(ENOPROTOOPT);
-      return Bytes<int>((toggles_ >> name & 1) != 0 ? 1 : 0);
-  }
+// sock_gettstamp(): of the last packet that was read without being told.
+ErrnoOr<uint64_t> Socket::StampIoctl(Task& task, uint32_t command, uint64_t argument) {
+  bool fine = command == kSiocGStampNs || command == kSiocGStampNsNew;
+  if (!fine && command != kSiocGStamp && command != kSiocGStampNew) return Errno(ENOTTY);
+  if (received_at_ == 0) return Errno(ENOENT);
+  timespec time{received_at_ / 1'000'000'000, received_at_ % 1'000'000'000};
+  if (!fine) time.tv_nsec /= 1000;
+  TRY(task.CopyOut(UserPtr<timespec>(argument), time));
+  return uint64_t{0};
 }
 
 ErrnoOr<size_t> Socket::Read(Task& task, Sink& sink) {

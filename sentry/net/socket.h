@@ -15,6 +15,7 @@
 
 #include "sentry/kernel/clock.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/net/filter/socket_filter.h"
 #include "sentry/vfs/file.h"
 
 namespace amber {
@@ -70,6 +71,10 @@ class Socket : public File {
   virtual ErrnoOr<void> SetOption(Task& task, int level, int name, std::span<const uint8_t> value);
   // `capacity`: how many bytes the guest has room for.
   virtual ErrnoOr<std::string> GetOption(Task& task, int level, int name, size_t capacity);
+  // The same of an option whose value depends on what lies where the answer goes (PACKET_HDRLEN).
+  virtual ErrnoOr<std::string> AnswerOption(Task& task, int level, int name, int /*question*/, size_t capacity) {
+    return GetOption(task, level, name, capacity);
+  }
 
   // SO_RCVTIMEO and SO_SNDTIMEO in ns, kNever if not set.
   int64_t receive_timeout() const { return receive_timeout_; }
@@ -98,6 +103,33 @@ class Socket : public File {
   virtual int TakeError() { return 0; }
   virtual bool listening() const { return false; }
   void SetIno(uint64_t ino);
+  // SO_ATTACH_FILTER means something here.
+  virtual bool takes_filters() const { return true; }
+  // Options that only read back. There is a bounded number of names.
+  void Keep(int level, int name, int value);
+  int Kept(int level, int name, int otherwise = 0) const;
+  bool toggle(int option) const { return (toggles_ >> option & 1) != 0; }
+  // SO_TIMESTAMP and SO_TIMESTAMPNS of what was received at `at` (ns of the real time), and what SIOCGSTAMP tells then.
+  void AddTimestamp(ReceiveRequest& request, int64_t at);
+  // SIOCGSTAMP and its kin; ENOTTY for others.
+  ErrnoOr<uint64_t> StampIoctl(Task& task, uint32_t command, uint64_t argument);
+  // The filter and what is kept, in an image.
+  template <typename Message>
+  void SaveShared(Message* out) const {
+    if (filter_) out->set_filter(filter_->Bytes());
+    out->set_filter_locked(filter_locked_);
+    out->set_stamp(received_at_);
+    for (const KeptOption& k : kept_) out->add_kept(k.level), out->add_kept(k.name), out->add_kept(k.value);
+  }
+  template <typename Message>
+  bool LoadShared(const Message& in) {
+    filter_locked_ = in.filter_locked();
+    received_at_ = in.stamp();
+    for (int i = 0; i + 2 < in.kept_size(); i += 3) kept_.push_back({in.kept(i), in.kept(i + 1), in.kept(i + 2)});
+    if (in.filter().empty()) return true;
+    filter_ = SocketFilter::FromBytes(in.filter());
+    return static_cast<bool>(filter_);
+  }
   // SO_PEEK_OFF: Linux has it for Unix sockets, UDP and TCP.
   virtual bool has_peek_offset() const { return false; }
   // Where a receive with `flags` begins (sk_peek_offset).
@@ -122,6 +154,27 @@ class Socket : public File {
   linger linger_{};
   int priority_ = 0;
   int low_watermark_ = 1;
+  RefPtr<const SocketFilter> filter_;
+  bool filter_locked_ = false;  // SO_LOCK_FILTER
+  int64_t received_at_ = 0;     // for SIOCGSTAMP; 0: nothing came yet
+
+ private:
+  struct KeptOption {
+    int level, name, value;
+  };
+  std::vector<KeptOption> kept_;
+
+  // Which of SO_TIMESTAMP and its kin is on; 0: none.
+  int StampKind() const;
+  ErrnoOr<void> SetTimestamping(int name, std::span<const uint8_t> value);
+  std::optional<ErrnoOr<void>> SetStructure(Task& task, int name, std::span<const uint8_t> value);
+  void SetBuffer(int name, int number);
+  ErrnoOr<void> SetPlain(Task& task, int name, int number);
+  ErrnoOr<std::string> GetPlain(int name) const;
+  ErrnoOr<std::string> GetKept(int name, size_t capacity) const;
+  ErrnoOr<void> SetFilter(Task& task, int name, std::span<const uint8_t> value);
+  ErrnoOr<void> AttachFilter(Task& task, std::span<const uint8_t> value);
+  ErrnoOr<std::string> FilterProgram(size_t capacity) const;
 };
 
 }  // namespace amber

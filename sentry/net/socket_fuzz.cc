@@ -2,6 +2,7 @@
 // system calls before them do with guest memory is not part of this.
 #include <arpa/inet.h>
 #include <fuzzer/FuzzedDataProvider.h>
+#include <linux/if_packet.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
@@ -17,6 +18,7 @@
 #include "sentry/net/inet/inet_socket.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/netlink/netlink_socket.h"
+#include "sentry/net/packet/packet_socket.h"
 #include "sentry/net/unix/unix_names.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/vfs/test_tree.h"
@@ -36,7 +38,16 @@ std::string SomeBytes(FuzzedDataProvider& data, size_t most) { return data.Consu
 std::string Address(FuzzedDataProvider& data) {
   sockaddr_storage a{};
   size_t size = 0;
-  switch (data.ConsumeIntegralInRange(0, 4)) {
+  switch (data.ConsumeIntegralInRange(0, 5)) {
+    case 5: {
+      auto& ll = reinterpret_cast<sockaddr_ll&>(a);
+      ll.sll_family = AF_PACKET;
+      ll.sll_protocol = data.ConsumeBool() ? 0x300 : data.ConsumeIntegral<uint16_t>();
+      ll.sll_ifindex = data.ConsumeIntegralInRange(0, 2);
+      ll.sll_halen = data.ConsumeIntegralInRange<uint8_t>(0, 8);
+      size = sizeof(ll);
+      break;
+    }
     case 0: {
       auto& in = reinterpret_cast<sockaddr_in&>(a);
       in.sin_family = AF_INET;
@@ -151,6 +162,11 @@ class Program {
         return;
       }
       case 1: {
+        if (data_.ConsumeIntegralInRange(0, 3) == 0) {
+          auto packet = PacketSocket::Make(task_, data_.ConsumeBool() ? SOCK_RAW : SOCK_DGRAM, data_.ConsumeBool() ? 0x300 : 8);
+          if (packet.ok()) Add(*packet);
+          return;
+        }
         auto made = NewInetSocket(task_, data_.ConsumeBool() ? AF_INET : AF_INET6, type, data_.ConsumeIntegralInRange(0, 60));
         if (made.ok()) Add(*made);
         return;
@@ -188,8 +204,8 @@ class Program {
     AMBER_CHECK(!got.ok() || (request.flags & MSG_TRUNC) != 0 || *got <= room.size());
   }
   void Options(Socket& s) {
-    const int levels[] = {SOL_SOCKET, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_RAW, IPPROTO_ICMPV6, 270};
-    int level = levels[data_.ConsumeIntegralInRange(0, 7)], name = data_.ConsumeIntegralInRange(0, 80);
+    const int levels[] = {SOL_SOCKET, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_RAW, IPPROTO_ICMPV6, 270, SOL_PACKET};
+    int level = levels[data_.ConsumeIntegralInRange(0, 8)], name = data_.ConsumeIntegralInRange(0, 80);
     if (data_.ConsumeBool()) {
       size_t capacity = data_.ConsumeIntegralInRange<size_t>(0, 300);
       (void)s.GetOption(task_, level, name, capacity);

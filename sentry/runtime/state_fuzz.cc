@@ -22,6 +22,7 @@
 #include "sentry/net/inet/inet_socket.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/netlink/netlink_socket.h"
+#include "sentry/net/packet/packet_socket.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/vfs/test_tree.h"
 
@@ -76,6 +77,7 @@ void FillSockets(FdTable& files) {
     }
   }
   Keep(files, *NetlinkSocket::Make(task, SOCK_RAW, 0));
+  Keep(files, *PacketSocket::Make(task, SOCK_RAW, 0x300));
   Keep(files, *NewInetSocket(task, AF_INET, SOCK_RAW, 1));
 }
 

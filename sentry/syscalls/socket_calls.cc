@@ -14,6 +14,7 @@
 #include "sentry/landlock/landlock.h"
 #include "sentry/net/inet/inet_socket.h"
 #include "sentry/net/netlink/netlink_socket.h"
+#include "sentry/net/packet/packet_socket.h"
 #include "sentry/net/socket_numbers.h"
 #include "sentry/net/unix/unix_socket.h"
 #include "sentry/syscalls/families.h"
@@ -56,6 +57,10 @@ ErrnoOr<RefPtr<Socket>> NewSocket(Task& task, int family, int type, int protocol
     return NewInetSocket(task, family, type & kTypeMask, protocol);
   }
   if (family == AF_NETLINK) return NetlinkSocket::Make(task, type & kTypeMask, protocol);
+  if (family == AF_PACKET) {
+    if ((type & kTypeMask) > SOCK_PACKET) return Errno(EINVAL);
+    return PacketSocket::Make(task, type & kTypeMask, protocol);
+  }
   int kind = TRY(UnixType(family, type, protocol));
   auto socket = MakeRef<UnixSocket>(kind);
   socket->set_net(RefPtr<NetNamespace>(&NetNamespace::Of(task)));
@@ -74,7 +79,7 @@ struct Fds {
 
 ErrnoOr<uint64_t> SocketPair(Task& task, int family, int type, int protocol, UserPtr<Fds> out) {
   // Families that Linux has, but that do not come in pairs.
-  if (family == AF_INET || family == AF_INET6 || family == AF_NETLINK) return Errno(EOPNOTSUPP);
+  if (family == AF_INET || family == AF_INET6 || family == AF_NETLINK || family == AF_PACKET) return Errno(EOPNOTSUPP);
   int kind = TRY(UnixType(family, type, protocol));
   auto [a, b] = UnixSocket::Pair(task, kind);
   a->set_flags(StatusFlags(type));
@@ -195,10 +200,22 @@ ErrnoOr<uint64_t> GetSockOpt(Task& task, int fd, int level, int name, UserPtr<vo
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));
   int room = TRY(task.CopyIn(size));
   if (room < 0) return Errno(EINVAL);
-  std::string bytes = TRY(socket->GetOption(task, level, name, static_cast<size_t>(room)));
+  std::string bytes;
+  if (level == SOL_PACKET && room >= static_cast<int>(sizeof(int))) {
+    int question = TRY(task.CopyIn(value.Cast<int>()));
+    bytes = TRY(socket->AnswerOption(task, level, name, question, static_cast<size_t>(room)));
+  } else {
+    bytes = TRY(socket->GetOption(task, level, name, static_cast<size_t>(room)));
+  }
   if (level == SOL_SOCKET && name == kSoPeerGroups && bytes.size() > static_cast<size_t>(room)) {
     TRY(task.CopyOut(size, static_cast<int>(bytes.size())));
     return Errno(ERANGE);
+  }
+  if (level == SOL_SOCKET && name == SO_GET_FILTER) {
+    // Lengths of this one are in instructions (sk_get_filter()).
+    if (room > 0 && !bytes.empty()) TRY(task.CopyOutBytes(value.address(), bytes.data(), bytes.size()));
+    TRY(task.CopyOut(size, static_cast<int>(bytes.size() / sizeof(sock_filter))));
+    return uint64_t{0};
   }
   size_t copied = std::min(bytes.size(), static_cast<size_t>(room));
   if (copied > 0) TRY(task.CopyOutBytes(value.address(), bytes.data(), copied));
@@ -209,7 +226,7 @@ ErrnoOr<uint64_t> GetSockOpt(Task& task, int fd, int level, int name, UserPtr<vo
 }  // namespace
 
 void RegisterSocketCalls(SyscallTable& table) {
-  table.Set(SYS_socket, Partial<&SocketCall>("AF_UNIX, AF_INET, AF_INET6, AF_NETLINK (route, sock_diag)"));
+  table.Set(SYS_socket, Partial<&SocketCall>("AF_UNIX, AF_INET, AF_INET6, AF_NETLINK (route, sock_diag), AF_PACKET"));
   table.Set(SYS_socketpair, Full<&SocketPair>());
   table.Set(SYS_bind, Full<&Bind>());
   table.Set(SYS_listen, Full<&Listen>());
@@ -219,8 +236,9 @@ void RegisterSocketCalls(SyscallTable& table) {
   table.Set(SYS_shutdown, Full<&Shutdown>());
   table.Set(SYS_getsockname, Full<&GetSockName>());
   table.Set(SYS_getpeername, Full<&GetPeerName>());
-  table.Set(SYS_setsockopt, Partial<&SetSockOpt>("options of SOL_SOCKET that matter to Unix sockets"));
-  table.Set(SYS_getsockopt, Partial<&GetSockOpt>("options of SOL_SOCKET that matter to Unix sockets"));
+  table.Set(SYS_setsockopt, Partial<&SetSockOpt>("no BPF programs but filters, no SO_ZEROCOPY, no headers of IP's options, no packet rings for "
+                                                 "sending; many of TCP's and IP's only read back"));
+  table.Set(SYS_getsockopt, Partial<&GetSockOpt>("see setsockopt"));
 }
 
 }  // namespace amber

@@ -9,6 +9,8 @@
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/inet/udp_layer.h"
 #include "sentry/net/inet/udp_socket.h"
+#include "sentry/net/packet/packet_layer.h"
+#include "sentry/net/packet/packet_socket.h"
 #include "sentry/net/tcp/tcp_layer.h"
 
 namespace amber {
@@ -170,6 +172,16 @@ ErrnoOr<std::string> ProcNetUdp(Task& reader, Task* target) { return UdpText(Net
 ErrnoOr<std::string> ProcNetUdp6(Task& reader, Task* target) { return UdpText(NetOf(reader, target).udp(), AF_INET6); }
 ErrnoOr<std::string> ProcNetUdpLite(Task& reader, Task* target) { return UdpText(NetOf(reader, target).udplite(), AF_INET); }
 ErrnoOr<std::string> ProcNetUdpLite6(Task& reader, Task* target) { return UdpText(NetOf(reader, target).udplite(), AF_INET6); }
+
+ErrnoOr<std::string> ProcNetPacket(Task& reader, Task* target) {
+  std::string out = "sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n";
+  for (net::FrameTaker* taker : NetOf(reader, target).packets().all()) {
+    auto* s = static_cast<PacketSocket*>(taker);
+    AppendFormat(&out, "0000000000000000 %-6d %-4d %04x   %-5d %1d %-6zu %-6u %-6llu\n", static_cast<int>(s->ref_count()) + 2, s->type(),
+                 s->frame_protocol(), s->device(), s->running() ? 1 : 0, s->charge(), s->uid(), Number(s->ino()));
+  }
+  return out;
+}
 
 ErrnoOr<std::string> ProcNetSockstat(Task& reader, Task* target) {
   NetNamespace& net = NetOf(reader, target);

@@ -20,6 +20,7 @@ ErrnoOr<std::string> ProcNetUdp(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetUdp6(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetUdpLite(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetUdpLite6(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetPacket(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetSockstat(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetSockstat6(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetSnmp(Task& reader, Task* target);

@@ -338,6 +338,7 @@ constexpr ProcEntry kEntries[] = {
     {"net/if_inet6", kProcFile, &ProcNetIfInet6},
     {"net/ipv6_route", kProcFile, &ProcNetRoute6},
     {"net/netstat", kProcFile, &ProcNetNetstat},
+    {"net/packet", kProcFile, &ProcNetPacket},
     {"net/route", kProcFile, &ProcNetRoute},
     {"net/snmp", kProcFile, &ProcNetSnmp},
     {"net/sockstat", kProcFile, &ProcNetSockstat},

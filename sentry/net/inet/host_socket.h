@@ -55,6 +55,8 @@ class HostSocket final : public InetSocket {
   ErrnoOr<void> CheckLost();
   // By getsockname or getpeername.
   ErrnoOr<std::string> NameBy(int (*call)(int, sockaddr*, socklen_t*)) const;
+  bool takes_filters() const override { return false; }
+  // The host's kernel delivers; a filter that was only kept would let everything through.
   int TakeError() override;
   bool listening() const override { return listening_; }
 

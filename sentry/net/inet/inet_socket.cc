@@ -124,17 +124,7 @@ void InetSocket::AddControl(ReceiveRequest& request, const net::IpAddress& desti
   if (!v4 && ip_.receive_class) add(SOL_IPV6, IPV6_TCLASS, Bytes<int>(tos));
 }
 
-// sock_recv_timestamp(): nanoseconds where both are asked for.
-void InetSocket::AddTimestamp(ReceiveRequest& request, int64_t at) const {
-  timespec time{at / 1'000'000'000, at % 1'000'000'000};
-  if (toggle(SO_TIMESTAMPNS)) {
-    request.control.push_back({SOL_SOCKET, SO_TIMESTAMPNS, Bytes(time)});
-  } else if (toggle(SO_TIMESTAMP)) {
-    request.control.push_back({SOL_SOCKET, SO_TIMESTAMP, Bytes(timeval{time.tv_sec, time.tv_nsec / 1000})});
-  }
-}
-
-ErrnoOr<size_t> InetSocket::HandOver(ReceiveRequest& request, const Datagram& d) const {
+ErrnoOr<size_t> InetSocket::HandOver(ReceiveRequest& request, const Datagram& d) {
   size_t copied = std::min<size_t>(d.data.size, request.sink.remaining());
   if (copied > 0) {
     auto put = request.sink.Put(d.data.data(), copied);

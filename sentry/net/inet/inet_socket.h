@@ -64,7 +64,6 @@ class InetSocket : public Socket {
   InetSocket() = default;
   ~InetSocket() override = default;
 
-  bool toggle(int option) const { return (toggles_ >> option & 1) != 0; }
   // An option has changed that the transport should know.
   virtual void OptionsChanged() {}
   // Bound to an address or port already (IPV6_V6ONLY and SO_BINDTODEVICE look at it).
@@ -77,10 +76,9 @@ class InetSocket : public Socket {
   uint8_t Ttl(bool v4, bool multicast) const;
   uint8_t Tos(bool v4) const { return static_cast<uint8_t>(v4 ? ip_.tos : ip_.traffic_class); }
   // IP_PKTINFO and its kin for what `packet` brought.
-  void AddTimestamp(ReceiveRequest& request, int64_t at) const;
   void AddControl(ReceiveRequest& request, const net::IpAddress& destination, int link, uint8_t ttl, uint8_t tos) const;
   // Copies a datagram out, with its sender and control messages; the number of bytes that fit.
-  ErrnoOr<size_t> HandOver(ReceiveRequest& request, const Datagram& d) const;
+  ErrnoOr<size_t> HandOver(ReceiveRequest& request, const Datagram& d);
   void RaisePipe(Task& task, int flags) const;
   void SaveInet(state::Saver& saver, proto::InetSocket* out) const;
   bool LoadInet(state::Loader& loader, const proto::InetSocket& in);
@@ -91,9 +89,21 @@ class InetSocket : public Socket {
 
  private:
   ErrnoOr<void> SetSocketOption(Task& task, int name, std::span<const uint8_t> value);
+  static constexpr int kMtu = 65536;  // of lo
+
+  // IPv4's options are for IPv6 sockets, too, but for raw ones (ipv6_setsockopt()).
+  bool TakesIp() const { return family_ == AF_INET || type_ != SOCK_RAW; }
+  struct IpRow;
+  static const IpRow* FindIpRow(int name);
+  static const IpRow* FindIp6Row(int name);
+  ErrnoOr<void> SetIpRow(Task& task, int level, const IpRow& row, int n, size_t size);
+  int IpRowValue(int level, const IpRow& row) const;
+  ErrnoOr<void> CheckGroup(const net::IpAddress& group, int index, const net::IpAddress& interface) const;
+  ErrnoOr<void> ChangeGroup(std::span<const uint8_t> value) const;
+  ErrnoOr<void> SetMulticastInterface(std::span<const uint8_t> value);
   ErrnoOr<void> SetIpOption(Task& task, int name, std::span<const uint8_t> value);
   ErrnoOr<void> SetIp6Option(Task& task, int name, std::span<const uint8_t> value);
-  std::optional<int> IpOption(int name) const;
+  std::optional<int> IpOption(int name);
   std::optional<int> Ip6Option(int name) const;
 };
 

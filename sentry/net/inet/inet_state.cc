@@ -73,6 +73,7 @@ void InetSocket::SaveInet(state::Saver& saver, proto::InetSocket* out) const {
   out->set_low_watermark(low_watermark_);
   out->set_device(device_);
   out->set_peek_offset(peek_offset_ + 1);
+  SaveShared(out);
   IpOptions copy = ip_;
   VisitIpOptions(copy, [&](int& n) { out->add_ip(n); });
 }
@@ -95,6 +96,7 @@ bool InetSocket::LoadInet(state::Loader& loader, const proto::InetSocket& in) {
   low_watermark_ = std::max(in.low_watermark(), 1);
   device_ = in.device();
   peek_offset_ = static_cast<int>(std::min<uint32_t>(in.peek_offset(), INT32_MAX)) - 1;
+  if (!LoadShared(in)) return loader.Fail("a socket's filter is no program");
   int at = 0;
   VisitIpOptions(ip_, [&](int& n) {
     if (at < in.ip_size()) n = in.ip(at++);
@@ -211,7 +213,7 @@ std::string RawSocket::Save(state::Saver& saver) const {
   m.set_connected(connected_);
   m.set_shutdown(shutdown_);
   m.set_error(error_);
-  m.set_filter(std::string(reinterpret_cast<const char*>(filter_), sizeof(filter_)));
+  m.set_filter(std::string(reinterpret_cast<const char*>(icmp_filter_), sizeof(icmp_filter_)));
   for (const Datagram& d : packets_) SaveDatagram(d, m.add_packet());
   return m.SerializeAsString();
 }
@@ -224,7 +226,7 @@ bool RawSocket::Load(state::Loader& loader, std::string_view bytes) {
   connected_ = m.connected();
   shutdown_ = m.shutdown() & 3;
   error_ = m.error();
-  if (m.filter().size() == sizeof(filter_)) memcpy(filter_, m.filter().data(), sizeof(filter_));
+  if (m.filter().size() == sizeof(icmp_filter_)) memcpy(icmp_filter_, m.filter().data(), sizeof(icmp_filter_));
   for (const auto& in : m.packet()) {
     Datagram d;
     if (!LoadDatagram(in, &d)) return false;

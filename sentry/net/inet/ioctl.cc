@@ -120,7 +120,10 @@ ErrnoOr<uint64_t> InterfaceIoctl(Task& task, NetNamespace& net, uint32_t command
   net::Stack& stack = net.stack();
   if (command == SIOCGIFCONF) return List(task, stack, argument);
   bool set = command == SIOCSIFFLAGS || command == SIOCSIFMTU || command == SIOCSIFADDR;
-  bool known = set || (command >= SIOCGIFNAME && command <= SIOCGIFTXQLEN) || command == SIOCGIFMAP;
+  // Asked of cards and of what bundles them; programs that capture packets ask every interface.
+  constexpr uint32_t kBondInfo = 0x8994;  // SIOCBONDINFOQUERY
+  bool of_cards = command == SIOCETHTOOL || command == SIOCGMIIPHY || command == kBondInfo;
+  bool known = set || of_cards || (command >= SIOCGIFNAME && command <= SIOCGIFTXQLEN) || command == SIOCGIFMAP;
   if (!known) return Errno(command == SIOCADDRT || command == SIOCDELRT ? EOPNOTSUPP : ENOTTY);
   ifreq r = TRY(task.CopyIn(UserPtr<ifreq>(argument)));
   r.ifr_name[IFNAMSIZ - 1] = '\0';
@@ -133,6 +136,7 @@ ErrnoOr<uint64_t> InterfaceIoctl(Task& task, NetNamespace& net, uint32_t command
     // An alias is its interface.
     net::Link* link = stack.FindLink(std::string_view(name.substr(0, name.find(':'))));
     if (link == nullptr) return Errno(ENODEV);
+    if (of_cards) return Errno(EOPNOTSUPP);
     if (set) {
       if (!task.creds().HasIn(net.owner(), CAP_NET_ADMIN)) return Errno(EPERM);
       TRY(Set(stack, *link, command, r));
@@ -145,6 +149,7 @@ ErrnoOr<uint64_t> InterfaceIoctl(Task& task, NetNamespace& net, uint32_t command
 }
 
 ErrnoOr<uint64_t> InetSocket::Ioctl(Task& task, uint32_t command, uint64_t argument) {
+  if (auto stamp = StampIoctl(task, command, argument); !stamp.Is(ENOTTY)) return stamp;
   auto done = InterfaceIoctl(task, *net_, command, argument);
   if (!done.Is(ENOTTY)) return done;
   return Socket::Ioctl(task, command, argument);

@@ -6,9 +6,11 @@
 #include <netinet/udp.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "sentry/kernel/task.h"
 #include "sentry/net/inet/inet_socket.h"
+#include "sentry/net/inet/ip_row.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/inet/option_util.h"
 
@@ -22,12 +24,16 @@
 #define IP_LOCAL_PORT_RANGE 51
 #endif
 
+#ifndef IP_PROTOCOL
+#define IP_PROTOCOL 52
+#endif
+
 namespace amber {
 
 ErrnoOr<void> InetSocket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
   if (level == SOL_SOCKET) {
     TRY(SetSocketOption(task, name, value));
-  } else if (level == SOL_IP) {
+  } else if (level == SOL_IP && TakesIp()) {
     TRY(SetIpOption(task, name, value));
   } else if (level == SOL_IPV6 && family_ == AF_INET6) {
     TRY(SetIp6Option(task, name, value));
@@ -54,8 +60,7 @@ ErrnoOr<void> InetSocket::SetSocketOption(Task& task, int name, std::span<const 
     }
     case SO_BINDTOIFINDEX: {
       int index = TRY(ParseOption<int>(value));
-      if (index < 0) return Errno(EINVAL);
-      if (index != 0 && net_->stack().FindLink(index) == nullptr) return Errno(ENODEV);
+      if (index < 0) return Errno(EINVAL);  // of none that is there it hears nothing
       device_ = index;
       return Ok();
     }
@@ -63,199 +68,168 @@ ErrnoOr<void> InetSocket::SetSocketOption(Task& task, int name, std::span<const 
       if (!task.creds().HasIn(net_->owner(), CAP_NET_ADMIN) && !task.creds().HasIn(net_->owner(), CAP_NET_RAW)) return Errno(EPERM);
       ip_.mark = TRY(ParseOption<int>(value));
       return Ok();
-    case SO_INCOMING_CPU:
-    case SO_BUSY_POLL:
-    case SO_RXQ_OVFL:
-    case SO_SELECT_ERR_QUEUE:
-    case SO_TIMESTAMPING:
-    case SO_ZEROCOPY:
-    case SO_PREFER_BUSY_POLL: TRY(ParseOption<int>(value)); return Ok();
-    case SO_MAX_PACING_RATE: return Ok();
-    case SO_DETACH_FILTER: return Errno(ENOENT);  // none is attached: filters are not taken
     default: return Socket::SetOption(task, SOL_SOCKET, name, value);
   }
 }
 
+const InetSocket::IpRow* InetSocket::FindIpRow(int name) {
+  static constexpr IpRow kRows[] = {
+      {.name = IP_PKTINFO, .flag = &IpOptions::packet_info},
+      {.name = IP_RECVTTL, .flag = &IpOptions::receive_ttl},
+      {.name = IP_RECVTOS, .flag = &IpOptions::receive_tos},
+      {.name = IP_RECVERR, .flag = &IpOptions::receive_error},
+      {.name = IP_FREEBIND, .flag = &IpOptions::freebind, .not_empty = true},
+      {.name = IP_TRANSPARENT, .flag = &IpOptions::transparent, .not_empty = true, .privileged = true},
+      {.name = IP_HDRINCL, .flag = &IpOptions::header_included, .only_raw = ENOPROTOOPT},
+      {.name = IP_MULTICAST_LOOP, .flag = &IpOptions::multicast_loop, .not_empty = true},
+      {.name = IP_MTU_DISCOVER, .low = 0, .high = 5, .number = &IpOptions::mtu_discover},
+      {.name = IP_RECVOPTS},
+      {.name = IP_RETOPTS},
+      {.name = IP_PASSSEC},
+      {.name = IP_RECVORIGDSTADDR},
+      {.name = IP_CHECKSUM},
+      {.name = IP_BIND_ADDRESS_NO_PORT},
+      {.name = IP_RECVFRAGSIZE, .not_stream = true},
+      {.name = IP_NODEFRAG, .only_raw = ENOPROTOOPT},
+      {.name = IP_ROUTER_ALERT, .only_raw = EINVAL},
+      {.name = IP_MINTTL, .low = 0, .high = 255, .not_empty = true},
+      {.name = IP_MULTICAST_ALL, .low = 0, .high = 1, .initial = 1, .not_empty = true},
+      {.name = IP_RECVERR_RFC4884, .low = 0, .high = 1},
+  };
+  const IpRow* found = std::ranges::find_if(kRows, [name](const IpRow& r) { return r.name == name; });
+  return found == std::end(kRows) ? nullptr : found;
+}
+
+// ip_mc_join_group(): what a group is. Every socket hears every group of an interface that it is bound for (IP_MULTICAST_ALL), so there is nothing to keep.
+ErrnoOr<void> InetSocket::CheckGroup(const net::IpAddress& group, int index, const net::IpAddress& interface) const {
+  if (!group.multicast()) return Errno(EINVAL);
+  bool known = index != 0 ? net_->stack().FindLink(index) != nullptr : !interface.any() && net_->stack().IsLocal(interface);
+  return known ? ErrnoOr<void>() : Errno(ENODEV);
+}
+
+// MCAST_JOIN_GROUP and MCAST_LEAVE_GROUP, of both families.
+ErrnoOr<void> InetSocket::ChangeGroup(std::span<const uint8_t> value) const {
+  auto request = TRY(ParseOption<group_req>(value));
+  std::string address(reinterpret_cast<const char*>(&request.gr_group), sizeof(request.gr_group));
+  net::Endpoint group = TRY(net::ParseSockaddr(address, net::SockaddrFamily(address) == AF_INET ? AF_INET : AF_INET6));
+  return CheckGroup(group.address, static_cast<int>(request.gr_interface), {});
+}
+
+ErrnoOr<void> InetSocket::SetMulticastInterface(std::span<const uint8_t> value) {
+  if (type_ == SOCK_STREAM) return Errno(EINVAL);
+  if (value.size() >= sizeof(ip_mreqn)) {
+    ip_.multicast_if = TRY(ParseOption<ip_mreqn>(value)).imr_ifindex;
+    return Ok();
+  }
+  uint32_t address = value.size() >= sizeof(ip_mreq) ? TRY(ParseOption<ip_mreq>(value)).imr_interface.s_addr : TRY(ParseOption<uint32_t>(value));
+  int found = 0;
+  for (const auto& link : net_->stack().links()) {
+    for (const net::InterfaceAddress& a : link->addresses()) {
+      if (a.address == net::IpAddress::V4(ntohl(address))) found = link->index();
+    }
+  }
+  if (address != 0 && found == 0) return Errno(EADDRNOTAVAIL);
+  ip_.multicast_if = found;
+  return Ok();
+}
+
 ErrnoOr<void> InetSocket::SetIpOption(Task& task, int name, std::span<const uint8_t> value) {
-  if (name == IP_MULTICAST_IF) {
-    if (value.size() >= sizeof(ip_mreqn)) {
-      ip_.multicast_if = TRY(ParseOption<ip_mreqn>(value)).imr_ifindex;
-      return Ok();
-    }
-    uint32_t address = value.size() >= sizeof(ip_mreq) ? TRY(ParseOption<ip_mreq>(value)).imr_interface.s_addr : TRY(ParseOption<uint32_t>(value));
-    ip_.multicast_if = 0;
-    for (const auto& link : net_->stack().links()) {
-      for (const net::InterfaceAddress& a : link->addresses()) {
-        if (a.address == net::IpAddress::V4(ntohl(address))) ip_.multicast_if = link->index();
-      }
-    }
-    return address == 0 || ip_.multicast_if != 0 ? ErrnoOr<void>() : Errno(EADDRNOTAVAIL);
-  }
-  if (name == IP_ADD_MEMBERSHIP || name == IP_DROP_MEMBERSHIP) {
-    auto m = TRY(ParseOption<ip_mreq>(value));
-    net::IpAddress group = net::IpAddress::V4(ntohl(m.imr_multiaddr.s_addr));
-    if (!group.multicast()) return Errno(EINVAL);
-    // Every socket hears every group of an interface that it is bound for (IP_MULTICAST_ALL), so there is nothing to keep.
-    int index = value.size() >= sizeof(ip_mreqn) ? TRY(ParseOption<ip_mreqn>(value)).imr_ifindex : 0;
-    bool known = index != 0 ? net_->stack().FindLink(index) != nullptr
-                            : m.imr_interface.s_addr != 0 && net_->stack().IsLocal(net::IpAddress::V4(ntohl(m.imr_interface.s_addr)));
-    return known ? ErrnoOr<void>() : Errno(ENODEV);
-  }
   int n = TRY(ParseShortOption(value));
+  if (const IpRow* row = FindIpRow(name); row != nullptr) return SetIpRow(task, SOL_IP, *row, n, value.size());
   switch (name) {
+    case IP_MULTICAST_IF: return SetMulticastInterface(value);
+    case IP_ADD_MEMBERSHIP:
+    case IP_DROP_MEMBERSHIP: {
+      if (type_ == SOCK_STREAM) return Errno(EPROTO);
+      auto m = TRY(ParseOption<ip_mreq>(value));
+      int index = value.size() >= sizeof(ip_mreqn) ? TRY(ParseOption<ip_mreqn>(value)).imr_ifindex : 0;
+      net::IpAddress interface = m.imr_interface.s_addr != 0 ? net::IpAddress::V4(ntohl(m.imr_interface.s_addr)) : net::IpAddress{};
+      return CheckGroup(net::IpAddress::V4(ntohl(m.imr_multiaddr.s_addr)), index, interface);
+    }
+    case MCAST_JOIN_GROUP:
+    case MCAST_LEAVE_GROUP: return ChangeGroup(value);
+    case IP_OPTIONS:
+      // Padding alone is as good as none; others are not sent.
+      return std::ranges::all_of(value, [](uint8_t byte) { return byte <= 1; }) ? ErrnoOr<void>() : Errno(EINVAL);
     case IP_TOS: ip_.tos = n & (type_ == SOCK_STREAM ? 0xfc : 0xff); return Ok();
     case IP_TTL:
-      if (n != -1 && (n < 1 || n > 255)) return Errno(EINVAL);
+      if (value.empty() || (n != -1 && (n < 1 || n > 255))) return Errno(EINVAL);
       ip_.ttl = n;
       return Ok();
     case IP_MULTICAST_TTL:
-      if (type_ == SOCK_STREAM || n < -1 || n > 255) return Errno(EINVAL);
+      if (value.empty() || type_ == SOCK_STREAM || n < -1 || n > 255) return Errno(EINVAL);
       ip_.multicast_ttl = n == -1 ? 1 : n;
       return Ok();
-    case IP_MULTICAST_LOOP: ip_.multicast_loop = n != 0; return Ok();
-    case IP_PKTINFO: ip_.packet_info = n != 0; return Ok();
-    case IP_RECVTTL: ip_.receive_ttl = n != 0; return Ok();
-    case IP_RECVTOS: ip_.receive_tos = n != 0; return Ok();
-    case IP_RECVERR: ip_.receive_error = n != 0; return Ok();
-    case IP_FREEBIND: ip_.freebind = n != 0; return Ok();
-    case IP_TRANSPARENT:
-      if (n != 0 && !task.creds().HasIn(net_->owner(), CAP_NET_ADMIN) && !task.creds().HasIn(net_->owner(), CAP_NET_RAW)) return Errno(EPERM);
-      ip_.transparent = n != 0;
+    case IP_UNICAST_IF: {
+      if (value.size() != sizeof(int)) return Errno(EINVAL);
+      int index = static_cast<int>(ntohl(static_cast<uint32_t>(n)));
+      if (index != 0 && net_->stack().FindLink(index) == nullptr) return Errno(EADDRNOTAVAIL);
+      Keep(SOL_IP, name, n);
       return Ok();
-    case IP_MTU_DISCOVER:
-      if (n < 0 || n > 5) return Errno(EINVAL);
-      ip_.mtu_discover = n;
+    }
+    case IP_LOCAL_PORT_RANGE: {
+      if (value.size() != sizeof(int)) return Errno(EINVAL);
+      int low = n & 0xffff, high = n >> 16 & 0xffff;
+      if (low != 0 && high != 0 && low > high) return Errno(EINVAL);
+      Keep(SOL_IP, name, n);
       return Ok();
-    case IP_HDRINCL:
-      if (type_ != SOCK_RAW) return Errno(ENOPROTOOPT);
-      ip_.header_included = n != 0;
-      return Ok();
-    case IP_RECVORIGDSTADDR:
-    case IP_RECVOPTS:
-    case IP_RETOPTS:
-    case IP_MINTTL:
-    case IP_MULTICAST_ALL:
-    case IP_BIND_ADDRESS_NO_PORT:
-    case IP_NODEFRAG:
-    case IP_LOCAL_PORT_RANGE:
-    case IP_RECVERR_RFC4884: return Ok();
+    }
     default: return Errno(ENOPROTOOPT);
   }
 }
 
-ErrnoOr<void> InetSocket::SetIp6Option(Task&, int name, std::span<const uint8_t> value) {
-  if (name == IPV6_JOIN_GROUP || name == IPV6_LEAVE_GROUP) {
-    auto m = TRY(ParseOption<ipv6_mreq>(value));
-    if (!net::IpAddress::V6Bytes(m.ipv6mr_multiaddr.s6_addr).multicast()) return Errno(EINVAL);
-    if (m.ipv6mr_interface != 0 && net_->stack().FindLink(static_cast<int>(m.ipv6mr_interface)) == nullptr) return Errno(ENODEV);
-    return m.ipv6mr_interface != 0 ? ErrnoOr<void>() : Errno(ENODEV);
+ErrnoOr<void> InetSocket::SetIpRow(Task& task, int level, const IpRow& row, int n, size_t size) {
+  if (row.not_empty && size == 0) return Errno(EINVAL);
+  if (row.not_stream && type_ == SOCK_STREAM) return Errno(EINVAL);
+  if (row.only_raw != 0 && type_ != SOCK_RAW) return Errno(row.only_raw);
+  bool limited = row.low != row.high;
+  if (limited && (n < row.low || n > row.high)) return Errno(EINVAL);
+  if (row.privileged && n != 0 && !task.creds().HasIn(net_->owner(), CAP_NET_ADMIN) && !task.creds().HasIn(net_->owner(), CAP_NET_RAW))
+    return Errno(EPERM);
+  if (!limited) n = n != 0 ? 1 : 0;
+  if (row.flag != nullptr) {
+    ip_.*row.flag = n != 0;
+  } else if (row.number != nullptr) {
+    ip_.*row.number = n;
+  } else {
+    Keep(level, row.name, n);
   }
-  int n = TRY(ParseOption<int>(value));
-  switch (name) {
-    case IPV6_V6ONLY:
-      if (bound()) return Errno(EINVAL);
-      ip_.v6only = n != 0;
-      return Ok();
-    case IPV6_UNICAST_HOPS:
-      if (n < -1 || n > 255) return Errno(EINVAL);
-      ip_.hop_limit = n;
-      return Ok();
-    case IPV6_MULTICAST_HOPS:
-      if (type_ == SOCK_STREAM) return Errno(ENOPROTOOPT);
-      if (n < -1 || n > 255) return Errno(EINVAL);
-      ip_.multicast_hops = n;
-      return Ok();
-    case IPV6_MULTICAST_LOOP:
-      if (n != 0 && n != 1) return Errno(EINVAL);
-      ip_.multicast_loop = n != 0;
-      return Ok();
-    case IPV6_MULTICAST_IF:
-      if (n != 0 && net_->stack().FindLink(n) == nullptr) return Errno(ENODEV);
-      ip_.multicast_if = n;
-      return Ok();
-    case IPV6_TCLASS:
-      if (n < -1 || n > 255) return Errno(EINVAL);
-      ip_.traffic_class = std::max(n, 0);
-      return Ok();
-    case IPV6_RECVPKTINFO: ip_.packet_info6 = n != 0; return Ok();
-    case IPV6_RECVHOPLIMIT: ip_.receive_hop_limit = n != 0; return Ok();
-    case IPV6_RECVTCLASS: ip_.receive_class = n != 0; return Ok();
-    case IPV6_RECVERR: ip_.receive_error6 = n != 0; return Ok();
-    case IPV6_FREEBIND: ip_.freebind = n != 0; return Ok();
-    case IPV6_MTU_DISCOVER:
-      if (n < 0 || n > 5) return Errno(EINVAL);
-      ip_.mtu_discover = n;
-      return Ok();
-    case IPV6_AUTOFLOWLABEL:
-    case IPV6_DONTFRAG:
-    case IPV6_MTU:
-    case IPV6_ADDR_PREFERENCES:
-    case IPV6_RECVRTHDR:
-    case IPV6_RECVHOPOPTS:
-    case IPV6_RECVDSTOPTS:
-    case IPV6_RECVPATHMTU:
-    case IPV6_MINHOPCOUNT: return Ok();
-    default: return Errno(ENOPROTOOPT);
-  }
+  return Ok();
 }
 
-std::optional<int> InetSocket::IpOption(int name) const {
+int InetSocket::IpRowValue(int level, const IpRow& row) const {
+  if (row.flag != nullptr) return ip_.*row.flag ? 1 : 0;
+  return row.number != nullptr ? ip_.*row.number : Kept(level, row.name, row.initial);
+}
+
+std::optional<int> InetSocket::IpOption(int name) {
+  if (const IpRow* row = FindIpRow(name); row != nullptr) return IpRowValue(SOL_IP, *row);
   switch (name) {
     case IP_TOS: return ip_.tos;
     case IP_TTL: return ip_.ttl < 0 ? 64 : ip_.ttl;
     case IP_MULTICAST_TTL: return ip_.multicast_ttl;
-    case IP_MULTICAST_LOOP: return ip_.multicast_loop ? 1 : 0;
-    case IP_PKTINFO: return ip_.packet_info ? 1 : 0;
-    case IP_RECVTTL: return ip_.receive_ttl ? 1 : 0;
-    case IP_RECVTOS: return ip_.receive_tos ? 1 : 0;
-    case IP_RECVERR: return ip_.receive_error ? 1 : 0;
-    case IP_FREEBIND: return ip_.freebind ? 1 : 0;
-    case IP_TRANSPARENT: return ip_.transparent ? 1 : 0;
-    case IP_MTU_DISCOVER: return ip_.mtu_discover;
-    case IP_HDRINCL: return ip_.header_included ? 1 : 0;
-    case IP_MULTICAST_ALL: return 1;
-    case IP_MTU: return 65536;
-    case IP_RECVORIGDSTADDR:
-    case IP_RECVOPTS:
-    case IP_RETOPTS:
-    case IP_MINTTL:
-    case IP_BIND_ADDRESS_NO_PORT:
-    case IP_NODEFRAG:
-    case IP_LOCAL_PORT_RANGE:
-    case IP_MULTICAST_IF: return 0;
-    default: return std::nullopt;
-  }
-}
-
-std::optional<int> InetSocket::Ip6Option(int name) const {
-  switch (name) {
-    case IPV6_V6ONLY: return ip_.v6only ? 1 : 0;
-    case IPV6_UNICAST_HOPS: return ip_.hop_limit < 0 ? 64 : ip_.hop_limit;
-    case IPV6_MULTICAST_HOPS: return ip_.multicast_hops < 0 ? 1 : ip_.multicast_hops;
-    case IPV6_MULTICAST_LOOP: return ip_.multicast_loop ? 1 : 0;
-    case IPV6_MULTICAST_IF: return ip_.multicast_if;
-    case IPV6_TCLASS: return ip_.traffic_class;
-    case IPV6_RECVPKTINFO: return ip_.packet_info6 ? 1 : 0;
-    case IPV6_RECVHOPLIMIT: return ip_.receive_hop_limit ? 1 : 0;
-    case IPV6_RECVTCLASS: return ip_.receive_class ? 1 : 0;
-    case IPV6_RECVERR: return ip_.receive_error6 ? 1 : 0;
-    case IPV6_FREEBIND: return ip_.freebind ? 1 : 0;
-    case IPV6_MTU_DISCOVER: return ip_.mtu_discover;
-    case IPV6_MTU: return 65536;
-    case IPV6_AUTOFLOWLABEL: return 1;
-    case IPV6_DONTFRAG:
-    case IPV6_ADDR_PREFERENCES:
-    case IPV6_RECVRTHDR:
-    case IPV6_RECVHOPOPTS:
-    case IPV6_RECVDSTOPTS:
-    case IPV6_RECVPATHMTU:
-    case IPV6_MINHOPCOUNT: return 0;
+    case IP_UNICAST_IF:
+    case IP_LOCAL_PORT_RANGE: return Kept(SOL_IP, name);
+    case IP_MTU: return kMtu;
+    case IP_PROTOCOL: return type_ == SOCK_RAW ? protocol_ : 0;
+    case IP_MULTICAST_IF: {
+      net::Link* link = ip_.multicast_if != 0 ? net_->stack().FindLink(ip_.multicast_if) : nullptr;
+      if (link == nullptr) return 0;
+      for (const net::InterfaceAddress& a : link->addresses()) {
+        if (a.address.v4()) return static_cast<int>(htonl(a.address.v4_value()));
+      }
+      return 0;
+    }
     default: return std::nullopt;
   }
 }
 
 ErrnoOr<std::string> InetSocket::GetOption(Task& task, int level, int name, size_t capacity) {
-  if (level == SOL_IP || (level == SOL_IPV6 && family_ == AF_INET6)) {
+  if ((level == SOL_IP && TakesIp()) || (level == SOL_IPV6 && family_ == AF_INET6)) {
+    if (level == SOL_IP && name == IP_OPTIONS) return std::string();
+    // A path's, which only a connected socket has.
+    bool mtu = name == (level == SOL_IP ? int{IP_MTU} : int{IPV6_MTU});
+    if (mtu && !PeerAddress().ok()) return Errno(ENOTCONN);
     std::optional<int> n = level == SOL_IP ? IpOption(name) : Ip6Option(name);
     if (!n) return Errno(ENOPROTOOPT);
     // A small value fits a byte where no more is asked for (do_ip_getsockopt).
@@ -274,15 +248,7 @@ ErrnoOr<std::string> InetSocket::GetOption(Task& task, int level, int name, size
     }
     case SO_BINDTOIFINDEX: return OptionBytes(device_);
     case SO_MARK: return OptionBytes(ip_.mark);
-    case SO_INCOMING_CPU: return OptionBytes<int>(0);
-    case SO_NETNS_COOKIE: return OptionBytes(net_->cookie());
-    case SO_MAX_PACING_RATE: return OptionBytes<int>(-1);
-    case SO_BUSY_POLL:
-    case SO_RXQ_OVFL:
-    case SO_SELECT_ERR_QUEUE:
-    case SO_TIMESTAMPING:
-    case SO_ZEROCOPY:
-    case SO_PREFER_BUSY_POLL: return OptionBytes<int>(0);
+    case SO_NETNS_COOKIE: return capacity == sizeof(uint64_t) ? ErrnoOr<std::string>(OptionBytes(net_->cookie())) : Errno(EINVAL);
     default: return Socket::GetOption(task, level, name, capacity);
   }
 }

@@ -7,6 +7,7 @@
 #include "sentry/net/inet/linger.h"
 #include "sentry/net/inet/raw_layer.h"
 #include "sentry/net/inet/udp_layer.h"
+#include "sentry/net/packet/packet_layer.h"
 #include "sentry/net/tcp/tcp_layer.h"
 
 namespace amber {
@@ -27,6 +28,7 @@ void NetNamespace::SetUp() {
   udp_ = std::make_unique<net::UdpLayer>(*stack_, net::kUdp);
   udplite_ = std::make_unique<net::UdpLayer>(*stack_, net::kUdpLite);
   raw_ = std::make_unique<net::RawLayer>(*stack_);
+  packets_ = std::make_unique<net::PacketLayer>(*stack_);
 }
 
 NetNamespace& NetNamespace::Of(Task& task) {
@@ -54,6 +56,7 @@ void NetNamespace::BecomeHost() {
 NetNamespace::~NetNamespace() {
   timer_.Cancel();
   ForgetLingering(*tcp_);
+  packets_.reset();
   raw_.reset();
   udplite_.reset();
   udp_.reset();

@@ -20,6 +20,7 @@ class Kernel;
 class Task;
 
 namespace net {
+class PacketLayer;
 class RawLayer;
 class TcpConnection;
 class TcpLayer;
@@ -48,6 +49,7 @@ class NetNamespace final : public Namespace, public net::StackHost {
   net::UdpLayer& udp() { return *udp_; }
   net::UdpLayer& udplite() { return *udplite_; }
   net::RawLayer& raw() { return *raw_; }
+  net::PacketLayer& packets() { return *packets_; }
   uint64_t cookie() const { return cookie_; }
   uint64_t sysctl(NetSysctl value) const { return sysctls_[value]; }
   const SysctlNumbers& sysctls() const { return sysctls_; }
@@ -82,6 +84,7 @@ class NetNamespace final : public Namespace, public net::StackHost {
   std::unique_ptr<net::TcpLayer> tcp_;
   std::unique_ptr<net::UdpLayer> udp_, udplite_;
   std::unique_ptr<net::RawLayer> raw_;
+  std::unique_ptr<net::PacketLayer> packets_;
   // From an image, until AfterLoad().
   std::vector<RefPtr<net::TcpConnection>> loading_;
   std::vector<std::unique_ptr<net::TimeWait>> loading_time_waits_;

@@ -13,6 +13,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/net/inet/option_util.h"
 #include "sentry/net/inet/raw_layer.h"
+#include "sentry/net/ip/frame.h"
 #include "sentry/net/ip/wire.h"
 
 namespace amber {
@@ -128,6 +129,7 @@ ErrnoOr<size_t> RawSocket::Send(Task&, SendRequest& request) {
   packet.source = path.source;
   packet.destination = to.address;
   packet.protocol = static_cast<uint8_t>(protocol_);
+  packet.mark = static_cast<uint32_t>(ip_.mark);
   packet.ttl = Ttl(packet.v4(), false);
   packet.tos = Tos(packet.v4());
   if (ip_.header_included && packet.v4()) {
@@ -164,7 +166,7 @@ bool RawSocket::Take(const net::Packet& packet, net::RawBytes* shared) {
   bool icmp = packet.protocol == (v4 ? net::kIcmp : net::kIcmp6);
   if (ping()) {
     if (packet.icmp.type != (v4 ? ICMP_ECHOREPLY : ICMP6_ECHO_REPLY) || packet.icmp.rest >> 16 != local_.port) return false;
-  } else if (icmp && (v4 ? packet.icmp.type < 32 : true) && (filter_[packet.icmp.type / 8] >> packet.icmp.type % 8 & 1) != 0) {
+  } else if (icmp && (v4 ? packet.icmp.type < 32 : true) && (icmp_filter_[packet.icmp.type / 8] >> packet.icmp.type % 8 & 1) != 0) {
     return false;
   }
   // IPv4 raw sockets see the IP header (raw(7)); others do not.
@@ -175,12 +177,17 @@ bool RawSocket::Take(const net::Packet& packet, net::RawBytes* shared) {
   if (charge_ + bytes.size + kOverhead > static_cast<size_t>(receive_buffer_)) return true;
   Datagram d;
   d.data = bytes;
+  if (filter_) {
+    auto start = whole ? net::FilterStart::kNetwork : net::FilterStart::kTransport;
+    d.data = bytes.First(net::RunFilter(*filter_, packet, net_->stack().FindLink(packet.link), start));
+    if (d.data.empty()) return true;
+  }
   d.from = {packet.source, 0};
   d.to = packet.destination;
   d.link = packet.link;
   d.ttl = packet.ttl;
   d.tos = packet.tos;
-  charge_ += bytes.size + kOverhead;
+  charge_ += d.data.size + kOverhead;
   packets_.push_back(std::move(d));
   queue_.Notify(POLLIN | POLLRDNORM);
   return true;
@@ -207,22 +214,35 @@ uint32_t RawSocket::Poll(Task&) {
 }
 
 ErrnoOr<void> RawSocket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
-  if (level == SOL_RAW && name == ICMP_FILTER && protocol_ == IPPROTO_ICMP) {
-    memcpy(filter_, value.data(), std::min<size_t>(value.size(), 4));
+  if (level == SOL_RAW && family_ == AF_INET && name == ICMP_FILTER) {
+    if (protocol_ != IPPROTO_ICMP) return Errno(EOPNOTSUPP);
+    memcpy(icmp_filter_, value.data(), std::min<size_t>(value.size(), 4));
     return Ok();
   }
   if (level == SOL_ICMPV6 && name == ICMP6_FILTER && protocol_ == IPPROTO_ICMPV6) {
-    memcpy(filter_, value.data(), std::min<size_t>(value.size(), 32));
+    memcpy(icmp_filter_, value.data(), std::min<size_t>(value.size(), 32));
     return Ok();
   }
-  // IPV6_CHECKSUM: always ours.
-  if ((level == SOL_RAW || level == SOL_IPV6) && name == IPV6_CHECKSUM && family_ == AF_INET6) return Ok();
+  if ((level == SOL_RAW || level == SOL_IPV6) && name == IPV6_CHECKSUM && family_ == AF_INET6) {
+    // Where it goes is known of ICMPv6 (RFC 3542, 3.1); it is always ours.
+    int at = TRY(ParseOption<int>(value));
+    if ((protocol_ == IPPROTO_ICMPV6 && level == SOL_IPV6) || (at > 0 && at % 2 != 0)) return Errno(EINVAL);
+    Keep(SOL_RAW, name, std::max(at, -1));
+    return Ok();
+  }
   return InetSocket::SetOption(task, level, name, value);
 }
 
 ErrnoOr<std::string> RawSocket::GetOption(Task& task, int level, int name, size_t capacity) {
-  if (level == SOL_RAW && name == ICMP_FILTER) return std::string(reinterpret_cast<const char*>(filter_), 4);
-  if (level == SOL_ICMPV6 && name == ICMP6_FILTER) return std::string(reinterpret_cast<const char*>(filter_), 32);
+  if (level == SOL_RAW && family_ == AF_INET && name == ICMP_FILTER) {
+    if (protocol_ != IPPROTO_ICMP) return Errno(EOPNOTSUPP);
+    return std::string(reinterpret_cast<const char*>(icmp_filter_), 4);
+  }
+  if ((level == SOL_RAW || level == SOL_IPV6) && name == IPV6_CHECKSUM && family_ == AF_INET6) {
+    return OptionBytes(Kept(SOL_RAW, name, protocol_ == IPPROTO_ICMPV6 ? 2 : -1));
+  }
+  if (level == SOL_RAW && family_ == AF_INET) return Errno(ENOPROTOOPT);
+  if (level == SOL_ICMPV6 && name == ICMP6_FILTER && protocol_ == IPPROTO_ICMPV6) return std::string(reinterpret_cast<const char*>(icmp_filter_), 32);
   return InetSocket::GetOption(task, level, name, capacity);
 }
 

@@ -51,7 +51,7 @@ class RawSocket final : public InetSocket {
   bool bound_ = false, connected_ = false;
   int shutdown_ = 0;
   int error_ = 0;
-  uint8_t filter_[32] = {};  // ICMP_FILTER, ICMP6_FILTER: a bit blocks a type
+  uint8_t icmp_filter_[32] = {};  // ICMP_FILTER, ICMP6_FILTER: a bit blocks a type
   std::deque<Datagram> packets_;
   size_t charge_ = 0;
   WaitQueue queue_;

@@ -14,6 +14,9 @@
 namespace amber {
 namespace {
 
+constexpr int kTcpIsMptcp = 43, kTcpRtoMax = 44;  // newer than the C library's header
+constexpr int kFinTimeout = 60;                   // net.ipv4.tcp_fin_timeout
+constexpr uint32_t kSmallestClamp = 1152;         // half of SOCK_MIN_RCVBUF
 constexpr int kMaxKeepIdle = 32767, kMaxKeepCount = 127, kMaxSynCount = 127;
 
 struct NamedCongestion {
@@ -21,6 +24,18 @@ struct NamedCongestion {
   net::CongestionControl value;
 };
 constexpr NamedCongestion kCongestion[] = {{"cubic", net::CongestionControl::kCubic}, {"reno", net::CongestionControl::kReno}};
+
+// Of TCP_DEFER_ACCEPT Linux keeps how often the answer to a SYN is sent again, which makes other seconds of these (secs_to_retrans()).
+int DeferredSeconds(int seconds) {
+  constexpr int kFirst = 1, kMost = 120, kMostOften = 255;
+  if (seconds <= 0) return 0;
+  int period = kFirst, timeout = kFirst;
+  for (int often = 1; seconds > period && often < kMostOften; ++often) {
+    timeout = std::min(timeout * 2, kMost);
+    period += timeout;
+  }
+  return period;
+}
 
 bool Between(int value, int low, int high) { return value >= low && value <= high; }
 
@@ -61,10 +76,19 @@ ErrnoOr<void> TcpSocket::SetTcpOption(Task&, int name, std::span<const uint8_t> 
     connection_->OptionsChanged();
     return Ok();
   }
-  if (name == TCP_ULP) return Errno(ENOENT);
-  if (name == TCP_MD5SIG || name == TCP_REPAIR || name == TCP_ZEROCOPY_RECEIVE) return Errno(name == TCP_REPAIR ? EPERM : ENOPROTOOPT);
+  if (name == TCP_ULP) return Errno(value.empty() ? EINVAL : ENOENT);
+  if (name == TCP_FASTOPEN_KEY) return Errno(EINVAL);
   int n = TRY(ParseOption<int>(value));
+  bool closed = connection_->state() == net::TcpState::kClosed;
   switch (name) {
+    case TCP_REPAIR:
+    case TCP_REPAIR_QUEUE:
+    case TCP_REPAIR_WINDOW:
+    case TCP_TIMESTAMP: return Errno(EPERM);  // nobody may repair connections
+    case TCP_QUEUE_SEQ: return Errno(closed ? EINVAL : EPERM);
+    case TCP_REPAIR_OPTIONS:
+    case TCP_MD5SIG:
+    case TCP_MD5SIG_EXT: return Errno(EINVAL);
     case TCP_MAXSEG:
       if (n != 0 && !Between(n, 88, 32767)) return Errno(EINVAL);
       o.max_segment = static_cast<uint32_t>(n);
@@ -87,27 +111,54 @@ ErrnoOr<void> TcpSocket::SetTcpOption(Task&, int name, std::span<const uint8_t> 
       if (!Between(n, 1, kMaxSynCount)) return Errno(EINVAL);
       o.syn_retries = static_cast<uint32_t>(n);
       break;
-    case TCP_LINGER2: o.linger2 = n < 0 ? -1 : n > 120 ? 0 : n; break;
-    case TCP_DEFER_ACCEPT: o.defer_accept = n < 0 ? 0 : static_cast<uint32_t>(n); break;
-    case TCP_WINDOW_CLAMP: o.window_clamp = static_cast<uint32_t>(std::max(n, 0)); break;
+    case TCP_LINGER2: o.linger2 = n < 0 ? -1 : n == 0 ? kFinTimeout : std::min(n, 120); break;
+    case TCP_DEFER_ACCEPT: o.defer_accept = static_cast<uint32_t>(DeferredSeconds(n)); break;
+    case TCP_WINDOW_CLAMP:
+      if (n == 0 && !closed) return Errno(EINVAL);
+      o.window_clamp = n == 0 ? 0 : std::max<uint32_t>(static_cast<uint32_t>(n), kSmallestClamp);
+      break;
     case TCP_QUICKACK: o.quick_ack = n != 0; break;
     case TCP_USER_TIMEOUT:
       if (n < 0) return Errno(EINVAL);
       o.user_timeout_ms = static_cast<uint32_t>(n);
       break;
     case TCP_NOTSENT_LOWAT: o.not_sent_low = n == 0 ? UINT32_MAX : static_cast<uint32_t>(n); break;
-    case TCP_FASTOPEN:
-    case TCP_FASTOPEN_CONNECT:
-    case TCP_THIN_LINEAR_TIMEOUTS:
-    case TCP_THIN_DUPACK:
-    case TCP_SAVE_SYN:
-    case TCP_INQ:
-    case TCP_TX_DELAY:
-      // Accepted without effect: they change when things are sent, not what.
-      return n >= 0 ? ErrnoOr<void>() : Errno(EINVAL);
-    default: return Errno(ENOPROTOOPT);
+    default: return SetKeptTcpOption(name, n);
   }
   connection_->OptionsChanged();
+  return Ok();
+}
+
+// Without effect, but TCP_INQ: they change when things are sent, not what; nobody opens fast here.
+ErrnoOr<void> TcpSocket::SetKeptTcpOption(int name, int n) {
+  net::TcpState state = connection_->state();
+  bool closed = state == net::TcpState::kClosed, listens = state == net::TcpState::kListen;
+  int high = 1;
+  switch (name) {
+    case TCP_FASTOPEN:
+      if (!closed && !listens) return Errno(EINVAL);
+      if (n > 0) n = static_cast<int>(std::min<uint64_t>(static_cast<uint64_t>(n), net_->sysctl(kSysctlSomaxconn)));
+      high = INT32_MAX;
+      break;
+    case TCP_FASTOPEN_CONNECT:
+      if (!closed) return Errno(EINVAL);
+      break;
+    case TCP_FASTOPEN_NO_COOKIE:
+      if (!closed && !listens) return Errno(EINVAL);
+      break;
+    case TCP_SAVE_SYN: high = 2; break;
+    case TCP_TX_DELAY: high = INT32_MAX; break;
+    case kTcpRtoMax:
+      if (n < 1000) return Errno(EINVAL);
+      high = 120'000;
+      break;
+    case TCP_THIN_LINEAR_TIMEOUTS:
+    case TCP_THIN_DUPACK:
+    case TCP_INQ: break;
+    default: return Errno(ENOPROTOOPT);
+  }
+  if (!Between(n, 0, high)) return Errno(EINVAL);
+  if (name != TCP_THIN_DUPACK) Keep(SOL_TCP, name, n);
   return Ok();
 }
 
@@ -144,11 +195,24 @@ ErrnoOr<std::string> TcpSocket::GetTcpOption(int name) {
     }
     case TCP_FASTOPEN:
     case TCP_FASTOPEN_CONNECT:
+    case TCP_FASTOPEN_NO_COOKIE:
     case TCP_THIN_LINEAR_TIMEOUTS:
     case TCP_THIN_DUPACK:
     case TCP_SAVE_SYN:
     case TCP_INQ:
-    case TCP_REPAIR: return number(0);
+    case TCP_TX_DELAY:
+    case TCP_REPAIR:
+    case kTcpIsMptcp: return number(Kept(SOL_TCP, name));
+    case kTcpRtoMax: return number(Kept(SOL_TCP, name, 120'000));
+    case TCP_TIMESTAMP: return number(static_cast<int32_t>(net_->stack().Now() / net::kMs));
+    case TCP_ULP:
+    case TCP_CC_INFO:
+    case TCP_FASTOPEN_KEY:
+    case TCP_SAVED_SYN: return std::string();  // there is none
+    case TCP_REPAIR_QUEUE:
+    case TCP_QUEUE_SEQ:
+    case TCP_REPAIR_WINDOW:
+    case TCP_ZEROCOPY_RECEIVE: return Errno(EINVAL);
     default: return Errno(ENOPROTOOPT);
   }
 }

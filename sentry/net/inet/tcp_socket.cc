@@ -53,6 +53,7 @@ void TcpSocket::OptionsChanged() {
   net::TcpOptions& o = connection_->options();
   o.keepalive = toggle(SO_KEEPALIVE);
   o.oob_inline = toggle(SO_OOBINLINE);
+  o.filter = filter_;
   o.tos = static_cast<uint8_t>(connection_->remote().address.v4() || family_ == AF_INET ? ip_.tos : ip_.traffic_class);
   o.ttl = Ttl(true, false);
   o.hop_limit = Ttl(false, false);
@@ -124,6 +125,8 @@ ErrnoOr<RefPtr<Socket>> TcpSocket::Accept(Task&) {
   socket->connection_->set_observer(socket.get());
   socket->phase_ = Phase::kConnected;
   socket->toggles_ = toggles_;
+  socket->filter_ = socket->connection_->options().filter;
+  socket->filter_locked_ = filter_locked_;
   socket->linger_ = linger_;
   socket->ip_ = ip_;
   socket->device_ = device_;
@@ -177,7 +180,12 @@ ErrnoOr<size_t> TcpSocket::Receive(Task&, ReceiveRequest& request) {
   how.discard = (request.flags & MSG_TRUNC) != 0;
   how.peek_offset = PeekOffset(request.flags);
   auto got = connection_->Read(request.sink, how);
-  if (got.ok()) MovePeekOffset(request.flags, *got);
+  if (!got.ok()) return got;
+  MovePeekOffset(request.flags, *got);
+  if (Kept(SOL_TCP, TCP_INQ) != 0) {
+    int left = static_cast<int>(connection_->unread());
+    request.control.push_back({SOL_TCP, TCP_CM_INQ, std::string(reinterpret_cast<const char*>(&left), sizeof(left))});
+  }
   return got;
 }
 

@@ -55,6 +55,7 @@ class TcpSocket final : public InetSocket, public net::TcpObserver {
   int TakeError() override { return connection_->TakeError(); }
   bool listening() const override { return connection_->state() == net::TcpState::kListen; }
   ErrnoOr<void> SetTcpOption(Task& task, int name, std::span<const uint8_t> value);
+  ErrnoOr<void> SetKeptTcpOption(int name, int n);
   ErrnoOr<std::string> GetTcpOption(int name);
 
   RefPtr<net::TcpConnection> connection_;

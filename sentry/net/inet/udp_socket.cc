@@ -14,6 +14,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/net/inet/option_util.h"
 #include "sentry/net/inet/udp_layer.h"
+#include "sentry/net/ip/frame.h"
 
 namespace amber {
 namespace {
@@ -138,25 +139,8 @@ ErrnoOr<size_t> UdpSocket::Send(Task& task, SendRequest& request) {
   packet.ttl = Ttl(v4, to.address.multicast());
   net::IpAddress source = local_.address.any() ? net::IpAddress{} : local_.address;
   int device = device_ != 0 ? device_ : to.address.multicast() ? ip_.multicast_if : 0;
-  for (const ControlMessage& c : request.control) {
-    std::span<const uint8_t> data(reinterpret_cast<const uint8_t*>(c.data.data()), c.data.size());
-    if (c.level == SOL_IP && c.type == IP_PKTINFO) {
-      auto info = TRY(ParseOption<in_pktinfo>(data));
-      if (info.ipi_spec_dst.s_addr != 0) source = net::IpAddress::V4(ntohl(info.ipi_spec_dst.s_addr));
-      if (info.ipi_ifindex != 0) device = info.ipi_ifindex;
-    } else if (c.level == SOL_IPV6 && c.type == IPV6_PKTINFO) {
-      auto info = TRY(ParseOption<in6_pktinfo>(data));
-      auto wanted = net::IpAddress::V6Bytes(info.ipi6_addr.s6_addr);
-      if (!wanted.any()) source = wanted;
-      if (info.ipi6_ifindex != 0) device = static_cast<int>(info.ipi6_ifindex);
-    } else if ((c.level == SOL_IP && c.type == IP_TTL) || (c.level == SOL_IPV6 && c.type == IPV6_HOPLIMIT)) {
-      packet.ttl = static_cast<uint8_t>(TRY(ParseOption<int>(data)));
-    } else if ((c.level == SOL_IP && c.type == IP_TOS) || (c.level == SOL_IPV6 && c.type == IPV6_TCLASS)) {
-      packet.tos = static_cast<uint8_t>(TRY(ParseShortOption(data)));
-    } else if (c.level == SOL_IP || c.level == SOL_IPV6 || c.level == SOL_UDP) {
-      return Errno(EINVAL);
-    }
-  }
+  auto segment = static_cast<size_t>(std::clamp(Kept(SOL_UDP, UDP_SEGMENT), 0, UINT16_MAX));
+  for (const ControlMessage& c : request.control) TRY(TakeControl(c, &packet, &source, &device, &segment));
   if (!source.any() && !ip_.freebind && !net_->stack().IsLocal(source)) return Errno(EINVAL);
   net::Path path = TRY(net_->stack().FindPath(to.address, source, device));
   if (path.source.v4() != v4) return Errno(EAFNOSUPPORT);
@@ -175,14 +159,58 @@ ErrnoOr<size_t> UdpSocket::Send(Task& task, SendRequest& request) {
   }
   packet.source = path.source;
   packet.destination = to.address;
+  packet.mark = static_cast<uint32_t>(ip_.mark);
   packet.protocol = static_cast<uint8_t>(protocol_);
   packet.udp = {local_.port, to.port, Coverage(buffer->used())};
   packet.payload.size = static_cast<uint32_t>(buffer->used());
   packet.payload.buffer = std::move(buffer);
-  net::Stack::Batch batch(net_->stack());
-  if (!lite()) ++net_->stack().counters().udp_out;
-  net_->stack().Send(std::move(packet), path);
+  TRY(Transmit(std::move(packet), path, segment));
   return size;
+}
+
+// What sendmsg has beside a datagram (ip_cmsg_send() and its kin).
+ErrnoOr<void> UdpSocket::TakeControl(const ControlMessage& c, net::Packet* packet, net::IpAddress* source, int* device, size_t* segment) const {
+  std::span<const uint8_t> data(reinterpret_cast<const uint8_t*>(c.data.data()), c.data.size());
+  if (c.level == SOL_IP && c.type == IP_PKTINFO) {
+    auto info = TRY(ParseOption<in_pktinfo>(data));
+    if (info.ipi_spec_dst.s_addr != 0) *source = net::IpAddress::V4(ntohl(info.ipi_spec_dst.s_addr));
+    if (info.ipi_ifindex != 0) *device = info.ipi_ifindex;
+  } else if (c.level == SOL_IPV6 && c.type == IPV6_PKTINFO) {
+    auto info = TRY(ParseOption<in6_pktinfo>(data));
+    auto wanted = net::IpAddress::V6Bytes(info.ipi6_addr.s6_addr);
+    if (!wanted.any()) *source = wanted;
+    if (info.ipi6_ifindex != 0) *device = static_cast<int>(info.ipi6_ifindex);
+  } else if ((c.level == SOL_IP && c.type == IP_TTL) || (c.level == SOL_IPV6 && c.type == IPV6_HOPLIMIT)) {
+    packet->ttl = static_cast<uint8_t>(TRY(ParseOption<int>(data)));
+  } else if ((c.level == SOL_IP && c.type == IP_TOS) || (c.level == SOL_IPV6 && c.type == IPV6_TCLASS)) {
+    packet->tos = static_cast<uint8_t>(TRY(ParseShortOption(data)));
+  } else if (c.level == SOL_UDP && c.type == UDP_SEGMENT) {
+    if (data.size() != sizeof(uint16_t)) return Errno(EINVAL);
+    *segment = TRY(ParseOption<uint16_t>(data));
+  } else if (c.level == SOL_IP || c.level == SOL_IPV6 || c.level == SOL_UDP) {
+    return Errno(EINVAL);
+  }
+  return Ok();
+}
+
+// udp_send_skb(). UDP_SEGMENT: one call sends datagrams of that size, and a last one that may be shorter.
+ErrnoOr<void> UdpSocket::Transmit(net::Packet packet, const net::Path& path, size_t segment) {
+  constexpr size_t kMostSegments = 128, kHeaders4 = 28, kHeaders6 = 48;
+  net::Slice whole = packet.payload;
+  if (segment > 0) {
+    if (segment + (packet.v4() ? kHeaders4 : kHeaders6) > path.link->mtu()) return Errno(EMSGSIZE);
+    if (whole.size > segment * kMostSegments || toggle(SO_NO_CHECK)) return Errno(EINVAL);
+    if (lite()) return Errno(EIO);
+  }
+  net::Stack::Batch batch(net_->stack());
+  do {
+    net::Packet one = packet;
+    one.payload = segment > 0 ? whole.First(static_cast<uint32_t>(segment)) : whole;
+    whole.DropFront(one.payload.size);
+    if (!lite()) ++net_->stack().counters().udp_out;
+    net_->stack().Send(std::move(one), path);
+  } while (!whole.empty());
+  return Ok();
 }
 
 bool UdpSocket::Wants(const net::IpAddress& remote, uint16_t port) const { return remote_.port == port && remote_.address == remote; }
@@ -200,6 +228,14 @@ void UdpSocket::Deliver(const net::Packet& packet) {
     ++drops_;
     return;
   }
+  if (!filter_) return Queue(packet);
+  net::Packet cut = packet;
+  if (net::FilterPayload(filter_.get(), net_->stack().FindLink(packet.link), &cut)) return Queue(cut);
+  ++drops_;
+  if (!lite()) ++net_->stack().counters().udp_in_errors;
+}
+
+void UdpSocket::Queue(const net::Packet& packet) {
   net::StackCounters& counters = net_->stack().counters();
   size_t cost = packet.payload.size + kOverhead;
   if (charge_ + cost > static_cast<size_t>(receive_buffer_)) {
@@ -279,6 +315,7 @@ ErrnoOr<size_t> UdpSocket::Receive(Task&, ReceiveRequest& request) {
   queued_ -= d.data.size;
   datagrams_.pop_front();
   MovePeekOffset(request.flags, (request.flags & MSG_TRUNC) != 0 ? d.data.size : std::min<size_t>(d.data.size, request.sink.remaining()));
+  if (toggle(SO_RXQ_OVFL) && drops_ != 0) request.control.push_back({SOL_SOCKET, SO_RXQ_OVFL, OptionBytes(static_cast<uint32_t>(drops_))});
   return HandOver(request, d);
 }
 
@@ -315,7 +352,18 @@ ErrnoOr<void> UdpSocket::SetOption(Task& task, int level, int name, std::span<co
     (name == kSendCoverage ? send_coverage_ : receive_coverage_) = coverage;
     return Ok();
   }
-  if (name != UDP_CORK) return Errno(ENOPROTOOPT);
+  switch (name) {
+    case UDP_CORK: break;
+    case UDP_SEGMENT:
+      if (n < 0 || n > UINT16_MAX) return Errno(EINVAL);
+      Keep(SOL_UDP, name, n);
+      return Ok();
+    case UDP_GRO:  // whatever it says, datagrams come one by one
+    case UDP_NO_CHECK6_TX:
+    case UDP_NO_CHECK6_RX: Keep(SOL_UDP, name, n != 0); return Ok();
+    case UDP_ENCAP: return n == 0 ? ErrnoOr<void>() : Errno(ENOPROTOOPT);  // no IPsec
+    default: return Errno(ENOPROTOOPT);
+  }
   cork_ = n != 0;
   if (cork_ || !corked_) return Ok();
   // What was gathered goes out now.
@@ -329,6 +377,7 @@ ErrnoOr<void> UdpSocket::SetOption(Task& task, int level, int name, std::span<co
 ErrnoOr<std::string> UdpSocket::GetOption(Task& task, int level, int name, size_t capacity) {
   if (level != SOL_UDP && (level != kSolUdpLite || !lite())) return InetSocket::GetOption(task, level, name, capacity);
   if (name == UDP_CORK) return OptionBytes<int>(cork_);
+  if (name >= UDP_ENCAP && name <= UDP_GRO) return OptionBytes(Kept(SOL_UDP, name));
   // The getters know no difference between the protocols.
   if (name == kSendCoverage) return OptionBytes<int>(std::max(send_coverage_, 0));
   if (name == kReceiveCoverage) return OptionBytes<int>(std::max(receive_coverage_, 0));

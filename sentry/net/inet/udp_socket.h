@@ -72,6 +72,9 @@ class UdpSocket final : public InetSocket {
   uint16_t Coverage(size_t size) const;
   ErrnoOr<void> BindTo(Task& task, const net::Endpoint& e);
   ErrnoOr<void> AutoBind(Task& task, bool v4);
+  void Queue(const net::Packet& packet);
+  ErrnoOr<void> TakeControl(const ControlMessage& c, net::Packet* packet, net::IpAddress* source, int* device, size_t* segment) const;
+  ErrnoOr<void> Transmit(net::Packet packet, const net::Path& path, size_t segment);
   ErrnoOr<size_t> ReceiveError(ReceiveRequest& request);
   ErrnoOr<size_t> Peek(ReceiveRequest& request);
   void OptionsChanged() override;

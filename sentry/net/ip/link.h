@@ -34,6 +34,8 @@ class Link {
 
   // Takes a packet for `next_hop`, which is on this link.
   virtual void Send(Packet packet, const IpAddress& next_hop) = 0;
+  // Takes a frame that a packet socket has made, with the link's header; what cannot be sent is dropped.
+  virtual void SendFrame(Slice /*frame*/) {}
   // Packets never leave the machine: no size limit but the queue's, answers come at once.
   virtual bool loopback() const { return false; }
 
@@ -69,6 +71,7 @@ class LoopbackLink final : public Link {
  public:
   explicit LoopbackLink(Stack& stack);
   void Send(Packet packet, const IpAddress& next_hop) override;
+  void SendFrame(Slice frame) override;
   bool loopback() const override { return true; }
 
  private:

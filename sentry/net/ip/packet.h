@@ -54,12 +54,18 @@ struct Packet {
   uint8_t protocol = 0;
   uint8_t ttl = 64;
   uint8_t tos = 0;
-  int link = 0;  // index of the interface it came in by
+  int link = 0;       // index of the interface it came in by
+  uint32_t mark = 0;  // SO_MARK
   TcpHeader tcp;
   UdpHeader udp;
   IcmpHeader icmp;
   // What follows the headers above; for other protocols all that follows the IP header.
   Slice payload;
+  // As it was on the link, from the link's header on, if somebody else than this stack made it (frame.h); empty otherwise.
+  Slice frame;
+  uint16_t frame_protocol = 0;  // ETH_P_* of `frame`
+  uint8_t frame_type = 0;       // PACKET_HOST and its kin, of `frame`
+  bool only_a_frame = false;    // no packet that IP takes: there is no more to it than `frame`
 
   bool v4() const { return destination.v4(); }
   // Has an IcmpHeader: the other family's ICMP is a protocol that nobody knows.

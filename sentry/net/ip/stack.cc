@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "sentry/base/check.h"
+#include "sentry/net/ip/frame.h"
 #include "sentry/net/ip/wire.h"
 
 namespace amber::net {
@@ -24,6 +25,12 @@ void LoopbackLink::Send(Packet packet, const IpAddress&) {
   ++counters().rx_packets, counters().rx_bytes += size;
   packet.link = index();
   stack_.Enqueue(std::move(packet));
+}
+
+void LoopbackLink::SendFrame(Slice frame) {
+  ++counters().tx_packets, counters().tx_bytes += frame.size;
+  ++counters().rx_packets, counters().rx_bytes += frame.size;
+  stack_.Enqueue(ParseFrame(std::move(frame), *this));
 }
 
 Stack::Stack(StackHost& host) : host_(host), timers_([this](int64_t deadline) { host_.ArmAt(deadline); }) {
@@ -61,6 +68,7 @@ void Stack::SetUp(Link& link, bool up) {
     link.addresses() = {{IpAddress::Loopback(true), 8, kScopeHost}, {IpAddress::Loopback(false), 128, kScopeHost}};
   }
   Changed();
+  if (frame_tap_ != nullptr) frame_tap_->OnLinkChange(link);
 }
 
 ErrnoOr<void> Stack::AddAddress(Link& link, const InterfaceAddress& address) {
@@ -144,7 +152,14 @@ ErrnoOr<Path> Stack::FindPath(const IpAddress& destination, const IpAddress& sou
 void Stack::Send(Packet packet, const Path& path) {
   AMBER_CHECK(depth_ > 0);
   ++counters_.ip_out;
+  if (frame_tap_ != nullptr) frame_tap_->OnFrame(packet, *path.link, true);
   path.link->Send(std::move(packet), path.next_hop);
+}
+
+void Stack::SendFrame(Slice frame, Link& link) {
+  Batch batch(*this);
+  if (frame_tap_ != nullptr) frame_tap_->OnFrame(ParseFrame(frame, link), link, true);
+  link.SendFrame(std::move(frame));
 }
 
 void Stack::Receive(Packet packet, Link& link) {
@@ -164,6 +179,10 @@ void Stack::Drain() {
 }
 
 void Stack::Deliver(Packet packet) {
+  if (frame_tap_ != nullptr) {
+    if (const Link* link = FindLink(packet.link); link != nullptr) frame_tap_->OnFrame(packet, *link, false);
+  }
+  if (packet.only_a_frame) return;
   ++counters_.ip_in;
   if (!IsLocal(packet.destination) && !packet.destination.multicast() && !packet.destination.broadcast()) {
     ++counters_.ip_discarded;

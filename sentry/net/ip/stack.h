@@ -40,6 +40,15 @@ class Transport {
   virtual void OnError(const Packet& /*sent*/, const IcmpHeader& /*icmp*/, int /*error*/, bool /*fatal*/) {}
 };
 
+// Who looks at what goes over the links, whatever it is (packet sockets).
+class FrameTap {
+ public:
+  virtual ~FrameTap() = default;
+  // `link` sends `packet`, or has received it.
+  virtual void OnFrame(const Packet& packet, const Link& link, bool outgoing) = 0;
+  virtual void OnLinkChange(const Link& link) = 0;
+};
+
 struct Route {
   IpAddress destination;
   int prefix = 0;
@@ -99,6 +108,7 @@ class Stack {
   void SetTransport(uint8_t protocol, Transport* transport) { transports_[protocol] = transport; }
   // Gets a look at every packet that is delivered (raw sockets). True: somebody took it.
   void SetTap(std::function<bool(const Packet&)> tap) { tap_ = std::move(tap); }
+  void SetFrameTap(FrameTap* tap) { frame_tap_ = tap; }
 
   // --- interfaces ---
   // `index`: 0 for the next free one.
@@ -126,6 +136,8 @@ class Stack {
 
   // --- packets ---
   void Send(Packet packet, const Path& path);
+  // A frame of a packet socket's.
+  void SendFrame(Slice frame, Link& link);
   // From a link. Opens a batch itself.
   void Receive(Packet packet, Link& link);
   // For loopback.
@@ -147,6 +159,7 @@ class Stack {
   std::vector<Route> routes_;
   Transport* transports_[256] = {};
   std::function<bool(const Packet&)> tap_;
+  FrameTap* frame_tap_ = nullptr;
   std::deque<Packet> queue_;
   int depth_ = 0;
   int next_index_ = 1;

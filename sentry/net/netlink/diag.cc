@@ -1,6 +1,7 @@
 // NETLINK_SOCK_DIAG (sock_diag(7)): what ss(8) asks.
 #include <arpa/inet.h>
 #include <linux/inet_diag.h>
+#include <linux/packet_diag.h>
 #include <linux/sock_diag.h>
 #include <netinet/tcp.h>
 
@@ -9,6 +10,7 @@
 #include "sentry/net/inet/udp_layer.h"
 #include "sentry/net/inet/udp_socket.h"
 #include "sentry/net/netlink/netlink_socket.h"
+#include "sentry/net/packet/packet_socket.h"
 #include "sentry/net/tcp/tcp_layer.h"
 
 namespace amber {
@@ -74,11 +76,43 @@ void DumpUdp(NetNamespace& net, const inet_diag_req_v2& request, NetlinkWriter& 
   }
 }
 
+// What ss(8) shows of packet sockets (packet_diag(8)'s PACKET_DIAG_INFO, _UID, _MEMINFO).
+int DumpPacket(NetNamespace& net, bool dump, std::string_view body, NetlinkWriter& out) {
+  NetlinkReader in(body);
+  auto request = in.Structure<packet_diag_req>();
+  if (!request || request->sdiag_protocol != 0) return EINVAL;
+  if (!dump) return EOPNOTSUPP;
+  for (net::FrameTaker* taker : net.packets().all()) {
+    auto* s = static_cast<PacketSocket*>(taker);
+    packet_diag_msg m{};
+    m.pdiag_family = AF_PACKET;
+    m.pdiag_type = static_cast<uint8_t>(s->type());
+    m.pdiag_num = s->frame_protocol();
+    m.pdiag_ino = static_cast<uint32_t>(s->ino());
+    m.pdiag_cookie[0] = static_cast<uint32_t>(s->ino());
+    out.Begin(SOCK_DIAG_BY_FAMILY, NLM_F_MULTI, m);
+    if ((request->pdiag_show & PACKET_SHOW_INFO) != 0) {
+      packet_diag_info info{};
+      info.pdi_index = static_cast<uint32_t>(s->device());
+      info.pdi_flags = s->running() ? PDI_RUNNING : 0;
+      out.Attribute(PACKET_DIAG_INFO, info);
+      out.Attribute<uint32_t>(PACKET_DIAG_UID, s->uid());
+    }
+    uint32_t memory[9] = {};  // SK_MEMINFO_*
+    memory[0] = static_cast<uint32_t>(s->charge());
+    memory[1] = static_cast<uint32_t>(s->receive_buffer());
+    memory[3] = static_cast<uint32_t>(s->send_buffer());
+    if ((request->pdiag_show & PACKET_SHOW_MEMINFO) != 0) out.Attribute(PACKET_DIAG_MEMINFO, memory);
+  }
+  return 0;
+}
+
 }  // namespace
 
 int HandleDiag(Task&, NetNamespace& net, uint16_t type, bool dump, std::string_view body, NetlinkWriter& out) {
   if (type != SOCK_DIAG_BY_FAMILY) return EINVAL;
-  // One socket by its address is not looked up; Unix and packet sockets are told by /proc alone (ss goes there then).
+  if (!body.empty() && body[0] == AF_PACKET) return DumpPacket(net, dump, body, out);
+  // One socket by its address is not looked up; Unix sockets are told by /proc alone (ss goes there then).
   NetlinkReader in(body);
   auto request = in.Structure<inet_diag_req_v2>();
   if (!request) return EINVAL;

@@ -18,6 +18,8 @@ namespace {
 
 constexpr size_t kMaxRequest = 65536;
 
+constexpr int kMaxGroup = 40;  // of the groups that there are messages for
+
 // What a message costs beyond its bytes, for those that a guest may have posted in any number.
 constexpr size_t kPostedCost = 768;
 
@@ -90,8 +92,11 @@ void NetlinkSocket::Queue(std::string bytes) {
       size += next;
     }
     size = std::min(size, rest.size());
-    queued_ += size;
-    answers_.emplace_back(rest.substr(0, size));
+    size_t kept = filter_ ? std::min<size_t>(filter_->Run(rest.substr(0, size)), size) : size;
+    if (kept > 0) {
+      queued_ += kept;
+      answers_.emplace_back(rest.substr(0, kept));
+    }
     rest.remove_prefix(size);
   }
   queue_.Notify(POLLIN | POLLRDNORM);
@@ -176,30 +181,47 @@ ErrnoOr<size_t> NetlinkSocket::Receive(Task&, ReceiveRequest& request) {
 ErrnoOr<void> NetlinkSocket::SetOption(Task& task, int level, int name, std::span<const uint8_t> value) {
   if (level == SOL_SOCKET) return Socket::SetOption(task, level, name, value);
   if (level != SOL_NETLINK) return Errno(ENOPROTOOPT);
+  // Too short a value is 0 (netlink_setsockopt()).
   int n = 0;
-  if (value.size() < sizeof(n)) return Errno(EINVAL);
-  memcpy(&n, value.data(), sizeof(n));
+  if (value.size() >= sizeof(n)) memcpy(&n, value.data(), sizeof(n));
   switch (name) {
     case NETLINK_ADD_MEMBERSHIP:
-      if (n < 1) return Errno(EINVAL);
+      if (n < 1 || n > kMaxGroup) return Errno(EINVAL);
       if (n <= 32) groups_ |= 1u << (n - 1);
       return Ok();
     case NETLINK_DROP_MEMBERSHIP:
-      if (n < 1) return Errno(EINVAL);
+      if (n < 1 || n > kMaxGroup) return Errno(EINVAL);
       if (n <= 32) groups_ &= ~(1u << (n - 1));
       return Ok();
+    case NETLINK_LISTEN_ALL_NSID:
+      if (!task.creds().HasIn(net_->owner(), CAP_NET_ADMIN)) return Errno(EPERM);
+      [[fallthrough]];
     case NETLINK_EXT_ACK:
     case NETLINK_CAP_ACK:
     case NETLINK_GET_STRICT_CHK:
     case NETLINK_NO_ENOBUFS:
     case NETLINK_PKTINFO:
-    case NETLINK_BROADCAST_ERROR: return Ok();
+    case NETLINK_BROADCAST_ERROR: Keep(SOL_NETLINK, name, n != 0); return Ok();
     default: return Errno(ENOPROTOOPT);
   }
 }
 
 ErrnoOr<std::string> NetlinkSocket::GetOption(Task& task, int level, int name, size_t capacity) {
-  if (level == SOL_NETLINK) return Errno(ENOPROTOOPT);
+  if (level != SOL_SOCKET && level != SOL_NETLINK) return Errno(ENOPROTOOPT);
+  if (level == SOL_NETLINK) {
+    auto bytes = [](const auto& number) { return std::string(reinterpret_cast<const char*>(&number), sizeof(number)); };
+    switch (name) {
+      case NETLINK_LIST_MEMBERSHIPS: return groups_ == 0 ? std::string() : bytes(uint64_t{groups_});
+      case NETLINK_LISTEN_ALL_NSID:
+      case NETLINK_EXT_ACK:
+      case NETLINK_CAP_ACK:
+      case NETLINK_GET_STRICT_CHK:
+      case NETLINK_NO_ENOBUFS:
+      case NETLINK_PKTINFO:
+      case NETLINK_BROADCAST_ERROR: return capacity < sizeof(int) ? ErrnoOr<std::string>(Errno(EINVAL)) : bytes(Kept(SOL_NETLINK, name));
+      default: return Errno(ENOPROTOOPT);
+    }
+  }
   return Socket::GetOption(task, level, name, capacity);
 }
 
@@ -216,6 +238,7 @@ std::string NetlinkSocket::Save(state::Saver& saver) const {
   m.set_groups(groups_);
   m.set_receive_timeout(receive_timeout_);
   m.set_toggles(toggles_);
+  SaveShared(&m);
   for (const std::string& a : answers_) m.add_answer(a);
   return m.SerializeAsString();
 }
@@ -231,6 +254,7 @@ bool NetlinkSocket::Load(state::Loader& loader, std::string_view bytes) {
   groups_ = m.groups();
   receive_timeout_ = m.receive_timeout();
   toggles_ = m.toggles();
+  if (!LoadShared(m)) return loader.Fail("a socket's filter is no program");
   for (const std::string& a : m.answer()) {
     queued_ += a.size();
     answers_.push_back(a);

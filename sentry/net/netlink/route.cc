@@ -8,11 +8,12 @@
 #include "sentry/kernel/task.h"
 #include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/netlink/netlink_socket.h"
+#include "sentry/net/packet/packet_layer.h"
 
 namespace amber {
 namespace {
 
-void PutLink(const net::Link& link, uint16_t flags, NetlinkWriter& out) {
+void PutLink(NetNamespace& net, const net::Link& link, uint16_t flags, NetlinkWriter& out) {
   ifinfomsg info{};
   info.ifi_type = link.type();
   info.ifi_index = link.index();
@@ -24,7 +25,7 @@ void PutLink(const net::Link& link, uint16_t flags, NetlinkWriter& out) {
   out.Attribute<uint8_t>(IFLA_LINKMODE, 0);
   out.Attribute<uint32_t>(IFLA_MTU, link.mtu());
   out.Attribute<uint32_t>(IFLA_GROUP, 0);
-  out.Attribute<uint32_t>(IFLA_PROMISCUITY, 0);
+  out.Attribute<uint32_t>(IFLA_PROMISCUITY, net.packets().promiscuity(link.index()));
   out.Attribute<uint32_t>(IFLA_NUM_TX_QUEUES, 1);
   out.Attribute<uint32_t>(IFLA_NUM_RX_QUEUES, 1);
   out.Attribute<uint8_t>(IFLA_CARRIER, 1);
@@ -43,7 +44,7 @@ void PutLink(const net::Link& link, uint16_t flags, NetlinkWriter& out) {
 int GetLink(NetNamespace& net, bool dump, std::string_view body, NetlinkWriter& out) {
   NetlinkReader in(body);
   if (dump) {
-    for (const auto& link : net.stack().links()) PutLink(*link, NLM_F_MULTI, out);
+    for (const auto& link : net.stack().links()) PutLink(net, *link, NLM_F_MULTI, out);
     return 0;
   }
   auto info = in.Structure<ifinfomsg>();
@@ -51,7 +52,7 @@ int GetLink(NetNamespace& net, bool dump, std::string_view body, NetlinkWriter& 
   net::Link* link = info->ifi_index > 0 ? net.stack().FindLink(info->ifi_index) : nullptr;
   if (auto name = in.Find(IFLA_IFNAME); link == nullptr && name) link = net.stack().FindLink(name->substr(0, name->find('\0')));
   if (link == nullptr) return ENODEV;
-  PutLink(*link, 0, out);
+  PutLink(net, *link, 0, out);
   return 0;
 }
 

@@ -130,6 +130,8 @@ class TcpConnection final : public RefCounted<TcpConnection>, public state::Save
 
   // --- from the layer ---
   void Input(Packet& packet);
+  // SO_ATTACH_FILTER: false drops the packet, of which the filter may have cut off the end.
+  bool PassesFilter(Packet& packet) const;
   // A SYN for this listener.
   void InputSyn(const Packet& packet);
   void OnIcmp(int error, bool fatal, uint32_t seq);

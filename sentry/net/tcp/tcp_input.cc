@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "sentry/net/ip/frame.h"
 #include "sentry/net/tcp/tcp_connection.h"
 #include "sentry/net/tcp/tcp_layer.h"
 
@@ -168,6 +169,13 @@ void TcpConnection::AfterOurFinIsAcked() {
     case TcpState::kLastAck: Done(0); break;
     default: break;
   }
+}
+
+// Until a connection is there it is the listener's filter that says what comes through (tcp_v4_rcv).
+bool TcpConnection::PassesFilter(Packet& packet) const {
+  const TcpConnection& of = state_ == TcpState::kSynReceived && listener_ != nullptr ? *listener_ : *this;
+  const SocketFilter* filter = of.options_.filter.get();
+  return filter == nullptr || FilterPayload(filter, layer_->stack().FindLink(packet.link), &packet);
 }
 
 void TcpConnection::Input(Packet& packet) {

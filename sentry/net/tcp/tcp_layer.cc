@@ -108,7 +108,8 @@ void TcpLayer::Receive(Packet packet) {
   FlowKey key = KeyOf(packet);
   if (auto it = table_.find(key); it != table_.end()) {
     RefPtr<TcpConnection> c = it->second;
-    return c->Input(packet);
+    if (c->PassesFilter(packet)) c->Input(packet);
+    return;
   }
   if (auto it = time_wait_table_.find(key); it != time_wait_table_.end()) {
     if (InputTimeWait(**it->second, packet)) return;
@@ -117,7 +118,8 @@ void TcpLayer::Receive(Packet packet) {
   if ((packet.tcp.flags & (kSyn | kAck | kRst)) == kSyn) {
     if (TcpConnection* listener = FindListener(packet); listener != nullptr) {
       RefPtr<TcpConnection> keep(listener);
-      return listener->InputSyn(packet);
+      if (listener->PassesFilter(packet)) listener->InputSyn(packet);
+      return;
     }
   }
   SendReset(packet);

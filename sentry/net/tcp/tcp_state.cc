@@ -34,6 +34,7 @@ void SaveOptions(const TcpOptions& o, proto::TcpOptionValues* out) {
   out->set_ttl(o.ttl);
   out->set_hop_limit(o.hop_limit);
   out->set_reno(o.congestion == CongestionControl::kReno);
+  if (o.filter) out->set_filter(o.filter->Bytes());
 }
 
 TcpOptions LoadOptions(const proto::TcpOptionValues& in) {
@@ -59,6 +60,7 @@ TcpOptions LoadOptions(const proto::TcpOptionValues& in) {
   o.ttl = static_cast<uint8_t>(in.ttl());
   o.hop_limit = static_cast<uint8_t>(in.hop_limit());
   if (in.reno()) o.congestion = CongestionControl::kReno;
+  if (!in.filter().empty()) o.filter = SocketFilter::FromBytes(in.filter());
   return o;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "sentry/net/filter/socket_filter.h"
 #include "sentry/net/ip/packet.h"
 #include "sentry/net/ip/timers.h"
 
@@ -52,6 +53,7 @@ struct TcpOptions {
   uint32_t not_sent_low = UINT32_MAX;
   uint8_t tos = 0, ttl = 64, hop_limit = 64;
   CongestionControl congestion = CongestionControl::kCubic;
+  RefPtr<const SocketFilter> filter;
 };
 
 // Grows and shrinks the congestion window, in bytes: CUBIC (RFC 9438) or Reno (RFC 5681, with bytes counted as in RFC 3465).

@@ -199,13 +199,20 @@ ErrnoOr<size_t> UnixSocket::SendPacket(Task& task, SendRequest& request, UnixMes
   size_t size = request.source.remaining();
   size_t limit = static_cast<size_t>(send_buffer_);
   if (size > limit - std::min<size_t>(limit, 32)) return Errno(EMSGSIZE);
+  if (to->filter_) {
+    // Before there is any question of room, and without a word to the sender if it is dropped (unix_dgram_sendmsg).
+    if (size > 0 && TRY(TakeInto(request.source, &message.data, size)) != size) return Errno(EFAULT);
+    uint32_t kept = to->filter_->Run(message.data);
+    if (kept == 0) return size;
+    if (kept < message.data.size()) message.data.resize(kept);
+  }
   if (budget_->used >= limit) return Errno(EAGAIN);
   // Whoever is not this one's partner may not fill its queue (unix_dgram_recvq_full).
   if (type_ == SOCK_DGRAM && to->peer_ != this && to->messages_.size() > kDatagramBacklog) {
     AwaitRoom(to.get());
     return Errno(EAGAIN);
   }
-  if (size > 0 && TRY(TakeInto(request.source, &message.data, size)) != size) return Errno(EFAULT);
+  if (!to->filter_ && size > 0 && TRY(TakeInto(request.source, &message.data, size)) != size) return Errno(EFAULT);
   message.address = address_;
   message.budget = budget_;
   to->Deliver(std::move(message));

@@ -91,6 +91,7 @@ std::string UnixSocket::Save(state::Saver& saver) const {
   m.set_linger_time(linger_.l_linger);
   m.set_priority(priority_);
   m.set_low_watermark(low_watermark_);
+  SaveShared(&m);
   return m.SerializeAsString();
 }
 
@@ -160,7 +161,7 @@ bool UnixSocket::Load(state::Loader& loader, std::string_view bytes) {
   send_timeout_ = m.send_timeout();
   pass_credentials_ = m.pass_credentials();
   toggles_ = m.toggles();
-  return true;
+  return LoadShared(m) || loader.Fail("a socket's filter is no program");
 }
 
 bool UnixSocket::AfterLoad(state::Loader& loader) {

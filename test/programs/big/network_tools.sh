@@ -1,6 +1,6 @@
 # timeout: 120
 # checkpoint: yes
-# squid before a web server, dnsmasq with its clients, socat in several shapes, iperf3, openssl's server.
+# squid before a web server, dnsmasq with its clients, socat in several shapes, iperf3, openssl's server, tcpdump.
 d=$PWD; chmod 777 .
 mkdir w; echo hello >w/index.html; python3 -m http.server -b 127.0.0.1 -d w 8000 >/dev/null 2>&1 &
 printf 'http_port 127.0.0.1:3128\nacl l src 127.0.0.1\nhttp_access allow l\npid_filename none\ncache_effective_user nobody\naccess_log none\ncache_log %s/squid.log\ncoredump_dir %s\n' "$d" "$d" >squid.conf
@@ -28,3 +28,8 @@ openssl req -x509 -newkey rsa:2048 -nodes -keyout k -out c -days 2 -subj /CN=loc
 openssl s_server -accept 4433 -key k -cert c -www -quiet 2>/dev/null & until nc -z 127.0.0.1 4433; do sleep 0.1; done
 curl -s --cacert c https://localhost:4433/ | grep -c 'Protocol  *: TLSv1.3'
 dbus-run-session -- dbus-send --session --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.GetId 2>&1 | grep -c 'string "'
+watch() { tcpdump -Z root -i lo -nn -t -l "$@" 2>/dev/null >"dump$w" & until [ $(grep -c ' 0003  *1  *1 ' /proc/net/packet) -gt $w ]; do sleep 0.1; done; w=$((w + 1)); }
+w=0; watch -c 2 'udp port 9002 or icmp'; watch -q -c 2 'tcp port 8000 and tcp[tcpflags] & tcp-syn != 0'; watch -w "$PWD/cap" -c 2 'udp port 9004'
+say() { python3 -c "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', $1)); s.sendto(b'$3', ('127.0.0.1', $2))"; }
+say 9003 9002 hello; curl -s http://127.0.0.1:8000/; say 9005 9004 one; say 9005 9004 three
+until [ "$(grep -c ' 0003 ' /proc/net/packet)" = 0 ]; do sleep 0.1; done; sed 's/127.0.0.1.[1-7][0-9]*/CLIENT/' dump0 dump1; tcpdump -Z root -nn -t -q -r cap 2>/dev/null
