@@ -11,6 +11,7 @@
 
 #include <algorithm>
 
+#include "sentry/fs/devpts/tty.h"
 #include "sentry/fs/proc/memory_view.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
@@ -143,6 +144,13 @@ ErrnoOr<uint64_t> Reboot(Task& task, unsigned magic1, unsigned magic2, unsigned 
   return kNoAnswer;
 }
 
+// vhangup(2): of the caller's controlling terminal, if it has one.
+ErrnoOr<uint64_t> VHangup(Task& task) {
+  if (!task.Has(CAP_SYS_TTY_CONFIG)) return Errno(EPERM);
+  if (Tty* tty = task.group().session().tty(); tty != nullptr) tty->HangUp();
+  return 0;
+}
+
 }  // namespace
 
 void RegisterSystemCalls(SyscallTable& table) {
@@ -155,9 +163,10 @@ void RegisterSystemCalls(SyscallTable& table) {
   table.Set(SYS_personality, Partial<&Personality>("PER_LINUX; of the flags ADDR_NO_RANDOMIZE has an effect"));
   table.Set(SYS_syslog, Partial<&Syslog>("the log is empty"));
   table.Set(SYS_restart_syscall, Full<&RestartSyscall>());
+  table.Set(SYS_vhangup, Full<&VHangup>());
   table.Set(SYS_modify_ldt, Refused<&ModifyLdt>("as a kernel without CONFIG_MODIFY_LDT_SYSCALL"));
   for (int number : {SYS_swapon, SYS_swapoff, SYS_init_module, SYS_finit_module, SYS_delete_module, SYS_acct, SYS_iopl, SYS_ioperm, SYS_kexec_load,
-                     SYS_quotactl, SYS_vhangup}) {
+                     SYS_quotactl}) {
     table.Set(number, Refused<&NotPermitted>("the machine is not the guest's"));
   }
 }

@@ -11,6 +11,16 @@ namespace {
 constexpr uint8_t kControlD = 4;
 constexpr uint32_t kTabs3 = 0014000;  // TAB3: expand tabs
 
+// Case as Linux's ctype table has it: Latin-1.
+uint8_t ToLower(uint8_t c) {
+  bool upper = (c >= 'A' && c <= 'Z') || (c >= 0xc0 && c <= 0xde && c != 0xd7);
+  return static_cast<uint8_t>(upper ? c + 32 : c);
+}
+uint8_t ToUpper(uint8_t c) {
+  bool lower = (c >= 'a' && c <= 'z') || (c >= 0xdf && c != 0xf7);
+  return static_cast<uint8_t>(lower ? c - 32 : c);
+}
+
 bool IsControl(uint8_t c) { return c < 32 || c == 127; }
 bool IsContinuation(uint8_t c) { return (c & 0xc0) == 0x80; }
 bool IsWord(uint8_t c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c >= 0x80; }
@@ -41,9 +51,11 @@ void Termios::KeepLocked(const Termios& old, const Termios& locked) {
 }
 
 void LineDiscipline::SetTermios(const Termios& termios) {
-  bool was_canonical = Local(ICANON);
+  bool was_canonical = Canonical();
   termios_ = termios;
-  bool canonical = Local(ICANON);
+  // A pty has eight bits and no parity, whatever is asked for (pty_set_termios()).
+  termios_.cflag = (termios_.cflag & ~uint32_t{CSIZE | PARENB}) | CS8 | CREAD;
+  bool canonical = Canonical();
   if (was_canonical && !canonical) {
     // What was typed so far, finished or not, can be read at once.
     for (Line& l : lines_) raw_ += l.data;
@@ -62,7 +74,7 @@ size_t LineDiscipline::InputRoom() const {
   size_t used = line_bytes_ + line_.size() + raw_.size();
   size_t room = kInputLimit - 1 - std::min(used, kInputLimit - 1);
   // An endless first line must not lock the terminal up: its rest is taken and dropped.
-  if (room == 0 && Local(ICANON) && lines_.empty()) return kInputLimit;
+  if (room == 0 && Canonical() && lines_.empty()) return kInputLimit;
   return room;
 }
 
@@ -108,7 +120,12 @@ bool LineDiscipline::ReceiveControl(uint8_t c, int* signo) {
 
 int LineDiscipline::ReceiveByte(uint8_t c) {
   if (Has(ISTRIP)) c &= 0x7f;
-  if (Has(IUCLC) && Local(IEXTEN) && c >= 'A' && c <= 'Z') c = static_cast<uint8_t>(c + 32);
+  if (Has(IUCLC) && Local(IEXTEN)) c = ToLower(c);
+  // Whoever has the master does all that is done here.
+  if (Local(EXTPROC)) {
+    raw_ += static_cast<char>(c);
+    return 0;
+  }
   if (literal_next_) {
     literal_next_ = false;
     AddToLine(c);
@@ -127,7 +144,8 @@ int LineDiscipline::ReceiveByte(uint8_t c) {
     if (!Edit(c)) AddToLine(c);
     return 0;
   }
-  if (Local(ECHO)) Echo(c);
+  if (Local(ECHO)) EchoTyped(c);
+  if (IsMarked(c)) raw_ += static_cast<char>(c);
   raw_ += static_cast<char>(c);
   return 0;
 }
@@ -136,12 +154,14 @@ bool LineDiscipline::Edit(uint8_t c) {
   bool extended = Local(IEXTEN);
   if (Is(c, VERASE)) {
     EraseOne();
+    if (line_.empty() && Local(ECHO)) FinishErasing();
   } else if (extended && Is(c, VWERASE)) {
     EraseWord();
   } else if (Is(c, VKILL)) {
     KillLine();
   } else if (extended && Is(c, VLNEXT)) {
     literal_next_ = true;
+    if (Local(ECHO)) FinishErasing();
     if (Local(ECHO) && Local(ECHOCTL)) PutRaw("^\b");
   } else if (extended && Local(ECHO) && Is(c, VREPRINT)) {
     Reprint();
@@ -169,7 +189,7 @@ void LineDiscipline::FinishLine(bool eof) {
 void LineDiscipline::AddToLine(uint8_t c) {
   if (!Local(ICANON)) {
     raw_ += static_cast<char>(c);
-    if (Local(ECHO)) Echo(c);
+    if (Local(ECHO)) EchoTyped(c);
     return;
   }
   if (line_bytes_ + line_.size() >= kInputLimit - 1) {
@@ -177,12 +197,18 @@ void LineDiscipline::AddToLine(uint8_t c) {
     return;
   }
   if (line_.empty()) line_column_ = column_;
+  if (IsMarked(c)) line_ += static_cast<char>(c);
   line_ += static_cast<char>(c);
-  if (Local(ECHO)) Echo(c);
+  if (Local(ECHO)) EchoTyped(c);
+}
+
+void LineDiscipline::EchoTyped(uint8_t c) {
+  FinishErasing();
+  Echo(c);
 }
 
 void LineDiscipline::Echo(uint8_t c) {
-  if (Local(ECHOCTL) && IsControl(c) && c != '\t' && c != '\n') {
+  if (Local(ECHOCTL) && IsControl(c) && c != '\t') {
     char text[2] = {'^', static_cast<char>(c ^ 0100)};
     PutRaw({text, 2});
     column_ += 2;
@@ -216,14 +242,30 @@ void LineDiscipline::EraseOne() {
   size_t width = WidthOfLast();
   auto c = static_cast<uint8_t>(line_.back());
   // A character of UTF-8 goes as a whole.
+  size_t begin = line_.size() - 1;
   if (Has(IUTF8)) {
-    while (line_.size() > 1 && IsContinuation(static_cast<uint8_t>(line_.back()))) line_.pop_back();
+    while (begin > 0 && IsContinuation(static_cast<uint8_t>(line_[begin]))) --begin;
   }
-  line_.pop_back();
+  std::string erased = line_.substr(begin);
+  line_.resize(begin);
   if (!Local(ECHO)) return;
+  if (Local(ECHOPRT)) return PrintErased(erased);
   if (!Local(ECHOE)) return Echo(termios_.cc[VERASE]);
   for (size_t i = 0; i < width; ++i) PutRaw(c == '\t' ? "\b" : "\b \b");
   column_ -= static_cast<uint32_t>(std::min<size_t>(width, column_));
+}
+
+// As on a terminal of paper: what goes is printed once more, between a backslash and a slash.
+void LineDiscipline::PrintErased(std::string_view erased) {
+  if (!erasing_) Put('\\');
+  erasing_ = true;
+  Echo(static_cast<uint8_t>(erased[0]));
+  PutRaw(erased.substr(1));
+}
+
+void LineDiscipline::FinishErasing() {
+  if (erasing_) Put('/');
+  erasing_ = false;
 }
 
 void LineDiscipline::EraseWord() {
@@ -234,19 +276,23 @@ void LineDiscipline::EraseWord() {
     seen = seen || word;
     EraseOne();
   }
+  if (Local(ECHO)) FinishErasing();  // the line is empty
 }
 
 void LineDiscipline::KillLine() {
   if (Local(ECHO) && !(Local(ECHOK) && Local(ECHOKE) && Local(ECHOE))) {
     line_.clear();
+    FinishErasing();
     Echo(termios_.cc[VKILL]);
     if (Local(ECHOK)) Put('\n');
     return;
   }
   while (!line_.empty()) EraseOne();
+  if (Local(ECHO)) FinishErasing();
 }
 
 void LineDiscipline::Reprint() {
+  FinishErasing();
   Echo(termios_.cc[VREPRINT]);
   Put('\n');
   line_column_ = column_;
@@ -254,16 +300,18 @@ void LineDiscipline::Reprint() {
 }
 
 size_t LineDiscipline::InputAvailable() const {
-  if (!Local(ICANON)) return raw_.size();
+  if (!Canonical()) return raw_.size();
   return line_bytes_;
 }
 
-bool LineDiscipline::InputReady() const { return Local(ICANON) ? !lines_.empty() : !raw_.empty(); }
+bool LineDiscipline::InputReady() const { return Canonical() ? !lines_.empty() : !raw_.empty(); }
 
 std::string LineDiscipline::ReadInput(size_t size) {
-  if (!Local(ICANON)) {
+  if (!Canonical()) {
     std::string out = raw_.substr(0, size);
     raw_.erase(0, out.size());
+    // A sole end of file is one all the same (copy_from_read_buf()).
+    if (Local(ICANON) && out.size() == 1 && Is(static_cast<uint8_t>(out[0]), VEOF)) out.clear();
     return out;
   }
   if (lines_.empty()) return "";
@@ -277,7 +325,7 @@ std::string LineDiscipline::ReadInput(size_t size) {
 }
 
 void LineDiscipline::UnreadInput(std::string bytes) {
-  if (!Local(ICANON)) {
+  if (!Canonical()) {
     raw_.insert(0, bytes);
     return;
   }
@@ -310,8 +358,11 @@ void LineDiscipline::Put(uint8_t c) {
         break;
       case '\r':
         if ((termios_.oflag & ONOCR) != 0 && column_ == 0) return;
+        if ((termios_.oflag & OCRNL) != 0) {
+          if ((termios_.oflag & ONLRET) != 0) column_ = 0;
+          return PutRaw("\n");
+        }
         column_ = 0;
-        if ((termios_.oflag & OCRNL) != 0) return PutRaw("\n");
         break;
       case '\t': {
         uint32_t spaces = 8 - (column_ & 7);
@@ -324,7 +375,7 @@ void LineDiscipline::Put(uint8_t c) {
         break;
       default:
         if (IsControl(c)) break;
-        if ((termios_.oflag & OLCUC) != 0 && c >= 'a' && c <= 'z') c = static_cast<uint8_t>(c - 32);
+        if ((termios_.oflag & OLCUC) != 0) c = ToUpper(c);
         if (!Has(IUTF8) || !IsContinuation(c)) ++column_;
         break;
     }
@@ -343,7 +394,7 @@ LineDiscipline::State LineDiscipline::GetState() const {
   State s;
   for (const Line& l : lines_) s.lines.emplace_back(l.data, l.eof);
   s.line = line_, s.raw = raw_, s.output = output_;
-  s.stopped = stopped_, s.literal_next = literal_next_, s.column = column_;
+  s.stopped = stopped_, s.literal_next = literal_next_, s.erasing = erasing_, s.column = column_;
   return s;
 }
 
@@ -354,7 +405,7 @@ void LineDiscipline::SetState(State state, const Termios& termios) {
     lines_.push_back({std::move(data), eof});
   }
   line_ = std::move(state.line), raw_ = std::move(state.raw), output_ = std::move(state.output);
-  stopped_ = state.stopped, literal_next_ = state.literal_next, column_ = state.column;
+  stopped_ = state.stopped, literal_next_ = state.literal_next, erasing_ = state.erasing, column_ = state.column;
 }
 
 }  // namespace amber

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <signal.h>
+#include <termios.h>
 
 #include <cstdint>
 #include <deque>
@@ -62,7 +63,7 @@ class LineDiscipline {
   struct State {
     std::deque<std::pair<std::string, bool>> lines;  // and whether an end of file closes it
     std::string line, raw, output;
-    bool stopped = false, literal_next = false;
+    bool stopped = false, literal_next = false, erasing = false;
     uint32_t column = 0;
   };
   State GetState() const;
@@ -78,6 +79,11 @@ class LineDiscipline {
   bool Local(uint32_t lflag_bit) const { return (termios_.lflag & lflag_bit) != 0; }
   bool Is(uint8_t c, int index) const { return c != 0 && termios_.cc[index] == c; }
 
+  // With EXTPROC lines are whole when they come.
+  bool Canonical() const { return Local(ICANON) && !Local(EXTPROC); }
+  // Doubled, so that it is not taken for a mark of an error.
+  bool IsMarked(uint8_t c) const { return c == 0xff && Has(PARMRK) && !Has(ISTRIP); }
+
   // One byte. Returns the signal that it makes, or 0.
   int ReceiveByte(uint8_t c);
   // Handles flow control and signal characters; true if `c` is consumed.
@@ -91,6 +97,10 @@ class LineDiscipline {
   void FinishLine(bool eof);
   void AddToLine(uint8_t c);
   void Echo(uint8_t c);
+  // Echo of a character that came, which ends what ECHOPRT prints of those that went.
+  void EchoTyped(uint8_t c);
+  void PrintErased(std::string_view erased);
+  void FinishErasing();
   // One byte through output processing.
   void Put(uint8_t c);
   void PutRaw(std::string_view bytes);
@@ -105,6 +115,7 @@ class LineDiscipline {
   std::string output_;
   bool stopped_ = false;
   bool literal_next_ = false;
+  bool erasing_ = false;  // ECHOPRT has printed a backslash
   uint32_t column_ = 0;
   uint32_t line_column_ = 0;  // where the line being edited begins on the screen
 };

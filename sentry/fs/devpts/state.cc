@@ -79,6 +79,7 @@ std::string Tty::Save(state::Saver& saver) const {
   m.set_output(s.output);
   m.set_stopped(s.stopped);
   m.set_literal_next(s.literal_next);
+  m.set_erasing(s.erasing);
   m.set_column(s.column);
   m.set_rows(window_.ws_row);
   m.set_columns(window_.ws_col);
@@ -116,6 +117,7 @@ bool Tty::Load(state::Loader& loader, std::string_view bytes) {
   s.output = m.output();
   s.stopped = m.stopped();
   s.literal_next = m.literal_next();
+  s.erasing = m.erasing();
   s.column = m.column();
   discipline_.SetState(std::move(s), termios);
   window_ = {static_cast<uint16_t>(m.rows()), static_cast<uint16_t>(m.columns()), static_cast<uint16_t>(m.x_pixels()),

@@ -222,9 +222,18 @@ void Tty::SetWindow(const winsize& window) {
 }
 
 void Tty::SetTermios(Termios termios) {
-  termios.KeepLocked(discipline_.termios(), locked_termios);
+  const Termios old = discipline_.termios();
+  termios.KeepLocked(old, locked_termios);
   bool was_stopped = discipline_.stopped();
   discipline_.SetTermios(termios);
+  // pty_set_termios(): the master is told who handles ^S and ^Q, and that it had better look at the rest.
+  auto flows = [](const Termios& t) { return (t.iflag & IXON) != 0 && t.cc[VSTOP] == 023 && t.cc[VSTART] == 021; };
+  uint8_t bits = ((old.lflag | termios.lflag) & EXTPROC) != 0 ? TIOCPKT_IOCTL : 0;
+  if (flows(old) != flows(termios)) {
+    packet_status &= static_cast<uint8_t>(~(TIOCPKT_DOSTOP | TIOCPKT_NOSTOP));
+    bits |= flows(termios) ? TIOCPKT_DOSTOP : TIOCPKT_NOSTOP;
+  }
+  if (bits != 0) NotePacket(bits);
   if (was_stopped && !discipline_.stopped()) slave_queue_.Notify(POLLOUT | POLLWRNORM);
   if (discipline_.InputReady()) slave_queue_.Notify(POLLIN | POLLRDNORM);
 }
@@ -240,6 +249,38 @@ void Tty::Flush(bool input, bool output) {
     NotePacket(TIOCPKT_FLUSHWRITE);
     slave_queue_.Notify(POLLOUT | POLLWRNORM);
   }
+}
+
+void Tty::FlushForMaster() {
+  discipline_.FlushOutput();
+  slave_queue_.Notify(POLLOUT | POLLWRNORM);
+}
+
+void Tty::AskToStop(bool from_master, bool stop) {
+  const Termios fresh = Termios::Default();
+  const Termios& t = from_master ? fresh : discipline_.termios();
+  char c = static_cast<char>(t.cc[stop ? VSTOP : VSTART]);
+  if (c == 0) return;
+  if (from_master) {
+    (void)MasterWrite({&c, 1});
+  } else {
+    discipline_.output() += c;
+    NotifyOutput();
+  }
+}
+
+void Tty::HangUp() {
+  if (hung_up_) return;
+  RefPtr<Tty> self(this);
+  ++hang_ups_;
+  RefPtr<ThreadGroup> leader(session_ && pids_ ? pids_->FindGroup(session_->id()) : nullptr);
+  discipline_.FlushInput();
+  Disassociate(false);
+  if (leader) {
+    leader->SendSignal(SigInfo::Kernel(SIGHUP));
+    leader->SendSignal(SigInfo::Kernel(SIGCONT));
+  }
+  slave_queue_.Notify(POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLHUP | POLLERR);
 }
 
 void Tty::StopOutput(bool stopped) {

@@ -80,9 +80,16 @@ class Tty final : public RefCounted<Tty>, public state::Saveable {
   void SetWindow(const winsize& window);
   // But for what is locked.
   void SetTermios(Termios termios);
-  // TCFLSH with its argument; TCXONC's TCOOFF and TCOON.
+  // TCFLSH of a slave; TCXONC's TCOOFF and TCOON.
   void Flush(bool input, bool output);
   void StopOutput(bool stopped);
+  // TCXONC's TCIOFF and TCION: sends the other side what stops it, or lets it go on.
+  void AskToStop(bool from_master, bool stop);
+  // TCFLSH of the master: what it has not read.
+  void FlushForMaster();
+  // vhangup(2): the session loses the terminal, and files that are open now are good for nothing.
+  void HangUp();
+  uint64_t hang_ups() const { return hang_ups_; }
 
   bool locked = true;      // TIOCSPTLCK
   bool exclusive = false;  // TIOCEXCL
@@ -113,6 +120,7 @@ class Tty final : public RefCounted<Tty>, public state::Saveable {
   int slaves_ = 0;
   bool slave_opened_ = false;
   bool hung_up_ = false;
+  uint64_t hang_ups_ = 0;  // not saved: files that are loaded know whether they were
   int console_index_ = 0;
   std::unique_ptr<TtyConsole> console_;
   WaitQueue slave_queue_;

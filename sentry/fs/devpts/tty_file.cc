@@ -30,9 +30,14 @@ Tty* TtyFile::Of(File& file) {
   return tty != nullptr ? &tty->tty() : nullptr;
 }
 
+uint32_t TtyFile::PollNow(Task&) {
+  if (master_) return tty_->PollMaster();
+  return Dead() ? POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLHUP | POLLERR : tty_->PollSlave();
+}
+
 ErrnoOr<size_t> TtyFile::Read(Task& task, Sink& sink) {
   size_t size = std::min(sink.remaining(), kChunk);
-  if (size == 0) return size_t{0};
+  if (size == 0 || Dead()) return size_t{0};
   if (!master_) {
     std::string bytes = TRY(tty_->SlaveRead(task, size, nonblocking()));
     if (bytes.empty()) return size_t{0};
@@ -66,6 +71,7 @@ ErrnoOr<size_t> TtyFile::Read(Task& task, Sink& sink) {
 
 ErrnoOr<size_t> TtyFile::Write(Task& task, Source& source) {
   char buffer[kChunk];
+  if (Dead()) return Errno(EIO);
   size_t room = master_ ? tty_->MasterWriteRoom() : LineDiscipline::kOutputLimit;
   if (master_ && room == 0) return Errno(EAGAIN);
   if (!master_) {
@@ -85,6 +91,7 @@ std::string TtyFile::Save(state::Saver& saver) const {
   proto::TtyFile m;
   m.set_tty(saver.Ref(tty_));
   m.set_master(master_);
+  m.set_hung_up(hang_ups_seen_ != tty_->hang_ups());
   return SaveOpenFile(saver, 0, 0, m.SerializeAsString());
 }
 
@@ -96,6 +103,7 @@ bool TtyFile::Load(state::Loader& loader, std::string_view bytes) {
   if (!tty) return false;
   tty_ = std::move(tty);
   master_ = m.master();
+  if (m.hung_up()) hang_ups_seen_ = ~uint64_t{0};
   if (!master_) ++tty_->slaves_;
   return true;
 }

@@ -1,6 +1,8 @@
 // An open end of a pseudo terminal: /dev/ptmx (master), /dev/pts/N or /dev/tty (slave). Kernel lock.
 #pragma once
 
+#include <poll.h>
+
 #include "sentry/fs/devpts/tty.h"
 #include "sentry/vfs/vfs_file.h"
 
@@ -10,7 +12,9 @@ class TtyFile final : public VfsFile {
  public:
   TtyFile() = default;  // for Loader
   // The caller has called SlaveOpened() for a slave.
-  TtyFile(VfsPath path, int flags, RefPtr<Tty> tty, bool master) : VfsFile(std::move(path), flags), tty_(std::move(tty)), master_(master) {}
+  TtyFile(VfsPath path, int flags, RefPtr<Tty> tty, bool master) : VfsFile(std::move(path), flags), tty_(std::move(tty)), master_(master) {
+    hang_ups_seen_ = tty_->hang_ups();
+  }
   ~TtyFile() override;
 
   Tty& tty() const { return *tty_; }
@@ -32,7 +36,9 @@ class TtyFile final : public VfsFile {
   bool AfterLoad(state::Loader& loader) override;
 
  private:
-  uint32_t PollNow(Task&) { return master_ ? tty_->PollMaster() : tty_->PollSlave(); }
+  uint32_t PollNow(Task&);
+  // The slave's end is over for this file: its master went, or it was hung up.
+  bool Dead() const { return !master_ && (hang_ups_seen_ != tty_->hang_ups() || (tty_->PollSlave() & POLLHUP) != 0); }
   // tty_ioctl.cc
   ErrnoOr<uint64_t> MasterIoctl(Task& task, uint32_t command, uint64_t argument);
   ErrnoOr<uint64_t> TermiosIoctl(Task& task, uint32_t command, uint64_t argument);
@@ -42,6 +48,7 @@ class TtyFile final : public VfsFile {
 
   RefPtr<Tty> tty_;
   bool master_ = false;
+  uint64_t hang_ups_seen_ = 0;
 };
 
 }  // namespace amber

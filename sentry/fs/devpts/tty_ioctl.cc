@@ -74,7 +74,7 @@ ErrnoOr<uint64_t> Answer(Task& task, uint64_t argument, int value) {
 
 ErrnoOr<uint64_t> TtyFile::Ioctl(Task& task, uint32_t command, uint64_t argument) {
   // A slave whose master went has only this to say (hung_up_tty_ioctl).
-  if (!master_ && (tty_->PollSlave() & POLLHUP) != 0) return Errno(command == TIOCSPGRP ? ENOTTY : EIO);
+  if (Dead()) return Errno(command == TIOCSPGRP ? ENOTTY : EIO);
   switch (command) {
     case TCGETS:
     case TCSETS:
@@ -103,7 +103,7 @@ ErrnoOr<uint64_t> TtyFile::Ioctl(Task& task, uint32_t command, uint64_t argument
     case TIOCPKT:
     case TIOCGPKT:
     case TIOCGPTPEER:
-    case TIOCSIG: return master_ ? MasterIoctl(task, command, argument) : Errno(ENOTTY);
+    case TIOCSIG: return master_ ? MasterIoctl(task, command, argument) : Errno(command == TIOCGPTPEER ? EIO : ENOTTY);
     default: return FlowIoctl(task, command, argument);
   }
 }
@@ -151,7 +151,7 @@ ErrnoOr<uint64_t> TtyFile::JobIoctl(Task& task, uint32_t command, uint64_t argum
       tty_->SetControlling(task);
       return uint64_t{0};
     case TIOCNOTTY:
-      if (!own) return Errno(ENOTTY);
+      if (!own || master_) return Errno(ENOTTY);
       // Of others than the leader only the calling process loses it; they cannot, since the session has one for all.
       if (group.IsSessionLeader()) tty_->Disassociate(false);
       return uint64_t{0};
@@ -160,9 +160,9 @@ ErrnoOr<uint64_t> TtyFile::JobIoctl(Task& task, uint32_t command, uint64_t argum
       return Answer(task, argument, tty_->foreground() != nullptr ? group.pids().IdOf(*tty_->foreground()) : 0);
     case TIOCSPGRP: {
       TRY(tty_->CheckBackground(task, SIGTTOU));
-      if (!own || tty_->session() != &session) return Errno(ENOTTY);
       int id = TRY(task.CopyIn(UserPtr<int>(argument)));
       if (id < 0) return Errno(EINVAL);
+      if (!own || tty_->session() != &session) return Errno(ENOTTY);
       ProcessGroup* target = group.pids().FindProcessGroup(id);
       if (target == nullptr) return Errno(ESRCH);
       if (&target->session() != &session) return Errno(EPERM);
@@ -214,22 +214,40 @@ ErrnoOr<uint64_t> TtyFile::FlowIoctl(Task& task, uint32_t command, uint64_t argu
       size_t bytes = master_ ? d.output().size() : d.InputAvailable();
       return Answer(task, argument, static_cast<int>(std::min<size_t>(bytes, INT32_MAX)));
     }
-    case TIOCOUTQ: return Answer(task, argument, master_ ? 0 : static_cast<int>(d.output().size()));
+    case TIOCOUTQ: return Answer(task, argument, 0);  // what is written is with the other side
     case TCFLSH:
       if (argument > 2) return Errno(EINVAL);
-      if (!master_) TRY(tty_->CheckBackground(task, SIGTTOU));
+      if (master_) {
+        // What it has written is input of the slave by now.
+        if (argument != 1) tty_->FlushForMaster();
+        return uint64_t{0};
+      }
+      TRY(tty_->CheckBackground(task, SIGTTOU));
       tty_->Flush(argument != 1, argument != 0);
       return uint64_t{0};
     case TCXONC:
       if (!master_) TRY(tty_->CheckBackground(task, SIGTTOU));
       if (argument > 3) return Errno(EINVAL);
       if (argument < 2) tty_->StopOutput(argument == 0);
+      if (argument >= 2) tty_->AskToStop(master_, argument == 2);
       return uint64_t{0};
     case TCSBRK:
     case TCSBRKP:
     case TIOCSBRK:
     case TIOCCBRK:
       if (!master_) TRY(tty_->CheckBackground(task, SIGTTOU));
+      return uint64_t{0};
+    case TIOCGSOFTCAR: return Answer(task, argument, (d.termios().cflag & CLOCAL) != 0 ? 1 : 0);
+    case TIOCSSOFTCAR: {
+      Termios t = d.termios();
+      t.cflag = (t.cflag & ~uint32_t{CLOCAL}) | (TRY(task.CopyIn(UserPtr<int>(argument))) != 0 ? CLOCAL : 0);
+      tty_->SetTermios(t);
+      return uint64_t{0};
+    }
+    case TIOCVHANGUP:
+      if (!task.Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+      // (Of the master: its own side goes when it is closed, and not before.)
+      if (!master_) tty_->HangUp();
       return uint64_t{0};
     case TIOCEXCL: tty_->exclusive = true; return uint64_t{0};
     case TIOCNXCL: tty_->exclusive = false; return uint64_t{0};
