@@ -91,7 +91,9 @@ void TimerQueue::RunDue() {
 void TimerQueue::Reprogram() {
   if (timers_.empty()) return;  // a spurious expiry is harmless
   int64_t first = timers_.begin()->first;
-  int64_t host = clocks_.ToHostMonotonic(first);
+  // Timers that are as good as never are as far away as times go.
+  int64_t host;
+  if (__builtin_sub_overflow(first, clocks_.monotonic_offset(), &host)) host = kNever;
   if (host == programmed_) return;
   programmed_ = host;
   if (host <= 0) host = 1;  // zero would disarm

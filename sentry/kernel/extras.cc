@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
@@ -68,6 +69,9 @@ void TaskExtras::Inherit(Task& parent, uint64_t flags) {
     sched = SchedAttributes{.policy = realtime ? SCHED_OTHER : sched.policy};
   }
   ioprio = from.ioprio;
+  machine_checks = from.machine_checks;
+  login_uid = from.login_uid;
+  login_session = from.login_session;
   memory_policy = from.memory_policy;
   affinity = from.affinity;
   default_timer_slack = static_cast<uint64_t>(parent.timer_slack());
@@ -125,6 +129,9 @@ std::string TaskExtras::Save(state::Saver& saver, const Task& task) const {
   m.set_sched_priority(sched.priority);
   m.set_sched_reset_on_fork(sched.reset_on_fork);
   m.set_ioprio(ioprio);
+  m.set_machine_checks(machine_checks + 1);
+  m.set_login_uid(login_uid + 1);
+  m.set_login_session(login_session + 1);
   m.set_memory_policy(memory_policy.Pack());
   m.set_default_timer_slack(default_timer_slack);
   StoreIo(io, m.mutable_io());
@@ -193,6 +200,9 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& tas
   sem_undo = loader.GetRef<SemUndo>(m.sem_undo());
   sched = {m.sched_policy(), m.sched_priority(), m.sched_reset_on_fork()};
   ioprio = m.ioprio();
+  login_uid = m.login_uid() - 1;
+  login_session = m.login_session() - 1;
+  if (m.machine_checks() >= 1 && m.machine_checks() <= 3) machine_checks = m.machine_checks() - 1;
   memory_policy = MemoryPolicy::Unpack(m.memory_policy());
   if (m.default_timer_slack() != 0) default_timer_slack = m.default_timer_slack();
   if (!m.affinity().empty()) {
@@ -275,6 +285,16 @@ void GroupExtras::Inherit(ThreadGroup& group) {
   if (group.rlim(RLIMIT_CPU).rlim_cur != RLIM_INFINITY) cpu_timers(group).UpdateLimit();
 }
 
+void GroupExtras::InheritMemoryRules(const GroupExtras& parent) {
+  mdwe = (parent.mdwe & kMdweNoInherit) != 0 ? 0 : parent.mdwe;
+  merges_memory = parent.merges_memory;
+}
+
+bool GroupExtras::DeniesProtection(int old_prot, int prot) const {
+  if ((mdwe & kMdweRefuseExecGain) == 0 || (prot & PROT_EXEC) == 0) return false;
+  return (prot & PROT_WRITE) != 0 || (old_prot & PROT_EXEC) == 0;
+}
+
 void GroupExtras::OnExit(ThreadGroup& group) {
   if (cgroup) cgroup->Remove(group);
   process_keys.reset();
@@ -313,6 +333,8 @@ std::string GroupExtras::Save(state::Saver& saver, const ThreadGroup& group) con
   m.set_process_keys(saver.Ref(process_keys));
   m.set_had_threads(had_threads);
   m.set_no_huge_pages(no_huge_pages);
+  m.set_mdwe(mdwe);
+  m.set_merges_memory(merges_memory);
   StoreIo(io, m.mutable_io());
   m.set_creator_tid(creator_tid);
   for (const DeadTracee& dead : dead_tracees) {
@@ -343,6 +365,8 @@ bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   cgroup = loader.GetRef<Cgroup>(m.cgroup());
   had_threads = m.had_threads();
   no_huge_pages = m.no_huge_pages();
+  mdwe = m.mdwe() & (kMdweRefuseExecGain | kMdweNoInherit);
+  merges_memory = m.merges_memory();
   io = LoadIo(m.io());
   creator_tid = m.creator_tid();
   if (m.base().size() == sizeof(base)) memcpy(&base, m.base().data(), sizeof(base));
@@ -368,12 +392,26 @@ bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   return cpu_base >= 0 && loaded_[0] >= 0 && loaded_[1] >= 0 && loaded_[2] >= 0 && loaded_[3] >= 0;
 }
 
+namespace {
+
+void ConfirmIfOpen(const FdTable& table, File& file) {
+  bool open = false;
+  table.ForEach([&](int, const RefPtr<File>& each, bool) { open |= each.get() == &file; });
+  if (open) SigioOwner::Of(file, false)->ConfirmLocks(table);
+}
+
+}  // namespace
+
 bool GroupExtras::AfterLoad(state::Loader& loader, ThreadGroup& group) {
   if (group.zombie()) return true;
   for (const auto& [id, bytes] : std::exchange(owned_, {})) {
     auto* file = loader.Get<File>(id);
     if (file == nullptr) return false;
     if (file->owner() == nullptr && !SigioOwner::Load(loader, *file, bytes)) return false;
+    // Each process that has the file names it, and by that the locks that are its own.
+    for (const RefPtr<Task>& task : group.tasks()) {
+      if (!task->exiting()) ConfirmIfOpen(task->files(), *file);
+    }
   }
   Inherit(group);
   if (no_huge_pages && !group.tasks().empty()) group.tasks().front()->extras().before_guest.push_back(NoHugePagesOp(true));

@@ -86,6 +86,9 @@ class TaskExtras {
   SchedAttributes sched;
   uint64_t default_timer_slack = 50'000;  // ns; its creator's
   int ioprio = 0;
+  // audit(8): who logged in, and which login it was (/proc/PID/loginuid, sessionid).
+  uint32_t login_uid = UINT32_MAX, login_session = UINT32_MAX;
+  int machine_checks = 2;  // PR_MCE_KILL_*: kept and told, there are none to be killed for
   MemoryPolicy memory_policy;
   std::optional<cpu_set_t> affinity;  // sched_setaffinity(2), if it was ever asked for: its host thread has it
   // ReturnToGuest() is finding out what it does next. Whoever wants that meanwhile (a tracer that dies of the news, who continues its process) has
@@ -127,6 +130,9 @@ class TaskExtras {
 // PR_SET_THP_DISABLE, for the host process of a process.
 platform::StubOp NoHugePagesOp(bool on);
 
+// What PR_SET_MDWE takes (linux/prctl.h, 6.3 and 6.6).
+inline constexpr uint32_t kMdweRefuseExecGain = 1, kMdweNoInherit = 2;
+
 class GroupExtras {
  public:
   GroupExtras();
@@ -155,6 +161,11 @@ class GroupExtras {
   int64_t cgroup_cpu_base = 0;
   IoCounts io;                 // of threads that are gone
   bool no_huge_pages = false;  // PR_SET_THP_DISABLE: its host process has it
+  // PR_SET_MDWE: memory that is or was written is not executed. It outlives exec, and is a child's too unless it says otherwise.
+  uint32_t mdwe = 0;
+  bool merges_memory = false;  // PR_SET_MEMORY_MERGE: kept and told, nothing merges pages here
+  // Whether a mapping may come to have `prot` that had `old_prot` (map_deny_write_exec()); a new one has had `prot` all along.
+  bool DeniesProtection(int old_prot, int prot) const;
   // Asynchronous I/O contexts, by id.
   std::map<uint64_t, std::unique_ptr<AioContext>> aio;
   // ptrace: whom it traces, and whose end it has not waited for.
@@ -170,6 +181,7 @@ class GroupExtras {
 
   // A child of `parent`.
   void Inherit(ThreadGroup& group);
+  void InheritMemoryRules(const GroupExtras& parent);
   // The last thread is gone.
   void OnExit(ThreadGroup& group);
   // Called for every process that ends, of whatever kernel; set once, before the first runs. For what processes own without a descriptor of theirs.

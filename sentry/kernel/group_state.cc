@@ -111,6 +111,7 @@ std::string ThreadGroup::Save(state::Saver& saver) const {
   out.set_real_timer_deadline(real_deadline());
   out.set_real_interval(real_interval_);
   if (posix_timers_ != nullptr) SavePosixTimers(*posix_timers_, &out);
+  if (posix_timers_ != nullptr) out.set_timer_ids_are_chosen(posix_timers_->ids_are_chosen);
   out.set_extras(extras_->Save(saver, *this));
   if (zombie_) out.set_usage(&usage_, sizeof(usage_));
   out.set_child_usage(&child_usage_, sizeof(child_usage_));
@@ -158,6 +159,7 @@ bool ThreadGroup::Load(state::Loader& loader, std::string_view bytes) {
   real_interval_ = in.real_interval();
   saved_real_deadline_ = in.real_timer_deadline();
   if (real_interval_ < 0 || saved_real_deadline_ < 0 || !IsSignal(stop_signal_, true)) return loader.Fail("a process's timer or stop is malformed");
+  if (in.timer_ids_are_chosen()) posix_timers().ids_are_chosen = true;
   for (const proto::PosixTimer& m : in.posix_timer()) {
     if (m.deadline() < 0 || m.interval() < 0 || m.overrun() < 0 || m.overrun_now() < 0 || !IsSignal(m.signo(), m.notify() == SIGEV_NONE)) {
       return loader.Fail("a POSIX timer is malformed");

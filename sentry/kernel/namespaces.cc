@@ -3,6 +3,8 @@
 #include <linux/capability.h>
 #include <sched.h>
 
+#include <algorithm>
+
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/extras.h"
@@ -70,6 +72,15 @@ bool IsWithin(const Credentials& old, const Credentials& next) {
   return false;
 }
 
+// current_is_single_threaded(): no other task uses its memory, whatever process it belongs to.
+bool HasMemoryAlone(Task& task) {
+  if (task.group().live_tasks() > 1) return false;
+  return std::ranges::none_of(task.kernel().groups(), [&](const RefPtr<ThreadGroup>& group) {
+    if (group.get() == &task.group()) return false;
+    return std::ranges::any_of(group->tasks(), [&](const RefPtr<Task>& t) { return t->has_mm() && &t->mm() == &task.mm(); });
+  });
+}
+
 template <typename T>
 RefPtr<T> As(const RefPtr<Namespace>& ns) {
   return RefPtr<T>(static_cast<T*>(ns.get()));
@@ -129,7 +140,7 @@ ErrnoOr<void> JoinNamespace(Task& task, int type, RefPtr<Namespace> ns, Namespac
   const UserNamespace* owner = ns ? ns->owner() : nullptr;
   if (type == CLONE_NEWUSER) return JoinUser(task, As<UserNamespace>(ns), set);
   if (type == CLONE_NEWNS) return JoinMounts(task, creds, *As<MountNamespace>(ns), set);
-  if (type == static_cast<int>(kNewTime) && task.group().live_tasks() > 1) return Errno(EUSERS);
+  if (type == static_cast<int>(kNewTime) && !HasMemoryAlone(task)) return Errno(EUSERS);
   if (!MayEnter(creds, owner)) return Errno(EPERM);
   switch (type) {
     case CLONE_NEWUTS: set->uts = As<UtsNamespace>(ns); return Ok();

@@ -38,8 +38,10 @@ class PosixTimers {
  public:
   explicit PosixTimers(ThreadGroup& group) : group_(group) {}
   PosixTimer& Create();
-  // From an image: a timer with this id, not armed yet; null if it is taken.
+  // A timer with this id, not armed yet; null if it is taken, or none. For images, and for who chose ids (below).
   PosixTimer* Restore(int id);
+  // PR_TIMER_CREATE_RESTORE_IDS: timer_create(2) is told the id by its caller.
+  bool ids_are_chosen = false;
   void ArmAll();
   PosixTimer* Find(int id);
   void Delete(int id) { timers_.erase(id); }

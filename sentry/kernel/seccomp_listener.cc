@@ -15,6 +15,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/file_owner.h"
 
 namespace amber {
 namespace {
@@ -153,7 +154,7 @@ ErrnoOr<uint64_t> SeccompListener::AddFd(Task& task, uint64_t address, size_t si
   RefPtr<Task> target(&n->task);
   if ((request.flags & kAddFdSet) != 0) {
     RefPtr<File> old = TRY(target->files().Replace(number, std::move(file), close_on_exec, limit));
-    if (old) old->OnClose(*target);
+    if (old) TellClosed(*old, *target);
   } else {
     number = TRY(target->files().Allocate(std::move(file), close_on_exec, limit));
   }

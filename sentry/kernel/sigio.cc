@@ -11,7 +11,10 @@
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/dentry.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/file_lock.h"
 #include "sentry/vfs/inode.h"
+#include "sentry/vfs/lock_keeper.h"
 
 namespace amber {
 namespace {
@@ -67,6 +70,8 @@ SigioOwner* SigioOwner::Of(File& file, bool make) {
   return static_cast<SigioOwner*>(file.owner());
 }
 
+bool SigioOwner::Tells(const File& file) { return TellsBySignals(file.kind()) || file.LinkName().starts_with("socket:"); }
+
 SigioOwner::SigioOwner() = default;
 
 SigioOwner::~SigioOwner() {
@@ -83,7 +88,7 @@ void SigioOwner::SetOwner(Task& by, Kind kind, int id) {
 void SigioOwner::Arm(File& file, int fd) {
   fd_ = fd;
   Remove();
-  WaitQueue* queue = TellsBySignals(file.kind()) ? file.wait_queue() : nullptr;
+  WaitQueue* queue = Tells(file) ? file.wait_queue() : nullptr;
   if (queue != nullptr) queue->Add(this, POLLIN | POLLOUT | POLLPRI | POLLRDNORM | POLLWRNORM);
 }
 
@@ -167,6 +172,19 @@ void SigioOwner::Deliver(const Target& target, Task& to, const SigInfo& info) {
   }
 }
 
+FileLocks* SigioOwner::locks(bool make) {
+  if (locks_ == nullptr && make) locks_ = std::make_unique<FileLocks>();
+  return locks_.get();
+}
+
+void SigioOwner::OnClose(Task& task) {
+  if (locks_ != nullptr) locks_->ReleaseAll(&task.files());
+}
+
+void SigioOwner::ConfirmLocks(const FdTable& table) {
+  if (locks_ != nullptr) locks_->Confirm(table);
+}
+
 std::string SigioOwner::Save(state::Saver& saver) const {
   proto::SigioOwner m;
   m.set_pids(saver.Ref(target_.pids));
@@ -177,6 +195,7 @@ std::string SigioOwner::Save(state::Saver& saver) const {
   m.set_signo(signo_);
   m.set_fd(fd_);
   if (dir_notify_ != nullptr) m.set_directory_events(dir_notify_->events());
+  if (locks_ != nullptr) m.set_locks(SaveLocks(*locks_, saver));
   return m.SerializeAsString();
 }
 
@@ -195,6 +214,10 @@ bool SigioOwner::Load(state::Loader& loader, File& file, const std::string& byte
     }
     owner.dir_notify_ = std::make_unique<DirNotify>(owner, *file.path());
     owner.dir_notify_->Add(m.directory_events());
+  }
+  if (!m.locks().empty()) {
+    if (!LoadLocks(loader, m.locks(), owner.locks(true))) return false;
+    owner.locks(true)->Confirm(file);
   }
   if ((file.flags() & O_ASYNC) != 0) owner.Arm(file, m.fd());
   return true;

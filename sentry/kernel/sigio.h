@@ -1,4 +1,4 @@
-// Signals of readiness: fcntl F_SETOWN, F_SETSIG and O_ASYNC (fs/fcntl.c).
+// Signals of readiness: fcntl F_SETOWN, F_SETSIG and O_ASYNC (fs/fcntl.c). And record locks on what has no place in the tree.
 //
 // Owned by the File. Watches the file's queue while O_ASYNC is set. Guarded by the kernel lock.
 //
@@ -22,12 +22,16 @@
 namespace amber {
 
 class DirNotify;
+class FdTable;
+class FileLocks;
 struct VfsPath;
 
 class SigioOwner final : public FileOwner, public Waiter {
  public:
   enum class Kind : int { kThread = 0, kProcess = 1, kGroup = 2 };  // F_OWNER_*
 
+  // It is of a kind that tells by signals that it is ready (->fasync() in Linux).
+  static bool Tells(const File& file);
   // That of `file`, made if there is none; null without `make`.
   static SigioOwner* Of(File& file, bool make);
   SigioOwner();
@@ -48,6 +52,11 @@ class SigioOwner final : public FileOwner, public Waiter {
   // many watch it.
   ErrnoOr<void> WatchDirectory(const VfsPath& dir, int fd, uint32_t argument);
 
+  // Locks and hint of a file that has neither an inode nor another keeper (LockKeeper): a socket, an eventfd. Linux has one inode for all of the
+  // latter; here each open file has its own, so that strangers do not meet. Null without `make` if there are none.
+  FileLocks* locks(bool make);
+  void OnClose(Task& task) override;
+
   void OnEvent(uint32_t events) override;
   // SIGURG, which needs neither O_ASYNC nor F_SETSIG (send_sigurg()).
   void TellUrgent();
@@ -56,6 +65,8 @@ class SigioOwner final : public FileOwner, public Waiter {
 
   std::string Save(state::Saver& saver) const;
   static bool Load(state::Loader& loader, File& file, const std::string& bytes);
+  // `table` was loaded and has the file: locks that an image gives it are its own.
+  void ConfirmLocks(const FdTable& table);
 
  private:
   // Who is to be told, and on whose behalf.
@@ -79,6 +90,7 @@ class SigioOwner final : public FileOwner, public Waiter {
   int signo_ = 0;  // 0: SIGIO without details
   int fd_ = -1;
   std::unique_ptr<DirNotify> dir_notify_;
+  std::unique_ptr<FileLocks> locks_;
   uint32_t due_codes_ = 0;  // bits 1 << si_code of its signals that are due
 };
 

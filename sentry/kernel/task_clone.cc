@@ -257,6 +257,7 @@ RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, RefPtr<PidNamespac
   group->nice_ = old.nice_;
   group->extras_->core_filter = old.extras_->core_filter;
   group->extras_->no_huge_pages = old.extras_->no_huge_pages;
+  group->extras_->InheritMemoryRules(*old.extras_);
   group->extras_->Inherit(*group);
   group->extras_->cgroup = args.cgroup ? args.cgroup : old.extras_->cgroup;
   if (group->extras_->cgroup) group->extras_->cgroup->Add(*group);

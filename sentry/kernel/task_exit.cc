@@ -204,6 +204,8 @@ void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
   if (autoreap) Reap(group);
 }
 
+uint64_t TaskLifecycle::ClearChildTid(const Task& task) { return task.clear_child_tid_; }
+
 void TaskLifecycle::Reap(ThreadGroup& group) {
   RefPtr<ThreadGroup> self(&group);
   if (group.parent_ != nullptr) {

@@ -80,6 +80,8 @@ class TaskLifecycle {
   void KillGroup(ThreadGroup& group, int signo) { ExitGroup(group, signo); }
   // The second step (see above); harmless if it was done.
   void Release(Task& task);
+  // What set_tid_address(2) or clone(2) said.
+  static uint64_t ClearChildTid(const Task& task);
   // wait4(2) has taken the status: the process is gone.
   void Reap(ThreadGroup& group);
 

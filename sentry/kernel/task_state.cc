@@ -1,4 +1,6 @@
 // Saving and loading tasks. See checkpoint/state.h for the passes.
+#include <sched.h>
+
 #include <algorithm>
 
 #include "sentry/kernel/extras.h"
@@ -189,7 +191,7 @@ bool Task::Load(state::Loader& loader, std::string_view bytes) {
   personality_ = in.personality();
   vfork_pending_ = in.vfork_pending();
   auto is_signal = [](int signo) { return signo >= 0 && signo <= kNumSignals; };
-  if (!is_signal(parent_death_signal_) || !is_signal(exit_signal_)) return loader.Fail("a task's signals are malformed");
+  if (!is_signal(parent_death_signal_) || exit_signal_ < 0 || exit_signal_ > CSIGNAL) return loader.Fail("a task's signals are malformed");
   if (exiting_) return true;
   if (!extras_->Load(loader, in.extras(), *this)) return false;
   if (!in.has_frame() || !mm_ || !files_ || !fs_ || !mounts_ || !uts_) return loader.Fail("a task lacks its memory, files or registers");

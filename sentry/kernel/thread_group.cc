@@ -38,7 +38,8 @@ void ThreadGroup::NotifyParent(int code, int status) {
   TakeActionsOf(*parent);
   const SigAction& action = (*parent->handlers_)[SIGCHLD];
   bool wanted = exited || ((action.flags & SA_NOCLDSTOP) == 0 && action.handler != reinterpret_cast<uint64_t>(SIG_IGN));
-  if (signo != 0 && wanted) {
+  // clone(2) takes numbers that are no signal's.
+  if (signo != 0 && signo <= kNumSignals && wanted) {
     SigInfo info;
     info.raw.si_signo = signo;
     info.raw.si_code = code;

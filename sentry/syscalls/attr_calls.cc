@@ -1,4 +1,5 @@
 // Changing attributes: chmod(2), chown(2), utimensat(2), truncate(2), umask(2).
+#include <linux/falloc.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -41,13 +42,22 @@ ErrnoOr<uint64_t> FChmodAt(Task& task, int dirfd, UserPtr<const char> path, uint
 
 ErrnoOr<uint64_t> Chmod(Task& task, UserPtr<const char> path, uint32_t mode) { return FChmodAt2(task, AT_FDCWD, path, mode, 0); }
 
+// May the attributes of a file without a place be changed? Those of anonymous inodes may not (anon_inode_setattr(), pidfs_setattr()), and those of
+// namespaces are immutable. Sockets and the like have some that nobody sees changed.
+ErrnoOr<void> CheckPlaceless(const File& file) {
+  if (file.kind() == state::Kind::kNamespaceFile) return Errno(EPERM);
+  if (file.LinkName().starts_with("anon_inode:")) return Errno(EOPNOTSUPP);
+  return Ok();
+}
+
 ErrnoOr<uint64_t> FChmod(Task& task, int fd, uint32_t mode) {
   RefPtr<File> file = TRY(task.files().Get(fd));
-  // Sockets and the like have attributes that nobody sees changed.
   if (file->path() != nullptr) {
     TRY(ChmodPlace(ContextOf(task), *file->path(), mode));
   } else if (auto* kept = dynamic_cast<OwnerKeeper*>(file.get())) {
     TRY(ChmodKept(task.creds(), kept->owner_and_mode(), mode));
+  } else {
+    TRY(CheckPlaceless(*file));
   }
   return uint64_t{0};
 }
@@ -82,6 +92,8 @@ ErrnoOr<uint64_t> FChown(Task& task, int fd, uint32_t uid, uint32_t gid) {
     TRY(ChownPlace(ctx, *file->path(), uid, gid));
   } else if (auto* kept = dynamic_cast<OwnerKeeper*>(file.get())) {
     TRY(ChownKept(task.creds(), kept->owner_and_mode(), uid, gid));
+  } else {
+    TRY(CheckPlaceless(*file));
   }
   return uint64_t{0};
 }
@@ -106,7 +118,10 @@ ErrnoOr<uint64_t> SetTimes(Task& task, int dirfd, UserPtr<const char> path, cons
   if (path.is_null() && dirfd != AT_FDCWD) {
     if (flags != 0) return Errno(EINVAL);
     RefPtr<File> file = TRY(task.files().Get(dirfd));
-    if (file->path() == nullptr) return uint64_t{0};
+    if (file->path() == nullptr) {
+      TRY(CheckPlaceless(*file));
+      return uint64_t{0};
+    }
     place = *file->path();
   } else {
     place = TRY(Place(task, dirfd, path, flags));
@@ -167,15 +182,36 @@ ErrnoOr<uint64_t> FTruncate(Task& task, int fd, int64_t size) {
   return uint64_t{0};
 }
 
+// Which of fallocate(2)'s modes go together (vfs_fallocate()): one at a time, punching only with the size kept, what moves contents or writes
+// zeroes only without.
+bool IsFallocateMode(int mode) {
+  constexpr int kWriteZeroes = 0x80;  // FALLOC_FL_WRITE_ZEROES, of 6.17
+  bool keeps = (mode & FALLOC_FL_KEEP_SIZE) != 0;
+  switch (mode & ~FALLOC_FL_KEEP_SIZE) {
+    case 0:
+    case FALLOC_FL_UNSHARE_RANGE:
+    case FALLOC_FL_ZERO_RANGE: return true;
+    case FALLOC_FL_PUNCH_HOLE: return keeps;
+    case FALLOC_FL_COLLAPSE_RANGE:
+    case FALLOC_FL_INSERT_RANGE:
+    case kWriteZeroes: return !keeps;
+    default: return false;
+  }
+}
+
 ErrnoOr<uint64_t> FAllocate(Task& task, int fd, int mode, int64_t offset, int64_t size) {
+  RefPtr<File> any = TRY(task.files().Get(fd));
   if (offset < 0 || size <= 0) return Errno(EINVAL);
+  if (!IsFallocateMode(mode)) return Errno(EOPNOTSUPP);
   RefPtr<File> file = TRY(WritableFile(task, fd));
-  int64_t end;
-  if (__builtin_add_overflow(offset, size, &end)) return Errno(EFBIG);
   struct stat st;
   TRY(file->Stat(task, &st));
   if (S_ISFIFO(st.st_mode)) return Errno(ESPIPE);
-  if (!S_ISREG(st.st_mode)) return Errno(ENODEV);
+  if (S_ISDIR(st.st_mode)) return Errno(EISDIR);
+  // A pidfd shows no type, and is a regular file.
+  if (!S_ISREG(st.st_mode) && file->kind() != state::Kind::kPidFd) return Errno(ENODEV);
+  int64_t end;
+  if (__builtin_add_overflow(offset, size, &end)) return Errno(EFBIG);
   TRY(file->Fallocate(task, mode, static_cast<uint64_t>(offset), static_cast<uint64_t>(size)));
   return uint64_t{0};
 }

@@ -10,6 +10,7 @@
 #include "sentry/syscalls/rw_util.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/data_io.h"
+#include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/notify.h"
 
 namespace amber {
@@ -96,14 +97,16 @@ ErrnoOr<void> CheckCopy(Task& task, File& in, File& out) {
   TRY(out.Stat(task, &b));
   if (S_ISDIR(a.st_mode) || S_ISDIR(b.st_mode)) return Errno(EISDIR);
   if (!S_ISREG(a.st_mode) || !S_ISREG(b.st_mode)) return Errno(EINVAL);
-  if ((out.flags() & O_APPEND) != 0) return Errno(EBADF);
+  constexpr int kForIoctl = 3;  // access mode 3 is for ioctl alone
+  auto for_ioctl = [](const File& f) { return (f.flags() & O_ACCMODE) == kForIoctl; };
+  if (!in.readable() || !out.writable() || for_ioctl(in) || for_ioctl(out) || (out.flags() & O_APPEND) != 0) return Errno(EBADF);
   return Ok();
 }
 
 ErrnoOr<uint64_t> CopyFileRange(Task& task, int in_fd, UserPtr<int64_t> in_p, int out_fd, UserPtr<int64_t> out_p, uint64_t count, uint32_t flags) {
   if (flags != 0) return Errno(EINVAL);
-  RefPtr<File> in = TRY(ReadableFile(task, in_fd));
-  RefPtr<File> out = TRY(WritableFile(task, out_fd));
+  RefPtr<File> in = TRY(task.files().Get(in_fd));
+  RefPtr<File> out = TRY(task.files().Get(out_fd));
   TRY(CheckCopy(task, *in, *out));
   Offset from = TRY(Offset::Of(task, *in, in_p));
   Offset to = TRY(Offset::Of(task, *out, out_p));

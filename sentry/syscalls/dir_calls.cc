@@ -119,12 +119,16 @@ ErrnoOr<uint64_t> FDataSync(Task& task, int fd) { return SyncFile(task, fd, true
 
 ErrnoOr<uint64_t> SyncFileRange(Task& task, int fd, int64_t offset, int64_t size, uint32_t flags) {
   RefPtr<File> file = TRY(task.files().Get(fd));
-  if (offset < 0 || size < 0 || (flags & ~7u) != 0) return Errno(EINVAL);
+  int64_t end;
+  if (offset < 0 || size < 0 || __builtin_add_overflow(offset, size, &end) || (flags & ~7u) != 0) return Errno(EINVAL);
   // fs/sync.c: regular files, block devices, folders and links only.
   struct stat status{};
   TRY(file->Stat(task, &status));
   if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode) && !S_ISDIR(status.st_mode) && !S_ISLNK(status.st_mode)) return Errno(ESPIPE);
-  return SyncFile(task, fd, true);
+  // Of files that keep nothing, as those of /proc, there is nothing to write.
+  auto synced = file->Fsync(task, true);
+  if (!synced.ok() && !synced.Is(EINVAL)) return synced.error();
+  return uint64_t{0};
 }
 
 ErrnoOr<uint64_t> SyncFs(Task& task, int fd) {
@@ -150,8 +154,9 @@ ErrnoOr<uint64_t> FAdvise64(Task& task, int fd, int64_t, int64_t size, int advic
 ErrnoOr<uint64_t> ReadAhead(Task& task, int fd, int64_t, uint64_t) {
   RefPtr<File> file = TRY(task.files().Get(fd));
   if (!file->readable()) return Errno(EBADF);
-  if (file->path() == nullptr || !file->path()->inode()->IsRegular()) return Errno(EINVAL);
-  return uint64_t{0};
+  struct stat status{};
+  TRY(file->Stat(task, &status));
+  return S_ISREG(status.st_mode) || S_ISBLK(status.st_mode) ? ErrnoOr<uint64_t>(uint64_t{0}) : Errno(EINVAL);
 }
 
 }  // namespace

@@ -87,7 +87,7 @@ ErrnoOr<RefPtr<TimerFd>> GetTimerFd(Task& task, int fd) {
 
 ErrnoOr<int64_t> ToNs(const timespec& t) {
   if (t.tv_sec < 0 || t.tv_nsec < 0 || t.tv_nsec >= kNsPerSecond) return Errno(EINVAL);
-  if (t.tv_sec >= INT64_MAX / kNsPerSecond - 1) return INT64_MAX - 1;
+  if (t.tv_sec >= INT64_MAX / kNsPerSecond) return INT64_MAX;
   return t.tv_sec * kNsPerSecond + t.tv_nsec;
 }
 

@@ -1,5 +1,8 @@
 // fcntl(2), flock(2) and the ioctls that concern descriptors.
 #include <asm/sockios.h>
+#include <linux/capability.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
 #include <poll.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -11,6 +14,7 @@
 #include "sentry/kernel/sigio.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/mm/vma.h"
 #include "sentry/net/socket.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
@@ -20,6 +24,7 @@
 #include "sentry/vfs/lock_keeper.h"
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/path.h"
+#include "sentry/vfs/pseudo.h"
 #include "sentry/vfs/restrict.h"
 #include "sentry/vfs/vfs_file.h"
 
@@ -28,11 +33,23 @@ namespace {
 
 constexpr int kSettableFlags = O_APPEND | O_NONBLOCK | O_ASYNC | O_DIRECT | O_NOATIME;
 
+// FMODE_CAN_ODIRECT: regular files whose contents are kept somewhere, block devices, and pipes, where it means something else.
+bool TakesDirect(Task& task, File& file) {
+  struct stat status;
+  if (!file.Stat(task, &status).ok()) return false;
+  if (S_ISFIFO(status.st_mode)) return true;
+  if (file.path() == nullptr) return false;
+  return S_ISBLK(status.st_mode) || (S_ISREG(status.st_mode) && !IsPseudo(file.path()->mount->fs()));
+}
+
 ErrnoOr<uint64_t> SetStatusFlags(Task& task, File& file, int fd, int flags) {
   if ((flags & O_NOATIME) != 0 && (file.flags() & O_NOATIME) == 0 && file.path() != nullptr) {
     TRY(CheckOwner(task.creds(), *file.path()->inode()));
   }
+  if ((flags & O_DIRECT) != 0 && !TakesDirect(task, file)) return Errno(EINVAL);
   int next = (file.flags() & ~kSettableFlags) | (flags & kSettableFlags);
+  // What tells nobody by signals does not keep the flag either (fasync_helper() sets it).
+  if (!SigioOwner::Tells(file)) next &= ~O_ASYNC;
   TRY(file.OnSetFlags(task, next));
   file.set_flags(next);
   if ((next & O_ASYNC) != 0) {
@@ -46,8 +63,9 @@ ErrnoOr<uint64_t> SetStatusFlags(Task& task, File& file, int fd, int flags) {
 // The locks of what `file` has open; null for what has none, and, without `make`, if there are none yet.
 FileLocks* LocksOf(File& file, bool make) {
   if (file.path() != nullptr) return make ? &file.path()->inode()->locks() : file.path()->inode()->locks_if_any();
-  auto* keeper = dynamic_cast<LockKeeper*>(&file);
-  return keeper != nullptr ? &keeper->locks() : nullptr;
+  if (auto* keeper = dynamic_cast<LockKeeper*>(&file)) return &keeper->locks();
+  SigioOwner* owner = SigioOwner::Of(file, make);
+  return owner != nullptr ? owner->locks(make) : nullptr;
 }
 
 // The range and type of a struct flock, as fs/locks.c reads it.
@@ -139,7 +157,7 @@ ErrnoOr<uint64_t> SetLock(Task& task, File& file, UserPtr<const struct flock> p,
   if (ofd && l.l_pid != 0) return Errno(EINVAL);
   FileLock lock = TRY(ToLock(task, file, l, ofd));
   FileLocks* locks = LocksOf(file, l.l_type != F_UNLCK);
-  if (locks == nullptr) return file.path() != nullptr ? ErrnoOr<uint64_t>(uint64_t{0}) : Errno(EINVAL);
+  if (locks == nullptr) return uint64_t{0};
   switch (l.l_type) {
     case F_UNLCK: locks->Release(lock); return uint64_t{0};
     case F_RDLCK:
@@ -226,7 +244,28 @@ ErrnoOr<uint64_t> NotifyOfDirectory(Task& task, File& file, int fd, uint32_t arg
   return uint64_t{0};
 }
 
-constexpr int kFDupfdQuery = 1024 + 3;  // linux/fcntl.h, 6.10: whether two descriptors are one open file
+// F_GET_RW_HINT and F_SET_RW_HINT (fcntl_set_rw_hint()).
+ErrnoOr<uint64_t> WriteHint(Task& task, File& file, int command, UserPtr<uint64_t> p) {
+  if (command == F_GET_RW_HINT) {
+    FileLocks* kept = LocksOf(file, false);
+    TRY(task.CopyOut(p, uint64_t{kept != nullptr ? kept->write_hint : uint8_t{0}}));
+    return uint64_t{0};
+  }
+  struct stat status;
+  TRY(file.Stat(task, &status));
+  if (file.path() != nullptr) {
+    TRY(CheckOwner(task.creds(), *file.path()->inode()));
+  } else if (status.st_uid != task.creds().fsuid && !task.Has(CAP_FOWNER)) {
+    return Errno(EPERM);
+  }
+  uint64_t hint = TRY(task.CopyIn(p));
+  if (hint > kLastWriteHint) return Errno(EINVAL);
+  if (FileLocks* kept = LocksOf(file, hint != 0)) kept->write_hint = static_cast<uint8_t>(hint);
+  return uint64_t{0};
+}
+
+constexpr int kFDupfdQuery = 1024 + 3;    // linux/fcntl.h, 6.10: whether two descriptors are one open file
+constexpr int kFCreatedQuery = 1024 + 4;  // 6.12: whether it was made when it was opened
 
 ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
   RefPtr<File> file = TRY(task.files().GetAny(fd));
@@ -240,6 +279,10 @@ ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
     case F_SETFD: TRY(task.files().set_close_on_exec(fd, (argument & FD_CLOEXEC) != 0)); return uint64_t{0};
     case F_GETFL: return static_cast<uint64_t>(file->flags());
     case kFDupfdQuery: return uint64_t{TRY(task.files().GetAny(static_cast<int>(argument))).get() == file.get() ? 1u : 0u};
+    case kFCreatedQuery: {
+      auto* placed = dynamic_cast<VfsFile*>(file.get());
+      return uint64_t{placed != nullptr && placed->created() ? 1u : 0u};
+    }
     default: break;
   }
   if (path_only) return Errno(EBADF);
@@ -263,6 +306,8 @@ ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
     case F_NOTIFY: return NotifyOfDirectory(task, *file, fd, static_cast<uint32_t>(argument));
     case F_GETLEASE: return static_cast<uint64_t>(GetLease(task, *file));
     case F_SETLEASE: TRY(SetLease(task, *file, fd, static_cast<int>(argument))); return uint64_t{0};
+    case F_GET_RW_HINT:
+    case F_SET_RW_HINT: return WriteHint(task, *file, command, UserPtr<uint64_t>(argument));
     case F_GETPIPE_SZ:
     case F_SETPIPE_SZ: {
       auto answer = file->Fcntl(task, command, argument);
@@ -271,17 +316,21 @@ ErrnoOr<uint64_t> Fcntl(Task& task, int fd, int command, uint64_t argument) {
       if (answer.Is(EINVAL) && (!file->Stat(task, &status).ok() || !S_ISFIFO(status.st_mode))) return Errno(EBADF);
       return answer;
     }
+    case F_ADD_SEALS:
+      if (!file->writable()) return Errno(EPERM);
+      return file->Fcntl(task, command, argument);
     default: return file->Fcntl(task, command, argument);
   }
 }
 
 ErrnoOr<uint64_t> Flock(Task& task, int fd, int operation) {
-  RefPtr<File> file = TRY(task.files().Get(fd));
   bool wait = (operation & LOCK_NB) == 0;
   operation &= ~LOCK_NB;
+  // Mandatory locks are no more, and asking for one is no mistake.
+  if ((operation & LOCK_MAND) != 0) return uint64_t{0};
   if (operation != LOCK_SH && operation != LOCK_EX && operation != LOCK_UN) return Errno(EINVAL);
+  RefPtr<File> file = TRY(task.files().Get(fd));
   FileLocks* locks = LocksOf(*file, true);
-  if (locks == nullptr) return Errno(EINVAL);
   FileLock lock{.kind = LockKind::kFlock, .exclusive = operation == LOCK_EX, .owner = file.get(), .pid = task.pid()};
   if (operation == LOCK_UN) {
     locks->Release(lock);
@@ -310,6 +359,52 @@ ErrnoOr<uint64_t> TellSizes(Task& task, File& file, uint32_t command, uint64_t a
   return uint64_t{0};
 }
 
+// generic_file_rw_checks(): what bytes can be moved to by the file systems themselves.
+ErrnoOr<void> CheckMovable(Task& task, File& in, File& out) {
+  struct stat from, to;
+  TRY(in.Stat(task, &from));
+  TRY(out.Stat(task, &to));
+  if (S_ISDIR(from.st_mode) || S_ISDIR(to.st_mode)) return Errno(EISDIR);
+  if (!S_ISREG(from.st_mode) || !S_ISREG(to.st_mode)) return Errno(EINVAL);
+  if (!in.readable() || !out.writable() || (out.flags() & O_APPEND) != 0) return Errno(EBADF);
+  return Ok();
+}
+
+// FICLONE, FICLONERANGE: ioctl_file_clone(). No file system here shares the blocks of two files.
+ErrnoOr<uint64_t> CloneRange(Task& task, File& out, const file_clone_range& range) {
+  RefPtr<File> in = TRY(task.files().Get(static_cast<int>(range.src_fd)));
+  struct stat from, to;
+  TRY(in->Stat(task, &from));
+  TRY(out.Stat(task, &to));
+  if (from.st_dev != to.st_dev) return Errno(EXDEV);
+  TRY(CheckMovable(task, *in, out));
+  return Errno(EOPNOTSUPP);
+}
+
+// FIDEDUPERANGE: ioctl_file_dedupe_range().
+ErrnoOr<uint64_t> Deduplicate(Task& task, File& file, const file_dedupe_range& range) {
+  if (sizeof(range) + range.dest_count * sizeof(file_dedupe_range_info) > kPageSize) return Errno(ENOMEM);
+  if (!file.readable() || range.reserved1 != 0 || range.reserved2 != 0) return Errno(EINVAL);
+  struct stat status;
+  TRY(file.Stat(task, &status));
+  if (S_ISDIR(status.st_mode)) return Errno(EISDIR);
+  return Errno(S_ISREG(status.st_mode) ? EOPNOTSUPP : EINVAL);
+}
+
+// What file_ioctl() answers for regular files: where a block lies (nowhere), how much there is behind the position.
+ErrnoOr<uint64_t> OfRegular(Task& task, File& file, uint32_t command, uint64_t argument) {
+  struct stat status;
+  TRY(file.Stat(task, &status));
+  if (!S_ISREG(status.st_mode)) return Errno(ENOTTY);
+  if (command == FIONREAD) {
+    TRY(task.CopyOut(UserPtr<int>(argument), static_cast<int>(status.st_size - static_cast<off_t>(file.position()))));
+    return uint64_t{0};
+  }
+  if (!task.Has(CAP_SYS_RAWIO)) return Errno(EPERM);
+  TRY(task.CopyIn(UserPtr<const int>(argument)));
+  return Errno(EINVAL);
+}
+
 ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument) {
   RefPtr<File> file = TRY(task.files().Get(fd));
   switch (command) {
@@ -319,6 +414,8 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
     case FIOASYNC: {
       int on = TRY(task.CopyIn(UserPtr<const int>(argument)));
       int flag = command == FIONBIO ? O_NONBLOCK : O_ASYNC;
+      bool changes = ((file->flags() & O_ASYNC) != 0) != (on != 0);
+      if (command == FIOASYNC && changes && !SigioOwner::Tells(*file)) return Errno(ENOTTY);
       return SetStatusFlags(task, *file, fd, on != 0 ? file->flags() | flag : file->flags() & ~flag);
     }
     case FIOSETOWN:
@@ -332,9 +429,15 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
       return uint64_t{0};
     }
     case kGetBlockSize:
-    case FIOQSIZE:
-      if (file->path() == nullptr) break;
-      return TellSizes(task, *file, command, argument);
+    case FIOQSIZE: return TellSizes(task, *file, command, argument);
+    case FICLONE: return CloneRange(task, *file, {.src_fd = static_cast<int>(argument)});
+    case FICLONERANGE: return CloneRange(task, *file, TRY(task.CopyIn(UserPtr<const file_clone_range>(argument))));
+    case FIDEDUPERANGE: return Deduplicate(task, *file, TRY(task.CopyIn(UserPtr<const file_dedupe_range>(argument))));
+    case FS_IOC_FIEMAP: return Errno(EOPNOTSUPP);  // no file system here tells where its bytes lie
+    case FIBMAP:
+    case FIONREAD:
+      if (auto r = OfRegular(task, *file, command, argument); !r.Is(ENOTTY)) return r;
+      break;
     default: break;
   }
   // Of landlock's right to ioctls of devices those that the kernel itself answers are no part (is_masked_device_ioctl()).

@@ -11,10 +11,14 @@
 #include <cerrno>
 
 #include "sentry/fs/memfd/memfd.h"
+#include "sentry/fs/proc/machine.h"
+#include "sentry/kernel/extras.h"
+#include "sentry/kernel/thread_group.h"
 #include "sentry/mm/moved.h"
 #include "sentry/syscalls/memory_ops.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/mount.h"
+#include "sentry/vfs/pseudo.h"
 
 namespace amber {
 
@@ -25,9 +29,15 @@ using platform::kMinAddress;
 using platform::StubOp;
 
 constexpr int kProtBits = PROT_READ | PROT_WRITE | PROT_EXEC;
+constexpr int kDroppable = 8;  // MAP_DROPPABLE, of Linux 6.11
 // What MAP_SHARED_VALIDATE accepts (include/linux/mman.h: LEGACY_MAP_MASK); MAP_SYNC needs a DAX file.
 constexpr int kLegacyFlags = MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_DENYWRITE | MAP_EXECUTABLE | MAP_GROWSDOWN | MAP_LOCKED |
                              MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK | MAP_STACK | MAP_HUGETLB | MAP_32BIT | (MAP_HUGE_MASK << MAP_HUGE_SHIFT);
+
+bool MayHoldPrograms(const File& file) {
+  if (file.path() != nullptr) return (file.path()->mount->flags() & MS_NOEXEC) == 0 && !IsPseudo(file.path()->mount->fs());
+  return file.kind() == state::Kind::kMemFd || file.kind() == state::Kind::kShmFile || file.kind() == state::Kind::kHostFile;
+}
 
 // The mapping that the flags, protection and file ask for, without its place.
 ErrnoOr<Vma> Describe(int prot, int flags, RefPtr<File> file, uint64_t offset) {
@@ -48,8 +58,8 @@ ErrnoOr<Vma> Describe(int prot, int flags, RefPtr<File> file, uint64_t offset) {
       default: return Errno(EINVAL);
     }
     if (!file->readable()) return Errno(EACCES);
-    // Nobody executes a device's memory.
-    if (file->kind() == kDeviceFileKind || (file->path() != nullptr && (file->path()->mount->flags() & MS_NOEXEC) != 0)) {
+    // Nobody executes a device's memory, nor what shows the kernel's objects (SB_I_NOEXEC).
+    if (file->kind() == kDeviceFileKind || !MayHoldPrograms(*file)) {
       if ((prot & PROT_EXEC) != 0) return Errno(EPERM);
       vma.max_prot &= ~PROT_EXEC;  // nor by mprotect later
     }
@@ -57,9 +67,12 @@ ErrnoOr<Vma> Describe(int prot, int flags, RefPtr<File> file, uint64_t offset) {
     vma.file = std::move(file);
     vma.offset = offset;
   } else {
-    if (type != MAP_SHARED && type != MAP_PRIVATE) return Errno(EINVAL);
+    if (type != MAP_SHARED && type != MAP_PRIVATE && type != kDroppable) return Errno(EINVAL);
     vma.shared = type == MAP_SHARED;
-    if (vma.shared && (flags & MAP_GROWSDOWN) != 0) return Errno(EINVAL);
+    if (type != MAP_PRIVATE && (flags & MAP_GROWSDOWN) != 0) return Errno(EINVAL);
+    if (type == kDroppable && (flags & MAP_LOCKED) != 0) return Errno(EINVAL);
+    // What may be dropped when memory is short, and never is here: private memory that a child and a core file do not get.
+    if (type == kDroppable) vma.flags |= Vma::kNoReserve | Vma::kWipeOnFork | Vma::kDontDump;
   }
   if ((flags & MAP_NORESERVE) != 0) vma.flags |= Vma::kNoReserve;
   if ((flags & MAP_LOCKED) != 0) vma.flags |= Vma::kLocked;
@@ -109,6 +122,8 @@ ErrnoOr<MapSource> FindSource(Task& task, Vma* vma) {
     vma->offset = 0;
   }
   if (!vma->shared) return MapSource();
+  // As the host says of private memory (__vm_enough_memory()).
+  if ((vma->flags & Vma::kNoReserve) == 0 && vma->size() > Machine::Get().memory_bytes) return Errno(ENOMEM);
   vma->file = TRY(MemFd::CreateShared(task, vma->size()));
   return vma->file->Map(task, 0, vma->size(), vma->prot, true);
 }
@@ -157,6 +172,7 @@ ErrnoOr<uint64_t> MapFile(Task& task, uint64_t address, uint64_t length, int pro
   vma.end = start + size;
   vma.flags |= task.mm().default_flags();
   if (task.mm().vmas().AnySealed(vma.start, vma.end)) return Errno(EPERM);
+  if (task.group().extras().DeniesProtection(vma.prot, vma.prot)) return Errno(EACCES);
   TRY(CheckNewMapping(task, vma));
   MapSource source = TRY(FindSource(task, &vma));
 
@@ -164,6 +180,7 @@ ErrnoOr<uint64_t> MapFile(Task& task, uint64_t address, uint64_t length, int pro
   bool populate = (flags & MAP_POPULATE) != 0 && (flags & MAP_NONBLOCK) == 0;
   MemoryManager::AppendMapOps(vma, source, (populate || vma.locked() ? MAP_POPULATE : 0) | (flags & MAP_STACK), &ops);
   MemoryManager::AppendHugeAdvice(vma, &ops);
+  if ((vma.flags & Vma::kWipeOnFork) != 0) ops.push_back(MemoryManager::Op(SYS_madvise, vma.start, vma.size(), MADV_WIPEONFORK));
   RefPtr<MemoryManager> mm(&task.mm());
   return RunMemoryOps(task, lock, std::move(ops), [mm, vma, answer](std::span<const int64_t>) {
     mm->Record(vma);
@@ -226,7 +243,7 @@ ErrnoOr<uint64_t> Mprotect(Task& task, uint64_t address, uint64_t length, uint64
       error = EPERM;
       break;
     }
-    if ((prot & ~part.max_prot) != 0) {
+    if ((prot & ~part.max_prot) != 0 || task.group().extras().DeniesProtection(part.prot, prot)) {
       good = part.start;
       error = EACCES;
       break;

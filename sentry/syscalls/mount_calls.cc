@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "sentry/fs/nsfs/nsfs.h"
 #include "sentry/kernel/extras.h"
@@ -18,6 +19,7 @@
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/reconfigure.h"
 #include "sentry/vfs/served.h"
 
 namespace amber {
@@ -60,10 +62,23 @@ ErrnoOr<std::vector<std::string>> CopyInOptions(Task& task, UserPtr<const char> 
   return options;
 }
 
-ErrnoOr<uint64_t> Remount(Task& task, const VfsPath& where, uint64_t flags) {
+// Those that are the file system's own. The last of "ro" and "rw" is told.
+std::vector<std::string> OwnOptions(std::vector<std::string> options, std::optional<bool>* read_only) {
+  std::erase_if(options, [&](const std::string& option) {
+    if (option == "ro" || option == "rw") *read_only = option == "ro";
+    return IsCommonMountFlag(option);
+  });
+  return options;
+}
+
+ErrnoOr<uint64_t> Remount(Task& task, const VfsPath& where, uint64_t flags, UserPtr<const char> data) {
   if (!where.is_mount_root()) return Errno(EINVAL);
   TRY(OwnNamespace(task, where));
   uint32_t next = static_cast<uint32_t>(flags) & kMountFlags;
+  std::vector<std::string> options;
+  std::optional<bool> read_only;
+  if ((flags & MS_BIND) == 0) options = OwnOptions(TRY(CopyInOptions(task, data)), &read_only);
+  if (read_only == true) flags |= MS_RDONLY, next |= MS_RDONLY;
   if ((where.mount->locked_flags() & ~next & where.mount->flags()) != 0) return Errno(EPERM);
   // The file system itself is its owner's alone.
   if ((flags & MS_BIND) == 0 && task.creds().user_ns && !where.mount->fs().owned_within(task.creds().user_ns.get())) return Errno(EPERM);
@@ -74,6 +89,8 @@ ErrnoOr<uint64_t> Remount(Task& task, const VfsPath& where, uint64_t flags) {
     bool already = bind ? (where.mount->flags() & MS_RDONLY) != 0 : where.mount->fs().read_only();
     if (writers > 0 && !already) return Errno(EBUSY);
   }
+  auto* changeable = (flags & MS_BIND) == 0 ? dynamic_cast<Reconfigurable*>(&where.mount->fs()) : nullptr;
+  if (changeable != nullptr) TRY(changeable->Reconfigure(task, options));
   where.mount->set_flags(next);
   // Without MS_BIND the file system itself becomes read-only or writable.
   if ((flags & MS_BIND) == 0) where.mount->fs().set_read_only((flags & MS_RDONLY) != 0);
@@ -92,8 +109,12 @@ ErrnoOr<uint64_t> ChangePropagation(Task& task, const VfsPath& where, uint64_t f
 }
 
 ErrnoOr<uint64_t> BindMount(Task& task, UserPtr<const char> source, const VfsPath& where, uint64_t flags) {
+  // do_loopback() asks for a name first.
+  if (source.is_null()) return Errno(EINVAL);
+  std::string from_name = TRY(task.CopyInString(source, 4096));
+  if (from_name.empty()) return Errno(EINVAL);
   MountNamespace* ns = TRY(OwnNamespace(task, where));
-  Resolved what = TRY(ResolveAt(task, AT_FDCWD, TRY(task.CopyInString(source, 4096)), kFollowLast, false));
+  Resolved what = TRY(ResolveAt(task, AT_FDCWD, from_name, kFollowLast, false));
   if (what.file) {
     // Of what has no place only a namespace can be given one.
     NsFile* file = NsFile::From(*what.file);
@@ -112,7 +133,10 @@ ErrnoOr<uint64_t> BindMount(Task& task, UserPtr<const char> source, const VfsPat
 }
 
 ErrnoOr<uint64_t> MoveMount(Task& task, UserPtr<const char> source, const VfsPath& where) {
-  VfsPath from = TRY(PlaceOf(task, source));
+  if (source.is_null()) return Errno(EINVAL);
+  std::string name = TRY(task.CopyInString(source, 4096));
+  if (name.empty()) return Errno(EINVAL);
+  VfsPath from = TRY(ResolvePlaceAt(task, AT_FDCWD, name, kFollowLast));
   if (!from.is_mount_root() || from.mount->locked()) return Errno(EINVAL);
   TRY(CheckNamespaceLoops(*from.mount, where));
   TRY(TRY(OwnNamespace(task, where))->Move(*from.mount, where));
@@ -136,11 +160,13 @@ ErrnoOr<uint64_t> NewMount(Task& task, UserPtr<const char> source, UserPtr<const
   if (!MayMountType(task, type_name)) return Errno(EPERM);
   MountArguments arguments{.kernel = &task.kernel(), .task = &task, .source = "none"};
   if (!source.is_null()) arguments.source = TRY(task.CopyInString(source, 4096));
-  arguments.options = TRY(CopyInOptions(task, data));
+  std::optional<bool> read_only;
+  arguments.options = OwnOptions(TRY(CopyInOptions(task, data)), &read_only);
   if (!subtype.empty()) arguments.options.push_back("subtype=" + subtype);
   MountNamespace* ns = TRY(OwnNamespace(task, where));
   RefPtr<FileSystem> fs = TRY(MakeFileSystem(type_name, arguments));
   if (task.creds().user_ns && !fs->owner()) fs->set_owner(task.creds().user_ns);
+  if (read_only == true) fs->set_read_only(true);
   uint32_t locked;
   TRY(CheckRevealing(task, *fs, static_cast<uint32_t>(flags), &locked));
   RefPtr<Dentry> root = fs->root();
@@ -153,9 +179,10 @@ ErrnoOr<uint64_t> NewMount(Task& task, UserPtr<const char> source, UserPtr<const
 ErrnoOr<uint64_t> MountCall(Task& task, UserPtr<const char> source, UserPtr<const char> target, UserPtr<const char> type, uint64_t flags,
                             UserPtr<const char> data) {
   if ((flags & MS_MGC_MSK) == MS_MGC_VAL) flags &= ~static_cast<uint64_t>(MS_MGC_MSK);
+  if ((flags & MS_NOUSER) != 0) return Errno(EINVAL);
   VfsPath where = TRY(PlaceOf(task, target));
   if (!MayMount(task) || RestrictedHere(task)) return Errno(EPERM);
-  if ((flags & MS_REMOUNT) != 0) return Remount(task, where, flags);
+  if ((flags & MS_REMOUNT) != 0) return Remount(task, where, flags, data);
   if ((flags & MS_BIND) != 0) return BindMount(task, source, where, flags);
   if ((flags & kPropagation) != 0) {
     return ChangePropagation(task, where, flags);
@@ -167,7 +194,6 @@ ErrnoOr<uint64_t> MountCall(Task& task, UserPtr<const char> source, UserPtr<cons
 ErrnoOr<uint64_t> Umount2(Task& task, UserPtr<const char> target, int flags) {
   constexpr int kNoFollow = 8;
   if ((flags & ~(MNT_FORCE | MNT_DETACH | MNT_EXPIRE | kNoFollow)) != 0) return Errno(EINVAL);
-  if ((flags & MNT_EXPIRE) != 0 && (flags & (MNT_FORCE | MNT_DETACH)) != 0) return Errno(EINVAL);
   VfsPath place = TRY(PlaceOf(task, target, (flags & kNoFollow) != 0 ? 0 : kFollowLast));
   if (!MayMount(task)) return Errno(EPERM);  // Before anything is said of the place (can_umount).
   // What was mounted over the working directory is meant by ".", too (handle_lookup_down).
@@ -176,6 +202,7 @@ ErrnoOr<uint64_t> Umount2(Task& task, UserPtr<const char> target, int flags) {
   if (RestrictedHere(task)) return Errno(EPERM);
   MountNamespace* ns = TRY(OwnNamespace(task, place));
   if (place.mount->locked()) return Errno(EINVAL);
+  if ((flags & MNT_EXPIRE) != 0 && (flags & (MNT_FORCE | MNT_DETACH)) != 0) return Errno(EINVAL);  // do_umount()
   if (place.mount->parent() == nullptr) return Errno(EBUSY);
   if (auto* served = dynamic_cast<ServedFileSystem*>(&place.mount->fs())) {
     bool busy = served->Busy();

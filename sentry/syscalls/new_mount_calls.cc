@@ -90,12 +90,12 @@ ErrnoOr<RefPtr<FsConfigFile>> GetContext(Task& task, int fd) {
 ErrnoOr<uint64_t> FsConfig(Task& task, int fd, unsigned command, UserPtr<const char> key_p, uint64_t value, int aux) {
   constexpr unsigned kCreateExclusive = 8;  // FSCONFIG_CMD_CREATE_EXCL
   if (fd < 0) return Errno(EINVAL);
+  if (command > kCreateExclusive) return Errno(EOPNOTSUPP);
   bool parameter = command <= FSCONFIG_SET_FD;
   if (parameter && key_p.is_null()) return Errno(EINVAL);
   if (!parameter && (!key_p.is_null() || value != 0 || aux != 0)) return Errno(EINVAL);
   if (command == FSCONFIG_SET_FLAG && (value != 0 || aux != 0)) return Errno(EINVAL);
   if (command == FSCONFIG_SET_STRING && (value == 0 || aux != 0)) return Errno(EINVAL);
-  if (command > kCreateExclusive) return Errno(EOPNOTSUPP);
   RefPtr<FsConfigFile> context = TRY(GetContext(task, fd));
   std::string key;
   if (parameter) key = TRY(task.CopyInString(key_p, 256));
@@ -107,6 +107,7 @@ ErrnoOr<uint64_t> FsConfig(Task& task, int fd, unsigned command, UserPtr<const c
       return 0;
     }
     case FSCONFIG_SET_FD: {
+      TRY(task.files().GetAny(aux));
       // Only FUSE has such a parameter: its connection.
       if (key != "fd" || !context->type().starts_with("fuse")) return Errno(EINVAL);
       TRY(task.files().Get(aux));

@@ -9,6 +9,7 @@
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/file_owner.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/open.h"
 #include "sentry/vfs/ops.h"
@@ -70,10 +71,15 @@ ErrnoOr<uint64_t> OpenAt2(Task& task, int dirfd, UserPtr<const char> path, UserP
   if ((how.resolve & RESOLVE_BENEATH) != 0 && (how.resolve & RESOLVE_IN_ROOT) != 0) return Errno(EINVAL);
   auto flags = static_cast<int>(how.flags);
   bool makes = (flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE;
+  if ((flags & O_CREAT) != 0 && (flags & O_DIRECTORY) != 0) return Errno(EINVAL);
+  bool unnamed = (flags & O_TMPFILE) == O_TMPFILE;
+  if ((flags & (O_TMPFILE & ~O_DIRECTORY)) != 0 && (!unnamed || (flags & O_ACCMODE) == O_RDONLY)) return Errno(EINVAL);
   if ((how.mode & ~uint64_t{07777}) != 0 || (!makes && how.mode != 0)) return Errno(EINVAL);
   if ((flags & O_PATH) != 0 && (flags & ~(O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) != 0) return Errno(EINVAL);
-  // Nobody promises that a cached walk succeeds.
-  if ((how.resolve & RESOLVE_CACHED) != 0) return Errno(EAGAIN);
+  // What is looked for in the cache alone. Here everything counts as cached but what Linux never finds there: what is to be made, and where
+  // magic links lead. A caller that is told EAGAIN asks again without.
+  bool cached = (how.resolve & RESOLVE_CACHED) != 0;
+  if (cached && (makes || (flags & O_TRUNC) != 0)) return Errno(EAGAIN);
   uint32_t walk = 0;
   if ((how.resolve & RESOLVE_NO_XDEV) != 0) walk |= kNoXdev;
   if ((how.resolve & RESOLVE_NO_MAGICLINKS) != 0) walk |= kNoMagicLinks;
@@ -86,13 +92,16 @@ ErrnoOr<uint64_t> OpenAt2(Task& task, int dirfd, UserPtr<const char> path, UserP
     if ((walk & kBeneath) != 0) return Errno(EXDEV);
     name.insert(0, ".");
   }
-  return OpenCommon(task, dirfd, name, {.flags = flags, .mode = static_cast<uint32_t>(how.mode), .walk = walk});
+  bool may_loop = cached && (walk & kNoSymlinks) == 0;
+  if (may_loop) walk |= kNoMagicLinks;
+  auto opened = OpenCommon(task, dirfd, name, {.flags = flags, .mode = static_cast<uint32_t>(how.mode), .walk = walk});
+  return may_loop && opened.Is(ELOOP) ? Errno(EAGAIN) : opened;
 }
 
 ErrnoOr<uint64_t> Close(Task& task, int fd) {
   if (Lingers(task)) return GoOnLingering(task);
   RefPtr<File> file = TRY(task.files().Remove(fd));
-  file->OnClose(task);
+  TellClosed(*file, task);
   return DropLingering(task, std::move(file), 0);
 }
 
@@ -123,7 +132,7 @@ ErrnoOr<uint64_t> DupTo(Task& task, int old_fd, int new_fd, bool close_on_exec) 
   RefPtr<File> file = TRY(task.files().GetAny(old_fd));
   RefPtr<File> before = TRY(task.files().Replace(new_fd, std::move(file), close_on_exec, task.limit(RLIMIT_NOFILE)));
   if (!before) return static_cast<uint64_t>(new_fd);
-  before->OnClose(task);
+  TellClosed(*before, task);
   return DropLingering(task, std::move(before), static_cast<uint64_t>(new_fd));
 }
 
@@ -145,7 +154,7 @@ ErrnoOr<uint64_t> Dup3(Task& task, int old_fd, int new_fd, int flags) {
 void RegisterOpenCalls(SyscallTable& table) {
   table.Set(SYS_open, Full<&Open>());
   table.Set(SYS_openat, Full<&OpenAt>());
-  table.Set(SYS_openat2, Partial<&OpenAt2>("RESOLVE_CACHED always answers EAGAIN"));
+  table.Set(SYS_openat2, Full<&OpenAt2>());
   table.Set(SYS_creat, Full<&Creat>());
   table.Set(SYS_close, Full<&Close>());
   table.Set(SYS_close_range, Full<&CloseRange>());

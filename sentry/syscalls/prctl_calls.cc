@@ -12,6 +12,7 @@
 #include "sentry/kernel/cpu_timers.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/mm/memory_manager.h"
@@ -119,6 +120,68 @@ ErrnoOr<uint64_t> GetAuxv(Task& task, UserPtr<void> out, uint64_t length) {
   return size;
 }
 
+// Numbers that linux/prctl.h got with 6.3, 6.4 and 6.6.
+constexpr int kSetMdwe = 65, kGetMdwe = 66, kSetMemoryMerge = 67, kGetMemoryMerge = 68;
+
+// prctl_set_mdwe(): what is set stays.
+ErrnoOr<uint64_t> SetMdwe(Task& task, uint64_t bits) {
+  if ((bits & ~uint64_t{kMdweRefuseExecGain | kMdweNoInherit}) != 0) return Errno(EINVAL);
+  if ((bits & kMdweNoInherit) != 0 && (bits & kMdweRefuseExecGain) == 0) return Errno(EINVAL);
+  uint32_t& now = task.group().extras().mdwe;
+  if (now != 0 && now != bits) return Errno(EPERM);
+  now = static_cast<uint32_t>(bits);
+  return 0;
+}
+
+// PR_MCE_KILL: what a thread wants to happen when memory of its breaks.
+ErrnoOr<uint64_t> SetMachineChecks(Task& task, uint64_t what, uint64_t policy) {
+  int& now = task.extras().machine_checks;
+  if (what == PR_MCE_KILL_CLEAR && policy == 0) {
+    now = PR_MCE_KILL_DEFAULT;
+  } else if (what == PR_MCE_KILL_SET && policy <= PR_MCE_KILL_DEFAULT) {
+    now = static_cast<int>(policy);
+  } else {
+    // From then on it has a policy of its own, if none that it asked for.
+    if (what == PR_MCE_KILL_SET && now == PR_MCE_KILL_DEFAULT) now = PR_MCE_KILL_LATE;
+    return Errno(EINVAL);
+  }
+  return 0;
+}
+
+constexpr int kTimerCreateRestoreIds = 77;  // PR_TIMER_CREATE_RESTORE_IDS, of 6.15
+
+ErrnoOr<uint64_t> ChooseTimerIds(Task& task, uint64_t what) {
+  constexpr uint64_t kOff = 0, kOn = 1, kGet = 2;
+  bool& chosen = task.group().posix_timers().ids_are_chosen;
+  if (what > kGet) return Errno(EINVAL);
+  if (what == kGet) return chosen ? 1 : 0;
+  chosen = what == kOn;
+  return kOff;
+}
+
+// What is only kept and told.
+ErrnoOr<uint64_t> KeptPrctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5) {
+  bool rest = a3 != 0 || a4 != 0 || a5 != 0;
+  switch (option) {
+    case PR_MCE_KILL: return a4 != 0 || a5 != 0 ? Errno(EINVAL) : SetMachineChecks(task, a2, a3);
+    case PR_MCE_KILL_GET:
+      if (a2 != 0 || rest) return Errno(EINVAL);
+      return static_cast<uint64_t>(task.extras().machine_checks);
+    case PR_GET_TID_ADDRESS: TRY(task.CopyOut(UserPtr<uint64_t>(a2), TaskLifecycle::ClearChildTid(task))); return 0;
+    case kSetMdwe: return rest ? Errno(EINVAL) : SetMdwe(task, a2);
+    case kTimerCreateRestoreIds: return rest ? Errno(EINVAL) : ChooseTimerIds(task, a2);
+    case kGetMdwe: return a2 != 0 || rest ? Errno(EINVAL) : ErrnoOr<uint64_t>(task.group().extras().mdwe);
+    case kSetMemoryMerge:
+      if (rest) return Errno(EINVAL);
+      task.group().extras().merges_memory = a2 != 0;
+      return 0;
+    case kGetMemoryMerge:
+      if (a2 != 0 || rest) return Errno(EINVAL);
+      return task.group().extras().merges_memory ? 1 : 0;
+    default: return Errno(EINVAL);
+  }
+}
+
 ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5) {
   switch (option) {
     case PR_SET_NAME: return SetName(task, a2);
@@ -170,7 +233,6 @@ ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64
     case PR_GET_TSC: TRY(task.CopyOut(UserPtr<int>(a2), int{PR_TSC_ENABLE})); return 0;
     // What the processor's counter says is always told, so turning that on changes nothing.
     case PR_SET_TSC: return a2 == PR_TSC_ENABLE ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
-    case PR_MCE_KILL_GET: return a2 != 0 || a3 != 0 || a4 != 0 || a5 != 0 ? Errno(EINVAL) : ErrnoOr<uint64_t>(PR_MCE_KILL_DEFAULT);
     // Of the events that a task has opened, which are none here: perf_event_open is not there.
     case PR_TASK_PERF_EVENTS_DISABLE:
     case PR_TASK_PERF_EVENTS_ENABLE: return 0;
@@ -182,8 +244,11 @@ ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64
     case kPrGetSpeculation:
       if (a3 != 0) return Errno(EINVAL);
       return a2 <= kLastSpeculation ? ErrnoOr<uint64_t>(kSpeculationEnabled) : Errno(ENODEV);
-    case kPrSetSpeculation: return Errno(a2 <= kLastSpeculation ? ENXIO : ENODEV);
-    default: return Errno(EINVAL);
+    case PR_SET_MM: return Errno(task.Has(CAP_SYS_RESOURCE) ? EINVAL : EPERM);  // where its parts lie is the kernel's to say
+    case kPrSetSpeculation:
+      if (a4 != 0 || a5 != 0) return Errno(EINVAL);
+      return Errno(a2 <= kLastSpeculation ? ENXIO : ENODEV);
+    default: return KeptPrctl(task, option, a2, a3, a4, a5);
   }
 }
 

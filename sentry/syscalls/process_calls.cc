@@ -55,7 +55,6 @@ ErrnoOr<uint64_t> Clone(Task& task, uint64_t flags, uint64_t stack, UserPtr<int>
   args.tls = tls;
   args.pidfd = parent_tid.address();  // clone(2): CLONE_PIDFD shares the argument
   if ((flags & CLONE_PIDFD) != 0 && (flags & CLONE_PARENT_SETTID) != 0) return Errno(EINVAL);
-  if (args.exit_signal > kNumSignals) return Errno(EINVAL);
   TRY(CheckPidFdPlace(task, args));
   return task.kernel().lifecycle().Clone(task, args);
 }

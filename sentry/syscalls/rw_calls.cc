@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "sentry/fs/userfaultfd/userfaultfd.h"
 #include "sentry/kernel/task.h"
 #include "sentry/net/socket.h"
 #include "sentry/syscalls/families.h"
@@ -42,6 +43,8 @@ Errno BlockForIo(Task& task, File& file, uint32_t events) {
 
 ErrnoOr<uint64_t> ReadFile(Task& task, File& file, Sink& sink, bool nowait) {
   TRY(AskToRead(file));
+  // sock_read_iter(): no receiving without room.
+  if (sink.remaining() == 0 && dynamic_cast<Socket*>(&file) != nullptr) return uint64_t{0};
   auto r = file.Read(task, sink);
   if (r.ok()) {
     if (*r > 0) NotifyFile(file, IN_ACCESS);
@@ -74,16 +77,29 @@ ErrnoOr<uint64_t> WriteFile(Task& task, File& file, Source& source, bool nowait)
 
 namespace {
 
+// access_ok(): a range that leaves the address space is refused as a whole, whatever part of it is there.
+ErrnoOr<void> CheckRange(uint64_t address, uint64_t size) {
+  constexpr uint64_t kTop = 0x7ffffffff000;  // TASK_SIZE_MAX
+  return size <= kTop && address <= kTop - size ? Ok() : Errno(EFAULT);
+}
+
+// rw_verify_area(): positions have a sign, but in the memory of processes.
+ErrnoOr<void> CheckEnd(const File& file, uint64_t offset, uint64_t size) {
+  int64_t end;
+  if (file.kind() == state::Kind::kProcMemFile) return Ok();
+  return __builtin_add_overflow(static_cast<int64_t>(offset), static_cast<int64_t>(size), &end) ? Errno(EINVAL) : ErrnoOr<void>();
+}
+
 ErrnoOr<uint64_t> Read(Task& task, int fd, UserPtr<void> p, uint64_t size) {
   RefPtr<File> file = TRY(ReadableFile(task, fd));
-  if (static_cast<int64_t>(size) < 0) return Errno(EFAULT);  // No range of addresses is that long (access_ok).
+  TRY(CheckRange(p.address(), size));
   UserSink sink(task, p, std::min(size, kMaxRwCount));
   return ReadFile(task, *file, sink);
 }
 
 ErrnoOr<uint64_t> Write(Task& task, int fd, UserPtr<const void> p, uint64_t size) {
   RefPtr<File> file = TRY(WritableFile(task, fd));
-  if (static_cast<int64_t>(size) < 0) return Errno(EFAULT);  // No range of addresses is that long (access_ok).
+  TRY(CheckRange(p.address(), size));
   UserSource source(task, p, std::min(size, kMaxRwCount));
   return WriteFile(task, *file, source);
 }
@@ -95,16 +111,30 @@ ErrnoOr<uint64_t> ReadFileAt(Task& task, File& file, Sink& sink, uint64_t offset
   return n;
 }
 
+// FMODE_PREAD and FMODE_PWRITE are asked for before anything else (ksys_pread64(), do_preadv()). Files that are neither read nor sought in have them.
+ErrnoOr<void> CheckHasPositions(Task& task, int fd) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  if (file->kind() == state::Kind::kPidFd || file->kind() == state::Kind::kNamespaceFile) return Errno(EINVAL);
+  auto r = file->Seek(task, 0, SEEK_CUR);
+  return r.Is(ESPIPE) ? Errno(ESPIPE) : ErrnoOr<void>();
+}
+
 ErrnoOr<uint64_t> PRead64(Task& task, int fd, UserPtr<void> p, uint64_t size, int64_t offset) {
   if (offset < 0) return Errno(EINVAL);
+  TRY(CheckHasPositions(task, fd));
   RefPtr<File> file = TRY(ReadableFile(task, fd));
+  TRY(CheckRange(p.address(), size));
+  TRY(CheckEnd(*file, static_cast<uint64_t>(offset), size));
   UserSink sink(task, p, std::min(size, kMaxRwCount));
   return ReadFileAt(task, *file, sink, static_cast<uint64_t>(offset));
 }
 
 ErrnoOr<uint64_t> PWrite64(Task& task, int fd, UserPtr<const void> p, uint64_t size, int64_t offset) {
   if (offset < 0) return Errno(EINVAL);
+  TRY(CheckHasPositions(task, fd));
   RefPtr<File> file = TRY(WritableFile(task, fd));
+  TRY(CheckRange(p.address(), size));
+  TRY(CheckEnd(*file, static_cast<uint64_t>(offset), size));
   UserSource source(task, p, std::min(size, kMaxRwCount));
   uint64_t n = TRY(file->PWrite(task, source, static_cast<uint64_t>(offset)));
   if (n > 0) NotifyFile(*file, IN_MODIFY);
@@ -132,29 +162,25 @@ ErrnoOr<void> SyncAfter(Task& task, File& file, int flags) {
 constexpr int kReadFlags = RWF_HIPRI | RWF_NOWAIT;
 constexpr int kWriteFlags = RWF_HIPRI | RWF_NOWAIT | RWF_DSYNC | RWF_SYNC | RWF_APPEND;
 
-// FMODE_PREAD and FMODE_PWRITE are asked for before the vector is looked at (do_preadv, do_pwritev).
-ErrnoOr<void> CheckHasPositions(Task& task, File& file) {
-  auto r = file.Seek(task, 0, SEEK_CUR);
-  return r.Is(ESPIPE) ? Errno(ESPIPE) : ErrnoOr<void>();
-}
-
 // The offset comes in two registers, of which x86-64 only uses the first.
 ErrnoOr<uint64_t> PReadV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t count, int64_t offset, uint64_t, int flags) {
+  if (offset < -1) return Errno(EINVAL);
+  if (offset >= 0) TRY(CheckHasPositions(task, fd));
   RefPtr<File> file = TRY(ReadableFile(task, fd));
   if ((flags & ~kReadFlags) != 0) return Errno(EOPNOTSUPP);
-  if (offset < -1) return Errno(EINVAL);
-  if (offset >= 0) TRY(CheckHasPositions(task, *file));
   UserSink sink(task, TRY(task.CopyInIovecs(p, count)));
+  if (offset >= 0) TRY(CheckEnd(*file, static_cast<uint64_t>(offset), sink.remaining()));
   if (offset == -1) return ReadFile(task, *file, sink, (flags & RWF_NOWAIT) != 0);
   return ReadFileAt(task, *file, sink, static_cast<uint64_t>(offset));
 }
 
 ErrnoOr<uint64_t> PWriteV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t count, int64_t offset, uint64_t, int flags) {
+  if (offset < -1) return Errno(EINVAL);
+  if (offset >= 0) TRY(CheckHasPositions(task, fd));
   RefPtr<File> file = TRY(WritableFile(task, fd));
   if ((flags & ~kWriteFlags) != 0) return Errno(EOPNOTSUPP);
-  if (offset < -1) return Errno(EINVAL);
-  if (offset >= 0) TRY(CheckHasPositions(task, *file));
   UserSource source(task, TRY(task.CopyInIovecs(p, count)));
+  if (offset >= 0) TRY(CheckEnd(*file, static_cast<uint64_t>(offset), source.remaining()));
   int old_flags = file->flags();
   if ((flags & RWF_APPEND) != 0) file->set_flags(old_flags | O_APPEND);
   ErrnoOr<uint64_t> r = uint64_t{0};
@@ -180,8 +206,25 @@ ErrnoOr<uint64_t> PWriteV(Task& task, int fd, UserPtr<const iovec> p, uint64_t c
   return PWriteV2(task, fd, p, count, offset, 0, 0);
 }
 
+// Files whose position is always 0, and can be asked for and set all the same (noop_llseek). They have none for pread(2).
+bool SeeksToNowhere(const File& file) {
+  using enum state::Kind;
+  switch (file.kind()) {
+    case kEventFd:
+    case kSignalFd:
+    case kTimerFd:
+    case kEpoll:
+    case kInotify:
+    case kFanotify:
+    case kUserfaultFdKind: return true;
+    default: return false;
+  }
+}
+
 ErrnoOr<uint64_t> LSeek(Task& task, int fd, int64_t offset, int whence) {
   RefPtr<File> file = TRY(task.files().Get(fd));
+  if (whence < 0 || whence > SEEK_HOLE) return Errno(EINVAL);
+  if (SeeksToNowhere(*file)) return uint64_t{0};
   return file->Seek(task, offset, whence);
 }
 

@@ -28,6 +28,7 @@ namespace {
 
 constexpr int kResetOnFork = 0x40000000;  // SCHED_RESET_ON_FORK
 constexpr int kDeadline = 6;              // SCHED_DEADLINE
+constexpr int kExt = 7;                   // SCHED_EXT, which has a range of priorities even where nobody may ask for it
 constexpr int64_t kRoundRobinSlice = 100'000'000, kFairSlice = 4'000'000;
 
 // struct sched_attr; its first version ended before the clamps.
@@ -46,6 +47,8 @@ constexpr uint64_t kFlagReset = 1, kFlagReclaim = 2, kFlagOverrun = 4, kFlagKeep
 constexpr uint64_t kFlagClamps = 0x60;
 
 bool IsRealtime(int policy) { return policy == SCHED_FIFO || policy == SCHED_RR; }
+// Those with a nice value that counts (fair_policy()).
+bool HasNice(int policy) { return policy == SCHED_OTHER || policy == SCHED_BATCH; }
 bool IsFair(int policy) { return policy == SCHED_OTHER || policy == SCHED_BATCH || policy == SCHED_IDLE; }
 
 ErrnoOr<Task*> TaskOrSelf(Task& task, int tid) {
@@ -121,6 +124,7 @@ struct Request {
   SchedAttributes sched;
   bool has_nice = false;
   int nice = 0;
+  bool clamps = false;
 };
 
 // can_nice(): RLIMIT_NICE counts from 20 (nice 20) to 40 (nice -20).
@@ -131,7 +135,7 @@ ErrnoOr<void> MaySet(const Task& task, const Task& target, const Request& r) {
   if (task.Has(CAP_SYS_NICE)) return Ok();
   const SchedAttributes& now = target.extras().sched;
   int nice = target.group().nice();
-  if (IsFair(r.sched.policy) && r.has_nice && r.nice < nice && !MayNice(target, r.nice)) return Errno(EPERM);
+  if (HasNice(r.sched.policy) && r.has_nice && r.nice < nice && !MayNice(target, r.nice)) return Errno(EPERM);
   if (IsRealtime(r.sched.policy)) {
     uint64_t limit = target.limit(RLIMIT_RTPRIO);
     if (r.sched.policy != now.policy && limit == 0) return Errno(EPERM);
@@ -148,10 +152,11 @@ ErrnoOr<uint64_t> Apply(Task& task, Task& target, const Request& r) {
   if (r.sched.priority < 0 || r.sched.priority > 99) return Errno(EINVAL);
   if (IsRealtime(r.sched.policy) != (r.sched.priority != 0)) return Errno(EINVAL);
   TRY(MaySet(task, target, r));
+  if (r.clamps) return Errno(EOPNOTSUPP);  // as without CONFIG_UCLAMP_TASK
   // No time of the host's processors can be promised: as if all of it were taken.
   if (r.sched.policy == kDeadline) return Errno(task.Has(CAP_SYS_NICE) ? EBUSY : EPERM);
   target.extras().sched = r.sched;
-  if (r.has_nice && IsFair(r.sched.policy)) target.group().set_nice(r.nice);
+  if (r.has_nice && HasNice(r.sched.policy)) target.group().set_nice(r.nice);
   return 0;
 }
 
@@ -209,6 +214,15 @@ ErrnoOr<Attr> CopyInAttr(Task& task, UserPtr<Attr> p) {
   return attr;
 }
 
+// __checkparam_dl(): runtime <= deadline <= period, and neither too little nor too much of them.
+ErrnoOr<void> CheckDeadline(const Attr& attr) {
+  constexpr uint64_t kLeastRuntime = 1024, kLeastPeriod = 100'000, kMostPeriod = uint64_t{1} << 22 << 10;  // ns
+  uint64_t period = attr.period != 0 ? attr.period : attr.deadline;
+  bool right = attr.priority == 0 && attr.deadline != 0 && attr.runtime >= kLeastRuntime && (attr.deadline >> 63) == 0 && (period >> 63) == 0 &&
+               attr.runtime <= attr.deadline && attr.deadline <= period && period >= kLeastPeriod && period <= kMostPeriod;
+  return right ? Ok() : Errno(EINVAL);
+}
+
 ErrnoOr<uint64_t> SchedSetattr(Task& task, int tid, UserPtr<Attr> p, unsigned flags) {
   if (p.is_null() || tid < 0 || flags != 0) return Errno(EINVAL);
   Attr attr = TRY(CopyInAttr(task, p));
@@ -217,7 +231,6 @@ ErrnoOr<uint64_t> SchedSetattr(Task& task, int tid, UserPtr<Attr> p, unsigned fl
     return Errno(EINVAL);
   }
   Task* target = TRY(TaskOrSelf(task, tid));
-  if ((attr.flags & kFlagClamps) != 0) return Errno(EOPNOTSUPP);  // as without CONFIG_UCLAMP_TASK
   const SchedAttributes& now = target->extras().sched;
   Request r;
   r.sched.policy = (attr.flags & kFlagKeepPolicy) != 0 ? now.policy : static_cast<int>(attr.policy);
@@ -230,6 +243,8 @@ ErrnoOr<uint64_t> SchedSetattr(Task& task, int tid, UserPtr<Attr> p, unsigned fl
     r.has_nice = true;
     r.nice = attr.nice;
   }
+  r.clamps = (attr.flags & kFlagClamps) != 0;
+  if (r.sched.policy == kDeadline && (attr.flags & kFlagKeepParams) == 0) TRY(CheckDeadline(attr));
   return Apply(task, *target, r);
 }
 
@@ -253,12 +268,12 @@ ErrnoOr<uint64_t> SchedGetattr(Task& task, int tid, UserPtr<Attr> p, unsigned si
 
 ErrnoOr<uint64_t> SchedGetPriorityMax(Task&, int policy) {
   if (IsRealtime(policy)) return 99;
-  return IsFair(policy) || policy == kDeadline ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
+  return IsFair(policy) || policy == kDeadline || policy == kExt ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
 }
 
 ErrnoOr<uint64_t> SchedGetPriorityMin(Task&, int policy) {
   if (IsRealtime(policy)) return 1;
-  return IsFair(policy) || policy == kDeadline ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
+  return IsFair(policy) || policy == kDeadline || policy == kExt ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
 }
 
 ErrnoOr<uint64_t> SchedRrGetInterval(Task& task, int tid, UserPtr<timespec> out) {

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 
+#include "sentry/fs/proc/machine.h"
 #include "sentry/ipc/ipc_namespace.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -21,7 +22,7 @@
 namespace amber {
 namespace {
 
-constexpr int kShmHugeTlb = 04000;
+constexpr int kShmHugeTlb = 04000, kShmNoReserve = 010000;
 constexpr uint32_t kShmDest = 01000, kShmLocked = 02000;  // in the mode that IPC_STAT shows
 constexpr int kShmStatAny = 15;
 
@@ -38,6 +39,8 @@ ErrnoOr<uint64_t> Shmget(Task& task, int key, uint64_t size, int flags) {
     for (const auto& [index, other] : ns.shms().all()) pages += PageUp(other->size) / kPageSize;
     uint64_t all = ns.sysctl(kSysctlShmAll), more = size / kPageSize + (size % kPageSize != 0 ? 1 : 0);
     if (pages + more < more || pages + more > all) return Errno(ENOSPC);
+    // __vm_enough_memory(): more than the machine has is refused, unless the caller means never to use it.
+    if ((flags & kShmNoReserve) == 0 && size > Machine::Get().memory_bytes) return Errno(ENOMEM);
     RefPtr<ShmSegment> segment = TRY(ShmSegment::Make(ns, size));
     segment->perm.SetCreator(task.creds(), static_cast<uint32_t>(flags));
     segment->perm.key = key;

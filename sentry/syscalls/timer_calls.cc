@@ -18,6 +18,9 @@
 namespace amber {
 namespace {
 
+// A timer that will never expire is armed all the same.
+int64_t Armed(int64_t deadline) { return std::min(deadline, kNever - 1); }
+
 itimerval ReadRealTimer(Task& task) {
   itimerval out{};
   ThreadGroup& group = task.group();
@@ -58,10 +61,10 @@ ErrnoOr<uint64_t> Setitimer(Task& task, int which, UserPtr<const itimerval> in, 
   int64_t interval = TRY(ToNanoseconds(next.it_interval));
   itimerval before = which == ITIMER_REAL ? ReadRealTimer(task) : ReadCpuTimer(task, which);
   if (which == ITIMER_REAL) {
-    task.group().ArmRealTimer(value == 0 ? kNever : DeadlineAfter(task, value), interval);
+    task.group().ArmRealTimer(value == 0 ? kNever : Armed(DeadlineAfter(task, value)), interval);
   } else {
     int64_t now = task.group().CpuTime();
-    CpuTimerOf(task, which).Set(value == 0 || value > kNever - now ? kNever : now + value, interval);
+    CpuTimerOf(task, which).Set(value == 0 ? kNever : Armed(SaturatedSum(now, value)), interval);
   }
   if (old) TRY(task.CopyOut(old, before));
   return 0;
@@ -108,7 +111,12 @@ ErrnoOr<uint64_t> TimerCreate(Task& task, int clock, UserPtr<const sigevent> eve
   }
   // Each could have a signal queued (do_timer_create() takes its place in the queue).
   if (task.group().posix_timers().all().size() >= task.limit(RLIMIT_SIGPENDING)) return Errno(EAGAIN);
-  PosixTimer& timer = task.group().posix_timers().Create();
+  PosixTimers& timers = task.group().posix_timers();
+  int wanted = timers.ids_are_chosen ? TRY(task.CopyIn(out.Cast<const int>())) : -1;
+  if (timers.ids_are_chosen && wanted < 0) return Errno(EINVAL);
+  PosixTimer* made = timers.ids_are_chosen ? timers.Restore(wanted) : &timers.Create();
+  if (made == nullptr) return Errno(EBUSY);
+  PosixTimer& timer = *made;
   timer.clock = clock;
   timer.cpu = cpu;
   timer.cpu_thread = cpu_thread;
@@ -153,9 +161,9 @@ ErrnoOr<uint64_t> TimerSettime(Task& task, int id, int flags, UserPtr<const itim
   if (value != 0 && timer->cpu) {
     int64_t now = (flags & TIMER_ABSTIME) != 0 ? 0 : task.group().posix_timers().Now(*timer);
     if (now == kNever) return Errno(ESRCH);
-    deadline = value > kNever - now ? kNever : now + value;
+    deadline = Armed(SaturatedSum(now, value));
   } else if (value != 0) {
-    deadline = (flags & TIMER_ABSTIME) != 0 ? DeadlineAt(task, timer->clock, value) : DeadlineAfter(task, value);
+    deadline = Armed((flags & TIMER_ABSTIME) != 0 ? DeadlineAt(task, timer->clock, value) : DeadlineAfter(task, value));
   }
   task.group().posix_timers().Arm(*timer, deadline, interval);
   if (old) TRY(task.CopyOut(old, before));

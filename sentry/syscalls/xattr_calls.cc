@@ -1,13 +1,16 @@
 // Extended attributes: xattr(7).
 #include <linux/capability.h>
 #include <linux/xattr.h>
+#include <netinet/in.h>
 #include <sys/inotify.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstring>
 
 #include "sentry/kernel/task.h"
+#include "sentry/net/socket.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/acl.h"
@@ -38,34 +41,45 @@ ErrnoOr<std::string> CopyInName(Task& task, UserPtr<const char> p) {
   return name;
 }
 
-// xattr_resolve_name(): a class alone is no name. cap_convert_nscap(): capabilities of files have a form.
-ErrnoOr<void> CheckForm(std::string_view name, const std::string* value) {
-  for (std::string_view prefix : {"user.", "trusted.", "security."}) {
-    if (name == prefix) return Errno(EINVAL);
-  }
-  if (value == nullptr || name != "security.capability") return Ok();
+// cap_convert_nscap(), which comes before all permissions: capabilities of files have a form, or are empty.
+ErrnoOr<void> CheckForm(std::string_view name, const std::string& value) {
+  if (value.empty() || name != "security.capability") return Ok();
   uint32_t magic = 0;
-  if (value->size() >= sizeof(magic)) memcpy(&magic, value->data(), sizeof(magic));
-  bool version2 = value->size() == XATTR_CAPS_SZ_2 && (magic & VFS_CAP_REVISION_MASK) == VFS_CAP_REVISION_2;
-  bool version3 = value->size() == XATTR_CAPS_SZ_3 && (magic & VFS_CAP_REVISION_MASK) == VFS_CAP_REVISION_3;
+  if (value.size() >= sizeof(magic)) memcpy(&magic, value.data(), sizeof(magic));
+  bool version2 = value.size() == XATTR_CAPS_SZ_2 && (magic & VFS_CAP_REVISION_MASK) == VFS_CAP_REVISION_2;
+  bool version3 = value.size() == XATTR_CAPS_SZ_3 && (magic & VFS_CAP_REVISION_MASK) == VFS_CAP_REVISION_3;
   return version2 || version3 ? Ok() : Errno(EINVAL);
 }
 
-// xattr_permission(): who may touch which class of names.
+// xattr_resolve_name(), after them: a class alone is no name.
+ErrnoOr<void> CheckClass(std::string_view name) {
+  for (std::string_view prefix : {"user.", "trusted.", "security."}) {
+    if (name == prefix) return Errno(EINVAL);
+    if (name.starts_with(prefix)) return Ok();
+  }
+  return Errno(EOPNOTSUPP);
+}
+
+// xattr_permission(): who may touch which class of names. A class that nobody knows is asked for like any other, and then refused.
 ErrnoOr<void> CheckName(Task& task, const VfsPath& place, std::string_view name, bool write) {
   if (write && place.mount->read_only()) return Errno(EROFS);
   const Inode& inode = *place.inode();
   if (name.starts_with("security.")) {
-    if (!write) return Ok();
     int capability = name == "security.capability" ? CAP_SETFCAP : CAP_SYS_ADMIN;
-    return task.Has(capability) ? Ok() : Errno(EPERM);
+    if (write && !task.Has(capability)) return Errno(EPERM);
+    return CheckClass(name);
   }
   if (name.starts_with("system.")) return Errno(EOPNOTSUPP);
-  if (name.starts_with("trusted.")) return task.Has(CAP_SYS_ADMIN) ? Ok() : Errno(write ? EPERM : ENODATA);
-  if (!name.starts_with("user.")) return Errno(EOPNOTSUPP);
-  if (!inode.IsRegular() && !inode.IsDir()) return Errno(write ? EPERM : ENODATA);
-  if (write && inode.IsDir() && (inode.attr().mode & S_ISVTX) != 0) TRY(CheckOwner(task.creds(), inode));
-  return CheckPermission(task.creds(), inode, write ? kMayWrite : kMayRead);
+  if (name.starts_with("trusted.")) {
+    if (!task.Has(CAP_SYS_ADMIN)) return Errno(write ? EPERM : ENODATA);
+    return CheckClass(name);
+  }
+  if (name.starts_with("user.")) {
+    if (!inode.IsRegular() && !inode.IsDir()) return Errno(write ? EPERM : ENODATA);
+    if (write && inode.IsDir() && (inode.attr().mode & S_ISVTX) != 0) TRY(CheckOwner(task.creds(), inode));
+  }
+  TRY(CheckPermission(task.creds(), inode, write ? kMayWrite : kMayRead));
+  return CheckClass(name);
 }
 
 // Access control lists: do_get_acl(), do_set_acl() and vfs_remove_acl().
@@ -83,8 +97,8 @@ ErrnoOr<uint64_t> ChangeAcl(Task& task, const VfsPath& place, std::string_view n
   if (bytes != nullptr && !bytes->empty()) acl = TRY(Acl::Parse(*bytes, task.creds().user_ns.get()));
   if (place.mount->read_only()) return Errno(EROFS);
   if (!inode.takes_acls()) return Errno(EOPNOTSUPP);
-  TRY(CheckOwner(task.creds(), inode));
   if (name == kDefaultAcl && !inode.IsDir()) return acl ? ErrnoOr<uint64_t>(Errno(EACCES)) : ErrnoOr<uint64_t>(uint64_t{0});
+  TRY(CheckOwner(task.creds(), inode));
   TRY(SetAcl(ContextOf(task), inode, name, std::move(acl)));
   NotifyEntry(*place.dentry, IN_ATTRIB);
   return uint64_t{0};
@@ -100,21 +114,34 @@ ErrnoOr<uint64_t> CopyOutSized(Task& task, uint64_t address, uint64_t size, cons
 ErrnoOr<uint64_t> Get(Task& task, const VfsPath& place, UserPtr<const char> name_p, UserPtr<void> value, uint64_t size) {
   std::string name = TRY(CopyInName(task, name_p));
   if (IsAclName(name)) return CopyOutSized(task, value.address(), size, TRY(GetAclBytes(task, *place.inode(), name)));
-  TRY(CheckForm(name, nullptr));
   TRY(CheckName(task, place, name, false));
-  return CopyOutSized(task, value.address(), size, TRY(place.inode()->GetXattr(name)));
+  std::string bytes = TRY(place.inode()->GetXattr(name));
+  // cap_inode_getsecurity(): what has not the form of capabilities is none.
+  if (name == "security.capability" && bytes.empty()) return Errno(EINVAL);
+  return CopyOutSized(task, value.address(), size, bytes);
 }
 
-ErrnoOr<uint64_t> Set(Task& task, const VfsPath& place, UserPtr<const char> name_p, UserPtr<const void> value, uint64_t size, int flags) {
+// setxattr_copy(): looked at before the path is.
+struct NewValue {
+  std::string name, bytes;
+  int flags = 0;
+};
+ErrnoOr<NewValue> CopyInValue(Task& task, UserPtr<const char> name, UserPtr<const void> value, uint64_t size, int flags) {
   if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) != 0) return Errno(EINVAL);
-  std::string name = TRY(CopyInName(task, name_p));
+  NewValue next{TRY(CopyInName(task, name)), "", flags};
   if (size > kSizeMax) return Errno(E2BIG);
-  std::string bytes(size, '\0');
-  TRY(task.CopyInBytes(value.address(), bytes.data(), size));
+  next.bytes.assign(size, '\0');
+  TRY(task.CopyInBytes(value.address(), next.bytes.data(), size));
+  return next;
+}
+
+ErrnoOr<uint64_t> Set(Task& task, const VfsPath& place, const NewValue& next) {
+  const std::string& name = next.name;
+  const std::string& bytes = next.bytes;
   if (IsAclName(name)) return ChangeAcl(task, place, name, &bytes);
-  TRY(CheckForm(name, &bytes));
+  TRY(CheckForm(name, bytes));
   TRY(CheckName(task, place, name, true));
-  TRY(place.inode()->SetXattr(name, bytes, flags));
+  TRY(place.inode()->SetXattr(name, bytes, next.flags));
   NotifyEntry(*place.dentry, IN_ATTRIB);
   return uint64_t{0};
 }
@@ -132,7 +159,6 @@ ErrnoOr<uint64_t> List(Task& task, const VfsPath& place, UserPtr<char> out, uint
 ErrnoOr<uint64_t> Remove(Task& task, const VfsPath& place, UserPtr<const char> name_p) {
   std::string name = TRY(CopyInName(task, name_p));
   if (IsAclName(name)) return ChangeAcl(task, place, name, nullptr);
-  TRY(CheckForm(name, nullptr));
   TRY(CheckName(task, place, name, true));
   TRY(place.inode()->RemoveXattr(name));
   NotifyEntry(*place.dentry, IN_ATTRIB);
@@ -140,8 +166,33 @@ ErrnoOr<uint64_t> Remove(Task& task, const VfsPath& place, UserPtr<const char> n
 }
 
 // What pipes, sockets and their like answer: they are neither files nor folders (xattr_permission()).
-ErrnoOr<uint64_t> OfUnnamed(Task& task, UserPtr<const char> name, int error) {
-  return Errno(TRY(CopyInName(task, name)).starts_with("user.") ? error : EOPNOTSUPP);
+Errno OfUnnamed(std::string_view name, int error) { return Errno(name.starts_with("user.") ? error : EOPNOTSUPP); }
+
+// What a socket has all the same: the name of its protocol (sockfs_xattr_get()).
+constexpr std::string_view kProtocolName = "system.sockprotoname";
+
+std::string ProtocolName(const Socket& socket) {
+  if (socket.family() == AF_UNIX) return socket.type() == SOCK_DGRAM ? "UNIX" : "UNIX-STREAM";
+  if (socket.family() == AF_NETLINK) return "NETLINK";
+  if (socket.family() == AF_PACKET) return "PACKET";
+  std::string version = socket.family() == AF_INET6 ? "v6" : "";
+  if (socket.type() == SOCK_STREAM) return "TCP" + version;
+  if (socket.type() == SOCK_RAW) return "RAW" + version;
+  switch (socket.protocol()) {
+    case IPPROTO_UDPLITE: return version.empty() ? "UDP-Lite" : "UDPLITEv6";
+    case IPPROTO_ICMP:
+    case IPPROTO_ICMPV6: return "PING" + version;
+    default: return "UDP" + version;
+  }
+}
+
+ErrnoOr<uint64_t> GetOfUnnamed(Task& task, int fd, UserPtr<const char> name_p, UserPtr<void> value, uint64_t size) {
+  std::string name = TRY(CopyInName(task, name_p));
+  auto* socket = dynamic_cast<Socket*>(TRY(task.files().Get(fd)).get());
+  if (socket == nullptr || name != kProtocolName) return OfUnnamed(name, ENODATA);
+  std::string protocol(ProtocolName(*socket));
+  protocol += '\0';
+  return CopyOutSized(task, value.address(), size, protocol);
 }
 
 ErrnoOr<uint64_t> GetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<void> value, uint64_t size) {
@@ -152,19 +203,22 @@ ErrnoOr<uint64_t> LGetXattr(Task& task, UserPtr<const char> path, UserPtr<const 
 }
 ErrnoOr<uint64_t> FGetXattr(Task& task, int fd, UserPtr<const char> name, UserPtr<void> value, uint64_t size) {
   auto place = PlaceOf(task, fd);
-  if (place.Is(EOPNOTSUPP)) return OfUnnamed(task, name, ENODATA);
+  if (place.Is(EOPNOTSUPP)) return GetOfUnnamed(task, fd, name, value, size);
   return Get(task, TRY(std::move(place)), name, value, size);
 }
 ErrnoOr<uint64_t> SetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<const void> value, uint64_t size, int flags) {
-  return Set(task, TRY(PlaceOf(task, path, true)), name, value, size, flags);
+  NewValue next = TRY(CopyInValue(task, name, value, size, flags));
+  return Set(task, TRY(PlaceOf(task, path, true)), next);
 }
 ErrnoOr<uint64_t> LSetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<const void> value, uint64_t size, int flags) {
-  return Set(task, TRY(PlaceOf(task, path, false)), name, value, size, flags);
+  NewValue next = TRY(CopyInValue(task, name, value, size, flags));
+  return Set(task, TRY(PlaceOf(task, path, false)), next);
 }
 ErrnoOr<uint64_t> FSetXattr(Task& task, int fd, UserPtr<const char> name, UserPtr<const void> value, uint64_t size, int flags) {
+  NewValue next = TRY(CopyInValue(task, name, value, size, flags));
   auto place = PlaceOf(task, fd);
-  if (place.Is(EOPNOTSUPP)) return OfUnnamed(task, name, EPERM);
-  return Set(task, TRY(std::move(place)), name, value, size, flags);
+  if (place.Is(EOPNOTSUPP)) return OfUnnamed(next.name, EPERM);
+  return Set(task, TRY(std::move(place)), next);
 }
 ErrnoOr<uint64_t> ListXattr(Task& task, UserPtr<const char> path, UserPtr<char> out, uint64_t size) {
   return List(task, TRY(PlaceOf(task, path, true)), out, size);
@@ -172,14 +226,24 @@ ErrnoOr<uint64_t> ListXattr(Task& task, UserPtr<const char> path, UserPtr<char> 
 ErrnoOr<uint64_t> LListXattr(Task& task, UserPtr<const char> path, UserPtr<char> out, uint64_t size) {
   return List(task, TRY(PlaceOf(task, path, false)), out, size);
 }
-ErrnoOr<uint64_t> FListXattr(Task& task, int fd, UserPtr<char> out, uint64_t size) { return List(task, TRY(PlaceOf(task, fd)), out, size); }
+ErrnoOr<uint64_t> FListXattr(Task& task, int fd, UserPtr<char> out, uint64_t size) {
+  RefPtr<File> file = TRY(task.files().Get(fd));
+  if (file->path() != nullptr) return List(task, *file->path(), out, size);
+  std::string all;
+  if (dynamic_cast<Socket*>(file.get()) != nullptr) all = std::string(kProtocolName) + '\0';
+  return CopyOutSized(task, out.address(), size, all);
+}
 ErrnoOr<uint64_t> RemoveXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name) {
   return Remove(task, TRY(PlaceOf(task, path, true)), name);
 }
 ErrnoOr<uint64_t> LRemoveXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name) {
   return Remove(task, TRY(PlaceOf(task, path, false)), name);
 }
-ErrnoOr<uint64_t> FRemoveXattr(Task& task, int fd, UserPtr<const char> name) { return Remove(task, TRY(PlaceOf(task, fd)), name); }
+ErrnoOr<uint64_t> FRemoveXattr(Task& task, int fd, UserPtr<const char> name) {
+  auto place = PlaceOf(task, fd);
+  if (place.Is(EOPNOTSUPP)) return OfUnnamed(TRY(CopyInName(task, name)), EPERM);
+  return Remove(task, TRY(std::move(place)), name);
+}
 
 // The calls of Linux 6.13: a descriptor, flags, and value, size and flags in a structure.
 struct XattrArgs {
@@ -217,7 +281,8 @@ ErrnoOr<XattrArgs> CopyInArgs(Task& task, UserPtr<const XattrArgs> p, uint64_t s
 ErrnoOr<uint64_t> SetXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<const char> name, UserPtr<const XattrArgs> p,
                              uint64_t size) {
   XattrArgs args = TRY(CopyInArgs(task, p, size));
-  return Set(task, TRY(PlaceOf(task, dirfd, path, at_flags)), name, UserPtr<const void>(args.value), args.size, static_cast<int>(args.flags));
+  NewValue next = TRY(CopyInValue(task, name, UserPtr<const void>(args.value), args.size, static_cast<int>(args.flags)));
+  return Set(task, TRY(PlaceOf(task, dirfd, path, at_flags)), next);
 }
 ErrnoOr<uint64_t> GetXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<const char> name, UserPtr<const XattrArgs> p,
                              uint64_t size) {

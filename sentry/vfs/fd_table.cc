@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "sentry/vfs/file_owner.h"
 #include "sentry/vfs/vfs.pb.h"
 
 namespace amber {
@@ -75,7 +76,7 @@ void FdTable::RemoveIf(Task& task, const std::function<bool(int, bool)>& which) 
     if (static_cast<size_t>(fd) >= entries_.size() || !entries_[fd].file) continue;
     if (!which(fd, entries_[fd].close_on_exec)) continue;
     auto file = Remove(fd);
-    if (file.ok()) (*file)->OnClose(task);
+    if (file.ok()) TellClosed(**file, task);
   }
 }
 

@@ -82,6 +82,7 @@ void FileLocks::ReleaseAll(const state::Saveable* owner) {
 }
 
 void FileLocks::Save(state::Saver& saver, vfs_state::Inode* out) const {
+  out->set_write_hint(write_hint);
   for (const FileLock& l : locks_) {
     auto* m = out->add_locks();
     m->set_kind(static_cast<uint32_t>(l.kind));
@@ -115,7 +116,7 @@ void FileLocks::Confirm(const state::Saveable& owner) {
 }
 
 std::string SaveLocks(const FileLocks& locks, state::Saver& saver) {
-  if (locks.empty()) return "";
+  if (locks.empty() && locks.write_hint == 0) return "";
   vfs_state::Inode m;
   locks.Save(saver, &m);
   return m.SerializeAsString();
@@ -127,6 +128,8 @@ bool LoadLocks(state::Loader& loader, const std::string& bytes, FileLocks* locks
 }
 
 bool FileLocks::Load(state::Loader& loader, const vfs_state::Inode& m) {
+  if (m.write_hint() > kLastWriteHint) return loader.Fail("a file's hint makes no sense");
+  write_hint = static_cast<uint8_t>(m.write_hint());
   for (const auto& l : m.locks()) {
     if (l.kind() == kLease) {
       File* owner = loader.Get<File>(l.owner());

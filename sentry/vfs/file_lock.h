@@ -20,6 +20,8 @@ namespace vfs_state {
 class Inode;
 }
 
+inline constexpr uint8_t kLastWriteHint = 5;  // RWH_WRITE_LIFE_EXTREME
+
 enum class LockKind : uint8_t { kPosix = 1, kOfd = 2, kFlock = 3 };
 
 struct FileLock {
@@ -44,6 +46,8 @@ class FileLocks {
   bool empty() const { return locks_.empty(); }
   const std::vector<FileLock>& all() const { return locks_; }
   WaitQueue& queue() { return queue_; }
+  // F_SET_RW_HINT: how long what is written will live (RWH_WRITE_LIFE_*). Kept and told.
+  uint8_t write_hint = 0;
   std::vector<Lease>& leases() {
     std::erase_if(leases_, [](const Lease& l) { return !l.confirmed; });
     return leases_;

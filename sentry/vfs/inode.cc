@@ -28,7 +28,8 @@ ErrnoOr<void> Inode::LookupAhead(const VfsContext& ctx, std::span<const std::str
   return Ok();
 }
 
-ErrnoOr<RefPtr<Inode>> Inode::Make(const VfsContext&, std::string_view, const NewNode&) { return Errno(EPERM); }
+// vfs_create() where there is no operation; vfs_mkdir() and its like.
+ErrnoOr<RefPtr<Inode>> Inode::Make(const VfsContext&, std::string_view, const NewNode& node) { return Errno(S_ISREG(node.mode) ? EACCES : EPERM); }
 ErrnoOr<RefPtr<Inode>> Inode::MakeUnnamed(const VfsContext&, const NewNode&) { return Errno(EOPNOTSUPP); }
 ErrnoOr<void> Inode::Link(const VfsContext&, std::string_view, Inode&) { return Errno(EPERM); }
 ErrnoOr<void> Inode::Unlink(const VfsContext&, std::string_view, Inode&) { return Errno(EPERM); }

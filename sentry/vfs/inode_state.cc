@@ -21,7 +21,7 @@ bool Inode::LoadBase(state::Loader& loader, std::string_view bytes) {
   if (fs_ == nullptr) return false;
   attr_ = LoadAttr(m.attr());
   if ((attr_.mode & S_IFMT) == 0) return loader.Fail("an inode has no type");
-  if (m.locks_size() > 0 && !locks().Load(loader, m)) return false;
+  if ((m.locks_size() > 0 || m.write_hint() != 0) && !locks().Load(loader, m)) return false;
   if (m.special() != 0) special_ = RefPtr<SpecialState>(loader.Get<SpecialState>(m.special()));
   return true;
 }

@@ -78,6 +78,11 @@ ErrnoOr<void> SetLease(Task& task, File& file, int fd, int type) {
   FileLocks* locks = inode.locks_if_any();
   if (locks == nullptr || std::erase_if(locks->leases(), [&](const Lease& l) { return l.owner == &file; }) == 0) return Errno(EAGAIN);
   locks->queue().Notify(POLLIN);
+  // lease_modify(): nobody is told any more.
+  if (SigioOwner* owner = SigioOwner::Of(file, false)) {
+    owner->SetOwner(task, SigioOwner::Kind::kProcess, 0);
+    owner->set_signo(0);
+  }
   return Ok();
 }
 

@@ -11,11 +11,13 @@
 #include "sentry/vfs/new_name.h"
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
+#include "sentry/vfs/pseudo.h"
 #include "sentry/vfs/regular_file.h"
 #include "sentry/vfs/restrict.h"
 #include "sentry/vfs/served.h"
 #include "sentry/vfs/special.h"
 #include "sentry/vfs/vfs_file.h"
+#include "sentry/vfs/want_write.h"
 
 namespace amber {
 namespace {
@@ -26,6 +28,10 @@ int KeptFlags(int flags) { return (flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_TRU
 
 ErrnoOr<RefPtr<File>> OpenInode(const VfsContext& ctx, const VfsPath& path, int flags) {
   // Terminals want to know O_NOCTTY; no open file shows it.
+  // do_dentry_open() says so once the file is open; nobody sees that.
+  const Inode& inode = *path.inode();
+  bool direct = S_ISFIFO(inode.type()) || S_ISBLK(inode.type()) || (inode.IsRegular() && !IsPseudo(path.mount->fs()));
+  if ((flags & O_DIRECT) != 0 && !direct) return Errno(EINVAL);
   RefPtr<File> file = TRY(path.inode()->Open(ctx, path, KeptFlags(flags) | (flags & O_NOCTTY)));
   file->set_flags(file->flags() & ~O_NOCTTY);
   // Of these rights the file keeps what its opener had (hook_file_open()).
@@ -70,8 +76,9 @@ ErrnoOr<RefPtr<File>> OpenUnnamed(const VfsContext& ctx, const VfsPath& start, s
 
 // One round of open with O_CREAT: `p` is where the name should be. Sets `link` if a symbolic link must be followed.
 ErrnoOr<RefPtr<File>> OpenOrCreate(const VfsContext& ctx, const ResolvedParent& p, const OpenHow& how, RefPtr<Inode>* link) {
-  if (p.name.empty() || p.trailing_slash) return Errno(EISDIR);
   bool exclusive = (how.flags & O_EXCL) != 0;
+  if (p.name.empty() && exclusive) return Errno(EEXIST);
+  if (p.name.empty() || p.trailing_slash) return Errno(EISDIR);
   auto make = [&](Dentry& name) { return MakeChild(ctx, p.dir, name, {.mode = S_IFREG | (how.mode & 07777), .umask = how.umask}); };
   RefPtr<Dentry> child = exclusive ? nullptr : TRY(LookupChild(ctx, p.dir, p.name));
   if (exclusive || child->negative()) {
@@ -82,7 +89,9 @@ ErrnoOr<RefPtr<File>> OpenOrCreate(const VfsContext& ctx, const ResolvedParent& 
       TRY(make(*child));
     }
     TRY(CheckOpenRights(ctx, {p.dir.mount, child}, how.flags));
-    return OpenInode(ctx, {p.dir.mount, std::move(child)}, how.flags);
+    RefPtr<File> file = TRY(OpenInode(ctx, {p.dir.mount, std::move(child)}, how.flags));
+    if (auto* placed = dynamic_cast<VfsFile*>(file.get())) placed->set_created();
+    return file;
   }
   VfsPath place{p.dir.mount, std::move(child)};
   if (place.dentry->mounts_here > 0 && place.mount->ns() != nullptr) place.mount->ns()->CrossDown(&place);
@@ -131,9 +140,13 @@ ErrnoOr<RefPtr<File>> OpenPlace(const VfsContext& ctx, const VfsPath& path, int 
   if (inode.IsDir() && (may & kMayWrite) != 0) return Errno(EISDIR);
   bool device = S_ISCHR(inode.type()) || S_ISBLK(inode.type());
   if (device && (path.mount->flags() & MS_NODEV) != 0) return Errno(EACCES);
-  TRY(CheckPermission(*ctx.creds, path, may));
+  bool writes = inode.IsRegular() && (may & kMayWrite) != 0;
+  if (writes && (flags & O_TRUNC) != 0) TRY(WantWrite(*path.mount));
+  // A file system that cannot be written says so first (sb_permission()), a mount that may not be written last (do_dentry_open()).
+  TRY(path.mount->fs().read_only() ? CheckPermission(*ctx.creds, path, may) : CheckPermission(*ctx.creds, inode, may));
   if ((flags & O_NOATIME) != 0) TRY(CheckOwner(*ctx.creds, inode));
-  if (inode.IsRegular() && (may & kMayWrite) != 0 && inode.deny_write > 0) return Errno(ETXTBSY);
+  if (writes && inode.deny_write > 0) return Errno(ETXTBSY);
+  if (writes) TRY(WantWrite(*path.mount));
   TRY(CheckOpenRights(ctx, path, flags));
   if (inode.IsRegular()) TRY(BreakLeases(ctx, inode, flags));
   // A file that this call has made itself is not asked for: it holds nothing.

@@ -118,6 +118,8 @@ ErrnoOr<void> LinkAt(const VfsContext& ctx, const VfsPath& target, const VfsPath
   RefPtr<Dentry> d = TRY(LookupChild(ctx, p.dir, p.name));
   if (!d->negative()) return Errno(EEXIST);
   if (p.trailing_slash) return Errno(ENOENT);
+  // Of what is not there /proc keeps no name that could become something (proc_lookup_de()).
+  if (p.dir.inode()->fs().type_name() == std::string_view("proc")) return Errno(ENOENT);
   TRY(WantWrite(*p.dir.mount));
   if (target.mount != p.dir.mount) return Errno(EXDEV);
   TRY(MayCreate(ctx, p.dir));
@@ -139,20 +141,25 @@ struct RenameEnds {
   RefPtr<Dentry> source, target;  // target may be negative
 };
 
-ErrnoOr<void> CheckRenameKinds(const RenameEnds& e, uint32_t flags) {
+// In the order of do_renameat2(): what is there, then trailing slashes, then who is above whom.
+ErrnoOr<void> CheckRenameNames(const RenameEnds& e, uint32_t flags) {
   const Inode& moved = *e.source->inode();
   bool exchange = (flags & RENAME_EXCHANGE) != 0;
+  if ((flags & RENAME_NOREPLACE) != 0 && !e.target->negative()) return Errno(EEXIST);
+  if (exchange && e.target->negative()) return Errno(ENOENT);
+  if (exchange && e.to.trailing_slash && !e.target->inode()->IsDir()) return Errno(ENOTDIR);
   if (!moved.IsDir() && (e.from.trailing_slash || (!exchange && e.to.trailing_slash))) return Errno(ENOTDIR);
   if (e.source->IsBelow(*e.to.dir.dentry) && e.to.dir.dentry->IsBelow(*e.source)) return Errno(EINVAL);
   if (e.to.dir.dentry->IsBelow(*e.source)) return Errno(EINVAL);
   if (e.from.dir.dentry->IsBelow(*e.target)) return Errno(exchange ? EINVAL : ENOTEMPTY);
+  return Ok();
+}
+
+// may_delete()'s last question, and vfs_rename()'s first.
+ErrnoOr<void> CheckRenameKinds(const RenameEnds& e, uint32_t flags) {
+  const Inode& moved = *e.source->inode();
   if (e.source->mounts_here > 0 || e.target->mounts_here > 0) return Errno(EBUSY);
-  if (e.target->negative()) return exchange ? ErrnoOr<void>(Errno(ENOENT)) : Ok();
-  if ((flags & RENAME_NOREPLACE) != 0) return Errno(EEXIST);
-  if (exchange) {
-    if (e.to.trailing_slash && !e.target->inode()->IsDir()) return Errno(ENOTDIR);
-    return Ok();
-  }
+  if (e.target->negative() || (flags & RENAME_EXCHANGE) != 0) return Ok();
   if (moved.IsDir() && !e.target->inode()->IsDir()) return Errno(ENOTDIR);
   if (!moved.IsDir() && e.target->inode()->IsDir()) return Errno(EISDIR);
   return Ok();
@@ -203,9 +210,10 @@ ErrnoOr<void> RenameAt(const VfsContext& ctx, const VfsPath& old_start, std::str
   if (e.from.dir.dentry == e.to.dir.dentry && e.from.name == e.to.name) e.source = e.target;
   if (e.source->negative()) return Errno(ENOENT);
   if (e.target->negative() && e.to.dir.dentry->unlinked()) return Errno(ENOENT);
-  TRY(CheckRenameKinds(e, flags));
+  TRY(CheckRenameNames(e, flags));
   if (e.source->inode() == e.target->inode()) return Ok();
   TRY(CheckRenamePermissions(ctx, e, flags));
+  TRY(CheckRenameKinds(e, flags));
   bool swaps = (flags & RENAME_EXCHANGE) != 0;
   TRY(CheckReferral(ctx, {.old_dir = e.from.dir, .moved = *e.source, .new_dir = e.to.dir, .replaced = e.target.get(), .exchange = swaps}));
   TRY(e.from.dir.inode()->Rename(ctx, e.from.name, *e.source->inode(), *e.to.dir.inode(), e.to.name, e.target->inode(), flags));

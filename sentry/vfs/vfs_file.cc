@@ -100,6 +100,7 @@ std::string VfsFile::SaveOpenFile(state::Saver& saver, uint64_t position, uint64
   m.set_data_inode(data_inode);
   m.set_extra(std::move(extra));
   m.set_lost_rights(lost_rights_);
+  m.set_created(created_);
   return m.SerializeAsString();
 }
 
@@ -107,6 +108,7 @@ bool VfsFile::LoadOpenFile(state::Loader& loader, std::string_view bytes, vfs_st
   if (!out->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
   set_flags(out->flags());
   lost_rights_ = out->lost_rights();
+  created_ = out->created();
   return LoadPath(loader, out->path(), &path_);
 }
 

@@ -27,6 +27,9 @@ class VfsFile : public File {
   // What the file may not be used for, as its opener had no right to it (restrict.h).
   void set_lost_rights(uint64_t rights) { lost_rights_ = rights; }
   bool lacks(uint64_t right) const { return (lost_rights_ & right) != 0; }
+  // The call that opened it made it (FMODE_CREATED).
+  void set_created() { created_ = true; }
+  bool created() const { return created_; }
   // Drops the POSIX locks of the task's descriptor table.
   void OnClose(Task& task) override;
 
@@ -44,6 +47,7 @@ class VfsFile : public File {
  private:
   VfsPath path_;
   uint64_t lost_rights_ = 0;
+  bool created_ = false;
   bool counted_as_writer_ = false;
   bool denies_writing_ = false;  // not saved: a restore says it again
 };

@@ -9,20 +9,13 @@
 #include "sentry/fs/mountfd/mountfd.pb.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
+#include "sentry/vfs/reconfigure.h"
 #include "sentry/vfs/vfs.pb.h"
 
 namespace amber {
 namespace {
 
 constexpr size_t kMaxLog = 8, kMaxOptions = 256;
-
-// Options that every file system takes (vfs_parse_sb_flag()); but for ro and rw they have no effect here.
-bool IsCommonFlag(const std::string& key) {
-  for (const char* known : {"ro", "rw", "sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand"}) {
-    if (key == known) return true;
-  }
-  return false;
-}
 
 }  // namespace
 
@@ -40,7 +33,7 @@ Errno FsConfigFile::Failure(int error, std::string message) {
 
 ErrnoOr<void> FsConfigFile::Set(Task& task, const std::string& key, const std::string* value) {
   if (phase_ != Phase::kDescribing && phase_ != Phase::kReconfiguring) return Errno(EBUSY);
-  if (value == nullptr && IsCommonFlag(key)) {
+  if (value == nullptr && IsCommonMountFlag(key)) {
     if (key == "ro" || key == "rw") read_only_ = key == "ro";
     return Ok();
   }
@@ -80,6 +73,7 @@ ErrnoOr<void> FsConfigFile::Reconfigure(Task& task) {
   // The file system itself is its owner's alone (vfs_fsconfig_locked()).
   const UserNamespace* mine = task.creds().user_ns.get();
   if (!task.creds().HasOwn(CAP_SYS_ADMIN) || (mine != nullptr && !fs_->owned_within(mine))) return Errno(EPERM);
+  if (auto* changeable = dynamic_cast<Reconfigurable*>(fs_.get())) TRY(changeable->Reconfigure(task, options_));
   fs_->set_read_only(read_only_);
   options_.clear();
   return Ok();

@@ -15,6 +15,7 @@
 #include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/time_namespace.h"
@@ -114,12 +115,31 @@ ErrnoOr<std::string> CgroupPath(Task& reader, Task* target) {
   return "0::" + group.PathFrom(Cgroup::RootFor(reader)) + (group.removed() ? " (deleted)\n" : "\n");
 }
 
+// strstrip() and kstrtoint() with the base that the digits tell. What is beyond a number is ERANGE, what is beyond `low` and `high` EINVAL.
 ErrnoOr<int> ParseInt(std::string_view text, int low, int high) {
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\n')) text.remove_suffix(1);
-  int value = 0;
+  auto is_space = [](char c) { return isspace(static_cast<unsigned char>(c)) != 0; };
+  while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
+  while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
+  std::string digits(text);
+  size_t sign = digits.starts_with('-') || digits.starts_with('+') ? 1 : 0;
+  if (digits.size() <= sign || !isdigit(static_cast<unsigned char>(digits[sign]))) return Errno(EINVAL);
+  char* end = nullptr;
+  errno = 0;
+  long value = strtol(digits.c_str(), &end, 0);
+  if (*end != '\0') return Errno(EINVAL);
+  if (errno != 0 || value < INT32_MIN || value > INT32_MAX) return Errno(ERANGE);
+  if (value < low || value > high) return Errno(EINVAL);
+  return static_cast<int>(value);
+}
+
+// kstrtouint() with base 10: no spaces, a plus sign at most.
+ErrnoOr<uint32_t> ParseUnsigned(std::string_view text) {
+  if (text.starts_with('+')) text.remove_prefix(1);
+  uint64_t value = 0;
   auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < low || value > high) return Errno(EINVAL);
-  return value;
+  if (error == std::errc::invalid_argument || end != text.data() + text.size()) return Errno(EINVAL);
+  if (error != std::errc() || value > UINT32_MAX) return Errno(ERANGE);
+  return static_cast<uint32_t>(value);
 }
 
 ErrnoOr<void> ChangeOomScore(Task& writer, Task* target, int value) {
@@ -137,7 +157,47 @@ ErrnoOr<void> SetOomAdj(Task& writer, Task* target, std::string_view text) {
 }
 ErrnoOr<std::string> OomScore(Task&, Task* target) { return std::to_string(std::max(0, 666 + target->group().oom_score_adj() * 2 / 3)) + "\n"; }
 
-ErrnoOr<std::string> LoginUid(Task&, Task*) { return std::string("4294967295"); }
+// Who logged in, and which login it was: unset until somebody says so, of himself, and then another's only by who controls the audit
+// (audit_set_loginuid()).
+ErrnoOr<std::string> LoginUid(Task& reader, Task* target) {
+  uint32_t uid = target->extras().login_uid;
+  return std::to_string(uid == UINT32_MAX ? uid : ShownUid(reader.creds().user_ns.get(), uid));
+}
+ErrnoOr<std::string> LoginSession(Task&, Task* target) { return std::to_string(target->extras().login_session); }
+ErrnoOr<void> SetLoginUid(Task& writer, Task* target, std::string_view text) {
+  static uint32_t last_session = 0;
+  if (&writer != target) return Errno(EPERM);
+  uint32_t uid = TRY(ParseUnsigned(text));
+  if (uid != UINT32_MAX && (uid = ToKernelUid(writer.creds().user_ns.get(), uid)) == UserNamespace::kInvalidId) return Errno(EINVAL);
+  TaskExtras& extras = target->extras();
+  if (extras.login_uid != UINT32_MAX && !writer.Has(CAP_AUDIT_CONTROL)) return Errno(EPERM);
+  extras.login_uid = uid;
+  extras.login_session = uid == UINT32_MAX ? UINT32_MAX : ++last_session;
+  return Ok();
+}
+
+// --- what a kernel without security modules that have attributes says of them ---
+
+ErrnoOr<std::string> NoAttribute(Task&, Task*) { return Errno(EINVAL); }
+ErrnoOr<void> SetNoAttribute(Task&, Task*, std::string_view) { return Errno(EINVAL); }
+
+// show_timer()
+ErrnoOr<std::string> Timers(Task&, Task* target) {
+  std::string out;
+  for (const auto& [id, timer] : target->group().posix_timers().all()) {
+    bool of_thread = timer->notify == SIGEV_THREAD_ID;
+    const char* how = timer->notify == SIGEV_NONE ? "none" : timer->notify == SIGEV_THREAD ? "thread" : "signal";
+    AppendFormat(&out, "ID: %d\nsignal: %d/%016llx\nnotify: %s/%s.%d\nClockID: %d\n", id, timer->signo, static_cast<unsigned long long>(timer->value),
+                 how, of_thread ? "tid" : "pid", of_thread ? timer->thread_id : ProcTerms::Now().IdOf(target->group()), timer->clock);
+  }
+  return out;
+}
+
+ErrnoOr<std::string> MergedPages(Task&, Task*) { return std::string("0\n"); }
+ErrnoOr<std::string> MergeStat(Task&, Task* target) {
+  std::string any = target->group().extras().merges_memory ? "yes" : "no";
+  return "ksm_rmap_items 0\nksm_zero_pages 0\nksm_merging_pages 0\nksm_process_profit 0\nksm_merge_any: " + any + "\nksm_mergeable: " + any + "\n";
+}
 
 // --- user namespaces ---
 
@@ -169,7 +229,11 @@ ErrnoOr<void> SetSetGroups(Task& writer, Task* target, std::string_view text) {
 ErrnoOr<std::string> ProjectIdMap(Task&, Task*) { return std::string("         0          0 4294967295\n"); }
 ErrnoOr<std::string> ZeroNoNewline(Task&, Task*) { return std::string("0"); }
 ErrnoOr<std::string> Empty(Task&, Task*) { return std::string(); }
-ErrnoOr<std::string> Personality(Task&, Task*) { return std::string("00000000\n"); }
+ErrnoOr<std::string> Personality(Task&, Task* target) {
+  std::string out;
+  AppendFormat(&out, "%08x\n", target->personality());
+  return out;
+}
 // timerslack_ns_show(), timerslack_ns_write()
 bool MaySeeTimerSlack(const Task& task, const Task& target) {
   return &task == &target || task.creds().HasIn(target.creds().user_ns.get(), CAP_SYS_NICE);
@@ -196,6 +260,7 @@ ErrnoOr<std::string> CoreDumpFilter(Task&, Task* target) {
 }
 // kstrtouint() with the base that the text tells.
 ErrnoOr<void> SetCoreDumpFilter(Task&, Task* target, std::string_view text) {
+  if (text.starts_with('+')) text.remove_prefix(1);
   std::string digits(text);
   char* end = nullptr;
   errno = 0;
@@ -208,6 +273,11 @@ ErrnoOr<void> SetCoreDumpFilter(Task&, Task* target, std::string_view text) {
 ErrnoOr<std::string> TimensOffsets(Task&, Task* target) { return target->exiting() ? std::string() : TimeOffsetsText(*target); }
 ErrnoOr<void> SetTimensOffsets(Task& writer, Task* target, std::string_view text) { return WriteTimeOffsets(writer.creds(), *target, text); }
 ErrnoOr<void> Accept(Task&, Task*, std::string_view) { return Ok(); }
+// CLEAR_REFS_*: which pages forget that they were used. None here remembers.
+ErrnoOr<void> ClearRefs(Task&, Task*, std::string_view text) {
+  TRY(ParseInt(text, 1, 5));
+  return Ok();
+}
 ErrnoOr<void> RefuseWrite(Task&, Task*, std::string_view) { return Errno(EPERM); }
 
 ErrnoOr<std::string> SchedStat(Task&, Task* target) { return std::to_string(target->group().CpuTime()) + " 0 0\n"; }
@@ -313,12 +383,21 @@ ErrnoOr<std::string> SchedText(Task&, Task* target) {
   return out;
 }
 
+constexpr uint32_t kProcAttribute = S_IFREG | 0666;
+
 constexpr ProcEntry kEntries[] = {
+    {"arch_status", kProcFile, &Empty},
+    {"attr/current", kProcAttribute, &NoAttribute, &SetNoAttribute},
+    {"attr/exec", kProcAttribute, &NoAttribute, &SetNoAttribute},
+    {"attr/fscreate", kProcAttribute, &NoAttribute, &SetNoAttribute},
+    {"attr/keycreate", kProcAttribute, &NoAttribute, &SetNoAttribute},
+    {"attr/prev", kProcFile, &NoAttribute},
+    {"attr/sockcreate", kProcAttribute, &NoAttribute, &SetNoAttribute},
     {"autogroup", kProcFile, &AutoGroup},
     {"auxv", kProcPrivate, &Auxv, nullptr, true},
     {"cgroup", kProcFile, &CgroupPath},
     {"children", kProcFile, &Children},  // of threads only
-    {"clear_refs", S_IFREG | 0200, &Empty, &Accept},
+    {"clear_refs", S_IFREG | 0200, &Empty, &ClearRefs},
     {"cmdline", kProcFile, &CommandLine},
     {"comm", kProcWritable, &Name, &SetTaskName},
     {"coredump_filter", kProcWritable, &CoreDumpFilter, &SetCoreDumpFilter},
@@ -326,8 +405,10 @@ constexpr ProcEntry kEntries[] = {
     {"environ", kProcPrivate, &Environment, nullptr, true},
     {"gid_map", kProcWritable, &IdMap<true>, &SetIdMap<true>, false, true},
     {"io", kProcPrivate, &Io, nullptr, true},
+    {"ksm_merging_pages", kProcPrivate, &MergedPages, nullptr, true},
+    {"ksm_stat", kProcPrivate, &MergeStat, nullptr, true},
     {"limits", kProcFile, &ProcLimitsText},
-    {"loginuid", kProcWritable, &LoginUid, &RefuseWrite},
+    {"loginuid", kProcWritable, &LoginUid, &SetLoginUid},
     {"maps", kProcFile, &Maps, nullptr, true},
     {"mem", S_IFREG | 0600, &Empty},  // proc_mem.h
     {"mountinfo", kProcFile, &MountInfo},
@@ -357,9 +438,9 @@ constexpr ProcEntry kEntries[] = {
     {"pagemap", S_IFREG | 0400, &Empty, nullptr, true},  // proc_mem.h
     {"personality", kProcPrivate, &Personality, nullptr, true},
     {"projid_map", kProcWritable, &ProjectIdMap, &RefuseWrite},
-    {"sched", kProcFile, &SchedText},
+    {"sched", kProcWritable, &SchedText, &Accept},
     {"schedstat", kProcFile, &SchedStat},
-    {"sessionid", kProcFile, &LoginUid},
+    {"sessionid", kProcFile, &LoginSession},
     {"setgroups", kProcWritable, &SetGroups, &SetSetGroups, false, true},
     {"smaps", kProcFile, &Smaps, nullptr, true},
     {"smaps_rollup", kProcFile, &SmapsRollup, nullptr, true},
@@ -368,6 +449,7 @@ constexpr ProcEntry kEntries[] = {
     {"statm", kProcFile, &Statm},
     {"status", kProcFile, &ProcStatusText},
     {"syscall", kProcPrivate, &SyscallText, nullptr, true},
+    {"timers", kProcFile, &Timers},
     {"timens_offsets", kProcWritable, &TimensOffsets, &SetTimensOffsets, false, true},
     {"timerslack_ns", S_IFREG | 0666, &TimerSlack, &SetTimerSlack},
     {"uid_map", kProcWritable, &IdMap<false>, &SetIdMap<false>, false, true},

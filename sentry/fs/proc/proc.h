@@ -13,11 +13,27 @@
 #include "sentry/kernel/thread_group.h"
 #include "sentry/vfs/file_system.h"
 #include "sentry/vfs/inode.h"
+#include "sentry/vfs/reconfigure.h"
 #include "sentry/vfs/text_file.h"
 
 namespace amber {
 
-class ProcFileSystem final : public FileSystem {
+// What is hidden from whom (proc(5), "Mount options").
+struct ProcOptions {
+  static constexpr int kNoAccess = 1, kInvisible = 2, kPtraceable = 4;  // HIDEPID_*
+
+  int hide = 0;
+  uint32_t gid = 0;             // whose members see everything, but with kPtraceable
+  bool processes_only = false;  // subset=pid
+
+  // `base` with `options`; gids are those of `task`, or the kernel's. EINVAL for what proc does not know.
+  static ErrnoOr<ProcOptions> Parse(const Task* task, const std::vector<std::string>& options, ProcOptions base);
+  std::string Text() const;
+  // May `reader` do with `target` what is hidden from `from` on?
+  bool Permits(Task* reader, Task& target, int from) const;
+};
+
+class ProcFileSystem final : public FileSystem, public Reconfigurable {
  public:
   ProcFileSystem() = default;  // for Loader
   ~ProcFileSystem() override { DropDentries(); }
@@ -29,6 +45,9 @@ class ProcFileSystem final : public FileSystem {
   bool revalidates() const override { return true; }
   // Null: the reader's.
   const PidNamespace* pids() const { return pids_.get(); }
+  const ProcOptions& options() const { return options_; }
+  std::string ShowOptions() const override { return options_.Text(); }
+  ErrnoOr<void> Reconfigure(Task& task, const std::vector<std::string>& options) override;
 
   state::Kind kind() const override { return state::Kind::kProcFileSystem; }
   std::string Save(state::Saver& saver) const override;
@@ -36,6 +55,7 @@ class ProcFileSystem final : public FileSystem {
 
  private:
   RefPtr<PidNamespace> pids_;
+  ProcOptions options_;
 };
 
 // sysfs(5) is served by the same inodes from a table of its own.
@@ -96,6 +116,7 @@ class ProcInode final : public Inode {
   void ListDescriptors(std::vector<DirEnt>* out) const;
   std::string ChildPath(std::string_view name) const { return path_.empty() ? std::string(name) : path_ + "/" + std::string(name); }
 
+  const ProcOptions& Options() const;
   // In whose terms processes are shown.
   const PidNamespace& Pids(const VfsContext& ctx) const;
   bool global() const { return scope_ == Scope::kMachine || scope_ == Scope::kSysfs; }
@@ -112,6 +133,8 @@ class ProcTextFile final : public TextFile {
   ProcTextFile() = default;  // for Loader
   // `opener`: who opened it; null for the kernel itself.
   ProcTextFile(VfsPath path, int flags, const Credentials* opener);
+
+  ErrnoOr<uint64_t> Seek(Task& task, int64_t offset, int whence) override;
 
   state::Kind kind() const override { return state::Kind::kProcFile; }
   std::string Save(state::Saver& saver) const override;

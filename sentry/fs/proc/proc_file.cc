@@ -57,11 +57,23 @@ ProcTextFile::ProcTextFile(VfsPath path, int flags, const Credentials* opener) :
   opener_ns_ = opener->user_ns;
 }
 
+// Most files of /proc are seq_files, which have no end to seek from (seq_lseek()); those that are not have a size of 0.
+ErrnoOr<uint64_t> ProcTextFile::Seek(Task& task, int64_t offset, int whence) {
+  const ProcEntry* entry = static_cast<ProcInode&>(inode()).entry();
+  std::string_view path = entry != nullptr ? entry->path : "";
+  constexpr std::string_view kPlain[] = {"auxv", "cmdline", "coredump_filter", "environ", "loginuid", "oom_adj", "oom_score_adj", "sessionid"};
+  bool plain = path.starts_with("sys/") || path.starts_with("attr/") || std::ranges::find(kPlain, path) != std::end(kPlain);
+  if (!plain && whence == SEEK_END) return Errno(EINVAL);
+  if (plain && (whence == SEEK_DATA || whence == SEEK_HOLE)) return Errno(ENXIO);
+  return TextFile::Seek(task, offset, whence);
+}
+
 ErrnoOr<std::string> ProcTextFile::MakeText(Task& task) { return static_cast<ProcInode&>(inode()).Text(task); }
 
 ErrnoOr<void> ProcTextFile::MayWrite(Task& task, size_t size) {
   auto& inode = static_cast<ProcInode&>(this->inode());
-  if (inode.entry() == nullptr || inode.entry()->write == nullptr) return Errno(EIO);
+  // proc_reg_write(); those of processes and /proc/sys are files like others, which then have no such operation.
+  if (inode.entry() == nullptr || inode.entry()->write == nullptr) return Errno(inode.target() != nullptr ? EINVAL : EIO);
   if (!inode.Alive()) return Errno(ESRCH);
   const Credentials& writer = task.creds();
   if (inode.entry()->opener_writes && (writer.euid != opener_ || writer.user_ns != opener_ns_)) return Errno(EPERM);
@@ -70,7 +82,7 @@ ErrnoOr<void> ProcTextFile::MayWrite(Task& task, size_t size) {
 
 ErrnoOr<void> ProcTextFile::TakeText(Task& task, std::string_view line) {
   auto& inode = static_cast<ProcInode&>(this->inode());
-  return inode.entry()->write(task, inode.target(), line);
+  return inode.entry()->write(task, inode.target(), line.substr(0, line.find('\0')));
 }
 
 std::string ProcTextFile::Save(state::Saver& saver) const {

@@ -150,8 +150,10 @@ void ProcInode::Init() {
     mode = path_.starts_with("fd/") ? S_IFLNK | 0700 : S_IFREG | 0444;
   } else if (!machine && (IsMagicName(path_) || IsNamespaceLink(path_))) {
     mode = S_IFLNK | 0777;
-  } else if (path_ == "fd" || path_ == "fdinfo") {
+  } else if (path_ == "fd" && !machine) {
     mode = S_IFDIR | 0500;
+  } else if (path_ == "fdinfo" && !machine) {
+    mode = S_IFDIR | 0555;
   } else if (path_ == "ns") {
     mode = S_IFDIR | 0511;
   }
@@ -195,6 +197,11 @@ ErrnoOr<void> ProcInode::Refresh() {
   return Ok();
 }
 
+const ProcOptions& ProcInode::Options() const {
+  static const ProcOptions none;
+  return scope_ == Scope::kSysfs ? none : static_cast<ProcFileSystem&>(fs()).options();
+}
+
 const PidNamespace& ProcInode::Pids(const VfsContext& ctx) const {
   const PidNamespace* mounted = scope_ != Scope::kSysfs ? static_cast<ProcFileSystem&>(fs()).pids() : nullptr;
   if (mounted != nullptr) return *mounted;
@@ -205,8 +212,8 @@ const PidNamespace& ProcInode::Pids(const VfsContext& ctx) const {
 }
 
 ErrnoOr<void> ProcInode::SetAttr(const VfsContext&, const AttrChange& change) {
-  // O_TRUNC and utime do nothing; modes and owners are fixed (proc_setattr).
-  return change.mode || change.uid || change.gid ? Errno(EPERM) : ErrnoOr<void>();
+  // O_TRUNC and utime do nothing; modes are fixed (proc_setattr). Owners may be changed, which does not last until anybody looks (pid_revalidate()).
+  return change.mode || (global() && (change.uid || change.gid)) ? Errno(EPERM) : ErrnoOr<void>();
 }
 
 ErrnoOr<RefPtr<Inode>> ProcInode::Make(const VfsContext&, std::string_view, const NewNode&) { return Errno(ENOENT); }
@@ -220,10 +227,13 @@ ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view
   if (scope_ == Scope::kMachine) {
     if (path_.empty() && number > 0) {
       Task* task = ctx.task != nullptr ? Pids(ctx).FindTask(number) : nullptr;
-      if (task == nullptr) return Errno(ENOENT);
+      if (task == nullptr || !Options().Permits(ctx.task, *task, ProcOptions::kInvisible)) return Errno(ENOENT);
       return RefPtr<Inode>(MakeRef<ProcInode>(&fs(), Scope::kProcess, "", RefPtr<Task>(task)));
     }
+    if (Options().processes_only && path_.empty() && name != "self" && name != "thread-self") return Errno(ENOENT);
   }
+  // proc_pid_permission()
+  if (scope_ == Scope::kProcess && path_.empty() && !Options().Permits(ctx.task, *target_, ProcOptions::kNoAccess)) return Errno(EPERM);
   if (global()) {
     if (FindEntry(scope_, ctx.task, path) == nullptr && !IsTableDirectory(scope_, ctx.task, path)) return Errno(ENOENT);
     return Child(name);
@@ -265,6 +275,9 @@ ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
     std::string_view p = e.path;
     if (p.starts_with(prefix)) names.emplace(p.substr(prefix.size(), p.find('/', prefix.size()) - prefix.size()));
   });
+  if (scope_ == Scope::kMachine && path_.empty() && Options().processes_only) {
+    std::erase_if(names, [](const std::string& name) { return name != "self" && name != "thread-self"; });
+  }
   if (!machine && path_.empty()) {
     for (const char* n : {"cwd", "exe", "fd", "fdinfo", "ns", "root"}) names.insert(n);
     if (scope_ == Scope::kProcess) names.insert("task");
@@ -278,7 +291,7 @@ ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
   }
   if (scope_ == Scope::kMachine && path_.empty() && ctx.task != nullptr) {
     for (const RefPtr<ThreadGroup>& g : Pids(ctx).Groups()) {
-      if (g->leader() == nullptr) continue;
+      if (g->leader() == nullptr || !Options().Permits(ctx.task, *g->leader(), ProcOptions::kInvisible)) continue;
       RefPtr<Inode> child = MakeRef<ProcInode>(&fs(), Scope::kProcess, "", RefPtr<Task>(g->leader()));
       out.push_back({std::to_string(Pids(ctx).IdOf(*g)), child->ino(), DT_DIR});
     }
@@ -335,6 +348,7 @@ ErrnoOr<LinkTarget> ProcInode::MagicLink(const VfsContext& ctx) {
 
 ErrnoOr<RefPtr<File>> ProcInode::Open(const VfsContext& ctx, const VfsPath& path, int flags) {
   if (!Alive()) return Errno(ENOENT);
+  if (scope_ == Scope::kProcess && path_.empty() && !Options().Permits(ctx.task, *target_, ProcOptions::kNoAccess)) return Errno(EPERM);
   if (IsDir()) return RefPtr<File>(MakeRef<DirectoryFile>(path, flags));
   if (!IsRegular()) return Errno(ENXIO);
   // sysctl_perm(): nobody writes what cannot be written, whatever he may do elsewhere.
@@ -384,6 +398,7 @@ ErrnoOr<RefPtr<FileSystem>> ProcFileSystem::Make(const MountArguments& arguments
     if (!arguments.task->creds().HasIn(pids.owner(), CAP_SYS_ADMIN)) return Errno(EPERM);
     fs->pids_ = RefPtr<PidNamespace>(&pids);
   }
+  fs->options_ = TRY(ProcOptions::Parse(arguments.task, arguments.options, {}));
   fs->SetRoot(MakeRef<ProcInode>(fs.get(), ProcInode::Scope::kMachine, "", nullptr));
   return RefPtr<FileSystem>(std::move(fs));
 }
@@ -399,6 +414,9 @@ ErrnoOr<void> ProcFileSystem::StatFs(struct statfs* out) {
 std::string ProcFileSystem::Save(state::Saver& saver) const {
   proto::ProcFileSystem m;
   m.set_pids(saver.Ref(pids_));
+  m.set_hide(static_cast<uint32_t>(options_.hide));
+  m.set_gid(options_.gid);
+  m.set_processes_only(options_.processes_only);
   return SaveBase(saver, m.SerializeAsString());
 }
 
@@ -408,7 +426,8 @@ bool ProcFileSystem::Load(state::Loader& loader, std::string_view bytes) {
   proto::ProcFileSystem m;
   if (!m.ParseFromString(specific)) return false;
   pids_ = loader.GetRef<PidNamespace>(m.pids());
-  return true;
+  options_ = {static_cast<int>(m.hide()), m.gid(), m.processes_only()};
+  return m.hide() <= ProcOptions::kPtraceable && m.hide() != 3;
 }
 
 ErrnoOr<RefPtr<FileSystem>> SysFileSystem::Make(const MountArguments&) {

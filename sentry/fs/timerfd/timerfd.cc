@@ -1,6 +1,7 @@
 #include "sentry/fs/timerfd/timerfd.h"
 
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/timerfd.h>
 
 #include <cstdio>
@@ -9,10 +10,13 @@
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/timerfd/timerfd.pb.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 
 namespace amber {
 namespace {
+
+constexpr uint32_t kSetTicks = _IOW('T', 0, uint64_t);  // TFD_IOC_SET_TICKS of linux/timerfd.h, which clashes with the C library
 
 // a + b without overflow, for positive b.
 int64_t AddSaturated(int64_t a, int64_t b) {
@@ -45,7 +49,8 @@ void TimerFd::Set(int flags, int64_t value, int64_t interval) {
   ticks_ = 0;
   interval_ = interval;
   next_ = kNever;
-  if (value != 0) next_ = (flags & TFD_TIMER_ABSTIME) != 0 ? value : AddSaturated(Now(), value);
+  // One that will never expire is armed all the same.
+  if (value != 0) next_ = std::min((flags & TFD_TIMER_ABSTIME) != 0 ? value : AddSaturated(Now(), value), kNever - 1);
   Update();
 }
 
@@ -86,6 +91,16 @@ ErrnoOr<size_t> TimerFd::Read(Task&, Sink& sink) {
   Update();
   if (TRY(sink.Put(&ticks, sizeof(ticks))) != sizeof(ticks)) return Errno(EFAULT);
   return sizeof(ticks);
+}
+
+ErrnoOr<uint64_t> TimerFd::Ioctl(Task& task, uint32_t command, uint64_t argument) {
+  if (command != kSetTicks) return Errno(ENOTTY);
+  uint64_t ticks = TRY(task.CopyIn(UserPtr<const uint64_t>(argument)));
+  if (ticks == 0) return Errno(EINVAL);
+  ticks_ = ticks;
+  Update();
+  queue_.Notify(POLLIN | POLLRDNORM);
+  return uint64_t{0};
 }
 
 ErrnoOr<void> TimerFd::Stat(Task&, struct stat* out) {

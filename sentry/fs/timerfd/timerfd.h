@@ -30,6 +30,7 @@ class TimerFd final : public File {
   Setting Get();
 
   ErrnoOr<size_t> Read(Task& task, Sink& sink) override;
+  ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;
   ErrnoOr<void> Stat(Task& task, struct stat* out) override;
   uint32_t Poll(Task& task) override;
   WaitQueue* wait_queue() override { return &queue_; }

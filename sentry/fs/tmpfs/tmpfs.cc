@@ -302,7 +302,7 @@ ErrnoOr<void> TmpfsFileSystem::StatFs(struct statfs* out) {
 
 std::string TmpfsFileSystem::ShowOptions() const {
   std::string s;
-  if (options_.unlimited) s += ",size=0";
+  if (options_.unlimited) s += ",size=0k";
   if (options_.size != 0) s += ",size=" + std::to_string(options_.size / 1024) + "k";
   if (options_.inodes != 0) s += ",nr_inodes=" + std::to_string(options_.inodes);
   if (options_.mode != 01777) {
@@ -373,6 +373,23 @@ ErrnoOr<TmpfsFileSystem::Options> ParseTmpfsOptions(const std::vector<std::strin
     }
   }
   return o;
+}
+
+// shmem_reconfigure(): limits that are there may be moved, but not below what is used; mode and owner stay those of the root.
+ErrnoOr<void> TmpfsFileSystem::Reconfigure(Task&, const std::vector<std::string>& options) {
+  Options next = TRY(ParseTmpfsOptions(options));
+  auto given = [&](std::string_view key) {
+    return std::ranges::any_of(options, [&](const std::string& o) { return o.starts_with(key) && o.substr(key.size()).starts_with('='); });
+  };
+  bool sized = given("size") || given("nr_blocks");
+  if (sized && !next.unlimited && (options_.unlimited || used_ > next.size)) return Errno(EINVAL);
+  if (given("nr_inodes") && next.inodes != 0 && inodes_ > next.inodes) return Errno(EINVAL);
+  if (sized) {
+    options_.size = next.size;
+    options_.unlimited = next.unlimited;
+  }
+  if (given("nr_inodes")) options_.inodes = next.inodes;
+  return Ok();
 }
 
 ErrnoOr<RefPtr<FileSystem>> MakeTmpfs(const MountArguments& arguments) {

@@ -15,6 +15,7 @@
 #include "sentry/vfs/acl.h"
 #include "sentry/vfs/file_system.h"
 #include "sentry/vfs/inode.h"
+#include "sentry/vfs/reconfigure.h"
 
 namespace amber {
 
@@ -110,7 +111,7 @@ class TmpfsInode final : public Inode {
   std::list<TmpfsInode*>::iterator idle_position_;
 };
 
-class TmpfsFileSystem final : public FileSystem {
+class TmpfsFileSystem final : public FileSystem, public Reconfigurable {
  public:
   struct Options {
     uint64_t size = 0;    // bytes; 0: half of the machine's memory, as shmem_default_max_blocks() of Linux
@@ -131,7 +132,7 @@ class TmpfsFileSystem final : public FileSystem {
   ErrnoOr<void> StatFs(struct statfs* out) override;
   std::string ShowOptions() const override;
   // mount -o remount,size=...
-  void set_size_limit(uint64_t bytes) { options_.size = bytes; }
+  ErrnoOr<void> Reconfigure(Task& task, const std::vector<std::string>& options) override;
 
   state::Kind kind() const override { return state::Kind::kTmpfsFileSystem; }
   std::string Save(state::Saver& saver) const override;
