@@ -65,9 +65,9 @@ GUEST_TEST(TerminalModes, ErasingOnPaper) {
 GUEST_TEST(TerminalModes, NewlinesThatAreNoLines) {
   Terminal t;
   t.Set(0, ICANON);
-  t.Type("a\n");
-  EXPECT(Reads(t.master, "a^J"));
-  EXPECT(Reads(t.slave, "a\n"));
+  t.Type("a\n\r");
+  EXPECT(Reads(t.master, "a^J\r\n"));
+  EXPECT(Reads(t.slave, "a\n\n"));
 }
 
 GUEST_TEST(TerminalModes, MarksAreDoubled) {

@@ -134,7 +134,8 @@ int LineDiscipline::ReceiveByte(uint8_t c) {
   int signo = 0;
   if (ReceiveControl(c, &signo)) return signo;
   if (stopped_ && Has(IXON) && Has(IXANY)) stopped_ = false;
-  if (c == '\r') {
+  bool returned = c == '\r';
+  if (returned) {
     if (Has(IGNCR)) return 0;
     if (Has(ICRNL)) c = '\n';
   } else if (c == '\n' && Has(INLCR)) {
@@ -144,7 +145,13 @@ int LineDiscipline::ReceiveByte(uint8_t c) {
     if (!Edit(c)) AddToLine(c);
     return 0;
   }
-  if (Local(ECHO)) EchoTyped(c);
+  // A return that became a newline is echoed as one; a newline is a control character here (n_tty_receive_char_special()).
+  if (Local(ECHO) && returned && c == '\n') {
+    FinishErasing();
+    Put(c);
+  } else if (Local(ECHO)) {
+    EchoTyped(c);
+  }
   if (IsMarked(c)) raw_ += static_cast<char>(c);
   raw_ += static_cast<char>(c);
   return 0;

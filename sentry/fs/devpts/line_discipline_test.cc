@@ -143,8 +143,9 @@ TEST_F(LineDisciplineTest, OutputProcessing) {
   EXPECT_EQ(Screen(), "a\nb");
   t.oflag = OPOST | OCRNL | TABDLY;
   d_.SetTermios(t);
+  // A return that becomes a newline leaves the column where it was: behind the first "b".
   d_.WriteOutput("\r\tx");
-  EXPECT_EQ(Screen(), "\n        x");
+  EXPECT_EQ(Screen(), "\n       x");
 }
 
 TEST_F(LineDisciplineTest, AnEndlessLineIsCutAndTheRestTaken) {
