@@ -43,6 +43,8 @@ constexpr PlainOption kPlain[] = {
     {kSoRcvPriority},
 };
 
+bool IsTcp(const Socket& s) { return s.is_stream() && (s.family() == AF_INET || s.family() == AF_INET6); }
+
 const PlainOption* FindPlain(int name) {
   const PlainOption* found = std::ranges::find_if(kPlain, [name](const PlainOption& o) { return o.name == name; });
   return found == std::end(kPlain) ? nullptr : found;
@@ -161,8 +163,7 @@ ErrnoOr<void> Socket::SetTimestamping(int name, std::span<const uint8_t> value) 
   }
   if ((flags & kClock) != 0) return Errno(EOPNOTSUPP);
   // Bytes are counted from where a connection begins.
-  bool tcp = type_ == SOCK_STREAM && (family_ == AF_INET || family_ == AF_INET6);
-  if (tcp && (flags & kId) != 0 && (Kept(SOL_SOCKET, SO_TIMESTAMPING) & kId) == 0 && !PeerAddress().ok()) return Errno(EINVAL);
+  if (IsTcp(*this) && (flags & kId) != 0 && (Kept(SOL_SOCKET, SO_TIMESTAMPING) & kId) == 0 && !PeerAddress().ok()) return Errno(EINVAL);
   Keep(SOL_SOCKET, SO_TIMESTAMPING, flags);
   Keep(SOL_SOCKET, kSoTimestampingNew, name == kSoTimestampingNew);
   return Ok();
@@ -296,6 +297,11 @@ ErrnoOr<void> Socket::SetOption(Task& task, int level, int name, std::span<const
       if ((number & ~3) != 0) return Errno(EINVAL);
       Keep(SOL_SOCKET, name, number);
       return Ok();
+    case kSoTxRehash:
+      if (!IsTcp(*this)) return Errno(EOPNOTSUPP);
+      if (number < -1 || number > 1) return Errno(EINVAL);
+      Keep(SOL_SOCKET, name, number == -1 ? 1 : number);
+      return Ok();
     case kSoReserveMem: return Errno(number < 0 ? EINVAL : EOPNOTSUPP);
     case SO_ZEROCOPY:
       // What is sent is copied all the same, and no completion is told: programs ask for one by MSG_ZEROCOPY only where this says yes.
@@ -335,6 +341,7 @@ ErrnoOr<std::string> Socket::GetKept(int name, size_t capacity) const {
     case kSoReserveMem:
     case SO_ZEROCOPY:
     case SO_INCOMING_NAPI_ID: return Bytes(Kept(SOL_SOCKET, name));
+    case kSoTxRehash: return IsTcp(*this) ? ErrnoOr<std::string>(Bytes(Kept(SOL_SOCKET, name, 1))) : Errno(EOPNOTSUPP);
     case SO_MAX_PACING_RATE: {
       uint64_t rate =
           ~(static_cast<uint64_t>(static_cast<uint32_t>(Kept(SOL_SOCKET, name | kUpperHalf))) << 32 | static_cast<uint32_t>(Kept(SOL_SOCKET, name)));

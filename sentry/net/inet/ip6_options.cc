@@ -21,12 +21,11 @@ constexpr int kPublicDefault = 0x500;  // what IPV6_ADDR_PREFERENCES tells if no
 
 // ipv6_sock_set_addr_preferences() takes one of each kind: temporary or public addresses, home or care of, generated or not.
 bool GoodPreferences(int n) {
-  constexpr int kTemporary = 1, kPublic = 2, kCareOf = 4, kPublicOrTemporary = 0x100, kHome = 0x400, kGenerated = 8, kNotGenerated = 0x800;
+  constexpr int kTemporary = 1, kPublic = 2, kCareOf = 4, kGenerated = 8, kPublicOrTemporary = 0x100, kHome = 0x400, kNotGenerated = 0x800;
   auto alone = [n](int all) {
     int set = n & all;
     return (set & (set - 1)) == 0;
   };
-  if ((n & ~(kTemporary | kPublic | kCareOf | kPublicOrTemporary | kHome | kGenerated | kNotGenerated)) != 0) return false;
   return alone(kTemporary | kPublic | kPublicOrTemporary) && alone(kHome | kCareOf) && alone(kGenerated | kNotGenerated);
 }
 
@@ -76,7 +75,7 @@ ErrnoOr<void> InetSocket::SetIp6Option(Task& task, int name, std::span<const uin
   int n = number.ok() ? *number : 0;
   switch (name) {
     case IPV6_V6ONLY:
-      if (!number.ok() || bound()) return Errno(EINVAL);
+      if (!number.ok() || bound() || type_ == SOCK_RAW) return Errno(EINVAL);
       ip_.v6only = n != 0;
       return Ok();
     case IPV6_UNICAST_HOPS:
@@ -110,13 +109,14 @@ ErrnoOr<void> InetSocket::SetIp6Option(Task& task, int name, std::span<const uin
     }
     case kPreferences:
       if (!number.ok() || !GoodPreferences(n)) return Errno(EINVAL);
-      Keep(SOL_IPV6, name, n);
+      Keep(SOL_IPV6, name, n & 0xd0f);  // others are nobody's
       return Ok();
     default: return Errno(ENOPROTOOPT);
   }
 }
 
 std::optional<int> InetSocket::Ip6Option(int name) const {
+  if (name == IPV6_HDRINCL && type_ != SOCK_RAW) return std::nullopt;
   if (const IpRow* row = FindIp6Row(name); row != nullptr) return IpRowValue(SOL_IPV6, *row);
   switch (name) {
     case IPV6_V6ONLY: return ip_.v6only ? 1 : 0;

@@ -210,7 +210,7 @@ std::optional<int> InetSocket::IpOption(int name) {
     case IP_MULTICAST_TTL: return ip_.multicast_ttl;
     case IP_UNICAST_IF:
     case IP_LOCAL_PORT_RANGE: return Kept(SOL_IP, name);
-    case IP_MTU: return kMtu;
+    case IP_MTU: return std::min(kMtu, 0xffff);  // IP_MAX_MTU
     case IP_PROTOCOL: return type_ == SOCK_RAW ? protocol_ : 0;
     case IP_MULTICAST_IF: {
       net::Link* link = ip_.multicast_if != 0 ? net_->stack().FindLink(ip_.multicast_if) : nullptr;
@@ -226,7 +226,8 @@ std::optional<int> InetSocket::IpOption(int name) {
 
 ErrnoOr<std::string> InetSocket::GetOption(Task& task, int level, int name, size_t capacity) {
   if ((level == SOL_IP && TakesIp()) || (level == SOL_IPV6 && family_ == AF_INET6)) {
-    if (level == SOL_IP && name == IP_OPTIONS) return std::string();
+    bool headers = name == IPV6_HOPOPTS || name == IPV6_RTHDR || name == IPV6_DSTOPTS || name == IPV6_RTHDRDSTOPTS;
+    if (level == SOL_IP ? name == IP_OPTIONS : headers) return std::string();
     // A path's, which only a connected socket has.
     bool mtu = name == (level == SOL_IP ? int{IP_MTU} : int{IPV6_MTU});
     if (mtu && !PeerAddress().ok()) return Errno(ENOTCONN);

@@ -54,6 +54,7 @@ RawSocket::RawSocket(Task& task, int family, int type, int protocol) : RawSocket
   net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
   net_->raw().all().insert(this);
   local_.address = remote_.address = net::IpAddress::Any(family == AF_INET);
+  toggles_ |= uint64_t{1} << SO_REUSEADDR;  // INET_PROTOSW_REUSE
   if (type == SOCK_RAW && protocol == IPPROTO_RAW) ip_.header_included = true;
 }
 

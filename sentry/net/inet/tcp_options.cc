@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kTcpIsMptcp = 43, kTcpRtoMax = 44;  // newer than the C library's header
 constexpr int kFinTimeout = 60;                   // net.ipv4.tcp_fin_timeout
-constexpr uint32_t kSmallestClamp = 1152;         // half of SOCK_MIN_RCVBUF
+constexpr int kSmallestClamp = 1152;              // half of SOCK_MIN_RCVBUF
 constexpr int kMaxKeepIdle = 32767, kMaxKeepCount = 127, kMaxSynCount = 127;
 
 struct NamedCongestion {
@@ -115,7 +115,7 @@ ErrnoOr<void> TcpSocket::SetTcpOption(Task&, int name, std::span<const uint8_t> 
     case TCP_DEFER_ACCEPT: o.defer_accept = static_cast<uint32_t>(DeferredSeconds(n)); break;
     case TCP_WINDOW_CLAMP:
       if (n == 0 && !closed) return Errno(EINVAL);
-      o.window_clamp = n == 0 ? 0 : std::max<uint32_t>(static_cast<uint32_t>(n), kSmallestClamp);
+      o.window_clamp = n == 0 ? 0 : static_cast<uint32_t>(std::max(n, kSmallestClamp));
       break;
     case TCP_QUICKACK: o.quick_ack = n != 0; break;
     case TCP_USER_TIMEOUT:

@@ -150,6 +150,7 @@ ErrnoOr<std::string> PacketSocket::GetOption(Task& task, int level, int name, si
     case kIgnoreOutgoing: return Bytes<int>(ignore_outgoing_);
     case PACKET_ORIGDEV:
     case PACKET_LOSS:
+    case PACKET_COPY_THRESH:
     case PACKET_TIMESTAMP:
     case PACKET_TX_HAS_OFF:
     case PACKET_QDISC_BYPASS: return Bytes(Kept(SOL_PACKET, name));
