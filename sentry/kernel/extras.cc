@@ -122,6 +122,7 @@ void TaskExtras::OnExit(Task& task) {
 
 std::string TaskExtras::Save(state::Saver& saver, const Task& task) const {
   proto::TaskExtras m;
+  for (const CgroupPlace& place : cgroups) m.add_cgroup_apart(saver.Ref(place.group));
   m.set_cpu_base(task.CpuTime());
   m.set_ipc(saver.Ref(ipc));
   m.set_sem_undo(saver.Ref(sem_undo));
@@ -212,6 +213,11 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& tas
   net = loader.GetRef<NetNamespace>(m.net());
   if (m.net() != 0 && !net) return false;
   cgroup = loader.GetRef<CgroupNamespace>(m.cgroup());
+  for (uint64_t id : m.cgroup_apart()) {
+    RefPtr<Cgroup> group = loader.GetRef<Cgroup>(id);
+    if (!group) return loader.Fail("a thread's cgroup is missing");
+    cgroups.push_back({std::move(group), 0, 0});
+  }
   time = loader.GetRef<TimeNamespace>(m.time());
   time_for_children = loader.GetRef<TimeNamespace>(m.time_for_children());
   pids_for_children = loader.GetRef<PidNamespace>(m.pids_for_children());
@@ -244,7 +250,8 @@ bool TaskExtras::Load(state::Loader& loader, const std::string& bytes, Task& tas
 }
 
 CgroupNamespace::CgroupNamespace() = default;
-CgroupNamespace::CgroupNamespace(RefPtr<UserNamespace> owner, RefPtr<Cgroup> root) : Namespace(std::move(owner)), root_(std::move(root)) {}
+CgroupNamespace::CgroupNamespace(RefPtr<UserNamespace> owner, RefPtr<Cgroup> root, std::vector<RefPtr<Cgroup>> first_version)
+    : Namespace(std::move(owner)), root_(std::move(root)), first_version_(std::move(first_version)) {}
 CgroupNamespace::~CgroupNamespace() = default;
 
 std::string CgroupNamespace::Save(state::Saver& saver) const {
@@ -252,12 +259,18 @@ std::string CgroupNamespace::Save(state::Saver& saver) const {
   m.set_ino(ino());
   m.set_owner(SaveOwner(saver));
   m.set_cgroup(saver.Ref(root_));
+  for (const RefPtr<Cgroup>& root : first_version_) m.add_first_version_cgroup(saver.Ref(root));
   return m.SerializeAsString();
 }
 bool CgroupNamespace::Load(state::Loader& loader, std::string_view bytes) {
   proto::PlainNamespace m;
   if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadCommon(loader, m.ino(), m.owner())) return false;
   root_ = loader.GetRef<Cgroup>(m.cgroup());
+  for (uint64_t id : m.first_version_cgroup()) {
+    RefPtr<Cgroup> root = loader.GetRef<Cgroup>(id);
+    if (!root) return loader.Fail("a cgroup namespace is malformed");
+    first_version_.push_back(std::move(root));
+  }
   return true;
 }
 
@@ -296,7 +309,7 @@ bool GroupExtras::DeniesProtection(int old_prot, int prot) const {
 }
 
 void GroupExtras::OnExit(ThreadGroup& group) {
-  if (cgroup) cgroup->Remove(group);
+  Cgroup::Leave(group);
   process_keys.reset();
   if (cpu_timers_ != nullptr) cpu_timers_->CancelAll();
   if (exit_watcher_ != nullptr) exit_watcher_(group);
@@ -328,7 +341,7 @@ std::string GroupExtras::Save(state::Saver& saver, const ThreadGroup& group) con
       owned->set_owner(SigioOwner::Of(*file, false)->Save(saver));
     });
   }
-  m.set_cgroup(saver.Ref(cgroup));
+  for (const CgroupPlace& place : cgroups) m.add_cgroup(saver.Ref(place.group));
   m.set_core_filter(core_filter + 1);
   m.set_process_keys(saver.Ref(process_keys));
   m.set_had_threads(had_threads);
@@ -362,7 +375,12 @@ bool GroupExtras::Load(state::Loader& loader, const std::string& bytes) {
   cpu_base = m.cpu_base();
   if (m.core_filter() != 0) core_filter = (m.core_filter() - 1) & CoreDump::kFilterMask;
   process_keys = loader.GetRef<Key>(m.process_keys());
-  cgroup = loader.GetRef<Cgroup>(m.cgroup());
+  for (uint64_t id : m.cgroup()) {
+    if (id == 0) continue;  // an image of before there were any
+    RefPtr<Cgroup> group = loader.GetRef<Cgroup>(id);
+    if (!group) return loader.Fail("a process's cgroup is missing");
+    cgroups.push_back({std::move(group), 0, 0});
+  }
   had_threads = m.had_threads();
   no_huge_pages = m.no_huge_pages();
   mdwe = m.mdwe() & (kMdweRefuseExecGain | kMdweNoInherit);
@@ -415,10 +433,8 @@ bool GroupExtras::AfterLoad(state::Loader& loader, ThreadGroup& group) {
   }
   Inherit(group);
   if (no_huge_pages && !group.tasks().empty()) group.tasks().front()->extras().before_guest.push_back(NoHugePagesOp(true));
-  if (cgroup) {
-    cgroup->AddLoaded(group);
-    for (const RefPtr<Task>& task : group.tasks()) task->extras().cgroup_held = cgroup->HoldsMembers();
-  }
+  if (!Cgroup::EnterLoaded(group)) return loader.Fail("a process's cgroups are malformed");
+  for (const RefPtr<Task>& task : group.tasks()) task->extras().cgroup_held = Cgroup::HoldsTask(*task);
   if (loaded_[0] != kNever) cpu_timers(group).virtual_timer().Set(loaded_[0], loaded_[1]);
   if (loaded_[2] != kNever) cpu_timers(group).prof_timer().Set(loaded_[2], loaded_[3]);
   return true;

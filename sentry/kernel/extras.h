@@ -20,6 +20,7 @@
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
 #include "sentry/base/unique_fd.h"
+#include "sentry/kernel/cgroup_place.h"
 #include "sentry/kernel/io_counts.h"
 #include "sentry/kernel/late_usage.h"
 #include "sentry/kernel/other_namespaces.h"
@@ -36,7 +37,6 @@ class LandlockRuleset;  // sentry/landlock/landlock.h
 class IpcNamespace;
 class Kernel;
 class NetNamespace;
-class Cgroup;
 class PidNamespace;
 class SeccompFilter;
 struct SeccompNotification;  // sentry/kernel/seccomp_listener.h
@@ -97,6 +97,9 @@ class TaskExtras {
   // It touched memory that is away (GroupExtras::away) and stands still until that is back.
   bool waits_for_memory = false;
   bool cgroup_held = false;  // its cgroup stands still
+  // The cgroups that it is in while its process is in others, and how long it had waited for a processor when that was looked at last, ns.
+  std::vector<CgroupPlace> cgroups;
+  int64_t waited_seen = 0;
   // Processor time of host threads that this one had before (exec and restore make new ones), ns; and the file that tells that of its host
   // thread, kept open because programs ask often.
   int64_t cpu_base = 0;
@@ -156,9 +159,13 @@ class GroupExtras {
   rusage base{};
   int64_t told_user = 0, told_system = 0;
   ExpectedUsage expected_usage;
-  // Which cgroup it is in (Cgroup::Of()), and its processor time before that.
-  RefPtr<Cgroup> cgroup;
-  int64_t cgroup_cpu_base = 0;
+  // Where it is in each tree of cgroups, that of the second version first (use Cgroup::Of()). How many of its threads are elsewhere, over all trees.
+  std::vector<CgroupPlace> cgroups;
+  size_t threads_apart = 0;
+  // Its memory grew beyond its cgroup's memory.high: it stands still until then (CLOCK_MONOTONIC, ns; 0: it does not). And what it had at the last look.
+  int64_t stalled_until = 0;
+  uint64_t resident_seen = 0;
+  int64_t cpu_seen = 0;
   IoCounts io;                 // of threads that are gone
   bool no_huge_pages = false;  // PR_SET_THP_DISABLE: its host process has it
   // PR_SET_MDWE: memory that is or was written is not executed. It outlives exec, and is a child's too unless it says otherwise.

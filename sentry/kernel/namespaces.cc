@@ -129,7 +129,7 @@ ErrnoOr<NamespaceSet> MakeNamespaces(Task& task, uint64_t flags, FsContext* fs) 
   if ((flags & CLONE_NEWUTS) != 0) set.uts = MakeRef<UtsNamespace>(task.uts(), owner);
   if ((flags & CLONE_NEWIPC) != 0) set.ipc = MakeRef<IpcNamespace>(owner);
   if ((flags & CLONE_NEWNET) != 0) set.net = MakeRef<NetNamespace>(task.kernel(), false, owner);
-  if ((flags & CLONE_NEWCGROUP) != 0) set.cgroup = MakeRef<CgroupNamespace>(owner, RefPtr<Cgroup>(&Cgroup::Of(task)));
+  if ((flags & CLONE_NEWCGROUP) != 0) set.cgroup = MakeRef<CgroupNamespace>(owner, RefPtr<Cgroup>(&Cgroup::Of(task)), Cgroup::FirstVersionOf(task));
   if ((flags & kNewTime) != 0) set.time_for_children = MakeRef<TimeNamespace>(owner, extras.time_for_children.get());
   if ((flags & CLONE_NEWNS) != 0) set.mounts = task.mounts().Clone(fs, owner);
   return set;

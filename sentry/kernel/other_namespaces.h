@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "sentry/kernel/namespace.h"
 
@@ -14,10 +15,12 @@ class Cgroup;
 class CgroupNamespace final : public Namespace {
  public:
   CgroupNamespace();  // for Loader
-  CgroupNamespace(RefPtr<UserNamespace> owner, RefPtr<Cgroup> root);
+  CgroupNamespace(RefPtr<UserNamespace> owner, RefPtr<Cgroup> root, std::vector<RefPtr<Cgroup>> first_version);
   ~CgroupNamespace() override;
   // What its tasks see as "/". Null in images of before there were cgroups.
   const RefPtr<Cgroup>& root() const { return root_; }
+  // Likewise in trees of the first version that were there when it was made.
+  const std::vector<RefPtr<Cgroup>>& first_version() const { return first_version_; }
   int type() const override { return 0x02000000; }  // CLONE_NEWCGROUP
 
   state::Kind kind() const override { return state::Kind::kCgroupNamespace; }
@@ -26,6 +29,7 @@ class CgroupNamespace final : public Namespace {
 
  private:
   RefPtr<Cgroup> root_;
+  std::vector<RefPtr<Cgroup>> first_version_;
 };
 
 }  // namespace amber

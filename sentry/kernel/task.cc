@@ -13,6 +13,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/tracing.h"
+#include "sentry/kernel/usage.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/userfault.h"
@@ -30,13 +31,15 @@ UniqueFd OpenSchedstat(int pid, int tid) {
   return UniqueFd(open(path, O_RDONLY | O_CLOEXEC));
 }
 
-// Its first number: time on a CPU, in ns. False if there is no such thread any more.
-bool ReadSchedstat(int fd, int64_t* time) {
+// Its first number: time on a CPU, in ns; its second: time ready to run without one. False if there is no such thread any more.
+bool ReadSchedstat(int fd, int64_t* time, int64_t* waited = nullptr) {
   char text[64];
   ssize_t n = fd >= 0 ? pread(fd, text, sizeof(text) - 1, 0) : -1;
   if (n <= 0) return false;
   text[n] = 0;
-  *time = strtoll(text, nullptr, 10);
+  char* end = nullptr;
+  *time = strtoll(text, &end, 10);
+  if (waited != nullptr) *waited = strtoll(end, nullptr, 10);
   return true;
 }
 
@@ -108,6 +111,18 @@ int64_t Task::CpuTime() const {
     (void)ReadSchedstat(e.schedstat.get(), &time);
   }
   return e.cpu_base + time;
+}
+
+int64_t WaitedForProcessor(const Task& task) {
+  if (task.thread() == nullptr) return 0;
+  TaskExtras& e = task.extras();
+  int64_t time = 0, waited = 0;
+  if (e.schedstat_tid != task.thread()->host_tid() || !ReadSchedstat(e.schedstat.get(), &time, &waited)) {
+    e.schedstat = OpenSchedstat(task.thread()->host_pid(), task.thread()->host_tid());
+    e.schedstat_tid = task.thread()->host_tid();
+    (void)ReadSchedstat(e.schedstat.get(), &time, &waited);
+  }
+  return waited;
 }
 
 Task* Task::FindTask(int tid) const { return group_->pids().FindTask(tid); }

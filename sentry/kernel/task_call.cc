@@ -325,7 +325,7 @@ void Task::ReturnToGuest() {
   bool goes = find_way();
   extras_->returning = false;
   if (held_) kernel_->OnHeld(*this);
-  if (held_ && extras_->cgroup_held && group_->extras().cgroup) group_->extras().cgroup->LookWhetherFrozen();
+  if (held_ && extras_->cgroup_held) Cgroup::Of(*this).LookWhetherFrozen();
   if (!goes) return;
   if (extras_->tracee != nullptr && Tracing::GoesOn(*this)) return;
   if (call_ == Call::kBlocked) {

@@ -78,9 +78,9 @@ RefPtr<Task> TaskLifecycle::NewTask(ThreadGroup& group, const PidIds& ids, const
   task->keep_caps_ = like.keep_caps_;
   task->timer_slack_ = like.timer_slack_;
   task->personality_ = like.personality_;
-  if (group.extras_->cgroup) task->extras_->cgroup_held = group.extras_->cgroup->HoldsMembers();
   group.tasks_.push_back(task);
   ++group.live_;
+  Cgroup::OnNewTask(*task, &like);
   ++kernel_.task_count_;
   return task;
 }
@@ -113,7 +113,7 @@ ErrnoOr<uint64_t> TaskLifecycle::Clone(Task& parent, const CloneArgs& args) {
   if (!share_vm && !parent.mm().TryLock(parent)) {
     return parent.Block(parent.mm().lock_queue(), POLLIN, kNever, kErestartnointr);
   }
-  RefPtr<Cgroup> charged = args.cgroup ? args.cgroup : RefPtr<Cgroup>(&Cgroup::Of(parent));
+  RefPtr<Cgroup> charged(&Cgroup::ForNewTask(parent, args.cgroup.get()));
   if (auto reserved = charged->ReserveTask(); !reserved.ok()) {
     if (!share_vm) parent.mm().Unlock(parent);
     return reserved.error();
@@ -201,7 +201,10 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::MakeChild(Task& parent, const CloneArgs& ar
   bool new_group = (args.flags & CLONE_THREAD) == 0;
   // A namespace's first process is its init.
   PidIds ids = TRY(pids->Allocate(nullptr, args.set_tid));
-  if (new_group) group = NewGroup(old, pids, ids.own, args);
+  if (new_group) {
+    group = NewGroup(old, pids, ids.own, args);
+    Cgroup::Enter(*group, &parent, args.cgroup ? args.cgroup : RefPtr<Cgroup>(&Cgroup::Of(parent)));
+  }
   RefPtr<Task> child = NewTask(*group, ids, parent);
   pids->Rebind(ids, child.get());
   if (new_group) {
@@ -259,8 +262,6 @@ RefPtr<ThreadGroup> TaskLifecycle::NewGroup(ThreadGroup& old, RefPtr<PidNamespac
   group->extras_->no_huge_pages = old.extras_->no_huge_pages;
   group->extras_->InheritMemoryRules(*old.extras_);
   group->extras_->Inherit(*group);
-  group->extras_->cgroup = args.cgroup ? args.cgroup : old.extras_->cgroup;
-  if (group->extras_->cgroup) group->extras_->cgroup->Add(*group);
   group->exe_path_ = old.exe_path_;
   group->process_group_ = old.process_group_;
   if (group->process_group_) group->process_group_->members_.insert(group.get());

@@ -262,15 +262,15 @@ ErrnoOr<RefPtr<Task>> TaskLifecycle::NewProcessTask(NewProcess what) {
     }
   }
   task->extras_->net = NetNamespace::ForNewProcess(kernel_, first);
-  group->extras_->cgroup = what.cgroup;
-  if (!what.cgroup) group->extras_->cgroup = first != nullptr ? RefPtr<Cgroup>(&Cgroup::Of(*first).Top()) : Cgroup::NewRoot(kernel_);
+  RefPtr<Cgroup> cgroup = what.cgroup;
+  if (!cgroup) cgroup = first != nullptr ? RefPtr<Cgroup>(&Cgroup::Of(*first).Top()) : Cgroup::NewRoot(kernel_);
   if (first != nullptr) task->extras_->time = task->extras_->time_for_children = first->extras().time;
   task->no_new_privs_ = what.no_new_privs;
   group->tasks_.push_back(task);
   group->leader_ = task.get();
   group->live_ = 1;
-  group->extras_->cgroup->Add(*group);
-  task->extras_->cgroup_held = group->extras_->cgroup->HoldsMembers();
+  Cgroup::Enter(*group, nullptr, std::move(cgroup));
+  Cgroup::OnNewTask(*task, nullptr);
   ++kernel_.task_count_;
   what.pids->Rebind(ids, task.get());
   kernel_.groups_.insert(group);

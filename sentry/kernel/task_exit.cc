@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/futex_pi.h"
@@ -46,6 +47,7 @@ TaskLifecycle::~TaskLifecycle() = default;
 
 void TaskLifecycle::ExitThread(Task& task, int status) {
   if (task.group().live_tasks() == 1) return ExitGroup(task.group(), (status & 0xff) << 8);
+  Cgroup::BeforeExit(task);
   std::vector<platform::StubOp> ops;
   WalkRobustList(task, &ops);
   // A word that the host does not clear by itself (it does for CLONE_CHILD_CLEARTID and set_tid_address).
@@ -78,7 +80,9 @@ void TaskLifecycle::ExitGroup(ThreadGroup& group, int wait_status) {
   group.stopped_ = false;
   std::vector<RefPtr<Task>> tasks(group.tasks_);
   for (const RefPtr<Task>& t : tasks) {
-    if (!t->exiting_ && t->thread_ != nullptr) WalkRobustList(*t, nullptr);
+    if (t->exiting_ || t->thread_ == nullptr) continue;
+    Cgroup::BeforeExit(*t);
+    WalkRobustList(*t, nullptr);
   }
   group.CollectUsage();
   for (const RefPtr<Task>& t : tasks) {
@@ -148,6 +152,7 @@ void TaskLifecycle::Release(Task& task) {
   }
   --group->live_;
   --kernel_.task_count_;
+  Cgroup::OnTaskGone(task);
   // A thread that is not the leader leaves no zombie, not even as the last of its process.
   if (&task != group->leader_) {
     if (task.extras_->tracee != nullptr) Tracing::OnExit(task, task.exit_status_);

@@ -16,6 +16,8 @@ class ThreadGroup;
 rusage UsageOf(const ThreadGroup& group);
 // The same of one thread.
 rusage UsageOf(const Task& task);
+// How long its host thread has been ready to run without a processor, ns.
+int64_t WaitedForProcessor(const Task& task);
 timeval ToTimeval(int64_t ns);
 int64_t ToNs(const timeval& time);
 // a += b, but for the maximum of memory, which is that of the larger.

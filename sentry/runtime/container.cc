@@ -141,7 +141,9 @@ absl::Status Container::SetUp(std::vector<UniqueFd> gofer_channels, std::vector<
   mounts_ = *std::move(mounts);
   cgroup_ = Cgroup::NewRoot(*kernel_);
   for (Mount* mount : mounts_->All()) {
-    if (auto* fs = dynamic_cast<CgroupFileSystem*>(&mount->fs())) fs->ShowFromNowOn(cgroup_);
+    auto* fs = dynamic_cast<CgroupFileSystem*>(&mount->fs());
+    if (fs == nullptr || fs->ShowFromNowOn(cgroup_).ok()) continue;
+    return absl::InvalidArgumentError("the options of a mount of type cgroup are none that Linux takes, or name what another mount has");
   }
   if (GpuSupport* gpus = GpuSupport::Of(*kernel_); gpus != nullptr && spec_.gpu) {
     if (absl::Status s = gpus->Admit(this, spec_); !s.ok()) return s;

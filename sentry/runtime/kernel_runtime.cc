@@ -13,6 +13,7 @@
 #include "sentry/kernel/strace.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/net/inet/host_socket.h"
+#include "sentry/runtime/release_agent.h"
 #include "sentry/vfs/mount_setup.h"
 
 namespace amber {
@@ -51,6 +52,7 @@ absl::StatusOr<std::unique_ptr<KernelRuntime>> KernelRuntime::Make(const Sandbox
   std::string error = GpuSupport::Start(runtime->kernel_, options.gpu);
   if (!error.empty()) return absl::FailedPreconditionError(error);
   RegisterFileSystems();
+  ProvideReleaseAgents();
   RegisterFileSystemType("proc", ProcFileSystem::Make);
   error = runtime->kernel_.CreatePlatform({.fast_path = options.fast_path});
   if (!error.empty()) return absl::FailedPreconditionError(error);

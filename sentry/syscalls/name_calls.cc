@@ -6,6 +6,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "sentry/kernel/cgroup_tree.h"
 #include "sentry/kernel/task.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/table.h"
@@ -38,7 +39,9 @@ ErrnoOr<uint64_t> MkNodAt(Task& task, int dirfd, UserPtr<const char> path, uint3
     case S_IFCHR:
     case S_IFBLK:
       // Whiteouts are for everybody (vfs_mknod).
-      if (!(type == S_IFCHR && dev == 0) && !task.Has(CAP_MKNOD)) return Errno(EPERM);
+      if (type == S_IFCHR && dev == 0) break;
+      if (!task.Has(CAP_MKNOD)) return Errno(EPERM);
+      TRY(Cgroup::CheckDevice(task, type == S_IFBLK, major(dev), minor(dev), kDeviceMake));
       break;
     case S_IFDIR: return Errno(EPERM);
     default: return Errno(EINVAL);

@@ -89,7 +89,7 @@ ErrnoOr<uint64_t> SchedSetaffinity(Task& task, int tid, uint64_t size, UserPtr<c
   TRY(task.CopyInBytes(in.address(), &wanted, length));
   CPU_AND(&wanted, &wanted, &Cgroup::AllCpus());
   // What a cpuset takes away comes back when that does (user_cpus_ptr), but something must be left.
-  cpu_set_t allowed = Cgroup::Of(*target).EffectiveCpus(), left;
+  cpu_set_t allowed = Cgroup::With(*target, Cgroup::kCpuset).EffectiveCpus(), left;
   CPU_AND(&left, &wanted, &allowed);
   if (CPU_COUNT(&left) == 0) return Errno(EINVAL);
   target->extras().affinity = wanted;

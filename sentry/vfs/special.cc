@@ -1,8 +1,11 @@
 #include "sentry/vfs/special.h"
 
+#include <fcntl.h>
 #include <sys/sysmacros.h>
 
 #include <vector>
+
+#include "sentry/kernel/cgroup_tree.h"
 
 namespace amber {
 namespace {
@@ -31,6 +34,10 @@ ErrnoOr<RefPtr<File>> OpenSpecial(const VfsContext& ctx, const VfsPath& path, in
   if (S_ISFIFO(a.mode)) {
     if (fifo_opener == nullptr) return Errno(ENXIO);
     return fifo_opener(ctx, path, flags);
+  }
+  if (ctx.task != nullptr && (S_ISCHR(a.mode) || S_ISBLK(a.mode))) {
+    uint32_t access = ((flags & O_ACCMODE) != O_WRONLY ? kDeviceRead : 0) | ((flags & O_ACCMODE) != O_RDONLY ? kDeviceWrite : 0);
+    TRY(Cgroup::CheckDevice(*ctx.task, S_ISBLK(a.mode), major(a.rdev), minor(a.rdev), access));
   }
   if (!S_ISCHR(a.mode)) return Errno(ENXIO);
   auto& devices = Devices();

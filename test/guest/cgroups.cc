@@ -574,6 +574,131 @@ GUEST_TEST(Cgroups, CpuMax) {
   EXPECT_KILLED(WaitStatus(child), SIGKILL);
 }
 
+GUEST_TEST(Cgroups, CpuWeights) {
+  Tree t("+cpu");
+  MUST(mkdir(t.Path("a"), 0755));
+  EXPECT_STREQ(t.Read("a/cpu.weight"), "100\n");
+  EXPECT_STREQ(t.Read("a/cpu.weight.nice"), "0\n");
+  EXPECT(t.Write("a/cpu.weight.nice", "5"));
+  EXPECT_STREQ(t.Read("a/cpu.weight"), "33\n");
+  EXPECT(t.Write("a/cpu.weight", "10000"));
+  EXPECT_STREQ(t.Read("a/cpu.weight.nice"), "-20\n");
+  for (const char* wrong : {"0", "10001"}) {
+    EXPECT(!t.Write("a/cpu.weight", wrong));
+    EXPECT_EQ(errno, ERANGE);
+  }
+  EXPECT(!t.Write("a/cpu.weight.nice", "20"));
+  EXPECT_EQ(errno, ERANGE);
+  EXPECT_STREQ(t.Read("a/cpu.idle"), "0\n");
+  EXPECT(t.Write("a/cpu.idle", "1"));
+  EXPECT_STREQ(t.Read("a/cpu.weight"), "0\n");
+  EXPECT(!t.Write("a/cpu.weight", "100"));
+  EXPECT_EQ(errno, EINVAL);
+  CheckpointHere();
+  EXPECT_STREQ(t.Read("a/cpu.idle"), "1\n");
+  EXPECT(t.Write("a/cpu.idle", "0"));
+  EXPECT_STREQ(t.Read("a/cpu.weight"), "100\n");
+  EXPECT(t.Write("a/cpu.max", "20000 100000"));
+  EXPECT(!t.Write("a/cpu.max.burst", "20001"));
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT(t.Write("a/cpu.max.burst", "20000"));
+  EXPECT(t.Has("a/cpu.stat.local", "throttled_usec 0\n"));
+}
+
+// One processor, two that want it, 1 to 3.
+GUEST_TEST(Cgroups, CpuWeightsAreKept) {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(0, &one);
+  if (sched_setaffinity(0, sizeof(one), &one) != 0) Skip("needs processor 0");
+  Tree t("+cpu");
+  MUST(mkdir(t.Path("a"), 0755));
+  MUST(mkdir(t.Path("b"), 0755));
+  EXPECT(t.Write("b/cpu.weight", "300"));
+  pid_t children[2];
+  for (int i = 0; i < 2; i++) {
+    children[i] = Fork([&] {
+      EXPECT(t.Write(i == 0 ? "a/cgroup.procs" : "b/cgroup.procs", "0"));
+      for (;;) {
+      }
+    });
+  }
+  usleep(300'000);
+  CheckpointHere();
+  clockid_t clocks[2];
+  int64_t before[2], used[2];
+  for (int i = 0; i < 2; i++) {
+    MUST(clock_getcpuclockid(children[i], &clocks[i]));
+    before[i] = NowNs(clocks[i]);
+  }
+  usleep(2'500'000);
+  for (int i = 0; i < 2; i++) used[i] = NowNs(clocks[i]) - before[i];
+  EXPECT_GT(used[0], 0);
+  EXPECT_GT(used[1] * 10, used[0] * 18);
+  EXPECT_LT(used[1], used[0] * 5);
+  // Alone, the light one has it all.
+  MUST(kill(children[1], SIGKILL));
+  EXPECT_KILLED(WaitStatus(children[1]), SIGKILL);
+  usleep(300'000);
+  before[0] = NowNs(clocks[0]);
+  usleep(500'000);
+  EXPECT_GT(NowNs(clocks[0]) - before[0], 100'000'000);
+  MUST(kill(children[0], SIGKILL));
+  EXPECT_KILLED(WaitStatus(children[0]), SIGKILL);
+}
+
+GUEST_TEST(Cgroups, MemoryHighSlowsDown) {
+  Tree t("+memory");
+  MUST(mkdir(t.Path("a"), 0755));
+  EXPECT(t.Write("a/memory.high", "16M"));
+  auto* grown = Shared<std::atomic<int>>();
+  const pid_t child = Fork([&] {
+    EXPECT(t.Write("a/cgroup.procs", "0"));
+    constexpr size_t kBytes = 64 << 20, kStep = 2 << 20;
+    char* memory = static_cast<char*>(MUST(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
+    for (size_t at = 0; at < kBytes; at += 4096) {
+      memory[at] = 1;
+      if (at % kStep == 0) ++*grown, usleep(10'000);
+    }
+    for (;;) pause();
+  });
+  for (int i = 0; i < 5000 && *grown < 8; i++) usleep(1000);
+  usleep(1'200'000);
+  EXPECT_LT(grown->load(), 28);
+  EXPECT(!t.Has("a/memory.events", "high 0\n"));
+  EXPECT(t.Has("a/memory.events", "oom_kill 0\n"));
+  // Who stands still for it can be killed.
+  MUST(kill(child, SIGKILL));
+  EXPECT_KILLED(WaitStatus(child), SIGKILL);
+}
+
+GUEST_TEST(Cgroups, MemoryFiles) {
+  Tree t("+memory");
+  MUST(mkdir(t.Path("a"), 0755));
+  EXPECT(!t.Write("a/memory.reclaim", "x"));
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT(t.Write("a/memory.reclaim", "0"));
+  EXPECT_STREQ(t.Read("a/memory.swap.high"), "max\n");
+  EXPECT_STREQ(t.Read("a/memory.swap.current"), "0\n");
+  EXPECT_STREQ(t.Read("a/memory.swap.events"), "high 0\nmax 0\nfail 0\n");
+  EXPECT(t.Write("a/memory.oom.group", "1"));
+  EXPECT(t.Write("a/memory.max", "24M"));
+  pid_t children[2];
+  for (pid_t& child : children) {
+    child = Fork([&] {
+      EXPECT(t.Write("a/cgroup.procs", "0"));
+      constexpr size_t kBytes = 20 << 20;
+      char* memory = static_cast<char*>(MUST(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
+      for (;;) {
+        for (size_t at = 0; at < kBytes; at += 4096) memory[at] = 1;
+        usleep(1000);
+      }
+    });
+  }
+  for (pid_t child : children) EXPECT_KILLED(WaitStatus(child), SIGKILL);
+  EXPECT(t.Has("a/memory.events", "oom_kill 2\noom_group_kill 1\n"));
+}
+
 namespace {
 
 // The only processor that this thread may use; -1 if there are several.

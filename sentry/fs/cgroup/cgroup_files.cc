@@ -1,11 +1,14 @@
 // The files of a group. What they show and take is that of Documentation/admin-guide/cgroup-v2.rst.
-#include <charconv>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "sentry/fs/cgroup/cgroup_fs.h"
+#include "sentry/fs/cgroup/cgroup_text.h"
+#include "sentry/fs/cgroup/first_version.h"
 #include "sentry/fs/proc/machine.h"
 #include "sentry/fs/proc/memory_view.h"
+#include "sentry/kernel/cgroup_tree.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
@@ -14,73 +17,17 @@
 namespace amber {
 namespace {
 
-struct Name {
-  const char* name;
-  uint32_t bit;
-};
-constexpr Name kControllers[] = {{"cpuset", Cgroup::kCpuset}, {"cpu", Cgroup::kCpu}, {"memory", Cgroup::kMemory}, {"pids", Cgroup::kPids}};
-
-std::string Names(uint32_t set) {
-  std::string out;
-  for (const Name& c : kControllers) {
-    if ((set & c.bit) == 0) continue;
-    if (!out.empty()) out += ' ';
-    out += c.name;
-  }
-  return out + "\n";
-}
-
-std::string Value(uint64_t v) { return (v == Cgroup::kMax ? std::string("max") : std::to_string(v)) + "\n"; }
-std::string Line(const char* name, uint64_t v) { return std::string(name) + " " + std::to_string(v) + "\n"; }
-
-std::vector<std::string_view> Words(std::string_view text) {
-  std::vector<std::string_view> out;
-  while (!text.empty()) {
-    size_t end = std::min(text.find_first_of(" \t\n"), text.size());
-    if (end > 0) out.push_back(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return out;
-}
-
-template <typename T>
-std::optional<T> Number(std::string_view text) {
-  T value = 0;
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
-// memparse(): a suffix multiplies. In whole pages.
-ErrnoOr<uint64_t> Bytes(std::string_view text) {
-  if (text == "max") return Cgroup::kMax;
-  int shift = 0;
-  if (!text.empty()) {
-    switch (text.back() | 0x20) {
-      case 'k': shift = 10; break;
-      case 'm': shift = 20; break;
-      case 'g': shift = 30; break;
-      case 't': shift = 40; break;
-      default: break;
-    }
-  }
-  if (shift != 0) text.remove_suffix(1);
-  std::optional<uint64_t> number = Number<uint64_t>(text);
-  if (!number || *number > (~uint64_t{0} >> shift)) return Errno(EINVAL);
-  return (*number << shift) & ~uint64_t{4095};
-}
-
 // --- the core ---
 
-std::string Controllers(Task&, Cgroup& g) { return Names(g.available()); }
-std::string SubtreeControl(Task&, Cgroup& g) { return Names(g.enabled()); }
+std::string Controllers(Task&, Cgroup& g) { return ControllerNames(g.available(), ' ') + "\n"; }
+std::string SubtreeControl(Task&, Cgroup& g) { return ControllerNames(g.enabled(), ' ') + "\n"; }
 
 ErrnoOr<void> SetSubtreeControl(Task&, Cgroup& g, std::string_view text) {
   uint32_t on = 0, off = 0;
   for (std::string_view word : Words(text)) {
     uint32_t bit = 0;
-    for (const Name& c : kControllers) {
-      if (word.substr(1) == c.name) bit = c.bit;
+    for (const ControllerName& c : kControllerNames) {
+      if (word.substr(1) == c.name) bit = c.bit & Cgroup::kSecond;
     }
     if (bit == 0 || (word[0] != '+' && word[0] != '-')) return Errno(EINVAL);
     (word[0] == '+' ? on : off) |= bit;
@@ -123,23 +70,6 @@ std::string Stat(Task&, Cgroup& g) { return Line("nr_descendants", g.CountDescen
 std::string Type(Task&, Cgroup&) { return "domain\n"; }
 ErrnoOr<void> SetType(Task&, Cgroup&, std::string_view text) { return Errno(text == "threaded" ? EOPNOTSUPP : EINVAL); }
 
-std::string Procs(Task& reader, Cgroup& g) {
-  std::string out;
-  for (const ThreadGroup* group : g.members()) {
-    if (int pid = reader.group().pids().IdOf(*group); pid != 0 || reader.group().pids().level() > 0) out += std::to_string(pid) + "\n";
-  }
-  return out;
-}
-std::string Threads(Task& reader, Cgroup& g) {
-  std::string out;
-  for (const ThreadGroup* group : g.members()) {
-    for (const RefPtr<Task>& t : group->tasks()) {
-      if (!t->exiting()) out += std::to_string(reader.group().pids().IdOf(*t)) + "\n";
-    }
-  }
-  return out;
-}
-
 // cgroup_may_write()
 ErrnoOr<void> CheckWrite(Task& writer, Cgroup& group) {
   Cgroup::Owner owner{0644, group.owner().uid, group.owner().gid};
@@ -160,15 +90,7 @@ ErrnoOr<void> CheckMove(Task& writer, const Cgroup& from, Cgroup& to) {
 }
 
 ErrnoOr<void> MoveHere(Task& writer, Cgroup& g, std::string_view text) {
-  std::optional<int> pid = Number<int>(text);
-  if (!pid || *pid < 0) return Errno(EINVAL);
-  ThreadGroup* group = *pid == 0 ? &writer.group() : nullptr;
-  if (group == nullptr) {
-    Task* task = writer.group().pids().FindTask(*pid);
-    if (task == nullptr || task->group().zombie()) return Errno(ESRCH);
-    group = &task->group();
-  }
-  RefPtr<ThreadGroup> moved(group);
+  RefPtr<ThreadGroup> group(&TRY(FindNumbered(writer, text))->group());
   TRY(CheckMove(writer, Cgroup::Of(*group->leader()), g));
   return g.Move(*group);
 }
@@ -195,6 +117,7 @@ ErrnoOr<void> SetCpuMax(Task&, Cgroup& g, std::string_view text) {
     if (!value || *value < 1000 || *value > 1'000'000) return Errno(EINVAL);
     period = *value;
   }
+  if (quota < g.limits().cpu_burst) return Errno(EINVAL);
   g.limits().cpu_quota = quota;
   g.limits().cpu_period = period;
   g.LimitsChanged();
@@ -203,57 +126,84 @@ ErrnoOr<void> SetCpuMax(Task&, Cgroup& g, std::string_view text) {
 std::string CpuStat(Task&, Cgroup& g) {
   Cgroup::Cpu used = g.CpuUsed();
   uint64_t user = static_cast<uint64_t>(used.user) / 1000, system = static_cast<uint64_t>(used.system) / 1000;
-  std::string out = Line("usage_usec", user + system) + Line("user_usec", user) + Line("system_usec", system);
+  std::string out = Line("usage_usec", user + system) + Line("user_usec", user) + Line("system_usec", system) + "nice_usec 0\n";
   if ((g.available() & Cgroup::kCpu) == 0) return out;
   const Cgroup::Counters& c = g.counters();
   return out + Line("nr_periods", c.periods) + Line("nr_throttled", c.throttled) + Line("throttled_usec", c.throttled_ns / 1000) +
          "nr_bursts 0\nburst_usec 0\n";
 }
+std::string CpuStatLocal(Task&, Cgroup& g) {
+  return (g.available() & Cgroup::kCpu) != 0 ? Line("throttled_usec", g.counters().throttled_ns / 1000) : "";
+}
+
+// sched_prio_to_weight: each step of a nice value is a quarter more or less.
+constexpr uint64_t kNiceWeights[] = {88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916, 9548, 7620, 6100, 4904,
+                                     3906,  3121,  2501,  1991,  1586,  1277,  1024,  820,   655,   526,   423,  335,  272,  215,
+                                     172,   137,   110,   87,    70,    56,    45,    36,    29,    23,    18,   15};
+constexpr uint64_t kIdleShares = 3;  // WEIGHT_IDLEPRIO
+uint64_t SharesOf(Cgroup& g) { return g.limits().cpu_idle ? kIdleShares : g.limits().cpu_shares; }
+
+ErrnoOr<void> SetShares(Cgroup& g, uint64_t shares) {
+  if (g.limits().cpu_idle) return Errno(EINVAL);
+  g.limits().cpu_shares = shares;
+  g.LimitsChanged();
+  return Ok();
+}
+std::string CpuWeight(Task&, Cgroup& g) { return std::to_string((SharesOf(g) * 100 + 512) / 1024) + "\n"; }
 ErrnoOr<void> SetCpuWeight(Task&, Cgroup& g, std::string_view text) {
   std::optional<uint64_t> value = Number<uint64_t>(text);
   if (!value) return Errno(EINVAL);
   if (*value < 1 || *value > 10000) return Errno(ERANGE);
-  g.limits().cpu_weight = *value;
+  return SetShares(g, (*value * 1024 + 50) / 100);
+}
+// The nearest nice value.
+std::string CpuWeightNice(Task&, Cgroup& g) {
+  uint64_t shares = SharesOf(g), nearest = ~uint64_t{0};
+  size_t index = 0;
+  for (size_t i = 0; i < std::size(kNiceWeights); ++i) {
+    uint64_t distance = shares > kNiceWeights[i] ? shares - kNiceWeights[i] : kNiceWeights[i] - shares;
+    if (distance >= nearest) break;
+    nearest = distance;
+    index = i;
+  }
+  return std::to_string(static_cast<int>(index) - 20) + "\n";
+}
+ErrnoOr<void> SetCpuWeightNice(Task&, Cgroup& g, std::string_view text) {
+  std::optional<int64_t> nice = AnyNumber(text);
+  if (!nice) return Errno(EINVAL);
+  if (*nice < -20 || *nice > 19) return Errno(ERANGE);
+  return SetShares(g, kNiceWeights[*nice + 20]);
+}
+std::string CpuIdle(Task&, Cgroup& g) { return Flag(g.limits().cpu_idle); }
+ErrnoOr<void> SetCpuIdle(Task&, Cgroup& g, std::string_view text) {
+  std::optional<int64_t> on = AnyNumber(text);
+  if (!on || *on < 0 || *on > 1) return Errno(EINVAL);
+  g.limits().cpu_idle = *on == 1;
+  if (*on == 0) g.limits().cpu_shares = Cgroup::kUsualShares;
+  g.LimitsChanged();
+  return Ok();
+}
+ErrnoOr<void> SetCpuBurst(Task&, Cgroup& g, std::string_view text) {
+  std::optional<uint64_t> burst = Number<uint64_t>(text);
+  if (!burst || (*burst > 0 && g.limits().cpu_quota != Cgroup::kMax && *burst > g.limits().cpu_quota)) return Errno(EINVAL);
+  g.limits().cpu_burst = *burst;
   return Ok();
 }
 
 // --- cpuset ---
 
-// bitmap_parselist() without its rarer forms ("0-10:1/2", "all"): ranges and numbers with commas between.
-ErrnoOr<cpu_set_t> ParseCpus(std::string_view text) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  while (!text.empty()) {
-    size_t end = std::min(text.find(','), text.size());
-    std::string_view part = text.substr(0, end);
-    text.remove_prefix(std::min(end + 1, text.size()));
-    size_t dash = part.find('-');
-    std::optional<int> first = Number<int>(part.substr(0, std::min(dash, part.size())));
-    std::optional<int> last = dash == std::string_view::npos ? first : Number<int>(part.substr(dash + 1));
-    if (!first || !last || *first < 0 || *last < *first) return Errno(EINVAL);
-    if (static_cast<uint32_t>(*last) >= Cgroup::PossibleCpus()) return Errno(ERANGE);
-    for (int cpu = *first; cpu <= *last; ++cpu) CPU_SET(cpu, &set);
-  }
-  return set;
-}
-
 std::string Cpus(Task&, Cgroup& g) { return (g.cpus() ? CpuListText(*g.cpus()) : "") + "\n"; }
 std::string EffectiveCpus(Task&, Cgroup& g) { return CpuListText(g.EffectiveCpus()) + "\n"; }
 ErrnoOr<void> SetCpus(Task&, Cgroup& g, std::string_view text) {
-  if (text.empty()) {
-    g.SetCpus(std::nullopt);
-    return Ok();
-  }
-  g.SetCpus(TRY(ParseCpus(text)));
-  return Ok();
+  if (text.empty()) return g.SetCpus(std::nullopt);
+  return g.SetCpus(TRY(ParseCpus(text)));
 }
 // One memory node.
 std::string Mems(Task&, Cgroup& g) { return g.has_mems() ? "0\n" : "\n"; }
 std::string EffectiveMems(Task&, Cgroup&) { return "0\n"; }
 ErrnoOr<void> SetMems(Task&, Cgroup& g, std::string_view text) {
   if (!text.empty() && text != "0" && text != "0-0") return Errno(Number<int>(text) ? ERANGE : EINVAL);
-  g.set_has_mems(!text.empty());
-  return Ok();
+  return g.SetMems(!text.empty());
 }
 
 // --- memory ---
@@ -282,7 +232,7 @@ std::string MemoryPeak(Task&, Cgroup& g) {
 std::string MemoryEvents(Task&, Cgroup& g) {
   const Cgroup::Counters& c = g.counters();
   return Line("low", 0) + Line("high", c.memory_high) + Line("max", c.memory_max) + Line("oom", c.oom) + Line("oom_kill", c.oom_kill) +
-         "oom_group_kill 0\n";
+         Line("oom_group_kill", c.oom_group_kill);
 }
 std::string MemoryStat(Task&, Cgroup& g) {
   Cgroup::Memory used = g.MemoryUsed();
@@ -298,6 +248,13 @@ ErrnoOr<void> SetOomGroup(Task&, Cgroup& g, std::string_view text) {
   return Ok();
 }
 std::string Zero(Task&, Cgroup&) { return "0\n"; }
+std::string SwapEvents(Task&, Cgroup&) { return "high 0\nmax 0\nfail 0\n"; }
+// memory_reclaim(): there is no swap, and pages of files are the host's to take: less than was asked for is EAGAIN.
+ErrnoOr<void> Reclaim(Task&, Cgroup&, std::string_view text) {
+  std::vector<std::string_view> words = Words(text);
+  if (words.empty() || words.size() > 2 || (words.size() == 2 && !words[1].starts_with("swappiness="))) return Errno(EINVAL);
+  return TRY(Bytes(words[0])) == 0 ? Ok() : ErrnoOr<void>(Errno(EAGAIN));
+}
 
 // --- pids ---
 
@@ -326,14 +283,18 @@ constexpr CgroupEntry kEntries[] = {
     {"cgroup.kill", 0, kWrite, nullptr, &Kill},
     {"cgroup.max.depth", 0, kReadWrite, &ShowLimit<&L::max_depth>, &SetCount<&L::max_depth>},
     {"cgroup.max.descendants", 0, kReadWrite, &ShowLimit<&L::max_descendants>, &SetCount<&L::max_descendants>},
-    {"cgroup.procs", 0, kReadWrite, &Procs, &MoveHere},
+    {"cgroup.procs", 0, kReadWrite, &ProcsText, &MoveHere},
     {"cgroup.stat", 0, kRead, &Stat},
     {"cgroup.subtree_control", 0, kReadWrite, &SubtreeControl, &SetSubtreeControl},
-    {"cgroup.threads", 0, kReadWrite, &Threads, &MoveThread},
+    {"cgroup.threads", 0, kReadWrite, &ThreadsText, &MoveThread},
     {"cgroup.type", 0, kReadWrite, &Type, &SetType},
     {"cpu.max", Cgroup::kCpu, kReadWrite, &CpuMax, &SetCpuMax},
+    {"cpu.idle", Cgroup::kCpu, kReadWrite, &CpuIdle, &SetCpuIdle},
+    {"cpu.max.burst", Cgroup::kCpu, kReadWrite, &ShowLimit<&L::cpu_burst>, &SetCpuBurst},
     {"cpu.stat", 0, kRead, &CpuStat},
-    {"cpu.weight", Cgroup::kCpu, kReadWrite, &ShowLimit<&L::cpu_weight>, &SetCpuWeight},
+    {"cpu.stat.local", 0, kRead, &CpuStatLocal},
+    {"cpu.weight", Cgroup::kCpu, kReadWrite, &CpuWeight, &SetCpuWeight},
+    {"cpu.weight.nice", Cgroup::kCpu, kReadWrite, &CpuWeightNice, &SetCpuWeightNice},
     {"cpuset.cpus", Cgroup::kCpuset, kReadWrite, &Cpus, &SetCpus},
     {"cpuset.cpus.effective", Cgroup::kCpuset, kRead, &EffectiveCpus},
     {"cpuset.mems", Cgroup::kCpuset, kReadWrite, &Mems, &SetMems},
@@ -346,19 +307,23 @@ constexpr CgroupEntry kEntries[] = {
     {"memory.min", Cgroup::kMemory, kReadWrite, &ShowLimit<&L::memory_min>, &SetBytes<&L::memory_min>},
     {"memory.oom.group", Cgroup::kMemory, kReadWrite, &OomGroup, &SetOomGroup},
     {"memory.peak", Cgroup::kMemory, kRead, &MemoryPeak},
+    {"memory.reclaim", Cgroup::kMemory, kWrite, nullptr, &Reclaim},
     {"memory.stat", Cgroup::kMemory, kRead, &MemoryStat},
     {"memory.swap.current", Cgroup::kMemory, kRead, &Zero},
+    {"memory.swap.events", Cgroup::kMemory, kRead, &SwapEvents},
+    {"memory.swap.high", Cgroup::kMemory, kReadWrite, &ShowLimit<&L::swap_high>, &SetBytes<&L::swap_high>},
+    {"memory.swap.peak", Cgroup::kMemory, kRead, &Zero},
     {"memory.swap.max", Cgroup::kMemory, kReadWrite, &ShowLimit<&L::swap_max>, &SetBytes<&L::swap_max>},
     {"pids.current", Cgroup::kPids, kRead, &PidsCurrent},
     {"pids.events", Cgroup::kPids, kRead, &PidsEvents, nullptr, Cgroup::kPidsEvents},
     {"pids.max", Cgroup::kPids, kReadWrite, &ShowLimit<&L::pids>, &SetPidsMax},
     {"pids.peak", Cgroup::kPids, kRead, &PidsPeak},
 };
-static_assert(std::size(kEntries) < 64);  // kInosPerGroup
+static_assert(std::size(kEntries) < kInosPerGroup);
 
 }  // namespace
 
-std::span<const CgroupEntry> CgroupEntries() { return kEntries; }
+std::span<const CgroupEntry> CgroupEntries(bool first_version) { return first_version ? FirstVersionEntries() : kEntries; }
 
 // cgroup_css_set_fork()
 ErrnoOr<RefPtr<Cgroup>> CgroupForClone(Task& task, int fd, bool thread) {
@@ -367,7 +332,7 @@ ErrnoOr<RefPtr<Cgroup>> CgroupForClone(Task& task, int fd, bool thread) {
   auto* inode = place != nullptr ? dynamic_cast<CgroupInode*>(&place->inode()) : nullptr;
   if (inode == nullptr || inode->entry() != nullptr) return Errno(EBADF);
   RefPtr<Cgroup> group = inode->GroupFor(&task);
-  if (!group) return Errno(EBADF);
+  if (!group || group->first() != nullptr) return Errno(EBADF);
   if (group->removed()) return Errno(ENOENT);  // css_tryget_online_from_dir()
   TRY(CheckWrite(task, *group));
   Cgroup& own = Cgroup::Of(task);

@@ -9,6 +9,8 @@
 #include <algorithm>
 
 #include "sentry/fs/cgroup/cgroup.pb.h"
+#include "sentry/fs/cgroup/first_version.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/directory_file.h"
 #include "sentry/vfs/notify.h"
@@ -17,13 +19,25 @@
 namespace amber {
 namespace {
 
-constexpr uint64_t kInosPerGroup = 64;  // numbers of a group's directory and files
+bool IsThere(const CgroupEntry& entry, const Cgroup& group) {
+  using Where = CgroupEntry::Where;
+  if (entry.where != Where::kAll && (entry.where == Where::kRoot) != (group.parent() == nullptr)) return false;
+  return entry.controllers == 0 || (entry.controllers & group.available()) != 0;
+}
 
-bool IsThere(const CgroupEntry& entry, const Cgroup& group) { return entry.controllers == 0 || (entry.controllers & group.available()) != 0; }
+// Of a group that is not known yet: the second version's.
+std::span<const CgroupEntry> EntriesOf(const RefPtr<Cgroup>& group) { return CgroupEntries(group && group->first() != nullptr); }
 
-const CgroupEntry* FindEntry(std::string_view name) {
-  auto found = std::ranges::find_if(CgroupEntries(), [name](const CgroupEntry& e) { return name == e.name; });
-  return found != CgroupEntries().end() ? &*found : nullptr;
+const CgroupEntry* FindEntry(bool first_version, std::string_view name) {
+  std::span<const CgroupEntry> entries = CgroupEntries(first_version);
+  auto found = std::ranges::find_if(entries, [name](const CgroupEntry& e) { return name == e.name; });
+  return found != entries.end() ? &*found : nullptr;
+}
+
+// cgroup_init_fs_context(), mount_capable(): who rules over the cgroup namespace.
+ErrnoOr<void> MayMount(const Task& task) {
+  const RefPtr<CgroupNamespace>& ns = task.extras().cgroup;
+  return task.creds().HasIn(ns ? ns->owner() : nullptr, CAP_SYS_ADMIN) ? Ok() : ErrnoOr<void>(Errno(EPERM));
 }
 
 }  // namespace
@@ -33,29 +47,86 @@ const CgroupEntry* FindEntry(std::string_view name) {
 ErrnoOr<RefPtr<FileSystem>> CgroupFileSystem::Make(const MountArguments& arguments) {
   auto fs = MakeRef<CgroupFileSystem>();
   RefPtr<Cgroup> root;
-  if (arguments.task != nullptr) root = RefPtr<Cgroup>(&Cgroup::RootFor(*arguments.task));
+  if (arguments.task != nullptr) {
+    TRY(MayMount(*arguments.task));
+    root = RefPtr<Cgroup>(&Cgroup::RootFor(*arguments.task));
+  }
   fs->SetRoot(MakeRef<CgroupInode>(fs.get(), std::move(root), nullptr));
   return RefPtr<FileSystem>(std::move(fs));
 }
 
 ErrnoOr<RefPtr<FileSystem>> CgroupFileSystem::MakeFirstVersion(const MountArguments& arguments) {
-  if (arguments.task != nullptr) return Errno(ENODEV);
-  return Make(arguments);
+  auto fs = MakeRef<CgroupFileSystem>();
+  RefPtr<Cgroup> root;
+  if (arguments.task != nullptr) {
+    TRY(MayMount(*arguments.task));
+    root = TRY(TreeForMount(*arguments.task, arguments.options));
+    fs->ShowTree(root);
+  } else {
+    // A container's configuration gets the second version for either, unless it names controllers.
+    fs->wanted_ = arguments.options;
+  }
+  fs->SetRoot(MakeRef<CgroupInode>(fs.get(), std::move(root), nullptr));
+  return RefPtr<FileSystem>(std::move(fs));
 }
 
-void CgroupFileSystem::ShowFromNowOn(const RefPtr<Cgroup>& root_group) { static_cast<CgroupInode*>(root()->inode())->Become(root_group); }
+CgroupFileSystem::~CgroupFileSystem() {
+  DropDentries();
+  if (mounted_) tree_->OnUnmount();
+}
+
+std::string CgroupFileSystem::ShowOptions() const { return tree_ && tree_->own_tree() != nullptr ? TreeOptions(*tree_) : ""; }
+
+void CgroupFileSystem::ShowTree(const RefPtr<Cgroup>& root_group) {
+  tree_ = RefPtr<Cgroup>(&root_group->Top());
+  tree_->OnMount();
+  mounted_ = true;
+}
+
+ErrnoOr<void> CgroupFileSystem::ShowFromNowOn(const RefPtr<Cgroup>& root_group) {
+  auto* inode = static_cast<CgroupInode*>(root()->inode());
+  if (inode->group()) return Ok();
+  RefPtr<Cgroup> shown = root_group;
+  if (!wanted_.empty()) {
+    shown = TRY(TreeOf(*root_group, wanted_));
+    ShowTree(shown);
+    wanted_.clear();
+  }
+  inode->Become(std::move(shown));
+  return Ok();
+}
 
 ErrnoOr<void> CgroupFileSystem::StatFs(struct statfs* out) {
   *out = {};
-  out->f_type = CGROUP2_SUPER_MAGIC;
+  out->f_type = tree_ ? CGROUP_SUPER_MAGIC : CGROUP2_SUPER_MAGIC;
   out->f_bsize = out->f_frsize = 4096;
   out->f_namelen = 255;
   return Ok();
 }
 
+std::string CgroupFileSystem::Save(state::Saver& saver) const {
+  cgroup_fs_state::FileSystem m;
+  m.set_tree(saver.Ref(tree_));
+  return SaveBase(saver, m.SerializeAsString());
+}
+
 bool CgroupFileSystem::Load(state::Loader& loader, std::string_view bytes) {
   std::string specific;
-  return LoadBase(loader, bytes, &specific);
+  cgroup_fs_state::FileSystem m;
+  if (!LoadBase(loader, bytes, &specific) || !m.ParseFromString(specific)) return false;
+  tree_ = loader.GetRef<Cgroup>(m.tree());
+  return m.tree() == 0 || tree_;
+}
+
+bool CgroupFileSystem::AfterLoad(state::Loader& loader) {
+  auto* inode = dynamic_cast<CgroupInode*>(root()->inode());
+  if (inode == nullptr) return loader.Fail("a file system of cgroups has no root");
+  if (!tree_) return !inode->group() || inode->group()->first() == nullptr || loader.Fail("a cgroup2 file system shows the first version");
+  if (tree_->own_tree() == nullptr || tree_->removed() || !inode->group() || &inode->group()->Top() != tree_.get()) {
+    return loader.Fail("a cgroup file system has no tree");
+  }
+  ShowTree(tree_);
+  return true;
 }
 
 // --- inodes ---
@@ -81,8 +152,9 @@ void CgroupInode::OnFileChanged(Cgroup::EventFile file) {
     if (entry_->events == file) NotifyInode(*this, {IN_MODIFY, 0, {}, false});
     return;
   }
-  auto found = std::ranges::find_if(CgroupEntries(), [file](const CgroupEntry& e) { return e.events == file; });
-  if (found != CgroupEntries().end() && IsThere(*found, *group_)) NotifyInode(*this, {IN_MODIFY, 0, found->name, false});
+  std::span<const CgroupEntry> entries = EntriesOf(group_);
+  auto found = std::ranges::find_if(entries, [file](const CgroupEntry& e) { return e.events == file; });
+  if (found != entries.end() && IsThere(*found, *group_)) NotifyInode(*this, {IN_MODIFY, 0, found->name, false});
 }
 
 void CgroupInode::Become(RefPtr<Cgroup> group) {
@@ -109,7 +181,7 @@ Cgroup::Owner* CgroupInode::OwnerOf(bool make) {
 }
 
 void CgroupInode::ShowAttr() {
-  uint64_t index = entry_ != nullptr ? static_cast<uint64_t>(entry_ - CgroupEntries().data()) + 1 : 0;
+  uint64_t index = entry_ != nullptr ? static_cast<uint64_t>(entry_ - EntriesOf(group_).data()) + 1 : 0;
   attr_.ino = (group_ ? group_->id() : 1) * kInosPerGroup + index;
   attr_.mode = entry_ != nullptr ? S_IFREG | entry_->mode : S_IFDIR | 0755;
   attr_.nlink = entry_ == nullptr ? 2 : 1;
@@ -149,7 +221,7 @@ ErrnoOr<RefPtr<Inode>> CgroupInode::Lookup(const VfsContext& ctx, std::string_vi
   if (auto it = group->children().find(name); it != group->children().end()) {
     return RefPtr<Inode>(MakeRef<CgroupInode>(&fs(), it->second, nullptr));
   }
-  const CgroupEntry* entry = FindEntry(name);
+  const CgroupEntry* entry = FindEntry(group->first() != nullptr, name);
   if (entry == nullptr || !IsThere(*entry, *group)) return Errno(ENOENT);
   return RefPtr<Inode>(MakeRef<CgroupInode>(&fs(), std::move(group), entry));
 }
@@ -159,7 +231,7 @@ ErrnoOr<RefPtr<Inode>> CgroupInode::Make(const VfsContext& ctx, std::string_view
   if (!S_ISDIR(node.mode)) return Errno(S_ISREG(node.mode) ? EACCES : EPERM);
   RefPtr<Cgroup> group = GroupFor(ctx.task);
   if (!group) return Errno(EPERM);
-  if (FindEntry(name) != nullptr) return Errno(EEXIST);
+  if (const CgroupEntry* entry = FindEntry(group->first() != nullptr, name); entry != nullptr && IsThere(*entry, *group)) return Errno(EEXIST);
   RefPtr<Cgroup> child = TRY(group->MakeChild(name, {(node.mode & ~node.umask) & 07777, node.uid, node.gid}));
   return RefPtr<Inode>(MakeRef<CgroupInode>(&fs(), std::move(child), nullptr));
 }
@@ -171,13 +243,25 @@ ErrnoOr<void> CgroupInode::Rmdir(const VfsContext& ctx, std::string_view, Inode&
   return group->RemoveChild(*child.group_);
 }
 
+// cgroup1_rename(): groups of the first version, where they are.
+ErrnoOr<void> CgroupInode::Rename(const VfsContext&, std::string_view, Inode& moved, Inode& new_dir, std::string_view new_name, Inode* replaced,
+                                  uint32_t) {
+  if (!group_ || group_->first() == nullptr) return Errno(EPERM);
+  auto& child = static_cast<CgroupInode&>(moved);
+  if (!moved.IsDir()) return Errno(ENOTDIR);
+  if (&static_cast<CgroupInode&>(new_dir) != this && static_cast<CgroupInode&>(new_dir).group_ != group_) return Errno(EIO);
+  if (replaced != nullptr || FindEntry(true, new_name) != nullptr) return Errno(EEXIST);
+  return group_->RenameChild(*child.group_, new_name);
+}
+
 ErrnoOr<std::vector<DirEnt>> CgroupInode::List(const VfsContext& ctx) {
   std::vector<DirEnt> out;
   RefPtr<Cgroup> group = GroupFor(ctx.task);
   if (!group || group->removed()) return out;
-  for (const CgroupEntry& e : CgroupEntries()) {
+  std::span<const CgroupEntry> entries = EntriesOf(group);
+  for (const CgroupEntry& e : entries) {
     if (!IsThere(e, *group)) continue;
-    out.push_back({e.name, group->id() * kInosPerGroup + static_cast<uint64_t>(&e - CgroupEntries().data()) + 1, DT_REG});
+    out.push_back({e.name, group->id() * kInosPerGroup + static_cast<uint64_t>(&e - entries.data()) + 1, DT_REG});
   }
   for (const auto& [name, child] : group->children()) out.push_back({name, child->id() * kInosPerGroup, DT_DIR});
   return out;
@@ -194,6 +278,7 @@ std::string CgroupInode::Save(state::Saver& saver) const {
   m.set_base(SaveBase(saver));
   m.set_group(saver.Ref(group_));
   if (entry_ != nullptr) m.set_entry(entry_->name);
+  m.set_first_version(group_ && group_->first() != nullptr);
   return m.SerializeAsString();
 }
 
@@ -202,9 +287,15 @@ bool CgroupInode::Load(state::Loader& loader, std::string_view bytes) {
   if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !LoadBase(loader, m.base())) return false;
   if (dynamic_cast<CgroupFileSystem*>(&fs()) == nullptr) return loader.Fail("an inode is in the wrong file system");
   group_ = loader.GetRef<Cgroup>(m.group());
-  entry_ = m.entry().empty() ? nullptr : FindEntry(m.entry());
-  Watch();
+  first_version_ = m.first_version();
+  entry_ = m.entry().empty() ? nullptr : FindEntry(first_version_, m.entry());
   return m.entry().empty() || (entry_ != nullptr && group_) || loader.Fail("a cgroup's file is unknown");
+}
+
+bool CgroupInode::AfterLoad(state::Loader& loader) {
+  if (first_version_ != (group_ && group_->first() != nullptr)) return loader.Fail("a cgroup's file is of another version");
+  Watch();
+  return true;
 }
 
 // --- open files ---

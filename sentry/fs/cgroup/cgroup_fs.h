@@ -1,4 +1,4 @@
-// The cgroup2 file system.
+// The file systems of control groups: cgroup2, and cgroup for trees of the first version.
 #pragma once
 
 #include <span>
@@ -22,8 +22,10 @@ struct CgroupEntry {
   std::string (*text)(Task& reader, Cgroup& group);
   ErrnoOr<void> (*write)(Task& writer, Cgroup& group, std::string_view text) = nullptr;
   Cgroup::EventFile events = Cgroup::kNoEvents;  // tells when it changes
+  enum class Where : uint8_t { kAll, kRoot, kNotRoot } where = Where::kAll;
 };
-std::span<const CgroupEntry> CgroupEntries();
+std::span<const CgroupEntry> CgroupEntries(bool first_version);
+inline constexpr uint64_t kInosPerGroup = 64;  // numbers of a group's directory and files
 
 // CLONE_INTO_CGROUP: the group whose directory descriptor `fd` is, if `task` may make a process (or a thread of its own) there.
 ErrnoOr<RefPtr<Cgroup>> CgroupForClone(Task& task, int fd, bool thread);
@@ -31,20 +33,30 @@ ErrnoOr<RefPtr<Cgroup>> CgroupForClone(Task& task, int fd, bool thread);
 class CgroupFileSystem final : public FileSystem {
  public:
   CgroupFileSystem() = default;  // for Loader
-  ~CgroupFileSystem() override { DropDentries(); }
+  ~CgroupFileSystem() override;
   static ErrnoOr<RefPtr<FileSystem>> Make(const MountArguments& arguments);
-  // A container's configuration mounts it before there is a group: it shows `root` from now on. Nothing if it shows one already.
-  void ShowFromNowOn(const RefPtr<Cgroup>& root);
+  // A container's configuration mounts it before there is a group: it shows `root` from now on, or the tree of the first version that its options name.
+  // Nothing if it shows one already.
+  ErrnoOr<void> ShowFromNowOn(const RefPtr<Cgroup>& root);
   // For mount(2) of "cgroup".
   static ErrnoOr<RefPtr<FileSystem>> MakeFirstVersion(const MountArguments& arguments);
 
-  const char* type_name() const override { return "cgroup2"; }
+  const char* type_name() const override { return tree_ ? "cgroup" : "cgroup2"; }
+  std::string ShowOptions() const override;
   ErrnoOr<void> StatFs(struct statfs* out) override;
   bool revalidates() const override { return true; }
 
   state::Kind kind() const override { return state::Kind::kCgroupFileSystem; }
-  std::string Save(state::Saver& saver) const override { return SaveBase(saver, ""); }
+  std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
+
+ private:
+  void ShowTree(const RefPtr<Cgroup>& root);
+
+  RefPtr<Cgroup> tree_;              // the root of what it shows, of the first version; null: the second
+  bool mounted_ = false;             // it has been told of this
+  std::vector<std::string> wanted_;  // until ShowFromNowOn(): options of the first version
 };
 
 class CgroupInode final : public Inode, public Cgroup::Watcher {
@@ -67,12 +79,15 @@ class CgroupInode final : public Inode, public Cgroup::Watcher {
   ErrnoOr<RefPtr<Inode>> Lookup(const VfsContext& ctx, std::string_view name) override;
   ErrnoOr<RefPtr<Inode>> Make(const VfsContext& ctx, std::string_view name, const NewNode& node) override;
   ErrnoOr<void> Rmdir(const VfsContext& ctx, std::string_view name, Inode& victim) override;
+  ErrnoOr<void> Rename(const VfsContext& ctx, std::string_view old_name, Inode& moved, Inode& new_dir, std::string_view new_name, Inode* replaced,
+                       uint32_t flags) override;
   ErrnoOr<std::vector<DirEnt>> List(const VfsContext& ctx) override;
   ErrnoOr<RefPtr<File>> Open(const VfsContext& ctx, const VfsPath& path, int flags) override;
 
   state::Kind kind() const override { return kCgroupInodeKind; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
+  bool AfterLoad(state::Loader& loader) override;
 
  private:
   void ShowAttr();
@@ -82,6 +97,7 @@ class CgroupInode final : public Inode, public Cgroup::Watcher {
 
   RefPtr<Cgroup> group_;
   const CgroupEntry* entry_ = nullptr;
+  bool first_version_ = false;  // between Load() and AfterLoad()
 };
 
 class CgroupFile final : public TextFile {

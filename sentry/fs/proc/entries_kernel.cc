@@ -35,6 +35,12 @@ constexpr const char* kConfigured[] = {"64BIT",
                                        "FAIR_GROUP_SCHED",
                                        "CFS_BANDWIDTH",
                                        "CGROUP_PIDS",
+                                       "CGROUP_CPUACCT",
+                                       "CGROUP_DEVICE",
+                                       "CGROUP_FREEZER",
+                                       "CPUSETS",
+                                       "CPUSETS_V1",
+                                       "MEMCG_V1",
                                        "NAMESPACES",
                                        "UTS_NS",
                                        "TIME_NS",
@@ -96,9 +102,9 @@ constexpr const char* kConfigured[] = {"64BIT",
                                        "POSIX_TIMERS",
                                        "PRINTK"};
 // What is asked for often, and is not there.
-constexpr const char* kNotConfigured[] = {"MODULES",    "BPF_SYSCALL", "PERF_EVENTS", "CGROUP_HUGETLB",   "CPUSETS",
-                                          "BLK_CGROUP", "HUGETLBFS",   "PREEMPT_RT",  "SECURITY_SELINUX", "SECURITY_APPARMOR",
-                                          "QUOTA",      "KPROBES",     "FTRACE",      "BLK_DEV_LOOP",     "BSD_PROCESS_ACCT"};
+constexpr const char* kNotConfigured[] = {"MODULES",   "BPF_SYSCALL", "PERF_EVENTS",      "CGROUP_HUGETLB",    "BLK_CGROUP",
+                                          "HUGETLBFS", "PREEMPT_RT",  "SECURITY_SELINUX", "SECURITY_APPARMOR", "QUOTA",
+                                          "KPROBES",   "FTRACE",      "BLK_DEV_LOOP",     "BSD_PROCESS_ACCT"};
 
 uint32_t Crc32(std::string_view text) {
   uint32_t crc = ~uint32_t{0};

@@ -11,6 +11,7 @@
 #include "sentry/fs/proc/machine.h"
 #include "sentry/fs/proc/memory_view.h"
 #include "sentry/ipc/ipc_namespace.h"
+#include "sentry/kernel/cgroup_tree.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
@@ -145,9 +146,7 @@ ErrnoOr<std::string> Version(Task&, Task*) {
 
 ErrnoOr<std::string> FileSystems(Task&, Task*) {
   std::string out;
-  for (const std::string& type : FileSystemTypes()) {
-    if (type != "cgroup") out += "nodev\t" + type + "\n";  // only a container's configuration may still name it
-  }
+  for (const std::string& type : FileSystemTypes()) out += "nodev\t" + type + "\n";
   return out;
 }
 
@@ -169,7 +168,6 @@ constexpr char kCommandLine[] = "console=none\n";
 constexpr char kPartitions[] = "major minor  #blocks  name\n\n";
 constexpr char kSwaps[] = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
 constexpr char kInterrupts[] = "           CPU0\n";
-constexpr char kCgroups[] = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n";
 constexpr char kMountsLink[] = "self/mounts";
 constexpr char kNetLink[] = "self/net";
 
@@ -181,6 +179,7 @@ ErrnoOr<std::string> ThreadSelf(Task& reader, Task* target) {
   return TRY(Self(reader, target)) + "/task/" + std::to_string(ProcTerms::Now().IdOf(reader));
 }
 
+ErrnoOr<std::string> Cgroups(Task& reader, Task*) { return CgroupsText(reader); }
 ErrnoOr<std::string> Keys(Task& reader, Task*) { return KeysText(reader); }
 ErrnoOr<std::string> KeyUsers(Task& reader, Task*) { return KeyUsersText(reader); }
 
@@ -189,7 +188,7 @@ constexpr char kLineDisciplines[] = "n_tty       0\n";
 
 constexpr ProcEntry kEntries[] = {
     {"buddyinfo", kProcFile, &ProcBuddyInfo},
-    {"cgroups", kProcFile, &Fixed<kCgroups>},
+    {"cgroups", kProcFile, &Cgroups},
     {"cmdline", kProcFile, &Fixed<kCommandLine>},
     {"config.gz", kProcFile, &ProcConfig},
     {"consoles", kProcFile, &Fixed<kEmpty>},

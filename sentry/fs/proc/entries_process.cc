@@ -11,7 +11,7 @@
 
 #include "sentry/fs/proc/entries_net.h"
 #include "sentry/fs/proc/entry.h"
-#include "sentry/kernel/cgroup.h"
+#include "sentry/kernel/cgroup_tree.h"
 #include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
@@ -110,10 +110,7 @@ ErrnoOr<void> SetTaskName(Task& writer, Task* target, std::string_view text) {
   return Ok();
 }
 
-ErrnoOr<std::string> CgroupPath(Task& reader, Task* target) {
-  const Cgroup& group = Cgroup::Of(*target);
-  return "0::" + group.PathFrom(Cgroup::RootFor(reader)) + (group.removed() ? " (deleted)\n" : "\n");
-}
+ErrnoOr<std::string> CgroupPath(Task& reader, Task* target) { return CgroupPathsText(reader, *target); }
 
 // strstrip() and kstrtoint() with the base that the digits tell. What is beyond a number is ERANGE, what is beyond `low` and `high` EINVAL.
 ErrnoOr<int> ParseInt(std::string_view text, int low, int high) {
@@ -361,9 +358,9 @@ ErrnoOr<std::string> NetArp(Task&, Task*) { return std::string("IP address      
 ErrnoOr<std::string> AutoGroup(Task&, Task* target) { return "/autogroup-1 nice " + std::to_string(target->group().nice()) + "\n"; }
 // proc_cpuset_show(): the nearest group that has the controller.
 ErrnoOr<std::string> CpuSet(Task& reader, Task* target) {
-  const Cgroup* group = &Cgroup::Of(*target);
+  const Cgroup* group = &Cgroup::With(*target, Cgroup::kCpuset);
   while (group->parent() != nullptr && (group->available() & Cgroup::kCpuset) == 0) group = group->parent();
-  return group->PathFrom(Cgroup::RootFor(reader)) + "\n";
+  return group->PathFrom(Cgroup::RootFor(reader, group->tree())) + "\n";
 }
 
 // sched_show_task() in a few lines: what somebody may ask for.
