@@ -104,9 +104,9 @@ ErrnoOr<void> CheckCopy(Task& task, File& in, File& out) {
 }
 
 ErrnoOr<uint64_t> CopyFileRange(Task& task, int in_fd, UserPtr<int64_t> in_p, int out_fd, UserPtr<int64_t> out_p, uint64_t count, uint32_t flags) {
-  if (flags != 0) return Errno(EINVAL);
   RefPtr<File> in = TRY(task.files().Get(in_fd));
   RefPtr<File> out = TRY(task.files().Get(out_fd));
+  if (flags != 0) return Errno(EINVAL);
   TRY(CheckCopy(task, *in, *out));
   Offset from = TRY(Offset::Of(task, *in, in_p));
   Offset to = TRY(Offset::Of(task, *out, out_p));

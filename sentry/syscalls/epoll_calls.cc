@@ -43,10 +43,10 @@ ErrnoOr<uint64_t> EpollCtl(Task& task, int epfd, int op, int fd, UserPtr<const e
 }
 
 ErrnoOr<uint64_t> Wait(Task& task, int epfd, UserPtr<epoll_event> out, int max, int64_t timeout_ns) {
+  RefPtr<File> file = TRY(task.files().Get(epfd));
   if (max <= 0 || max > static_cast<int>(INT32_MAX / sizeof(epoll_event))) return Errno(EINVAL);
   // access_ok() is asked whether anything is there to be told or not (ep_check_params).
   if (out.address() > platform::kGuestTop - static_cast<uint64_t>(max) * sizeof(epoll_event)) return Errno(EFAULT);
-  RefPtr<File> file = TRY(task.files().Get(epfd));
   auto* epoll = dynamic_cast<Epoll*>(file.get());
   if (epoll == nullptr) return Errno(EINVAL);
   std::vector<epoll_event> events = epoll->Harvest(task, static_cast<size_t>(max));

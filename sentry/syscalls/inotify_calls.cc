@@ -33,7 +33,7 @@ ErrnoOr<RefPtr<Inotify>> GetInotify(Task& task, int fd) {
 }
 
 ErrnoOr<uint64_t> InotifyAddWatch(Task& task, int fd, UserPtr<const char> path, uint32_t mask) {
-  if ((mask & kAllBits) == 0) return Errno(EINVAL);
+  if ((mask & kAllBits) == 0 || (mask & ~kAllBits) != 0) return Errno(EINVAL);
   TRY(task.files().Get(fd));
   if ((mask & IN_MASK_ADD) != 0 && (mask & IN_MASK_CREATE) != 0) return Errno(EINVAL);
   RefPtr<Inotify> inotify = TRY(GetInotify(task, fd));

@@ -52,7 +52,7 @@ ErrnoOr<uint64_t> LandlockCreateRuleset(Task& task, UserPtr<void> attr_p, uint64
     if (flags != kVersion || attr_p || size != 0) return Errno(EINVAL);
     return uint64_t{LandlockRuleset::kAbi};
   }
-  if (!attr_p && size >= sizeof(uint64_t)) return Errno(EFAULT);
+  if (!attr_p) return Errno(EFAULT);
   RulesetAttr attr = TRY(CopyAttr(task, attr_p.address(), size));
   if ((attr.fs_rights & ~LandlockRuleset::kFsRights) != 0 || (attr.net_rights & ~LandlockRuleset::kNetRights) != 0) return Errno(EINVAL);
   if (attr.fs_rights == 0 && attr.net_rights == 0) return Errno(ENOMSG);

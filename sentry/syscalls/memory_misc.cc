@@ -28,12 +28,14 @@ namespace {
 constexpr unsigned kNoExecSeal = 8, kExec = 16;  // MFD_NOEXEC_SEAL, MFD_EXEC
 
 ErrnoOr<uint64_t> MemfdCreate(Task& task, UserPtr<const char> name, unsigned flags) {
-  if ((flags & MFD_HUGETLB) != 0) return Errno(ENOSYS);  // as without CONFIG_HUGETLBFS
-  if ((flags & ~(MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoExecSeal | kExec)) != 0) return Errno(EINVAL);
+  constexpr unsigned kHugeSizes = 0x3fu << 26;  // MFD_HUGE_MASK << MFD_HUGE_SHIFT
+  bool huge = (flags & MFD_HUGETLB) != 0;
+  if ((flags & ~(huge ? MFD_HUGETLB | kHugeSizes : 0) & ~(MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoExecSeal | kExec)) != 0) return Errno(EINVAL);
   if ((flags & kNoExecSeal) != 0 && (flags & kExec) != 0) return Errno(EINVAL);
   // 249 bytes and the NUL: NAME_MAX less "memfd:".
   auto text = task.CopyInString(name, 250);
   if (!text.ok()) return text.Is(ENAMETOOLONG) ? Errno(EINVAL) : text.error();
+  if (huge) return Errno(ENOSYS);  // as without CONFIG_HUGETLBFS
   RefPtr<File> file = TRY(MemFd::Create(task, *text, flags));
   int fd = TRY(task.files().Allocate(std::move(file), (flags & MFD_CLOEXEC) != 0, task.limit(RLIMIT_NOFILE)));
   return static_cast<uint64_t>(fd);
@@ -105,10 +107,10 @@ ErrnoOr<uint64_t> ProcessMrelease(Task& task, int pidfd, unsigned flags) {
 // process_madvise(2). Cold, paged out and wanted soon are hints, which the host gets for the caller's own memory by madvise(2) alone.
 ErrnoOr<uint64_t> ProcessMadvise(Task& task, int pidfd, UserPtr<const iovec> ranges_p, uint64_t count, int advice, unsigned flags) {
   if (flags != 0) return Errno(EINVAL);
+  std::vector<iovec> ranges = TRY(task.CopyInIovecs(ranges_p, count));
   RefPtr<File> file = TRY(task.files().Get(pidfd));
   PidFd* target = PidFd::From(*file);
   if (target == nullptr) return Errno(EBADF);
-  std::vector<iovec> ranges = TRY(task.CopyInIovecs(ranges_p, count));
   if (!target->alive()) return Errno(ESRCH);
   if (advice != MADV_COLD && advice != MADV_PAGEOUT && advice != MADV_WILLNEED && advice != MADV_COLLAPSE) return Errno(EINVAL);
   Task* leader = target->group().leader();

@@ -105,6 +105,7 @@ ErrnoOr<uint64_t> SendMsg(Task& task, int fd, UserPtr<const MessageHeader> p, in
 }
 
 ErrnoOr<uint64_t> SendMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t count, int flags) {
+  if ((flags & kCmsgCompat) != 0) return Errno(EINVAL);
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));
   count = std::min(count, kMaxMessages);
   uint64_t& done = task.syscall().done;
@@ -208,8 +209,8 @@ ErrnoOr<uint64_t> RecvMsg(Task& task, int fd, UserPtr<MessageHeader> p, int flag
 
 ErrnoOr<uint64_t> RecvMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t count, int flags, UserPtr<timespec> timeout) {
   if ((flags & kCmsgCompat) != 0) return Errno(EINVAL);
-  RefPtr<Socket> socket = TRY(GetSocket(task, fd));
   int64_t limit = TRY(CopyInTimeout(task, UserPtr<const timespec>(timeout.address())));
+  RefPtr<Socket> socket = TRY(GetSocket(task, fd));
   count = std::min(count, kMaxMessages);
   SyscallState& call = task.syscall();
   // As on Linux the time-out is looked at between messages only (recvmmsg(2), BUGS).

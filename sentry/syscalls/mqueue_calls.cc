@@ -108,8 +108,8 @@ ErrnoOr<uint64_t> Wait(Task& task, MqueueFile& file, uint32_t events, int64_t de
 }
 
 ErrnoOr<uint64_t> MqTimedsend(Task& task, int fd, UserPtr<const void> text, uint64_t size, unsigned priority, UserPtr<const timespec> timeout) {
-  if (priority >= kMqPriorities) return Errno(EINVAL);
   int64_t deadline = TRY(Deadline(task, timeout));
+  if (priority >= kMqPriorities) return Errno(EINVAL);
   RefPtr<MqueueFile> file = TRY(GetQueue(task, fd));
   if (!file->writable()) return Errno(EBADF);
   MqueueInode& queue = file->queue();

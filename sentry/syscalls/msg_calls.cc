@@ -136,8 +136,7 @@ ErrnoOr<uint64_t> Info(Task& task, int command, uint64_t out) {
   return static_cast<uint64_t>(ns.msgs().max_index());
 }
 
-ErrnoOr<uint64_t> SetQueue(Task& task, MsgQueue& queue, uint64_t in) {
-  msqid_ds ds = TRY(task.CopyIn(UserPtr<msqid_ds>(in)));
+ErrnoOr<uint64_t> SetQueue(Task& task, MsgQueue& queue, const msqid_ds& ds) {
   TRY(queue.perm.CheckOwner(task.creds()));
   if (ds.msg_qbytes > NamespaceOf(task).sysctl(kSysctlMsgQueueBytes) && !task.Has(CAP_SYS_RESOURCE)) return Errno(EPERM);
   TRY(SetIpcOwner(task, ds.msg_perm, &queue.perm));
@@ -163,10 +162,13 @@ ErrnoOr<uint64_t> Msgctl(Task& task, int id, int command, uint64_t argument) {
     }
     default: break;
   }
+  if (id < 0) return Errno(EINVAL);
+  msqid_ds given = {};
+  if (command == IPC_SET) given = TRY(task.CopyIn(UserPtr<msqid_ds>(argument)));
   RefPtr<MsgQueue> queue = TRY(ns.msgs().Find(id));
   switch (command) {
     case IPC_STAT: TRY(queue->perm.Check(task.creds(), 0444)); return Stat(task, *queue, argument);
-    case IPC_SET: return SetQueue(task, *queue, argument);
+    case IPC_SET: return SetQueue(task, *queue, given);
     case IPC_RMID:
       TRY(queue->perm.CheckOwner(task.creds()));
       ns.msgs().Remove(id);

@@ -253,7 +253,8 @@ ErrnoOr<uint64_t> Prctl(Task& task, int option, uint64_t a2, uint64_t a3, uint64
 }
 
 ErrnoOr<uint64_t> Prlimit64(Task& task, int pid, int resource, UserPtr<const rlimit> in, UserPtr<rlimit> out) {
-  if (resource < 0 || resource >= RLIM_NLIMITS) return Errno(EINVAL);
+  rlimit next = {};
+  if (in) next = TRY(task.CopyIn(in));
   Task* target = pid == 0 ? &task : task.FindTask(pid);
   if (target == nullptr) return Errno(ESRCH);
   if (&target->group() != &task.group() && !task.creds().HasIn(target->creds().user_ns.get(), CAP_SYS_RESOURCE)) {
@@ -263,6 +264,7 @@ ErrnoOr<uint64_t> Prlimit64(Task& task, int pid, int resource, UserPtr<const rli
                 mine.gid == theirs.sgid;
     if (!same) return Errno(EPERM);
   }
+  if (resource < 0 || resource >= RLIM_NLIMITS) return Errno(EINVAL);
   // A smaller stack takes effect at once: exec has mapped all that the old limit allowed.
   bool stack = in && resource == RLIMIT_STACK && &target->group() == &task.group();
   std::optional<MmLock> lock;
@@ -270,7 +272,6 @@ ErrnoOr<uint64_t> Prlimit64(Task& task, int pid, int resource, UserPtr<const rli
   rlimit& current = target->group().rlim(resource);
   rlimit before = current;
   if (in) {
-    rlimit next = TRY(task.CopyIn(in));
     if (next.rlim_cur > next.rlim_max) return Errno(EINVAL);
     if (resource == RLIMIT_NOFILE && next.rlim_max > 1 << 20) return Errno(EPERM);  // fs.nr_open
     if (next.rlim_max > current.rlim_max && !task.Has(CAP_SYS_RESOURCE)) return Errno(EPERM);

@@ -70,23 +70,23 @@ ErrnoOr<Task*> AffinityTask(Task& task, int tid) {
 }
 
 ErrnoOr<uint64_t> SchedGetaffinity(Task& task, int tid, uint64_t size, UserPtr<void> out) {
+  size_t cpus = static_cast<size_t>(sysconf(_SC_NPROCESSORS_CONF));
+  size_t needed = (cpus + 63) / 64 * 8;
+  if (size < needed || size % 8 != 0) return Errno(EINVAL);
   Task* target = TRY(AffinityTask(task, tid));
   cpu_set_t set;
   int host = target->thread() != nullptr ? target->thread()->host_tid() : 0;
   if (sched_getaffinity(host, sizeof(set), &set) != 0) return Errno(errno);
-  size_t cpus = static_cast<size_t>(sysconf(_SC_NPROCESSORS_CONF));
-  size_t needed = (cpus + 63) / 64 * 8;
-  if (size < needed || size % 8 != 0) return Errno(EINVAL);
   TRY(task.CopyOutBytes(out.address(), &set, needed));
   return needed;
 }
 
 ErrnoOr<uint64_t> SchedSetaffinity(Task& task, int tid, uint64_t size, UserPtr<const void> in) {
-  Task* target = TRY(AffinityTask(task, tid));
-  if (!SameOwner(task, *target) && !task.creds().HasIn(target->creds().user_ns.get(), CAP_SYS_NICE)) return Errno(EPERM);
   cpu_set_t wanted{};
   size_t length = std::min<size_t>(size, sizeof(wanted));
   TRY(task.CopyInBytes(in.address(), &wanted, length));
+  Task* target = TRY(AffinityTask(task, tid));
+  if (!SameOwner(task, *target) && !task.creds().HasIn(target->creds().user_ns.get(), CAP_SYS_NICE)) return Errno(EPERM);
   CPU_AND(&wanted, &wanted, &Cgroup::AllCpus());
   // What a cpuset takes away comes back when that does (user_cpus_ptr), but something must be left.
   cpu_set_t allowed = Cgroup::With(*target, Cgroup::kCpuset).EffectiveCpus(), left;

@@ -147,6 +147,7 @@ ErrnoOr<uint64_t> Kill(Task& task, int pid, int signo) {
 ErrnoOr<uint64_t> SendToThread(Task& task, int tgid, int tid, int signo, const SigInfo* given = nullptr) {
   Task* target = task.FindTask(tid);
   if (target == nullptr || (tgid > 0 && task.group().pids().IdOf(target->group()) != tgid)) return Errno(ESRCH);
+  if (!ValidSignal(signo)) return Errno(EINVAL);
   if (!MaySignal(task, target->group(), signo)) return Errno(EPERM);
   if (signo >= kFirstRealtime && !target->group().MayQueueSignal()) return Errno(EAGAIN);
   SigInfo info = given != nullptr ? *given : SignalFrom(task, target->group(), signo, SI_TKILL);
@@ -155,12 +156,12 @@ ErrnoOr<uint64_t> SendToThread(Task& task, int tgid, int tid, int signo, const S
 }
 
 ErrnoOr<uint64_t> Tgkill(Task& task, int tgid, int tid, int signo) {
-  if (tgid <= 0 || tid <= 0 || !ValidSignal(signo)) return Errno(EINVAL);
+  if (tgid <= 0 || tid <= 0) return Errno(EINVAL);
   return SendToThread(task, tgid, tid, signo);
 }
 
 ErrnoOr<uint64_t> Tkill(Task& task, int tid, int signo) {
-  if (tid <= 0 || !ValidSignal(signo)) return Errno(EINVAL);
+  if (tid <= 0) return Errno(EINVAL);
   return SendToThread(task, 0, tid, signo);
 }
 

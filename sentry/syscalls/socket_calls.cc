@@ -142,6 +142,7 @@ ErrnoOr<uint64_t> Connect(Task& task, int fd, UserPtr<const void> address, int s
 }
 
 ErrnoOr<uint64_t> Accept4(Task& task, int fd, UserPtr<void> address, UserPtr<int> size, int flags) {
+  TRY(task.files().Get(fd));
   if ((flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) != 0) return Errno(EINVAL);
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));
   auto accepted = socket->Accept(task);

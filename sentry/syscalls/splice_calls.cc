@@ -134,9 +134,10 @@ ErrnoOr<uint64_t> Tee(Task& task, int in_fd, int out_fd, uint64_t size, uint32_t
 ErrnoOr<uint64_t> VmSplice(Task& task, int fd, UserPtr<const iovec> ranges, uint64_t count, uint32_t flags) {
   if ((flags & ~kFlags) != 0) return Errno(EINVAL);
   RefPtr<File> file = TRY(task.files().Get(fd));
+  std::vector<iovec> iovecs = TRY(task.CopyInIovecs(ranges, count));
+  if (std::ranges::all_of(iovecs, [](const iovec& range) { return range.iov_len == 0; })) return uint64_t{0};
   Pipe* pipe = PipeOf(*file);
   if (pipe == nullptr) return Errno(EBADF);
-  std::vector<iovec> iovecs = TRY(task.CopyInIovecs(ranges, count));
   if (file->writable()) {
     if (!pipe->has_readers()) return Broken(task);
     UserSource source(task, std::move(iovecs));

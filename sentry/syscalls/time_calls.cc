@@ -134,9 +134,15 @@ ErrnoOr<uint64_t> ClockGetres(Task& task, int clock, UserPtr<timespec> out) {
 }
 
 ErrnoOr<uint64_t> ClockSettime(Task& task, int clock, UserPtr<const timespec> in) {
-  TRY(ReadClock(task, clock));
+  if (clock != CLOCK_REALTIME && clock >= 0) return Errno(EINVAL);
+  // posix_cpu_clock_set(): another's CPU time may be set by nobody.
+  if (clock < 0) {
+    TRY(task.CopyIn(in));
+    TRY(ReadClock(task, clock));
+    return Errno(EPERM);
+  }
   TRY(CopyInDuration(task, in));
-  return clock == CLOCK_REALTIME ? Errno(EPERM) : Errno(EINVAL);
+  return Errno(EPERM);
 }
 
 ErrnoOr<uint64_t> Gettimeofday(Task& task, UserPtr<timeval> tv, UserPtr<struct timezone> tz) {
@@ -247,6 +253,7 @@ ErrnoOr<uint64_t> Adjtimex(Task& task, UserPtr<timex> p) {
 }
 
 ErrnoOr<uint64_t> ClockAdjtime(Task& task, int clock, UserPtr<timex> p) {
+  TRY(task.CopyIn(UserPtr<const timex>(p.address())));
   // Clocks that nobody can adjust are known ones (kernel/time/posix-timers.c).
   if (clock != CLOCK_REALTIME) return Errno(clock >= 0 && (clock > CLOCK_TAI || clock == 10 /* CLOCK_SGI_CYCLE */) ? EINVAL : EOPNOTSUPP);
   return Adjtimex(task, p);

@@ -80,6 +80,8 @@ ErrnoOr<uint64_t> Alarm(Task& task, unsigned seconds) {
 }
 
 ErrnoOr<uint64_t> TimerCreate(Task& task, int clock, UserPtr<const sigevent> event, UserPtr<int> out) {
+  sigevent e = {};
+  if (event) e = TRY(task.CopyIn(event));
   TRY(ReadClock(task, clock));
   bool cpu = clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID;
   bool cpu_thread = clock == CLOCK_THREAD_CPUTIME_ID || (clock < 0 && (clock & 4) != 0);
@@ -96,7 +98,6 @@ ErrnoOr<uint64_t> TimerCreate(Task& task, int clock, UserPtr<const sigevent> eve
   int notify = SIGEV_SIGNAL, signo = SIGALRM, thread = 0;
   uint64_t value = 0;
   if (event) {
-    sigevent e = TRY(task.CopyIn(event));
     notify = e.sigev_notify;
     signo = e.sigev_signo;
     value = reinterpret_cast<uint64_t>(e.sigev_value.sival_ptr);
