@@ -153,21 +153,22 @@ def all_suites():
             "gpu", "GPU programs on a driver that does not exist",
             python("test/gpu/run.py", "--sandbox", SANDBOX, "--programs", "bazel-bin/test/gpu"), read_counts, 5, ["test/gpu/run.py"], binary=True,
         ),
-        # These compile everything anew, so they come last, and what the budget has no time for is skipped. The fuzz configuration is AddressSanitizer and UBSan
-        # plus coverage, so that the unit tests and the fuzz targets share one build.
+        # These compile everything anew, so they come last, and what the budget has no time for is skipped: from nothing each takes some 20 minutes of two
+        # CPUs, so that their own limits are far above. The fuzz configuration is AddressSanitizer and UBSan plus coverage, so that the unit tests and the
+        # fuzz targets share one build.
         Suite(
             "asan", "unit tests under AddressSanitizer and UBSan",
             bazel_test("asan", "--config=fuzz", "--test_tag_filters=-nosan,-noasan"),
-            read_bazel, 25, least=3,
+            read_bazel, 45, least=3,
         ),
         Suite(
             "fuzz", f"fuzz targets, {fuzz_seconds} s each",
-            python("tools/fuzz.py", "--seconds", fuzz_seconds, "--seed", "1"), read_counts, 15, least=3,
+            python("tools/fuzz.py", "--seconds", fuzz_seconds, "--seed", "1"), read_counts, 30, least=3,
         ),
         Suite(
             "tsan", "unit tests under ThreadSanitizer",
             bazel_test("tsan", "--config=tsan", "--test_tag_filters=-nosan,-notsan"),
-            read_bazel, 20, least=3,
+            read_bazel, 45, least=3,
         ),
     ]
 
