@@ -33,6 +33,7 @@ bool Touches(uint64_t number, const T* args) {
       if (Above(args[0], args[1]) || Above(args[0], args[2])) return true;
       return fixed ? Above(args[4], args[2]) : (args[3] & MREMAP_MAYMOVE) != 0;
     }
+    case SYS_pread64: return Above(args[1], args[2]);
     case SYS_brk:
     case SYS_shmat:
     case SYS_shmdt: return true;

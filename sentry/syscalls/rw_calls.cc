@@ -10,6 +10,7 @@
 #include "sentry/fs/userfaultfd/userfaultfd.h"
 #include "sentry/kernel/task.h"
 #include "sentry/net/socket.h"
+#include "sentry/syscalls/direct_read.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/rw_util.h"
 #include "sentry/syscalls/table.h"
@@ -93,6 +94,7 @@ ErrnoOr<void> CheckEnd(const File& file, uint64_t offset, uint64_t size) {
 ErrnoOr<uint64_t> Read(Task& task, int fd, UserPtr<void> p, uint64_t size) {
   RefPtr<File> file = TRY(ReadableFile(task, fd));
   TRY(CheckRange(p.address(), size));
+  if (auto r = ReadDirectly(task, file, p.address(), size, std::nullopt)) return *r;
   UserSink sink(task, p, std::min(size, kMaxRwCount));
   return ReadFile(task, *file, sink);
 }
@@ -125,6 +127,7 @@ ErrnoOr<uint64_t> PRead64(Task& task, int fd, UserPtr<void> p, uint64_t size, in
   RefPtr<File> file = TRY(ReadableFile(task, fd));
   TRY(CheckRange(p.address(), size));
   TRY(CheckEnd(*file, static_cast<uint64_t>(offset), size));
+  if (auto r = ReadDirectly(task, file, p.address(), size, static_cast<uint64_t>(offset))) return *r;
   UserSink sink(task, p, std::min(size, kMaxRwCount));
   return ReadFileAt(task, *file, sink, static_cast<uint64_t>(offset));
 }

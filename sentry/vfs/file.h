@@ -110,6 +110,15 @@ class File : public RefCounted<File>, public state::Saveable {
   virtual ErrnoOr<RefPtr<File>> Reopen(Task& /*task*/, int /*flags*/) { return Errno(ENXIO); }
   // For /proc/PID/fd: "pipe:[123]", "anon_inode:[eventfd]"; used if there is no dentry.
   virtual std::string LinkName() const { return "anon_inode:[unknown]"; }
+  // A host descriptor whose bytes, up to `size`, are what Read() and PRead() give now, for a guest's own thread to read from (syscalls/direct_read.h);
+  // -1: there is none. It is good for as long as the file is. After reading DidReadDirectly() is due.
+  struct DirectSource {
+    int fd = -1;
+    uint64_t size = 0;
+  };
+  virtual DirectSource SourceOfDirectReads() { return {}; }
+  virtual void DidReadDirectly() {}
+
   // The file position, and further lines ("name:\tvalue\n") for /proc/PID/fdinfo.
   virtual uint64_t position() const { return 0; }
   virtual std::string FdInfo() const { return ""; }

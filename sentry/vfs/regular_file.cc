@@ -47,6 +47,18 @@ ErrnoOr<size_t> RegularFile::PRead(Task&, Sink& sink, uint64_t offset) {
   return ReadData(*data_, sink, offset, Touches(*this));
 }
 
+// Not of tmpfs: its descriptor is that of other files' bytes, too.
+File::DirectSource RegularFile::SourceOfDirectReads() {
+  if (data_->sentry_owned() || !data_->Refresh().ok()) return {};
+  auto fd = data_->HostFd(false);
+  if (!fd.ok()) return {};
+  return {*fd, data_->attr().size};
+}
+
+void RegularFile::DidReadDirectly() {
+  if (Touches(*this)) data_->DidRead();
+}
+
 ErrnoOr<size_t> RegularFile::Write(Task& task, Source& source) {
   uint64_t end = position_;
   size_t n = TRY(WriteAt(task, source, position_, &end));

@@ -25,6 +25,8 @@ class RegularFile final : public VfsFile {
   ErrnoOr<void> Fallocate(Task& task, int mode, uint64_t offset, uint64_t size) override;
   ErrnoOr<MapSource> Map(Task& task, uint64_t offset, uint64_t size, int prot, bool shared) override;
   ErrnoOr<uint64_t> Fcntl(Task& task, int command, uint64_t argument) override;
+  DirectSource SourceOfDirectReads() override;
+  void DidReadDirectly() override;
   uint64_t map_seam() const override { return data_->map_seam(); }
   uint64_t position() const override { return position_; }
   Inode& data() const { return *data_; }
