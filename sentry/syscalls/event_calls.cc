@@ -138,7 +138,7 @@ void RegisterEventCalls(SyscallTable& table) {
   table.Set(SYS_eventfd, Full<&EventFdCall>());
   table.Set(SYS_eventfd2, Full<&EventFd2>());
   table.Set(SYS_timerfd_create, Full<&TimerFdCreate>());
-  table.Set(SYS_timerfd_settime, Partial<&TimerFdSettime>("changes of the clock do not cancel (TFD_TIMER_CANCEL_ON_SET)"));
+  table.Set(SYS_timerfd_settime, Full<&TimerFdSettime>());
   table.Set(SYS_timerfd_gettime, Full<&TimerFdGettime>());
   table.Set(SYS_signalfd, Full<&SignalFdCall>());
   table.Set(SYS_signalfd4, Full<&SignalFd4>());

@@ -132,6 +132,28 @@ GUEST_TEST(TimerfdEdge, RealTimeClock) {
   EXPECT_GE(NowNs(CLOCK_REALTIME), Total(spec.it_value));
 }
 
+// While a sandbox is an image CLOCK_REALTIME goes on alone, which is as if somebody had set it.
+GUEST_TEST(TimerfdEdge, CanceledWhenTheClockIsSet) {
+  const int fd = MUST(timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK));
+  const int plain = MUST(timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK));
+  const itimerspec spec = Spec(NowNs(CLOCK_REALTIME) + 3600 * 1000 * kMs);
+  MUST(timerfd_settime(fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &spec, nullptr));
+  MUST(timerfd_settime(plain, TFD_TIMER_ABSTIME, &spec, nullptr));
+  const int64_t before = NowNs(CLOCK_REALTIME) - NowNs();
+  CheckpointHere();
+  const int64_t jump = NowNs(CLOCK_REALTIME) - NowNs() - before;
+  const bool was_set = jump > kMs || jump < -kMs;
+  pollfd ready = {fd, POLLIN, 0};
+  EXPECT_EQ(poll(&ready, 1, 0), was_set ? 1 : 0);
+  uint64_t count;
+  EXPECT_ERRNO(read(fd, &count, sizeof(count)), was_set ? ECANCELED : EAGAIN);
+  EXPECT_ERRNO(read(fd, &count, sizeof(count)), EAGAIN);  // told once
+  EXPECT_ERRNO(read(plain, &count, sizeof(count)), EAGAIN);
+  itimerspec left = {};
+  MUST(timerfd_gettime(fd, &left));
+  EXPECT_GT(Total(left.it_value), 3000 * 1000 * kMs);
+}
+
 GUEST_TEST(TimerfdEdge, IntervalGoesOnWhileUnread) {
   const int fd = MUST(timerfd_create(CLOCK_MONOTONIC, 0));
   const itimerspec spec = Spec(5 * kMs, 5 * kMs);

@@ -44,9 +44,15 @@ int64_t TimerFd::Now() const {
   }
 }
 
+bool TimerFd::may_be_canceled() const {
+  constexpr int kBoth = TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET;
+  return (clock_ == CLOCK_REALTIME || clock_ == CLOCK_REALTIME_ALARM) && (settime_flags_ & kBoth) == kBoth;
+}
+
 void TimerFd::Set(int flags, int64_t value, int64_t interval) {
   settime_flags_ = flags;
   ticks_ = 0;
+  canceled_ = false;
   interval_ = interval;
   next_ = kNever;
   // One that will never expire is armed all the same.
@@ -89,6 +95,10 @@ ErrnoOr<size_t> TimerFd::Read(Task&, Sink& sink) {
   if (ticks_ == 0) return Errno(EAGAIN);
   uint64_t ticks = std::exchange(ticks_, 0);
   Update();
+  if (std::exchange(canceled_, false)) {
+    ticks_ = 0;
+    return Errno(ECANCELED);
+  }
   if (TRY(sink.Put(&ticks, sizeof(ticks))) != sizeof(ticks)) return Errno(EFAULT);
   return sizeof(ticks);
 }
@@ -128,6 +138,7 @@ std::string TimerFd::Save(state::Saver&) const {
   m.set_interval(interval_);
   m.set_ticks(ticks_);
   m.set_settime_flags(static_cast<uint32_t>(settime_flags_));
+  m.set_canceled(canceled_);
   return m.SerializeAsString();
 }
 
@@ -141,12 +152,18 @@ bool TimerFd::Load(state::Loader&, std::string_view bytes) {
   interval_ = m.interval();
   ticks_ = m.ticks();
   settime_flags_ = static_cast<int>(m.settime_flags());
+  canceled_ = m.canceled();
   return true;
 }
 
 bool TimerFd::AfterLoad(state::Loader& loader) {
   kernel_ = loader.Get<Kernel>(1);
   if (kernel_ == nullptr) return false;
+  // A guest cannot set the clock, but while it was an image CLOCK_REALTIME went on alone, as it does while a machine sleeps (timerfd_resume()).
+  if (may_be_canceled()) {
+    canceled_ = true;
+    ++ticks_;
+  }
   Update();
   return true;
 }

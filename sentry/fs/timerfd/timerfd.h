@@ -46,6 +46,8 @@ class TimerFd final : public File {
  private:
   // Now on the timer's own clock.
   int64_t Now() const;
+  // It wants to know when somebody sets its clock (TFD_TIMER_CANCEL_ON_SET).
+  bool may_be_canceled() const;
   // Counts what has expired by now and arms the timer for what comes next.
   void Update();
 
@@ -55,6 +57,7 @@ class TimerFd final : public File {
   int64_t next_ = kNever;  // on the timer's clock
   int64_t interval_ = 0;
   uint64_t ticks_ = 0;
+  bool canceled_ = false;  // the clock was set, and nobody has read it since
   Timer timer_;
   WaitQueue queue_;
 };
