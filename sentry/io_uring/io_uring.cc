@@ -187,14 +187,21 @@ void IoUring::Complete(Request& request, int32_t result) {
   std::erase(pending_, keep);
   const io_uring_sqe& sqe = request.sqe();
   bool scalar = IsReadWrite(sqe.opcode) && sqe.opcode != IORING_OP_READV && sqe.opcode != IORING_OP_WRITEV;
-  bool failed = result < 0 || (scalar && static_cast<uint32_t>(result) != sqe.len);
+  bool failed = result < 0 || (scalar && static_cast<uint32_t>(result) != request.expected());
   if (result == -ETIME && (sqe.timeout_flags & IORING_TIMEOUT_ETIME_SUCCESS) != 0 && sqe.opcode == IORING_OP_TIMEOUT) failed = false;
   if (failed || (sqe.flags & IOSQE_CQE_SKIP_SUCCESS) == 0) {
     io_uring_cqe cqe{};
     cqe.user_data = sqe.user_data;
     cqe.res = result;
+    cqe.flags = request.TakeFlags() | (IsZeroCopy(sqe.opcode) ? IORING_CQE_F_MORE : 0);
     if (sqe.opcode != IORING_OP_TIMEOUT) ++posted_;
     Post(cqe);
+    if (IsZeroCopy(sqe.opcode)) {
+      cqe.flags = IORING_CQE_F_NOTIF;
+      cqe.res = (sqe.ioprio & kReportUsage) != 0 ? static_cast<int32_t>(IORING_NOTIF_USAGE_ZC_COPIED) : 0;
+      ++posted_;
+      Post(cqe);
+    }
   }
   if (Request* watch = std::exchange(request.partner, nullptr)) {
     RefPtr<Request> other(watch);
@@ -216,6 +223,18 @@ void IoUring::Complete(Request& request, int32_t result) {
   }
   CheckCounts();
   Work();
+}
+
+bool IoUring::PostMore(Request& request, int32_t result) {
+  if (!overflow_.empty() || Ready() >= memory_.completions()) return false;
+  io_uring_cqe cqe{};
+  cqe.user_data = request.sqe().user_data;
+  cqe.res = result;
+  cqe.flags = request.TakeFlags() | IORING_CQE_F_MORE;
+  ++posted_;
+  Post(cqe);
+  CheckCounts();
+  return true;
 }
 
 void IoUring::CheckCounts() {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <vector>
 
+#include "sentry/io_uring/provided_buffers.h"
 #include "sentry/io_uring/request.h"
 #include "sentry/io_uring/ring_memory.h"
 #include "sentry/kernel/wait_queue.h"
@@ -48,12 +49,21 @@ class IoUring final : public File {
 
   // --- for requests ---
   void Complete(Request& request, int32_t result);
+  // A completion after which the request goes on. False if there is no room for it: then it is the last.
+  bool PostMore(Request& request, int32_t result);
   // ASYNC_CANCEL, POLL_REMOVE: 0, ENOENT, EALREADY; with IORING_ASYNC_CANCEL_ALL how many.
   int32_t Cancel(const Request& by, uint64_t user_data, int fd, uint32_t flags, int opcode);
   Request* FindPending(uint64_t user_data, int opcode);
   // The registered file or buffer with that index, or null.
   RefPtr<File> FixedFile(uint32_t index) const;
   const iovec* FixedBuffer(uint32_t index) const;
+  // Puts `file` into slot `number` - 1, or a free one for IORING_FILE_INDEX_ALLOC, whose index is the result. ENXIO, EINVAL, ENFILE.
+  ErrnoOr<uint64_t> Install(RefPtr<File> file, uint32_t number);
+  // Empties slot `number` - 1, for who calls OnClose. ENXIO, EINVAL, EBADF.
+  ErrnoOr<RefPtr<File>> Uninstall(uint32_t number);
+  // FILES_UPDATE: the descriptors at `fds` for the slots from `offset` on, or, for IORING_FILE_INDEX_ALLOC, free ones, which are told there.
+  ErrnoOr<uint64_t> UpdateFiles(Task& task, uint64_t fds, uint32_t count, uint32_t offset);
+  ProvidedBuffers& buffers() { return provided_; }
   // Completions posted so far but for those of time-outs, which count them.
   uint64_t posted() const { return posted_; }
   static bool Supports(uint8_t opcode);
@@ -82,7 +92,9 @@ class IoUring final : public File {
   void BeginDeferred();
   void Post(const io_uring_cqe& cqe);
   void CheckCounts();
+  void SetSlot(uint32_t index, RefPtr<File> file);
   ErrnoOr<uint64_t> RegisterFiles(Task& task, uint64_t argument, uint32_t count);
+  ErrnoOr<uint64_t> RegisterFilesWithTags(Task& task, uint64_t argument, uint32_t size);
   ErrnoOr<uint64_t> UpdateFiles(Task& task, uint64_t argument, uint32_t count);
   ErrnoOr<uint64_t> RegisterBuffers(Task& task, uint64_t argument, uint32_t count);
   ErrnoOr<uint64_t> RegisterEventFd(Task& task, uint64_t argument, bool async);
@@ -107,7 +119,9 @@ class IoUring final : public File {
   bool chain_failed_ = false;
   std::deque<io_uring_cqe> overflow_;
   std::vector<RefPtr<File>> files_;
+  uint32_t slot_hint_ = 0;  // where the search for a free one begins
   std::vector<iovec> buffers_;
+  ProvidedBuffers provided_;
   RefPtr<File> event_fd_;
   bool event_async_ = false;
   bool files_registered_ = false, buffers_registered_ = false;

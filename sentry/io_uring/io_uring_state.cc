@@ -32,11 +32,13 @@ std::string IoUring::Save(state::Saver& saver) const {
   for (const io_uring_cqe& cqe : overflow_) m.add_overflow(&cqe, sizeof(cqe));
   m.set_files_registered(files_registered_);
   for (const RefPtr<File>& file : files_) m.add_file(saver.Ref(file));
+  m.set_slot_hint(slot_hint_);
   m.set_buffers_registered(buffers_registered_);
   for (const iovec& b : buffers_) {
     m.add_buffer(reinterpret_cast<uint64_t>(b.iov_base));
     m.add_buffer(b.iov_len);
   }
+  provided_.Save(&m);
   m.set_event_fd(saver.Ref(event_fd_));
   m.set_event_async(event_async_);
   for (const RefPtr<Request>& r : pending_) {
@@ -89,8 +91,11 @@ bool IoUring::Load(state::Loader& loader, std::string_view bytes) {
   }
   files_registered_ = m.files_registered();
   for (uint64_t id : m.file()) files_.push_back(loader.GetRef<File>(id));
+  slot_hint_ = m.slot_hint();
+  if (slot_hint_ > files_.size()) return loader.Fail("an io_uring's files are malformed");
   buffers_registered_ = m.buffers_registered();
   for (int i = 0; i < m.buffer_size(); i += 2) buffers_.push_back({reinterpret_cast<void*>(m.buffer(i)), m.buffer(i + 1)});
+  if (!provided_.Load(m)) return loader.Fail("an io_uring's buffers are malformed");
   event_fd_ = loader.GetRef<EventFd>(m.event_fd());
   event_async_ = m.event_async();
   for (const auto& in : m.pending()) {

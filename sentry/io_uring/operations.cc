@@ -19,6 +19,8 @@ bool IsReadWrite(uint8_t opcode) {
   }
 }
 
+bool IsZeroCopy(uint8_t opcode) { return opcode == IORING_OP_SEND_ZC || opcode == IORING_OP_SENDMSG_ZC; }
+
 bool TakesFile(uint8_t opcode) {
   switch (opcode) {
     case IORING_OP_FSYNC:
@@ -32,7 +34,16 @@ bool TakesFile(uint8_t opcode) {
     case IORING_OP_FADVISE:
     case IORING_OP_SEND:
     case IORING_OP_RECV:
-    case IORING_OP_SHUTDOWN: return true;
+    case IORING_OP_SHUTDOWN:
+    case IORING_OP_SEND_ZC:
+    case IORING_OP_SENDMSG_ZC:
+    case IORING_OP_FSETXATTR:
+    case IORING_OP_FGETXATTR:
+    case kOpReadMultishot:
+    case kOpFixedFdInstall:
+    case kOpFtruncate:
+    case kOpBind:
+    case kOpListen: return true;
     default: return IsReadWrite(opcode);
   }
 }
@@ -48,7 +59,12 @@ bool IsKnown(uint8_t opcode) {
     case IORING_OP_TIMEOUT:
     case IORING_OP_TIMEOUT_REMOVE:
     case IORING_OP_ASYNC_CANCEL:
-    case IORING_OP_LINK_TIMEOUT: return true;
+    case IORING_OP_LINK_TIMEOUT:
+    case IORING_OP_PROVIDE_BUFFERS:
+    case IORING_OP_REMOVE_BUFFERS:
+    case IORING_OP_FILES_UPDATE:
+    case kOpReadMultishot:
+    case kOpFixedFdInstall: return true;
     default: return IsReadWrite(opcode) || CallOf(sqe, 0, &call);
   }
 }
@@ -64,8 +80,10 @@ bool CallOf(const io_uring_sqe& s, int descriptor, OperationCall* out) {
   switch (s.opcode) {
     case IORING_OP_FSYNC: return is((s.fsync_flags & IORING_FSYNC_DATASYNC) != 0 ? SYS_fdatasync : SYS_fsync, fd);
     case IORING_OP_SYNC_FILE_RANGE: return is(SYS_sync_file_range, fd, s.off, s.len, s.sync_range_flags);
+    case IORING_OP_SENDMSG_ZC:
     case IORING_OP_SENDMSG: return is(SYS_sendmsg, fd, s.addr, send_flags);
     case IORING_OP_RECVMSG: return is(SYS_recvmsg, fd, s.addr, s.msg_flags);
+    case IORING_OP_SEND_ZC:
     case IORING_OP_SEND: return is(SYS_sendto, fd, s.addr, s.len, send_flags, s.addr2, s.addr_len);
     case IORING_OP_RECV: return is(SYS_recvfrom, fd, s.addr, s.len, s.msg_flags);
     case IORING_OP_ACCEPT: return is(SYS_accept4, fd, s.addr, s.addr2, s.accept_flags);
@@ -84,6 +102,13 @@ bool CallOf(const io_uring_sqe& s, int descriptor, OperationCall* out) {
     case IORING_OP_SYMLINKAT: return is(SYS_symlinkat, s.addr, fd, s.addr2);
     case IORING_OP_LINKAT: return is(SYS_linkat, fd, s.addr, s.len, s.addr2, s.hardlink_flags);
     case IORING_OP_SOCKET: return is(SYS_socket, fd, s.off, s.len);
+    case IORING_OP_SETXATTR: return is(SYS_setxattr, s.addr3, s.addr, s.addr2, s.len, s.xattr_flags);
+    case IORING_OP_FSETXATTR: return is(SYS_fsetxattr, fd, s.addr, s.addr2, s.len, s.xattr_flags);
+    case IORING_OP_GETXATTR: return is(SYS_getxattr, s.addr3, s.addr, s.addr2, s.len);
+    case IORING_OP_FGETXATTR: return is(SYS_fgetxattr, fd, s.addr, s.addr2, s.len);
+    case kOpFtruncate: return is(SYS_ftruncate, fd, s.off);
+    case kOpBind: return is(SYS_bind, fd, s.addr, s.addr2);
+    case kOpListen: return is(SYS_listen, fd, s.len);
     default: return false;
   }
 }

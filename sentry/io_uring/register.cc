@@ -8,12 +8,14 @@
 
 #include "sentry/fs/eventfd/eventfd.h"
 #include "sentry/io_uring/io_uring.h"
+#include "sentry/io_uring/operations.h"
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/fd_table.h"
 
 namespace amber {
 namespace {
 
+constexpr uint32_t kPbufStatus = 26;  // IORING_REGISTER_PBUF_STATUS
 constexpr uint64_t kMaxBufferSize = uint64_t{1} << 30;
 
 struct FilesUpdate {
@@ -45,21 +47,94 @@ ErrnoOr<uint64_t> IoUring::RegisterFiles(Task& task, uint64_t argument, uint32_t
   for (int fd : fds) files.push_back(TRY(FileForSlot(task, fd)));
   files_ = std::move(files);
   files_registered_ = true;
+  slot_hint_ = 0;
+  return 0;
+}
+
+ErrnoOr<uint64_t> IoUring::RegisterFilesWithTags(Task& task, uint64_t argument, uint32_t size) {
+  struct Registration {  // struct io_uring_rsrc_register
+    uint32_t count, flags;
+    uint64_t reserved, data, tags;
+  };
+  if (size != sizeof(Registration)) return Errno(EINVAL);
+  auto r = TRY(task.CopyIn(UserPtr<const Registration>(argument)));
+  bool sparse = r.flags == IORING_RSRC_REGISTER_SPARSE;
+  // No completions that tell when a file is not used any more (tags).
+  if (r.count == 0 || r.reserved != 0 || (r.flags != 0 && !sparse) || (sparse && r.data != 0) || r.tags != 0) return Errno(EINVAL);
+  if (!sparse) return RegisterFiles(task, r.data, r.count);
+  if (files_registered_) return Errno(EBUSY);
+  if (r.count > kMaxFiles || r.count > task.limit(RLIMIT_NOFILE)) return Errno(EMFILE);
+  files_.assign(r.count, nullptr);
+  files_registered_ = true;
+  slot_hint_ = 0;
   return 0;
 }
 
 ErrnoOr<uint64_t> IoUring::UpdateFiles(Task& task, uint64_t argument, uint32_t count) {
   auto update = TRY(task.CopyIn(UserPtr<const FilesUpdate>(argument)));
   if (update.resv != 0) return Errno(EINVAL);
+  if (update.offset == IORING_FILE_INDEX_ALLOC) return Errno(EINVAL);
+  return UpdateFiles(task, update.fds, count, update.offset);
+}
+
+ErrnoOr<uint64_t> IoUring::UpdateFiles(Task& task, uint64_t fds, uint32_t count, uint32_t offset) {
   if (!files_registered_) return Errno(ENXIO);
-  if (count > files_.size() || update.offset > files_.size() - count) return Errno(EINVAL);
+  const bool anywhere = offset == IORING_FILE_INDEX_ALLOC;
+  if (!anywhere && (count > files_.size() || offset > files_.size() - count)) return Errno(EINVAL);
   for (uint32_t i = 0; i < count; ++i) {
-    auto fd = task.CopyIn(UserPtr<const int>(update.fds + uint64_t{i} * sizeof(int)));
-    auto file = fd.ok() ? *fd == IORING_REGISTER_FILES_SKIP ? files_[update.offset + i] : FileForSlot(task, *fd) : ErrnoOr<RefPtr<File>>(fd.error());
-    if (!file.ok()) return i > 0 ? ErrnoOr<uint64_t>(uint64_t{i}) : file.error();
-    files_[update.offset + i] = *file;
+    UserPtr<int> at(fds + uint64_t{i} * sizeof(int));
+    auto one = [&]() -> ErrnoOr<void> {
+      int fd = TRY(task.CopyIn(UserPtr<const int>(at.address())));
+      if (!anywhere && fd == IORING_REGISTER_FILES_SKIP) return Ok();
+      RefPtr<File> file = TRY(FileForSlot(task, fd));
+      if (!anywhere) {
+        SetSlot(offset + i, std::move(file));
+        return Ok();
+      }
+      if (!file) return Errno(EBADF);
+      uint64_t slot = TRY(Install(std::move(file), IORING_FILE_INDEX_ALLOC));
+      auto told = task.CopyOut(at, static_cast<int>(slot));
+      if (!told.ok()) SetSlot(static_cast<uint32_t>(slot), nullptr);
+      return told;
+    };
+    if (auto done = one(); !done.ok()) return i > 0 ? ErrnoOr<uint64_t>(uint64_t{i}) : done.error();
   }
   return count;
+}
+
+void IoUring::SetSlot(uint32_t index, RefPtr<File> file) {
+  if (file) {
+    slot_hint_ = index + 1;
+  } else if (files_[index]) {
+    slot_hint_ = index;
+  }
+  files_[index] = std::move(file);
+}
+
+ErrnoOr<uint64_t> IoUring::Install(RefPtr<File> file, uint32_t number) {
+  if (!files_registered_) return Errno(ENXIO);
+  if (IoUring::From(*file) != nullptr) return Errno(EBADF);
+  if (number == IORING_FILE_INDEX_ALLOC) {
+    // Behind the one that was filled last, or the one that was emptied last, and round.
+    auto free = std::find(files_.begin() + slot_hint_, files_.end(), nullptr);
+    if (free == files_.end()) free = std::ranges::find(files_, nullptr);
+    if (free == files_.end()) return Errno(ENFILE);
+    uint64_t slot = static_cast<uint64_t>(free - files_.begin());
+    SetSlot(static_cast<uint32_t>(slot), std::move(file));
+    return slot;
+  }
+  if (number > files_.size()) return Errno(EINVAL);
+  SetSlot(number - 1, std::move(file));
+  return uint64_t{0};
+}
+
+ErrnoOr<RefPtr<File>> IoUring::Uninstall(uint32_t number) {
+  if (!files_registered_) return Errno(ENXIO);
+  if (number > files_.size()) return Errno(EINVAL);
+  RefPtr<File> file = files_[number - 1];
+  if (!file) return Errno(EBADF);
+  SetSlot(number - 1, nullptr);
+  return file;
 }
 
 ErrnoOr<uint64_t> IoUring::RegisterBuffers(Task& task, uint64_t argument, uint32_t count) {
@@ -90,14 +165,14 @@ ErrnoOr<uint64_t> IoUring::RegisterEventFd(Task& task, uint64_t argument, bool a
 }
 
 ErrnoOr<uint64_t> IoUring::Probe(Task& task, uint64_t argument, uint32_t count) {
-  constexpr uint8_t kLast = IORING_OP_LAST - 1;
+  constexpr uint8_t kLast = kOpLast - 1;
   if (count > 256) return Errno(EINVAL);
   size_t size = sizeof(io_uring_probe) + count * sizeof(io_uring_probe_op);
   std::vector<char> bytes = TRY(task.CopyInArray(UserPtr<const char>(argument), size));
   if (std::ranges::any_of(bytes, [](char c) { return c != 0; })) return Errno(EINVAL);
   io_uring_probe head{};
   head.last_op = kLast;
-  head.ops_len = static_cast<uint8_t>(std::min<uint32_t>(count, IORING_OP_LAST));
+  head.ops_len = static_cast<uint8_t>(std::min<uint32_t>(count, kOpLast));
   TRY(task.CopyOutBytes(argument, &head, sizeof(head)));
   for (uint32_t i = 0; i < head.ops_len; ++i) {
     io_uring_probe_op op{};
@@ -119,6 +194,7 @@ ErrnoOr<uint64_t> IoUring::Register(Task& task, uint32_t what, uint64_t argument
       buffers_registered_ = false;
       return 0;
     case IORING_REGISTER_FILES: return RegisterFiles(task, argument, count);
+    case IORING_REGISTER_FILES2: return RegisterFilesWithTags(task, argument, count);
     case IORING_REGISTER_FILES_UPDATE: return UpdateFiles(task, argument, count);
     case IORING_UNREGISTER_FILES:
       if (!bare) return Errno(EINVAL);
@@ -132,6 +208,14 @@ ErrnoOr<uint64_t> IoUring::Register(Task& task, uint32_t what, uint64_t argument
       if (!bare) return Errno(EINVAL);
       if (!event_fd_) return Errno(ENXIO);
       event_fd_.reset();
+      return 0;
+    case IORING_REGISTER_PBUF_RING:
+    case IORING_UNREGISTER_PBUF_RING:
+    case kPbufStatus:
+      if (count != 1) return Errno(EINVAL);
+      TRY(what == IORING_REGISTER_PBUF_RING     ? provided_.RegisterRing(task, argument)
+          : what == IORING_UNREGISTER_PBUF_RING ? provided_.UnregisterRing(task, argument)
+                                                : provided_.Status(task, argument));
       return 0;
     case IORING_REGISTER_PROBE: return argument == 0 ? Errno(EINVAL) : Probe(task, argument, count);
     case IORING_REGISTER_ENABLE_RINGS:

@@ -8,10 +8,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
+#include "sentry/io_uring/provided_buffers.h"
 #include "sentry/kernel/helper_task.h"
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/fd_table.h"
@@ -50,6 +53,12 @@ class Request final : public RefCounted<Request>, public CallOwner {
   bool TakeCountReached();
   // TIMEOUT_REMOVE with IORING_TIMEOUT_UPDATE.
   void MoveDeadline(int64_t deadline);
+  // POLL_REMOVE with IORING_POLL_UPDATE_*.
+  void ChangePoll(const io_uring_sqe& by);
+  // Flags of its next completion.
+  uint32_t TakeFlags() { return std::exchange(cqe_flags_, 0); }
+  // What a read or write has to move to count as whole.
+  uint32_t expected() const { return expected_ != 0 ? expected_ : sqe_.len; }
   bool linked() const { return (sqe_.flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK)) != 0; }
 
   // What is linked behind it.
@@ -71,12 +80,25 @@ class Request final : public RefCounted<Request>, public CallOwner {
   void Run();
   RefPtr<FdTable> FilesFor();
   ErrnoOr<uint64_t> Execute(Task& helper);
-  ErrnoOr<uint64_t> ReadWrite(Task& helper);
+  // Its call, with its arguments as they are in `sqe`.
+  ErrnoOr<uint64_t> Attempt(Task& helper, const io_uring_sqe& sqe);
+  ErrnoOr<void> CheckFixed(const io_uring_sqe& sqe) const;
+  ErrnoOr<uint64_t> ReadWrite(Task& helper, const io_uring_sqe& sqe);
   ErrnoOr<uint64_t> Poll(Task& helper);
   ErrnoOr<uint64_t> Timeout(Task& helper);
   ErrnoOr<uint64_t> RemoveTimeout(Task& helper);
   ErrnoOr<uint64_t> Accept(Task& helper);
-  ErrnoOr<uint64_t> Call(Task& helper);
+  ErrnoOr<uint64_t> Call(Task& helper, const io_uring_sqe& sqe);
+  // --- request_shots.cc ---
+  // One that goes on after a completion (IORING_CQE_F_MORE).
+  bool several() const;
+  ErrnoOr<uint64_t> Shots(Task& helper);
+  ErrnoOr<uint64_t> Once(Task& helper);
+  ErrnoOr<uint64_t> WithBuffer(Task& helper);
+  ErrnoOr<uint64_t> RemovePoll();
+  ErrnoOr<uint64_t> IntoSlot(Task& helper, uint64_t number);
+  ErrnoOr<uint64_t> OutOfSlot();
+  ErrnoOr<uint64_t> Provide();
   ErrnoOr<int64_t> DeadlineOf(Task& helper, uint64_t address, uint32_t flags);
   int fd() const { return private_files_ ? 0 : sqe_.fd; }
 
@@ -89,6 +111,9 @@ class Request final : public RefCounted<Request>, public CallOwner {
   int error_ = 0;
   SyscallState saved_;  // out of an image, until Resume()
   uint64_t count_target_ = 0;
+  uint32_t cqe_flags_ = 0;
+  uint32_t expected_ = 0;
+  std::optional<ProvidedBuffers::Buffer> held_;  // that a call which waits has put something into
   std::unique_ptr<HelperTask> helper_;
 };
 

@@ -1,0 +1,599 @@
+// io_uring: buffers that are chosen when there is something to put there, requests that complete more than once, descriptors in slots of the ring.
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/xattr.h>
+
+#include "test/harness/guest_util.h"
+#include "test/harness/rings.h"
+#include "test/harness/sockets.h"
+
+using namespace guest;
+
+namespace {
+
+constexpr int kReadMultishot = 49, kFixedFdInstall = 54, kFtruncate = 55, kBind = 56, kListen = 57;
+constexpr unsigned kPbufRing = 22, kNoPbufRing = 23, kPbufStatus = 26, kFiles2 = 13;
+constexpr unsigned kMore = IORING_CQE_F_MORE, kHasBuffer = IORING_CQE_F_BUFFER;
+constexpr uint16_t kGroup = 7;
+
+// What the flags of a completion say, but for the hint that there is more to read.
+unsigned FlagsOf(const io_uring_cqe& cqe) { return cqe.flags & ~unsigned{IORING_CQE_F_SOCK_NONEMPTY}; }
+unsigned Chose(unsigned id, unsigned more = 0) { return kHasBuffer | more | id << IORING_CQE_BUFFER_SHIFT; }
+
+void ExpectNext(Ring& ring, uint64_t data, int result, unsigned flags) {
+  const io_uring_cqe cqe = ring.Take();
+  EXPECT_EQ(cqe.user_data, data);
+  EXPECT_EQ(cqe.res, result);
+  EXPECT_EQ(FlagsOf(cqe), flags);
+}
+
+io_uring_sqe& Provide(Ring& ring, void* memory, unsigned size, int count, unsigned first_id, uint64_t data = 1) {
+  io_uring_sqe& sqe = ring.Buffer(IORING_OP_PROVIDE_BUFFERS, count, data, memory, size, first_id);
+  sqe.buf_group = kGroup;
+  return sqe;
+}
+
+io_uring_sqe& Select(Ring& ring, int opcode, int fd, uint64_t data, unsigned size = 0) {
+  io_uring_sqe& sqe = ring.Next(opcode, fd, data);
+  sqe.len = size;
+  sqe.flags = IOSQE_BUFFER_SELECT;
+  sqe.buf_group = kGroup;
+  return sqe;
+}
+
+struct BufferRing {
+  struct Entry {
+    uint64_t address;
+    uint32_t size;
+    uint16_t id, tail;
+  };
+  struct Registration {
+    uint64_t address;
+    uint32_t entries;
+    uint16_t group, flags;
+    uint64_t reserved[3];
+  };
+  explicit BufferRing(unsigned entries) : mask(static_cast<uint16_t>(entries - 1)) {
+    ring = static_cast<Entry*>(MUST(mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
+    registration = {reinterpret_cast<uint64_t>(ring), entries, kGroup, 0, {}};
+  }
+  void Add(void* memory, unsigned size, uint16_t id) {
+    Entry& e = ring[tail & mask];
+    e.address = reinterpret_cast<uint64_t>(memory);
+    e.size = size;
+    e.id = id;
+    __atomic_store_n(&ring[0].tail, ++tail, __ATOMIC_RELEASE);
+  }
+  Entry* ring;
+  uint16_t mask, tail = 0;
+  Registration registration;
+};
+
+}  // namespace
+
+GUEST_TEST(IoUringBuffers, AreGivenAndTakenBack) {
+  Ring ring;
+  static char memory[8][64];
+  Provide(ring, memory, 64, 8, 0);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(1, 0);
+  // Errors of both.
+  Provide(ring, memory, 64, 0, 0, 2);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(2, -E2BIG);
+  Provide(ring, memory, 64, (1 << 16) + 1, 0, 3);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(3, -E2BIG);
+  Provide(ring, memory, 64, 8, 65530, 4);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(4, -EINVAL);
+  Provide(ring, memory, 64, 8, 70000, 5);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(5, -E2BIG);
+  Provide(ring, reinterpret_cast<void*>(~uint64_t{0} - 100), 64, 8, 0, 6);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(6, -EOVERFLOW);
+  Provide(ring, reinterpret_cast<void*>(kKernelAddress), 64, 8, 0, 7);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(7, -EFAULT);
+  io_uring_sqe& some = ring.Next(IORING_OP_REMOVE_BUFFERS, 3, 10);
+  some.buf_group = kGroup;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(10, 3);
+  CheckpointHere();
+  io_uring_sqe& rest = ring.Next(IORING_OP_REMOVE_BUFFERS, 100, 11);
+  rest.buf_group = kGroup;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(11, 5);
+  io_uring_sqe& other = ring.Next(IORING_OP_REMOVE_BUFFERS, 1, 12);
+  other.buf_group = 99;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(12, -ENOENT);
+}
+
+GUEST_TEST(IoUringBuffers, AreChosenWhenThereIsSomething) {
+  Ring ring;
+  UnixPair pair;
+  static char memory[4][16];
+  Select(ring, IORING_OP_RECV, pair.a, 1);
+  MUST(ring.Submit());
+  // There is none when it begins, and nothing to receive either: which of both is told is Linux's.
+  if (ring.Ready() > 0) {
+    ring.ExpectNext(1, -ENOBUFS);
+  } else {
+    MUST(write(pair.b, "x", 1));
+    ring.ExpectNext(1, -ENOBUFS);
+    char c;
+    MUST(read(pair.a, &c, 1));
+  }
+  Provide(ring, memory, 16, 4, 20, 2);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(2, 0);
+  Select(ring, IORING_OP_RECV, pair.a, 3);
+  MUST(ring.Submit());
+  CheckpointHere();
+  MUST(write(pair.b, "hello", 5));
+  ExpectNext(ring, 3, 5, Chose(20));
+  EXPECT_EQ(memcmp(memory[0], "hello", 5), 0);
+  // Less than the buffer, and more than it.
+  MUST(write(pair.b, "0123456789abcdefGHIJ", 20));
+  Select(ring, IORING_OP_RECV, pair.a, 4, 3);
+  MUST(ring.Submit(1));
+  ExpectNext(ring, 4, 3, Chose(21));
+  Select(ring, IORING_OP_READ, pair.a, 5, 100);
+  MUST(ring.Submit(1));
+  ExpectNext(ring, 5, 16, Chose(22));
+  EXPECT_EQ(memcmp(memory[2], "3456789abcdefGHI", 16), 0);
+  Select(ring, IORING_OP_RECV, pair.a, 6);
+  MUST(ring.Submit(1));
+  ExpectNext(ring, 6, 1, Chose(23));
+  MUST(write(pair.b, "more", 4));
+  Select(ring, IORING_OP_RECV, pair.a, 7);
+  MUST(ring.Submit(1));
+  ExpectNext(ring, 7, -ENOBUFS, 0);
+  // One that was not used is used by the next.
+  Provide(ring, memory, 16, 1, 30, 8);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(8, 0);
+  char some[8];
+  EXPECT_EQ(read(pair.a, some, sizeof(some)), 4);
+  shutdown(pair.b, SHUT_WR);
+  Select(ring, IORING_OP_RECV, pair.a, 9);
+  MUST(ring.Submit(1));
+  ExpectNext(ring, 9, 0, 0);
+  MUST(write(pair.a, "back", 4));
+  Select(ring, IORING_OP_RECV, pair.b, 10);
+  MUST(ring.Submit(1));
+  ExpectNext(ring, 10, 4, Chose(30));
+  // Operations that choose none.
+  Select(ring, IORING_OP_FSYNC, pair.a, 11);
+  MUST(ring.Submit(1));
+  ExpectNext(ring, 11, -EOPNOTSUPP, 0);
+}
+
+GUEST_TEST(IoUringBuffers, LieInRingsOfTheProgram) {
+  Ring ring;
+  UnixPair pair;
+  BufferRing buffers(4);
+  static char memory[8][16];
+  auto bad = buffers.registration;
+  bad.entries = 3;
+  EXPECT_ERRNO(syscall(kRegister, ring.fd, kPbufRing, &bad, 1), EINVAL);
+  bad.entries = 1 << 16;
+  EXPECT_ERRNO(syscall(kRegister, ring.fd, kPbufRing, &bad, 1), EINVAL);
+  bad = buffers.registration;
+  bad.address = 0;
+  EXPECT_ERRNO(syscall(kRegister, ring.fd, kPbufRing, &bad, 1), EFAULT);
+  bad.address = reinterpret_cast<uint64_t>(buffers.ring) + 16;
+  EXPECT_ERRNO(syscall(kRegister, ring.fd, kPbufRing, &bad, 1), EINVAL);
+  bad = buffers.registration;
+  bad.reserved[1] = 1;
+  EXPECT_ERRNO(syscall(kRegister, ring.fd, kPbufRing, &bad, 1), EINVAL);
+  EXPECT_ERRNO(syscall(kRegister, ring.fd, kPbufRing, &buffers.registration, 2), EINVAL);
+  EXPECT_ERRNO(syscall(kRegister, ring.fd, kNoPbufRing, &buffers.registration, 1), ENOENT);
+  MUST(syscall(kRegister, ring.fd, kPbufRing, &buffers.registration, 1));
+  EXPECT_ERRNO(syscall(kRegister, ring.fd, kPbufRing, &buffers.registration, 1), EEXIST);
+
+  for (uint16_t i = 0; i < 4; i++) buffers.Add(memory[i], 16, static_cast<uint16_t>(100 + i));
+  MUST(write(pair.b, "0123456789abcdefXY", 18));
+  Select(ring, IORING_OP_RECV, pair.a, 1);
+  MUST(ring.Submit(1));
+  ExpectNext(ring, 1, 16, Chose(100));
+  CheckpointHere();
+  Select(ring, IORING_OP_RECV, pair.a, 2);
+  MUST(ring.Submit(1));
+  ExpectNext(ring, 2, 2, Chose(101));
+  EXPECT_EQ(memcmp(memory[1], "XY", 2), 0);
+  struct {
+    uint32_t group, head, reserved[8];
+  } status = {kGroup, 0, {}};
+  MUST(syscall(kRegister, ring.fd, kPbufStatus, &status, 1));
+  EXPECT_EQ(status.head, 2u);
+  // The program moves the tail on, the ring goes round.
+  for (uint16_t i = 4; i < 6; i++) buffers.Add(memory[i], 16, static_cast<uint16_t>(100 + i));
+  for (unsigned i = 2; i < 6; i++) {
+    MUST(write(pair.b, "z", 1));
+    Select(ring, IORING_OP_RECV, pair.a, i);
+    MUST(ring.Submit(1));
+    ExpectNext(ring, i, 1, Chose(100 + i));
+  }
+  MUST(write(pair.b, "z", 1));
+  Select(ring, IORING_OP_RECV, pair.a, 9);
+  MUST(ring.Submit(1));
+  ExpectNext(ring, 9, -ENOBUFS, 0);
+  Provide(ring, memory, 16, 1, 0, 10);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(10, -EINVAL);
+  MUST(syscall(kRegister, ring.fd, kNoPbufRing, &buffers.registration, 1));
+  EXPECT_ERRNO(syscall(kRegister, ring.fd, kPbufStatus, &status, 1), ENOENT);
+}
+
+GUEST_TEST(IoUringShots, ReceiveAgainAndAgain) {
+  Ring ring;
+  UnixPair pair;
+  BufferRing buffers(8);
+  static char memory[8][16];
+  MUST(syscall(kRegister, ring.fd, kPbufRing, &buffers.registration, 1));
+  for (uint16_t i = 0; i < 8; i++) buffers.Add(memory[i], 16, i);
+  io_uring_sqe& sqe = Select(ring, IORING_OP_RECV, pair.a, 1);
+  sqe.ioprio = IORING_RECV_MULTISHOT;
+  MUST(ring.Submit());
+  EXPECT_EQ(ring.Ready(), 0u);
+  MUST(write(pair.b, "one", 3));
+  ExpectNext(ring, 1, 3, Chose(0, kMore));
+  CheckpointHere();
+  MUST(write(pair.b, "two", 3));
+  ExpectNext(ring, 1, 3, Chose(1, kMore));
+  MUST(write(pair.b, "0123456789abcdefghij", 20));
+  ExpectNext(ring, 1, 16, Chose(2, kMore));
+  ExpectNext(ring, 1, 4, Chose(3, kMore));
+  EXPECT_EQ(memcmp(memory[3], "ghij", 4), 0);
+  close(pair.b);
+  ExpectNext(ring, 1, 0, 0);
+
+  // Without a buffer it ends; so it does when it is cancelled.
+  UnixPair other;
+  io_uring_sqe& again = Select(ring, IORING_OP_RECV, other.a, 2);
+  again.ioprio = IORING_RECV_MULTISHOT;
+  MUST(ring.Submit());
+  for (unsigned i = 4; i < 8; i++) {
+    MUST(write(other.b, "x", 1));
+    ExpectNext(ring, 2, 1, Chose(i, kMore));
+  }
+  MUST(write(other.b, "x", 1));
+  ExpectNext(ring, 2, -ENOBUFS, 0);
+  buffers.Add(memory[0], 16, 40);
+  io_uring_sqe& third = Select(ring, IORING_OP_RECV, other.a, 3);
+  third.ioprio = IORING_RECV_MULTISHOT;
+  MUST(ring.Submit(1));
+  ExpectNext(ring, 3, 1, Chose(40, kMore));
+  buffers.Add(memory[1], 16, 41);
+  ring.Next(IORING_OP_ASYNC_CANCEL, -1, 4).addr = 3;
+  MUST(ring.Submit(2));
+  ring.ExpectInAnyOrder({{3, -ECANCELED}, {4, 0}});
+
+  // Several shots need a group, and do not wait for all.
+  io_uring_sqe& bare = ring.Next(IORING_OP_RECV, other.a, 5);
+  bare.ioprio = IORING_RECV_MULTISHOT;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(5, -EINVAL);
+  io_uring_sqe& all = Select(ring, IORING_OP_RECV, other.a, 6);
+  all.ioprio = IORING_RECV_MULTISHOT;
+  all.msg_flags = MSG_WAITALL;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(6, -EINVAL);
+}
+
+GUEST_TEST(IoUringShots, AFullRingEndsThem) {
+  Ring ring(2, 0, 4);
+  UnixPair pair;
+  BufferRing buffers(16);
+  static char memory[16][16];
+  MUST(syscall(kRegister, ring.fd, kPbufRing, &buffers.registration, 1));
+  for (uint16_t i = 0; i < 16; i++) buffers.Add(memory[i], 1, i);
+  MUST(write(pair.b, "abcdefgh", 8));
+  io_uring_sqe& sqe = Select(ring, IORING_OP_RECV, pair.a, 1);
+  sqe.ioprio = IORING_RECV_MULTISHOT;
+  MUST(ring.Submit());
+  unsigned count = 0;
+  bool more = true;
+  while (more) {
+    const io_uring_cqe cqe = ring.Take();
+    EXPECT_EQ(cqe.res, 1);
+    EXPECT_EQ(cqe.flags >> IORING_CQE_BUFFER_SHIFT, count);
+    more = (cqe.flags & kMore) != 0;
+    ++count;
+    if (count > 8) break;
+  }
+  EXPECT_EQ(count, 5u);
+}
+
+GUEST_TEST(IoUringShots, ReadPipes) {
+  Ring ring;
+  Pipe pipe;
+  static char memory[4][8];
+  Provide(ring, memory, 8, 4, 0);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(1, 0);
+  Select(ring, kReadMultishot, pipe.r, 2).off = ~uint64_t{0};
+  MUST(ring.Submit());
+  MUST(write(pipe.w, "first", 5));
+  ExpectNext(ring, 2, 5, Chose(0, kMore));
+  MUST(write(pipe.w, "second", 6));
+  ExpectNext(ring, 2, 6, Chose(1, kMore));
+  EXPECT_EQ(memcmp(memory[1], "second", 6), 0);
+  TempDir dir;
+  WriteFile(dir / "f", "x");
+  const int file = MUST(open(dir / "f", O_RDONLY));
+  Select(ring, kReadMultishot, file, 3);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(3, -EBADFD);
+  ring.Next(kReadMultishot, pipe.r, 4);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(4, -EINVAL);
+  Select(ring, kReadMultishot, pipe.r, 5, 4);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(5, -EINVAL);
+}
+
+GUEST_TEST(IoUringShots, AcceptAgainAndAgain) {
+  Ring ring;
+  sockaddr_in address;
+  const int listener = TcpListener(&address, 5);
+  io_uring_sqe& sqe = ring.Next(IORING_OP_ACCEPT, listener, 1);
+  sqe.ioprio = IORING_ACCEPT_MULTISHOT;
+  MUST(ring.Submit());
+  for (int i = 0; i < 3; i++) {
+    const int client = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(connect(client, reinterpret_cast<sockaddr*>(&address), sizeof(address)));
+    const io_uring_cqe cqe = ring.Take();
+    EXPECT_EQ(FlagsOf(cqe), kMore);
+    EXPECT(cqe.res > listener);
+    EXPECT_EQ(write(client, "x", 1), 1);
+    char c;
+    EXPECT_EQ(read(cqe.res, &c, 1), 1);
+    if (i == 0) CheckpointHere();
+  }
+  ring.Next(IORING_OP_ASYNC_CANCEL, -1, 2).addr = 1;
+  MUST(ring.Submit(2));
+  ring.ExpectInAnyOrder({{1, -ECANCELED}, {2, 0}});
+}
+
+GUEST_TEST(IoUringShots, PollsTellEachTime) {
+  Ring ring;
+  const int event = MUST(eventfd(0, EFD_NONBLOCK));
+  io_uring_sqe& sqe = ring.Next(IORING_OP_POLL_ADD, event, 1);
+  sqe.poll32_events = POLLIN;
+  sqe.len = IORING_POLL_ADD_MULTI;
+  MUST(ring.Submit());
+  uint64_t one = 1;
+  for (int i = 0; i < 3; i++) {
+    MUST(write(event, &one, sizeof(one)));
+    const io_uring_cqe cqe = ring.Take();
+    EXPECT_EQ(cqe.user_data, 1u);
+    EXPECT_EQ(cqe.res & POLLIN, POLLIN);
+    EXPECT_EQ(FlagsOf(cqe), kMore);
+    uint64_t value;
+    MUST(read(event, &value, sizeof(value)));
+    if (i == 1) CheckpointHere();
+  }
+  // Its name, and what it waits for, can be changed.
+  io_uring_sqe& rename = ring.Next(IORING_OP_POLL_REMOVE, -1, 2);
+  rename.addr = 1;
+  rename.len = IORING_POLL_UPDATE_USER_DATA;
+  rename.off = 5;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(2, 0);
+  MUST(write(event, &one, sizeof(one)));
+  EXPECT_EQ(ring.Take().user_data, 5u);
+  io_uring_sqe& change = ring.Next(IORING_OP_POLL_REMOVE, -1, 3);
+  change.addr = 5;
+  change.len = IORING_POLL_UPDATE_EVENTS | IORING_POLL_ADD_MULTI;
+  change.poll32_events = POLLOUT;
+  MUST(ring.Submit(2));
+  bool told = false, polled = false;
+  while (!told || !polled) {
+    const io_uring_cqe cqe = ring.Take();
+    if (cqe.user_data == 3) EXPECT_EQ(cqe.res, 0);
+    if (cqe.user_data == 5) EXPECT_EQ(cqe.res & POLLOUT, POLLOUT);
+    told = told || cqe.user_data == 3;
+    polled = polled || cqe.user_data == 5;
+  }
+  io_uring_sqe& wrong = ring.Next(IORING_OP_POLL_REMOVE, -1, 6);
+  wrong.addr = 77;
+  wrong.len = IORING_POLL_UPDATE_EVENTS;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(6, -ENOENT);
+  io_uring_sqe& meaningless = ring.Next(IORING_OP_POLL_REMOVE, -1, 7);
+  meaningless.addr = 5;
+  meaningless.len = IORING_POLL_ADD_MULTI;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(7, -EINVAL);
+}
+
+GUEST_TEST(IoUringSlots, FilesAreOpenedIntoThem) {
+  Ring ring;
+  TempDir dir;
+  struct {
+    uint32_t count, flags;
+    uint64_t reserved, data, tags;
+  } sparse = {4, IORING_RSRC_REGISTER_SPARSE, 0, 0, 0};
+  io_uring_sqe& early = ring.Next(IORING_OP_SOCKET, AF_UNIX, 1);
+  early.off = SOCK_STREAM;
+  early.file_index = 1;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(1, -ENXIO);
+  MUST(syscall(kRegister, ring.fd, kFiles2, &sparse, sizeof(sparse)));
+  EXPECT_ERRNO(syscall(kRegister, ring.fd, kFiles2, &sparse, sizeof(sparse)), EBUSY);
+
+  const int before = MUST(dup(0));
+  close(before);
+  const Str path = dir / "f";
+  io_uring_sqe& open_it = ring.Buffer(IORING_OP_OPENAT, AT_FDCWD, 2, static_cast<const char*>(path), 0600);
+  open_it.open_flags = O_RDWR | O_CREAT;
+  open_it.file_index = 3;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(2, 0);
+  CheckpointHere();
+  ring.Buffer(IORING_OP_WRITE, 2, 3, "text", 4).flags = IOSQE_FIXED_FILE;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(3, 4);
+  const int after = MUST(dup(0));
+  EXPECT_EQ(after, before);  // no descriptor was used
+  io_uring_sqe& any = ring.Next(IORING_OP_SOCKET, AF_UNIX, 4);
+  any.off = SOCK_STREAM;
+  any.file_index = IORING_FILE_INDEX_ALLOC;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(4, 3);  // the next behind the one that was filled last
+  io_uring_sqe& far = ring.Next(IORING_OP_SOCKET, AF_UNIX, 5);
+  far.off = SOCK_STREAM;
+  far.file_index = 9;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(5, -EINVAL);
+  io_uring_sqe& closing = ring.Next(IORING_OP_SOCKET, AF_UNIX, 6);
+  closing.off = SOCK_STREAM | SOCK_CLOEXEC;
+  closing.file_index = 1;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(6, -EINVAL);
+  // One of them becomes a descriptor.
+  ring.Next(kFixedFdInstall, 2, 7).flags = IOSQE_FIXED_FILE;
+  MUST(ring.Submit(1));
+  const int made = ring.Take().res;
+  EXPECT_EQ(fcntl(made, F_GETFD), FD_CLOEXEC);
+  char text[8];
+  EXPECT_EQ(pread(made, text, sizeof(text), 0), 4);
+  ring.Next(kFixedFdInstall, made, 8);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(8, -EBADF);
+  ring.Next(IORING_OP_CLOSE, 0, 9).file_index = 3;
+  ring.Next(IORING_OP_CLOSE, 0, 10).file_index = 3;
+  ring.Next(IORING_OP_CLOSE, 0, 11).file_index = 30;
+  for (int i = 0; i < 3; i++) MUST(ring.Submit(1));
+  ring.ExpectInAnyOrder({{9, 0}, {10, -EBADF}, {11, -EINVAL}});
+  // FILES_UPDATE puts descriptors into slots, given ones or free ones.
+  int fds[2] = {made, made};
+  ring.Buffer(IORING_OP_FILES_UPDATE, -1, 12, fds, 2, 2);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(12, 2);
+  ring.Buffer(IORING_OP_FILES_UPDATE, -1, 13, fds, 1, IORING_FILE_INDEX_ALLOC);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(13, 1);
+  EXPECT_EQ(fds[0], 0);
+  ring.Buffer(IORING_OP_READ, 0, 14, text, 4).flags = IOSQE_FIXED_FILE;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(14, 4);
+}
+
+GUEST_TEST(IoUringSlots, AcceptedConnectionsGoThere) {
+  Ring ring;
+  int none[3] = {-1, -1, -1};
+  MUST(syscall(kRegister, ring.fd, IORING_REGISTER_FILES, none, 3));
+  sockaddr_in address;
+  const int listener = TcpListener(&address, 5);
+  io_uring_sqe& sqe = ring.Next(IORING_OP_ACCEPT, listener, 1);
+  sqe.ioprio = IORING_ACCEPT_MULTISHOT;
+  sqe.file_index = IORING_FILE_INDEX_ALLOC;
+  MUST(ring.Submit());
+  for (int i = 0; i < 3; i++) {
+    const int client = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(connect(client, reinterpret_cast<sockaddr*>(&address), sizeof(address)));
+    ExpectNext(ring, 1, i, kMore);
+    MUST(write(client, "x", 1));
+    char c = 0;
+    ring.Buffer(IORING_OP_RECV, i, 2, &c, 1).flags = IOSQE_FIXED_FILE;
+    MUST(ring.Submit(1));
+    ring.ExpectNext(2, 1);
+    EXPECT_EQ(c, 'x');
+  }
+  const int client = MUST(socket(AF_INET, SOCK_STREAM, 0));
+  MUST(connect(client, reinterpret_cast<sockaddr*>(&address), sizeof(address)));
+  ExpectNext(ring, 1, -ENFILE, 0);
+}
+
+GUEST_TEST(IoUringCalls, NewerOnes) {
+  Ring ring;
+  TempDir dir;
+  WriteFile(dir / "f", "0123456789");
+  const int file = MUST(open(dir / "f", O_RDWR));
+  ring.Next(kFtruncate, file, 1).off = 4;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(1, 0);
+  struct stat st;
+  MUST(fstat(file, &st));
+  EXPECT_EQ(st.st_size, 4);
+  const int socket_fd = MUST(socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in any = {};
+  any.sin_family = AF_INET;
+  any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  io_uring_sqe& bind_it = ring.Next(kBind, socket_fd, 2);
+  bind_it.addr = reinterpret_cast<uint64_t>(&any);
+  bind_it.addr2 = sizeof(any);
+  MUST(ring.Submit(1));
+  ring.ExpectNext(2, 0);
+  ring.Next(kListen, socket_fd, 3).len = 5;
+  MUST(ring.Submit(1));
+  ring.ExpectNext(3, 0);
+  int listening = 0;
+  socklen_t size = sizeof(listening);
+  MUST(getsockopt(socket_fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size));
+  EXPECT_EQ(listening, 1);
+  io_uring_sqe& set = ring.Buffer(IORING_OP_FSETXATTR, file, 4, "user.a", 3);
+  set.addr2 = reinterpret_cast<uint64_t>("one");
+  MUST(ring.Submit(1));
+  const int result = ring.Take().res;
+  if (result == -EOPNOTSUPP) return;
+  EXPECT_EQ(result, 0);
+  char value[8] = {};
+  const Str path = dir / "f";
+  io_uring_sqe& get = ring.Buffer(IORING_OP_GETXATTR, 0, 5, "user.a", sizeof(value));
+  get.addr2 = reinterpret_cast<uint64_t>(value);
+  get.addr3 = reinterpret_cast<uint64_t>(static_cast<const char*>(path));
+  MUST(ring.Submit(1));
+  ring.ExpectNext(5, 3);
+  EXPECT_STREQ(value, "one");
+}
+
+GUEST_TEST(IoUringZeroCopy, TellsTwice) {
+  Ring ring;
+  sockaddr_in address;
+  const int listener = TcpListener(&address, 5);
+  const int client = MUST(socket(AF_INET, SOCK_STREAM, 0));
+  MUST(connect(client, reinterpret_cast<sockaddr*>(&address), sizeof(address)));
+  const int server = MUST(accept(listener, nullptr, nullptr));
+  static char memory[64] = "some text";
+  constexpr unsigned kReport = 8;
+  constexpr int kCopied = INT32_MIN;
+  auto send = [&](int fd, unsigned flags, int result, int usage) {
+    ring.Buffer(IORING_OP_SEND_ZC, fd, 1, memory, 5).ioprio = static_cast<uint16_t>(flags);
+    MUST(ring.Submit(2));
+    ExpectNext(ring, 1, result, kMore);
+    ExpectNext(ring, 1, usage, IORING_CQE_F_NOTIF);
+  };
+  send(client, 0, 5, 0);
+  send(client, kReport, 5, kCopied);
+  char got[16];
+  EXPECT_EQ(recv(server, got, 10, MSG_WAITALL), 10);
+  EXPECT_EQ(memcmp(got, "some some ", 10), 0);
+  send(client, IORING_RECVSEND_FIXED_BUF, -EFAULT, 0);
+  iovec buffer = {memory, sizeof(memory)};
+  MUST(syscall(kRegister, ring.fd, IORING_REGISTER_BUFFERS, &buffer, 1));
+  send(client, IORING_RECVSEND_FIXED_BUF, 5, 0);
+  UnixPair pair;
+  send(pair.a, 0, -EOPNOTSUPP, 0);
+  send(99, 0, -EBADF, 0);
+  iovec part = {memory, 4};
+  msghdr message = {};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  ring.Buffer(IORING_OP_SENDMSG_ZC, client, 2, &message, 1);
+  MUST(ring.Submit(2));
+  ExpectNext(ring, 2, 4, kMore);
+  ExpectNext(ring, 2, 0, IORING_CQE_F_NOTIF);
+  shutdown(client, SHUT_WR);
+  send(client, 0, -EPIPE, 0);
+}
