@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "sentry/kernel/dir_notify.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.pb.h"
 #include "sentry/kernel/task.h"
+#include "sentry/landlock/landlock.h"
 #include "sentry/vfs/dentry.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/file_lock.h"
@@ -81,8 +83,20 @@ SigioOwner::~SigioOwner() {
   }
 }
 
+// control_current_fowner() of security/landlock/fs.c.
+bool SigioOwner::IsOwn(Task& by, Kind kind, int id) {
+  PidNamespace& pids = by.group().pids();
+  if (kind == Kind::kGroup) {
+    ProcessGroup* group = pids.FindProcessGroup(id);
+    return group != nullptr && group->members() == std::set<ThreadGroup*>{&by.group()};
+  }
+  Task* task = pids.FindTask(id);
+  return task != nullptr && &task->group() == &by.group();
+}
+
 void SigioOwner::SetOwner(Task& by, Kind kind, int id) {
-  target_ = {RefPtr<PidNamespace>(&by.group().pids()), kind, id, by.creds().uid, by.creds().euid};
+  target_ = {RefPtr<PidNamespace>(&by.group().pids()), kind, id, by.creds().uid, by.creds().euid, nullptr};
+  if (!IsOwn(by, kind, id)) target_.domain = by.extras().landlock;
 }
 
 void SigioOwner::Arm(File& file, int fd) {
@@ -165,6 +179,7 @@ void SigioOwner::Deliver(const Target& target, Task& to, const SigInfo& info) {
   // sigio_perm().
   const Credentials& c = to.creds();
   if (target.euid != 0 && target.euid != c.suid && target.euid != c.uid && target.uid != c.suid && target.uid != c.uid) return;
+  if (LandlockRuleset::KeepsFrom(target.domain.get(), to.extras().landlock.get(), LandlockRuleset::kScopeSignal)) return;
   if (target.kind == Kind::kThread) {
     to.SendSignal(info);
   } else {
@@ -192,6 +207,7 @@ std::string SigioOwner::Save(state::Saver& saver) const {
   m.set_id(target_.id);
   m.set_uid(target_.uid);
   m.set_euid(target_.euid);
+  m.set_domain(saver.Ref(target_.domain));
   m.set_signo(signo_);
   m.set_fd(fd_);
   if (dir_notify_ != nullptr) m.set_directory_events(dir_notify_->events());
@@ -205,7 +221,8 @@ bool SigioOwner::Load(state::Loader& loader, File& file, const std::string& byte
     return loader.Fail("the owner of a file is malformed");
   }
   SigioOwner& owner = *Of(file, true);
-  owner.target_ = {loader.GetRef<PidNamespace>(m.pids()), static_cast<Kind>(m.kind()), m.id(), m.uid(), m.euid()};
+  owner.target_ = {loader.GetRef<PidNamespace>(m.pids()),     static_cast<Kind>(m.kind()), m.id(), m.uid(), m.euid(),
+                   loader.GetRef<LandlockRuleset>(m.domain())};
   owner.signo_ = m.signo();
   owner.fd_ = m.fd();
   if (m.directory_events() != 0) {

@@ -24,6 +24,7 @@ namespace amber {
 class DirNotify;
 class FdTable;
 class FileLocks;
+class LandlockRuleset;
 struct VfsPath;
 
 class SigioOwner final : public FileOwner, public Waiter {
@@ -75,6 +76,7 @@ class SigioOwner final : public FileOwner, public Waiter {
     Kind kind = Kind::kProcess;
     int id = 0;
     uid_t uid = 0, euid = 0;
+    RefPtr<LandlockRuleset> domain;  // of who set it, if it is about others
   };
   struct Due {
     SigioOwner* owner;  // null once that is gone
@@ -82,6 +84,7 @@ class SigioOwner final : public FileOwner, public Waiter {
     SigInfo info;
     uint32_t code;  // its bit in due_codes_
   };
+  static bool IsOwn(Task& by, Kind kind, int id);
   static std::deque<Due>& AllDue();
   static void Send(const Target& target, const SigInfo& info);
   static void Deliver(const Target& target, Task& to, const SigInfo& info);

@@ -11,7 +11,10 @@
 namespace amber {
 
 LandlockRuleset::LandlockRuleset() { set_flags(O_RDWR); }
-LandlockRuleset::LandlockRuleset(uint64_t fs_rights, uint64_t net_rights) : fs_rights_(fs_rights), net_rights_(net_rights) { set_flags(O_RDWR); }
+LandlockRuleset::LandlockRuleset(uint64_t fs_rights, uint64_t net_rights, uint64_t scoped)
+    : fs_rights_(fs_rights), net_rights_(net_rights), scoped_(scoped) {
+  set_flags(O_RDWR);
+}
 
 LandlockRuleset::~LandlockRuleset() {
   // Inodes go before what keeps their file systems.
@@ -30,7 +33,7 @@ void LandlockRuleset::AddPortRule(uint16_t port, uint64_t rights) { ports_[port]
 ErrnoOr<RefPtr<LandlockRuleset>> LandlockRuleset::Freeze(RefPtr<LandlockRuleset> above) const {
   int depth = above ? above->depth_ + 1 : 1;
   if (depth > kMaxLayers) return Errno(E2BIG);
-  auto layer = MakeRef<LandlockRuleset>(fs_rights_, net_rights_);
+  auto layer = MakeRef<LandlockRuleset>(fs_rights_, net_rights_, scoped_);
   for (const auto& [key, rule] : paths_) layer->AddPathRule(*rule.inode, rule.rights);
   layer->ports_ = ports_;
   layer->above_ = std::move(above);
@@ -65,6 +68,13 @@ bool LandlockRuleset::IsWithin(const LandlockRuleset* domain, const LandlockRule
   return false;
 }
 
+bool LandlockRuleset::KeepsFrom(const LandlockRuleset* domain, const LandlockRuleset* other, uint64_t scope) {
+  for (; domain != nullptr; domain = domain->above()) {
+    if ((domain->scoped_ & scope) != 0 && !IsWithin(other, domain)) return true;
+  }
+  return false;
+}
+
 ErrnoOr<void> LandlockRuleset::Stat(Task&, struct stat* out) {
   FillAnonStat(out, kAnonMinor, 1, 0600);
   return Ok();
@@ -84,7 +94,8 @@ uint64_t RightsAlong(const LandlockRuleset& layer, const Mount* mount, const Den
       mount = mount->parent();
     }
     dentry = dentry->parent();
-    if (dentry == nullptr) return rights;
+    // A directory that was moved out of what is mounted: on from the mount itself.
+    if (dentry == nullptr) dentry = mount->root().get();
   }
 }
 
@@ -146,11 +157,18 @@ bool LandlockMayTrace(const Task& task, const Task& target) {
   return LandlockRuleset::IsWithin(target.extras().landlock.get(), task.extras().landlock.get());
 }
 
+bool LandlockMaySignal(const Task& task, const Task& target) {
+  const LandlockRuleset* domain = task.extras().landlock.get();
+  if (domain == nullptr || &task.group() == &target.group()) return true;
+  return !LandlockRuleset::KeepsFrom(domain, target.extras().landlock.get(), LandlockRuleset::kScopeSignal);
+}
+
 std::string LandlockRuleset::Save(state::Saver& saver) const {
   landlock_state::Ruleset m;
   m.set_flags(flags());
   m.set_fs_rights(fs_rights_);
   m.set_net_rights(net_rights_);
+  m.set_scoped(scoped_);
   for (const auto& [key, rule] : paths_) {
     auto* out = m.add_path();
     out->set_fs(saver.Ref(rule.fs));
@@ -173,6 +191,7 @@ bool LandlockRuleset::Load(state::Loader& loader, std::string_view bytes) {
   set_flags(m.flags());
   fs_rights_ = m.fs_rights() & kFsRights;
   net_rights_ = m.net_rights() & kNetRights;
+  scoped_ = m.scoped() & kScopes;
   for (const auto& in : m.path()) {
     PathRule rule{loader.GetRef<FileSystem>(in.fs()), loader.GetRef<Inode>(in.inode()), in.rights()};
     if (!rule.fs || !rule.inode) return loader.Fail("a landlock rule has no file");

@@ -21,14 +21,16 @@ namespace amber {
 
 class LandlockRuleset final : public File {
  public:
-  static constexpr int kAbi = 5;  // as of Linux 6.10
+  static constexpr int kAbi = 7;          // as of Linux 6.15
+  static constexpr uint64_t kErrata = 7;  // what was mended since, and is right here: TCP only, signals within a process, disconnected directories
   static constexpr int kMaxLayers = 16;
   static constexpr uint64_t kFsRights = (1 << 16) - 1;
   static constexpr uint64_t kFileRights = 1 | 2 | 4 | 1 << 14 | 1 << 15;  // those that make sense for what is no directory
   static constexpr uint64_t kBindTcp = 1, kConnectTcp = 2, kNetRights = 3;
+  static constexpr uint64_t kScopeAbstractUnix = 1, kScopeSignal = 2, kScopes = 3;
 
   LandlockRuleset();  // for Load()
-  LandlockRuleset(uint64_t fs_rights, uint64_t net_rights);
+  LandlockRuleset(uint64_t fs_rights, uint64_t net_rights, uint64_t scoped);
   ~LandlockRuleset() override;
 
   void AddPathRule(Inode& inode, uint64_t rights);
@@ -44,6 +46,8 @@ class LandlockRuleset final : public File {
   uint64_t net_rights() const { return net_rights_; }
   uint64_t AtInode(const Inode& inode) const;
   uint64_t AtPort(uint16_t port) const;
+  // A layer of `domain` has `scope`, and `other` is not within that layer (domain_is_scoped()).
+  static bool KeepsFrom(const LandlockRuleset* domain, const LandlockRuleset* other, uint64_t scope);
   // Some layer says something about files.
   static bool RestrictsFiles(const LandlockRuleset* domain);
   // True if `domain` is `outer`, or was made by a task within it. A null `outer` contains everything.
@@ -64,7 +68,7 @@ class LandlockRuleset final : public File {
   };
   using Key = std::pair<const FileSystem*, uint64_t>;  // inodes of the host's files come and go, their numbers stay
 
-  uint64_t fs_rights_ = 0, net_rights_ = 0;
+  uint64_t fs_rights_ = 0, net_rights_ = 0, scoped_ = 0;
   std::map<Key, PathRule> paths_;
   std::map<uint16_t, uint64_t> ports_;
   RefPtr<LandlockRuleset> above_;
@@ -77,5 +81,7 @@ void InstallLandlockChecks();
 ErrnoOr<void> CheckLandlockPort(const Task& task, uint16_t port, uint64_t right);
 // A task in a domain may trace only what is within that.
 bool LandlockMayTrace(const Task& task, const Task& target);
+// hook_task_kill(): threads of one process always may.
+bool LandlockMaySignal(const Task& task, const Task& target);
 
 }  // namespace amber

@@ -55,8 +55,8 @@ void Order(Task& task, DirectRead read, int fd) {
   Task* self = &task;  // StopForOps() keeps it alive
   task.StopForOps({op}, [self, read = std::move(read), size, fd](std::span<const int64_t> results) mutable {
     int64_t n = results.empty() ? -EFAULT : results.back();
-    // It is the guest's word, though about nothing but its own memory and its own position.
-    if (n > static_cast<int64_t>(size)) n = -EFAULT;
+    // It is the guest's word, though about nothing but its own memory and its own position. (-512 and below would mean something to FinishSyscall().)
+    if (n > static_cast<int64_t>(size) || n <= -512) n = -EFAULT;
     if (n <= 0) return Finish(*self, read, n);
     uint64_t got = static_cast<uint64_t>(n);
     read.done += got;

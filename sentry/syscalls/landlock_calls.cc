@@ -22,7 +22,7 @@ constexpr uint64_t kCreateRuleset = 444, kAddRule = 445, kRestrictSelf = 446;
 constexpr uint64_t kMaxAttr = 4096;
 
 struct RulesetAttr {
-  uint64_t fs_rights, net_rights;
+  uint64_t fs_rights, net_rights, scoped;
 };
 struct [[gnu::packed]] PathBeneath {
   uint64_t rights;
@@ -47,17 +47,20 @@ ErrnoOr<RulesetAttr> CopyAttr(Task& task, uint64_t address, uint64_t size) {
 }
 
 ErrnoOr<uint64_t> LandlockCreateRuleset(Task& task, UserPtr<void> attr_p, uint64_t size, unsigned flags) {
-  constexpr unsigned kVersion = 1;
+  constexpr unsigned kVersion = 1, kErrata = 2;
   if (flags != 0) {
-    if (flags != kVersion || attr_p || size != 0) return Errno(EINVAL);
-    return uint64_t{LandlockRuleset::kAbi};
+    if ((flags != kVersion && flags != kErrata) || attr_p || size != 0) return Errno(EINVAL);
+    return flags == kVersion ? uint64_t{LandlockRuleset::kAbi} : LandlockRuleset::kErrata;
   }
   if (!attr_p) return Errno(EFAULT);
   RulesetAttr attr = TRY(CopyAttr(task, attr_p.address(), size));
-  if ((attr.fs_rights & ~LandlockRuleset::kFsRights) != 0 || (attr.net_rights & ~LandlockRuleset::kNetRights) != 0) return Errno(EINVAL);
-  if (attr.fs_rights == 0 && attr.net_rights == 0) return Errno(ENOMSG);
-  return static_cast<uint64_t>(
-      TRY(task.files().Allocate(MakeRef<LandlockRuleset>(attr.fs_rights, attr.net_rights), true, task.limit(RLIMIT_NOFILE))));
+  if ((attr.fs_rights & ~LandlockRuleset::kFsRights) != 0 || (attr.net_rights & ~LandlockRuleset::kNetRights) != 0 ||
+      (attr.scoped & ~LandlockRuleset::kScopes) != 0) {
+    return Errno(EINVAL);
+  }
+  if (attr.fs_rights == 0 && attr.net_rights == 0 && attr.scoped == 0) return Errno(ENOMSG);
+  auto ruleset = MakeRef<LandlockRuleset>(attr.fs_rights, attr.net_rights, attr.scoped);
+  return static_cast<uint64_t>(TRY(task.files().Allocate(std::move(ruleset), true, task.limit(RLIMIT_NOFILE))));
 }
 
 ErrnoOr<RefPtr<LandlockRuleset>> GetRuleset(Task& task, int fd) {
@@ -101,7 +104,10 @@ ErrnoOr<uint64_t> LandlockAddRule(Task& task, int fd, int type, UserPtr<void> at
 
 ErrnoOr<uint64_t> LandlockRestrictSelf(Task& task, int fd, unsigned flags) {
   if (!task.no_new_privs() && !task.creds().HasOwn(CAP_SYS_ADMIN)) return Errno(EPERM);
-  if (flags != 0) return Errno(EINVAL);
+  // LANDLOCK_RESTRICT_SELF_LOG_*: about what an audit log would have.
+  constexpr unsigned kSameExecOff = 1, kNewExecOn = 2, kSubdomainsOff = 4;
+  if ((flags & ~(kSameExecOff | kNewExecOn | kSubdomainsOff)) != 0) return Errno(EINVAL);
+  if (fd == -1 && flags == kSubdomainsOff) return 0;
   RefPtr<LandlockRuleset> ruleset = TRY(GetRuleset(task, fd));
   task.extras().landlock = TRY(ruleset->Freeze(task.extras().landlock));
   return 0;
@@ -111,7 +117,7 @@ ErrnoOr<uint64_t> LandlockRestrictSelf(Task& task, int fd, unsigned flags) {
 
 void RegisterLandlockCalls(SyscallTable& table) {
   InstallLandlockChecks();
-  table.Set(kCreateRuleset, Partial<&LandlockCreateRuleset>("ABI 5: no scopes for signals and abstract sockets"));
+  table.Set(kCreateRuleset, Full<&LandlockCreateRuleset>());
   table.Set(kAddRule, Full<&LandlockAddRule>());
   table.Set(kRestrictSelf, Full<&LandlockRestrictSelf>());
 }

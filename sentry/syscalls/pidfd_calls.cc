@@ -9,6 +9,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/may_signal.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/dentry.h"
 #include "sentry/vfs/fd_table.h"
@@ -57,15 +58,6 @@ ErrnoOr<Receiver> ReceiverOf(File& file) {
   return Receiver{RefPtr<Task>(proc->process()), false};
 }
 
-// kill_ok_by_cred() of Linux, and SIGCONT within a session.
-bool MaySend(Task& task, Task& target, int signo) {
-  const Credentials& c = task.creds();
-  const Credentials& t = target.creds();
-  if (&task.group() == &target.group() || c.HasIn(t.user_ns.get(), CAP_KILL)) return true;
-  if (c.euid == t.suid || c.euid == t.uid || c.uid == t.suid || c.uid == t.uid) return true;
-  return signo == SIGCONT && &task.group().session() == &target.group().session();
-}
-
 ErrnoOr<uint64_t> PidfdSendSignal(Task& task, int fd, int signo, UserPtr<const siginfo_t> p, uint32_t flags) {
   if ((flags & ~(kSignalThread | kSignalThreadGroup | kSignalProcessGroup)) != 0 || (flags & (flags - 1)) != 0) {
     return Errno(EINVAL);
@@ -84,7 +76,7 @@ ErrnoOr<uint64_t> PidfdSendSignal(Task& task, int fd, int signo, UserPtr<const s
     // Nobody may pretend to be the kernel or kill(2).
     if ((info.raw.si_code >= 0 || info.raw.si_code == SI_TKILL) && &group != &task.group()) return Errno(EPERM);
   }
-  if (!MaySend(task, *target, signo)) return Errno(EPERM);
+  if (!MaySignal(task, *target, signo)) return Errno(EPERM);
   if (signo == 0) return uint64_t{0};
   if (signo >= kFirstRealtime && info.raw.si_code != SI_USER && !group.MayQueueSignal()) return Errno(EAGAIN);
   if (flags == kSignalProcessGroup) {

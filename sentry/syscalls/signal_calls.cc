@@ -10,6 +10,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/may_signal.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/syscalls/time_util.h"
 
@@ -88,17 +89,6 @@ ErrnoOr<uint64_t> RtSigtimedwait(Task& task, UserPtr<const SignalSet> set, UserP
   return task.Block(task.group().signal_queue(), POLLIN, deadline, Errno(EINTR));
 }
 
-// check_kill_permission(): same user, or CAP_KILL; SIGCONT within the session.
-bool MaySignal(Task& task, const ThreadGroup& target, int signo) {
-  const Credentials& mine = task.creds();
-  const Credentials& theirs = target.leader()->creds();
-  if (mine.HasIn(theirs.user_ns.get(), CAP_KILL)) return true;
-  if (mine.euid == theirs.suid || mine.euid == theirs.uid || mine.uid == theirs.suid || mine.uid == theirs.uid) {
-    return true;
-  }
-  return signo == SIGCONT && &target.session() == &task.group().session();
-}
-
 void SendChecked(Task& task, ThreadGroup& target, const SigInfo& info) {
   if (!ImmuneTo(task, target, info.signo())) target.SendSignal(info);
 }
@@ -108,7 +98,7 @@ ErrnoOr<uint64_t> KillMany(Task& task, int signo, const std::vector<RefPtr<Threa
   for (const RefPtr<ThreadGroup>& g : targets) {
     if (g->tasks().empty()) continue;  // reaped, because one before it died
     any = true;
-    if (!MaySignal(task, *g, signo)) continue;
+    if (!MaySignal(task, *g->leader(), signo)) continue;
     allowed = true;
     SendChecked(task, *g, SignalFrom(task, *g, signo, SI_USER));
   }
@@ -124,7 +114,7 @@ ErrnoOr<uint64_t> Kill(Task& task, int pid, int signo) {
     Task* found = task.FindTask(pid);
     if (found == nullptr) return Errno(ESRCH);
     ThreadGroup& target = found->group();
-    if (!MaySignal(task, target, signo)) return Errno(EPERM);
+    if (!MaySignal(task, *found, signo)) return Errno(EPERM);
     SendChecked(task, target, SignalFrom(task, target, signo, SI_USER));
     return 0;
   }
@@ -148,7 +138,7 @@ ErrnoOr<uint64_t> SendToThread(Task& task, int tgid, int tid, int signo, const S
   Task* target = task.FindTask(tid);
   if (target == nullptr || (tgid > 0 && task.group().pids().IdOf(target->group()) != tgid)) return Errno(ESRCH);
   if (!ValidSignal(signo)) return Errno(EINVAL);
-  if (!MaySignal(task, target->group(), signo)) return Errno(EPERM);
+  if (!MaySignal(task, *target, signo)) return Errno(EPERM);
   if (signo >= kFirstRealtime && !target->group().MayQueueSignal()) return Errno(EAGAIN);
   SigInfo info = given != nullptr ? *given : SignalFrom(task, target->group(), signo, SI_TKILL);
   if (!ImmuneTo(task, target->group(), signo)) target->SendSignal(info);
@@ -179,7 +169,7 @@ ErrnoOr<uint64_t> RtSigqueueinfo(Task& task, int pid, int signo, UserPtr<const s
   SigInfo info = TRY(CopyInSigInfo(task, pid, signo, p));
   ThreadGroup* target = task.FindGroup(pid);
   if (target == nullptr) return Errno(ESRCH);
-  if (!MaySignal(task, *target, signo)) return Errno(EPERM);
+  if (!MaySignal(task, *target->leader(), signo)) return Errno(EPERM);
   if (signo >= kFirstRealtime && !target->MayQueueSignal()) return Errno(EAGAIN);
   SendChecked(task, *target, info);
   return 0;

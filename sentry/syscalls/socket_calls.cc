@@ -63,7 +63,7 @@ ErrnoOr<RefPtr<Socket>> NewSocket(Task& task, int family, int type, int protocol
   }
   int kind = TRY(UnixType(family, type, protocol));
   auto socket = MakeRef<UnixSocket>(kind);
-  socket->set_net(RefPtr<NetNamespace>(&NetNamespace::Of(task)));
+  socket->SetMaker(task);
   return RefPtr<Socket>(std::move(socket));
 }
 

@@ -193,6 +193,7 @@ ErrnoOr<size_t> UnixSocket::SendPacket(Task& task, SendRequest& request, UnixMes
     to = RefPtr<UnixSocket>(peer_);
   }
   if ((shutdown_ & 2) != 0 || (to->shutdown_ & 1) != 0) return Errno(EPIPE);
+  if (type_ == SOCK_DGRAM && to != peer_) TRY(CheckScope(task, *to));
   if (!message.rights.empty() && !to->pass_rights_) return Errno(EPERM);
   if (type_ == SOCK_DGRAM && may_pass_credentials()) AutoBind();
   SignFor(*to, task, message.credentials_wanted, &message);

@@ -10,10 +10,12 @@
 
 #include "sentry/fs/anon/anon.h"
 #include "sentry/kernel/cpu_timers.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/landlock/landlock.h"
 #include "sentry/net/unix/unix_host.h"
 #include "sentry/net/unix/unix_names.h"
 #include "sentry/vfs/mount.h"
@@ -78,11 +80,24 @@ void UnixSocket::OnPeerGone(bool with_unread_data) {
 std::pair<RefPtr<UnixSocket>, RefPtr<UnixSocket>> UnixSocket::Pair(Task& task, int type) {
   auto a = MakeRef<UnixSocket>(type);
   auto b = MakeRef<UnixSocket>(type);
-  a->net_ = b->net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
+  a->SetMaker(task);
+  b->SetMaker(task);
   a->ConnectTo(*b);
   b->ConnectTo(*a);
   a->identity_ = b->identity_ = UnixIdentity::Of(task);
   return {std::move(a), std::move(b)};
+}
+
+void UnixSocket::SetMaker(Task& task) {
+  net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
+  domain_ = task.extras().landlock;
+}
+
+ErrnoOr<void> UnixSocket::CheckScope(Task& task, const UnixSocket& target) {
+  const LandlockRuleset* domain = task.extras().landlock.get();
+  if (domain == nullptr || target.address_.size() <= offsetof(sockaddr_un, sun_path) || target.address_[offsetof(sockaddr_un, sun_path)] != '\0')
+    return Ok();
+  return LandlockRuleset::KeepsFrom(domain, target.domain_.get(), LandlockRuleset::kScopeAbstractUnix) ? Errno(EPERM) : ErrnoOr<void>();
 }
 
 void UnixSocket::ConnectTo(UnixSocket& peer) {
@@ -169,6 +184,7 @@ ErrnoOr<void> UnixSocket::Connect(Task& task, std::string_view address) {
     RefPtr<UnixSocket> target = TRY(std::move(found));
     // A socket that has a peer hears from that one alone.
     if (target->peer_ != nullptr && target->peer_ != this) return Errno(EPERM);
+    if (target != peer_) TRY(CheckScope(task, *target));
     if (may_pass_credentials()) AutoBind();
     if (target != peer_) LeavePeer();
     host_peer_.reset();
@@ -183,6 +199,7 @@ ErrnoOr<void> UnixSocket::Connect(Task& task, std::string_view address) {
   if (state_ == State::kListening) return Errno(EINVAL);
   if (target->state_ != State::kListening || (target->shutdown_ & 1) != 0) return Errno(ECONNREFUSED);
   if (target->pending_.size() > target->backlog_) return AwaitBacklog(task, target->backlog_queue_, kNever);
+  TRY(CheckScope(task, *target));
   if (may_pass_credentials()) AutoBind();
   auto server = MakeRef<UnixSocket>(type_);
   server->net_ = target->net_;

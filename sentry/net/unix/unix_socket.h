@@ -19,6 +19,7 @@
 
 namespace amber {
 
+class LandlockRuleset;
 class UnixHostEnd;
 class UnixSocket;
 struct UnixName;
@@ -62,8 +63,8 @@ class UnixSocket final : public Socket {
   UnixSocket();  // for Load()
   explicit UnixSocket(int type);
   ~UnixSocket() override;
-  // Where its abstract names are: the network namespace in which it was made.
-  void set_net(RefPtr<NetNamespace> net) { net_ = std::move(net); }
+  // Who made it: its network namespace is where its abstract names are, its landlock domain says who may reach them.
+  void SetMaker(Task& task);
   const NetNamespace* net() const { return net_.get(); }
 
   // socketpair(2).
@@ -110,6 +111,8 @@ class UnixSocket final : public Socket {
   void AutoBind();
   // The socket that `address` names; ECONNREFUSED, ENOENT, EPROTOTYPE ...
   ErrnoOr<RefPtr<UnixSocket>> FindTarget(Task& task, std::string_view address) const;
+  // EPERM if landlock keeps `task` from `target`, which has an abstract name (sock_is_scoped() of security/landlock/task.c).
+  static ErrnoOr<void> CheckScope(Task& task, const UnixSocket& target);
   void SetPeer(UnixSocket* peer);
   void ConnectTo(UnixSocket& peer);
   // The peer went away or closed its side.
@@ -161,6 +164,7 @@ class UnixSocket final : public Socket {
   bool listening() const override { return state_ == State::kListening; }
 
   RefPtr<NetNamespace> net_;
+  RefPtr<LandlockRuleset> domain_;
   State state_ = State::kUnconnected;
   std::string address_;                  // sockaddr_un bytes; empty if not bound
   bool owns_name_ = false;               // false for accepted sockets, which show their listener's

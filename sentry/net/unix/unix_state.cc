@@ -1,6 +1,7 @@
 // Saving and loading Unix sockets, with the messages that are on their way.
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/landlock/landlock.h"
 #include "sentry/net/unix/unix.pb.h"
 #include "sentry/net/unix/unix_host.h"
 #include "sentry/net/unix/unix_names.h"
@@ -54,6 +55,7 @@ std::string UnixSocket::Save(state::Saver& saver) const {
     m.set_bound_dentry(saver.Ref(bound_path_->dentry));
   }
   m.set_net(saver.Ref(net_));
+  m.set_domain(saver.Ref(domain_));
   m.set_peer(saver.Ref(peer_));
   m.set_peer_address(peer_address_);
   for (const UnixMessage& message : messages_) {
@@ -114,6 +116,7 @@ bool UnixSocket::Load(state::Loader& loader, std::string_view bytes) {
     if (!bound_path_->mount || !bound_path_->dentry) return false;
   }
   net_ = loader.GetRef<NetNamespace>(m.net());
+  domain_ = loader.GetRef<LandlockRuleset>(m.domain());
   SetPeer(loader.Get<UnixSocket>(m.peer()));
   peer_address_ = m.peer_address();
   for (const auto& in : m.message()) {
