@@ -66,10 +66,14 @@ def table():
 
 
 def sources():
-    """The text of every family without its comments."""
+    """The text of every family without its comments, and of the headers for one kind of test that it includes."""
     texts = {}
     for path in sorted((ROOT / "test" / "guest").glob("*.cc")):
-        texts[path.stem] = re.sub(r"//[^\n]*", "", path.read_text())
+        text = path.read_text()
+        for header in re.findall(r'#include "test/harness/(\w+)\.h"', text):
+            if header not in ("guest_test", "guest_util"):
+                text += (ROOT / "test" / "harness" / f"{header}.h").read_text()
+        texts[path.stem] = re.sub(r"//[^\n]*", "", text)
     return texts
 
 
