@@ -227,6 +227,8 @@ void IoUring::Complete(Request& request, int32_t result) {
 
 bool IoUring::PostMore(Request& request, int32_t result) {
   if (!overflow_.empty() || Ready() >= memory_.completions()) return false;
+  // Two that poll what their completions signal would go on for ever (Linux looks for EPOLL_URING_WAKE).
+  if (HelperTask::runs_in_a_row() > HelperTask::kManyRuns) return false;
   io_uring_cqe cqe{};
   cqe.user_data = request.sqe().user_data;
   cqe.res = result;

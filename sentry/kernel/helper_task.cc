@@ -23,6 +23,11 @@ HelperTask::HelperTask(Kernel& kernel, CallOwner& owner) : task_(MakeRef<Task>()
   task_->blocked_ = ~SignalSet{0};
 }
 
+uint32_t& HelperTask::runs_in_a_row() {
+  static uint32_t runs = 0;
+  return runs;
+}
+
 HelperTask::~HelperTask() {
   task_->call_owner_ = nullptr;
   task_->call_ = Task::Call::kNone;

@@ -5,6 +5,7 @@
 // only while a handler runs, so that it keeps nothing alive. Guarded by the kernel lock.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 
 #include "sentry/base/ref_ptr.h"
@@ -31,6 +32,11 @@ class HelperTask {
 
   // The call's arguments and progress.
   SyscallState& call() { return task_->syscall_; }
+
+  // How many helpers have gone on since the kernel last had nothing left to do. Those that wake each other, by what they tell, must end when it is many:
+  // until then nobody else gets the kernel lock.
+  static uint32_t& runs_in_a_row();
+  static constexpr uint32_t kManyRuns = 4096;
 
  private:
   RefPtr<Task> task_;

@@ -7,6 +7,7 @@
 
 #include "sentry/fs/host/host_poll.h"
 #include "sentry/kernel/core_dump.h"
+#include "sentry/kernel/helper_task.h"
 #include "sentry/kernel/offered_actions.h"
 #include "sentry/kernel/sigio.h"
 #include "sentry/kernel/strace.h"
@@ -93,6 +94,7 @@ void Kernel::Drain() {
   // Re-entered through KernelLock of a callback on the same stack: the outer one goes on.
   if (draining_) return;
   draining_ = true;
+  HelperTask::runs_in_a_row() = 0;
   while (true) {
     ClearDiscarded();
     SigioOwner::DeliverDue();
@@ -112,6 +114,7 @@ void Kernel::Drain() {
     if (!task->helper_) {
       task->RunHandler();
     } else if (task->call_owner_ != nullptr) {
+      ++HelperTask::runs_in_a_row();
       task->call_owner_->OnReady();
     }
   }

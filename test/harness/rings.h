@@ -107,4 +107,17 @@ class Ring {
   unsigned queued_ = 0;
 };
 
+inline constexpr unsigned kMore = IORING_CQE_F_MORE;
+
+// What the flags of a completion say, but for the hint that there is more to read.
+inline unsigned FlagsOf(const io_uring_cqe& cqe) { return cqe.flags & ~unsigned{IORING_CQE_F_SOCK_NONEMPTY}; }
+inline unsigned Chose(unsigned id, unsigned more = 0) { return IORING_CQE_F_BUFFER | more | id << IORING_CQE_BUFFER_SHIFT; }
+
+inline void ExpectNext(Ring& ring, uint64_t data, int result, unsigned flags) {
+  const io_uring_cqe cqe = ring.Take();
+  EXPECT_EQ(cqe.user_data, data);
+  EXPECT_EQ(cqe.res, result);
+  EXPECT_EQ(FlagsOf(cqe), flags);
+}
+
 }  // namespace guest
