@@ -80,14 +80,15 @@ cp -L /etc/resolv.conf "$work/etc/resolv.conf"
 [ ! -d /etc/ssl/certs ] || { mkdir -p "$work/etc/ssl" && cp -aL /etc/ssl/certs "$work/etc/ssl/"; }
 [ ! -d /usr/share/keyrings ] || cp -aLn /usr/share/keyrings/. "$work/usr/share/keyrings/"
 mount -t proc proc "$work/proc"
+# Packages make certificates for the machine's name, which must be there and be found.
+cp -a "$work/etc/hosts" "$work/etc/hosts.own" 2>/dev/null || : >"$work/etc/hosts.own"
+echo '127.0.0.1 localhost debian' >"$work/etc/hosts"
+inside() { unshare --uts sh -c 'hostname debian && exec chroot "$@"' sh "$work" env DEBIAN_FRONTEND=noninteractive "$@"; }
 printf '#!/bin/sh\nexit 101\n' >"$work/usr/sbin/policy-rc.d"
 chmod +x "$work/usr/sbin/policy-rc.d"
 # shellcheck disable=SC2086
 {
-    chroot "$work" env DEBIAN_FRONTEND=noninteractive apt-get -q update
-    chroot "$work" env DEBIAN_FRONTEND=noninteractive apt-get -q install -y \
-        --no-install-recommends $packages
-    chroot "$work" apt-get clean
+    inside apt-get -q update && inside apt-get -q install -y --no-install-recommends $packages && inside apt-get clean
 } >>"$log" 2>&1 || { tail -5 "$log" >&2; exit 1; }
 umount "$work/proc"
 # shellcheck disable=SC2086
@@ -100,6 +101,7 @@ while [ $# -gt 0 ]; do
 done
 rm -rf "$work/etc/apt" "$work/usr/sbin/policy-rc.d" "$work"/var/lib/apt/lists/*
 mv "$work/etc/apt.own" "$work/etc/apt"
+mv "$work/etc/hosts.own" "$work/etc/hosts"
 : >"$work/etc/resolv.conf"
 : >"$work/.amber-complete"
 chmod 755 "$work"

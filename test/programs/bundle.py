@@ -15,6 +15,7 @@ CAPABILITIES = [
     ).split()
 ]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HOSTNAME = "amber-test"
 BASE_ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": "/tmp", "TERM": "dumb"}
 
 
@@ -57,7 +58,7 @@ def config(rootfs, arguments, *, binds=(), scratch=(), pids=None, environment=No
     sets = ("bounding", "effective", "permitted")
     return {
         "ociVersion": "1.0.2",
-        "hostname": "amber-test",
+        "hostname": HOSTNAME,
         "root": {"path": rootfs, "readonly": read_only},
         "process": {
             "terminal": False,

@@ -143,6 +143,7 @@ class Modes:
         mounts = "\n".join([
             "set -e",
             f"mount --rbind {self.rootfs} /mnt && mount -o remount,bind,ro /mnt",
+            f"hostname {bundle.HOSTNAME}",  # this machine may have none, without which some servers do not start
             "mount -t proc proc /mnt/proc",
             "mount -t tmpfs -o size=4g,mode=1777 tmpfs /mnt/tmp",
             "mount --rbind /dev /mnt/dev",
