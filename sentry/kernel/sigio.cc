@@ -200,6 +200,13 @@ void SigioOwner::ConfirmLocks(const FdTable& table) {
   if (locks_ != nullptr) locks_->Confirm(table);
 }
 
+FileLocks* LocksOf(File& file, bool make) {
+  if (file.path() != nullptr) return make ? &file.path()->inode()->locks() : file.path()->inode()->locks_if_any();
+  if (auto* keeper = dynamic_cast<LockKeeper*>(&file)) return &keeper->locks();
+  SigioOwner* owner = SigioOwner::Of(file, make);
+  return owner != nullptr ? owner->locks(make) : nullptr;
+}
+
 std::string SigioOwner::Save(state::Saver& saver) const {
   proto::SigioOwner m;
   m.set_pids(saver.Ref(target_.pids));

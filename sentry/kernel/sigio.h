@@ -97,4 +97,7 @@ class SigioOwner final : public FileOwner, public Waiter {
   uint32_t due_codes_ = 0;  // bits 1 << si_code of its signals that are due
 };
 
+// The locks and hints of what `file` is open on: its inode's, its own keeper's (LockKeeper), or its owner's. Null without `make` if there are none.
+FileLocks* LocksOf(File& file, bool make);
+
 }  // namespace amber

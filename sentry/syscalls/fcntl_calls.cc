@@ -21,7 +21,6 @@
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/file_lock.h"
 #include "sentry/vfs/lease.h"
-#include "sentry/vfs/lock_keeper.h"
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/path.h"
 #include "sentry/vfs/pseudo.h"
@@ -58,14 +57,6 @@ ErrnoOr<uint64_t> SetStatusFlags(Task& task, File& file, int fd, int flags) {
     owner->Disarm();
   }
   return uint64_t{0};
-}
-
-// The locks of what `file` has open; null for what has none, and, without `make`, if there are none yet.
-FileLocks* LocksOf(File& file, bool make) {
-  if (file.path() != nullptr) return make ? &file.path()->inode()->locks() : file.path()->inode()->locks_if_any();
-  if (auto* keeper = dynamic_cast<LockKeeper*>(&file)) return &keeper->locks();
-  SigioOwner* owner = SigioOwner::Of(file, make);
-  return owner != nullptr ? owner->locks(make) : nullptr;
 }
 
 // The range and type of a struct flock, as fs/locks.c reads it.

@@ -2,6 +2,8 @@
 // deadlocks, mandatory rules; leases where the kernel has them.
 #include <sys/file.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "test/harness/guest_util.h"
 
@@ -441,4 +443,44 @@ GUEST_TEST(RecordLocks, AgainAndAgain) {
     if (i % 20 == 0) EXPECT_ERRNO(fcntl(fd, F_SETLK, reinterpret_cast<void*>(16)), EFAULT);
     if (i == 100) CheckpointHere();
   }
+}
+
+// lock_get_status() of fs/locks.c: what is behind the number.
+GUEST_TEST(LockEdge, AreListed) {
+  TempDir dir;
+  auto open_one = [&](const char* name) { return MUST(open(dir / name, O_RDWR | O_CREAT, 0600)); };
+  const int posix = open_one("posix"), ofd = open_one("ofd"), whole = open_one("flock"), leased = open_one("lease");
+  struct flock range = {};
+  range.l_type = F_RDLCK;
+  range.l_start = 5;
+  range.l_len = 10;
+  MUST(fcntl(posix, F_SETLK, &range));
+  range.l_type = F_WRLCK;
+  range.l_start = range.l_len = 0;
+  MUST(fcntl(ofd, F_OFD_SETLK, &range));
+  MUST(flock(whole, LOCK_SH));
+  close(leased);
+  const int reader = MUST(open(dir / "lease", O_RDONLY));
+  const bool has_lease = fcntl(reader, F_SETLEASE, F_RDLCK) == 0;
+  CheckpointHere();
+  auto line = [&](int fd, const char* kind, const char* type, int pid, const char* range_text) {
+    struct stat st;
+    MUST(fstat(fd, &st));
+    return Str("%s%s %d %02x:%02x:%lu %s\n", kind, type, pid, major(st.st_dev), minor(st.st_dev), static_cast<unsigned long>(st.st_ino), range_text);
+  };
+  static char all[1 << 16], info[4096];
+  ReadFile("/proc/locks", all, sizeof(all));
+  auto check = [&](int fd, const Str& text) {
+    EXPECT(strstr(all, text) != nullptr);
+    ReadFile(Str("/proc/self/fdinfo/%d", fd), info, sizeof(info));
+    EXPECT(strstr(info, Str("lock:\t1: %s", static_cast<const char*>(text))) != nullptr);
+  };
+  check(posix, line(posix, "POSIX  ADVISORY  ", "READ", getpid(), "5 14"));
+  check(ofd, line(ofd, "OFDLCK ADVISORY  ", "WRITE", -1, "0 EOF"));
+  check(whole, line(whole, "FLOCK  ADVISORY  ", "READ", getpid(), "0 EOF"));
+  if (has_lease) check(reader, line(reader, "LEASE  ACTIVE    ", "READ", getpid(), "0 EOF"));
+  // Another's are not told by one's own descriptor of the same file.
+  const int other = MUST(open(dir / "flock", O_RDWR));
+  ReadFile(Str("/proc/self/fdinfo/%d", other), info, sizeof(info));
+  EXPECT(strstr(info, "lock:") == nullptr);
 }

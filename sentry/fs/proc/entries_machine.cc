@@ -8,6 +8,7 @@
 
 #include "sentry/fs/proc/entries_kernel.h"
 #include "sentry/fs/proc/entry.h"
+#include "sentry/fs/proc/locks_text.h"
 #include "sentry/fs/proc/machine.h"
 #include "sentry/fs/proc/memory_view.h"
 #include "sentry/ipc/ipc_namespace.h"
@@ -202,7 +203,7 @@ constexpr ProcEntry kEntries[] = {
     {"key-users", kProcFile, &KeyUsers},
     {"keys", kProcFile, &Keys},
     {"loadavg", kProcFile, &LoadAverage},
-    {"locks", kProcFile, &Fixed<kEmpty>},
+    {"locks", kProcFile, &LocksText},
     {"meminfo", kProcFile, &MemInfo},
     {"misc", kProcFile, &Fixed<kEmpty>},
     {"modules", kProcFile, &Fixed<kEmpty>},

@@ -162,7 +162,9 @@ ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target) {
   out += "\nNSpgid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(g.process_group()); });
   out += "\nNSsid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(g.session()); });
   out += "\nKthread:\t0\n";
-  if (HasMemory(t)) out += StatusMemoryText(t.mm()) + "CoreDumping:\t0\nTHP_enabled:\t" + (g.extras().no_huge_pages ? "0\n" : "1\n");
+  if (HasMemory(t))
+    out += StatusMemoryText(t.mm()) + "HugetlbPages:\t       0 kB\nCoreDumping:\t0\nTHP_enabled:\t" + (g.extras().no_huge_pages ? "0" : "1") +
+           "\nuntag_mask:\t0xffffffffffffffff\n";
   SignalSets sets = Dispositions(g);
   AppendFormat(&out, "Threads:\t%zu\nSigQ:\t0/%llu\n", std::max<size_t>(g.live_tasks(), 1), static_cast<Ull>(g.rlim(RLIMIT_SIGPENDING).rlim_cur));
   AppendFormat(&out, "SigPnd:\t%016llx\nShdPnd:\t%016llx\nSigBlk:\t%016llx\nSigIgn:\t%016llx\nSigCgt:\t%016llx\n", static_cast<Ull>(t.own_pending()),

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "sentry/fs/proc/locks_text.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/fs/proc/proc.pb.h"
 #include "sentry/kernel/thread_group.h"
@@ -26,6 +27,7 @@ ErrnoOr<std::string> FdInfoText(Task& target, int fd) {
   AppendFormat(&out, "pos:\t%llu\nflags:\t0%o\nmnt_id:\t%d\nino:\t%llu\n", static_cast<unsigned long long>((*file)->position()),
                static_cast<unsigned>(flags), (*file)->path() != nullptr ? (*file)->path()->mount->id() : 15,
                static_cast<unsigned long long>(st.st_ino));
+  out += FdLocksText(target, **file);
   return out + (*file)->FdInfo();
 }
 
@@ -35,6 +37,8 @@ ErrnoOr<std::string> ProcInode::Text(Task& reader) const {
     const std::string* text = SysfsText(path_);
     return text != nullptr ? *text : std::string();
   }
+  VfsContext ctx{.task = &reader};
+  ProcTerms terms(Pids(ctx));
   if (entry_ != nullptr) {
     // Checked at each reading, since the target may have changed its ids since open.
     if (entry_->ptrace && !MayInspect(reader, *target_)) return Errno(EACCES);
@@ -42,8 +46,6 @@ ErrnoOr<std::string> ProcInode::Text(Task& reader) const {
       const std::string* added = path_.starts_with("sys/") ? SysctlText(path_) : AddedProcText(path_);
       return added != nullptr ? *added : std::string();
     }
-    VfsContext ctx{.task = &reader};
-    ProcTerms terms(Pids(ctx));
     return entry_->text(reader, target_.get());
   }
   int fd = Descriptor();

@@ -60,6 +60,13 @@ int ParseNumber(std::string_view text) {
 
 using Scope = ProcInode::Scope;
 
+// Some files are of processes alone, one is of threads alone (tgid_base_stuff and tid_base_stuff of fs/proc/base.c).
+bool IsOfScope(std::string_view path, bool process) {
+  constexpr std::string_view kOfProcesses[] = {"autogroup", "coredump_filter", "mountstats", "timens_offsets", "timers", "timerslack_ns"};
+  if (path == "children") return !process;
+  return process || std::ranges::find(kOfProcesses, path) == std::end(kOfProcesses);
+}
+
 // Those that `reader` sees, if it is not null.
 template <typename F>
 void ForEachEntry(Scope scope, Task* reader, F visit) {
@@ -73,7 +80,7 @@ void ForEachEntry(Scope scope, Task* reader, F visit) {
     for (const ProcEntry& e : SysfsEntries()) shown(e);
   } else {
     for (const ProcEntry& e : ProcessEntries()) {
-      if (scope != Scope::kProcess || std::string_view(e.path) != "children") visit(e);
+      if (IsOfScope(e.path, scope == Scope::kProcess)) visit(e);
     }
   }
 }
