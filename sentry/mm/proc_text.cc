@@ -50,7 +50,8 @@ uint64_t HostValue(std::string_view text, std::string_view key) {
   return 0;
 }
 
-// To the guest, neighbours that differ only in what the host maps are one mapping.
+}  // namespace
+
 std::vector<Vma> GuestMappings(const MemoryManager& mm) {
   std::vector<Vma> list;
   for (const auto& [start, vma] : mm.vmas()) {
@@ -63,6 +64,8 @@ std::vector<Vma> GuestMappings(const MemoryManager& mm) {
   }
   return list;
 }
+
+namespace {
 
 const char* NameOf(VmaName name) {
   switch (name) {

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "sentry/mm/memory_manager.h"
 
@@ -18,6 +19,8 @@ struct MapsContext {
   std::function<std::string(const File& file)> path_of;
 };
 
+// To the guest, neighbours that differ only in what the host maps are one mapping.
+std::vector<Vma> GuestMappings(const MemoryManager& mm);
 std::string MapsText(const MemoryManager& mm, const MapsContext& context);   // /proc/PID/maps
 std::string SmapsText(const MemoryManager& mm, const MapsContext& context);  // /proc/PID/smaps
 // /proc/PID/numa_maps; `policy` is the process's own.

@@ -17,7 +17,7 @@ namespace amber {
 namespace {
 
 // Debian 12's headers are older than these.
-constexpr uint64_t kQuotactlFd = 443, kMemfdSecret = 447, kCachestat = 451, kMapShadowStack = 453;
+constexpr uint64_t kQuotactlFd = 443, kMemfdSecret = 447, kMapShadowStack = 453;
 constexpr uint64_t kLsmGetSelfAttr = 459, kLsmSetSelfAttr = 460, kLsmListModules = 461;
 constexpr uint64_t kLsmIds[] = {100, 110};  // LSM_ID_CAPABILITY, LSM_ID_LANDLOCK
 
@@ -100,11 +100,8 @@ void RegisterAbsentCalls(SyscallTable& table) {
         SYS_security, SYS_vserver, SYS_epoll_ctl_old, SYS_epoll_wait_old, SYS_lookup_dcookie, SYS_set_thread_area, SYS_get_thread_area}) {
     table.Set(number, Refused<&NotConfigured>("ENOSYS, as every Linux of today on x86-64"));
   }
-  for (uint64_t number : {uint64_t{468}, uint64_t{469}}) {
-    table.Set(number, Refused<&LsmAttr>("EOPNOTSUPP: no file system here has such attributes"));
-  }
   constexpr const char* kNotConfigured = "ENOSYS, as on a kernel built without it";
-  for (uint64_t number : {uint64_t{SYS_uselib}, uint64_t{SYS_perf_event_open}, kMemfdSecret, kCachestat}) {
+  for (uint64_t number : {uint64_t{SYS_uselib}, uint64_t{SYS_perf_event_open}, kMemfdSecret}) {
     table.Set(number, Refused<&NotConfigured>(kNotConfigured));
   }
   table.Set(SYS_bpf, Refused<&NotPermitted>("EPERM, as with kernel.unprivileged_bpf_disabled: the machine is not the guest's"));

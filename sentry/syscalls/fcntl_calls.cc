@@ -17,6 +17,7 @@
 #include "sentry/mm/vma.h"
 #include "sentry/net/socket.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/mount_checks.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/file_lock.h"
@@ -42,6 +43,9 @@ bool TakesDirect(Task& task, File& file) {
 }
 
 ErrnoOr<uint64_t> SetStatusFlags(Task& task, File& file, int fd, int flags) {
+  // setfl(): what may only grow is written at its end.
+  bool stops_appending = ((flags ^ file.flags()) & O_APPEND) != 0;
+  if (stops_appending && file.path() != nullptr && IsAppendOnly(*file.path()->inode())) return Errno(EPERM);
   if ((flags & O_NOATIME) != 0 && (file.flags() & O_NOATIME) == 0 && file.path() != nullptr) {
     TRY(CheckOwner(task.creds(), *file.path()->inode()));
   }
@@ -424,6 +428,12 @@ ErrnoOr<uint64_t> Ioctl(Task& task, int fd, uint32_t command, uint64_t argument)
     case FICLONE: return CloneRange(task, *file, {.src_fd = static_cast<int>(argument)});
     case FICLONERANGE: return CloneRange(task, *file, TRY(task.CopyIn(UserPtr<const file_clone_range>(argument))));
     case FIDEDUPERANGE: return Deduplicate(task, *file, TRY(task.CopyIn(UserPtr<const file_dedupe_range>(argument))));
+    case FS_IOC_GETFLAGS:
+    case FS_IOC_SETFLAGS:
+    case FS_IOC_FSGETXATTR:
+    case FS_IOC_FSSETXATTR:
+      if (auto r = FileFlagsIoctl(task, *file, command, argument); !r.Is(ENOTTY)) return r;
+      break;
     case FS_IOC_FIEMAP: return Errno(EOPNOTSUPP);  // no file system here tells where its bytes lie
     case FIBMAP:
     case FIONREAD:

@@ -19,6 +19,7 @@
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/pseudo.h"
+#include "sentry/vfs/restrict.h"
 
 namespace amber {
 
@@ -52,6 +53,7 @@ ErrnoOr<Vma> Describe(int prot, int flags, RefPtr<File> file, uint64_t offset) {
       case MAP_SHARED:
         vma.shared = true;
         if ((prot & PROT_WRITE) != 0 && !file->writable()) return Errno(EACCES);
+        if (file->writable() && file->path() != nullptr && IsAppendOnly(*file->path()->inode())) return Errno(EACCES);
         if (!file->writable()) vma.max_prot &= ~PROT_WRITE;
         break;
       case MAP_PRIVATE: break;

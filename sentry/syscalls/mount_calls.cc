@@ -1,4 +1,4 @@
-// Mounts: mount(2), umount2(2), pivot_root(2); file handles, which this kernel does not give out.
+// Mounts: mount(2), umount2(2), pivot_root(2).
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/mount.h>
@@ -19,6 +19,7 @@
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/propagation.h"
 #include "sentry/vfs/reconfigure.h"
 #include "sentry/vfs/served.h"
 
@@ -92,6 +93,7 @@ ErrnoOr<uint64_t> Remount(Task& task, const VfsPath& where, uint64_t flags, User
   auto* changeable = (flags & MS_BIND) == 0 ? dynamic_cast<Reconfigurable*>(&where.mount->fs()) : nullptr;
   if (changeable != nullptr) TRY(changeable->Reconfigure(task, options));
   where.mount->set_flags(next);
+  NoteMountChange(where.mount->ns());
   // Without MS_BIND the file system itself becomes read-only or writable.
   if ((flags & MS_BIND) == 0) where.mount->fs().set_read_only((flags & MS_RDONLY) != 0);
   return uint64_t{0};
@@ -258,18 +260,15 @@ ErrnoOr<uint64_t> PivotRoot(Task& task, UserPtr<const char> new_root, UserPtr<co
   return uint64_t{0};
 }
 
-ErrnoOr<uint64_t> NameToHandleAt(Task&, int, UserPtr<const char>, UserPtr<void>, UserPtr<int>, int) { return Errno(EOPNOTSUPP); }
-
-ErrnoOr<uint64_t> OpenByHandleAt(Task& task, int, UserPtr<void>, int) { return Errno(task.Has(CAP_DAC_READ_SEARCH) ? EOPNOTSUPP : EPERM); }
-
 }  // namespace
 
 void RegisterMountCalls(SyscallTable& table) {
   table.Set(SYS_mount, Full<&MountCall>());
   table.Set(SYS_umount2, Full<&Umount2>());
   table.Set(SYS_pivot_root, Full<&PivotRoot>());
-  table.Set(SYS_name_to_handle_at, Refused<&NameToHandleAt>("file systems give out no handles"));
-  table.Set(SYS_open_by_handle_at, Refused<&OpenByHandleAt>("file systems give out no handles"));
+  RegisterHandleCalls(table);
+  RegisterFileFlagCalls(table);
+  RegisterCacheCalls(table);
 }
 
 }  // namespace amber

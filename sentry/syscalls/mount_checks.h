@@ -1,5 +1,7 @@
-// What may be mounted beyond the question who may mount at all.
+// What may be mounted beyond the question who may mount at all; and what other families of this library share.
 #pragma once
+
+#include <linux/types.h>
 
 #include <cstdint>
 
@@ -9,6 +11,8 @@
 
 namespace amber {
 
+class File;
+class SyscallTable;
 class Task;
 
 // mount_too_revealing(): the root of a user namespace gets a new /proc or /sys only if its mount namespace shows one already of which
@@ -22,5 +26,15 @@ ErrnoOr<void> CheckNamespaceLoop(const NsRef& ns, VfsPath where);
 ErrnoOr<void> CheckNamespaceLoops(Mount& top, const VfsPath& where);
 // The namespace that a bind mount of nsfs stands for; null for other mounts.
 const NsRef* NamespaceBehind(const Mount& mount);
+
+// --- file_flags.cc ---
+// FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR. ENOTTY: it is another one, or this file has no flags.
+ErrnoOr<uint64_t> FileFlagsIoctl(Task& task, File& file, uint32_t command, uint64_t argument);
+// STATX_ATTR_*, and which of them the file can have.
+void TellFlags(Inode& inode, __u64* attributes, __u64* mask);
+
+void RegisterFileFlagCalls(SyscallTable& table);
+void RegisterCacheCalls(SyscallTable& table);   // cache_calls.cc
+void RegisterHandleCalls(SyscallTable& table);  // handle_calls.cc
 
 }  // namespace amber

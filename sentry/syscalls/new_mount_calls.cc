@@ -16,6 +16,7 @@
 #include "sentry/vfs/at.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/propagation.h"
 #include "sentry/vfs/vfs_file.h"
 
 namespace amber {
@@ -189,6 +190,7 @@ ErrnoOr<void> SetAttributes(Task& task, const File* tree, const VfsPath& place, 
     m->set_flags((m->flags() & ~clear) | set);
     if (propagation != 0) m->SetPropagation(propagation);
   }
+  if (!all.empty()) NoteMountChange(all[0]->ns());
   return Ok();
 }
 

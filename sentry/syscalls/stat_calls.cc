@@ -11,6 +11,7 @@
 
 #include "sentry/kernel/task.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/mount_checks.h"
 #include "sentry/syscalls/statmount.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/at.h"
@@ -117,7 +118,8 @@ ErrnoOr<uint64_t> StatX(Task& task, int dirfd, UserPtr<const char> path, int fla
       x.stx_mask = (x.stx_mask & ~uint32_t{STATX_MNT_ID}) | kStatxMountIdUnique;
       x.stx_mnt_id = UniqueMountId(*r.path.mount);
     }
-    x.stx_attributes_mask = STATX_ATTR_MOUNT_ROOT;
+    x.stx_attributes_mask = STATX_ATTR_MOUNT_ROOT | STATX_ATTR_AUTOMOUNT | STATX_ATTR_DAX;
+    TellFlags(*r.path.inode(), &x.stx_attributes, &x.stx_attributes_mask);
     if (r.path.is_mount_root()) x.stx_attributes |= STATX_ATTR_MOUNT_ROOT;
   }
   TRY(task.CopyOut(out, x));

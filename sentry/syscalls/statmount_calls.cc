@@ -1,4 +1,4 @@
-// statmount(2) and listmount(2): the mounts of the caller's namespace, by their ids.
+// statmount(2) and listmount(2): mounts by their ids, of the caller's namespace or another one.
 #include <linux/capability.h>
 #include <linux/mount.h>
 #include <string.h>
@@ -7,12 +7,14 @@
 #include <algorithm>
 
 #include "sentry/kernel/task.h"
+#include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/statmount.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/path.h"
+#include "sentry/vfs/propagation.h"
 
 namespace amber {
 namespace {
@@ -51,8 +53,12 @@ struct StatMount {
 static_assert(sizeof(StatMount) == 512);
 
 constexpr uint64_t kSbBasic = 1, kMntBasic = 2, kPropagateFrom = 4, kMntRoot = 8, kMntPoint = 0x10, kFsType = 0x20, kNsId = 0x40;
-constexpr uint64_t kOptions = 0x80, kSource = 0x200, kSupported = 0x1000;
-constexpr uint64_t kAll = kSbBasic | kMntBasic | kPropagateFrom | kMntRoot | kMntPoint | kFsType | kNsId | kOptions | kSource | kSupported;
+constexpr uint64_t kOptions = 0x80, kSubtype = 0x100, kSource = 0x200, kOptionArray = 0x400, kSecurityArray = 0x800, kSupported = 0x1000;
+constexpr uint64_t kUidMap = 0x2000, kGidMap = 0x4000;
+// What is a string, if there is any: file systems here have no subtypes, security options and maps of ids.
+constexpr uint64_t kAbsent = kSubtype | kSecurityArray | kUidMap | kGidMap;
+constexpr uint64_t kStrings = kMntRoot | kMntPoint | kFsType | kOptions | kSource | kOptionArray | kAbsent;
+constexpr uint64_t kAll = kSbBasic | kMntBasic | kPropagateFrom | kNsId | kStrings | kSupported;
 
 ErrnoOr<Request> CopyInRequest(Task& task, UserPtr<const Request> p) {
   uint32_t size = TRY(task.CopyIn(p.Cast<const uint32_t>()));
@@ -64,14 +70,29 @@ ErrnoOr<Request> CopyInRequest(Task& task, UserPtr<const Request> p) {
   Request r;
   memcpy(&r, bytes.data(), sizeof(r));
   if (r.spare != 0) return Errno(EINVAL);
-  // There is one namespace to ask about: one's own, which goes without a number.
   if (r.mount_id <= kIdsStart) return Errno(EINVAL);
-  if (r.namespace_id != 0) return Errno(ENOENT);
   return r;
 }
 
-Mount* FindMount(Task& task, uint64_t id) {
-  for (Mount* m : task.mounts().All()) {
+// The namespace that is asked about, and where its paths begin. Others than one's own are those of processes that the caller sees and may administer.
+struct Scope {
+  RefPtr<MountNamespace> ns;
+  VfsPath root;
+};
+ErrnoOr<Scope> ScopeOf(Task& task, const Request& request) {
+  if (request.namespace_id == 0 || request.namespace_id == task.mounts().ino())
+    return Scope{RefPtr<MountNamespace>(&task.mounts()), task.fs().root()};
+  for (const RefPtr<ThreadGroup>& group : task.group().pids().Groups()) {
+    Task* leader = group->leader();
+    if (leader == nullptr || leader->exiting() || leader->mounts().ino() != request.namespace_id) continue;
+    if (!task.creds().HasIn(leader->mounts().owner(), CAP_SYS_ADMIN)) break;
+    return Scope{RefPtr<MountNamespace>(&leader->mounts()), leader->mounts().root()};
+  }
+  return Errno(ENOENT);
+}
+
+Mount* FindMount(const MountNamespace& ns, uint64_t id) {
+  for (Mount* m : ns.All()) {
     if (UniqueMountId(*m) == id) return m;
   }
   return nullptr;
@@ -96,9 +117,30 @@ uint64_t AttributesOf(const Mount& m) {
   return attr;
 }
 
-// The strings behind the structure.
+// mnt_to_propagation_flags()
+uint64_t PropagationOf(const Mount& m) {
+  uint64_t flags = (m.peers() != nullptr ? MS_SHARED : 0) | (m.master() != nullptr ? MS_SLAVE : 0);
+  return flags != 0 ? flags : m.unbindable() ? MS_UNBINDABLE : MS_PRIVATE;
+}
+
+// get_dominating_id(): the nearest group above that has a mount below `root`.
+uint64_t PropagatesFrom(const Mount& m, const VfsPath& root) {
+  const PeerGroup* group = m.master();
+  for (int depth = 0; group != nullptr && depth < 1024; ++depth) {
+    const PeerGroup* above = nullptr;
+    for (const Mount* member : group->members) {
+      if (member->ns() == m.ns() && IsBelow(member, *root.mount)) return static_cast<uint64_t>(group->id());
+      above = member->master();
+    }
+    group = above;
+  }
+  return 0;
+}
+
+// The strings behind the structure; the first is empty, for what is missing.
 class Strings {
  public:
+  explicit Strings(bool any) : bytes_(any ? 1 : 0, '\0') {}
   uint32_t Add(const std::string& text) {
     uint32_t at = static_cast<uint32_t>(bytes_.size());
     bytes_ += text;
@@ -127,7 +169,9 @@ void FillBasics(Mount& m, uint64_t mask, StatMount* out) {
     out->id_old = static_cast<uint32_t>(m.id());
     out->parent_id_old = static_cast<uint32_t>(parent.id());
     out->attributes = AttributesOf(m);
-    out->propagation = MS_PRIVATE;
+    out->propagation = PropagationOf(m);
+    if (m.peers() != nullptr) out->peer_group = static_cast<uint64_t>(m.peers()->id());
+    if (m.master() != nullptr) out->master = static_cast<uint64_t>(m.master()->id());
   }
   if ((mask & kSupported) != 0) out->supported = kAll;
 }
@@ -138,23 +182,39 @@ std::string RootInside(const Mount& m) {
   return inside.empty() ? "/" : inside;
 }
 
+// Options of the file system, without the first comma.
+void FillOptions(const Mount& m, StatMount* out, Strings* strings) {
+  std::string options = m.fs().ShowOptions();
+  if (options.empty()) {
+    out->mask &= ~(kOptions | kOptionArray);
+    return;
+  }
+  options.erase(0, 1);
+  if ((out->mask & kOptions) != 0) out->options = strings->Add(options);
+  if ((out->mask & kOptionArray) == 0) return;
+  out->option_count = static_cast<uint32_t>(std::ranges::count(options, ',')) + 1;
+  std::ranges::replace(options, ',', '\0');
+  out->option_array = strings->Add(options);
+}
+
 ErrnoOr<uint64_t> StatMountCall(Task& task, UserPtr<const Request> request_p, UserPtr<void> buffer, uint64_t size, unsigned flags) {
   if (flags != 0) return Errno(EINVAL);
   Request request = TRY(CopyInRequest(task, request_p));
-  Mount* m = FindMount(task, request.mount_id);
+  Scope scope = TRY(ScopeOf(task, request));
+  Mount* m = FindMount(*scope.ns, request.mount_id);
   if (m == nullptr) return Errno(ENOENT);
   StatMount out{};
-  Strings strings;
+  Strings strings((request.param & kStrings) != 0);
   // The mask tells what was asked for and is there.
-  out.mask = request.param & kAll & ~(kPropagateFrom | kNsId);
+  out.mask = request.param & kAll & ~kAbsent;
   FillBasics(*m, out.mask, &out);
+  if ((out.mask & kPropagateFrom) != 0) out.propagate_from = PropagatesFrom(*m, scope.root);
+  if ((out.mask & kNsId) != 0) out.namespace_id = scope.ns->ino();
   VfsPath place{RefPtr<Mount>(m), m->root()};
   if ((out.mask & kFsType) != 0) out.type = strings.Add(m->fs().type_name());
   if ((out.mask & kMntRoot) != 0) out.root = strings.Add(RootInside(*m));
-  if ((out.mask & kMntPoint) != 0) out.point = strings.Add(PathName(place, task.fs().root()));
-  std::string options = m->fs().ShowOptions();
-  if (options.empty()) out.mask &= ~kOptions;
-  if ((out.mask & kOptions) != 0) out.options = strings.Add(options.substr(1));  // without the comma
+  if ((out.mask & kMntPoint) != 0) out.point = strings.Add(PathName(place, scope.root));
+  FillOptions(*m, &out, &strings);
   if (m->source().empty()) out.mask &= ~kSource;
   if ((out.mask & kSource) != 0) out.source = strings.Add(m->source());
   uint64_t total = sizeof(out) + strings.bytes().size();
@@ -171,11 +231,12 @@ ErrnoOr<uint64_t> ListMountCall(Task& task, UserPtr<const Request> request_p, Us
   if (count > 1'000'000) return Errno(EOVERFLOW);
   Request request = TRY(CopyInRequest(task, request_p));
   if (request.param != 0 && request.param <= kIdsStart) return Errno(EINVAL);
-  const Mount* top = request.mount_id == kRoot ? task.fs().root().mount.get() : FindMount(task, request.mount_id);
+  Scope scope = TRY(ScopeOf(task, request));
+  const Mount* top = request.mount_id == kRoot ? scope.root.mount.get() : FindMount(*scope.ns, request.mount_id);
   if (top == nullptr) return Errno(ENOENT);
   bool reverse = (flags & kReverse) != 0;
   std::vector<uint64_t> found;
-  for (const Mount* m : task.mounts().All()) {
+  for (const Mount* m : scope.ns->All()) {
     uint64_t id = UniqueMountId(*m);
     if (!IsBelow(m, *top) || id == request.mount_id) continue;
     if (request.param != 0 && (reverse ? id >= request.param : id <= request.param)) continue;
@@ -191,8 +252,8 @@ ErrnoOr<uint64_t> ListMountCall(Task& task, UserPtr<const Request> request_p, Us
 }  // namespace
 
 void RegisterStatMountCalls(SyscallTable& table) {
-  table.Set(kStatMount, Partial<&StatMountCall>("no namespace ids; options as one string"));
-  table.Set(kListMount, Partial<&ListMountCall>("of the caller's own namespace"));
+  table.Set(kStatMount, Full<&StatMountCall>());
+  table.Set(kListMount, Full<&ListMountCall>());
 }
 
 }  // namespace amber

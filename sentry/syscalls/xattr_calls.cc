@@ -18,6 +18,7 @@
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/notify.h"
 #include "sentry/vfs/ops.h"
+#include "sentry/vfs/restrict.h"
 
 namespace amber {
 namespace {
@@ -64,6 +65,7 @@ ErrnoOr<void> CheckClass(std::string_view name) {
 ErrnoOr<void> CheckName(Task& task, const VfsPath& place, std::string_view name, bool write) {
   if (write && place.mount->read_only()) return Errno(EROFS);
   const Inode& inode = *place.inode();
+  if (write) TRY(CheckUnflagged(inode));
   if (name.starts_with("security.")) {
     int capability = name == "security.capability" ? CAP_SETFCAP : CAP_SYS_ADMIN;
     if (write && !task.Has(capability)) return Errno(EPERM);
@@ -96,6 +98,7 @@ ErrnoOr<uint64_t> ChangeAcl(Task& task, const VfsPath& place, std::string_view n
   std::optional<Acl> acl;
   if (bytes != nullptr && !bytes->empty()) acl = TRY(Acl::Parse(*bytes, task.creds().user_ns.get()));
   if (place.mount->read_only()) return Errno(EROFS);
+  TRY(CheckUnflagged(inode));
   if (!inode.takes_acls()) return Errno(EOPNOTSUPP);
   if (name == kDefaultAcl && !inode.IsDir()) return acl ? ErrnoOr<uint64_t>(Errno(EACCES)) : ErrnoOr<uint64_t>(uint64_t{0});
   TRY(CheckOwner(task.creds(), inode));

@@ -42,6 +42,7 @@ ErrnoOr<void> ChmodPlace(const VfsContext& ctx, const VfsPath& place, uint32_t m
   Inode& inode = *place.inode();
   TRY(WantWrite(*place.mount));
   if (inode.IsSymlink()) return Errno(EOPNOTSUPP);
+  TRY(CheckUnflagged(inode));
   TRY(CheckOwner(*ctx.creds, inode));
   mode = ModeToSet(*ctx.creds, inode.attr().uid, inode.attr().gid, mode);
   TRY(inode.SetAttr(ctx, {.mode = mode}));
@@ -58,6 +59,7 @@ ErrnoOr<void> ChownPlace(const VfsContext& ctx, const VfsPath& place, uint32_t u
   Inode& inode = *place.inode();
   const Attr& a = inode.attr();
   TRY(WantWrite(*place.mount));
+  TRY(CheckUnflagged(inode));
   TRY(CheckGivenAway(*ctx.creds, a.uid, a.gid, uid, gid));
   AttrChange change;
   if (uid != UINT32_MAX) change.uid = uid;
@@ -93,6 +95,7 @@ ErrnoOr<void> SetTimesPlace(const VfsContext& ctx, const VfsPath& place, const A
   Inode& inode = *place.inode();
   TRY(WantWrite(*place.mount));
   bool both_now = times.atime && times.atime->now && times.mtime && times.mtime->now;
+  if (IsImmutable(inode) || (IsAppendOnly(inode) && !both_now)) return Errno(EPERM);
   if (!CheckOwner(*ctx.creds, inode).ok()) {
     if (!both_now) return Errno(EPERM);
     TRY(CheckPermission(*ctx.creds, inode, kMayWrite));
@@ -108,6 +111,7 @@ ErrnoOr<void> TruncatePlace(const VfsContext& ctx, const VfsPath& place, uint64_
   if (inode.IsDir()) return Errno(EISDIR);
   if (!inode.IsRegular()) return Errno(EINVAL);
   TRY(CheckPermission(*ctx.creds, place, kMayWrite));
+  if (IsAppendOnly(inode)) return Errno(EPERM);
   if (inode.deny_write > 0) return Errno(ETXTBSY);
   TRY(CheckRights(ctx, place, file_right::kTruncate));
   TRY(BreakLeases(ctx, inode, O_WRONLY));

@@ -1,8 +1,11 @@
 #include "sentry/vfs/mount.h"
 
+#include <poll.h>
+
 #include <algorithm>
 #include <functional>
 #include <iterator>
+#include <unordered_map>
 #include <utility>
 
 #include "sentry/vfs/fs_context.h"
@@ -11,6 +14,12 @@
 
 namespace amber {
 namespace {
+
+// Guarded by the kernel lock.
+std::unordered_map<const MountNamespace*, MountChanges>& AllChanges() {
+  static auto* all = new std::unordered_map<const MountNamespace*, MountChanges>();
+  return *all;
+}
 
 // Ids are never used again, as unique ones are easier on people who read /proc/PID/mountinfo. Guarded by the kernel lock.
 int next_mount_id = 1;
@@ -64,6 +73,7 @@ MountNamespace::~MountNamespace() {
   static thread_local std::vector<RefPtr<Mount>>* outermost = nullptr;
   std::vector<RefPtr<Mount>> doomed = mounts_;
   while (!mounts_.empty()) Remove(*mounts_.back());
+  AllChanges().erase(this);
   if (outermost != nullptr) {
     std::move(doomed.begin(), doomed.end(), std::back_inserter(*outermost));
     return;
@@ -101,6 +111,15 @@ ErrnoOr<void> MountNamespace::Attach(RefPtr<Mount> mount, VfsPath where) {
   return AttachTree(std::move(tree), std::move(where));
 }
 
+MountChanges& ChangesOf(const MountNamespace& ns) { return AllChanges()[&ns]; }
+
+void NoteMountChange(const MountNamespace* ns) {
+  auto it = AllChanges().find(ns);
+  if (it == AllChanges().end()) return;
+  ++it->second.count;
+  it->second.queue.Notify(POLLERR | POLLPRI);
+}
+
 void MountNamespace::Insert(RefPtr<Mount> mount, VfsPath where) {
   Link(*mount, std::move(where));
   mount->ns_ = this;
@@ -114,6 +133,7 @@ void MountNamespace::Link(Mount& mount, VfsPath where) {
   mount.NoteMounted();
   mount.parent_ = where.mount.get();
   mount.mountpoint_ = std::move(where.dentry);
+  NoteMountChange(this);
 }
 
 void MountNamespace::Unlink(Mount& mount) {
@@ -122,6 +142,7 @@ void MountNamespace::Unlink(Mount& mount) {
   --mount.mountpoint_->mounts_here;
   mount.parent_ = nullptr;
   mount.mountpoint_.reset();
+  NoteMountChange(this);
 }
 
 void MountNamespace::Remove(Mount& mount) {

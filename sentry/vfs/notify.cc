@@ -58,6 +58,24 @@ void NotifyInode(Inode& inode, InodeEvent event) {
   for (InodeWatch* w : watches) w->OnInodeEvent(event);
 }
 
+namespace {
+
+void Observe(const NameEvent& event) {
+  for (size_t i = 0; i < Observers().size(); ++i) {
+    if (Observers()[i].active) Observers()[i].observer->OnNameEvent(event);
+  }
+}
+
+uint32_t DirBit(const Inode& inode) { return inode.IsDir() ? uint32_t{IN_ISDIR} : 0; }
+
+// To the watchers of the inode alone, and to observers.
+void TellInode(Inode& inode, uint32_t mask) {
+  NotifyInode(inode, {mask, 0, {}, false});
+  Observe({.mask = mask | DirBit(inode), .inode = &inode});
+}
+
+}  // namespace
+
 namespace notify_internal {
 
 ErrnoOr<void> Ask(const VfsPath& place, uint32_t mask) {
@@ -74,14 +92,26 @@ ErrnoOr<void> AskOfFile(const File& file, uint32_t mask) {
   return Ask(*file.path(), mask);
 }
 
+namespace {
+
 // fsnotify(): the directory's watchers first.
-void Entry(Dentry& dentry, uint32_t mask) {
+void TellWatchers(Dentry& dentry, uint32_t mask) {
   if (dentry.negative()) return;
-  uint32_t full = mask | (dentry.inode()->IsDir() ? IN_ISDIR : 0);
+  uint32_t full = mask | DirBit(*dentry.inode());
   RefPtr<Dentry> hold(&dentry);
   RefPtr<Dentry> parent(dentry.parent());
   if (parent && !parent->negative()) NotifyInode(*parent->inode(), {full, 0, dentry.name(), dentry.unlinked()});
   NotifyInode(*dentry.inode(), {full, 0, {}, false});
+}
+
+}  // namespace
+
+void Entry(Dentry& dentry, uint32_t mask) {
+  if (dentry.negative()) return;
+  TellWatchers(dentry, mask);
+  Dentry* parent = dentry.parent();
+  Inode* dir = parent != nullptr ? parent->inode() : nullptr;
+  Observe({.mask = mask | DirBit(*dentry.inode()), .dir = dir, .name = dentry.name(), .inode = dentry.inode()});
 }
 
 void FileEvent(const File& file, uint32_t mask) {
@@ -92,38 +122,49 @@ void FileEvent(const File& file, uint32_t mask) {
       if (o.active) o.observer->OnPlaceEvent(*file.path(), full);
     }
   }
-  if ((mask & ~kOpenExec) != 0) Entry(*file.dentry(), mask & ~kOpenExec);
+  if ((mask & ~kOpenExec) != 0) TellWatchers(*file.dentry(), mask & ~kOpenExec);
 }
 
 }  // namespace notify_internal
 
 void NotifyIfGone(Inode& inode) {
-  if (AnyWatches() && inode.links() == 0 && inode.open_files == 0) NotifyInode(inode, {IN_DELETE_SELF, 0, {}, false});
+  if (AnyWatches() && inode.links() == 0 && inode.open_files == 0) TellInode(inode, IN_DELETE_SELF);
+}
+
+void NotifyLinked(Inode& inode) {
+  if (AnyWatches()) TellInode(inode, IN_ATTRIB);
 }
 
 void NotifyUnlinked(Inode& dir, Dentry& dentry) {
   if (!AnyWatches() || dentry.negative()) return;
   RefPtr<Inode> inode(dentry.inode());
-  bool is_dir = inode->IsDir();
-  if (!is_dir) NotifyInode(*inode, {IN_ATTRIB, 0, {}, false});
-  NotifyInode(dir, {IN_DELETE | (is_dir ? uint32_t{IN_ISDIR} : 0u), 0, dentry.name(), false});
+  if (!inode->IsDir()) TellInode(*inode, IN_ATTRIB);
+  NotifyInode(dir, {IN_DELETE | DirBit(*inode), 0, dentry.name(), false});
+  Observe({.mask = IN_DELETE | DirBit(*inode), .dir = &dir, .name = dentry.name(), .inode = inode.get()});
   NotifyIfGone(*inode);
 }
 
 void NotifyCreated(Inode& dir, Dentry& dentry) {
   if (!AnyWatches() || dentry.negative()) return;
-  NotifyInode(dir, {IN_CREATE | (dentry.inode()->IsDir() ? uint32_t{IN_ISDIR} : 0u), 0, dentry.name(), false});
+  uint32_t mask = IN_CREATE | DirBit(*dentry.inode());
+  NotifyInode(dir, {mask, 0, dentry.name(), false});
+  Observe({.mask = mask, .dir = &dir, .name = dentry.name(), .inode = dentry.inode()});
 }
 
+// fsnotify_move()
 void NotifyMoved(Inode& from, std::string_view old_name, Inode& to, Dentry& moved, Inode* replaced) {
   if (!AnyWatches()) return;
   static uint32_t last_cookie = 0;  // fsnotify_get_cookie(); guarded by the kernel lock
   uint32_t cookie = ++last_cookie;
-  uint32_t dir = moved.inode()->IsDir() ? uint32_t{IN_ISDIR} : 0u;
+  Inode& inode = *moved.inode();
+  uint32_t dir = DirBit(inode);
+  Observe({.mask = kRenamed | dir, .dir = &from, .name = old_name, .inode = &inode, .new_dir = &to, .new_name = moved.name()});
   NotifyInode(from, {IN_MOVED_FROM | dir, cookie, old_name, false});
+  Observe({.mask = IN_MOVED_FROM | dir, .dir = &from, .name = old_name, .inode = &inode});
   NotifyInode(to, {IN_MOVED_TO | dir, cookie, moved.name(), false});
-  if (replaced != nullptr) NotifyInode(*replaced, {IN_ATTRIB, 0, {}, false});
-  NotifyInode(*moved.inode(), {IN_MOVE_SELF, 0, {}, false});
+  Observe({.mask = IN_MOVED_TO | dir, .dir = &to, .name = moved.name(), .inode = &inode});
+  if (replaced != nullptr) TellInode(*replaced, IN_ATTRIB);
+  TellInode(inode, IN_MOVE_SELF);
   if (replaced != nullptr) NotifyIfGone(*replaced);
 }
 

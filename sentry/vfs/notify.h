@@ -27,6 +27,18 @@ struct InodeEvent {
   bool unlinked = false;  // that entry has no name any more
 };
 
+// What happened to names and inodes, whoever watches them.
+struct NameEvent {
+  uint32_t mask = 0;  // one IN_* event, or kRenamed, with IN_ISDIR
+  // Where the name is; null for events about the inode alone. Of IN_CREATE, IN_DELETE, IN_MOVED_* and kRenamed it is the directory that has changed.
+  Inode* dir = nullptr;
+  std::string_view name;
+  Inode* inode = nullptr;
+  // Of kRenamed: where it is now.
+  Inode* new_dir = nullptr;
+  std::string_view new_name;
+};
+
 class InodeWatch {
  public:
   // May take this out of the list.
@@ -55,6 +67,7 @@ class PlaceObserver {
   virtual void OnPlaceEvent(const VfsPath& /*place*/, uint32_t /*mask*/) {}
   // Somebody is about to (kOpenPermission, kReadPermission, kExecPermission, with IN_ISDIR): EPERM, or kBlocked while the answer is missing.
   virtual ErrnoOr<void> OnPlacePermission(const VfsPath& /*place*/, uint32_t /*mask*/) { return Ok(); }
+  virtual void OnNameEvent(const NameEvent& /*event*/) {}
   // The mount's last user has gone, or the last user of all mounts of a file system.
   virtual void OnMountGone(const Mount& /*mount*/) {}
   virtual void OnUnmounted(const FileSystem& /*fs*/) {}
@@ -62,7 +75,7 @@ class PlaceObserver {
  protected:
   ~PlaceObserver() = default;
 };
-// `active`: it wants OnPlaceEvent().
+// `active`: it wants OnPlaceEvent() and OnNameEvent().
 void AddPlaceObserver(PlaceObserver& observer, bool active);
 void RemovePlaceObserver(PlaceObserver& observer);
 void NotifyMountGone(const Mount& mount);
@@ -70,6 +83,8 @@ void NotifyUnmounted(const FileSystem& fs);
 
 // FS_OPEN_EXEC: opened to be executed; inotify does not have it.
 inline constexpr uint32_t kOpenExec = 0x1000;
+// FS_RENAME: both ends of a rename in one.
+inline constexpr uint32_t kRenamed = 0x10000000;
 // FS_OPEN_PERM, FS_ACCESS_PERM, FS_OPEN_EXEC_PERM.
 inline constexpr uint32_t kOpenPermission = 0x10000, kReadPermission = 0x20000, kExecPermission = 0x40000;
 // FMODE_NONOTIFY among File::flags(): what happens to this file is told to nobody.
@@ -108,6 +123,8 @@ inline void NotifyFile(const File& file, uint32_t mask) {
 }
 // The name went from `dir`; `dentry` still has its inode. Also tells of the end of the inode if nothing else refers to it.
 void NotifyUnlinked(Inode& dir, Dentry& dentry);
+// Another name was given to the inode.
+void NotifyLinked(Inode& inode);
 // A name came to `dir`.
 void NotifyCreated(Inode& dir, Dentry& dentry);
 // `moved` went from one name to another; `replaced` (or null) lost its name by that.

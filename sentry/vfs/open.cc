@@ -144,6 +144,9 @@ ErrnoOr<RefPtr<File>> OpenPlace(const VfsContext& ctx, const VfsPath& path, int 
   if (writes && (flags & O_TRUNC) != 0) TRY(WantWrite(*path.mount));
   // A file system that cannot be written says so first (sb_permission()), a mount that may not be written last (do_dentry_open()).
   TRY(path.mount->fs().read_only() ? CheckPermission(*ctx.creds, path, may) : CheckPermission(*ctx.creds, inode, may));
+  // may_open()
+  bool overwrites = access != O_RDONLY && (flags & O_APPEND) == 0;
+  if ((overwrites || (flags & O_TRUNC) != 0) && IsAppendOnly(inode)) return Errno(EPERM);
   if ((flags & O_NOATIME) != 0) TRY(CheckOwner(*ctx.creds, inode));
   if (writes && inode.deny_write > 0) return Errno(ETXTBSY);
   if (writes) TRY(WantWrite(*path.mount));

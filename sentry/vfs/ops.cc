@@ -2,7 +2,6 @@
 
 #include <linux/capability.h>
 #include <linux/fs.h>
-#include <sys/inotify.h>
 
 #include "sentry/kernel/credentials.h"
 #include "sentry/vfs/acl.h"
@@ -24,6 +23,8 @@ ErrnoOr<void> MayCreate(const VfsContext& ctx, const VfsPath& dir) {
 // may_delete(): `victim` may be removed from `dir`.
 ErrnoOr<void> MayDelete(const VfsContext& ctx, const VfsPath& dir, const Dentry& victim) {
   TRY(CheckPermission(*ctx.creds, dir, kMayWrite | kMayExec));
+  if (IsAppendOnly(*dir.inode())) return Errno(EPERM);
+  TRY(CheckUnflagged(*victim.inode()));
   const Attr& d = dir.inode()->attr();
   if ((d.mode & S_ISVTX) != 0 && ctx.creds->fsuid != victim.inode()->attr().uid && ctx.creds->fsuid != d.uid &&
       !ctx.creds->HasOver(victim.inode()->attr().uid, victim.inode()->attr().gid, CAP_FOWNER)) {
@@ -124,12 +125,13 @@ ErrnoOr<void> LinkAt(const VfsContext& ctx, const VfsPath& target, const VfsPath
   if (target.mount != p.dir.mount) return Errno(EXDEV);
   TRY(MayCreate(ctx, p.dir));
   if (target.inode()->IsDir()) return Errno(EPERM);
+  TRY(CheckUnflagged(*target.inode()));
   RefPtr<Inode> inode(target.inode());
   VfsPath from{target.mount, RefPtr<Dentry>(target.dentry->parent() != nullptr ? target.dentry->parent() : target.dentry.get())};
   TRY(CheckReferral(ctx, {.old_dir = from, .moved = *target.dentry, .new_dir = p.dir}));
   TRY(p.dir.inode()->Link(ctx, p.name, *inode));
   d->set_inode(inode);
-  NotifyInode(*inode, {IN_ATTRIB, 0, {}, false});
+  NotifyLinked(*inode);
   NotifyCreated(*p.dir.inode(), *d);
   return Ok();
 }

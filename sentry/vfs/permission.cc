@@ -3,6 +3,7 @@
 #include "sentry/kernel/credentials.h"
 #include "sentry/vfs/acl.h"
 #include "sentry/vfs/path.h"
+#include "sentry/vfs/restrict.h"
 #include "sentry/vfs/served.h"
 
 namespace amber {
@@ -35,6 +36,7 @@ ErrnoOr<void> CheckModeBits(const Credentials& creds, const Inode& inode, int ma
 }
 
 ErrnoOr<void> CheckPermission(const Credentials& creds, const Inode& inode, int may) {
+  if ((may & kMayWrite) != 0 && IsImmutable(inode)) return Errno(EPERM);
   if (ServedInode* served = ServedInode::From(inode)) return served->MayUse(creds, may);
   return CheckModeBits(creds, inode, may);
 }

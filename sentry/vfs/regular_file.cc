@@ -1,6 +1,7 @@
 #include "sentry/vfs/regular_file.h"
 
 #include <linux/capability.h>
+#include <linux/falloc.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/data_io.h"
 #include "sentry/vfs/ops.h"
+#include "sentry/vfs/restrict.h"
 #include "sentry/vfs/state_util.h"
 
 namespace amber {
@@ -119,11 +121,14 @@ ErrnoOr<uint64_t> RegularFile::Ioctl(Task& task, uint32_t command, uint64_t argu
 ErrnoOr<void> RegularFile::Fsync(Task&, bool data_only) { return data_->Sync(data_only); }
 
 ErrnoOr<void> RegularFile::Truncate(Task& task, uint64_t size) {
+  if (IsAppendOnly(inode())) return Errno(EPERM);
   VfsContext ctx = ContextOf(task);
   return TruncateInode(ctx, inode(), size);
 }
 
 ErrnoOr<void> RegularFile::Fallocate(Task& task, int mode, uint64_t offset, uint64_t size) {
+  // vfs_fallocate()
+  if ((IsAppendOnly(inode()) && (mode & ~FALLOC_FL_KEEP_SIZE) != 0) || IsImmutable(inode())) return Errno(EPERM);
   TRY(CheckFileSize(task, offset + size));
   TRY(StripSetIds(*task.creds_ref(), inode()));
   VfsContext ctx = ContextOf(task);

@@ -1,9 +1,12 @@
-// Where a sandbox of the program's own making (landlock(7)) is asked about files. Kernel lock held.
+// What is forbidden whoever asks: by a sandbox of the program's own making (landlock(7)), and by files' own flags (ioctl_iflags(2)). Kernel lock held.
 //
 // `sentry/landlock` enters its functions; without it nothing is forbidden.
 #pragma once
 
+#include <linux/fs.h>
+
 #include <cstdint>
+#include <optional>
 
 #include "sentry/base/errno_or.h"
 #include "sentry/vfs/inode.h"
@@ -57,5 +60,31 @@ inline uint64_t MakeRight(uint32_t mode) {
     default: return file_right::kMakeReg;
   }
 }
+
+// Inodes that have FS_*_FL flags. EOPNOTSUPP for files of theirs that have none, or where flags cannot be set.
+class FlaggedInode {
+ public:
+  virtual ErrnoOr<uint32_t> GetFlags() = 0;
+  virtual ErrnoOr<void> SetFlags(uint32_t flags) = 0;
+  // As far as they are known without asking anybody; of these FS_IMMUTABLE_FL and FS_APPEND_FL are enforced here.
+  virtual std::optional<uint32_t> known_flags() const { return std::nullopt; }
+  uint32_t binding_flags() const { return known_flags().value_or(0) & (FS_IMMUTABLE_FL | FS_APPEND_FL); }
+
+ protected:
+  ~FlaggedInode() = default;
+};
+namespace restriction {
+// How many inodes have, or had, binding flags: nobody asks for them while it is 0.
+inline size_t flagged = 0;
+}  // namespace restriction
+inline uint32_t BindingFlags(const Inode& inode) {
+  if (restriction::flagged == 0) return 0;
+  auto* flags = dynamic_cast<const FlaggedInode*>(&inode);
+  return flags != nullptr ? flags->binding_flags() : 0;
+}
+inline bool IsImmutable(const Inode& inode) { return (BindingFlags(inode) & FS_IMMUTABLE_FL) != 0; }
+inline bool IsAppendOnly(const Inode& inode) { return (BindingFlags(inode) & FS_APPEND_FL) != 0; }
+// Neither contents nor attributes may change: EPERM.
+inline ErrnoOr<void> CheckUnflagged(const Inode& inode) { return BindingFlags(inode) != 0 ? ErrnoOr<void>(Errno(EPERM)) : Ok(); }
 
 }  // namespace amber

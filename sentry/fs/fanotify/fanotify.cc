@@ -1,6 +1,7 @@
 #include "sentry/fs/fanotify/fanotify.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sys/fanotify.h>
 #include <sys/inotify.h>
@@ -28,7 +29,9 @@ namespace {
 static_assert(FAN_ACCESS == IN_ACCESS && FAN_MODIFY == IN_MODIFY && FAN_CLOSE_WRITE == IN_CLOSE_WRITE && FAN_CLOSE_NOWRITE == IN_CLOSE_NOWRITE &&
               FAN_OPEN == IN_OPEN && FAN_OPEN_EXEC == kOpenExec && FAN_ONDIR == IN_ISDIR && FAN_OPEN_PERM == kOpenPermission &&
               FAN_ACCESS_PERM == kReadPermission && FAN_OPEN_EXEC_PERM == kExecPermission);
-constexpr uint32_t kEvents = FAN_ACCESS | FAN_MODIFY | FAN_CLOSE | FAN_OPEN | FAN_OPEN_EXEC;
+static_assert(FAN_ATTRIB == IN_ATTRIB && FAN_MOVED_FROM == IN_MOVED_FROM && FAN_MOVED_TO == IN_MOVED_TO && FAN_CREATE == IN_CREATE &&
+              FAN_DELETE == IN_DELETE && FAN_DELETE_SELF == IN_DELETE_SELF && FAN_MOVE_SELF == IN_MOVE_SELF && FAN_RENAME == kRenamed);
+constexpr uint32_t kHow = FAN_ONDIR | FAN_EVENT_ON_CHILD;
 
 uint64_t next_number = 1;
 
@@ -48,6 +51,8 @@ ErrnoOr<RefPtr<Fanotify>> Fanotify::Make(Task& task, uint32_t init_flags, uint32
   ++count;
   file->init_flags_ = init_flags;
   file->event_flags_ = event_flags;
+  file->user_ns_ = task.creds().user_ns;
+  file->unprivileged_ = !task.Has(CAP_SYS_ADMIN);
   file->pids_ = RefPtr<PidNamespace>(&task.group().pids());
   file->set_flags(O_RDWR | ((init_flags & FAN_NONBLOCK) != 0 ? O_NONBLOCK : 0));
   file->number_ = next_number++;
@@ -111,7 +116,6 @@ ErrnoOr<void> Fanotify::Remove(const VfsPath& place, On on, uint32_t flags, uint
   Mark* mark = Find(on, KeyOf(place, on));
   if (mark == nullptr) return Errno(ENOENT);
   ((flags & (FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORE)) != 0 ? mark->ignored : mark->mask) &= ~mask;
-  constexpr uint32_t kHow = FAN_ONDIR | FAN_EVENT_ON_CHILD;
   if (((mark->mask | mark->ignored) & ~kHow) == 0) marks_.erase({on, KeyOf(place, on)});
   CountJudges();
   return Ok();
@@ -147,35 +151,63 @@ uint32_t Fanotify::WantedBy(const Mark& mark, bool dir, bool of_child) {
 uint32_t Fanotify::IgnoredBy(const Mark& mark, bool dir, bool of_child) {
   if (dir && mark.precise && (mark.ignored & FAN_ONDIR) == 0) return 0;
   if (of_child && ((mark.precise ? mark.ignored : mark.mask) & FAN_EVENT_ON_CHILD) == 0) return 0;
-  return mark.ignored;
+  return mark.ignored & ~kHow;
 }
 
 // fanotify_group_event_mask()
-uint32_t Fanotify::InterestIn(const VfsPath& place, uint32_t mask) {
+uint32_t Fanotify::InterestIn(const NameEvent& event, const Mount* mount, uint32_t* matched) {
+  bool about_dir = (event.mask & IN_ISDIR) != 0, about_name = (event.mask & kFanNameEvents) != 0;
+  // Without a path there is no descriptor; without a directory nothing that a group which tells only those could tell.
+  if (!reports_ids() && mount == nullptr) return 0;
+  if (reports_ids() && (init_flags_ & FAN_REPORT_FID) == 0 && event.dir == nullptr && !about_dir) return 0;
+  struct Candidate {
+    Mark* mark;
+    bool of_child;
+    uint32_t how;
+  };
+  // A change of a directory's names is its own.
+  const Inode* subject = about_name ? event.dir : event.inode;
+  std::array<Candidate, 4> found = {{{Find(On::kInode, subject), false, kByInode},
+                                     {nullptr, !about_name, kByNewDir},
+                                     {mount != nullptr ? Find(On::kMount, mount) : nullptr, false, 0},
+                                     {Find(On::kFileSystem, &subject->fs()), false, kByFileSystem}}};
+  if (const Inode* other = about_name ? event.new_dir : event.dir; other != nullptr) found[1].mark = Find(On::kInode, other);
   uint32_t wanted = 0, ignored = 0;
-  bool dir = (mask & IN_ISDIR) != 0;
-  std::array<Mark*, 4> found = {Find(On::kInode, place.inode()), nullptr, Find(On::kMount, place.mount.get()),
-                                Find(On::kFileSystem, &place.mount->fs())};
-  Dentry* parent = place.dentry->parent();
-  if (parent != nullptr && !parent->negative()) {
-    Mark* above = Find(On::kInode, parent->inode());
-    if (above != nullptr && ((above->mask | above->ignored) & FAN_EVENT_ON_CHILD) != 0) found[1] = above;
-  }
-  for (size_t i = 0; i < found.size(); ++i) {
-    Mark* mark = found[i];
-    if (mark == nullptr) continue;
-    bool of_child = i == 1;
+  for (const Candidate& c : found) {
+    if (c.mark == nullptr) continue;
+    if (c.of_child && ((c.mark->mask | c.mark->ignored) & FAN_EVENT_ON_CHILD) == 0) continue;
     // send_to_group(): what is ignored is so until the file is modified.
-    if ((mask & IN_MODIFY) != 0 && !mark->survives) mark->ignored = 0;
-    ignored |= IgnoredBy(*mark, dir, of_child);
-    wanted |= WantedBy(*mark, dir, of_child);
+    if ((event.mask & IN_MODIFY) != 0 && !c.mark->survives) c.mark->ignored = 0;
+    ignored |= IgnoredBy(*c.mark, about_dir, c.of_child);
+    uint32_t wants = WantedBy(*c.mark, about_dir, c.of_child);
+    wanted |= wants;
+    if (wants != 0) *matched |= c.how;
   }
-  return mask & wanted & ~ignored;
+  uint32_t told = event.mask & wanted & ~ignored;
+  return (told & ~kHow) != 0 ? told : 0;
+}
+
+NameEvent Fanotify::EventAt(const VfsPath& place, uint32_t mask) {
+  Dentry* parent = place.dentry->parent();
+  return {.mask = mask, .dir = parent != nullptr ? parent->inode() : nullptr, .name = place.dentry->name(), .inode = place.inode()};
 }
 
 void Fanotify::OnPlaceEvent(const VfsPath& place, uint32_t mask) {
-  uint32_t told = InterestIn(place, mask) & kEvents;
-  if (told != 0) Post(place, told);
+  NameEvent event = EventAt(place, mask);
+  uint32_t matched = 0;
+  uint32_t told = InterestIn(event, place.mount.get(), &matched) & (kFanPathEvents | FAN_ONDIR);
+  if ((told & kFanPathEvents) == 0) return;
+  if (reports_ids()) {
+    Post({.mask = told, .ids = Identify(event, told, matched)});
+  } else {
+    Post({.mask = told & kFanPathEvents, .place = place});
+  }
+}
+
+void Fanotify::OnNameEvent(const NameEvent& event) {
+  if (!reports_ids()) return;
+  uint32_t matched = 0;
+  if (uint32_t told = InterestIn(event, nullptr, &matched); told != 0) Post({.mask = told, .ids = Identify(event, told, matched)});
 }
 
 int Fanotify::ActorPid() const {
@@ -183,26 +215,27 @@ int Fanotify::ActorPid() const {
   return (init_flags_ & FAN_REPORT_TID) != 0 ? pids_->IdOf(*notify_actor) : pids_->IdOf(notify_actor->group());
 }
 
-void Fanotify::Post(const VfsPath& place, uint32_t mask) {
-  int pid = ActorPid();
+void Fanotify::Post(Event event) {
+  event.pid = ActorPid();
   // fanotify_merge()
-  std::tuple<const Mount*, const Dentry*, int> key{place.mount.get(), place.dentry.get(), pid};
+  std::string key = MergeKey(event);
   if (auto it = latest_.find(key); it != latest_.end()) {
-    events_[it->second - taken_].mask |= mask;
+    events_[it->second - taken_].mask |= event.mask;
     return;
   }
-  if (Queue(place, mask, nullptr)) latest_[key] = taken_ + events_.size() - 1;
+  if (Queue(std::move(event))) latest_[std::move(key)] = taken_ + events_.size() - 1;
 }
 
-bool Fanotify::Queue(const VfsPath& place, uint32_t mask, RefPtr<FanotifyPermission> permission) {
+bool Fanotify::Queue(Event event) {
   bool full = events_.size() >= kMaxEvents && (init_flags_ & FAN_UNLIMITED_QUEUE) == 0;
   if (full && overflowed_) return false;
   if (full) {
     overflowed_ = true;
-    events_.push_back({FAN_Q_OVERFLOW, 0, {}, 0, nullptr});
+    events_.push_back({.mask = FAN_Q_OVERFLOW});
   } else {
-    uint64_t serial = reports_pidfd() && notify_actor != nullptr ? notify_actor->group().extras().serial : 0;
-    events_.push_back({mask, ActorPid(), place, serial, std::move(permission)});
+    event.pid = ActorPid();
+    event.serial = reports_pidfd() && notify_actor != nullptr ? notify_actor->group().extras().serial : 0;
+    events_.push_back(std::move(event));
   }
   queue_.Notify(POLLIN | POLLRDNORM);
   return !full;
@@ -212,9 +245,16 @@ Fanotify::Event Fanotify::Take() {
   Event event = std::move(events_.front());
   events_.pop_front();
   ++taken_;
-  if (!event.place) overflowed_ = false;
-  if (!event.permission) latest_.erase({event.place.mount.get(), event.place.dentry.get(), event.pid});
+  if (event.overflow()) overflowed_ = false;
+  if (!event.permission) latest_.erase(MergeKey(event));
   return event;
+}
+
+void Fanotify::PutBack(Event event) {
+  if (!event.overflow() && !event.permission) latest_[MergeKey(event)] = taken_ - 1;
+  if (event.overflow()) overflowed_ = true;
+  events_.push_front(std::move(event));
+  --taken_;
 }
 
 // create_fd()
@@ -240,50 +280,56 @@ int Fanotify::PidFdFor(Task& task, const Event& event) const {
   return fd.ok() ? *fd : FAN_EPIDFD;
 }
 
-size_t Fanotify::event_size() const { return FAN_EVENT_METADATA_LEN + (reports_pidfd() ? sizeof(fanotify_event_info_pidfd) : 0); }
+// copy_event_to_user()
+ErrnoOr<std::string> Fanotify::Describe(Task& task, const Event& event, std::string info, int fds[2]) {
+  ErrnoOr<int> fd = OpenFor(task, event);
+  // A file that its server opens: the call is executed again, with the event.
+  bool tells_errors = (init_flags_ & kFanReportFdError) != 0;
+  if (!fd.ok() && (fd.Is(kBlocked.number()) || !tells_errors)) return fd.error();
+  fanotify_event_metadata m{};
+  m.event_len = static_cast<uint32_t>(sizeof(m) + info.size() + (reports_pidfd() ? sizeof(fanotify_event_info_pidfd) : 0));
+  m.vers = FANOTIFY_METADATA_VERSION;
+  m.metadata_len = FAN_EVENT_METADATA_LEN;
+  m.mask = event.mask;
+  m.fd = fds[0] = fd.ok() ? *fd : -fd.error().number();
+  // An unprivileged group knows its own process only.
+  m.pid = unprivileged_ && event.pid != pids_->IdOf(task.group()) ? 0 : event.pid;
+  std::string out(reinterpret_cast<const char*>(&m), sizeof(m));
+  out += info;
+  if (!reports_pidfd()) return out;
+  fanotify_event_info_pidfd process{{FAN_EVENT_INFO_TYPE_PIDFD, 0, sizeof(process)}, FAN_NOPIDFD};
+  process.pidfd = fds[1] = PidFdFor(task, event);
+  if (tells_errors && process.pidfd == FAN_NOPIDFD) process.pidfd = -ESRCH;
+  return out.append(reinterpret_cast<const char*>(&process), sizeof(process));
+}
 
 ErrnoOr<size_t> Fanotify::Read(Task& task, Sink& sink) {
   DropAbandoned();
   if (events_.empty()) return Errno(EAGAIN);
-  if (sink.remaining() < event_size()) return Errno(EINVAL);
   size_t done = 0;
-  for (; !events_.empty() && sink.remaining() >= event_size(); DropAbandoned()) {
+  for (; !events_.empty(); DropAbandoned()) {
+    std::string info = InfoOf(events_.front());
+    size_t size = FAN_EVENT_METADATA_LEN + info.size() + (reports_pidfd() ? sizeof(fanotify_event_info_pidfd) : 0);
+    if (sink.remaining() < size) return done > 0 ? ErrnoOr<size_t>(done) : Errno(EINVAL);
     Event event = Take();
-    // An event that cannot be opened or delivered is lost (copy_event_to_user()).
-    ErrnoOr<int> fd = OpenFor(task, event);
-    if (fd.Is(kBlocked.number())) {
-      // A file that its server opens: the call is executed again, with the event.
-      if (event.place && !event.permission) latest_[{event.place.mount.get(), event.place.dentry.get(), event.pid}] = taken_ - 1;
-      if (!event.place) overflowed_ = true;
-      events_.push_front(std::move(event));
-      --taken_;
-      return done > 0 ? ErrnoOr<size_t>(done) : fd.error();
+    int fds[2] = {-1, -1};
+    auto text = Describe(task, event, std::move(info), fds);
+    if (text.Is(kBlocked.number())) {
+      PutBack(std::move(event));
+      return done > 0 ? ErrnoOr<size_t>(done) : text.error();
     }
-    if (!fd.ok() && event.permission) event.permission->Answer(false);
-    if (!fd.ok()) return done > 0 ? ErrnoOr<size_t>(done) : fd.error();
-    struct {
-      fanotify_event_metadata m;
-      fanotify_event_info_pidfd process;
-    } all{};
-    static_assert(sizeof(all) == FAN_EVENT_METADATA_LEN + sizeof(fanotify_event_info_pidfd));
-    fanotify_event_metadata& m = all.m;
-    m.event_len = static_cast<uint32_t>(event_size());
-    m.vers = FANOTIFY_METADATA_VERSION;
-    m.metadata_len = FAN_EVENT_METADATA_LEN;
-    m.mask = event.mask;
-    m.fd = *fd;
-    m.pid = event.pid;
-    all.process = {{FAN_EVENT_INFO_TYPE_PIDFD, 0, sizeof(all.process)}, FAN_NOPIDFD};
-    if (reports_pidfd()) all.process.pidfd = PidFdFor(task, event);
-    auto put = sink.Put(&all, event_size());
-    if (!put.ok() || *put != event_size()) {
-      if (*fd >= 0) (void)task.files().Remove(*fd);
-      if (all.process.pidfd >= 0) (void)task.files().Remove(all.process.pidfd);
+    // An event that cannot be opened or delivered is lost.
+    auto put = text.ok() ? sink.Put(text->data(), size) : ErrnoOr<size_t>(text.error());
+    if (!put.ok() || *put != size) {
+      for (int fd : fds) {
+        if (fd >= 0) (void)task.files().Remove(fd);
+      }
       if (event.permission) event.permission->Answer(false);
-      return done > 0 ? ErrnoOr<size_t>(done) : Errno(EFAULT);
+      if (done > 0) return done;
+      return !text.ok() ? text.error() : Errno(EFAULT);
     }
-    done += event_size();
-    if (event.permission) unanswered_.emplace_back(*fd, std::move(event.permission));
+    done += size;
+    if (event.permission) unanswered_.emplace_back(fds[0], std::move(event.permission));
     // Answers to those who were killed are taken, unless there are very many that nobody gives.
     constexpr size_t kMostGone = 4096;
     if (unanswered_.size() > kMostGone) std::erase_if(unanswered_, [](const auto& entry) { return entry.second->abandoned(); });
@@ -311,7 +357,7 @@ std::string Fanotify::FdInfo() const {
   char line[160];
   snprintf(line, sizeof(line), "fanotify flags:%x event-flags:%x\n", init_flags_, event_flags_);
   std::string out = line;
-  // fanotify_fdinfo(); what is marked has no handles to be shown. Devices are numbered as inside Linux.
+  // fanotify_fdinfo(). Devices are numbered as inside Linux.
   for (const auto& [key, mark] : marks_) {
     uint32_t flags =
         (mark.survives ? FAN_MARK_IGNORED_SURV_MODIFY : 0) | (mark.precise ? FAN_MARK_IGNORE : 0) | (mark.evictable ? FAN_MARK_EVICTABLE : 0);
@@ -325,9 +371,10 @@ std::string Fanotify::FdInfo() const {
       case On::kMount: snprintf(what, sizeof(what), "mnt_id:%x", static_cast<unsigned>(static_cast<const Mount*>(key.second)->id())); break;
       case On::kFileSystem: snprintf(what, sizeof(what), "sdev:%x", sdev); break;
     }
-    snprintf(line, sizeof(line), "fanotify %s mflags:%x mask:%x ignored_mask:%x%s\n", what, flags, mark.mask, mark.ignored,
-             mark.on == On::kInode ? " " : "");
+    snprintf(line, sizeof(line), "fanotify %s mflags:%x mask:%x ignored_mask:%x", what, flags, mark.mask, mark.ignored);
     out += line;
+    if (mark.on == On::kInode) out += " " + ShowHandle(*mark.dentry->inode());
+    out += '\n';
   }
   return out;
 }
@@ -338,6 +385,8 @@ std::string Fanotify::Save(state::Saver& saver) const {
   m.set_init_flags(init_flags_);
   m.set_event_flags(event_flags_);
   m.set_uid(uid_);
+  m.set_user_ns(saver.Ref(user_ns_));
+  m.set_unprivileged(unprivileged_);
   m.set_pids(saver.Ref(pids_));
   for (const auto& [key, mark] : marks_) {
     auto* out = m.add_marks();
@@ -364,6 +413,7 @@ std::string Fanotify::Save(state::Saver& saver) const {
     out->set_permission(saver.Ref(event.permission));
     out->set_mount(saver.Ref(event.place.mount));
     out->set_dentry(saver.Ref(event.place.dentry));
+    if (event.ids) SaveIds(*event.ids, out);
   }
   return m.SerializeAsString();
 }
@@ -378,6 +428,8 @@ bool Fanotify::Load(state::Loader& loader, std::string_view bytes) {
   counted_ = true;
   ++Groups()[uid_];
   pids_ = loader.GetRef<PidNamespace>(m.pids());
+  user_ns_ = loader.GetRef<UserNamespace>(m.user_ns());
+  unprivileged_ = m.unprivileged();
   for (const auto& in : m.marks()) {
     RefPtr<Mount> mount = loader.GetRef<Mount>(in.mount());
     RefPtr<Dentry> dentry = loader.GetRef<Dentry>(in.dentry());
@@ -390,10 +442,12 @@ bool Fanotify::Load(state::Loader& loader, std::string_view bytes) {
   for (const auto& in : m.events()) {
     VfsPath place{loader.GetRef<Mount>(in.mount()), loader.GetRef<Dentry>(in.dentry())};
     if (static_cast<bool>(place.mount) != static_cast<bool>(place.dentry)) return loader.Fail("a fanotify event has no place");
-    overflowed_ |= !place.dentry;
-    auto permission = loader.GetRef<FanotifyPermission>(in.permission());
-    if (place.dentry && !permission) latest_[{place.mount.get(), place.dentry.get(), in.pid()}] = events_.size();
-    events_.push_back({in.mask(), in.pid(), std::move(place), in.serial(), std::move(permission)});
+    Event event{.mask = in.mask(), .pid = in.pid(), .place = std::move(place), .serial = in.serial()};
+    event.permission = loader.GetRef<FanotifyPermission>(in.permission());
+    if (in.has_ids() && (event.place || event.permission || !LoadIds(in, &event))) return loader.Fail("a fanotify event is malformed");
+    overflowed_ |= event.overflow();
+    if (!event.overflow() && !event.permission) latest_[MergeKey(event)] = events_.size();
+    events_.push_back(std::move(event));
   }
   for (const auto& in : m.unanswered()) {
     auto permission = loader.GetRef<FanotifyPermission>(in.permission());

@@ -1,7 +1,8 @@
-// A notification group of fanotify(7) (fs/notify/fanotify): events about open files, each with a descriptor of the file.
+// A notification group of fanotify(7) (fs/notify/fanotify): events about files, each with a descriptor of the file or, in groups that were made with
+// FAN_REPORT_FID and its kin, with handles and names (identify.cc).
 //
-// A group is told of everything that happens by way of open files (PlaceObserver), and looks which of its marks want that: of the inode, of
-// its directory, of the mount and of the file system. Guarded by the kernel lock.
+// A group is told of everything that happens (PlaceObserver), and looks which of its marks want that: of the inode, of its directory, of the
+// mount and of the file system. Guarded by the kernel lock.
 #pragma once
 
 #include <sys/fanotify.h>
@@ -9,8 +10,9 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <memory>
 #include <string>
-#include <tuple>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -20,8 +22,22 @@
 #include "sentry/vfs/file.h"
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/notify.h"
+#include "sentry/vfs/reconfigure.h"
 
 namespace amber {
+
+namespace fanotify_state {
+class Fanotify_Event;
+}
+
+// What Debian 12's headers do not have yet.
+inline constexpr uint32_t kFanReportFdError = 0x2000, kFanPreAccess = 0x100000;
+inline constexpr uint32_t kFanFids = FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME | FAN_REPORT_TARGET_FID;
+// Events about names in directories, and about inodes.
+inline constexpr uint32_t kFanNameEvents = FAN_CREATE | FAN_DELETE | FAN_MOVE | FAN_RENAME;
+inline constexpr uint32_t kFanInodeEvents = FAN_ATTRIB | FAN_MOVE_SELF | FAN_DELETE_SELF;
+// Those that come with a descriptor, if the group has descriptors.
+inline constexpr uint32_t kFanPathEvents = FAN_ACCESS | FAN_MODIFY | FAN_CLOSE | FAN_OPEN | FAN_OPEN_EXEC;
 
 class Fanotify final : public File, public PlaceObserver {
  public:
@@ -39,8 +55,12 @@ class Fanotify final : public File, public PlaceObserver {
   void Flush(On on);
   // It is of a class that may be asked for leave.
   bool decides() const { return (init_flags_ & (FAN_CLASS_CONTENT | FAN_CLASS_PRE_CONTENT)) != 0; }
+  uint32_t init_flags() const { return init_flags_; }
+  // Of who made it.
+  const UserNamespace* user_ns() const { return user_ns_.get(); }
 
   void OnPlaceEvent(const VfsPath& place, uint32_t mask) override;
+  void OnNameEvent(const NameEvent& event) override;
   ErrnoOr<void> OnPlacePermission(const VfsPath& place, uint32_t mask) override;
   void OnMountGone(const Mount& mount) override;
   void OnUnmounted(const FileSystem& fs) override;
@@ -71,13 +91,22 @@ class Fanotify final : public File, public PlaceObserver {
     RefPtr<Mount> keeper;
     RefPtr<Dentry> dentry;
   };
+  // By what a group without descriptors tells the file.
+  struct Ids {
+    uint64_t fsid = 0;
+    FileHandle dir, new_dir, object;  // without bytes: not told
+    std::string name, new_name;
+  };
   struct Event {
     uint32_t mask = 0;
     int pid = 0;
-    VfsPath place;                          // none: overflow
+    VfsPath place;                          // none: overflow, or `ids`
     uint64_t serial = 0;                    // the process (GroupExtras::serial), whose number may be another's by now; only with FAN_REPORT_PIDFD
     RefPtr<FanotifyPermission> permission;  // who waits for the answer to this event
+    std::unique_ptr<Ids> ids;
+    bool overflow() const { return !place && ids == nullptr; }
   };
+  enum Matched : uint32_t { kByInode = 1, kByNewDir = 2, kByFileSystem = 4 };
   using Marks = std::map<std::pair<On, const void*>, Mark>;
 
   // What a mark wants to be told, and not, of an event of this kind.
@@ -87,30 +116,44 @@ class Fanotify final : public File, public PlaceObserver {
   // A descriptor of the process; FAN_NOPIDFD, FAN_EPIDFD.
   int PidFdFor(Task& task, const Event& event) const;
   bool reports_pidfd() const { return (init_flags_ & FAN_REPORT_PIDFD) != 0; }
-  size_t event_size() const;
+  bool reports_ids() const { return (init_flags_ & kFanFids) != 0; }
   static const void* KeyOf(const VfsPath& place, On on);
   Mark* Find(On on, const void* key);
-  // What of `mask` the marks want.
-  uint32_t InterestIn(const VfsPath& place, uint32_t mask);
-  void Post(const VfsPath& place, uint32_t mask);
+  // What of the event's mask the marks want; `mount`: of what it came by, if anything. `matched`: whose.
+  uint32_t InterestIn(const NameEvent& event, const Mount* mount, uint32_t* matched);
+  static NameEvent EventAt(const VfsPath& place, uint32_t mask);
+  void Post(Event event);
   // False: there is no room.
-  bool Queue(const VfsPath& place, uint32_t mask, RefPtr<FanotifyPermission> permission);
+  bool Queue(Event event);
+  // --- identify.cc ---
+  std::unique_ptr<Ids> Identify(const NameEvent& event, uint32_t told, uint32_t matched) const;
+  // Events with the same one are merged.
+  static std::string MergeKey(const Event& event);
+  // What follows the event's metadata.
+  std::string InfoOf(const Event& event) const;
+  static void SaveIds(const Ids& ids, fanotify_state::Fanotify_Event* out);
+  static bool LoadIds(const fanotify_state::Fanotify_Event& in, Event* event);
   int ActorPid() const;
   void DropAbandoned();
   void AllowAll();
   // After each change of marks.
   void CountJudges();
   Event Take();
-  // A descriptor for the event's file; -1 for overflow.
+  void PutBack(Event event);
+  // A descriptor for the event's file; -1 for overflow, and where there are none.
   ErrnoOr<int> OpenFor(Task& task, const Event& event);
+  // The metadata and what follows; its descriptors are in `fds`.
+  ErrnoOr<std::string> Describe(Task& task, const Event& event, std::string info, int fds[2]);
 
   uint32_t init_flags_ = 0, event_flags_ = 0;
   uint32_t uid_ = 0;
-  RefPtr<PidNamespace> pids_;  // who reads; events name processes as they are seen from there
+  RefPtr<UserNamespace> user_ns_;  // null: the initial one
+  bool unprivileged_ = false;      // FANOTIFY_UNPRIV: it is not told who does something
+  RefPtr<PidNamespace> pids_;      // who reads; events name processes as they are seen from there
   Marks marks_;
   std::deque<Event> events_;
-  // Which event of a place and process a further one is merged with, by the number of events that were queued before it.
-  std::map<std::tuple<const Mount*, const Dentry*, int>, uint64_t> latest_;
+  // Which event a further one with the same key is merged with, by the number of events that were queued before it.
+  std::unordered_map<std::string, uint64_t> latest_;
   uint64_t taken_ = 0;       // events that were read
   bool overflowed_ = false;  // the last event says so
   bool counted_ = false;

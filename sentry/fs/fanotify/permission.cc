@@ -37,7 +37,8 @@ bool FanotifyPermission::Load(state::Loader& loader, std::string_view bytes) {
 
 // fanotify_get_response()
 ErrnoOr<void> Fanotify::OnPlacePermission(const VfsPath& place, uint32_t mask) {
-  uint32_t told = InterestIn(place, mask) & mask & kFanotifyPermissions;
+  uint32_t matched = 0;
+  uint32_t told = InterestIn(EventAt(place, mask), place.mount.get(), &matched) & kFanotifyPermissions;
   Task* task = ServedCall::Current();
   if (told == 0 || task == nullptr) return Ok();  // the kernel itself asks nobody
   ServedCall& call = ServedCall::Of(*task);
@@ -52,7 +53,7 @@ ErrnoOr<void> Fanotify::OnPlacePermission(const VfsPath& place, uint32_t mask) {
   if (call.requests() >= ServedCall::kMostRequests) return Errno(EIO);
   auto request = MakeRef<FanotifyPermission>(std::move(key));
   // An event that was lost for want of room forbids nothing.
-  if (!Queue(place, told, request)) return Ok();
+  if (!Queue({.mask = told, .place = place, .permission = request})) return Ok();
   call.Add(request);
   return ServedCall::WaitFor(*task, *request);
 }

@@ -1,5 +1,7 @@
 // Host descriptors of files behind the gofer, and extended attributes.
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -82,6 +84,17 @@ ErrnoOr<void> GoferInode::Sync(bool data_only) {
   int fd = rw_fd_.valid() ? rw_fd_.get() : read_fd_.get();
   if ((data_only ? fdatasync(fd) : fsync(fd)) != 0) return Errno(errno);
   return Ok();
+}
+
+ErrnoOr<uint32_t> GoferInode::GetFlags() {
+  if (!IsRegular() || detached_) return Errno(EOPNOTSUPP);
+  TRY(BeginIo(false));
+  auto fd = HostFd(false);
+  uint32_t flags = 0;
+  int error = !fd.ok() ? fd.error().number() : ioctl(*fd, FS_IOC_GETFLAGS, &flags) != 0 ? errno : 0;
+  EndIo(false);
+  if (error == ENOTTY) error = EOPNOTSUPP;
+  return error != 0 ? ErrnoOr<uint32_t>(Errno(error)) : flags;
 }
 
 ErrnoOr<std::string> GoferInode::GetXattr(std::string_view name) {

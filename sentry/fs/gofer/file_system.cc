@@ -53,7 +53,7 @@ ErrnoOr<RefPtr<GoferFileSystem>> GoferFileSystem::Make(std::shared_ptr<gofer::Cl
   return fs;
 }
 
-GoferFileSystem::GoferFileSystem() : later_(std::make_unique<LaterChange>(*this)) {}
+GoferFileSystem::GoferFileSystem() : handles_(MakeHandles()), later_(std::make_unique<LaterChange>(*this)) {}
 
 GoferFileSystem::~GoferFileSystem() {
   later_.reset();
@@ -136,6 +136,7 @@ std::string GoferFileSystem::Save(state::Saver& saver) const {
   m.set_container(options_.container);
   m.set_attach(options_.attach);
   m.set_exclusive(options_.exclusive);
+  m.set_handles(SaveHandles());
   return SaveBase(saver, m.SerializeAsString());
 }
 
@@ -144,6 +145,7 @@ bool GoferFileSystem::Load(state::Loader& loader, std::string_view bytes) {
   gofer_fs_state::FileSystem m;
   if (!LoadBase(loader, bytes, &specific) || !m.ParseFromString(specific)) return false;
   options_ = {m.container(), m.attach(), m.exclusive()};
+  if (!LoadHandles(m.handles())) return loader.Fail("file handles are malformed");
   if (Finder()) client_ = Finder()(options_.container, options_.attach);
   if (!client_) return loader.Fail("the mount \"" + options_.attach + "\" of the image is not in the new configuration");
   auto r = Connect();

@@ -32,6 +32,7 @@ GoferInode::~GoferInode() {
   DropListing();
   auto it = g.inodes_.find(key_);
   if (it != g.inodes_.end() && it->second == this) g.inodes_.erase(it);
+  if (removed_ && attr_.nlink == 0) g.ForgetHandle(*this);
   if (node_ != gofer::kNoNode) client().Forget(node_);
   // No recursion along a chain of parents that nobody else needs.
   RefPtr<GoferInode> up = std::move(parent_);
@@ -298,11 +299,13 @@ ErrnoOr<void> GoferInode::Rename(const VfsContext&, std::string_view old_name, I
   if (target != nullptr && exchange && target->parent_ == &to && target->name_ == new_name) {
     target->parent_ = RefPtr<GoferInode>(this);
     target->name_ = old_name;
+    gofer().UpdateHandle(*target);
   }
   source.Outdate();
   if (source.parent_ == this && source.name_ == old_name) {
     source.parent_ = RefPtr<GoferInode>(&to);
     source.name_ = new_name;
+    gofer().UpdateHandle(source);
   }
   source.stale_ = true;
   NameRemoved(old_name);

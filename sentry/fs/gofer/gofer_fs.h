@@ -23,13 +23,16 @@
 #include "sentry/vfs/file_system.h"
 #include "sentry/vfs/host_sockets.h"
 #include "sentry/vfs/inode.h"
+#include "sentry/vfs/reconfigure.h"
+#include "sentry/vfs/restrict.h"
 
 namespace amber {
 
 class GoferFileSystem;
+class HandleTable;
 class LaterChange;
 
-class GoferInode final : public Inode, public AclKeeper, public HostSocketInode {
+class GoferInode final : public Inode, public AclKeeper, public HostSocketInode, public FlaggedInode {
  public:
   GoferInode() = default;  // for Loader
   GoferInode(GoferFileSystem* fs, RefPtr<GoferInode> parent, std::string_view name, gofer::Node node);
@@ -69,9 +72,15 @@ class GoferInode final : public Inode, public AclKeeper, public HostSocketInode 
   ErrnoOr<void> SetXattr(std::string_view name, std::string_view value, int flags) override;
   ErrnoOr<std::vector<std::string>> ListXattr() override;
   ErrnoOr<void> RemoveXattr(std::string_view name) override;
+  // What the host's file has; only of regular files, which alone have descriptors here.
+  ErrnoOr<uint32_t> GetFlags() override;
+  ErrnoOr<void> SetFlags(uint32_t /*flags*/) override { return Errno(EOPNOTSUPP); }
   bool takes_acls() const override { return !IsSymlink() && !detached_; }
   const Acl* acl() const override { return const_cast<GoferInode*>(this)->NeedAcl(false); }
   const Acl* default_acl() const override { return IsDir() ? const_cast<GoferInode*>(this)->NeedAcl(true) : nullptr; }
+
+  // The host's device and inode number.
+  const std::pair<uint64_t, uint64_t>& key() const { return key_; }
 
   state::Kind kind() const override { return state::Kind::kGoferInode; }
   std::string Save(state::Saver& saver) const override;
@@ -209,7 +218,7 @@ class GoferInode final : public Inode, public AclKeeper, public HostSocketInode 
   std::list<GoferInode*>::iterator dir_position_;
 };
 
-class GoferFileSystem final : public FileSystem {
+class GoferFileSystem final : public FileSystem, public HandleFileSystem {
  public:
   static constexpr size_t kMaxIdleFds = 512;
   static constexpr size_t kMaxDirFds = 512;
@@ -233,6 +242,11 @@ class GoferFileSystem final : public FileSystem {
   ErrnoOr<void> StatFs(struct statfs* out) override;
   bool revalidates() const override { return !options_.exclusive; }
 
+  // --- handles.cc ---
+  FileHandle HandleOf(Inode& inode) override;
+  ErrnoOr<Place> FindHandle(const FileHandle& handle) override;
+  bool IsOfHandle(Inode& inode, const FileHandle& handle) override;
+
   state::Kind kind() const override { return state::Kind::kGoferFileSystem; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
@@ -249,6 +263,14 @@ class GoferFileSystem final : public FileSystem {
   void KeepAhead(gofer::OpenedFile opened);
   void DropAhead(const std::pair<uint64_t, uint64_t>& key);
   uint64_t GuestIno(const gofer::Attributes& a);
+  // The file's number in handles_, with those of the directories above.
+  uint64_t NumberOf(const GoferInode& inode);
+  // It has another name now; it is gone.
+  void UpdateHandle(const GoferInode& inode);
+  void ForgetHandle(const GoferInode& inode);
+  static std::shared_ptr<HandleTable> MakeHandles();
+  std::string SaveHandles() const;
+  bool LoadHandles(std::string_view bytes);
 
   std::shared_ptr<gofer::Client> client_;
   Options options_;
@@ -257,6 +279,7 @@ class GoferFileSystem final : public FileSystem {
   bool fine_times_ = false;                  // a time that was looked at is not given twice
   std::map<uint64_t, uint64_t> other_devs_;  // host device to a number of ours
   std::map<std::pair<uint64_t, uint64_t>, GoferInode*> inodes_;
+  std::shared_ptr<HandleTable> handles_;  // shared, so that handles.cc alone needs to know it
   std::unique_ptr<LaterChange> later_;
   std::list<GoferInode*> idle_;
   std::list<GoferInode*> with_dir_fd_;  // least recently used first

@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "gofer/test_gofer.h"
+#include "sentry/vfs/reconfigure.h"
 #include "sentry/vfs/test_tree.h"
 #include "sentry/vfs/vfs_file.h"
 
@@ -239,6 +240,43 @@ TEST(GoferShared, HostChangesAreSeen) {
     ASSERT_EQ(rename(t.Path("dir/sub").c_str(), t.Path("dir/moved").c_str()), 0);
     EXPECT_EQ(t->Lookup("/dir/sub/g0"), ENOENT);
     EXPECT_EQ(t->Read("/dir/moved/g0"), "abcd");
+  }
+}
+
+// Handles lead to files whatever the cache holds, where we have moved them, and to nothing else.
+TEST(GoferHandles, FollowFiles) {
+  for (bool exclusive : {true, false}) {
+    GoferTree t(exclusive);
+    Populate(t);
+    t.Begin();
+    auto handle_of = [&](std::string_view path) { return HandleFor(*t->Find(path)->inode()); };
+    auto leads_to = [&](const FileHandle& handle) {
+      auto place = OpenHandle(t->ctx(), t->ns->root().mount, handle);
+      return place.ok() ? PathName(*place, t->ns->root()) : "errno " + std::to_string(place.error().number());
+    };
+    const std::string stale = "errno " + std::to_string(ESTALE);
+    FileHandle root = handle_of("/"), file = handle_of("/dir/sub/g0"), dir = handle_of("/dir/sub");
+    t.Evict();
+    EXPECT_EQ(leads_to(root), "/");
+    EXPECT_EQ(leads_to(file), "/dir/sub/g0");
+    EXPECT_EQ(leads_to(dir), "/dir/sub");
+    EXPECT_EQ(handle_of("/dir/sub/g0"), file);
+    EXPECT_EQ(t->Rename("/dir/sub", "/moved"), 0);
+    t.Evict();
+    EXPECT_EQ(leads_to(file), "/moved/g0");
+    EXPECT_EQ(t->Rename("/moved/g0", "/dir/g0"), 0);
+    EXPECT_EQ(leads_to(file), "/dir/g0");
+    // Another file of the name is another file.
+    EXPECT_EQ(t->Unlink("/dir/g0"), 0);
+    EXPECT_EQ(t->Write("/dir/g0", "new"), 0);
+    EXPECT_EQ(leads_to(file), stale);
+    EXPECT_NE(handle_of("/dir/g0"), file);
+    FileHandle wrong = dir;
+    wrong.bytes[8] ^= 1;
+    EXPECT_EQ(leads_to(wrong), stale);
+    wrong = dir;
+    wrong.bytes.resize(8);
+    EXPECT_EQ(leads_to(wrong), stale);
   }
 }
 

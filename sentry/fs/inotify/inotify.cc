@@ -10,6 +10,7 @@
 #include "sentry/fs/inotify/inotify.pb.h"
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/notify.h"
+#include "sentry/vfs/reconfigure.h"
 
 namespace amber {
 namespace {
@@ -194,10 +195,10 @@ std::string Inotify::FdInfo() const {
   std::string out;
   for (const auto& [wd, item] : items_) {
     char line[160];
-    snprintf(line, sizeof(line), "inotify wd:%x ino:%llx sdev:%llx mask:%x ignored_mask:0 \n", static_cast<unsigned>(wd),
+    snprintf(line, sizeof(line), "inotify wd:%x ino:%llx sdev:%llx mask:%x ignored_mask:0 ", static_cast<unsigned>(wd),
              static_cast<unsigned long long>(item->dentry()->inode()->ino()), static_cast<unsigned long long>(item->dentry()->fs().dev()),
              item->mask() & IN_ALL_EVENTS);
-    out += line;
+    out += line + ShowHandle(*item->dentry()->inode()) + '\n';
   }
   return out;
 }

@@ -22,6 +22,7 @@ constexpr uint32_t kNsfsMagic = 0x6e736673;
 constexpr int kNewTime = 0x80;
 // Of Linux 6.11; their argument is a number.
 constexpr uint32_t kGetPidFromPidns = 0x8004b706, kGetTgidFromPidns = 0x8004b707, kGetPidInPidns = 0x8004b708, kGetTgidInPidns = 0x8004b709;
+constexpr uint32_t kGetMountNsId = 0x8008b705;  // NS_GET_MNTNS_ID: as statmount(2) tells it
 
 NsRef LoadRef(state::Loader& loader, const proto::NsFile& m) { return {static_cast<int>(m.type()), loader.GetRef<Namespace>(m.ns())}; }
 
@@ -109,6 +110,10 @@ ErrnoOr<uint64_t> NsFile::Ioctl(Task& task, uint32_t command, uint64_t argument)
       if (!IsWithin(owner, mine)) return Errno(EPERM);
       return Open(task, {CLONE_NEWUSER, RefPtr<Namespace>(owner)});
     }
+    case kGetMountNsId:
+      if (ref_.type != CLONE_NEWNS) return Errno(EINVAL);
+      TRY(task.CopyOut(UserPtr<uint64_t>(argument), ref_.ino()));
+      return 0;
     case kGetPidFromPidns:
     case kGetTgidFromPidns:
     case kGetPidInPidns:

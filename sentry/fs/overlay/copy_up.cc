@@ -132,6 +132,22 @@ ErrnoOr<void> OverlayInode::SetXattr(std::string_view name, std::string_view val
   return upper_->SetXattr(name, value, flags);
 }
 
+ErrnoOr<uint32_t> OverlayInode::GetFlags() {
+  auto* flags = dynamic_cast<FlaggedInode*>(&real());
+  return flags != nullptr ? flags->GetFlags() : Errno(EOPNOTSUPP);
+}
+
+std::optional<uint32_t> OverlayInode::known_flags() const {
+  auto* flags = dynamic_cast<const FlaggedInode*>(&real());
+  return flags != nullptr ? flags->known_flags() : std::nullopt;
+}
+
+ErrnoOr<void> OverlayInode::SetFlags(uint32_t flags) {
+  TRY(CopyUp(VfsContext()));
+  auto* upper = dynamic_cast<FlaggedInode*>(upper_.get());
+  return upper != nullptr ? upper->SetFlags(flags) : Errno(EOPNOTSUPP);
+}
+
 ErrnoOr<std::vector<std::string>> OverlayInode::ListXattr() {
   std::vector<std::string> names = TRY(real().ListXattr());
   std::erase_if(names, [](const std::string& n) { return n.starts_with(kOverlayPrefix); });

@@ -17,12 +17,13 @@
 #include "sentry/vfs/host_sockets.h"
 #include "sentry/vfs/inode.h"
 #include "sentry/vfs/mount.h"
+#include "sentry/vfs/restrict.h"
 
 namespace amber {
 
 class OverlayFileSystem;
 
-class OverlayInode final : public Inode, public HostSocketInode {
+class OverlayInode final : public Inode, public HostSocketInode, public FlaggedInode {
  public:
   OverlayInode() = default;  // for Loader
   OverlayInode(OverlayFileSystem* fs, RefPtr<OverlayInode> parent, std::string_view name, RefPtr<Inode> upper, std::vector<RefPtr<Inode>> lowers);
@@ -50,6 +51,10 @@ class OverlayInode final : public Inode, public HostSocketInode {
   ErrnoOr<std::string> ReadLink(const VfsContext& ctx) override { return real().ReadLink(ctx); }
   ErrnoOr<RefPtr<Inode>> DataInode(const VfsContext& ctx, bool write) override;
   ErrnoOr<void> Sync(bool data_only) override { return real().Sync(data_only); }
+
+  ErrnoOr<uint32_t> GetFlags() override;
+  ErrnoOr<void> SetFlags(uint32_t flags) override;
+  std::optional<uint32_t> known_flags() const override;
 
   bool takes_acls() const override { return !IsSymlink(); }
   const Acl* acl() const override { return real().acl(); }

@@ -114,6 +114,12 @@ class ProcInode final : public Inode {
   int Descriptor() const;
   RefPtr<Inode> Child(std::string_view name) const;
   void ListDescriptors(std::vector<DirEnt>* out) const;
+  // --- map_files.cc ---
+  // map_files of a process, or a name in it; the mapped file, or null.
+  bool IsMapFiles() const;
+  bool IsMapping() const { return path_.starts_with("map_files/"); }
+  RefPtr<File> MappedFile() const;
+  void ListMappings(std::vector<DirEnt>* out) const;
   std::string ChildPath(std::string_view name) const { return path_.empty() ? std::string(name) : path_ + "/" + std::string(name); }
 
   const ProcOptions& Options() const;
@@ -135,6 +141,10 @@ class ProcTextFile final : public TextFile {
   ProcTextFile(VfsPath path, int flags, const Credentials* opener);
 
   ErrnoOr<uint64_t> Seek(Task& task, int64_t offset, int whence) override;
+  // Of what tells mounts: whether they have changed since the last time.
+  uint32_t Poll(Task& task) override;
+  WaitQueue* wait_queue() override;
+  bool pollable() const override { return watched_ || TextFile::pollable(); }
 
   state::Kind kind() const override { return state::Kind::kProcFile; }
   std::string Save(state::Saver& saver) const override;
@@ -149,6 +159,8 @@ class ProcTextFile final : public TextFile {
   // A map of ids is written by who opened the file, or it would be written by whatever program can be made to write to a descriptor.
   uint32_t opener_ = 0;
   RefPtr<UserNamespace> opener_ns_;
+  RefPtr<MountNamespace> watched_;  // of mounts and mountinfo: what they showed at the opening
+  uint64_t seen_ = 0;
 };
 
 // Text of /proc/PID/fdinfo/N.

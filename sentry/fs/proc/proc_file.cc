@@ -1,10 +1,15 @@
+#include <poll.h>
+
 #include <algorithm>
+#include <utility>
 
 #include "sentry/fs/proc/locks_text.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/fs/proc/proc.pb.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/mount.h"
+#include "sentry/vfs/propagation.h"
 #include "sentry/vfs/state_util.h"
 
 namespace amber {
@@ -54,6 +59,12 @@ ErrnoOr<std::string> ProcInode::Text(Task& reader) const {
 }
 
 ProcTextFile::ProcTextFile(VfsPath path, int flags, const Credentials* opener) : TextFile(std::move(path), flags) {
+  auto& shown = static_cast<ProcInode&>(inode());
+  std::string_view name = shown.entry() != nullptr && shown.target() != nullptr ? shown.entry()->path : "";
+  if ((name == "mounts" || name == "mountinfo") && !shown.target()->exiting()) {
+    watched_ = RefPtr<MountNamespace>(&shown.target()->mounts());
+    seen_ = ChangesOf(*watched_).count;
+  }
   if (opener == nullptr) return;
   opener_ = opener->euid;
   opener_ns_ = opener->user_ns;
@@ -69,6 +80,15 @@ ErrnoOr<uint64_t> ProcTextFile::Seek(Task& task, int64_t offset, int whence) {
   if (plain && (whence == SEEK_DATA || whence == SEEK_HOLE)) return Errno(ENXIO);
   return TextFile::Seek(task, offset, whence);
 }
+
+// mounts_poll()
+uint32_t ProcTextFile::Poll(Task& task) {
+  if (!watched_) return TextFile::Poll(task);
+  uint64_t now = ChangesOf(*watched_).count;
+  return POLLIN | POLLRDNORM | (std::exchange(seen_, now) != now ? POLLERR | POLLPRI : 0);
+}
+
+WaitQueue* ProcTextFile::wait_queue() { return watched_ ? &ChangesOf(*watched_).queue : TextFile::wait_queue(); }
 
 ErrnoOr<std::string> ProcTextFile::MakeText(Task& task) { return static_cast<ProcInode&>(inode()).Text(task); }
 
@@ -92,6 +112,8 @@ std::string ProcTextFile::Save(state::Saver& saver) const {
   m.set_text(text_);
   m.set_opener(opener_);
   m.set_opener_ns(saver.Ref(opener_ns_));
+  m.set_watched(saver.Ref(watched_));
+  m.set_changed(watched_ && seen_ != ChangesOf(*watched_).count);
   return SaveOpenFile(saver, position_, (made_ ? 1 : 0) | kHasOpener, m.SerializeAsString());
 }
 
@@ -107,6 +129,9 @@ bool ProcTextFile::Load(state::Loader& loader, std::string_view bytes) {
   text_ = own.text();
   opener_ = own.opener();
   opener_ns_ = loader.GetRef<UserNamespace>(own.opener_ns());
+  watched_ = loader.GetRef<MountNamespace>(own.watched());
+  // Counted anew from 0.
+  if (own.changed()) seen_ = UINT64_MAX;
   return true;
 }
 

@@ -157,7 +157,10 @@ void ProcInode::Init() {
     mode = path_.starts_with("fd/") ? S_IFLNK | 0700 : S_IFREG | 0444;
   } else if (!machine && (IsMagicName(path_) || IsNamespaceLink(path_))) {
     mode = S_IFLNK | 0777;
-  } else if (path_ == "fd" && !machine) {
+  } else if (IsMapping() && !machine) {
+    mode = S_IFLNK | 0600;
+    attr_.size = 64;
+  } else if ((path_ == "fd" || path_ == "map_files") && !machine) {
     mode = S_IFDIR | 0500;
   } else if (path_ == "fdinfo" && !machine) {
     mode = S_IFDIR | 0555;
@@ -194,6 +197,10 @@ ErrnoOr<void> ProcInode::Refresh() {
   if (path_ == "task") attr_.nlink = static_cast<uint32_t>(2 + target_->group().tasks().size());
   // proc_readfd_count()
   if (path_ == "fd") attr_.size = target_->exiting() ? 0 : CountDescriptors(target_->files());
+  if (IsMapping()) {
+    if (RefPtr<File> file = MappedFile()) attr_.mode = S_IFLNK | (file->readable() ? 0400u : 0) | (file->writable() ? 0200u : 0);
+    return Ok();
+  }
   // The mode of fd/N tells how the file is open (tid_fd_update_inode).
   if (IsSymlink() && Descriptor() >= 0 && !target_->exiting()) {
     auto file = target_->files().GetAny(Descriptor());
@@ -255,9 +262,15 @@ ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view
     if (number < 0 || target_->exiting() || !target_->files().GetAny(number).ok()) return Errno(ENOENT);
     return Child(name);
   }
+  if (IsMapFiles()) {
+    if (ctx.task != nullptr && !MayInspect(*ctx.task, *target_)) return Errno(EACCES);
+    RefPtr<Inode> child = Child(name);
+    return static_cast<ProcInode&>(*child).MappedFile() ? ErrnoOr<RefPtr<Inode>>(std::move(child)) : Errno(ENOENT);
+  }
   bool known = FindEntry(scope_, nullptr, path) != nullptr || IsTableDirectory(scope_, nullptr, path) || IsNamespaceLink(path);
   if (path_.empty()) {
-    known = known || IsMagicName(name) || name == "fd" || name == "fdinfo" || name == "ns" || (name == "task" && scope_ == Scope::kProcess);
+    known = known || IsMagicName(name) || name == "fd" || name == "fdinfo" || name == "ns" ||
+            ((name == "task" || name == "map_files") && scope_ == Scope::kProcess);
   }
   if (!known) return Errno(ENOENT);
   return Child(name);
@@ -287,7 +300,7 @@ ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
   }
   if (!machine && path_.empty()) {
     for (const char* n : {"cwd", "exe", "fd", "fdinfo", "ns", "root"}) names.insert(n);
-    if (scope_ == Scope::kProcess) names.insert("task");
+    if (scope_ == Scope::kProcess) names.insert({"map_files", "task"});
   }
   if (path_ == "ns" && !machine) {
     for (const NamespaceLink& link : kNamespaces) names.insert(link.name);
@@ -310,11 +323,16 @@ ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
   } else if (!machine && (path_ == "fd" || path_ == "fdinfo")) {
     if (ctx.task != nullptr && !MayInspect(*ctx.task, *target_)) return Errno(EACCES);
     ListDescriptors(&out);
+  } else if (IsMapFiles()) {
+    if (ctx.task != nullptr && !MayInspect(*ctx.task, *target_)) return Errno(EACCES);
+    ListMappings(&out);
   }
   return out;
 }
 
-bool ProcInode::IsMagicLink() const { return !global() && IsSymlink() && (IsMagicName(path_) || IsNamespaceLink(path_) || Descriptor() >= 0); }
+bool ProcInode::IsMagicLink() const {
+  return !global() && IsSymlink() && (IsMagicName(path_) || IsNamespaceLink(path_) || IsMapping() || Descriptor() >= 0);
+}
 
 ErrnoOr<std::string> ProcInode::ReadLink(const VfsContext& ctx) {
   if (!IsSymlink()) return Errno(EINVAL);
@@ -325,6 +343,11 @@ ErrnoOr<std::string> ProcInode::ReadLink(const VfsContext& ctx) {
   }
   if (!MayInspect(*ctx.task, *target_)) return Errno(EACCES);
   if (const NamespaceLink* link = FindNamespaceLink(path_)) return TRY(NamespaceBehind(*target_, *link)).Name();
+  if (IsMapping()) {
+    RefPtr<File> file = MappedFile();
+    if (!file) return Errno(ENOENT);
+    return file->path() != nullptr ? PathName(*file->path(), ctx.task->fs().root()) : file->LinkName();
+  }
   LinkTarget to = TRY(MagicLink(ctx));
   if (to.path) return PathName(*to.path, ctx.task->fs().root());
   return to.file->LinkName();
@@ -343,6 +366,11 @@ ErrnoOr<LinkTarget> ProcInode::MagicLink(const VfsContext& ctx) {
     to.file = target_->mm().exe();
   } else if (const NamespaceLink* link = FindNamespaceLink(path_)) {
     to.file = MakeRef<NsFile>(TRY(NamespaceBehind(*target_, *link)), O_RDONLY);
+  } else if (IsMapping()) {
+    // proc_map_files_get_link(): opening by what is mapped goes around permissions of the directories above.
+    if (ctx.task != nullptr && !ctx.task->Has(CAP_CHECKPOINT_RESTORE) && !ctx.task->Has(CAP_SYS_ADMIN)) return Errno(EPERM);
+    to.file = MappedFile();
+    if (!to.file) return Errno(ENOENT);
   } else {
     to.file = TRY(target_->files().GetAny(Descriptor()));
   }

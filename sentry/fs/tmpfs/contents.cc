@@ -1,6 +1,7 @@
 // The bytes of tmpfs files: memfds, sizes, holes and seals.
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -29,6 +30,16 @@ ErrnoOr<void> TmpfsInode::NeedMemFd() {
   if (small_.size() != attr_.size && ftruncate(fd.get(), static_cast<off_t>(attr_.size)) != 0) return Errno(errno);
   memfd_ = std::move(fd);
   small_ = std::string();
+  return Ok();
+}
+
+// shmem_fileattr_set()
+ErrnoOr<void> TmpfsInode::SetFlags(uint32_t flags) {
+  constexpr uint32_t kMayBeSet = FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NODUMP_FL | FS_NOATIME_FL;
+  if (!HasFlags() || (flags & ~kMayBeSet) != 0) return Errno(EOPNOTSUPP);
+  if (binding_flags() == 0 && (flags & (FS_IMMUTABLE_FL | FS_APPEND_FL)) != 0) ++restriction::flagged;
+  flags_ = flags;
+  attr_.ctime = FileTimeNow();
   return Ok();
 }
 

@@ -17,7 +17,8 @@ namespace {
 
 constexpr uint64_t kDirentSize = 20;  // what mm/shmem.c charges a directory's size per entry
 constexpr uint64_t kPage = 4096;
-constexpr size_t kShortTarget = 128;  // SHORT_SYMLINK_LEN: longer ones take a page
+constexpr uint32_t kInheritedFlags = FS_NODUMP_FL | FS_NOATIME_FL;  // SHMEM_FL_INHERITED
+constexpr size_t kShortTarget = 128;                                // SHORT_SYMLINK_LEN: longer ones take a page
 
 bool IsTime(const std::optional<AttrChange::Time>& t) { return t.has_value(); }
 timespec TimeOf(const AttrChange::Time& t) { return t.now ? FileTimeNow() : t.time; }
@@ -34,6 +35,7 @@ TmpfsInode::TmpfsInode(TmpfsFileSystem* fs, const NewNode& node) : Inode(fs), ta
   attr_.size = target_.size();
   attr_.atime = attr_.mtime = attr_.ctime = attr_.btime = FileTimeNow();
   ++fs->inodes_;
+  fs->by_number_[attr_.ino] = this;
   charge_ = ChargeOf(0);
   Reaccount(0);
 }
@@ -44,16 +46,22 @@ TmpfsInode::~TmpfsInode() {
   Reaccount(0);
   if (idle_) tmpfs().idle_.erase(idle_position_);
   --tmpfs().inodes_;
+  if (auto it = tmpfs().by_number_.find(attr_.ino); it != tmpfs().by_number_.end() && it->second == this) tmpfs().by_number_.erase(it);
   // A guest may nest directories as deep as it likes: no recursion.
   std::vector<RefPtr<TmpfsInode>> doomed;
-  for (auto& [name, child] : children_) doomed.push_back(std::move(child));
-  children_.clear();
+  auto take_all = [&doomed](TmpfsInode& dir) {
+    for (auto& entry : dir.children_) {
+      dir.LeaveHome(entry);
+      doomed.push_back(std::move(entry.second));
+    }
+    dir.children_.clear();
+  };
+  take_all(*this);
   while (!doomed.empty()) {
     RefPtr<TmpfsInode> child = std::move(doomed.back());
     doomed.pop_back();
     if (child->ref_count() > 1) continue;
-    for (auto& [name, grandchild] : child->children_) doomed.push_back(std::move(grandchild));
-    child->children_.clear();
+    take_all(*child);
   }
 }
 
@@ -66,7 +74,9 @@ void TmpfsInode::Changed() {
 
 void TmpfsInode::Add(std::string_view name, RefPtr<TmpfsInode> child) {
   if (child->IsDir()) ++attr_.nlink;
-  children_[std::string(name)] = std::move(child);
+  auto [it, is_new] = children_.try_emplace(std::string(name), std::move(child));
+  AMBER_CHECK(is_new);
+  SetHome(*it);
   Changed();
 }
 
@@ -74,8 +84,21 @@ void TmpfsInode::Remove(std::string_view name) {
   auto it = children_.find(name);
   AMBER_CHECK(it != children_.end());
   if (it->second->IsDir()) --attr_.nlink;
+  LeaveHome(*it);
   children_.erase(it);
   Changed();
+}
+
+void TmpfsInode::SetHome(const Entry& entry) {
+  entry.second->home_ = this;
+  entry.second->home_name_ = &entry.first;
+}
+
+void TmpfsInode::LeaveHome(const Entry& entry) {
+  TmpfsInode& child = *entry.second;
+  if (child.home_ != this || child.home_name_ != &entry.first) return;
+  child.home_ = nullptr;
+  child.home_name_ = nullptr;
 }
 
 bool TmpfsInode::Holds(std::string_view name, const Inode* child) const {
@@ -105,6 +128,7 @@ ErrnoOr<RefPtr<Inode>> TmpfsInode::Lookup(const VfsContext&, std::string_view na
   if (!IsDir()) return Errno(ENOTDIR);
   auto it = children_.find(name);
   if (it == children_.end()) return Errno(ENOENT);
+  if (it->second->home_ == nullptr) SetHome(*it);  // another name of it is gone
   return RefPtr<Inode>(it->second);
 }
 
@@ -114,6 +138,7 @@ ErrnoOr<RefPtr<Inode>> TmpfsInode::Make(const VfsContext&, std::string_view name
   if (!tmpfs().MayAddInode()) return Errno(ENOSPC);
   if (node.target.size() >= kShortTarget && tmpfs().free_bytes() < kPage) return Errno(ENOSPC);
   auto child = MakeRef<TmpfsInode>(&tmpfs(), node);
+  child->flags_ = flags_ & kInheritedFlags;
   Add(name, child);
   return RefPtr<Inode>(std::move(child));
 }
@@ -122,6 +147,7 @@ ErrnoOr<RefPtr<Inode>> TmpfsInode::MakeUnnamed(const VfsContext&, const NewNode&
   if (!tmpfs().MayAddInode()) return Errno(ENOSPC);
   auto child = MakeRef<TmpfsInode>(&tmpfs(), node);
   child->attr_.nlink = 0;
+  child->flags_ = flags_ & kInheritedFlags;
   child->unnamed_ = !CreateIntent::hidden();
   return RefPtr<Inode>(std::move(child));
 }
@@ -203,6 +229,7 @@ ErrnoOr<std::string> TmpfsInode::ReadLink(const VfsContext&) {
 }
 
 void TmpfsInode::DidRead() {
+  if ((flags_ & FS_NOATIME_FL) != 0) return;
   // As with relatime: once after each change, and once a day.
   timespec now = FileTimeNow();
   auto after = [](const timespec& a, const timespec& b) { return a.tv_sec > b.tv_sec || (a.tv_sec == b.tv_sec && a.tv_nsec > b.tv_nsec); };
@@ -276,10 +303,6 @@ ErrnoOr<void> TmpfsInode::RemoveXattr(std::string_view name) {
   return r;
 }
 
-TmpfsFileSystem::TmpfsFileSystem(const Options& options) : options_(options) {
-  SetRoot(MakeRef<TmpfsInode>(this, NewNode{.mode = S_IFDIR | (options.mode & 07777), .uid = options.uid, .gid = options.gid}));
-}
-
 uint64_t TmpfsFileSystem::limit() const {
   if (options_.unlimited) return UINT64_MAX;
   return options_.size != 0 ? options_.size : static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * 2048;
@@ -313,98 +336,6 @@ std::string TmpfsFileSystem::ShowOptions() const {
   if (options_.uid != 0) s += ",uid=" + std::to_string(options_.uid);
   if (options_.gid != 0) s += ",gid=" + std::to_string(options_.gid);
   return s;
-}
-
-namespace {
-
-bool ParseNumber(std::string_view s, int base, uint64_t* out, std::string_view* rest = nullptr) {
-  auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), *out, base);
-  if (error != std::errc()) return false;
-  std::string_view left = s.substr(static_cast<size_t>(end - s.data()));
-  if (rest != nullptr) *rest = left;
-  return rest != nullptr || left.empty();
-}
-
-// "64k", "1g", "50%" of the machine's memory.
-bool ParseSize(std::string_view s, uint64_t* out) {
-  std::string_view unit;
-  if (!ParseNumber(s, 10, out, &unit)) return false;
-  if (unit.empty()) return true;
-  if (unit.size() != 1) return false;
-  int shift;
-  switch (unit[0] | 0x20) {
-    case 'k': shift = 10; break;
-    case 'm': shift = 20; break;
-    case 'g': shift = 30; break;
-    case 't': shift = 40; break;
-    default:
-      if (unit[0] != '%' || *out > 10000) return false;
-      *out = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * 4096 / 100 * *out;
-      return true;
-  }
-  if (*out >> (63 - shift) != 0) return false;
-  *out <<= shift;
-  return true;
-}
-
-}  // namespace
-
-ErrnoOr<TmpfsFileSystem::Options> ParseTmpfsOptions(const std::vector<std::string>& options) {
-  TmpfsFileSystem::Options o;
-  for (std::string_view option : options) {
-    size_t equals = option.find('=');
-    std::string_view key = option.substr(0, equals);
-    std::string_view value = equals == std::string_view::npos ? std::string_view() : option.substr(equals + 1);
-    uint64_t n = 0;
-    if (key == "size" || key == "nr_blocks" || key == "nr_inodes") {
-      if (!ParseSize(value, &n)) return Errno(EINVAL);
-      if (key == "size") o.size = (n + 4095) / 4096 * 4096;
-      if (key == "nr_blocks") o.size = n * 4096;
-      if (key != "nr_inodes") o.unlimited = n == 0;
-      if (key == "nr_inodes") o.inodes = n;
-    } else if (key == "mode") {
-      if (!ParseNumber(value, 8, &n)) return Errno(EINVAL);
-      o.mode = n & 07777;
-    } else if (key == "uid" || key == "gid") {
-      if (!ParseNumber(value, 10, &n) || n >= UINT32_MAX) return Errno(EINVAL);
-      (key == "uid" ? o.uid : o.gid) = static_cast<uint32_t>(n);
-    } else if (key != "huge" && key != "mpol" && key != "inode64" && key != "inode32" && key != "noswap") {
-      return Errno(EINVAL);
-    }
-  }
-  return o;
-}
-
-// shmem_reconfigure(): limits that are there may be moved, but not below what is used; mode and owner stay those of the root.
-ErrnoOr<void> TmpfsFileSystem::Reconfigure(Task&, const std::vector<std::string>& options) {
-  Options next = TRY(ParseTmpfsOptions(options));
-  auto given = [&](std::string_view key) {
-    return std::ranges::any_of(options, [&](const std::string& o) { return o.starts_with(key) && o.substr(key.size()).starts_with('='); });
-  };
-  bool sized = given("size") || given("nr_blocks");
-  if (sized && !next.unlimited && (options_.unlimited || used_ > next.size)) return Errno(EINVAL);
-  if (given("nr_inodes") && next.inodes != 0 && inodes_ > next.inodes) return Errno(EINVAL);
-  if (sized) {
-    options_.size = next.size;
-    options_.unlimited = next.unlimited;
-  }
-  if (given("nr_inodes")) options_.inodes = next.inodes;
-  return Ok();
-}
-
-ErrnoOr<RefPtr<FileSystem>> MakeTmpfs(const MountArguments& arguments) {
-  auto options = TRY(ParseTmpfsOptions(arguments.options));
-  if (arguments.task != nullptr) {
-    // Owned by who mounts it; ids of options are that one's (shmem_init_fs_context, shmem_parse_one).
-    const Credentials& creds = arguments.task->creds();
-    auto given = [&](std::string_view key) {
-      return std::ranges::any_of(arguments.options, [&](const std::string& o) { return o.starts_with(key); });
-    };
-    options.uid = given("uid=") ? ToKernelUid(creds.user_ns.get(), options.uid) : creds.fsuid;
-    options.gid = given("gid=") ? ToKernelGid(creds.user_ns.get(), options.gid) : creds.fsgid;
-    if (options.uid == UserNamespace::kInvalidId || options.gid == UserNamespace::kInvalidId) return Errno(EINVAL);
-  }
-  return RefPtr<FileSystem>(MakeRef<TmpfsFileSystem>(options));
 }
 
 }  // namespace amber

@@ -9,6 +9,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "sentry/base/unique_fd.h"
@@ -16,12 +17,13 @@
 #include "sentry/vfs/file_system.h"
 #include "sentry/vfs/inode.h"
 #include "sentry/vfs/reconfigure.h"
+#include "sentry/vfs/restrict.h"
 
 namespace amber {
 
 class TmpfsFileSystem;
 
-class TmpfsInode final : public Inode {
+class TmpfsInode final : public Inode, public FlaggedInode {
  public:
   TmpfsInode() = default;  // for Loader
   TmpfsInode(TmpfsFileSystem* fs, const NewNode& node);
@@ -54,6 +56,10 @@ class TmpfsInode final : public Inode {
   ErrnoOr<std::vector<std::string>> ListXattr() override;
   ErrnoOr<void> RemoveXattr(std::string_view name) override;
 
+  ErrnoOr<uint32_t> GetFlags() override { return HasFlags() ? ErrnoOr<uint32_t>(flags_) : Errno(EOPNOTSUPP); }
+  ErrnoOr<void> SetFlags(uint32_t flags) override;
+  std::optional<uint32_t> known_flags() const override { return HasFlags() ? std::optional<uint32_t>(flags_) : std::nullopt; }
+
   bool takes_acls() const override { return !IsSymlink(); }
   const Acl* acl() const override { return acl_.get(); }
   const Acl* default_acl() const override { return default_acl_.get(); }
@@ -70,12 +76,17 @@ class TmpfsInode final : public Inode {
  private:
   friend class TmpfsFileSystem;
   TmpfsFileSystem& tmpfs() const;
+  bool HasFlags() const { return IsRegular() || IsDir(); }
   void Changed();   // ctime and mtime of a directory
   void DropLink();  // one name less
   void Add(std::string_view name, RefPtr<TmpfsInode> child);
   void Remove(std::string_view name);
   // `child` is what has this name here. Who changes the upper layer of an overlay behind its back makes the overlay believe in names that are gone.
   bool Holds(std::string_view name, const Inode* child) const;
+  // `entry` of children_ is a name that leads to its inode; or no longer does.
+  using Entry = std::pair<const std::string, RefPtr<TmpfsInode>>;
+  void SetHome(const Entry& entry);
+  void LeaveHome(const Entry& entry);
   ErrnoOr<void> SetSize(uint64_t size);
   // Contents or owner change: capabilities that a file gives go (file_remove_privs).
   void DropCapabilities() {
@@ -97,6 +108,9 @@ class TmpfsInode final : public Inode {
   uint64_t FitsUpTo(uint64_t offset, uint64_t end, uint64_t free) const;
 
   std::map<std::string, RefPtr<TmpfsInode>, std::less<>> children_;
+  // One of our names, for handles: the directory, which outlives this, and the key in its children_. Null: no name, or none that is known.
+  TmpfsInode* home_ = nullptr;
+  const std::string* home_name_ = nullptr;
   std::string target_;
   std::map<std::string, std::string, std::less<>> xattrs_;
   std::unique_ptr<Acl> acl_, default_acl_;  // what the extended attributes of their names say
@@ -106,12 +120,13 @@ class TmpfsInode final : public Inode {
   uint64_t charge_ = 0;     // of them, what is not contents
   int open_ = 0;
   int seals_ = -1;
+  uint32_t flags_ = 0;    // FS_*_FL
   bool unnamed_ = false;  // O_TMPFILE: may still get a name
   bool idle_ = false;     // is in the file system's idle list
   std::list<TmpfsInode*>::iterator idle_position_;
 };
 
-class TmpfsFileSystem final : public FileSystem, public Reconfigurable {
+class TmpfsFileSystem final : public FileSystem, public Reconfigurable, public HandleFileSystem {
  public:
   struct Options {
     uint64_t size = 0;    // bytes; 0: half of the machine's memory, as shmem_default_max_blocks() of Linux
@@ -121,7 +136,7 @@ class TmpfsFileSystem final : public FileSystem, public Reconfigurable {
     bool unlimited = false;  // size=0
   };
 
-  TmpfsFileSystem() = default;  // for Loader
+  TmpfsFileSystem();  // for Loader
   explicit TmpfsFileSystem(const Options& options);
   ~TmpfsFileSystem() override { DropDentries(); }
 
@@ -134,6 +149,10 @@ class TmpfsFileSystem final : public FileSystem, public Reconfigurable {
   // mount -o remount,size=...
   ErrnoOr<void> Reconfigure(Task& task, const std::vector<std::string>& options) override;
 
+  FileHandle HandleOf(Inode& inode) override;
+  ErrnoOr<Place> FindHandle(const FileHandle& handle) override;
+  bool IsOfHandle(Inode& inode, const FileHandle& handle) override { return HandleOf(inode).bytes == handle.bytes.substr(0, kHandleBytes); }
+
   state::Kind kind() const override { return state::Kind::kTmpfsFileSystem; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
@@ -144,7 +163,12 @@ class TmpfsFileSystem final : public FileSystem, public Reconfigurable {
   uint64_t free_bytes() const { return limit() > used_ ? limit() - used_ : 0; }
   bool MayAddInode() const { return options_.inodes == 0 || inodes_ < options_.inodes; }
 
+  static constexpr size_t kHandleBytes = 12;
+  uint32_t GenerationOf(uint64_t ino) const;
+
   Options options_;
+  uint32_t salt_ = 0;                                    // of the generations in handles
+  std::unordered_map<uint64_t, TmpfsInode*> by_number_;  // all inodes
   uint64_t next_ino_ = 1;
   uint64_t inodes_ = 0;          // names of hard links included, as on Linux: they take memory, too
   uint64_t used_ = 0;            // bytes
