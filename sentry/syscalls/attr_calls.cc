@@ -213,6 +213,7 @@ ErrnoOr<uint64_t> FAllocate(Task& task, int fd, int mode, int64_t offset, int64_
   int64_t end;
   if (__builtin_add_overflow(offset, size, &end)) return Errno(EFBIG);
   TRY(file->Fallocate(task, mode, static_cast<uint64_t>(offset), static_cast<uint64_t>(size)));
+  NotifyFile(*file, IN_MODIFY);
   return uint64_t{0};
 }
 

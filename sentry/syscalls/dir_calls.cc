@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <sys/inotify.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -70,6 +71,7 @@ ErrnoOr<uint64_t> Dents(Task& task, int fd, uint64_t address, uint64_t size, Put
     used += n;
     return n != 0;
   }));
+  NotifyFile(*file, IN_ACCESS);
   if (used == 0 && full) return Errno(EINVAL);
   TRY(task.CopyOutBytes(address, buffer.data(), used));
   return uint64_t{used};

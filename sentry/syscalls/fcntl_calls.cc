@@ -67,7 +67,7 @@ ErrnoOr<uint64_t> SetStatusFlags(Task& task, File& file, int fd, int flags) {
 ErrnoOr<FileLock> ToLock(Task& task, File& file, const struct flock& l, bool ofd) {
   int64_t start = l.l_start;
   if (l.l_whence == SEEK_CUR) {
-    start += static_cast<int64_t>(file.position());
+    if (__builtin_add_overflow(start, static_cast<int64_t>(file.position()), &start)) return Errno(EOVERFLOW);
   } else if (l.l_whence == SEEK_END) {
     struct stat st;
     TRY(file.Stat(task, &st));
@@ -96,9 +96,12 @@ ErrnoOr<FileLock> ToLock(Task& task, File& file, const struct flock& l, bool ofd
 
 ErrnoOr<uint64_t> GetLock(Task& task, File& file, UserPtr<struct flock> p, bool ofd) {
   struct flock l = TRY(task.CopyIn(p));
-  if (l.l_type != F_RDLCK && l.l_type != F_WRLCK) return Errno(EINVAL);
+  // fcntl_getlk(): who asks by its open file may ask about no lock at all; types are looked at last.
+  bool locks_something = l.l_type == F_RDLCK || l.l_type == F_WRLCK;
+  if (!ofd && !locks_something) return Errno(EINVAL);
   if (ofd && l.l_pid != 0) return Errno(EINVAL);
   FileLock wanted = TRY(ToLock(task, file, l, ofd));
+  if (!locks_something) return l.l_type == F_UNLCK ? uint64_t{0} : ErrnoOr<uint64_t>(Errno(EINVAL));
   FileLocks* locks = LocksOf(file, false);
   const FileLock* held = locks != nullptr ? locks->Conflict(wanted) : nullptr;
   if (held == nullptr) {

@@ -29,21 +29,26 @@ ErrnoOr<uint64_t> MkDirAt(Task& task, int dirfd, UserPtr<const char> path, uint3
 ErrnoOr<uint64_t> MkDir(Task& task, UserPtr<const char> path, uint32_t mode) { return MkDirAt(task, AT_FDCWD, path, mode); }
 
 ErrnoOr<uint64_t> MkNodAt(Task& task, int dirfd, UserPtr<const char> path, uint32_t mode, uint32_t dev) {
-  std::string name = TRY(task.CopyInString(path, 4096));
   uint32_t type = mode & S_IFMT;
   if (type == 0) type = S_IFREG;
+  // may_mknod(), before the path is looked at.
+  if (type == S_IFDIR) return Errno(EPERM);
+  std::string name;
   switch (type) {
     case S_IFREG:
     case S_IFIFO:
-    case S_IFSOCK: dev = 0; break;
+    case S_IFSOCK:
+      dev = 0;
+      name = TRY(task.CopyInString(path, 4096));
+      break;
     case S_IFCHR:
     case S_IFBLK:
+      name = TRY(task.CopyInString(path, 4096));
       // Whiteouts are for everybody (vfs_mknod).
       if (type == S_IFCHR && dev == 0) break;
       if (!task.Has(CAP_MKNOD)) return Errno(EPERM);
       TRY(Cgroup::CheckDevice(task, type == S_IFBLK, major(dev), minor(dev), kDeviceMake));
       break;
-    case S_IFDIR: return Errno(EPERM);
     default: return Errno(EINVAL);
   }
   VfsContext ctx = ContextOf(task);
@@ -57,8 +62,8 @@ ErrnoOr<uint64_t> MkNod(Task& task, UserPtr<const char> path, uint32_t mode, uin
 
 ErrnoOr<uint64_t> SymlinkAt(Task& task, UserPtr<const char> target, int dirfd, UserPtr<const char> path) {
   std::string to = TRY(task.CopyInString(target, 4096));
-  std::string name = TRY(task.CopyInString(path, 4096));
   if (to.empty()) return Errno(ENOENT);
+  std::string name = TRY(task.CopyInString(path, 4096));
   VfsContext ctx = ContextOf(task);
   NewNode node{.mode = S_IFLNK | 0777, .target = std::move(to)};
   TRY(MakeAt(ctx, TRY(StartOf(task, dirfd, name)), name, std::move(node)));

@@ -30,8 +30,6 @@ ErrnoOr<uint64_t> OpenCommon(Task& task, int dirfd, const std::string& path, Ope
   if ((how.flags & (O_SYNC & ~O_DSYNC)) != 0) how.flags |= O_DSYNC;  // build_open_flags()
   if ((how.flags & O_PATH) != 0) how.flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
   bool tmpfile = (how.flags & O_TMPFILE) == O_TMPFILE;
-  if ((how.flags & O_CREAT) != 0 && (how.flags & O_DIRECTORY) != 0) return Errno(EINVAL);
-  if ((how.flags & (O_TMPFILE & ~O_DIRECTORY)) != 0 && !tmpfile) return Errno(EINVAL);
   if ((how.flags & O_CREAT) != 0 || tmpfile) how.mode &= 07777;
   how.umask = task.fs().umask();
   VfsPath start = TRY(StartOf(task, dirfd, path));
@@ -40,7 +38,16 @@ ErrnoOr<uint64_t> OpenCommon(Task& task, int dirfd, const std::string& path, Ope
   return uint64_t(TRY(task.files().Allocate(std::move(file), close_on_exec, task.limit(RLIMIT_NOFILE))));
 }
 
+// build_open_flags(), before the path is copied.
+ErrnoOr<void> CheckOpenFlags(int flags) {
+  if ((flags & O_PATH) != 0) return Ok();
+  bool unnamed = (flags & O_TMPFILE) == O_TMPFILE;
+  if ((flags & O_CREAT) != 0 && (flags & O_DIRECTORY) != 0) return Errno(EINVAL);
+  return (flags & (O_TMPFILE & ~O_DIRECTORY)) != 0 && (!unnamed || (flags & O_ACCMODE) == O_RDONLY) ? Errno(EINVAL) : ErrnoOr<void>(Ok());
+}
+
 ErrnoOr<uint64_t> OpenAt(Task& task, int dirfd, UserPtr<const char> path, int flags, uint32_t mode) {
+  TRY(CheckOpenFlags(flags & kOpenFlags));
   return OpenCommon(task, dirfd, TRY(task.CopyInString(path, 4096)), {.flags = flags & kOpenFlags, .mode = mode});
 }
 

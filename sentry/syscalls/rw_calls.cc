@@ -162,15 +162,20 @@ ErrnoOr<void> SyncAfter(Task& task, File& file, int flags) {
   return file.Fsync(task, (flags & RWF_SYNC) == 0);
 }
 
-constexpr int kReadFlags = RWF_HIPRI | RWF_NOWAIT;
-constexpr int kWriteFlags = RWF_HIPRI | RWF_NOWAIT | RWF_DSYNC | RWF_SYNC | RWF_APPEND;
+constexpr int kNoAppend = 0x20;  // RWF_NOAPPEND
+// kiocb_set_rw_flags() makes no difference between reading and writing.
+constexpr int kRwFlags = RWF_HIPRI | RWF_NOWAIT | RWF_DSYNC | RWF_SYNC | RWF_APPEND | kNoAppend;
+ErrnoOr<void> CheckRwFlags(int flags) {
+  if ((flags & ~kRwFlags) != 0) return Errno(EOPNOTSUPP);
+  return (flags & RWF_APPEND) != 0 && (flags & kNoAppend) != 0 ? Errno(EINVAL) : ErrnoOr<void>(Ok());
+}
 
 // The offset comes in two registers, of which x86-64 only uses the first.
 ErrnoOr<uint64_t> PReadV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t count, int64_t offset, uint64_t, int flags) {
   if (offset < -1) return Errno(EINVAL);
   if (offset >= 0) TRY(CheckHasPositions(task, fd));
   RefPtr<File> file = TRY(ReadableFile(task, fd));
-  if ((flags & ~kReadFlags) != 0) return Errno(EOPNOTSUPP);
+  TRY(CheckRwFlags(flags));
   UserSink sink(task, TRY(task.CopyInIovecs(p, count)));
   if (offset >= 0) TRY(CheckEnd(*file, static_cast<uint64_t>(offset), sink.remaining()));
   if (offset == -1) return ReadFile(task, *file, sink, (flags & RWF_NOWAIT) != 0);
@@ -181,11 +186,12 @@ ErrnoOr<uint64_t> PWriteV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t 
   if (offset < -1) return Errno(EINVAL);
   if (offset >= 0) TRY(CheckHasPositions(task, fd));
   RefPtr<File> file = TRY(WritableFile(task, fd));
-  if ((flags & ~kWriteFlags) != 0) return Errno(EOPNOTSUPP);
+  TRY(CheckRwFlags(flags));
   UserSource source(task, TRY(task.CopyInIovecs(p, count)));
   if (offset >= 0) TRY(CheckEnd(*file, static_cast<uint64_t>(offset), source.remaining()));
   int old_flags = file->flags();
   if ((flags & RWF_APPEND) != 0) file->set_flags(old_flags | O_APPEND);
+  if ((flags & kNoAppend) != 0) file->set_flags(old_flags & ~O_APPEND);
   ErrnoOr<uint64_t> r = uint64_t{0};
   if (offset == -1) {
     r = WriteFile(task, *file, source, (flags & RWF_NOWAIT) != 0);

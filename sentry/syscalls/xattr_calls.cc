@@ -114,8 +114,8 @@ ErrnoOr<uint64_t> CopyOutSized(Task& task, uint64_t address, uint64_t size, cons
   return uint64_t{bytes.size()};
 }
 
-ErrnoOr<uint64_t> Get(Task& task, const VfsPath& place, UserPtr<const char> name_p, UserPtr<void> value, uint64_t size) {
-  std::string name = TRY(CopyInName(task, name_p));
+// Of all that follow: the name is copied before the path is looked at (import_xattr_name()).
+ErrnoOr<uint64_t> Get(Task& task, const VfsPath& place, const std::string& name, UserPtr<void> value, uint64_t size) {
   if (IsAclName(name)) return CopyOutSized(task, value.address(), size, TRY(GetAclBytes(task, *place.inode(), name)));
   TRY(CheckName(task, place, name, false));
   std::string bytes = TRY(place.inode()->GetXattr(name));
@@ -159,8 +159,7 @@ ErrnoOr<uint64_t> List(Task& task, const VfsPath& place, UserPtr<char> out, uint
   return CopyOutSized(task, out.address(), size, all);
 }
 
-ErrnoOr<uint64_t> Remove(Task& task, const VfsPath& place, UserPtr<const char> name_p) {
-  std::string name = TRY(CopyInName(task, name_p));
+ErrnoOr<uint64_t> Remove(Task& task, const VfsPath& place, const std::string& name) {
   if (IsAclName(name)) return ChangeAcl(task, place, name, nullptr);
   TRY(CheckName(task, place, name, true));
   TRY(place.inode()->RemoveXattr(name));
@@ -199,15 +198,18 @@ ErrnoOr<uint64_t> GetOfUnnamed(Task& task, int fd, UserPtr<const char> name_p, U
 }
 
 ErrnoOr<uint64_t> GetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<void> value, uint64_t size) {
-  return Get(task, TRY(PlaceOf(task, path, true)), name, value, size);
+  std::string copied = TRY(CopyInName(task, name));
+  return Get(task, TRY(PlaceOf(task, path, true)), copied, value, size);
 }
 ErrnoOr<uint64_t> LGetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<void> value, uint64_t size) {
-  return Get(task, TRY(PlaceOf(task, path, false)), name, value, size);
+  std::string copied = TRY(CopyInName(task, name));
+  return Get(task, TRY(PlaceOf(task, path, false)), copied, value, size);
 }
 ErrnoOr<uint64_t> FGetXattr(Task& task, int fd, UserPtr<const char> name, UserPtr<void> value, uint64_t size) {
   auto place = PlaceOf(task, fd);
   if (place.Is(EOPNOTSUPP)) return GetOfUnnamed(task, fd, name, value, size);
-  return Get(task, TRY(std::move(place)), name, value, size);
+  VfsPath found = TRY(std::move(place));
+  return Get(task, found, TRY(CopyInName(task, name)), value, size);
 }
 ErrnoOr<uint64_t> SetXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name, UserPtr<const void> value, uint64_t size, int flags) {
   NewValue next = TRY(CopyInValue(task, name, value, size, flags));
@@ -237,15 +239,18 @@ ErrnoOr<uint64_t> FListXattr(Task& task, int fd, UserPtr<char> out, uint64_t siz
   return CopyOutSized(task, out.address(), size, all);
 }
 ErrnoOr<uint64_t> RemoveXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name) {
-  return Remove(task, TRY(PlaceOf(task, path, true)), name);
+  std::string copied = TRY(CopyInName(task, name));
+  return Remove(task, TRY(PlaceOf(task, path, true)), copied);
 }
 ErrnoOr<uint64_t> LRemoveXattr(Task& task, UserPtr<const char> path, UserPtr<const char> name) {
-  return Remove(task, TRY(PlaceOf(task, path, false)), name);
+  std::string copied = TRY(CopyInName(task, name));
+  return Remove(task, TRY(PlaceOf(task, path, false)), copied);
 }
 ErrnoOr<uint64_t> FRemoveXattr(Task& task, int fd, UserPtr<const char> name) {
   auto place = PlaceOf(task, fd);
   if (place.Is(EOPNOTSUPP)) return OfUnnamed(TRY(CopyInName(task, name)), EPERM);
-  return Remove(task, TRY(std::move(place)), name);
+  VfsPath found = TRY(std::move(place));
+  return Remove(task, found, TRY(CopyInName(task, name)));
 }
 
 // The calls of Linux 6.13: a descriptor, flags, and value, size and flags in a structure.
@@ -291,13 +296,15 @@ ErrnoOr<uint64_t> GetXattrAt(Task& task, int dirfd, UserPtr<const char> path, un
                              uint64_t size) {
   XattrArgs args = TRY(CopyInArgs(task, p, size));
   if (args.flags != 0) return Errno(EINVAL);
-  return Get(task, TRY(PlaceOf(task, dirfd, path, at_flags)), name, UserPtr<void>(args.value), args.size);
+  std::string copied = TRY(CopyInName(task, name));
+  return Get(task, TRY(PlaceOf(task, dirfd, path, at_flags)), copied, UserPtr<void>(args.value), args.size);
 }
 ErrnoOr<uint64_t> ListXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<char> out, uint64_t size) {
   return List(task, TRY(PlaceOf(task, dirfd, path, at_flags)), out, size);
 }
 ErrnoOr<uint64_t> RemoveXattrAt(Task& task, int dirfd, UserPtr<const char> path, unsigned at_flags, UserPtr<const char> name) {
-  return Remove(task, TRY(PlaceOf(task, dirfd, path, at_flags)), name);
+  std::string copied = TRY(CopyInName(task, name));
+  return Remove(task, TRY(PlaceOf(task, dirfd, path, at_flags)), copied);
 }
 
 constexpr uint64_t kSetXattrAt = 463, kGetXattrAt = 464, kListXattrAt = 465, kRemoveXattrAt = 466;

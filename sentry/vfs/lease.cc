@@ -53,7 +53,8 @@ ErrnoOr<void> Add(Task& task, File& file, Inode& inode, int fd, bool write) {
   }
   if (own != nullptr) {
     own->write = write;
-    own->breaking = Lease::kNot;
+    // lease_clear_pending(): one that has to go goes all the same; to be no more than shared is enough for the others.
+    if (!write && own->breaking != Lease::kToNone) own->breaking = Lease::kNot;
     locks.queue().Notify(POLLIN);
     return Ok();
   }

@@ -139,9 +139,10 @@ void NotifyUnlinked(Inode& dir, Dentry& dentry) {
   if (!AnyWatches() || dentry.negative()) return;
   RefPtr<Inode> inode(dentry.inode());
   if (!inode->IsDir()) TellInode(*inode, IN_ATTRIB);
+  // d_delete_notify(): the inode goes before its directory is told.
+  NotifyIfGone(*inode);
   NotifyInode(dir, {IN_DELETE | DirBit(*inode), 0, dentry.name(), false});
   Observe({.mask = IN_DELETE | DirBit(*inode), .dir = &dir, .name = dentry.name(), .inode = inode.get()});
-  NotifyIfGone(*inode);
 }
 
 void NotifyCreated(Inode& dir, Dentry& dentry) {

@@ -71,7 +71,10 @@ ErrnoOr<RefPtr<File>> OpenUnnamed(const VfsContext& ctx, const VfsPath& start, s
   auto dentry = MakeRef<Dentry>(&inode->fs(), dir.dentry, name, inode);
   dentry->Drop(true);
   TRY(CheckOpenRights(ctx, {dir.mount, dentry}, how.flags));
-  return OpenInode(ctx, {dir.mount, std::move(dentry)}, how.flags & ~(O_TMPFILE & ~O_DIRECTORY) & ~O_DIRECTORY);
+  RefPtr<File> file = TRY(OpenInode(ctx, {dir.mount, std::move(dentry)}, how.flags & ~(O_TMPFILE & ~O_DIRECTORY) & ~O_DIRECTORY));
+  // F_GETFL tells how it came to be.
+  file->set_flags(file->flags() | O_TMPFILE);
+  return file;
 }
 
 // One round of open with O_CREAT: `p` is where the name should be. Sets `link` if a symbolic link must be followed.

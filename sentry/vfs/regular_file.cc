@@ -148,11 +148,11 @@ ErrnoOr<MapSource> RegularFile::Map(Task&, uint64_t, uint64_t, int prot, bool sh
 ErrnoOr<uint64_t> RegularFile::Fcntl(Task&, int command, uint64_t argument) {
   switch (command) {
     case F_GET_SEALS:
-      if (data_->seals() < 0) return Errno(EINVAL);
-      return static_cast<uint64_t>(data_->seals());
+      if (inode().seals() < 0) return Errno(EINVAL);
+      return static_cast<uint64_t>(inode().seals());
     case F_ADD_SEALS:
       if (!writable()) return Errno(EPERM);
-      TRY(data_->AddSeals(static_cast<int>(argument)));
+      TRY(inode().AddSeals(static_cast<int>(argument)));
       return uint64_t{0};
     default: return Errno(EINVAL);
   }

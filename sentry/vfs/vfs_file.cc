@@ -27,8 +27,7 @@ ErrnoOr<void> CheckFileSize(Task& task, uint64_t size) {
 
 ErrnoOr<uint64_t> SeekTarget(uint64_t base, int64_t offset) {
   int64_t target;
-  if (__builtin_add_overflow(static_cast<int64_t>(base), offset, &target)) return Errno(EOVERFLOW);
-  if (target < 0) return Errno(EINVAL);
+  if (__builtin_add_overflow(static_cast<int64_t>(base), offset, &target) || target < 0) return Errno(EINVAL);
   return static_cast<uint64_t>(target);
 }
 

@@ -195,8 +195,8 @@ ErrnoOr<void> TmpfsInode::Fallocate(const VfsContext&, int mode, uint64_t offset
 
 ErrnoOr<void> TmpfsInode::AddSeals(int seals) {
   constexpr int kKnown = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | 0x20;
-  if ((seals & ~kKnown) != 0 || seals_ < 0) return Errno(EINVAL);
-  if ((seals_ & F_SEAL_SEAL) != 0) return Errno(EPERM);
+  if ((seals & ~kKnown) != 0 || !IsRegular()) return Errno(EINVAL);
+  if ((this->seals() & F_SEAL_SEAL) != 0) return Errno(EPERM);
   seals_ |= seals;
   return Ok();
 }

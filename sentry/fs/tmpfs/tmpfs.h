@@ -64,7 +64,8 @@ class TmpfsInode final : public Inode, public FlaggedInode {
   const Acl* acl() const override { return acl_.get(); }
   const Acl* default_acl() const override { return default_acl_.get(); }
 
-  int seals() const override { return seals_; }
+  // What was not made to be sealed is sealed against that.
+  int seals() const override { return seals_ >= 0 || !IsRegular() ? seals_ : 1 /* F_SEAL_SEAL */; }
   ErrnoOr<void> AddSeals(int seals) override;
   void AllowSeals(int initial) { seals_ = initial; }
 
