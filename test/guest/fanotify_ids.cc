@@ -332,3 +332,15 @@ GUEST_TEST(FanotifyIds, FdInfoShowsHandles) {
   ReadFile(Str("/proc/self/fdinfo/%d", group.fd()), text, sizeof(text));
   EXPECT(strstr(text, want) != nullptr);
 }
+
+// A group that has lost its last mark takes others.
+GUEST_TEST(FanotifyIds, MarksAfterTheLast) {
+  Tree tree;
+  Group group(FAN_REPORT_FID);
+  for (int i = 0; i < 3; ++i) {
+    MUST(group.Mark(FAN_MARK_ADD, FAN_CREATE, tree / "d"));
+    MUST(group.Mark(FAN_MARK_FLUSH, 0, tree / "d"));
+    MUST(group.Mark(FAN_MARK_ADD, FAN_OPEN, tree / "d/f"));
+    MUST(group.Mark(FAN_MARK_REMOVE, FAN_OPEN, tree / "d/f"));
+  }
+}

@@ -112,17 +112,28 @@ ErrnoOr<void> Fanotify::Add(const VfsPath& place, On on, uint32_t flags, uint32_
   return Ok();
 }
 
+// What a mark keeps tells of its end when it goes, and so comes back to marks_: they go when they are out of it.
+template <typename F>
+void Fanotify::DropMarks(F matches) {
+  std::vector<Marks::node_type> gone;
+  for (auto it = marks_.begin(); it != marks_.end();) {
+    auto next = std::next(it);
+    if (matches(*it)) gone.push_back(marks_.extract(it));
+    it = next;
+  }
+}
+
 ErrnoOr<void> Fanotify::Remove(const VfsPath& place, On on, uint32_t flags, uint32_t mask) {
   Mark* mark = Find(on, KeyOf(place, on));
   if (mark == nullptr) return Errno(ENOENT);
   ((flags & (FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORE)) != 0 ? mark->ignored : mark->mask) &= ~mask;
-  if (((mark->mask | mark->ignored) & ~kHow) == 0) marks_.erase({on, KeyOf(place, on)});
+  if (((mark->mask | mark->ignored) & ~kHow) == 0) DropMarks([&](const auto& entry) { return &entry.second == mark; });
   CountJudges();
   return Ok();
 }
 
 void Fanotify::Flush(On on) {
-  std::erase_if(marks_, [&](const auto& entry) { return entry.first.first == on; });
+  DropMarks([&](const auto& entry) { return entry.first.first == on; });
   CountJudges();
 }
 
@@ -138,7 +149,7 @@ void Fanotify::CountJudges() {
 }
 
 void Fanotify::OnUnmounted(const FileSystem& fs) {
-  std::erase_if(marks_, [&](const auto& entry) { return entry.second.dentry && &entry.second.dentry->fs() == &fs; });
+  DropMarks([&](const auto& entry) { return entry.second.dentry && &entry.second.dentry->fs() == &fs; });
   CountJudges();
 }
 

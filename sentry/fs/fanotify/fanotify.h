@@ -136,6 +136,8 @@ class Fanotify final : public File, public PlaceObserver {
   int ActorPid() const;
   void DropAbandoned();
   void AllowAll();
+  template <typename F>
+  void DropMarks(F matches);
   // After each change of marks.
   void CountJudges();
   Event Take();
