@@ -28,6 +28,7 @@
 #include "sentry/fs/signalfd/signalfd.h"
 #include "sentry/fs/timerfd/timerfd.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/fs/tun/tun_file.h"
 #include "sentry/fs/userfaultfd/userfaultfd.h"
 #include "sentry/io_uring/io_uring.h"
 #include "sentry/ipc/ipc_namespace.h"
@@ -64,8 +65,9 @@ namespace amber::state {
 namespace {
 
 // Kinds that are named beside their classes, not in state.h.
-constexpr Kind kOthers[] = {kNvidiaFileKind, kMovedMemoryKind, kUserfaultFdKind, kFuseConnectionKind, kFuseRequestKind, kFuseHandleKind,
-                            kFuseInodeKind,  kFuseFileKind,    kFuseDeviceKind,  kCgroupKind,         kCgroupInodeKind, kCgroupFileKind};
+constexpr Kind kOthers[] = {kNvidiaFileKind,  kMovedMemoryKind, kUserfaultFdKind, kFuseConnectionKind, kFuseRequestKind,
+                            kFuseHandleKind,  kFuseInodeKind,   kFuseFileKind,    kFuseDeviceKind,     kCgroupKind,
+                            kCgroupInodeKind, kCgroupFileKind,  kTunFileKind};
 constexpr bool AllDiffer() {
   for (const Kind& a : kOthers) {
     for (const Kind& b : kOthers) {
@@ -93,6 +95,7 @@ Loader::Factory FactoryOf(Kind kind) {
   if (kind == kFuseInodeKind) return &Loader::Make<FuseInode>;
   if (kind == kFuseFileKind) return &Loader::Make<FuseFile>;
   if (kind == kFuseDeviceKind) return &Loader::Make<FuseDevice>;
+  if (kind == kTunFileKind) return &Loader::Make<TunFile>;
   if (kind == kMovedMemoryKind) return &Loader::Make<MovedMemory>;
   if (kind == kFanotifyPermissionKind) return &Loader::Make<FanotifyPermission>;
   if (kind == kUserfaultFdKind) return &Loader::Make<UserfaultFd>;

@@ -144,9 +144,25 @@ ErrnoOr<void> StatFsPlace(const VfsPath& path, struct statfs* out) {
   return Ok();
 }
 
+ErrnoOr<void> StatFsFile(const File& file, struct statfs* out) {
+  if (file.path() != nullptr) return StatFsPlace(*file.path(), out);
+  constexpr uint32_t kNsfsMagic = 0x6e736673;
+  std::string link = file.LinkName();
+  out->f_type = link.starts_with("pipe:")         ? PIPEFS_MAGIC
+                : link.starts_with("socket:")     ? SOCKFS_MAGIC
+                : link.starts_with("anon_inode:") ? ANON_INODE_FS_MAGIC
+                : link.find(":[") != link.npos    ? kNsfsMagic
+                                                  : ANON_INODE_FS_MAGIC;
+  out->f_bsize = out->f_frsize = 4096;
+  out->f_namelen = 255;
+  return Ok();
+}
+
 ErrnoOr<uint64_t> StatFs(Task& task, UserPtr<const char> path, UserPtr<struct statfs> out) {
   struct statfs s{};
-  TRY(StatFsPlace(TRY(ResolvePlaceAt(task, AT_FDCWD, TRY(CopyInPath(task, path)), kFollowLast)), &s));
+  // A link of /proc may lead to what has no place (/proc/self/ns/net).
+  Resolved r = TRY(ResolveAt(task, AT_FDCWD, TRY(CopyInPath(task, path)), kFollowLast, false));
+  TRY(r.file ? StatFsFile(*r.file, &s) : StatFsPlace(r.path, &s));
   TRY(task.CopyOut(out, s));
   return uint64_t{0};
 }
@@ -154,14 +170,7 @@ ErrnoOr<uint64_t> StatFs(Task& task, UserPtr<const char> path, UserPtr<struct st
 ErrnoOr<uint64_t> FStatFs(Task& task, int fd, UserPtr<struct statfs> out) {
   RefPtr<File> file = TRY(task.files().GetAny(fd));
   struct statfs s{};
-  if (file->path() != nullptr) {
-    TRY(StatFsPlace(*file->path(), &s));
-  } else {
-    std::string link = file->LinkName();
-    s.f_type = link.starts_with("pipe:") ? PIPEFS_MAGIC : link.starts_with("socket:") ? SOCKFS_MAGIC : ANON_INODE_FS_MAGIC;
-    s.f_bsize = s.f_frsize = 4096;
-    s.f_namelen = 255;
-  }
+  TRY(StatFsFile(*file, &s));
   TRY(task.CopyOut(out, s));
   return uint64_t{0};
 }

@@ -16,6 +16,7 @@
 #include "sentry/fs/proc/machine.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/fs/tun/tun_file.h"
 #include "sentry/kernel/credentials.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/ops.h"
@@ -197,6 +198,7 @@ void RegisterFileSystems() {
     RegisterFileSystemType("mqueue", MqueueFileSystem::Make);
     RegisterFuse();
     RegisterMemoryDevices();
+    RegisterTun();
     RegisterFifos();
     RegisterTerminals();
     return true;

@@ -1,4 +1,4 @@
-// The little of sysfs(5) that programs ask for: processors and their caches, huge pages, the loopback interface.
+// The little of sysfs(5) that programs ask for: processors and their caches, huge pages; interfaces are in sysfs_net.cc.
 #include <cpuid.h>
 
 #include <cstdio>
@@ -28,7 +28,6 @@ class Table {
     Add("kernel/mm/transparent_hugepage/defrag", "always defer defer+madvise [madvise] never\n");
     Add("kernel/mm/transparent_hugepage/hpage_pmd_size", "2097152\n");
     Add("kernel/mm/transparent_hugepage/shmem_enabled", "always within_size advise [never] deny force\n");
-    AddLoopback();
   }
   std::span<const ProcEntry> entries() const { return entries_; }
   const std::string* Find(std::string_view path) const {
@@ -109,17 +108,6 @@ class Table {
     Add("devices/system/node/node0/cpumap", map);
     std::string kb = std::to_string(Machine::Get().memory_bytes / 1024) + " kB\n";
     Add("devices/system/node/node0/meminfo", "Node 0 MemTotal: " + kb + "Node 0 MemFree: " + kb);
-  }
-
-  void AddLoopback() {
-    const std::string lo = "class/net/lo/";
-    Add(lo + "address", "00:00:00:00:00:00\n");
-    Add(lo + "carrier", "1\n");
-    Add(lo + "flags", "0x9\n");
-    Add(lo + "ifindex", "1\n");
-    Add(lo + "mtu", "65536\n");
-    Add(lo + "operstate", "unknown\n");
-    Add(lo + "type", "772\n");
   }
 
   std::deque<Fixed> texts_;  // paths are pointed to

@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 
 #include <cstdint>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -63,6 +65,15 @@ std::span<const ProcEntry> ProcessEntries();
 // sysfs (entries_sysfs.cc): directories and fixed texts, without functions.
 std::span<const ProcEntry> SysfsEntries();
 const std::string* SysfsText(std::string_view path);
+
+// Interfaces in sysfs (sysfs_net.cc): what is there for `reader`; a link's text is its target.
+struct SysNode {
+  uint32_t mode;
+  ErrnoOr<std::string> text;
+};
+std::optional<SysNode> FindSysNet(Task& reader, std::string_view path);
+// The names in a directory of theirs.
+void ListSysNet(Task& reader, std::string_view path, std::set<std::string>* names);
 
 // Texts of subsystems that not every sandbox has, fixed at start: before the first file system of the kind is made.
 void AddProcText(std::string path, std::string text);  // below /proc

@@ -113,6 +113,9 @@ class ProcInode final : public Inode {
   // Descriptor number of fd/N and fdinfo/N, -1 for others.
   int Descriptor() const;
   RefPtr<Inode> Child(std::string_view name) const;
+  void BelongTo(const UserNamespace* owner);
+  // Of an interface's, in sysfs.
+  RefPtr<Inode> NetChild(std::string_view name, uint32_t mode) const;
   void ListDescriptors(std::vector<DirEnt>* out) const;
   // --- map_files.cc ---
   // map_files of a process, or a name in it; the mapped file, or null.

@@ -40,7 +40,10 @@ ErrnoOr<std::string> ProcInode::Text(Task& reader) const {
   if (!Alive()) return Errno(ESRCH);
   if (scope_ == Scope::kSysfs) {
     const std::string* text = SysfsText(path_);
-    return text != nullptr ? *text : std::string();
+    if (text != nullptr) return *text;
+    // An interface that went while its file was open.
+    auto node = FindSysNet(reader, path_);
+    return node ? node->text : ErrnoOr<std::string>(Errno(EINVAL));
   }
   VfsContext ctx{.task = &reader};
   ProcTerms terms(Pids(ctx));

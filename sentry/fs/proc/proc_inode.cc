@@ -16,7 +16,10 @@
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/kernel/tracing.h"
+#include "sentry/kernel/user_namespace.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/mm/memory_owner.h"
+#include "sentry/net/inet/net_namespace.h"
 #include "sentry/vfs/directory_file.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
@@ -189,10 +192,17 @@ uint64_t CountDescriptors(const FdTable& files) {
 
 ErrnoOr<void> ProcInode::Refresh() {
   if (!target_) return Ok();
-  // task_dump_owner() of Linux: what must not be looked into belongs to root. Directories of a process always show its owner.
+  // task_dump_owner() of Linux: what must not be looked into belongs to root, that of the user namespace that the memory was made in. Directories of
+  // a process always show its owner.
   bool show = target_->group().dumpable() || attr_.mode == (S_IFDIR | 0555);
-  attr_.uid = show ? target_->creds().euid : 0;
-  attr_.gid = show ? target_->creds().egid : 0;
+  attr_.uid = target_->creds().euid;
+  attr_.gid = target_->creds().egid;
+  if (!show) {
+    RefPtr<UserNamespace> owner = target_->has_mm() ? RefPtr<UserNamespace>(MemoryOwner::Of(target_->mm())) : nullptr;
+    uint32_t uid = ToKernelUid(owner.get(), 0), gid = ToKernelGid(owner.get(), 0);
+    attr_.uid = uid != UINT32_MAX ? uid : 0;
+    attr_.gid = gid != UINT32_MAX ? gid : 0;
+  }
   // proc_task_getattr(): programs that may only have one thread (Chromium's zygotes) count by it.
   if (path_ == "task") attr_.nlink = static_cast<uint32_t>(2 + target_->group().tasks().size());
   // proc_readfd_count()
@@ -234,6 +244,21 @@ ErrnoOr<RefPtr<Inode>> ProcInode::Make(const VfsContext&, std::string_view, cons
 
 RefPtr<Inode> ProcInode::Child(std::string_view name) const { return MakeRef<ProcInode>(&fs(), scope_, ChildPath(name), target_); }
 
+// net_ctl_set_ownership(): settings of a network namespace belong to the root of the user namespace that owns it. Each owner's inode is another one.
+void ProcInode::BelongTo(const UserNamespace* owner) {
+  uint32_t uid = ToKernelUid(owner, 0), gid = ToKernelGid(owner, 0);
+  attr_.uid = uid != UINT32_MAX ? uid : 0;
+  attr_.gid = gid != UINT32_MAX ? gid : 0;
+  if (attr_.uid != 0) attr_.ino = (Mix(attr_.ino, attr_.uid) >> 16) + 2;
+}
+
+RefPtr<Inode> ProcInode::NetChild(std::string_view name, uint32_t mode) const {
+  auto child = MakeRef<ProcInode>(&fs(), scope_, ChildPath(name), nullptr);
+  child->attr_.mode = mode;
+  child->attr_.nlink = S_ISDIR(mode) ? 2 : 1;
+  return RefPtr<Inode>(std::move(child));
+}
+
 ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view name) {
   if (!Alive()) return Errno(ESRCH);
   std::string path = ChildPath(name);
@@ -248,9 +273,14 @@ ErrnoOr<RefPtr<Inode>> ProcInode::Lookup(const VfsContext& ctx, std::string_view
   }
   // proc_pid_permission()
   if (scope_ == Scope::kProcess && path_.empty() && !Options().Permits(ctx.task, *target_, ProcOptions::kNoAccess)) return Errno(EPERM);
+  if (scope_ == Scope::kSysfs && ctx.task != nullptr) {
+    if (auto node = FindSysNet(*ctx.task, path)) return NetChild(name, node->mode);
+  }
   if (global()) {
     if (FindEntry(scope_, ctx.task, path) == nullptr && !IsTableDirectory(scope_, ctx.task, path)) return Errno(ENOENT);
-    return Child(name);
+    RefPtr<Inode> child = Child(name);
+    if (ctx.task != nullptr && path.starts_with("sys/net/")) static_cast<ProcInode&>(*child).BelongTo(NetNamespace::Of(*ctx.task).owner());
+    return child;
   }
   if (path_ == "task") {
     Task* task = number > 0 ? Pids(ctx).FindTask(number) : nullptr;
@@ -305,8 +335,10 @@ ErrnoOr<std::vector<DirEnt>> ProcInode::List(const VfsContext& ctx) {
   if (path_ == "ns" && !machine) {
     for (const NamespaceLink& link : kNamespaces) names.insert(link.name);
   }
+  if (scope_ == Scope::kSysfs && ctx.task != nullptr) ListSysNet(*ctx.task, path_, &names);
   for (const std::string& name : names) {
-    RefPtr<Inode> child = Child(name);
+    auto node = scope_ == Scope::kSysfs && ctx.task != nullptr ? FindSysNet(*ctx.task, ChildPath(name)) : std::nullopt;
+    RefPtr<Inode> child = node ? NetChild(name, node->mode) : Child(name);
     out.push_back({name, child->ino(), static_cast<uint8_t>(IFTODT(child->attr().mode))});
   }
   if (scope_ == Scope::kMachine && path_.empty() && ctx.task != nullptr) {
@@ -336,6 +368,10 @@ bool ProcInode::IsMagicLink() const {
 
 ErrnoOr<std::string> ProcInode::ReadLink(const VfsContext& ctx) {
   if (!IsSymlink()) return Errno(EINVAL);
+  if (scope_ == Scope::kSysfs) {
+    auto node = ctx.task != nullptr ? FindSysNet(*ctx.task, path_) : std::nullopt;
+    return node ? node->text : ErrnoOr<std::string>(Errno(ENOENT));
+  }
   if (ctx.task == nullptr || !Alive()) return Errno(ENOENT);
   if (entry_ != nullptr) {
     ProcTerms terms(Pids(ctx));

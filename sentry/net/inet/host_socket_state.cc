@@ -89,7 +89,7 @@ bool HostNetwork::enabled() { return interfaces != nullptr; }
 
 void HostNetwork::ShowIn(net::Stack& stack) {
   for (const auto& [name, i] : *interfaces) {
-    net::Link& link = stack.AddLink(std::make_unique<HostLink>(name, i.mtu), i.index);
+    net::Link& link = stack.AddLink(MakeRef<HostLink>(name, i.mtu), i.index);
     link.set_flags(i.flags);
     link.addresses() = i.addresses;
   }

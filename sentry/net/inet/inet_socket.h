@@ -72,6 +72,12 @@ class InetSocket : public Socket {
   ErrnoOr<net::Endpoint> BindAddress(Task& task, std::string_view address) const;
   // The address of connect(2) or sendto(2). `any_family`: a sockaddr_in is good for an IPv6 socket.
   ErrnoOr<net::Endpoint> TargetAddress(std::string_view address, bool any_family) const;
+  // The interface by which `to` is to be reached; 0: any. An address of IPv6 that is good on one link says which (sin6_scope_id).
+  int DeviceFor(const net::Endpoint& to) const {
+    if (device_ != 0) return device_;
+    if (!to.address.v4() && to.scope != 0 && (to.address.link_local() || to.address.multicast())) return static_cast<int>(to.scope);
+    return to.address.multicast() ? ip_.multicast_if : 0;
+  }
   std::string SockaddrOf(const net::Endpoint& e) const { return net::MakeSockaddr(e, family_); }
   uint8_t Ttl(bool v4, bool multicast) const;
   uint8_t Tos(bool v4) const { return static_cast<uint8_t>(v4 ? ip_.tos : ip_.traffic_class); }

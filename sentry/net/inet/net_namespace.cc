@@ -62,6 +62,42 @@ NetNamespace::~NetNamespace() {
   udp_.reset();
   tcp_.reset();
   stack_.reset();
+  for (const auto& [other, id] : ids_) other->knowing_.erase(this);
+  for (NetNamespace* other : knowing_) other->ids_.erase(this);
+}
+
+int NetNamespace::IdOf(NetNamespace& other, bool make) {
+  auto known = ids_.find(&other);
+  if (known == ids_.end() && make && SetId(other, -1)) known = ids_.find(&other);
+  return known != ids_.end() ? known->second : -1;
+}
+
+bool NetNamespace::SetId(NetNamespace& other, int id) {
+  constexpr size_t kMaxIds = 4096;
+  if (ids_.size() >= kMaxIds) return false;
+  auto taken = [this](int n) {
+    for (const auto& [net, number] : ids_) {
+      if (number == n) return true;
+    }
+    return false;
+  };
+  if (id >= 0 && taken(id)) return false;
+  if (id < 0) {
+    for (id = 0; taken(id);) ++id;
+  }
+  ids_[&other] = id;
+  other.knowing_.insert(this);
+  return true;
+}
+
+void NetNamespace::OnLinkEvent(net::Link& link, bool gone) {
+  for (NetWatcher* w : watchers_) w->OnLinkEvent(link, gone);
+}
+void NetNamespace::OnAddressEvent(net::Link& link, const net::InterfaceAddress& address, bool gone) {
+  for (NetWatcher* w : watchers_) w->OnAddressEvent(link, address, gone);
+}
+void NetNamespace::OnRouteEvent(const net::Route& route, bool gone) {
+  for (NetWatcher* w : watchers_) w->OnRouteEvent(route, gone);
 }
 
 ErrnoOr<void> NetNamespace::WriteSysctl(const SysctlRow& row, std::string_view text) {

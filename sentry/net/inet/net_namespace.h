@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "checkpoint/state.h"
@@ -28,8 +30,20 @@ class UdpLayer;
 struct TimeWait;
 }  // namespace net
 namespace proto {
+class NetLink;
 class NetNamespace;
 }  // namespace proto
+
+// Who is told of changes of interfaces, addresses and routes (netlink sockets).
+class NetWatcher {
+ public:
+  virtual void OnLinkEvent(net::Link& link, bool gone) = 0;
+  virtual void OnAddressEvent(net::Link& link, const net::InterfaceAddress& address, bool gone) = 0;
+  virtual void OnRouteEvent(const net::Route& route, bool gone) = 0;
+
+ protected:
+  ~NetWatcher() = default;
+};
 
 class NetNamespace final : public Namespace, public net::StackHost {
  public:
@@ -58,6 +72,16 @@ class NetNamespace final : public Namespace, public net::StackHost {
   // --network=host: new TCP and UDP sockets are the host's, and the host's interfaces are shown.
   bool host() const { return host_; }
 
+  std::set<NetWatcher*>& watchers() { return watchers_; }
+  // What other namespaces are called here (peernet2id()): -1 for one without a number, unless `make`.
+  int IdOf(NetNamespace& other, bool make);
+  // Gives `other` the number `id`, or a free one for -1; false if the number is taken or there are too many.
+  bool SetId(NetNamespace& other, int id);
+  const std::map<NetNamespace*, int>& ids() const { return ids_; }
+
+  void OnLinkEvent(net::Link& link, bool gone) override;
+  void OnAddressEvent(net::Link& link, const net::InterfaceAddress& address, bool gone) override;
+  void OnRouteEvent(const net::Route& route, bool gone) override;
   int64_t Now() override;
   void ArmAt(int64_t deadline) override;
   uint64_t Random() override;
@@ -71,7 +95,10 @@ class NetNamespace final : public Namespace, public net::StackHost {
   void SetUp();
   void BecomeHost();
   void ApplyPortRange();
-  bool LoadLinks(const proto::NetNamespace& m);
+  void SaveLink(state::Saver& saver, const net::Link& link, proto::NetLink* out) const;
+  net::Link* MakeSavedLink(state::Loader& loader, const proto::NetLink& in);
+  bool JoinPeers();
+  bool LoadLinks(state::Loader& loader, const proto::NetNamespace& m);
 
   Kernel* kernel_ = nullptr;
   Timer timer_;
@@ -80,6 +107,9 @@ class NetNamespace final : public Namespace, public net::StackHost {
   bool host_ = false;
   uint64_t random_[32];
   size_t random_left_ = 0;
+  std::set<NetWatcher*> watchers_;
+  std::map<NetNamespace*, int> ids_;
+  std::set<NetNamespace*> knowing_;  // those that have a number for this one
   std::unique_ptr<net::Stack> stack_;
   std::unique_ptr<net::TcpLayer> tcp_;
   std::unique_ptr<net::UdpLayer> udp_, udplite_;
@@ -88,6 +118,13 @@ class NetNamespace final : public Namespace, public net::StackHost {
   // From an image, until AfterLoad().
   std::vector<RefPtr<net::TcpConnection>> loading_;
   std::vector<std::unique_ptr<net::TimeWait>> loading_time_waits_;
+  struct LoadingPeer {
+    int index;
+    RefPtr<NetNamespace> net;
+    int peer_index;
+  };
+  std::vector<LoadingPeer> loading_peers_;
+  std::vector<std::pair<RefPtr<NetNamespace>, int>> loading_ids_;
 };
 
 }  // namespace amber

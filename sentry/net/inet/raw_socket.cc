@@ -88,7 +88,7 @@ ErrnoOr<void> RawSocket::Connect(Task&, std::string_view address) {
   }
   net::Endpoint to = TRY(TargetAddress(address, false));
   if (to.address.any()) to.address = net::IpAddress::Loopback(to.address.v4());
-  net::Path path = TRY(net_->stack().FindPath(to.address, bound_ ? local_.address : net::IpAddress{}, device_));
+  net::Path path = TRY(net_->stack().FindPath(to.address, bound_ ? local_.address : net::IpAddress{}, DeviceFor(to)));
   if (ping() && local_.port == 0) TRY(TakeIdentifier(0));
   if (!bound_) local_.address = path.source;
   remote_ = to;
@@ -125,7 +125,7 @@ ErrnoOr<size_t> RawSocket::Send(Task&, SendRequest& request) {
   std::string bytes(size, '\0');
   if (size > 0 && TRY(request.source.Take(bytes.data(), size)) < size) return Errno(EFAULT);
   if (to.address.any()) to.address = net::IpAddress::Loopback(to.address.v4());
-  net::Path path = TRY(net_->stack().FindPath(to.address, bound_ ? local_.address : net::IpAddress{}, device_));
+  net::Path path = TRY(net_->stack().FindPath(to.address, bound_ ? local_.address : net::IpAddress{}, DeviceFor(to)));
   net::Packet packet;
   packet.source = path.source;
   packet.destination = to.address;
@@ -152,6 +152,9 @@ ErrnoOr<size_t> RawSocket::Send(Task&, SendRequest& request) {
     // The checksum is the kernel's for ICMPv6 and ping sockets, and nobody looks at it on loopback.
     if (net::ParseTransport(bytes, &packet, false) != net::ParseError::kNone) return Errno(EINVAL);
   }
+  constexpr size_t kHeader4 = 20, kHeader6 = 40;
+  size_t header = ip_.header_included && packet.v4() ? 0 : packet.v4() ? kHeader4 : kHeader6;
+  if (!path.link->loopback() && size + header > path.link->mtu()) return Errno(EMSGSIZE);  // it would be sent in fragments
   net::Stack::Batch batch(net_->stack());
   net_->stack().Send(std::move(packet), path);
   return size;
@@ -183,7 +186,7 @@ bool RawSocket::Take(const net::Packet& packet, net::RawBytes* shared) {
     d.data = bytes.First(net::RunFilter(*filter_, packet, net_->stack().FindLink(packet.link), start));
     if (d.data.empty()) return true;
   }
-  d.from = {packet.source, 0};
+  d.from = {packet.source, 0, static_cast<uint32_t>(packet.scoped_link())};
   d.to = packet.destination;
   d.link = packet.link;
   d.ttl = packet.ttl;

@@ -89,8 +89,8 @@ ErrnoOr<void> UdpSocket::Connect(Task& task, std::string_view address) {
   }
   net::Endpoint to = TRY(TargetAddress(address, true));
   if (to.address.any()) to.address = net::IpAddress::Loopback(to.address.v4());
-  if (to.address.broadcast() && !toggle(SO_BROADCAST)) return Errno(EACCES);
-  int device = device_ != 0 ? device_ : to.address.multicast() ? ip_.multicast_if : 0;
+  if (!toggle(SO_BROADCAST) && net_->stack().IsBroadcast(to.address)) return Errno(EACCES);
+  int device = DeviceFor(to);
   net::Path path = TRY(net_->stack().FindPath(to.address, bound_address_ ? local_.address : net::IpAddress{}, device));
   TRY(AutoBind(task, to.address.v4()));
   remote_ = to;
@@ -133,12 +133,12 @@ ErrnoOr<size_t> UdpSocket::Send(Task& task, SendRequest& request) {
   size_t size = request.source.remaining();
   size_t before = corked_ ? corked_->used() : 0;
   if (size + before > (v4 ? kMaxDatagram4 : kMaxDatagram6)) return Errno(EMSGSIZE);
-  if (to.address.broadcast() && !toggle(SO_BROADCAST)) return Errno(EACCES);
+  if (!toggle(SO_BROADCAST) && net_->stack().IsBroadcast(to.address)) return Errno(EACCES);
   net::Packet packet;
   packet.tos = Tos(v4);
   packet.ttl = Ttl(v4, to.address.multicast());
   net::IpAddress source = local_.address.any() ? net::IpAddress{} : local_.address;
-  int device = device_ != 0 ? device_ : to.address.multicast() ? ip_.multicast_if : 0;
+  int device = DeviceFor(to);
   auto segment = static_cast<size_t>(std::clamp(Kept(SOL_UDP, UDP_SEGMENT), 0, UINT16_MAX));
   for (const ControlMessage& c : request.control) TRY(TakeControl(c, &packet, &source, &device, &segment));
   if (!source.any() && !ip_.freebind && !net_->stack().IsLocal(source)) return Errno(EINVAL);
@@ -201,6 +201,8 @@ ErrnoOr<void> UdpSocket::Transmit(net::Packet packet, const net::Path& path, siz
     if (segment + (packet.v4() ? kHeaders4 : kHeaders6) > path.link->mtu()) return Errno(EMSGSIZE);
     if (whole.size > segment * kMostSegments || toggle(SO_NO_CHECK)) return Errno(EINVAL);
     if (lite()) return Errno(EIO);
+  } else if (!path.link->loopback() && whole.size + (packet.v4() ? kHeaders4 : kHeaders6) > path.link->mtu()) {
+    return Errno(EMSGSIZE);  // it would be sent in fragments
   }
   net::Stack::Batch batch(net_->stack());
   do {
@@ -246,7 +248,7 @@ void UdpSocket::Queue(const net::Packet& packet) {
   if (!lite()) ++counters.udp_in;
   Datagram d;
   d.data = packet.payload;
-  d.from = {packet.source, packet.udp.source_port};
+  d.from = {packet.source, packet.udp.source_port, static_cast<uint32_t>(packet.scoped_link())};
   d.to = packet.destination;
   d.link = packet.link;
   d.ttl = packet.ttl;

@@ -40,6 +40,7 @@ uint16_t FrameProtocol(const Packet& packet) {
 }
 
 std::string FrameHeader(const Link& link, std::string_view to, uint16_t protocol) {
+  if (link.header_size() == 0) return "";
   std::string out = to.size() < kAddress ? std::string(kAddress, '\0') : std::string(to.substr(0, kAddress));
   out += HardwareOf(link);
   out.push_back(static_cast<char>(protocol >> 8));
@@ -57,12 +58,13 @@ Packet ParseFrame(Slice frame, const Link& link) {
   std::string_view bytes = frame.view();
   packet.link = link.index();
   packet.only_a_frame = true;
-  if (bytes.size() < kFrameHeader) return packet;
-  uint8_t type = TypeOf(bytes.substr(0, kAddress), link);
-  uint16_t protocol = ProtocolOf(bytes);
+  size_t header = link.header_size();
+  if (bytes.size() < std::max<size_t>(header, 1)) return packet;
+  uint8_t type = header > 0 ? TypeOf(bytes.substr(0, kAddress), link) : uint8_t{PACKET_HOST};
+  uint16_t protocol = header > 0 ? ProtocolOf(bytes) : (static_cast<uint8_t>(bytes[0]) >> 4 == 6 ? ETH_P_IPV6 : ETH_P_IP);
   if (type != PACKET_OTHERHOST && (protocol == ETH_P_IP || protocol == ETH_P_IPV6)) {
     Packet parsed;
-    bool good = ParsePacket(bytes.substr(kFrameHeader), &parsed) == ParseError::kNone && parsed.v4() == (protocol == ETH_P_IP);
+    bool good = ParsePacket(bytes.substr(header), &parsed) == ParseError::kNone && parsed.v4() == (protocol == ETH_P_IP);
     // Nobody believes 127/8 of a link, be it lo (ip_route_input_slow()).
     if (parsed.v4() && (parsed.source.loopback() || parsed.destination.loopback())) good = false;
     if (good) {
@@ -77,12 +79,13 @@ Packet ParseFrame(Slice frame, const Link& link) {
 }
 
 uint32_t RunFilter(const SocketFilter& filter, const Packet& packet, const Link* link, FilterStart start, uint32_t* whole) {
+  size_t header = link != nullptr ? link->header_size() : kFrameHeader;
   std::string frame = link != nullptr ? FrameHeader(*link, {}, FrameProtocol(packet)) : std::string(kFrameHeader, '\0');
   frame += SerializePacket(packet);
   FilterPacket view;
   view.bytes = frame;
-  view.network = kFrameHeader;
-  view.data = start == FilterStart::kNetwork ? kFrameHeader : kFrameHeader + (packet.v4() ? 20 : 40);
+  view.network = header;
+  view.data = start == FilterStart::kNetwork ? header : header + (packet.v4() ? 20 : 40);
   view.has_link = view.inet = true;
   view.protocol = FrameProtocol(packet);
   view.type = packet.frame_type;

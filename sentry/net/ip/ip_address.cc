@@ -105,7 +105,7 @@ ErrnoOr<Endpoint> ParseSockaddr(std::string_view bytes, int family) {
   if (in6.sin6_family != AF_INET6) return Errno(EAFNOSUPPORT);
   e.address = IpAddress::V6Bytes(in6.sin6_addr.s6_addr);
   e.port = ntohs(in6.sin6_port);
-  if (e.address.link_local()) e.scope = in6.sin6_scope_id;
+  if (e.address.link_local() || e.address.multicast()) e.scope = in6.sin6_scope_id;
   return e;
 }
 

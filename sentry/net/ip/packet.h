@@ -67,6 +67,8 @@ struct Packet {
   uint8_t frame_type = 0;       // PACKET_HOST and its kin, of `frame`
   bool only_a_frame = false;    // no packet that IP takes: there is no more to it than `frame`
 
+  // The link that the source's address is good for alone, or 0.
+  int scoped_link() const { return !v4() && source.link_local() ? link : 0; }
   bool v4() const { return destination.v4(); }
   // Has an IcmpHeader: the other family's ICMP is a protocol that nobody knows.
   bool is_icmp() const { return protocol == (v4() ? kIcmp : kIcmp6); }

@@ -1,6 +1,7 @@
 #include "sentry/net/netlink/netlink_socket.h"
 
 #include <linux/capability.h>
+#include <linux/rtnetlink.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/netlink/netlink.pb.h"
+#include "sentry/net/netlink/route_messages.h"
 
 #ifndef SOL_NETLINK
 #define SOL_NETLINK 270
@@ -38,12 +40,17 @@ std::string Sockaddr(uint32_t port, uint32_t groups) {
 
 NetlinkSocket::NetlinkSocket() { Init(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE); }
 
+NetlinkSocket::~NetlinkSocket() {
+  if (net_) net_->watchers().erase(this);
+}
+
 ErrnoOr<RefPtr<Socket>> NetlinkSocket::Make(Task& task, int type, int protocol) {
   if (type != SOCK_RAW && type != SOCK_DGRAM) return Errno(ESOCKTNOSUPPORT);
   if (protocol != NETLINK_ROUTE && protocol != NETLINK_SOCK_DIAG && protocol != NETLINK_KOBJECT_UEVENT) return Errno(EPROTONOSUPPORT);
   auto socket = MakeRef<NetlinkSocket>();
   socket->Init(AF_NETLINK, type, protocol);
   socket->net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
+  if (protocol == NETLINK_ROUTE) socket->net_->watchers().insert(socket.get());
   return RefPtr<Socket>(std::move(socket));
 }
 
@@ -102,6 +109,38 @@ void NetlinkSocket::Queue(std::string bytes) {
   queue_.Notify(POLLIN | POLLRDNORM);
 }
 
+// What nobody asked for: lost, and told to be, if the socket is full (netlink_overrun()).
+void NetlinkSocket::Announce(NetlinkWriter& out) {
+  std::string& bytes = out.Take();
+  if (queued_ + bytes.size() + answers_.size() * kPostedCost > static_cast<size_t>(receive_buffer_)) {
+    overrun_ = overrun_ || Kept(SOL_NETLINK, NETLINK_NO_ENOBUFS) == 0;
+    queue_.Notify(POLLIN | POLLRDNORM | POLLERR);
+    return;
+  }
+  Queue(std::move(bytes));
+}
+
+void NetlinkSocket::OnLinkEvent(net::Link& link, bool gone) {
+  if (!Joined(RTNLGRP_LINK)) return;
+  NetlinkWriter out(0, 0);
+  PutLink(*net_, link, gone ? RTM_DELLINK : RTM_NEWLINK, 0, out);
+  Announce(out);
+}
+
+void NetlinkSocket::OnAddressEvent(net::Link& link, const net::InterfaceAddress& address, bool gone) {
+  if (!Joined(address.address.v4() ? RTNLGRP_IPV4_IFADDR : RTNLGRP_IPV6_IFADDR)) return;
+  NetlinkWriter out(0, 0);
+  PutAddress(link, address, gone ? RTM_DELADDR : RTM_NEWADDR, 0, out);
+  Announce(out);
+}
+
+void NetlinkSocket::OnRouteEvent(const net::Route& route, bool gone) {
+  if (!Joined(route.destination.v4() ? RTNLGRP_IPV4_ROUTE : RTNLGRP_IPV6_ROUTE)) return;
+  NetlinkWriter out(0, 0);
+  PutRoute(route, gone ? RTM_DELROUTE : RTM_NEWROUTE, 0, out);
+  Announce(out);
+}
+
 bool NetlinkSocket::Reserve(bool loading) {
   if (!loading && (answers_.size() + reserved_) * kPostedCost + queued_ >= static_cast<size_t>(receive_buffer_)) return false;
   ++reserved_;
@@ -120,7 +159,10 @@ void NetlinkSocket::Handle(Task& task, const nlmsghdr& header, std::string_view 
   NetlinkWriter out(header.nlmsg_seq, port_);
   bool dump = (header.nlmsg_flags & NLM_F_DUMP) == NLM_F_DUMP;
   int error = EOPNOTSUPP;
-  if (protocol_ == NETLINK_ROUTE) error = HandleRoute(task, *net_, header.nlmsg_type, header.nlmsg_flags, dump, body, out);
+  if (protocol_ == NETLINK_ROUTE) {
+    RouteRequest request{task, *net_, header.nlmsg_type, header.nlmsg_flags, dump, body, out};
+    error = HandleRoute(request);
+  }
   if (protocol_ == NETLINK_SOCK_DIAG) error = HandleDiag(task, *net_, header.nlmsg_type, dump, body, out);
   if (error == 0 && dump) {
     out.Begin<int32_t>(NLMSG_DONE, NLM_F_MULTI, 0);
@@ -160,6 +202,10 @@ ErrnoOr<size_t> NetlinkSocket::Send(Task& task, SendRequest& request) {
 
 ErrnoOr<size_t> NetlinkSocket::Receive(Task&, ReceiveRequest& request) {
   if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
+  if (overrun_) {
+    overrun_ = false;
+    return Errno(ENOBUFS);
+  }
   if (answers_.empty()) return Errno(EAGAIN);
   const std::string& front = answers_.front();
   size_t copied = std::min(front.size(), request.sink.remaining());
@@ -225,7 +271,7 @@ ErrnoOr<std::string> NetlinkSocket::GetOption(Task& task, int level, int name, s
   return Socket::GetOption(task, level, name, capacity);
 }
 
-uint32_t NetlinkSocket::Poll(Task&) { return POLLOUT | POLLWRNORM | (answers_.empty() ? 0 : POLLIN | POLLRDNORM); }
+uint32_t NetlinkSocket::Poll(Task&) { return POLLOUT | POLLWRNORM | (answers_.empty() ? 0 : POLLIN | POLLRDNORM) | (overrun_ ? POLLERR : 0); }
 
 std::string NetlinkSocket::Save(state::Saver& saver) const {
   proto::NetlinkSocket m;
@@ -259,6 +305,7 @@ bool NetlinkSocket::Load(state::Loader& loader, std::string_view bytes) {
     queued_ += a.size();
     answers_.push_back(a);
   }
+  if (net_ && protocol_ == NETLINK_ROUTE) net_->watchers().insert(this);
   return static_cast<bool>(net_);
 }
 

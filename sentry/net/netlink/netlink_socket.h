@@ -12,12 +12,12 @@
 
 namespace amber {
 
-class NetlinkSocket final : public Socket {
+class NetlinkSocket final : public Socket, public NetWatcher {
  public:
   NetlinkSocket();  // for Load()
   // EPROTONOSUPPORT, ESOCKTNOSUPPORT.
   static ErrnoOr<RefPtr<Socket>> Make(Task& task, int type, int protocol);
-  ~NetlinkSocket() override = default;
+  ~NetlinkSocket() override;
 
   ErrnoOr<void> Bind(Task& task, std::string_view address) override;
   ErrnoOr<void> Connect(Task& task, std::string_view address) override;
@@ -36,6 +36,11 @@ class NetlinkSocket final : public Socket {
   uint32_t Poll(Task& task) override;
   WaitQueue* wait_queue() override { return &queue_; }
 
+  // Groups of NETLINK_ROUTE that it has joined hear of changes.
+  void OnLinkEvent(net::Link& link, bool gone) override;
+  void OnAddressEvent(net::Link& link, const net::InterfaceAddress& address, bool gone) override;
+  void OnRouteEvent(const net::Route& route, bool gone) override;
+
   state::Kind kind() const override { return state::Kind::kNetlinkSocket; }
   std::string Save(state::Saver& saver) const override;
   bool Load(state::Loader& loader, std::string_view bytes) override;
@@ -44,17 +49,19 @@ class NetlinkSocket final : public Socket {
   void AutoBind(Task& task);
   void Handle(Task& task, const nlmsghdr& header, std::string_view body);
   void Queue(std::string bytes);
+  bool Joined(uint32_t group) const { return protocol_ == NETLINK_ROUTE && group >= 1 && group <= 32 && (groups_ >> (group - 1) & 1) != 0; }
+  void Announce(NetlinkWriter& out);
 
   RefPtr<NetNamespace> net_;
   uint32_t port_ = 0, groups_ = 0;
   std::deque<std::string> answers_;
   size_t queued_ = 0;
-  size_t reserved_ = 0;  // messages
+  bool overrun_ = false;  // something was not told: the next receive says ENOBUFS
+  size_t reserved_ = 0;   // messages
   WaitQueue queue_;
 };
 
 // What a protocol does with one request: writes answers; 0, or an errno. `dump`: all objects (NLM_F_DUMP).
-int HandleRoute(Task& task, NetNamespace& net, uint16_t type, uint16_t flags, bool dump, std::string_view body, NetlinkWriter& out);
 int HandleDiag(Task& task, NetNamespace& net, uint16_t type, bool dump, std::string_view body, NetlinkWriter& out);
 
 }  // namespace amber

@@ -1,215 +1,230 @@
-// NETLINK_ROUTE (rtnetlink(7)).
+// NETLINK_ROUTE (rtnetlink(7)): which message goes where; routes and rules.
 #include <linux/capability.h>
-#include <linux/if_addr.h>
-#include <linux/if_link.h>
+#include <linux/fib_rules.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 
 #include "sentry/kernel/task.h"
-#include "sentry/net/inet/net_namespace.h"
-#include "sentry/net/netlink/netlink_socket.h"
-#include "sentry/net/packet/packet_layer.h"
+#include "sentry/net/netlink/route_messages.h"
 
 namespace amber {
 namespace {
 
-void PutLink(NetNamespace& net, const net::Link& link, uint16_t flags, NetlinkWriter& out) {
-  ifinfomsg info{};
-  info.ifi_type = link.type();
-  info.ifi_index = link.index();
-  info.ifi_flags = link.flags() | (link.up() ? 0x10000 /* IFF_LOWER_UP */ : 0);
-  out.Begin(RTM_NEWLINK, flags, info);
-  out.Attribute(IFLA_IFNAME, link.name());
-  out.Attribute<uint32_t>(IFLA_TXQLEN, 1000);
-  out.Attribute<uint8_t>(IFLA_OPERSTATE, link.loopback() ? 0 : 6);
-  out.Attribute<uint8_t>(IFLA_LINKMODE, 0);
-  out.Attribute<uint32_t>(IFLA_MTU, link.mtu());
-  out.Attribute<uint32_t>(IFLA_GROUP, 0);
-  out.Attribute<uint32_t>(IFLA_PROMISCUITY, net.packets().promiscuity(link.index()));
-  out.Attribute<uint32_t>(IFLA_NUM_TX_QUEUES, 1);
-  out.Attribute<uint32_t>(IFLA_NUM_RX_QUEUES, 1);
-  out.Attribute<uint8_t>(IFLA_CARRIER, 1);
-  out.Attribute(IFLA_QDISC, std::string("noqueue"));
-  out.Attribute(IFLA_ADDRESS, link.hardware().data(), 6);
-  uint8_t none[6] = {};
-  out.Attribute(IFLA_BROADCAST, none, 6);
-  const net::LinkCounters& c = link.counters();
-  rtnl_link_stats64 stats{};
-  stats.rx_packets = c.rx_packets, stats.tx_packets = c.tx_packets;
-  stats.rx_bytes = c.rx_bytes, stats.tx_bytes = c.tx_bytes;
-  stats.rx_dropped = c.rx_dropped, stats.tx_dropped = c.tx_dropped;
-  out.Attribute(IFLA_STATS64, stats);
+void PutRaw(uint16_t type, const net::IpAddress& a, NetlinkWriter& out) {
+  std::string raw = a.Raw();
+  out.Attribute(type, raw.data(), raw.size());
 }
 
-int GetLink(NetNamespace& net, bool dump, std::string_view body, NetlinkWriter& out) {
-  NetlinkReader in(body);
-  if (dump) {
-    for (const auto& link : net.stack().links()) PutLink(net, *link, NLM_F_MULTI, out);
-    return 0;
-  }
-  auto info = in.Structure<ifinfomsg>();
-  if (!info) return EINVAL;
-  net::Link* link = info->ifi_index > 0 ? net.stack().FindLink(info->ifi_index) : nullptr;
-  if (auto name = in.Find(IFLA_IFNAME); link == nullptr && name) link = net.stack().FindLink(name->substr(0, name->find('\0')));
-  if (link == nullptr) return ENODEV;
-  PutLink(net, *link, 0, out);
-  return 0;
+net::Route Row(uint32_t table, uint8_t type, uint8_t scope, const net::IpAddress& destination, int prefix, const net::IpAddress& source, int link) {
+  net::Route r;
+  r.table = table, r.type = type, r.scope = scope;
+  r.destination = destination, r.prefix = prefix, r.source = source, r.link = link;
+  return r;
 }
 
-int SetLink(NetNamespace& net, std::string_view body) {
-  NetlinkReader in(body);
-  auto info = in.Structure<ifinfomsg>();
-  if (!info) return EINVAL;
-  net::Link* link = net.stack().FindLink(info->ifi_index);
-  if (auto name = in.Find(IFLA_IFNAME); link == nullptr && name) link = net.stack().FindLink(name->substr(0, name->find('\0')));
-  // Interfaces are not made here.
-  if (link == nullptr) return info->ifi_index != 0 ? ENODEV : EOPNOTSUPP;
-  if (auto mtu = in.Value<uint32_t>(IFLA_MTU)) {
-    if (*mtu < 68 || *mtu > 0x3fffffff) return EINVAL;
-    link->set_mtu(*mtu);
-  }
-  if ((info->ifi_change & IFF_UP) != 0 || info->ifi_change == 0) net.stack().SetUp(*link, (info->ifi_flags & IFF_UP) != 0);
-  net.stack().Changed();
-  return 0;
+net::IpAddress GroupsOfAll() {
+  uint8_t raw[16] = {0xff};
+  return net::IpAddress::V6Bytes(raw);
 }
 
-void DumpAddresses(NetNamespace& net, uint8_t family, NetlinkWriter& out) {
-  for (const auto& link : net.stack().links()) {
-    for (const net::InterfaceAddress& a : link->addresses()) {
-      bool v4 = a.address.v4();
-      if (family != AF_UNSPEC && family != (v4 ? AF_INET : AF_INET6)) continue;
-      ifaddrmsg m{};
-      m.ifa_family = v4 ? AF_INET : AF_INET6;
-      m.ifa_prefixlen = static_cast<uint8_t>(a.prefix);
-      m.ifa_flags = IFA_F_PERMANENT;
-      m.ifa_scope = a.scope;
-      m.ifa_index = static_cast<uint32_t>(link->index());
-      out.Begin(RTM_NEWADDR, NLM_F_MULTI, m);
-      std::string raw = a.address.Raw();
-      out.Attribute(IFA_ADDRESS, raw.data(), raw.size());
-      if (v4) {
-        out.Attribute(IFA_LOCAL, raw.data(), raw.size());
-        out.Attribute(IFA_LABEL, link->name());
-      }
-      out.Attribute<uint32_t>(IFA_FLAGS, IFA_F_PERMANENT);
-      ifa_cacheinfo cache{0xffffffff, 0xffffffff, 0, 0};
-      out.Attribute(IFA_CACHEINFO, cache);
+// What addresses mean in the local table (fib_add_ifaddr(), addrconf_add_mroute()).
+void PutLocal(const net::Link& link, uint8_t family, NetlinkWriter& out) {
+  constexpr uint32_t kLocal = net::Route::kLocalTable;
+  bool groups = false;
+  for (const net::InterfaceAddress& a : link.addresses()) {
+    bool v4 = a.address.v4();
+    if (family != AF_UNSPEC && family != (v4 ? AF_INET : AF_INET6)) continue;
+    net::IpAddress source = v4 ? a.address : net::IpAddress{};
+    auto put = [&](uint8_t type, uint8_t scope, const net::IpAddress& destination, int prefix) {
+      PutRoute(Row(kLocal, type, scope, destination, prefix, source, link.index()), RTM_NEWROUTE, NLM_F_MULTI, out);
+    };
+    uint8_t scope = v4 ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE;
+    if (v4 && link.loopback() && a.prefix < 32)
+      put(RTN_LOCAL, scope, net::IpAddress::V4(a.address.v4_value() & (a.prefix == 0 ? 0 : ~0u << (32 - a.prefix))), a.prefix);
+    put(RTN_LOCAL, scope, a.address, v4 ? 32 : 128);
+    if (v4 && a.prefix < 31 && !a.secondary && (link.loopback() || (link.flags() & IFF_BROADCAST) != 0)) {
+      put(RTN_BROADCAST, RT_SCOPE_LINK, net::IpAddress::V4(a.address.v4_value() | 0xffffffffu >> a.prefix), 32);
     }
+    groups = groups || !v4;
   }
+  if (!groups || link.loopback()) return;
+  net::Route all = Row(kLocal, RTN_MULTICAST, RT_SCOPE_UNIVERSE, GroupsOfAll(), 8, {}, link.index());
+  all.metric = 256;
+  PutRoute(all, RTM_NEWROUTE, NLM_F_MULTI, out);
 }
 
-bool ReadAddress(std::string_view raw, uint8_t family, net::IpAddress* out) {
-  const auto* bytes = reinterpret_cast<const uint8_t*>(raw.data());
-  if (family == AF_INET && raw.size() == 4) return *out = net::IpAddress::V4Bytes(bytes), true;
-  if (family == AF_INET6 && raw.size() == 16) return *out = net::IpAddress::V6Bytes(bytes), true;
-  return false;
+int DumpRoutes(RouteRequest& r) {
+  NetlinkReader in(r.body);
+  auto m = in.Structure<rtmsg>();
+  uint8_t family = r.body.empty() ? AF_UNSPEC : static_cast<uint8_t>(r.body[0]);
+  uint32_t table = m ? in.Value<uint32_t>(RTA_TABLE).value_or(m->rtm_table) : 0;
+  int index = m ? in.Value<int>(RTA_OIF).value_or(0) : 0;
+  for (const net::Route& route : r.net.stack().routes()) {
+    if (family != AF_UNSPEC && family != (route.destination.v4() ? AF_INET : AF_INET6)) continue;
+    if ((table != 0 && table != route.table) || (index != 0 && index != route.link)) continue;
+    PutRoute(route, RTM_NEWROUTE, NLM_F_MULTI, r.out);
+  }
+  if (table != 0 && table != net::Route::kLocalTable) return 0;
+  for (const auto& link : r.net.stack().links()) {
+    if (link->up() && (index == 0 || index == link->index())) PutLocal(*link, family, r.out);
+  }
+  return 0;
 }
 
-int ChangeAddress(NetNamespace& net, bool add, std::string_view body) {
-  NetlinkReader in(body);
-  auto m = in.Structure<ifaddrmsg>();
+int GetRoute(RouteRequest& r) {
+  if (r.dump) return DumpRoutes(r);
+  NetlinkReader in(r.body);
+  auto m = in.Structure<rtmsg>();
   if (!m) return EINVAL;
-  net::Link* link = net.stack().FindLink(static_cast<int>(m->ifa_index));
-  if (link == nullptr) return ENODEV;
-  auto raw = in.Find(IFA_LOCAL);
-  if (!raw) raw = in.Find(IFA_ADDRESS);
-  net::IpAddress address;
-  if (!raw || !ReadAddress(*raw, m->ifa_family, &address) || m->ifa_prefixlen > (address.v4() ? 32 : 128)) return EINVAL;
-  auto done =
-      add ? net.stack().AddAddress(*link, {address, m->ifa_prefixlen, m->ifa_scope}) : net.stack().RemoveAddress(*link, address, m->ifa_prefixlen);
+  auto raw = in.Find(RTA_DST);
+  net::IpAddress destination = net::IpAddress::Any(m->rtm_family == AF_INET), source;
+  if (raw && !ReadAddress(*raw, m->rtm_family, &destination)) return EINVAL;
+  if (auto from = in.Find(RTA_SRC); from && !ReadAddress(*from, m->rtm_family, &source)) return EINVAL;
+  auto path = r.net.stack().FindPath(destination, source, in.Value<int>(RTA_OIF).value_or(0));
+  if (!path.ok()) return path.error().number();
+  bool local = r.net.stack().IsLocal(destination);
+  uint8_t type = local ? RTN_LOCAL : destination.multicast() ? RTN_MULTICAST : r.net.stack().IsBroadcast(destination) ? RTN_BROADCAST : RTN_UNICAST;
+  uint32_t table = local ? net::Route::kLocalTable : net::Route::kMainTable;
+  net::Route answer = Row(table, type, RT_SCOPE_UNIVERSE, destination, destination.v4() ? 32 : 128, path->source, path->link->index());
+  answer.protocol = RTPROT_UNSPEC;
+  if (path->next_hop != destination) answer.gateway = path->next_hop;
+  PutRoute(answer, RTM_NEWROUTE, 0, r.out);
+  return 0;
+}
+
+// rtm_to_fib_config(), rtm_to_fib6_config()
+int ReadRoute(const rtmsg& m, const NetlinkReader& in, net::Route* out) {
+  bool v4 = m.rtm_family == AF_INET;
+  if (!v4 && m.rtm_family != AF_INET6) return EOPNOTSUPP;
+  if (m.rtm_dst_len > (v4 ? 32 : 128)) return EINVAL;
+  out->destination = net::IpAddress::Any(v4);
+  if (auto raw = in.Find(RTA_DST); raw && !ReadAddress(*raw, m.rtm_family, &out->destination)) return EINVAL;
+  if (auto raw = in.Find(RTA_GATEWAY); raw && !ReadAddress(*raw, m.rtm_family, &out->gateway)) return EINVAL;
+  if (auto raw = in.Find(RTA_PREFSRC); raw && !ReadAddress(*raw, m.rtm_family, &out->source)) return EINVAL;
+  // Not there: several ways at once, next hop objects, tunnels, the other family's gateway.
+  if (in.Find(RTA_MULTIPATH) || in.Find(RTA_NH_ID) || in.Find(RTA_ENCAP) || in.Find(RTA_VIA)) return EOPNOTSUPP;
+  out->prefix = m.rtm_dst_len;
+  for (int bit = out->prefix + (v4 ? 96 : 0); bit < 128; ++bit) {
+    uint8_t& byte = out->destination.bytes[static_cast<size_t>(bit / 8)];
+    auto mask = static_cast<uint8_t>(0x80 >> bit % 8);
+    if (v4 && (byte & mask) != 0) return EINVAL;
+    byte &= static_cast<uint8_t>(~mask);
+  }
+  out->link = in.Value<int>(RTA_OIF).value_or(0);
+  out->metric = in.Value<uint32_t>(RTA_PRIORITY).value_or(0);
+  out->table = in.Value<uint32_t>(RTA_TABLE).value_or(m.rtm_table);
+  if (out->table == RT_TABLE_UNSPEC) out->table = net::Route::kMainTable;
+  out->protocol = m.rtm_protocol;
+  out->scope = m.rtm_scope;
+  out->type = m.rtm_type;
+  out->tos = v4 ? m.rtm_tos : 0;
+  out->on_link = (m.rtm_flags & RTNH_F_ONLINK) != 0;
+  return 0;
+}
+
+int ChangeRoute(RouteRequest& r) {
+  NetlinkReader in(r.body);
+  auto m = in.Structure<rtmsg>();
+  if (!m) return EINVAL;
+  net::Route route;
+  if (int error = ReadRoute(*m, in, &route); error != 0) return error;
+  bool v4 = route.destination.v4();
+  net::Stack::Batch batch(r.net.stack());
+  ErrnoOr<void> done;
+  if (r.type == RTM_DELROUTE) {
+    if (!v4) route.scope = RT_SCOPE_NOWHERE;
+    done = r.net.stack().RemoveRoute(route);
+  } else {
+    // The local table is made of addresses.
+    if (route.table == net::Route::kLocalTable || route.type == RTN_LOCAL || route.type == RTN_BROADCAST) return EOPNOTSUPP;
+    if (route.type == RTN_UNSPEC) route.type = RTN_UNICAST;
+    if (route.type > RTN_THROW) return v4 ? EINVAL : EOPNOTSUPP;
+    if (!v4 && route.metric == 0) route.metric = 1024;
+    if (!v4) route.scope = RT_SCOPE_UNIVERSE;
+    done = r.net.stack().AddRoute(route, r.flags);
+  }
   return done.ok() ? 0 : done.error().number();
 }
 
-void PutRoute(const net::IpAddress& destination, int prefix, const net::IpAddress& gateway, const net::IpAddress& source, int link, rtmsg m,
-              uint16_t flags, NetlinkWriter& out) {
-  bool v4 = destination.v4();
-  m.rtm_family = v4 ? AF_INET : AF_INET6;
-  m.rtm_dst_len = static_cast<uint8_t>(prefix);
-  out.Begin(RTM_NEWROUTE, flags, m);
-  out.Attribute<uint32_t>(RTA_TABLE, m.rtm_table);
-  std::string raw = destination.Raw();
-  if (prefix > 0) out.Attribute(RTA_DST, raw.data(), raw.size());
-  if (!source.any()) {
-    raw = source.Raw();
-    out.Attribute(RTA_PREFSRC, raw.data(), raw.size());
-  }
-  if (!gateway.any()) {
-    raw = gateway.Raw();
-    out.Attribute(RTA_GATEWAY, raw.data(), raw.size());
-  }
-  out.Attribute<int32_t>(RTA_OIF, link);
-}
-
-rtmsg RouteHeader(uint8_t table, uint8_t protocol, uint8_t scope, uint8_t type) {
-  rtmsg m{};
-  m.rtm_table = table;
-  m.rtm_protocol = protocol;
-  m.rtm_scope = scope;
-  m.rtm_type = type;
-  return m;
-}
-
-int GetRoute(NetNamespace& net, bool dump, std::string_view body, NetlinkWriter& out) {
-  NetlinkReader in(body);
-  auto m = in.Structure<rtmsg>();
-  uint8_t family = m ? m->rtm_family : body.empty() ? AF_UNSPEC : static_cast<uint8_t>(body[0]);
-  if (dump) {
-    for (const net::Route& r : net.stack().routes()) {
-      if (family != AF_UNSPEC && family != (r.destination.v4() ? AF_INET : AF_INET6)) continue;
-      PutRoute(r.destination, r.prefix, r.gateway, r.source, r.link, RouteHeader(RT_TABLE_MAIN, r.protocol, r.scope, r.type), NLM_F_MULTI, out);
+// fib_default_rules_init(): the three that are always there; no others can be made.
+int GetRules(RouteRequest& r) {
+  if (!r.dump) return EOPNOTSUPP;
+  uint8_t family = r.body.empty() ? AF_UNSPEC : static_cast<uint8_t>(r.body[0]);
+  struct Rule {
+    uint32_t priority, table;
+  };
+  constexpr Rule kRules[] = {{0, RT_TABLE_LOCAL}, {32766, RT_TABLE_MAIN}, {32767, RT_TABLE_DEFAULT}};
+  for (uint8_t f : {uint8_t{AF_INET}, uint8_t{AF_INET6}}) {
+    if (family != AF_UNSPEC && family != f) continue;
+    for (const Rule& rule : kRules) {
+      if (f == AF_INET6 && rule.table == RT_TABLE_DEFAULT) continue;
+      fib_rule_hdr head{};
+      head.family = f;
+      head.table = static_cast<uint8_t>(rule.table);
+      head.action = FR_ACT_TO_TBL;
+      r.out.Begin(RTM_NEWRULE, NLM_F_MULTI, head);
+      r.out.Attribute<uint32_t>(FRA_TABLE, rule.table);
+      r.out.Attribute<uint32_t>(FRA_SUPPRESS_PREFIXLEN, 0xffffffff);
+      r.out.Attribute<uint8_t>(FRA_PROTOCOL, RTPROT_KERNEL);
+      if (rule.priority != 0) r.out.Attribute<uint32_t>(FRA_PRIORITY, rule.priority);
     }
-    for (const auto& link : net.stack().links()) {
-      for (const net::InterfaceAddress& a : link->addresses()) {
-        bool v4 = a.address.v4();
-        if (!link->up() || (family != AF_UNSPEC && family != (v4 ? AF_INET : AF_INET6))) continue;
-        auto local = RouteHeader(RT_TABLE_LOCAL, RTPROT_KERNEL, v4 ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE, RTN_LOCAL);
-        net::IpAddress source = v4 ? a.address : net::IpAddress{};
-        if (v4 && link->loopback() && a.prefix < 32) {
-          auto network = net::IpAddress::V4(a.address.v4_value() & (a.prefix == 0 ? 0 : 0xffffffffu << (32 - a.prefix)));
-          PutRoute(network, a.prefix, {}, source, link->index(), local, NLM_F_MULTI, out);
-        }
-        PutRoute(a.address, v4 ? 32 : 128, {}, source, link->index(), local, NLM_F_MULTI, out);
-      }
-    }
-    return 0;
   }
-  if (!m) return EINVAL;
-  auto raw = in.Find(RTA_DST);
-  net::IpAddress destination = net::IpAddress::Any(m->rtm_family == AF_INET);
-  if (raw && !ReadAddress(*raw, m->rtm_family, &destination)) return EINVAL;
-  auto path = net.stack().FindPath(destination, {}, in.Value<int>(RTA_OIF).value_or(0));
-  if (!path.ok()) return path.error().number();
-  bool local = net.stack().IsLocal(destination);
-  PutRoute(destination, destination.v4() ? 32 : 128, path->next_hop == destination ? net::IpAddress{} : path->next_hop, path->source,
-           path->link->index(),
-           RouteHeader(local ? RT_TABLE_LOCAL : RT_TABLE_MAIN, RTPROT_UNSPEC, RT_SCOPE_UNIVERSE, local ? RTN_LOCAL : RTN_UNICAST), 0, out);
   return 0;
 }
 
 }  // namespace
 
-int HandleRoute(Task& task, NetNamespace& net, uint16_t type, uint16_t, bool dump, std::string_view body, NetlinkWriter& out) {
+void PutRoute(const net::Route& route, uint16_t type, uint16_t flags, NetlinkWriter& out) {
+  bool v4 = route.destination.v4();
+  rtmsg m{};
+  m.rtm_family = v4 ? AF_INET : AF_INET6;
+  m.rtm_dst_len = static_cast<uint8_t>(route.prefix);
+  m.rtm_tos = route.tos;
+  m.rtm_table = static_cast<uint8_t>(route.table < 256 ? route.table : RT_TABLE_COMPAT);
+  m.rtm_protocol = route.protocol;
+  m.rtm_scope = route.scope;
+  m.rtm_type = route.type;
+  if (route.on_link) m.rtm_flags |= RTNH_F_ONLINK;
+  out.Begin(type, flags, m);
+  out.Attribute<uint32_t>(RTA_TABLE, route.table);
+  if (route.prefix > 0) PutRaw(RTA_DST, route.destination, out);
+  if (route.metric != 0) out.Attribute<uint32_t>(RTA_PRIORITY, route.metric);
+  if (!route.source.any()) PutRaw(RTA_PREFSRC, route.source, out);
+  if (!route.gateway.any()) PutRaw(RTA_GATEWAY, route.gateway, out);
+  if (route.link != 0) out.Attribute<int32_t>(RTA_OIF, route.link);
+  if (!v4) {
+    rta_cacheinfo cache{};
+    out.Attribute(RTA_CACHEINFO, cache);
+    out.Attribute<uint8_t>(RTA_PREF, 0);
+  }
+}
+
+int HandleRoute(RouteRequest& r) {
   // Of each four types the third asks; the others change something (RTM_GET*).
-  if ((type - RTM_BASE) % 4 != 2 && !task.creds().HasIn(net.owner(), CAP_NET_ADMIN)) return EPERM;
-  switch (type) {
-    case RTM_GETLINK: return GetLink(net, dump, body, out);
+  if ((r.type - RTM_BASE) % 4 != 2 && !r.task.creds().HasIn(r.net.owner(), CAP_NET_ADMIN)) return EPERM;
+  switch (r.type) {
+    case RTM_GETLINK: return GetLink(r);
     case RTM_NEWLINK:
-    case RTM_SETLINK: return SetLink(net, body);
-    case RTM_GETADDR:
-      if (!dump) return EOPNOTSUPP;
-      DumpAddresses(net, body.empty() ? AF_UNSPEC : static_cast<uint8_t>(body[0]), out);
-      return 0;
+    case RTM_SETLINK: return NewLink(r);
+    case RTM_DELLINK: return DeleteLink(r);
+    case RTM_GETADDR: return GetAddresses(r);
     case RTM_NEWADDR:
-    case RTM_DELADDR: return ChangeAddress(net, type == RTM_NEWADDR, body);
-    case RTM_GETROUTE: return GetRoute(net, dump, body, out);
-    case RTM_GETNEIGH:
-    case RTM_GETRULE:
+    case RTM_DELADDR: return ChangeAddress(r);
+    case RTM_GETROUTE: return GetRoute(r);
+    case RTM_NEWROUTE:
+    case RTM_DELROUTE: return ChangeRoute(r);
+    case RTM_GETNEIGH: return GetNeighbours(r);
+    case RTM_NEWNEIGH:
+    case RTM_DELNEIGH: return ChangeNeighbour(r);
+    case RTM_GETRULE: return GetRules(r);
+    case RTM_NEWNSID: return ChangeNamespaceId(r);
+    case RTM_GETNSID: return GetNamespaceId(r);
     case RTM_GETQDISC:
     case RTM_GETTCLASS:
     case RTM_GETADDRLABEL:
     case RTM_GETNETCONF:
       // None of these exist; an empty list is the whole answer.
-      return dump ? 0 : EOPNOTSUPP;
+      return r.dump ? 0 : EOPNOTSUPP;
     default: return EOPNOTSUPP;
   }
 }

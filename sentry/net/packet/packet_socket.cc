@@ -29,6 +29,7 @@ sockaddr_ll AddressOf(const net::Link& link, uint16_t ether) {
   a.sll_protocol = htons(ether);
   a.sll_ifindex = link.index();
   a.sll_hatype = link.type();
+  if (link.header_size() == 0) return a;
   a.sll_halen = static_cast<uint8_t>(link.hardware().size());
   memcpy(a.sll_addr, link.hardware().data(), link.hardware().size());
   return a;
@@ -101,7 +102,7 @@ ErrnoOr<std::string> PacketSocket::LocalAddress() {
 }
 
 void PacketSocket::OnLinkChange(const net::Link& link) {
-  if (link.index() != device_) return;
+  if (device_ == 0 || link.index() != device_) return;
   bool before = running_;
   UpdateRunning();
   if (!before || running_) return;
@@ -129,15 +130,16 @@ ErrnoOr<size_t> PacketSocket::Send(Task&, SendRequest& request) {
   if (!link->up()) return Errno(ENETDOWN);
   if (error_ != 0) return Errno(TakeError());
   bool raw = type_ == SOCK_RAW;
-  size_t size = request.source.remaining(), header = raw ? net::kFrameHeader : 0;
+  size_t size = request.source.remaining(), header = raw ? link->header_size() : 0;
   if (size > link->mtu() + header + kVlan) return Errno(EMSGSIZE);
   std::string bytes = raw ? std::string() : net::FrameHeader(*link, to, ether);
   size_t at = bytes.size();
   bytes.resize(at + size);
   if (size > 0 && TRY(request.source.Take(bytes.data() + at, size)) < size) return Errno(EFAULT);
-  if (bytes.size() < net::kFrameHeader) return Errno(EINVAL);  // dev_validate_header()
+  if (bytes.size() < std::max<size_t>(link->header_size(), 1)) return Errno(EINVAL);  // dev_validate_header()
   // A tag of a virtual network may be longer (packet_extra_vlan_len_allowed()).
-  bool tagged = static_cast<uint8_t>(bytes[12]) == ETH_P_8021Q >> 8 && static_cast<uint8_t>(bytes[13]) == (ETH_P_8021Q & 0xff);
+  bool tagged =
+      link->header_size() > 0 && static_cast<uint8_t>(bytes[12]) == ETH_P_8021Q >> 8 && static_cast<uint8_t>(bytes[13]) == (ETH_P_8021Q & 0xff);
   if (size > link->mtu() + header + (tagged ? kVlan : 0)) return Errno(EMSGSIZE);
   net_->packets().Send(*this, net::Slice::Copy(bytes), *link);
   return size;
@@ -148,8 +150,8 @@ uint32_t PacketSocket::Filter(net::SharedFrame& frame) const {
   if (!filter_) return UINT32_MAX;
   FilterPacket view;
   view.bytes = frame.Bytes();
-  view.network = net::kFrameHeader;
-  view.data = type_ == SOCK_RAW ? 0 : net::kFrameHeader;
+  view.network = frame.link.header_size();
+  view.data = type_ == SOCK_RAW ? 0 : view.network;
   view.has_link = true;
   view.protocol = net::FrameProtocol(frame.packet);
   view.type = frame.outgoing ? PACKET_OUTGOING : frame.packet.frame_type;
@@ -170,15 +172,16 @@ void PacketSocket::OnFrame(net::SharedFrame& frame) {
   (void)frame.Bytes();
   net::Slice bytes = frame.bytes;
   FrameInfo info;
-  info.network = net::kFrameHeader;
+  size_t header = frame.link.header_size();
+  info.network = static_cast<uint32_t>(header);
   if (type_ == SOCK_DGRAM) {
-    bytes.DropFront(net::kFrameHeader);
+    bytes.DropFront(static_cast<uint32_t>(header));
     info.network = 0;
   }
   info.full_size = bytes.size;
   info.received_at = Datagram::RealtimeNs();
   info.from = AddressOf(frame.link, ether);
-  memcpy(info.from.sll_addr, frame.bytes.data() + ETH_ALEN, ETH_ALEN);
+  if (header > 0) memcpy(info.from.sll_addr, frame.bytes.data() + ETH_ALEN, ETH_ALEN);
   info.from.sll_pkttype = frame.outgoing ? PACKET_OUTGOING : frame.packet.frame_type;
   bytes.size = std::min(bytes.size, kept);
   if (ring_) {

@@ -62,7 +62,7 @@ IpAddress Host(bool v4, uint8_t n) {
 
 World::World(bool v4) : v4_(v4), own_(Host(v4, 1)), peer_(Host(v4, 2)) {
   stack_.SetUp(stack_.loopback(), true);
-  auto made = std::make_unique<PeerLink>();
+  auto made = MakeRef<PeerLink>();
   link_ = made.get();
   stack_.AddLink(std::move(made));
   AMBER_CHECK(stack_.AddAddress(*link_, {own_, v4 ? 24 : 120, 0}).ok());

@@ -62,7 +62,7 @@ uint32_t TcpConnection::MaxMss() const {
 ErrnoOr<void> TcpConnection::UpdatePath() {
   Stack& stack = layer_->stack();
   if (path_.link != nullptr && path_.generation == stack.generation()) return Ok();
-  path_ = TRY(stack.FindPath(remote_.address, local_.address, binding_.device));
+  path_ = TRY(stack.FindPath(remote_.address, local_.address, RouteDevice(remote_)));
   return Ok();
 }
 
@@ -86,8 +86,8 @@ ErrnoOr<void> TcpConnection::Connect(const Endpoint& to, bool only_v6, uint32_t 
   // Nobody's address means this machine (ip_route_connect).
   Endpoint target = to;
   if (target.address.any()) target.address = IpAddress::Loopback(target.address.v4() || (binding_.bound() && local_.address.v4()));
-  if (target.address.multicast() || target.address.broadcast()) return Errno(ENETUNREACH);
-  Path path = TRY(stack.FindPath(target.address, binding_.bound() ? local_.address : IpAddress{}, binding_.device));
+  if (target.address.multicast() || stack.IsBroadcast(target.address)) return Errno(ENETUNREACH);
+  Path path = TRY(stack.FindPath(target.address, binding_.bound() ? local_.address : IpAddress{}, RouteDevice(target)));
   IpAddress source = path.source;
   if (source.v4() != target.address.v4()) return Errno(EAFNOSUPPORT);
   FlowKey key{{source, local_.port}, target};

@@ -223,6 +223,10 @@ class TcpConnection final : public RefCounted<TcpConnection>, public state::Save
   void SendResetNow();
   void AddSacks(TcpHeader* header) const;
   uint32_t SelectWindow();
+  // An address of IPv6 that is good on one link says which.
+  int RouteDevice(const Endpoint& to) const {
+    return binding_.device == 0 && !to.address.v4() && to.address.link_local() ? static_cast<int>(to.scope) : binding_.device;
+  }
   uint32_t SegmentLimit() const { return path_.link != nullptr && path_.link->loopback() ? kMaxSegment : mss_; }
   void AppendFin();
 

@@ -54,7 +54,7 @@ void TcpConnection::InputSyn(const Packet& packet) {
   c->uid = uid;
   c->options_ = options_;
   c->local_ = {packet.destination, packet.tcp.destination_port};
-  c->remote_ = {packet.source, packet.tcp.source_port};
+  c->remote_ = {packet.source, packet.tcp.source_port, static_cast<uint32_t>(packet.scoped_link())};
   c->send_limit_ = send_limit_;
   c->send_limit_locked_ = send_limit_locked_;
   c->receive_limit_ = receive_limit_;
@@ -150,7 +150,8 @@ void TcpConnection::OnIcmp(int error, bool fatal, uint32_t seq) {
   // Only about what is on its way now (RFC 5927, 4).
   if (SeqLess(seq, snd_una_) || SeqLess(snd_nxt_, seq)) return;
   soft_error_ = error;
-  if (state_ == TcpState::kSynSent && fatal) Done(error);
+  // A connection that is not there yet ends by whatever is said of its first packet, but by that it was too long (tcp_v4_err()).
+  if (state_ == TcpState::kSynSent && (fatal || error != EMSGSIZE)) Done(error);
 }
 
 void TcpConnection::AfterOurFinIsAcked() {

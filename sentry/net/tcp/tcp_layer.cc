@@ -136,7 +136,7 @@ void TcpLayer::OnError(const Packet& sent, const IcmpHeader&, int error, bool fa
 void TcpLayer::SendReset(const Packet& packet) {
   const TcpHeader& in = packet.tcp;
   if ((in.flags & kRst) != 0) return;
-  auto path = stack_.FindPath(packet.source, packet.destination, 0);
+  auto path = stack_.FindPath(packet.source, packet.destination, packet.scoped_link());
   if (!path.ok()) return;
   Packet out;
   out.source = packet.destination;
@@ -195,7 +195,7 @@ bool TcpLayer::InputTimeWait(TimeWait& tw, const Packet& packet) {
     return false;
   }
   // Anything else is answered with the last acknowledgement.
-  auto path = stack_.FindPath(packet.source, packet.destination, 0);
+  auto path = stack_.FindPath(packet.source, packet.destination, packet.scoped_link());
   if (!path.ok()) return true;
   Packet out;
   out.source = packet.destination;

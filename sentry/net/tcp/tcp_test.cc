@@ -71,7 +71,7 @@ struct Node {
   Node(World& world, IpAddress own, IpAddress network, Faults faults) : host(world), stack(host), tcp(stack), address(own) {
     host.stack = &stack;
     stack.SetUp(stack.loopback(), true);
-    auto made = std::make_unique<WireLink>(world, faults);
+    auto made = MakeRef<WireLink>(world, faults);
     link = made.get();
     stack.AddLink(std::move(made));
     (void)stack.AddAddress(*link, {own, 24, 0});

@@ -1,0 +1,67 @@
+// Who has which hardware address on a link: ARP (RFC 826) and neighbour discovery (RFC 4861), with the states and times of
+// net/core/neighbour.c. Owned by its link, guarded by the kernel lock.
+//
+// Messages come from outside and may be hostile: each is read within its bounds, and there are never more than kMax entries that nobody
+// wrote there; the one that was used longest ago goes first.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+
+#include "sentry/net/ip/link.h"
+#include "sentry/net/ip/timers.h"
+
+namespace amber::net {
+
+class FrameLink;
+
+struct Neighbour {
+  uint16_t state = 0;  // NUD_*
+  HardwareAddress hardware{};
+  bool router = false;
+  int probes = 0;
+  int64_t due = kNoDeadline;  // when its state ends
+  int64_t used = 0, confirmed = 0, updated = 0;
+  std::deque<Packet> waiting;
+};
+
+class Neighbours {
+ public:
+  explicit Neighbours(FrameLink& link);
+  Neighbours(const Neighbours&) = delete;
+  Neighbours& operator=(const Neighbours&) = delete;
+
+  static constexpr size_t kMax = 1024;  // gc_thresh3
+
+  // The address to send to, if there is one that may be used.
+  const HardwareAddress* Find(const IpAddress& address);
+  // Asks who `address` is; `packet` is sent when somebody answers.
+  void Wait(const IpAddress& address, Packet packet);
+  // ARP, or a message of neighbour discovery, came in.
+  void Receive(const Packet& packet);
+  // Forgets all but what programs wrote; `all`: that, too.
+  void Flush(bool all = false);
+
+  const std::map<IpAddress, Neighbour>& all() const { return all_; }
+  // What programs write (RTM_NEWNEIGH). ENOBUFS.
+  ErrnoOr<void> Set(const IpAddress& address, const HardwareAddress& hardware, uint16_t state);
+  bool Remove(const IpAddress& address) { return all_.erase(address) > 0; }
+
+ private:
+  void ReceiveArp(std::string_view arp);
+  void ReceiveDiscovery(const Packet& packet);
+  void Learn(const IpAddress& address, const HardwareAddress& hardware, bool solicited, bool override, bool make);
+  void Ask(const IpAddress& address, const Neighbour& n);
+  void AnswerDiscovery(const Packet& packet, const IpAddress& target);
+  void Fail(std::map<IpAddress, Neighbour>::iterator at);
+  void Schedule(Neighbour& n, int64_t due);
+  void OnTimer();
+  bool MakeRoom();
+
+  FrameLink& link_;
+  NetTimer timer_;
+  std::map<IpAddress, Neighbour> all_;
+};
+
+}  // namespace amber::net
