@@ -93,12 +93,16 @@ ErrnoOr<size_t> Transfer(Task& task, File& file, const iocb& cb) {
   } else {
     ranges.push_back({reinterpret_cast<void*>(cb.aio_buf), std::min<size_t>(cb.aio_nbytes, 0x7ffff000)});
   }
+  // What is longer ends short: a call of many must not stop in the middle of one.
+  uint64_t most = std::max(PieceOf(file), kPiece);
   if (write) {
-    UserSource source(task, std::move(ranges));
+    UserSource whole(task, std::move(ranges));
+    PieceSource source(whole, most);
     auto n = file.PWrite(task, source, offset);
     return n.Is(ESPIPE) ? file.Write(task, source) : n;
   }
-  UserSink sink(task, std::move(ranges));
+  UserSink whole(task, std::move(ranges));
+  PieceSink sink(whole, most);
   auto n = file.PRead(task, sink, offset);
   return n.Is(ESPIPE) ? file.Read(task, sink) : n;
 }

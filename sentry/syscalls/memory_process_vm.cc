@@ -10,6 +10,7 @@
 #include "sentry/kernel/tracing.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/memory_map.h"
+#include "sentry/syscalls/rw_util.h"
 #include "sentry/vfs/data_io.h"
 
 namespace amber {
@@ -38,6 +39,14 @@ class Cursor {
   bool done() const { return index_ == ranges_.size(); }
   uint64_t address() const { return reinterpret_cast<uint64_t>(ranges_[index_].iov_base); }
   size_t left() const { return ranges_[index_].iov_len; }
+  // Beyond the end if it must be.
+  void SkipBytes(uint64_t n) {
+    while (n > 0 && !done()) {
+      size_t part = std::min<uint64_t>(n, left());
+      Advance(part);
+      n -= part;
+    }
+  }
   void Advance(size_t n) {
     ranges_[index_].iov_base = static_cast<char*>(ranges_[index_].iov_base) + n;
     ranges_[index_].iov_len -= n;
@@ -52,12 +61,12 @@ class Cursor {
   size_t index_ = 0;
 };
 
-// Copies until one side ends or fails; what was copied counts, EFAULT only if that is nothing.
+// Copies until one side ends or fails, a piece at most; what was copied counts, EFAULT only if that is nothing.
 ErrnoOr<uint64_t> CopyAcross(platform::AddressSpace& from, Cursor source, platform::AddressSpace& to, Cursor sink) {
   uint8_t* buffer = BounceBuffer::Get();
   uint64_t total = 0;
-  while (!source.done() && !sink.done()) {
-    size_t want = std::min({source.left(), sink.left(), BounceBuffer::kSize});
+  while (!source.done() && !sink.done() && total < kPiece) {
+    size_t want = std::min<uint64_t>({source.left(), sink.left(), BounceBuffer::kSize, kPiece - total});
     auto got = from.Read(source.address(), buffer, want);
     size_t have = got.ok() ? *got : 0;
     size_t put = 0;
@@ -79,10 +88,18 @@ ErrnoOr<uint64_t> ProcessVm(Task& task, int pid, UserPtr<const iovec> local, uin
   if (flags != 0) return Errno(EINVAL);
   Cursor mine(TRY(task.CopyInIovecs(local, local_count)));
   Cursor theirs(TRY(task.CopyInIovecs(remote, remote_count)));
-  if (mine.done() || theirs.done()) return uint64_t{0};
-  RefPtr<MemoryManager> memory = TRY(FindMemory(task, pid));
-  if (write) return CopyAcross(task.mm().space(), std::move(mine), memory->space(), std::move(theirs));
-  return CopyAcross(memory->space(), std::move(theirs), task.mm().space(), std::move(mine));
+  BeginRound(task);
+  uint64_t& done = task.syscall().done;
+  mine.SkipBytes(done);
+  theirs.SkipBytes(done);
+  if (mine.done() || theirs.done()) return done;
+  auto memory = FindMemory(task, pid);
+  if (!memory.ok()) return done > 0 ? ErrnoOr<uint64_t>(done) : memory.error();
+  auto n = write ? CopyAcross(task.mm().space(), std::move(mine), (*memory)->space(), std::move(theirs))
+                 : CopyAcross((*memory)->space(), std::move(theirs), task.mm().space(), std::move(mine));
+  if (!n.ok()) return done > 0 ? ErrnoOr<uint64_t>(done) : n.error();
+  done += *n;
+  return *n < kPiece ? ErrnoOr<uint64_t>(done) : GoOn(task);
 }
 
 }  // namespace

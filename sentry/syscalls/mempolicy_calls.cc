@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -15,6 +16,7 @@
 #include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/memory_ops.h"
+#include "sentry/syscalls/rw_util.h"
 #include "sentry/syscalls/table.h"
 
 namespace amber {
@@ -22,8 +24,8 @@ namespace {
 
 constexpr uint64_t kNode0 = 1;
 constexpr uint64_t kBits = 64;
-// Pages that one call of move_pages(2) may name: it holds the kernel lock.
-constexpr uint64_t kMostPages = 65536;
+// Pages that move_pages(2) looks at in one round (rw_util.h), some milliseconds.
+constexpr uint64_t kPagesOfRound = 4096;
 
 // get_nodes(): what lies beyond MAX_NUMNODES must be zero.
 ErrnoOr<uint16_t> CopyInNodes(Task& task, UserPtr<const uint64_t> nodes, uint64_t max_node) {
@@ -204,14 +206,15 @@ ErrnoOr<uint64_t> MovePages(Task& task, int pid, uint64_t count, UserPtr<const u
   if ((flags & MPOL_MF_MOVE_ALL) != 0 && !task.Has(CAP_SYS_NICE)) return Errno(EPERM);
   Task* target = TRY(TargetOf(task, pid));
   if (target->exiting() || !target->has_mm()) return Errno(EINVAL);
-  if (count > kMostPages) return Errno(E2BIG);
+  BeginRound(task);
+  uint64_t& done = task.syscall().scratch[0];
   Presence presence(target->mm());
-  for (uint64_t i = 0; i < count; ++i) {
-    uint64_t address = TRY(task.CopyIn(pages + i));
-    if (!nodes.is_null() && TRY(task.CopyIn(nodes + i)) != 0) return Errno(ENODEV);
-    TRY(task.CopyOut(status + i, presence.StatusOf(address)));
+  for (uint64_t end = done + std::min(count - std::min(count, done), kPagesOfRound); done < end; ++done) {
+    uint64_t address = TRY(task.CopyIn(pages + done));
+    if (!nodes.is_null() && TRY(task.CopyIn(nodes + done)) != 0) return Errno(ENODEV);
+    TRY(task.CopyOut(status + done, presence.StatusOf(address)));
   }
-  return 0;
+  return done < count ? ErrnoOr<uint64_t>(GoOn(task)) : uint64_t{0};
 }
 
 }  // namespace
@@ -222,7 +225,7 @@ void RegisterMempolicyCalls(SyscallTable& table) {
   table.Set(SYS_mbind, Partial<&Mbind>("policies of shared memory are each mapping's own"));
   table.Set(450 /* set_mempolicy_home_node */, Full<&SetMempolicyHomeNode>());
   table.Set(SYS_migrate_pages, Full<&MigratePages>());
-  table.Set(SYS_move_pages, Partial<&MovePages>("65,536 pages a call; pages of zeros count as present"));
+  table.Set(SYS_move_pages, Partial<&MovePages>("pages of zeros count as present"));
 }
 
 }  // namespace amber

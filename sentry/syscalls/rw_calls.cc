@@ -1,6 +1,7 @@
 // Reading and writing: read(2), write(2), pread(2), readv(2), preadv2(2), lseek(2).
 #include <poll.h>
 #include <sys/inotify.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include <algorithm>
 
 #include "sentry/fs/userfaultfd/userfaultfd.h"
+#include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/net/socket.h"
 #include "sentry/syscalls/direct_read.h"
@@ -42,34 +44,83 @@ Errno BlockForIo(Task& task, File& file, uint32_t events) {
   return task.BlockOn(file, events, DeadlineAfter(task, timeout), Errno(EINTR));
 }
 
-ErrnoOr<uint64_t> ReadFile(Task& task, File& file, Sink& sink, bool nowait) {
-  TRY(AskToRead(file));
-  // sock_read_iter(): no receiving without room.
-  if (sink.remaining() == 0 && dynamic_cast<Socket*>(&file) != nullptr) return uint64_t{0};
-  auto r = file.Read(task, sink);
-  if (r.ok()) {
-    if (*r > 0) NotifyFile(file, IN_ACCESS);
-    return static_cast<uint64_t>(*r);
+namespace {
+
+constexpr int64_t kLongestRound = 20'000'000;  // ns
+
+// What `r`, the result of a later round, means for the call: what was moved before counts more than an error.
+template <typename T>
+bool EndsCall(const ErrnoOr<T>& r, uint64_t done) {
+  return done > 0 && !r.ok() && r.error() != kBlocked && r.error() != kNoAnswer;
+}
+
+// The ranges without what earlier rounds have moved.
+std::vector<iovec> Behind(std::vector<iovec> ranges, uint64_t done) {
+  for (iovec& v : ranges) {
+    uint64_t n = std::min<uint64_t>(v.iov_len, done);
+    v.iov_base = static_cast<char*>(v.iov_base) + n;
+    v.iov_len -= n;
+    done -= n;
   }
+  return ranges;
+}
+
+// A round of a read by `read(sink)`.
+template <typename F>
+ErrnoOr<uint64_t> ReadRound(Task& task, File& file, Sink& sink, F read) {
+  BeginRound(task);
+  uint64_t done = task.syscall().done, most = PieceOf(file);
+  if (done == 0) TRY(AskToRead(file));
+  bool divided = sink.remaining() > most;
+  PieceSink piece(sink, most);
+  ErrnoOr<size_t> r = read(divided ? static_cast<Sink&>(piece) : sink);
+  if (EndsCall(r, done)) return done;
+  if (!r.ok()) return r.error();
+  if (*r > 0) NotifyFile(file, IN_ACCESS);
+  done += *r;
+  if (!divided || *r < most) return done;
+  task.syscall().done = done;
+  return GoOnWith(task, file);
+}
+
+// Where a file may not be written on (RLIMIT_FSIZE). A call that got there ends there; who begins there is told by a signal.
+bool AtLimit(const Task& task, uint64_t position) { return position >= task.limit(RLIMIT_FSIZE); }
+
+}  // namespace
+
+ErrnoOr<uint64_t> ReadFile(Task& task, File& file, Sink& sink, bool nowait) {
+  // sock_read_iter(): no receiving without room.
+  if (sink.remaining() == 0 && dynamic_cast<Socket*>(&file) != nullptr) {
+    TRY(AskToRead(file));
+    return uint64_t{0};
+  }
+  auto r = ReadRound(task, file, sink, [&](Sink& part) { return file.Read(task, part); });
   if (r.Is(EAGAIN) && !file.nonblocking() && !nowait) return BlockForIo(task, file, POLLIN | POLLRDNORM);
-  return r.error();
+  return r;
 }
 
 ErrnoOr<uint64_t> WriteFile(Task& task, File& file, Source& source, bool nowait) {
-  uint64_t done = task.syscall().done;
+  BeginRound(task);
+  uint64_t done = task.syscall().done, most = PieceOf(file);
   if (done > 0) TRY(source.Skip(done));
+  // A terminal takes without end what it forgets at once.
+  int64_t end = task.kernel().clocks().Monotonic() + kLongestRound;
   while (true) {
-    auto r = file.Write(task, source);
+    bool divided = source.remaining() > most;
+    PieceSource piece(source, most);
+    auto r = file.Write(task, divided ? static_cast<Source&>(piece) : source);
     if (r.ok()) {
       done += *r;
       if (*r > 0) NotifyFile(file, IN_MODIFY);
+      bool more = file.writes_whole() && *r > 0 && source.remaining() > 0 && task.kernel().clocks().Monotonic() > end;
+      if (more || (divided && *r == most && !AtLimit(task, file.position()))) {
+        task.syscall().done = done;
+        return GoOnWith(task, file);
+      }
       if (source.remaining() == 0 || *r == 0 || !file.writes_whole()) return done;
       continue;
     }
-    if (!r.Is(EAGAIN)) {
-      if (done > 0) return done;
-      return r.error();
-    }
+    if (!r.Is(EAGAIN)) return EndsCall(r, done) ? ErrnoOr<uint64_t>(done) : r.error();
     if (file.nonblocking() || nowait || task.syscall().timed_out) return done > 0 ? ErrnoOr<uint64_t>(done) : r.error();
     task.syscall().done = done;
     return BlockForIo(task, file, POLLOUT | POLLWRNORM);
@@ -94,8 +145,11 @@ ErrnoOr<void> CheckEnd(const File& file, uint64_t offset, uint64_t size) {
 ErrnoOr<uint64_t> Read(Task& task, int fd, UserPtr<void> p, uint64_t size) {
   RefPtr<File> file = TRY(ReadableFile(task, fd));
   TRY(CheckRange(p.address(), size));
-  if (auto r = ReadDirectly(task, file, p.address(), size, std::nullopt)) return *r;
-  UserSink sink(task, p, std::min(size, kMaxRwCount));
+  uint64_t done = task.syscall().done;
+  if (done == 0) {
+    if (auto r = ReadDirectly(task, file, p.address(), size, std::nullopt)) return *r;
+  }
+  UserSink sink(task, UserPtr<void>(p.address() + done), std::min(size, kMaxRwCount) - done);
   return ReadFile(task, *file, sink);
 }
 
@@ -107,10 +161,24 @@ ErrnoOr<uint64_t> Write(Task& task, int fd, UserPtr<const void> p, uint64_t size
 }
 
 ErrnoOr<uint64_t> ReadFileAt(Task& task, File& file, Sink& sink, uint64_t offset) {
-  TRY(AskToRead(file));
-  uint64_t n = TRY(file.PRead(task, sink, offset));
-  if (n > 0) NotifyFile(file, IN_ACCESS);
-  return n;
+  offset += task.syscall().done;
+  return ReadRound(task, file, sink, [&](Sink& part) { return file.PRead(task, part, offset); });
+}
+
+ErrnoOr<uint64_t> WriteFileAt(Task& task, File& file, Source& source, uint64_t offset) {
+  BeginRound(task);
+  uint64_t done = task.syscall().done, most = PieceOf(file);
+  if (done > 0) TRY(source.Skip(done));
+  bool divided = source.remaining() > most;
+  PieceSource piece(source, most);
+  auto r = file.PWrite(task, divided ? static_cast<Source&>(piece) : source, offset + done);
+  if (EndsCall(r, done)) return done;
+  if (!r.ok()) return r.error();
+  if (*r > 0) NotifyFile(file, IN_MODIFY);
+  done += *r;
+  if (!divided || *r < most || AtLimit(task, offset + done)) return done;
+  task.syscall().done = done;
+  return GoOnWith(task, file);
 }
 
 // FMODE_PREAD and FMODE_PWRITE are asked for before anything else (ksys_pread64(), do_preadv()). Files that are neither read nor sought in have them.
@@ -127,8 +195,11 @@ ErrnoOr<uint64_t> PRead64(Task& task, int fd, UserPtr<void> p, uint64_t size, in
   RefPtr<File> file = TRY(ReadableFile(task, fd));
   TRY(CheckRange(p.address(), size));
   TRY(CheckEnd(*file, static_cast<uint64_t>(offset), size));
-  if (auto r = ReadDirectly(task, file, p.address(), size, static_cast<uint64_t>(offset))) return *r;
-  UserSink sink(task, p, std::min(size, kMaxRwCount));
+  uint64_t done = task.syscall().done;
+  if (done == 0) {
+    if (auto r = ReadDirectly(task, file, p.address(), size, static_cast<uint64_t>(offset))) return *r;
+  }
+  UserSink sink(task, UserPtr<void>(p.address() + done), std::min(size, kMaxRwCount) - done);
   return ReadFileAt(task, *file, sink, static_cast<uint64_t>(offset));
 }
 
@@ -139,14 +210,12 @@ ErrnoOr<uint64_t> PWrite64(Task& task, int fd, UserPtr<const void> p, uint64_t s
   TRY(CheckRange(p.address(), size));
   TRY(CheckEnd(*file, static_cast<uint64_t>(offset), size));
   UserSource source(task, p, std::min(size, kMaxRwCount));
-  uint64_t n = TRY(file->PWrite(task, source, static_cast<uint64_t>(offset)));
-  if (n > 0) NotifyFile(*file, IN_MODIFY);
-  return n;
+  return WriteFileAt(task, *file, source, static_cast<uint64_t>(offset));
 }
 
 ErrnoOr<uint64_t> ReadV(Task& task, int fd, UserPtr<const iovec> p, uint64_t count) {
   RefPtr<File> file = TRY(ReadableFile(task, fd));
-  UserSink sink(task, TRY(task.CopyInIovecs(p, count)));
+  UserSink sink(task, Behind(TRY(task.CopyInIovecs(p, count)), task.syscall().done));
   return ReadFile(task, *file, sink);
 }
 
@@ -176,7 +245,7 @@ ErrnoOr<uint64_t> PReadV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t c
   if (offset >= 0) TRY(CheckHasPositions(task, fd));
   RefPtr<File> file = TRY(ReadableFile(task, fd));
   TRY(CheckRwFlags(flags));
-  UserSink sink(task, TRY(task.CopyInIovecs(p, count)));
+  UserSink sink(task, Behind(TRY(task.CopyInIovecs(p, count)), task.syscall().done));
   if (offset >= 0) TRY(CheckEnd(*file, static_cast<uint64_t>(offset), sink.remaining()));
   if (offset == -1) return ReadFile(task, *file, sink, (flags & RWF_NOWAIT) != 0);
   return ReadFileAt(task, *file, sink, static_cast<uint64_t>(offset));
@@ -192,14 +261,7 @@ ErrnoOr<uint64_t> PWriteV2(Task& task, int fd, UserPtr<const iovec> p, uint64_t 
   int old_flags = file->flags();
   if ((flags & RWF_APPEND) != 0) file->set_flags(old_flags | O_APPEND);
   if ((flags & kNoAppend) != 0) file->set_flags(old_flags & ~O_APPEND);
-  ErrnoOr<uint64_t> r = uint64_t{0};
-  if (offset == -1) {
-    r = WriteFile(task, *file, source, (flags & RWF_NOWAIT) != 0);
-  } else {
-    auto n = file->PWrite(task, source, static_cast<uint64_t>(offset));
-    r = n.ok() ? ErrnoOr<uint64_t>(uint64_t{*n}) : n.error();
-    if (n.ok() && *n > 0) NotifyFile(*file, IN_MODIFY);
-  }
+  auto r = offset == -1 ? WriteFile(task, *file, source, (flags & RWF_NOWAIT) != 0) : WriteFileAt(task, *file, source, static_cast<uint64_t>(offset));
   file->set_flags(old_flags);
   if (r.ok()) TRY(SyncAfter(task, *file, flags));
   return r;
