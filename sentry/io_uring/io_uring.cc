@@ -22,8 +22,8 @@ constexpr uint32_t kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IO
                                IORING_FEAT_FAST_POLL | IORING_FEAT_POLL_32BITS | IORING_FEAT_EXT_ARG | IORING_FEAT_NATIVE_WORKERS |
                                IORING_FEAT_CQE_SKIP | IORING_FEAT_LINKED_FILE;
 
-// How long one call may go on taking submissions, ns.
-constexpr int64_t kLongestSubmit = 100'000'000;
+// How long one call may go on taking submissions, and requests may be begun one after the other, ns.
+constexpr int64_t kLongestSubmit = 100'000'000, kLongestWork = 20'000'000;
 
 uint32_t PowerOfTwo(uint32_t n) {
   uint32_t p = 1;
@@ -69,7 +69,7 @@ ErrnoOr<uint32_t> IoUring::Submit(Task& task, uint32_t count) {
   RefPtr<IoUring> self(this);
   uint32_t entries = memory_.submissions(), taken = 0;
   count = std::min({count, entries, memory_.SubmissionTail() - sq_head_});
-  if (count > 0 && pending_.size() + deferred_.size() + count > kMaxRequests) return Errno(EAGAIN);
+  if (count > 0 && requests_ + count > kMaxRequests) return Errno(EAGAIN);
   submitting_ = true;
   // Others want the kernel, too: a program submits what is left by its next call (but a chain must not be cut).
   const Clocks& clocks = task.kernel().clocks();
@@ -91,6 +91,7 @@ ErrnoOr<uint32_t> IoUring::Submit(Task& task, uint32_t count) {
 
 bool IoUring::SubmitOne(Task& task, const io_uring_sqe& sqe) {
   auto request = MakeRef<Request>(*this, task, sqe);
+  ++requests_;
   bool good = request->Check() == 0;
   bool linked = request->linked();
   // A time-out of nothing.
@@ -126,7 +127,7 @@ void IoUring::SubmitChain() {
 
 void IoUring::Take(RefPtr<Request> head) {
   bool drain = (head->sqe().flags & IOSQE_IO_DRAIN) != 0;
-  if (barrier_ != nullptr || !deferred_.empty() || (drain && !pending_.empty())) {
+  if (barrier_ != nullptr || !deferred_.empty() || (drain && !(pending_.empty() && due_.empty()))) {
     deferred_.push_back(std::move(head));
     return;
   }
@@ -139,8 +140,11 @@ void IoUring::Work() {
   if (working_) return;
   RefPtr<IoUring> self(this);
   working_ = true;
+  CheckCounts();
+  std::deque<Due> later;
+  int64_t end = 0;
   while (true) {
-    if (due_.empty()) BeginDeferred();
+    if (due_.empty() && later.empty()) BeginDeferred();
     if (due_.empty()) break;
     Due due = std::move(due_.front());
     due_.pop_front();
@@ -149,10 +153,30 @@ void IoUring::Work() {
     } else if (due.failure != 0) {
       Complete(*due.request, due.failure);
     } else {
-      Begin(std::move(due.request));
+      int64_t now = due.request->task().kernel().clocks().Monotonic();
+      if (end == 0) end = now + kLongestWork;
+      if (now < end && later.empty()) {
+        Begin(std::move(due.request));
+      } else {
+        later.push_back(std::move(due));
+      }
     }
   }
   working_ = false;
+  due_ = std::move(later);
+  if (!due_.empty()) WorkLater(due_.front().request->task().kernel(), 0);
+}
+
+// Once others have had the kernel.
+void IoUring::WorkLater(Kernel& kernel, int64_t delay) {
+  constexpr int64_t kWhileFrozen = 10'000'000;
+  if (timer_ == nullptr) {
+    timer_ = std::make_unique<Timer>([this, &kernel] {
+      if (kernel.frozen()) return WorkLater(kernel, kWhileFrozen);
+      Work();
+    });
+  }
+  timer_->Arm(kernel.timers(), kernel.clocks().Monotonic() + delay);
 }
 
 void IoUring::BeginDeferred() {
@@ -172,11 +196,17 @@ void IoUring::Begin(RefPtr<Request> request) {
     request->partner = watch.get();
     watch->partner = request.get();
   }
-  pending_.push_back(request);
-  if (watch) pending_.push_back(watch);
+  AddPending(request);
+  if (watch) AddPending(watch);
   request->Start();
   // Unless what it watches is over by now.
   if (watch && watch->partner != nullptr) watch->Start();
+}
+
+void IoUring::AddPending(RefPtr<Request> request) {
+  Request& r = *request;
+  r.place = pending_.insert(pending_.end(), std::move(request));
+  r.placed = true;
 }
 
 // --- completions ---
@@ -184,7 +214,10 @@ void IoUring::Begin(RefPtr<Request> request) {
 void IoUring::Complete(Request& request, int32_t result) {
   RefPtr<IoUring> self(this);
   RefPtr<Request> keep(&request);
-  std::erase(pending_, keep);
+  if (request.placed) pending_.erase(request.place);
+  request.placed = false;
+  ForgetCount(request);
+  if (requests_ > 0) --requests_;
   const io_uring_sqe& sqe = request.sqe();
   bool scalar = IsReadWrite(sqe.opcode) && sqe.opcode != IORING_OP_READV && sqe.opcode != IORING_OP_WRITEV;
   bool failed = result < 0 || (scalar && static_cast<uint32_t>(result) != request.expected());
@@ -235,13 +268,28 @@ bool IoUring::PostMore(Request& request, int32_t result) {
   cqe.flags = request.TakeFlags() | IORING_CQE_F_MORE;
   ++posted_;
   Post(cqe);
-  CheckCounts();
+  // Its call still runs.
+  if (CountReached()) WorkLater(request.task().kernel(), 0);
   return true;
 }
 
+void IoUring::ForgetCount(Request& request) {
+  if (request.count_target() == 0) return;
+  auto [from, to] = counting_.equal_range(request.count_target());
+  for (auto it = from; it != to; ++it) {
+    if (it->second != &request) continue;
+    counting_.erase(it);
+    break;
+  }
+  request.ForgetCount();
+}
+
 void IoUring::CheckCounts() {
-  for (const RefPtr<Request>& r : pending_) {
-    if (r->TakeCountReached()) due_.push_back({r, 0, true});
+  while (CountReached()) {
+    RefPtr<Request> r(counting_.begin()->second);
+    counting_.erase(counting_.begin());
+    r->ForgetCount();
+    due_.push_back({std::move(r), 0, true});
   }
 }
 

@@ -9,6 +9,8 @@
 
 #include <cstdint>
 #include <deque>
+#include <list>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -64,6 +66,8 @@ class IoUring final : public File {
   // FILES_UPDATE: the descriptors at `fds` for the slots from `offset` on, or, for IORING_FILE_INDEX_ALLOC, free ones, which are told there.
   ErrnoOr<uint64_t> UpdateFiles(Task& task, uint64_t fds, uint32_t count, uint32_t offset);
   ProvidedBuffers& buffers() { return provided_; }
+  // A TIMEOUT waits for completions: its count_target().
+  void CountFor(Request& request) { counting_.emplace(request.count_target(), &request); }
   // Completions posted so far but for those of time-outs, which count them.
   uint64_t posted() const { return posted_; }
   static bool Supports(uint8_t opcode);
@@ -86,8 +90,12 @@ class IoUring final : public File {
   void SubmitChain();
   // A request, or the first of a chain: begins, unless it has to wait for those before it.
   void Take(RefPtr<Request> head);
-  // Begins what is due: not by recursion, for chains are as long as programs make them.
+  // Begins what is due: not by recursion, for chains are as long as programs make them, and for a while only: what is left goes on later.
   void Work();
+  void WorkLater(Kernel& kernel, int64_t delay);
+  void AddPending(RefPtr<Request> request);
+  void ForgetCount(Request& request);
+  bool CountReached() const { return !counting_.empty() && counting_.begin()->first <= posted_; }
   void Begin(RefPtr<Request> request);
   void BeginDeferred();
   void Post(const io_uring_cqe& cqe);
@@ -110,12 +118,15 @@ class IoUring final : public File {
     int32_t failure;  // 0: it is to begin
     bool reached;     // a time-out whose count is reached
   };
-  std::deque<Due> due_;
+  std::deque<Due> due_;  // of those that are to begin alone, while nobody works
   bool working_ = false, submitting_ = false;
-  std::vector<RefPtr<Request>> pending_;  // begun, and waiting
-  std::deque<RefPtr<Request>> deferred_;  // behind one with IOSQE_IO_DRAIN
-  Request* barrier_ = nullptr;            // such a one, under way
-  std::vector<RefPtr<Request>> chain_;    // links that are being submitted
+  std::unique_ptr<Timer> timer_;                // goes on with them
+  size_t requests_ = 0;                         // that are not complete
+  std::list<RefPtr<Request>> pending_;          // begun, and waiting
+  std::multimap<uint64_t, Request*> counting_;  // those of them that wait for a number of completions, by that
+  std::deque<RefPtr<Request>> deferred_;        // behind one with IOSQE_IO_DRAIN
+  Request* barrier_ = nullptr;                  // such a one, under way
+  std::vector<RefPtr<Request>> chain_;          // links that are being submitted
   bool chain_failed_ = false;
   std::deque<io_uring_cqe> overflow_;
   std::vector<RefPtr<File>> files_;

@@ -6,6 +6,7 @@
 #include "sentry/fs/eventfd/eventfd.h"
 #include "sentry/io_uring/io_uring.h"
 #include "sentry/io_uring/io_uring.pb.h"
+#include "sentry/kernel/kernel.h"
 
 namespace amber {
 namespace {
@@ -46,6 +47,8 @@ std::string IoUring::Save(state::Saver& saver) const {
     SaveChain(saver, *r, m.add_pending());
     if (r.get() == barrier_) m.set_barrier(true);
   }
+  // What is due has nothing else to wait for than its turn: it comes before the others.
+  for (const Due& due : due_) SaveChain(saver, *due.request, m.add_deferred());
   for (const RefPtr<Request>& r : deferred_) SaveChain(saver, *r, m.add_deferred());
   return m.SerializeAsString();
 }
@@ -53,6 +56,7 @@ std::string IoUring::Save(state::Saver& saver) const {
 RefPtr<Request> IoUring::LoadChain(state::Loader& loader, const proto::IoChain& in, bool waits) {
   RefPtr<Request> first = Request::Load(loader, *this, in.first());
   if (!first || in.first().waits() != waits || first->opcode() == IORING_OP_LINK_TIMEOUT) return nullptr;
+  requests_ += 1 + static_cast<size_t>(in.rest_size()) + (in.has_watch() ? 1 : 0);
   RefPtr<Request> last = first;
   for (const auto& next : in.rest()) {
     RefPtr<Request> r = Request::Load(loader, *this, next);
@@ -61,13 +65,13 @@ RefPtr<Request> IoUring::LoadChain(state::Loader& loader, const proto::IoChain& 
     last = r;
   }
   if (!waits) return first;
-  pending_.push_back(first);
+  AddPending(first);
   if (!in.has_watch()) return first;
   RefPtr<Request> watch = Request::Load(loader, *this, in.watch());
   if (!watch || !in.watch().waits() || watch->opcode() != IORING_OP_LINK_TIMEOUT) return nullptr;
   first->partner = watch.get();
   watch->partner = first.get();
-  pending_.push_back(std::move(watch));
+  AddPending(std::move(watch));
   return first;
 }
 
@@ -111,8 +115,10 @@ bool IoUring::Load(state::Loader& loader, std::string_view bytes) {
 }
 
 bool IoUring::AfterLoad(state::Loader&) {
+  if (!deferred_.empty()) WorkLater(deferred_.front()->task().kernel(), 0);
   for (const RefPtr<Request>& first : pending_) {
     for (Request* r = first.get(); r != nullptr; r = r->next.get()) r->AfterLoad();
+    if (first->count_target() != 0) CountFor(*first);
     first->Resume();
   }
   for (const RefPtr<Request>& first : deferred_) {

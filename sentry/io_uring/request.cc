@@ -102,7 +102,7 @@ bool HasUnknownFlags(const io_uring_sqe& s) {
 
 }  // namespace
 
-Request::Request(IoUring& ring, Task& task, const io_uring_sqe& sqe) : ring_(&ring), task_(&task), space_(&task.mm()), sqe_(sqe) {}
+Request::Request(IoUring& ring, Task& task, const io_uring_sqe& sqe) : ring_(&ring), task_(&task), sqe_(sqe) { space_.Watch(&task.mm()); }
 
 Request::~Request() {
   // Not by recursion.
@@ -143,7 +143,7 @@ void Request::Run() {
   RefPtr<Request> self(this);
   if (ring_ == nullptr) return;
   // What its addresses meant is gone, by exit or exec.
-  if (task_->exiting() || !task_->has_mm() || &task_->mm() != space_) {
+  if (task_->exiting() || !task_->has_mm() || !space_.Is(task_->mm())) {
     helper_.reset();
     return ring_->Complete(*this, -ECANCELED);
   }
@@ -314,15 +314,12 @@ ErrnoOr<uint64_t> Request::Timeout(Task& helper) {
   int64_t deadline = call.deadline;
   if (!call.restarted) {
     deadline = TRY(DeadlineOf(helper, sqe_.addr, sqe_.timeout_flags));
-    if (sqe_.opcode == IORING_OP_TIMEOUT && sqe_.off != 0) count_target_ = ring_->posted() + sqe_.off;
+    if (sqe_.opcode == IORING_OP_TIMEOUT && sqe_.off != 0) {
+      count_target_ = ring_->posted() + sqe_.off;
+      ring_->CountFor(*this);
+    }
   }
   return helper.Block({}, deadline);
-}
-
-bool Request::TakeCountReached() {
-  if (count_target_ == 0 || ring_->posted() < count_target_ || !waits()) return false;
-  count_target_ = 0;
-  return true;
 }
 
 void Request::MoveDeadline(int64_t deadline) {
@@ -358,6 +355,7 @@ void Request::Save(state::Saver& saver, proto::IoRequest* out) const {
     out->mutable_held()->set_id(held_->id);
     out->set_held_position(held_->position);
   }
+  out->set_other_memory(!task_->has_mm() || !space_.Is(task_->mm()));
   if (waits()) {
     const SyscallState& call = helper_->call();
     out->set_waits(true);
@@ -381,6 +379,7 @@ RefPtr<Request> Request::Load(state::Loader& loader, IoUring& ring, const proto:
     const auto& b = in.held();
     r->held_ = {b.address(), b.size(), static_cast<uint16_t>(b.id()), static_cast<uint16_t>(in.held_position())};
   }
+  r->lost_space_ = in.other_memory();
   if (!IsKnown(r->opcode()) || (in.waits() && TakesFile(r->opcode()) && !r->file_)) return nullptr;
   r->saved_.timed_out = in.timed_out();
   r->saved_.deadline = in.waits() ? in.deadline() : kNever;
@@ -389,7 +388,9 @@ RefPtr<Request> Request::Load(state::Loader& loader, IoUring& ring, const proto:
   return r;
 }
 
-void Request::AfterLoad() { space_ = task_->has_mm() ? &task_->mm() : nullptr; }
+void Request::AfterLoad() {
+  if (!lost_space_ && task_->has_mm()) space_.Watch(&task_->mm());
+}
 
 void Request::Resume() {
   helper_ = std::make_unique<HelperTask>(task_->kernel(), *this);

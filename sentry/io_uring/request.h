@@ -7,6 +7,7 @@
 #include <linux/io_uring.h>
 
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,6 +18,7 @@
 #include "sentry/io_uring/provided_buffers.h"
 #include "sentry/kernel/helper_task.h"
 #include "sentry/kernel/task.h"
+#include "sentry/mm/memory_owner.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/file.h"
 
@@ -49,8 +51,10 @@ class Request final : public RefCounted<Request>, public CallOwner {
   // What `fd` means to the task, or null.
   RefPtr<File> FileOf(int fd) const;
   uint8_t opcode() const { return sqe_.opcode; }
-  // It is a TIMEOUT whose count of completions has been reached; true once.
-  bool TakeCountReached();
+  Task& task() const { return *task_; }
+  // Of a TIMEOUT: how many completions it waits for; 0: for none, or no longer.
+  uint64_t count_target() const { return count_target_; }
+  void ForgetCount() { count_target_ = 0; }
   // TIMEOUT_REMOVE with IORING_TIMEOUT_UPDATE.
   void MoveDeadline(int64_t deadline);
   // POLL_REMOVE with IORING_POLL_UPDATE_*.
@@ -61,6 +65,9 @@ class Request final : public RefCounted<Request>, public CallOwner {
   uint32_t expected() const { return expected_ != 0 ? expected_ : sqe_.len; }
   bool linked() const { return (sqe_.flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK)) != 0; }
 
+  // Where the ring has it while it is under way.
+  std::list<RefPtr<Request>>::iterator place;
+  bool placed = false;
   // What is linked behind it.
   RefPtr<Request> next;
   // A LINK_TIMEOUT that watches it, or, for one, what it watches.
@@ -104,10 +111,11 @@ class Request final : public RefCounted<Request>, public CallOwner {
 
   IoUring* ring_ = nullptr;
   RefPtr<Task> task_;
-  const void* space_ = nullptr;  // the address space that its addresses mean
+  MemoryWatch space_;  // the address space that its addresses mean
   io_uring_sqe sqe_{};
   RefPtr<File> file_;
   bool private_files_ = false;
+  bool lost_space_ = false;  // out of an image: its address space was gone then
   int error_ = 0;
   SyscallState saved_;  // out of an image, until Resume()
   uint64_t count_target_ = 0;

@@ -35,6 +35,7 @@ constexpr uint64_t kHugeThreshold = 4 << 20;
 MemoryManager::~MemoryManager() {
   Userfaults::MemoryGone(*this);
   MemoryOwner::MemoryGone(*this);
+  MemoryWatch::OnGone(*this);
 }
 
 RefPtr<MemoryManager> MemoryManager::Fork() const {

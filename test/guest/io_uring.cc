@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -536,4 +537,99 @@ GUEST_TEST(IoUring, RequestThatEndsItsProcessFreesItsLocks) {
   EXPECT_OK(fcntl(file, F_SETLK, &lock));
   rmdir(group);
   umount2(dir / "groups", MNT_DETACH);
+}
+
+// A chain as long as the ring, of reads that take their time.
+GUEST_TEST(IoUring, LongChainsAreWholeAndOthersGetTheirTurn) {
+  constexpr unsigned kLinks = 1024;
+  constexpr unsigned kSize = 1 << 20;
+  Ring ring(kLinks);
+  char* memory = static_cast<char*>(MUST(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
+  const int file = static_cast<int>(MUST(syscall(SYS_memfd_create, "chain", 0)));
+  MUST(ftruncate(file, kSize));
+  volatile int state = 0, turns = 0;
+  Thread other([&] {
+    while (state == 0) SleepMs(1);
+    while (state == 1) {
+      syscall(SYS_getppid);
+      SleepMs(1);
+      turns = turns + 1;
+    }
+  });
+  other.tid();
+  for (unsigned i = 0; i < kLinks; ++i) {
+    io_uring_sqe& sqe = ring.Buffer(IORING_OP_READ, file, i, memory, kSize);
+    if (i + 1 < kLinks) sqe.flags = IOSQE_IO_LINK;
+  }
+  state = 1;
+  EXPECT_EQ(ring.Submit(), kLinks);
+  CheckpointHere();
+  for (unsigned i = 0; i < kLinks; ++i) ring.ExpectNext(i, kSize);
+  state = 2;
+  other.Join();
+  EXPECT(turns > 2);
+}
+
+GUEST_TEST(IoUring, CancelsManyAtOnce) {
+  constexpr unsigned kPolls = 4096;
+  Ring ring(kPolls, 0, 2 * kPolls);
+  Pipe pipe;
+  for (unsigned i = 0; i < kPolls; ++i) ring.Next(IORING_OP_POLL_ADD, pipe.r, 5).poll32_events = POLLIN;
+  EXPECT_EQ(ring.Submit(), kPolls);
+  ring.Next(IORING_OP_ASYNC_CANCEL, -1, 6).cancel_flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;
+  EXPECT_EQ(ring.Submit(), 1);
+  unsigned polls = 0;
+  for (unsigned i = 0; i < kPolls + 1; ++i) {
+    const io_uring_cqe cqe = ring.Take();
+    EXPECT_EQ(cqe.res, cqe.user_data == 6 ? static_cast<int>(kPolls) : -ECANCELED);
+    polls += cqe.user_data == 5;
+  }
+  EXPECT_EQ(polls, kPolls);
+}
+
+namespace {
+
+// A page at a place that every program has free.
+char* PageOfAll() {
+  void* const place = reinterpret_cast<void*>(0x4'1000'0000);
+  return static_cast<char*>(MUST(mmap(place, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0)));
+}
+
+void ExecNext(int left, const Pipe& pipe) {
+  const Str number("%d", left), r("%d", pipe.r), w("%d", pipe.w);
+  const char* arguments[] = {SelfPath(), "@AnotherProgram", number, r, w, nullptr};
+  execve(SelfPath(), const_cast<char**>(arguments), environ);
+}
+
+}  // namespace
+
+GUEST_HELPER(AnotherProgram) {
+  Pipe pipe;
+  pipe.CloseRead();
+  pipe.CloseWrite();
+  pipe.r = atoi(argv[3]);
+  pipe.w = atoi(argv[4]);
+  if (const int left = atoi(argv[2]); left > 0) ExecNext(left - 1, pipe);
+  const char* page = PageOfAll();
+  MUST(write(pipe.w, "mine", 4));
+  SleepMs(20);
+  EXPECT_EQ(page[0], 0);
+  pollfd ready = {pipe.r, POLLIN, 0};
+  EXPECT_EQ(poll(&ready, 1, 0), 1);
+  ExitWithVerdict();
+}
+
+// A request means the memory of the program that made it, not that of one that comes to be at the same place.
+GUEST_TEST(IoUring, RequestsDoNotOutliveTheirProgram) {
+  for (int programs = 0; programs < 6; ++programs) {
+    const pid_t pid = Fork([programs] {
+      Ring ring;
+      Pipe pipe;
+      MUST(fcntl(ring.fd, F_SETFD, 0));
+      ring.Buffer(IORING_OP_READ, pipe.r, 1, PageOfAll(), 4);
+      EXPECT_EQ(ring.Submit(), 1);
+      ExecNext(programs, pipe);
+    });
+    EXPECT_EXITED(WaitStatus(pid), 0);
+  }
 }
