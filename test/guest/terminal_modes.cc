@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -207,4 +208,52 @@ GUEST_TEST(TerminalModes, HungUp) {
     EXPECT(Reads(t.master, "b"));
   }));
   EXPECT_ERRNO(write(t.slave, "a", 1), EIO);
+}
+
+// Whoever types takes no memory without end: not by ends of files that nobody reads, nor by what stops the other side.
+GUEST_TEST(TerminalModes, WhatNobodyReadsHasAnEnd) {
+  Terminal t;
+  char ends[4096];
+  memset(ends, 4, sizeof(ends));
+  size_t written = 0;
+  long n = 0;
+  while (written < 1 << 20 && (n = write(t.master, ends, sizeof(ends))) > 0) written += static_cast<size_t>(n);
+  EXPECT(n < 0 && errno == EAGAIN);
+  CheckpointHere();
+  char c;
+  EXPECT_EQ(read(t.slave, &c, 1), 0);
+  EXPECT_EQ(read(t.slave, &c, 1), 0);
+  MUST(tcflush(t.slave, TCIFLUSH));
+  for (int i = 0; i < 80'000; ++i) MUST(tcflow(t.slave, TCIOFF));
+  int waiting = 0;
+  MUST(ioctl(t.master, FIONREAD, &waiting));
+  EXPECT(waiting <= 70'000);
+}
+
+// What is typed and forgotten at once is taken without end; others get their turn.
+GUEST_TEST(TerminalModes, WhatIsForgottenTakesTurns) {
+  constexpr size_t kSize = 16 << 20;
+  Terminal t;
+  t.Set(0, ECHO);
+  char* kills = static_cast<char*>(malloc(kSize));
+  memset(kills, 025, kSize);
+  volatile int state = 0, turns = 0;
+  Thread other([&] {
+    while (state == 0) SleepMs(1);
+    while (state == 1) {
+      syscall(SYS_getppid);
+      SleepMs(1);
+      turns = turns + 1;
+    }
+  });
+  other.tid();
+  state = 1;
+  for (size_t done = 0; done < kSize;) {
+    const long n = write(t.master, kills + done, kSize - done);
+    if (n <= 0) SleepMs(1);
+    done += n > 0 ? static_cast<size_t>(n) : 0;
+  }
+  state = 2;
+  other.Join();
+  EXPECT(turns > 3);
 }

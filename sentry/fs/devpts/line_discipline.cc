@@ -62,16 +62,15 @@ void LineDiscipline::SetTermios(const Termios& termios) {
     raw_ += line_;
     lines_.clear();
     line_.clear();
-    line_bytes_ = 0;
+    line_bytes_ = ends_ = 0;
   } else if (!was_canonical && canonical && !raw_.empty()) {
-    line_bytes_ = raw_.size();
-    lines_.push_back({std::exchange(raw_, {}), true});
+    PushLine(std::exchange(raw_, {}), true);
   }
   if (!Has(IXON)) stopped_ = false;
 }
 
 size_t LineDiscipline::InputRoom() const {
-  size_t used = line_bytes_ + line_.size() + raw_.size();
+  size_t used = line_bytes_ + ends_ + line_.size() + raw_.size();
   size_t room = kInputLimit - 1 - std::min(used, kInputLimit - 1);
   // An endless first line must not lock the terminal up: its rest is taken and dropped.
   if (room == 0 && Canonical() && lines_.empty()) return kInputLimit;
@@ -188,9 +187,12 @@ bool LineDiscipline::Edit(uint8_t c) {
   return true;
 }
 
-void LineDiscipline::FinishLine(bool eof) {
-  line_bytes_ += line_.size();
-  lines_.push_back({std::exchange(line_, {}), eof});
+void LineDiscipline::FinishLine(bool eof) { PushLine(std::exchange(line_, {}), eof); }
+
+void LineDiscipline::PushLine(std::string data, bool eof) {
+  line_bytes_ += data.size();
+  ends_ += eof ? 1 : 0;
+  lines_.push_back({std::move(data), eof});
 }
 
 void LineDiscipline::AddToLine(uint8_t c) {
@@ -299,6 +301,8 @@ void LineDiscipline::KillLine() {
 }
 
 void LineDiscipline::Reprint() {
+  // Nobody would see any of it, however often it is asked for.
+  if (output_.size() >= kOutputLimit) return;
   FinishErasing();
   Echo(termios_.cc[VREPRINT]);
   Put('\n');
@@ -327,7 +331,9 @@ std::string LineDiscipline::ReadInput(size_t size) {
   line.data.erase(0, out.size());
   line_bytes_ -= out.size();
   // An end of file behind bytes is used up with the last of them, not left as an empty read.
-  if (line.data.empty()) lines_.pop_front();
+  if (!line.data.empty()) return out;
+  ends_ -= line.eof ? 1 : 0;
+  lines_.pop_front();
   return out;
 }
 
@@ -344,7 +350,7 @@ void LineDiscipline::FlushInput() {
   lines_.clear();
   line_.clear();
   raw_.clear();
-  line_bytes_ = 0;
+  line_bytes_ = ends_ = 0;
   literal_next_ = false;
 }
 
@@ -407,10 +413,7 @@ LineDiscipline::State LineDiscipline::GetState() const {
 
 void LineDiscipline::SetState(State state, const Termios& termios) {
   termios_ = termios;
-  for (auto& [data, eof] : state.lines) {
-    line_bytes_ += data.size();
-    lines_.push_back({std::move(data), eof});
-  }
+  for (auto& [data, eof] : state.lines) PushLine(std::move(data), eof);
   line_ = std::move(state.line), raw_ = std::move(state.raw), output_ = std::move(state.output);
   stopped_ = state.stopped, literal_next_ = state.literal_next, erasing_ = state.erasing, column_ = state.column;
 }

@@ -95,6 +95,7 @@ class LineDiscipline {
   void KillLine();
   void Reprint();
   void FinishLine(bool eof);
+  void PushLine(std::string data, bool eof);
   void AddToLine(uint8_t c);
   void Echo(uint8_t c);
   // Echo of a character that came, which ends what ECHOPRT prints of those that went.
@@ -112,6 +113,7 @@ class LineDiscipline {
   std::string line_;        // canonical: being edited
   std::string raw_;         // not canonical
   size_t line_bytes_ = 0;   // in lines_
+  size_t ends_ = 0;         // of those that an end of file closes: each takes the room of a byte
   std::string output_;
   bool stopped_ = false;
   bool literal_next_ = false;

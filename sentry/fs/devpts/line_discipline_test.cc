@@ -168,6 +168,22 @@ TEST_F(LineDisciplineTest, InputStopsWhenLinesWait) {
   EXPECT_GT(d_.InputRoom(), 3000u);
 }
 
+TEST_F(LineDisciplineTest, EndsOfFilesTakeRoom) {
+  size_t taken = 0;
+  for (int i = 0; i < 10; ++i) {
+    int s;
+    taken += d_.Receive(std::string(1000, '\4'), &s);
+  }
+  EXPECT_LT(taken, LineDiscipline::kInputLimit);
+  LineDiscipline other;
+  other.SetState(d_.GetState(), d_.termios());
+  EXPECT_EQ(other.InputRoom(), 0u);
+  EXPECT_EQ(d_.ReadInput(100), "");
+  EXPECT_EQ(d_.InputRoom(), 1u);
+  d_.FlushInput();
+  EXPECT_EQ(d_.InputRoom(), LineDiscipline::kInputLimit - 1);
+}
+
 TEST_F(LineDisciplineTest, StateSurvives) {
   Type("done\nhalf");
   LineDiscipline other;

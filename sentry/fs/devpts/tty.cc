@@ -264,7 +264,7 @@ void Tty::AskToStop(bool from_master, bool stop) {
   if (from_master) {
     (void)MasterWrite({&c, 1});
   } else {
-    discipline_.output() += c;
+    if (discipline_.output().size() < LineDiscipline::kOutputLimit) discipline_.output() += c;
     NotifyOutput();
   }
 }
