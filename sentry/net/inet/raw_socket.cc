@@ -183,7 +183,7 @@ bool RawSocket::Take(const net::Packet& packet, net::RawBytes* shared) {
   d.data = bytes;
   if (filter_) {
     auto start = whole ? net::FilterStart::kNetwork : net::FilterStart::kTransport;
-    d.data = bytes.First(net::RunFilter(*filter_, packet, net_->stack().FindLink(packet.link), start));
+    net::CutTo(&d.data, net::RunFilter(*filter_, packet, net_->stack().FindLink(packet.link), start));
     if (d.data.empty()) return true;
   }
   d.from = {packet.source, 0, static_cast<uint32_t>(packet.scoped_link())};

@@ -207,7 +207,8 @@ ErrnoOr<void> UdpSocket::Transmit(net::Packet packet, const net::Path& path, siz
   net::Stack::Batch batch(net_->stack());
   do {
     net::Packet one = packet;
-    one.payload = segment > 0 ? whole.First(static_cast<uint32_t>(segment)) : whole;
+    // Each is its receiver's alone: one that waits must not keep all of them.
+    one.payload = segment > 0 ? net::Slice::Copy(whole.First(static_cast<uint32_t>(segment)).view()) : whole;
     whole.DropFront(one.payload.size);
     if (!lite()) ++net_->stack().counters().udp_out;
     net_->stack().Send(std::move(one), path);

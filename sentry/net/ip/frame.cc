@@ -102,8 +102,15 @@ bool FilterPayload(const SocketFilter* filter, const Link* link, Packet* packet)
   uint32_t whole = 0, kept = RunFilter(*filter, *packet, link, FilterStart::kTransport, &whole);
   if (kept == 0) return false;
   uint32_t header = whole - packet->payload.size;
-  packet->payload.size = std::min(packet->payload.size, kept > header ? kept - header : 0);
+  CutTo(&packet->payload, kept > header ? kept - header : 0);
   return true;
+}
+
+void CutTo(Slice* bytes, uint32_t size) {
+  if (size >= bytes->size) return;
+  bool much = size < bytes->size / 2;
+  bytes->size = size;
+  if (much) *bytes = Slice::Copy(bytes->view());
 }
 
 }  // namespace amber::net

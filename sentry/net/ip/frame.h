@@ -27,4 +27,7 @@ uint32_t RunFilter(const SocketFilter& filter, const Packet& packet, const Link*
 // The same for a socket that gets the transport's payload without its header, of which nothing is cut off: false drops the packet.
 bool FilterPayload(const SocketFilter* filter, const Link* link, Packet* packet);
 
+// Leaves the first `size` bytes of what a socket will keep, and no memory that is much more: its queue counts what is left.
+void CutTo(Slice* bytes, uint32_t size);
+
 }  // namespace amber::net

@@ -84,5 +84,19 @@ TEST(FrameTest, FiltersLeaveTheHeader) {
   EXPECT_EQ(keep(UINT32_MAX), 5);
 }
 
+// What a queue counts is what it keeps: a program that lets one byte through does not keep the packet.
+TEST(FrameTest, WhatIsCutOffIsNotKept) {
+  Slice whole = Slice::Copy(std::string(60000, 'x'));
+  Slice most = whole, little = whole;
+  CutTo(&most, 50000);
+  EXPECT_EQ(most.size, 50000u);
+  EXPECT_EQ(most.buffer, whole.buffer);
+  CutTo(&little, 1);
+  EXPECT_EQ(little.view(), "x");
+  EXPECT_NE(little.buffer, whole.buffer);
+  CutTo(&little, 5);
+  EXPECT_EQ(little.size, 1u);
+}
+
 }  // namespace
 }  // namespace amber::net

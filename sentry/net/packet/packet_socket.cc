@@ -183,10 +183,9 @@ void PacketSocket::OnFrame(net::SharedFrame& frame) {
   info.from = AddressOf(frame.link, ether);
   if (header > 0) memcpy(info.from.sll_addr, frame.bytes.data() + ETH_ALEN, ETH_ALEN);
   info.from.sll_pkttype = frame.outgoing ? PACKET_OUTGOING : frame.packet.frame_type;
-  bytes.size = std::min(bytes.size, kept);
   if (ring_) {
     bool wake = false;
-    bool fits = ring_->Put(bytes.view(), info, drops_ > 0, type_ == SOCK_DGRAM, &wake);
+    bool fits = ring_->Put(bytes.First(kept).view(), info, drops_ > 0, type_ == SOCK_DGRAM, &wake);
     (fits ? received_ : drops_) += 1;
     ArmRingTimer();
     if (wake) Wake();
@@ -197,6 +196,7 @@ void PacketSocket::OnFrame(net::SharedFrame& frame) {
     return;
   }
   ++received_;
+  net::CutTo(&bytes, kept);
   charge_ += bytes.size + kOverhead;
   frames_.push_back({std::move(bytes), info});
   Wake();

@@ -205,7 +205,10 @@ ErrnoOr<size_t> UnixSocket::SendPacket(Task& task, SendRequest& request, UnixMes
     if (size > 0 && TRY(TakeInto(request.source, &message.data, size)) != size) return Errno(EFAULT);
     uint32_t kept = to->filter_->Run(message.data);
     if (kept == 0) return size;
-    if (kept < message.data.size()) message.data.resize(kept);
+    if (kept < message.data.size()) {
+      message.data.resize(kept);
+      message.data.shrink_to_fit();  // what the queue counts is all that it keeps
+    }
   }
   if (budget_->used >= limit) return Errno(EAGAIN);
   // Whoever is not this one's partner may not fill its queue (unix_dgram_recvq_full).
