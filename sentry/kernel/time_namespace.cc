@@ -3,6 +3,7 @@
 #include <linux/capability.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
@@ -24,7 +25,7 @@ namespace {
 constexpr int64_t kMostSeconds = INT64_MAX / kNsPerSecond;
 // Namespaces with a page of their own: each costs the sentry a descriptor.
 constexpr int kMostPages = 64;
-int pages = 0;
+std::atomic<int> pages = 0;
 
 // One line of what is written (timens_offsets_write).
 struct Line {

@@ -73,7 +73,9 @@ std::vector<RefPtr<Key>> RingsOfTask(const Task& task) {
 ErrnoOr<KeyRef> SessionRing(Task& task, bool create) {
   TaskExtras& extras = task.extras();
   if (!extras.session_keys) {
-    extras.session_keys = KeyStore::Get().RingsOf(task.creds().uid).session;
+    RefPtr<Key> session = KeyStore::Get().RingsOf(task.creds().uid).session;
+    if (!session) return Errno(ENOKEY);
+    extras.session_keys = std::move(session);
     if (create) TRY(JoinNewSession(task));
   } else if (extras.session_keys->of_user() && create) {
     TRY(JoinNewSession(task));
@@ -99,11 +101,11 @@ ErrnoOr<KeyRef> Special(Task& task, int id, bool create) {
     case KEY_SPEC_SESSION_KEYRING: return SessionRing(task, create);
     case KEY_SPEC_USER_KEYRING: {
       RefPtr<Key> ring = KeyStore::Get().RingsOf(creds.uid).ring;
-      return KeyRef{ring, true};
+      return ring ? ErrnoOr<KeyRef>(KeyRef{ring, true}) : Errno(ENOKEY);
     }
     case KEY_SPEC_USER_SESSION_KEYRING: {
       RefPtr<Key> ring = KeyStore::Get().RingsOf(creds.uid).session;
-      return KeyRef{ring, true};
+      return ring ? ErrnoOr<KeyRef>(KeyRef{ring, true}) : Errno(ENOKEY);
     }
     case KEY_SPEC_REQKEY_AUTH_KEY:
     case KEY_SPEC_REQUESTOR_KEYRING: return Errno(ENOKEY);  // nothing is being requested of this task
@@ -115,19 +117,20 @@ char Letter(bool on, char letter) { return on ? letter : '-'; }
 
 }  // namespace
 
+// Without those that there is no room for in the user's quota.
 KeyStore::User& KeyStore::RingsOf(uint32_t uid) {
   User& user = users_[uid];
   constexpr uint32_t kPerm = (kPossessor & ~(Key::kSetAttr << 24)) | Key::kAll << 16;
   auto make = [&](const char* name) {
     auto ring = Key::Make(Key::Type::kKeyring, name + std::to_string(uid), uid, UINT32_MAX, kPerm);
-    if (!ring.ok()) return RefPtr<Key>(MakeRef<Key>());
+    if (!ring.ok()) return RefPtr<Key>();
     (*ring)->set_of_user();
     return *ring;
   };
   if (!user.ring) user.ring = make("_uid.");
-  if (!user.session) {
-    user.session = make("_uid_ses.");
-    (void)user.session->Link(*user.ring);
+  if (user.ring && !user.session) {
+    RefPtr<Key> session = make("_uid_ses.");
+    if (session && session->Link(*user.ring).ok()) user.session = std::move(session);
   }
   return user;
 }

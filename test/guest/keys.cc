@@ -203,5 +203,23 @@ GUEST_TEST(Keys, QuotaOfUsers) {
   }));
 }
 
+// Who has no room for rings of the user's own gets none, and no image suffers from it.
+GUEST_TEST(Keys, RingsOfUsersCountToo) {
+  if (geteuid() != 0) Skip("needs root to drop it");
+  NeedKeys();
+  JOIN_OK(Fork([] {
+    MUST(setresuid(4244, 4244, 4244));
+    MUST(Ctl(KEYCTL_JOIN_SESSION_KEYRING, nullptr));
+    int made = 0;
+    while (made < 1000 && AddUser(Str("k%d", made), "x", KEY_SPEC_SESSION_KEYRING) > 0) ++made;
+    EXPECT(made < 1000);
+    EXPECT_ERRNO(Ctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_USER_KEYRING, 1), ENOKEY);
+    EXPECT_ERRNO(Ctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_USER_SESSION_KEYRING, 1), ENOKEY);
+    CheckpointHere();
+    EXPECT_ERRNO(Ctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_USER_KEYRING, 1), ENOKEY);
+    MUST(Ctl(KEYCTL_CLEAR, KEY_SPEC_SESSION_KEYRING));
+  }));
+}
+
 }  // namespace
 }  // namespace guest

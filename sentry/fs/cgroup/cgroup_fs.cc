@@ -294,6 +294,8 @@ bool CgroupInode::Load(state::Loader& loader, std::string_view bytes) {
 
 bool CgroupInode::AfterLoad(state::Loader& loader) {
   if (first_version_ != (group_ && group_->first() != nullptr)) return loader.Fail("a cgroup's file is of another version");
+  bool of_root = entry_ != nullptr && entry_->where == CgroupEntry::Where::kRoot;
+  if (of_root && first_version_ && group_->own_tree() == nullptr) return loader.Fail("a cgroup has a file that only roots have");
   Watch();
   return true;
 }

@@ -6,10 +6,31 @@
 
 #include <algorithm>
 
+#include "sentry/base/check.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/gofer/later.h"
 
 namespace amber {
+namespace {
+
+// In the place of a list that cannot be read: nobody but the owner is granted anything.
+const Acl& NothingGranted() {
+  static const auto* acl = [] {
+    struct [[gnu::packed]] {
+      uint32_t version = 2;
+      struct {
+        uint16_t tag, permissions;
+        uint32_t id;
+      } entries[3] = {{Acl::kUserObj, 0, 0}, {Acl::kGroupObj, 0, 0}, {Acl::kOther, 0, 0}};
+    } list;
+    auto parsed = Acl::Parse({reinterpret_cast<const char*>(&list), sizeof(list)}, nullptr);
+    AMBER_CHECK(parsed.ok() && *parsed);
+    return new Acl(**std::move(parsed));
+  }();
+  return *acl;
+}
+
+}  // namespace
 
 ErrnoOr<void> GoferInode::NeedFd(bool write) {
   if (write ? rw_fd_.valid() : has_fd()) return Ok();
@@ -114,11 +135,13 @@ const Acl* GoferInode::NeedAcl(bool defaults) {
   bool same = known.ctime.tv_sec == attr_.ctime.tv_sec && known.ctime.tv_nsec == attr_.ctime.tv_nsec;
   if (known.known && (gofer().options_.exclusive || same)) return known.list.get();
   known = {};
-  if (!NeedNode().ok()) return nullptr;
+  // Whether there is a list, and whom it denies what, is not known where it cannot be read (check_acl() fails, too). It is asked for again.
+  if (!NeedNode().ok()) return &NothingGranted();
   auto bytes = client().GetXattr(node_, defaults ? kDefaultAcl : kAccessAcl);
-  if (!bytes.ok() && !bytes.Is(ENODATA) && !bytes.Is(EOPNOTSUPP)) return nullptr;
+  if (!bytes.ok() && !bytes.Is(ENODATA) && !bytes.Is(EOPNOTSUPP)) return &NothingGranted();
   auto list = bytes.ok() ? Acl::Parse(*bytes, nullptr) : std::optional<Acl>();
-  if (list.ok() && *list) known.list = std::make_unique<Acl>(**std::move(list));
+  if (!list.ok()) return &NothingGranted();
+  if (*list) known.list = std::make_unique<Acl>(**std::move(list));
   // In a tree of others a change that gives the same ctime may come yet.
   known.known = gofer().options_.exclusive || settled_;
   known.ctime = attr_.ctime;

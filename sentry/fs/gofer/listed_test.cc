@@ -11,6 +11,8 @@
 
 #include "gofer/test_gofer.h"
 #include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/kernel/credentials.h"
+#include "sentry/vfs/acl.h"
 #include "sentry/vfs/test_tree.h"
 
 namespace amber {
@@ -76,6 +78,23 @@ class Listed : public testing::TestWithParam<bool> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Trees, Listed, testing::Bool(), [](const auto& info) { return info.param ? "Exclusive" : "Shared"; });
+
+// A list that cannot be read may deny what the mode grants: nobody but the owner gets anything.
+TEST_P(Listed, UnreadableAccessListsGrantNothing) {
+  ListAndLook();
+  auto place = tree_->Find("/" + Name(1));
+  ASSERT_TRUE(place.ok());
+  ASSERT_TRUE(place->inode()->SetAttr({}, {.mode = 0664}).ok());
+  EXPECT_EQ(place->inode()->acl(), nullptr);
+  place = tree_->Find("/" + Name(2));
+  ASSERT_TRUE(place.ok());
+  unlink(Host(Name(2)).c_str());
+  const Acl* list = place->inode()->acl();
+  if (list == nullptr) GTEST_SKIP() << "the node is there: its list can be read";
+  Credentials somebody;
+  somebody.fsuid = 1000;
+  for (int may : {1, 2, 4}) EXPECT_FALSE(list->Permits(somebody, 0, 0, may));
+}
 
 TEST_P(Listed, LooksCostNoCalls) {
   ListAndLook();

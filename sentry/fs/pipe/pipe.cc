@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <map>
+#include <mutex>
 
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/pipe/pipe.pb.h"
@@ -18,11 +19,32 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kLeastPages = 2;  // PIPE_MIN_DEF_BUFFERS
 
-// Pages of all pipes of each user, by the initial user namespace's id.
-std::map<uid_t, size_t>& PagesOf() {
-  static auto* pages = new std::map<uid_t, size_t>();
-  return *pages;
-}
+// Pages of all pipes of each user, by the initial user namespace's id. With a lock of its own: pipes of several kernels (tests) have it in common.
+class UserPages {
+ public:
+  static size_t Of(uid_t user) {
+    UserPages& all = All();
+    std::lock_guard lock(all.lock_);
+    auto it = all.pages_.find(user);
+    return it == all.pages_.end() ? 0 : it->second;
+  }
+  static void Change(uid_t user, size_t before, size_t now) {
+    UserPages& all = All();
+    std::lock_guard lock(all.lock_);
+    size_t& pages = all.pages_[user];
+    pages = pages - before + now;
+    if (pages == 0) all.pages_.erase(user);
+  }
+
+ private:
+  static UserPages& All() {
+    static auto* all = new UserPages();
+    return *all;
+  }
+
+  std::mutex lock_;
+  std::map<uid_t, size_t> pages_;  // under the lock
+};
 
 bool IsOrdinary(const Task& task) { return !task.Has(CAP_SYS_RESOURCE) && !task.Has(CAP_SYS_ADMIN); }
 
@@ -36,9 +58,7 @@ Pipe::~Pipe() {
 
 void Pipe::Pay() {
   size_t pages = capacity_ / kPage;
-  size_t& all = PagesOf()[payer_];
-  all = all - paid_ + pages;
-  if (all == 0) PagesOf().erase(payer_);
+  UserPages::Change(payer_, paid_, pages);
   paid_ = pages;
 }
 
@@ -47,7 +67,7 @@ void Pipe::Charge(const Task& task) {
   if (paid_ > 0) return;
   payer_ = task.creds().uid;
   Pay();
-  if (PagesOf()[payer_] <= kUserPages || !IsOrdinary(task) || size_ > kLeastPages * kPage) return;
+  if (UserPages::Of(payer_) <= kUserPages || !IsOrdinary(task) || size_ > kLeastPages * kPage) return;
   capacity_ = kLeastPages * kPage;
   Pay();
 }
@@ -58,7 +78,7 @@ ErrnoOr<size_t> Pipe::SetCapacity(const Task& task, uint64_t bytes) {
   size_t wanted = std::bit_ceil(std::max<size_t>(bytes, kAtomic));
   if (wanted > kMaxCapacity && wanted > capacity_ && !task.Has(CAP_SYS_RESOURCE)) return Errno(EPERM);
   if (wanted > (size_t{1} << 30)) return Errno(EINVAL);
-  if (wanted > capacity_ && PagesOf()[payer_] - paid_ + wanted / kPage > kUserPages && IsOrdinary(task)) return Errno(EPERM);
+  if (wanted > capacity_ && UserPages::Of(payer_) - paid_ + wanted / kPage > kUserPages && IsOrdinary(task)) return Errno(EPERM);
   if (wanted < size_) return Errno(EBUSY);
   bool was_full = room() < kAtomic;
   capacity_ = wanted;
