@@ -23,7 +23,9 @@ constexpr uint32_t kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IO
                                IORING_FEAT_CQE_SKIP | IORING_FEAT_LINKED_FILE;
 
 // How long one call may go on taking submissions, and requests may be begun one after the other, ns.
-constexpr int64_t kLongestSubmit = 100'000'000, kLongestWork = 20'000'000;
+constexpr int64_t kLongestSubmit = 100'000'000, kLongestWork = 10'000'000;
+// Whoever waits for the kernel lock needs about as long to wake up.
+constexpr int64_t kOthersTurn = 150'000;
 
 uint32_t PowerOfTwo(uint32_t n) {
   uint32_t p = 1;
@@ -164,7 +166,7 @@ void IoUring::Work() {
   }
   working_ = false;
   due_ = std::move(later);
-  if (!due_.empty()) WorkLater(due_.front().request->task().kernel(), 0);
+  if (!due_.empty()) WorkLater(due_.front().request->task().kernel(), kOthersTurn);
 }
 
 // Once others have had the kernel.

@@ -23,7 +23,8 @@ Errno GoOn(Task& task, Errno on_signal) {
   // What this round has asked others is used up: the next one asks anew.
   task.extras().served.reset();
   task.syscall().deadline = kNever;
-  return task.Block({}, task.kernel().clocks().Monotonic(), on_signal);
+  // Whoever waits for the kernel lock needs as long to wake up; without it the timer, which is awake, has the lock first each time.
+  return task.Block({}, task.kernel().clocks().Monotonic() + kOthersTurn, on_signal);
 }
 
 Errno GoOnWith(Task& task, const File& file) {

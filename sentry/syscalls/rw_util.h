@@ -33,6 +33,7 @@ Errno BlockForIo(Task& task, File& file, uint32_t events);
 
 // Bytes that a round moves: some milliseconds.
 inline constexpr uint64_t kPiece = 16 << 20;
+inline constexpr int64_t kOthersTurn = 150'000;  // ns between two rounds
 
 // For a call without a deadline of its own, which begins with BeginRound(). Returns kBlocked. `on_signal`: what a signal makes of it, if nothing is done.
 Errno GoOn(Task& task, Errno on_signal = kKillable);
