@@ -37,11 +37,10 @@ constexpr uint64_t kNotifSetFlags = 0x40082104;  // SECCOMP_IOCTL_NOTIF_SET_FLAG
 std::vector<HostCall> MakeHostCalls() {
   return {
       // Platform: stubs, notifications, guest memory.
-      CALL(ioctl, "listeners (receive, send, descriptors), terminals of the user, page state and faults of stubs",
+      CALL(ioctl, "listeners (receive, send, descriptors), terminals of the user, page state and faults of stubs, flags of files (lsattr)",
            OneOf(1, {SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_ADDFD, kNotifSetFlags,
                      kPagemapScan, UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT, UFFDIO_WAKE, UFFDIO_COPY, UFFDIO_ZEROPAGE,
-                     UFFDIO_CONTINUE, TIOCGWINSZ, TCGETS, FIONREAD, FIONBIO})),
-      CALL(ioctl, "flags of the gofer's files, as lsattr shows them", OneOf(1, {FS_IOC_GETFLAGS})),
+                     UFFDIO_CONTINUE, TIOCGWINSZ, TCGETS, FIONREAD, FIONBIO, FS_IOC_GETFLAGS})),
       CALL(process_vm_readv, "copies from guest memory; only stubs share the sentry's pid namespace"),
       CALL(process_vm_writev, "copies to guest memory"),
       CALL(pidfd_open, "watches stubs; pids of the sentry's own namespace"),
