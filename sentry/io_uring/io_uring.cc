@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <utility>
 
@@ -27,12 +28,6 @@ constexpr int64_t kLongestSubmit = 100'000'000, kLongestWork = 10'000'000;
 // Whoever waits for the kernel lock needs about as long to wake up.
 constexpr int64_t kOthersTurn = 150'000;
 
-uint32_t PowerOfTwo(uint32_t n) {
-  uint32_t p = 1;
-  while (p < n) p *= 2;
-  return p;
-}
-
 }  // namespace
 
 ErrnoOr<RefPtr<IoUring>> IoUring::Create(Task&, uint32_t entries, io_uring_params* p) {
@@ -42,10 +37,10 @@ ErrnoOr<RefPtr<IoUring>> IoUring::Create(Task&, uint32_t entries, io_uring_param
   if ((p->flags & IORING_SETUP_TASKRUN_FLAG) != 0 && (p->flags & (IORING_SETUP_COOP_TASKRUN | IORING_SETUP_DEFER_TASKRUN)) == 0) return Errno(EINVAL);
   bool clamp = (p->flags & IORING_SETUP_CLAMP) != 0;
   if (entries == 0 || (entries > kMaxEntries && !clamp)) return Errno(EINVAL);
-  uint32_t submissions = PowerOfTwo(std::min(entries, kMaxEntries)), completions = 2 * submissions;
+  uint32_t submissions = std::bit_ceil(std::min(entries, kMaxEntries)), completions = 2 * submissions;
   if ((p->flags & IORING_SETUP_CQSIZE) != 0) {
     if (p->cq_entries == 0 || (p->cq_entries > 2 * kMaxEntries && !clamp)) return Errno(EINVAL);
-    completions = PowerOfTwo(std::min(p->cq_entries, 2 * kMaxEntries));
+    completions = std::bit_ceil(std::min(p->cq_entries, 2 * kMaxEntries));
     if (completions < submissions) return Errno(EINVAL);
   }
   auto ring = MakeRef<IoUring>();

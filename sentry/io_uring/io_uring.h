@@ -61,8 +61,8 @@ class IoUring final : public File {
   const iovec* FixedBuffer(uint32_t index) const;
   // Puts `file` into slot `number` - 1, or a free one for IORING_FILE_INDEX_ALLOC, whose index is the result. ENXIO, EINVAL, ENFILE.
   ErrnoOr<uint64_t> Install(RefPtr<File> file, uint32_t number);
-  // Empties slot `number` - 1, for who calls OnClose. ENXIO, EINVAL, EBADF.
-  ErrnoOr<RefPtr<File>> Uninstall(uint32_t number);
+  // Empties slot `number` - 1. ENXIO, EINVAL, EBADF.
+  ErrnoOr<void> Uninstall(uint32_t number);
   // FILES_UPDATE: the descriptors at `fds` for the slots from `offset` on, or, for IORING_FILE_INDEX_ALLOC, free ones, which are told there.
   ErrnoOr<uint64_t> UpdateFiles(Task& task, uint64_t fds, uint32_t count, uint32_t offset);
   ProvidedBuffers& buffers() { return provided_; }
@@ -101,6 +101,8 @@ class IoUring final : public File {
   void Post(const io_uring_cqe& cqe);
   void CheckCounts();
   void SetSlot(uint32_t index, RefPtr<File> file);
+  ErrnoOr<void> CheckNewTable(Task& task, uint32_t count) const;
+  void SetTable(std::vector<RefPtr<File>> files);
   ErrnoOr<uint64_t> RegisterFiles(Task& task, uint64_t argument, uint32_t count);
   ErrnoOr<uint64_t> RegisterFilesWithTags(Task& task, uint64_t argument, uint32_t size);
   ErrnoOr<uint64_t> UpdateFiles(Task& task, uint64_t argument, uint32_t count);

@@ -1,6 +1,7 @@
 // Saving and loading rings. The shared memory is a file of the image; requests that wait begin to wait again.
 #include <string.h>
 
+#include <bit>
 #include <cstddef>
 
 #include "sentry/fs/eventfd/eventfd.h"
@@ -10,8 +11,6 @@
 
 namespace amber {
 namespace {
-
-bool IsPowerOfTwo(uint32_t n) { return n != 0 && (n & (n - 1)) == 0; }
 
 void SaveChain(state::Saver& saver, const Request& first, proto::IoChain* out) {
   first.Save(saver, out->mutable_first());
@@ -77,8 +76,8 @@ RefPtr<Request> IoUring::LoadChain(state::Loader& loader, const proto::IoChain& 
 
 bool IoUring::Load(state::Loader& loader, std::string_view bytes) {
   proto::IoUring m;
-  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !IsPowerOfTwo(m.submissions()) || m.submissions() > kMaxEntries ||
-      !IsPowerOfTwo(m.completions()) || m.completions() > 2 * kMaxEntries || m.buffer_size() % 2 != 0) {
+  if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !std::has_single_bit(m.submissions()) || m.submissions() > kMaxEntries ||
+      !std::has_single_bit(m.completions()) || m.completions() > 2 * kMaxEntries || m.buffer_size() % 2 != 0) {
     return loader.Fail("an io_uring is malformed");
   }
   UniqueFd fd(loader.OpenFile(m.memory()));

@@ -1,6 +1,7 @@
 #include "sentry/io_uring/provided_buffers.h"
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <utility>
 
@@ -32,8 +33,6 @@ struct RingStatus {  // struct io_uring_buf_status
   uint32_t head;
   uint32_t reserved[8];
 };
-
-bool IsPowerOfTwo(uint32_t n) { return n != 0 && (n & (n - 1)) == 0; }
 
 template <typename T>
 bool AnySet(const T& words) {
@@ -71,7 +70,7 @@ ErrnoOr<void> ProvidedBuffers::RegisterRing(Task& task, uint64_t argument) {
   auto r = TRY(task.CopyIn(UserPtr<const RingRegistration>(argument)));
   // Neither memory of the ring's own (IOU_PBUF_RING_MMAP) nor buffers that are used up bit by bit (IOU_PBUF_RING_INC).
   if (AnySet(r.reserved) || r.flags != 0) return Errno(EINVAL);
-  if (!IsPowerOfTwo(r.entries) || r.entries >= kMaxIds) return Errno(EINVAL);
+  if (!std::has_single_bit(r.entries) || r.entries >= kMaxIds) return Errno(EINVAL);
   auto it = groups_.find(r.group);
   if (it != groups_.end() && (it->second.ring || !it->second.list.empty())) return Errno(EEXIST);
   if (r.address == 0) return Errno(EFAULT);
@@ -155,7 +154,7 @@ void ProvidedBuffers::Save(proto::IoUring* out) const {
 
 bool ProvidedBuffers::Load(const proto::IoUring& in) {
   for (const auto& m : in.group()) {
-    bool good = m.id() <= UINT16_MAX && m.head() <= UINT16_MAX && (!m.ring() || (IsPowerOfTwo(m.entries()) && m.entries() < kMaxIds));
+    bool good = m.id() <= UINT16_MAX && m.head() <= UINT16_MAX && (!m.ring() || (std::has_single_bit(m.entries()) && m.entries() < kMaxIds));
     if (!good || (m.ring() && m.buffer_size() > 0) || m.buffer_size() > UINT16_MAX) return false;
     auto [it, fresh] = groups_.try_emplace(static_cast<uint16_t>(m.id()));
     if (!fresh) return false;

@@ -38,16 +38,24 @@ const iovec* IoUring::FixedBuffer(uint32_t index) const {
   return index < buffers_.size() && buffers_[index].iov_base != nullptr ? &buffers_[index] : nullptr;
 }
 
-ErrnoOr<uint64_t> IoUring::RegisterFiles(Task& task, uint64_t argument, uint32_t count) {
+ErrnoOr<void> IoUring::CheckNewTable(Task& task, uint32_t count) const {
   if (files_registered_) return Errno(EBUSY);
   if (count == 0) return Errno(EINVAL);
-  if (count > kMaxFiles || count > task.limit(RLIMIT_NOFILE)) return Errno(EMFILE);
-  std::vector<int> fds = TRY(task.CopyInArray(UserPtr<const int>(argument), count));
-  std::vector<RefPtr<File>> files;
-  for (int fd : fds) files.push_back(TRY(FileForSlot(task, fd)));
+  return count > kMaxFiles || count > task.limit(RLIMIT_NOFILE) ? Errno(EMFILE) : ErrnoOr<void>();
+}
+
+void IoUring::SetTable(std::vector<RefPtr<File>> files) {
   files_ = std::move(files);
   files_registered_ = true;
   slot_hint_ = 0;
+}
+
+ErrnoOr<uint64_t> IoUring::RegisterFiles(Task& task, uint64_t argument, uint32_t count) {
+  TRY(CheckNewTable(task, count));
+  std::vector<int> fds = TRY(task.CopyInArray(UserPtr<const int>(argument), count));
+  std::vector<RefPtr<File>> files;
+  for (int fd : fds) files.push_back(TRY(FileForSlot(task, fd)));
+  SetTable(std::move(files));
   return 0;
 }
 
@@ -62,11 +70,8 @@ ErrnoOr<uint64_t> IoUring::RegisterFilesWithTags(Task& task, uint64_t argument, 
   // No completions that tell when a file is not used any more (tags).
   if (r.count == 0 || r.reserved != 0 || (r.flags != 0 && !sparse) || (sparse && r.data != 0) || r.tags != 0) return Errno(EINVAL);
   if (!sparse) return RegisterFiles(task, r.data, r.count);
-  if (files_registered_) return Errno(EBUSY);
-  if (r.count > kMaxFiles || r.count > task.limit(RLIMIT_NOFILE)) return Errno(EMFILE);
-  files_.assign(r.count, nullptr);
-  files_registered_ = true;
-  slot_hint_ = 0;
+  TRY(CheckNewTable(task, r.count));
+  SetTable(std::vector<RefPtr<File>>(r.count));
   return 0;
 }
 
@@ -128,13 +133,12 @@ ErrnoOr<uint64_t> IoUring::Install(RefPtr<File> file, uint32_t number) {
   return uint64_t{0};
 }
 
-ErrnoOr<RefPtr<File>> IoUring::Uninstall(uint32_t number) {
+ErrnoOr<void> IoUring::Uninstall(uint32_t number) {
   if (!files_registered_) return Errno(ENXIO);
   if (number > files_.size()) return Errno(EINVAL);
-  RefPtr<File> file = files_[number - 1];
-  if (!file) return Errno(EBADF);
+  if (!files_[number - 1]) return Errno(EBADF);
   SetSlot(number - 1, nullptr);
-  return file;
+  return Ok();
 }
 
 ErrnoOr<uint64_t> IoUring::RegisterBuffers(Task& task, uint64_t argument, uint32_t count) {

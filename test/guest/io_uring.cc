@@ -12,6 +12,7 @@
 #include "test/harness/guest_util.h"
 #include "test/harness/rings.h"
 #include "test/harness/sockets.h"
+#include "test/harness/turns.h"
 
 using namespace guest;
 
@@ -547,27 +548,17 @@ GUEST_TEST(IoUring, LongChainsAreWholeAndOthersGetTheirTurn) {
   char* memory = static_cast<char*>(MUST(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
   const int file = static_cast<int>(MUST(syscall(SYS_memfd_create, "chain", 0)));
   MUST(ftruncate(file, kSize));
-  volatile int state = 0, turns = 0;
-  Thread other([&] {
-    while (state == 0) SleepMs(1);
-    while (state == 1) {
-      syscall(SYS_getppid);
-      SleepMs(1);
-      turns = turns + 1;
-    }
-  });
-  other.tid();
+  Turns turns;
   for (unsigned i = 0; i < kLinks; ++i) {
     io_uring_sqe& sqe = ring.Buffer(IORING_OP_READ, file, i, memory, kSize);
     if (i + 1 < kLinks) sqe.flags = IOSQE_IO_LINK;
   }
-  state = 1;
+  turns.Begin();
   EXPECT_EQ(ring.Submit(), kLinks);
   CheckpointHere();
   for (unsigned i = 0; i < kLinks; ++i) ring.ExpectNext(i, kSize);
-  state = 2;
-  other.Join();
-  EXPECT(turns > 2);
+  const int count = turns.End();
+  EXPECT(count > 2);
 }
 
 GUEST_TEST(IoUring, CancelsManyAtOnce) {

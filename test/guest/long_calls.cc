@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/turns.h"
 
 using namespace guest;
 
@@ -128,22 +129,12 @@ GUEST_TEST(LongCalls, SignalsDoNotEndThoseOfFiles) {
 GUEST_TEST(LongCalls, OthersGetTheirTurn) {
   SameMemory wide;
   const int zero = MUST(open("/dev/zero", O_RDONLY));
-  volatile int state = 0, turns = 0;
-  Thread other([&] {
-    while (state == 0) SleepMs(1);
-    while (state == 1) {
-      syscall(SYS_getppid);
-      SleepMs(1);
-      turns = turns + 1;
-    }
-  });
-  other.tid();
-  state = 1;
+  Turns turns;
+  turns.Begin();
   EXPECT_EQ(readv(zero, wide.ranges, kRanges), kRanges * 3 * kMb / 2);
-  state = 2;
-  other.Join();
+  const int count = turns.End();
   // A dozen milliseconds at a time are not its own, not half a second.
-  EXPECT(turns > 5);
+  EXPECT(count > 5);
 }
 
 GUEST_TEST(LongCalls, KillsEndThem) {

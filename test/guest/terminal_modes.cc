@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "test/harness/guest_util.h"
+#include "test/harness/turns.h"
 
 using namespace guest;
 
@@ -237,23 +238,13 @@ GUEST_TEST(TerminalModes, WhatIsForgottenTakesTurns) {
   t.Set(0, ECHO);
   char* kills = static_cast<char*>(malloc(kSize));
   memset(kills, 025, kSize);
-  volatile int state = 0, turns = 0;
-  Thread other([&] {
-    while (state == 0) SleepMs(1);
-    while (state == 1) {
-      syscall(SYS_getppid);
-      SleepMs(1);
-      turns = turns + 1;
-    }
-  });
-  other.tid();
-  state = 1;
+  Turns turns;
+  turns.Begin();
   for (size_t done = 0; done < kSize;) {
     const long n = write(t.master, kills + done, kSize - done);
     if (n <= 0) SleepMs(1);
     done += n > 0 ? static_cast<size_t>(n) : 0;
   }
-  state = 2;
-  other.Join();
-  EXPECT(turns > 3);
+  const int count = turns.End();
+  EXPECT(count > 3);
 }
