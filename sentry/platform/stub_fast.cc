@@ -178,8 +178,8 @@ stub_fast_posted:
   je 2f
   movl $2000, %r11d
 1:
-  cmpl $3, %gs:512
-  jae stub_fast_answered
+  cmpl $1, %gs:512
+  jne stub_fast_taken
   pause
   decl %r11d
   jnz 1b

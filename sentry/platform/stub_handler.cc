@@ -209,6 +209,8 @@ STUB_INLINE void Obey(StubContext* context, uint32_t last, int looks) {
     uint32_t order = LoadAcquire(word);
     if (order == last) {
       if (looks-- > 0) {
+        // Whom the sentry waits for may need this CPU.
+        if (box->fast.waits != 0) Sys(kSysSchedYield);
         __builtin_ia32_pause();
       } else {
         AwaitOrder(box, last);

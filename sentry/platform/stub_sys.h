@@ -31,6 +31,7 @@ enum : uint64_t {
   kSysMunmap = 11,
   kSysRtSigaction = 13,
   kSysRtSigprocmask = 14,
+  kSysSchedYield = 24,
   kSysMremap = 25,
   kSysGetpid = 39,
   kSysRecvmsg = 47,
