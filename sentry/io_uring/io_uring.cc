@@ -11,6 +11,7 @@
 #include "sentry/fs/eventfd/eventfd.h"
 #include "sentry/io_uring/operations.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/others_turn.h"
 #include "sentry/kernel/task.h"
 
 namespace amber {
@@ -25,8 +26,6 @@ constexpr uint32_t kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IO
 
 // How long one call may go on taking submissions, and requests may be begun one after the other, ns.
 constexpr int64_t kLongestSubmit = 100'000'000, kLongestWork = 10'000'000;
-// Whoever waits for the kernel lock needs about as long to wake up.
-constexpr int64_t kOthersTurn = 150'000;
 
 }  // namespace
 

@@ -8,9 +8,16 @@
 
 #include "sentry/io_uring/io_uring.h"
 #include "sentry/io_uring/operations.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/others_turn.h"
 #include "sentry/kernel/task.h"
 
 namespace amber {
+namespace {
+
+constexpr int kShotsInARow = 32;
+
+}  // namespace
 
 bool Request::several() const {
   switch (sqe_.opcode) {
@@ -22,10 +29,15 @@ bool Request::several() const {
   }
 }
 
-// Ends when nothing came (the end of a stream), by an error, or because the ring is full. What one run can do is so bounded by the ring.
+// Ends when nothing came (the end of a stream), by an error, or because the ring is full. The ring's ends lie in the guest's memory, so it bounds
+// nothing: after some shots it is others' turn (MULTISHOT_MAX_RETRY in io_uring/net.c).
 ErrnoOr<uint64_t> Request::Shots(Task& helper) {
   if (sqe_.opcode == kOpReadMultishot && !file_->pollable()) return Errno(EBADFD);
-  while (true) {
+  if (helper.syscall().timed_out) {  // others had their turn; a file's own time limit does not count here, as on Linux
+    helper.syscall().timed_out = false;
+    helper.syscall().deadline = kNever;
+  }
+  for (int shots = 1;; ++shots) {
     auto result = Once(helper);
     if (!result.ok() || ring_ == nullptr || (*result == 0 && sqe_.opcode != IORING_OP_ACCEPT)) return result;
     if (!ring_->PostMore(*this, static_cast<int32_t>(*result))) return result;
@@ -38,6 +50,7 @@ ErrnoOr<uint64_t> Request::Shots(Task& helper) {
     WaitQueue* queue = file_->wait_queue();
     if ((file_->Poll(helper) & (POLLIN | POLLRDHUP | POLLHUP | POLLERR)) == 0 && queue != nullptr)
       return helper.Block(*queue, POLLIN | POLLRDHUP | POLLHUP | POLLERR);
+    if (shots >= kShotsInARow) return helper.Block({}, helper.kernel().clocks().Monotonic() + kOthersTurn);
   }
 }
 

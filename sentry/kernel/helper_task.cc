@@ -13,6 +13,7 @@
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/mount.h"
+#include "sentry/vfs/notify.h"
 
 namespace amber {
 
@@ -57,10 +58,12 @@ void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler)
   t->call_ = Task::Call::kRunning;
   Kernel& kernel = t->kernel();
   ++kernel.lifecycle().running_helpers_;
+  Task* actor = std::exchange(notify_actor, &other);
   ErrnoOr<uint64_t> result = [&] {
     ServedCall::Scope scope(*t);
     return handler(*t);
   }();
+  notify_actor = actor;
   --kernel.lifecycle().running_helpers_;
   t->mm_.reset();
   // The call may have ended the process that it was made for, which left its table to this, the last that has it: exit_files().

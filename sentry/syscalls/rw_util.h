@@ -6,6 +6,7 @@
 
 #include "sentry/base/errno_or.h"
 #include "sentry/base/ref_ptr.h"
+#include "sentry/kernel/others_turn.h"
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/file.h"
 #include "sentry/vfs/io.h"
@@ -33,7 +34,6 @@ Errno BlockForIo(Task& task, File& file, uint32_t events);
 
 // Bytes that a round moves: some milliseconds.
 inline constexpr uint64_t kPiece = 16 << 20;
-inline constexpr int64_t kOthersTurn = 150'000;  // ns between two rounds
 
 // For a call without a deadline of its own, which begins with BeginRound(). Returns kBlocked. `on_signal`: what a signal makes of it, if nothing is done.
 Errno GoOn(Task& task, Errno on_signal = kKillable);

@@ -433,3 +433,39 @@ GUEST_TEST(IoUringShots, DoNotWakeEachOtherForEver) {
   __atomic_store_n(&ended, 2, __ATOMIC_RELEASE);
   taker.Join();
 }
+
+// A stream of events that never ends, a ring that is always empty and buffers that never run out, by what another thread writes to memory alone.
+GUEST_TEST(IoUringShots, OthersHaveTheirTurn) {
+  Ring ring(8, 0, 4096);
+  BufferRing buffers(256);
+  if (syscall(kRegister, ring.fd, kPbufRing, &buffers.registration, 1) < 0) Skip("no rings of buffers");
+  static char memory[8];
+  const int events = MUST(eventfd(0, EFD_NONBLOCK | EFD_SEMAPHORE));
+  const uint64_t many = ~uint64_t{0} - 1;
+  MUST(write(events, &many, sizeof(many)));
+  for (uint16_t i = 0; i < 256; ++i) buffers.Add(memory, sizeof(memory), i);
+  static int shots, stop, running;
+  shots = stop = running = 0;
+  Thread taker([&] {
+    unsigned& head = ring.Word(ring.params.cq_off.head);
+    __atomic_store_n(&running, 1, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&stop, __ATOMIC_ACQUIRE) == 0) {
+      const unsigned ready = ring.Ready();
+      __atomic_store_n(&head, head + ready, __ATOMIC_RELEASE);
+      for (unsigned i = 0; i < ready; ++i) buffers.Add(memory, sizeof(memory), 0);
+      __atomic_add_fetch(&shots, static_cast<int>(ready), __ATOMIC_RELEASE);
+    }
+  });
+  while (__atomic_load_n(&running, __ATOMIC_ACQUIRE) == 0) SleepMs(1);
+  Select(ring, kReadMultishot, events, 1);
+  MUST(ring.Submit());
+  // Calls of others go on meanwhile.
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(getppid() > 0, true);
+    SleepMs(1);
+  }
+  __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
+  taker.Join();
+  EXPECT_GT(__atomic_load_n(&shots, __ATOMIC_ACQUIRE), 0);
+  close(ring.fd);
+}
