@@ -16,26 +16,27 @@ LandlockRuleset::LandlockRuleset(uint64_t fs_rights, uint64_t net_rights, uint64
   set_flags(O_RDWR);
 }
 
-LandlockRuleset::~LandlockRuleset() {
-  // Inodes go before what keeps their file systems.
-  for (auto& [key, rule] : paths_) rule.inode.reset();
+LandlockRuleset::~LandlockRuleset() = default;
+
+LandlockRuleset::Rules& LandlockRuleset::Own() {
+  if (rules_.use_count() > 1) rules_ = std::make_shared<Rules>(*rules_);
+  return *rules_;
 }
 
 void LandlockRuleset::AddPathRule(Inode& inode, uint64_t rights) {
-  PathRule& rule = paths_[{&inode.fs(), inode.ino()}];
+  PathRule& rule = Own().paths[{&inode.fs(), inode.ino()}];
   rule.fs = RefPtr<FileSystem>(&inode.fs());
   if (!rule.inode) rule.inode = RefPtr<Inode>(&inode);
   rule.rights |= rights;
 }
 
-void LandlockRuleset::AddPortRule(uint16_t port, uint64_t rights) { ports_[port] |= rights; }
+void LandlockRuleset::AddPortRule(uint16_t port, uint64_t rights) { Own().ports[port] |= rights; }
 
 ErrnoOr<RefPtr<LandlockRuleset>> LandlockRuleset::Freeze(RefPtr<LandlockRuleset> above) const {
   int depth = above ? above->depth_ + 1 : 1;
   if (depth > kMaxLayers) return Errno(E2BIG);
   auto layer = MakeRef<LandlockRuleset>(fs_rights_, net_rights_, scoped_);
-  for (const auto& [key, rule] : paths_) layer->AddPathRule(*rule.inode, rule.rights);
-  layer->ports_ = ports_;
+  layer->rules_ = rules_;
   layer->above_ = std::move(above);
   layer->depth_ = depth;
   return layer;
@@ -44,13 +45,13 @@ ErrnoOr<RefPtr<LandlockRuleset>> LandlockRuleset::Freeze(RefPtr<LandlockRuleset>
 uint64_t LandlockRuleset::fs_rights() const { return fs_rights_ != 0 ? fs_rights_ | file_right::kRefer : 0; }
 
 uint64_t LandlockRuleset::AtInode(const Inode& inode) const {
-  auto it = paths_.find({&inode.fs(), inode.ino()});
-  return it == paths_.end() ? 0 : it->second.rights;
+  auto it = rules_->paths.find({&inode.fs(), inode.ino()});
+  return it == rules_->paths.end() ? 0 : it->second.rights;
 }
 
 uint64_t LandlockRuleset::AtPort(uint16_t port) const {
-  auto it = ports_.find(port);
-  return it == ports_.end() ? 0 : it->second;
+  auto it = rules_->ports.find(port);
+  return it == rules_->ports.end() ? 0 : it->second;
 }
 
 bool LandlockRuleset::RestrictsFiles(const LandlockRuleset* domain) {
@@ -169,13 +170,13 @@ std::string LandlockRuleset::Save(state::Saver& saver) const {
   m.set_fs_rights(fs_rights_);
   m.set_net_rights(net_rights_);
   m.set_scoped(scoped_);
-  for (const auto& [key, rule] : paths_) {
+  for (const auto& [key, rule] : rules_->paths) {
     auto* out = m.add_path();
     out->set_fs(saver.Ref(rule.fs));
     out->set_inode(saver.Ref(rule.inode));
     out->set_rights(rule.rights);
   }
-  for (const auto& [port, rights] : ports_) {
+  for (const auto& [port, rights] : rules_->ports) {
     auto* out = m.add_port();
     out->set_port(port);
     out->set_rights(rights);
@@ -196,9 +197,9 @@ bool LandlockRuleset::Load(state::Loader& loader, std::string_view bytes) {
     PathRule rule{loader.GetRef<FileSystem>(in.fs()), loader.GetRef<Inode>(in.inode()), in.rights()};
     if (!rule.fs || !rule.inode) return loader.Fail("a landlock rule has no file");
     // Numbers are known only once all is loaded: AfterLoad() sorts them in.
-    paths_[{rule.fs.get(), paths_.size()}] = std::move(rule);
+    rules_->paths[{rule.fs.get(), rules_->paths.size()}] = std::move(rule);
   }
-  for (const auto& in : m.port()) ports_[static_cast<uint16_t>(in.port())] = in.rights();
+  for (const auto& in : m.port()) rules_->ports[static_cast<uint16_t>(in.port())] = in.rights();
   above_ = loader.GetRef<LandlockRuleset>(m.above());
   depth_ = m.depth();
   if ((m.above() != 0) != static_cast<bool>(above_) || depth_ < 0 || depth_ > kMaxLayers) return loader.Fail("a landlock domain is malformed");
@@ -208,7 +209,7 @@ bool LandlockRuleset::Load(state::Loader& loader, std::string_view bytes) {
 bool LandlockRuleset::AfterLoad(state::Loader& loader) {
   // Layers are numbered from the outside, so that no image makes a circle.
   if (above_ && above_->depth_ != depth_ - 1) return loader.Fail("a landlock domain has a wrong depth");
-  for (auto& [key, rule] : std::exchange(paths_, {})) {
+  for (auto& [key, rule] : std::exchange(rules_->paths, {})) {
     if (&rule.inode->fs() != rule.fs.get()) return loader.Fail("a landlock rule's file is of another file system");
     AddPathRule(*rule.inode, rule.rights);
   }

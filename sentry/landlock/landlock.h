@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -36,7 +37,9 @@ class LandlockRuleset final : public File {
   void AddPathRule(Inode& inode, uint64_t rights);
   void AddPortRule(uint16_t port, uint64_t rights);
 
-  // A copy that is a layer below `above`, which may be null. E2BIG.
+  // There is no room for another rule (Linux has LANDLOCK_MAX_NUM_RULES, and charges rules to the memory control group).
+  bool full() const { return rules_->paths.size() + rules_->ports.size() >= kMaxRules; }
+  // What this says now, as a layer below `above`, which may be null. E2BIG.
   ErrnoOr<RefPtr<LandlockRuleset>> Freeze(RefPtr<LandlockRuleset> above) const;
   // --- layers ---
   const LandlockRuleset* above() const { return above_.get(); }
@@ -62,15 +65,23 @@ class LandlockRuleset final : public File {
 
  private:
   struct PathRule {
-    RefPtr<FileSystem> fs;  // outlives the inode
+    RefPtr<FileSystem> fs;  // first: it outlives the inode
     RefPtr<Inode> inode;
     uint64_t rights = 0;
   };
   using Key = std::pair<const FileSystem*, uint64_t>;  // inodes of the host's files come and go, their numbers stay
 
   uint64_t fs_rights_ = 0, net_rights_ = 0, scoped_ = 0;
-  std::map<Key, PathRule> paths_;
-  std::map<uint16_t, uint64_t> ports_;
+  struct Rules {
+    std::map<Key, PathRule> paths;
+    std::map<uint16_t, uint64_t> ports;
+  };
+  static constexpr size_t kMaxRules = 1 << 16;
+  // To add to: layers that were made of them keep what they have.
+  Rules& Own();
+
+  // Shared with the layers that were made of it.
+  std::shared_ptr<Rules> rules_ = std::make_shared<Rules>();
   RefPtr<LandlockRuleset> above_;
   int depth_ = 0;  // layers, this one included; 0: not frozen
 };

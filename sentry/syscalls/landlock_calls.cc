@@ -79,6 +79,7 @@ ErrnoOr<void> AddPathRule(Task& task, LandlockRuleset& ruleset, uint64_t address
   if (placed == nullptr || placed->path()->mount->ns() == nullptr) return Errno(EBADFD);
   Inode& inode = placed->inode();
   if (!inode.IsDir() && (attr.rights & ~LandlockRuleset::kFileRights) != 0) return Errno(EINVAL);
+  if (ruleset.full()) return Errno(E2BIG);
   ruleset.AddPathRule(inode, attr.rights);
   return Ok();
 }
@@ -87,6 +88,7 @@ ErrnoOr<void> AddPortRule(Task& task, LandlockRuleset& ruleset, uint64_t address
   NetPort attr = TRY(task.CopyIn(UserPtr<NetPort>(address)));
   if (attr.rights == 0) return Errno(ENOMSG);
   if ((attr.rights & ~ruleset.net_rights()) != 0 || attr.port > UINT16_MAX) return Errno(EINVAL);
+  if (ruleset.full()) return Errno(E2BIG);
   ruleset.AddPortRule(static_cast<uint16_t>(attr.port), attr.rights);
   return Ok();
 }

@@ -26,19 +26,24 @@ namespace {
 constexpr int kLargeFile = 0100000;
 int KeptFlags(int flags) { return (flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC)) | kLargeFile; }
 
+ErrnoOr<RefPtr<File>> OpenWithRights(const VfsContext& ctx, const VfsPath& path, int flags) {
+  RefPtr<File> file = TRY(path.inode()->Open(ctx, path, flags));
+  // Of these rights the file keeps what its opener had (hook_file_open()).
+  constexpr uint64_t kKept = file_right::kTruncate | file_right::kIoctlDev;
+  if (uint64_t lost = kKept & ~RightsAt(ctx, path, kKept); lost != 0) {
+    if (auto* placed = dynamic_cast<VfsFile*>(file.get())) placed->set_lost_rights(lost);
+  }
+  return file;
+}
+
 ErrnoOr<RefPtr<File>> OpenInode(const VfsContext& ctx, const VfsPath& path, int flags) {
   // Terminals want to know O_NOCTTY; no open file shows it.
   // do_dentry_open() says so once the file is open; nobody sees that.
   const Inode& inode = *path.inode();
   bool direct = S_ISFIFO(inode.type()) || S_ISBLK(inode.type()) || (inode.IsRegular() && !IsPseudo(path.mount->fs()));
   if ((flags & O_DIRECT) != 0 && !direct) return Errno(EINVAL);
-  RefPtr<File> file = TRY(path.inode()->Open(ctx, path, KeptFlags(flags) | (flags & O_NOCTTY)));
+  RefPtr<File> file = TRY(OpenWithRights(ctx, path, KeptFlags(flags) | (flags & O_NOCTTY)));
   file->set_flags(file->flags() & ~O_NOCTTY);
-  // Of these rights the file keeps what its opener had (hook_file_open()).
-  constexpr uint64_t kKept = file_right::kTruncate | file_right::kIoctlDev;
-  if (uint64_t lost = kKept & ~RightsAt(ctx, path, kKept); lost != 0) {
-    if (auto* placed = dynamic_cast<VfsFile*>(file.get())) placed->set_lost_rights(lost);
-  }
   NotifyFile(*file, IN_OPEN);
   return file;
 }
@@ -129,6 +134,11 @@ ErrnoOr<RefPtr<File>> OpenPath(const VfsContext& ctx, const VfsPath& start, std:
     p = TRY(walker.FollowParent(dir, *link, &magic));
     if (magic.file || magic.path) return OpenResolved(ctx, magic, how.flags);
   }
+}
+
+ErrnoOr<RefPtr<File>> OpenUntold(const VfsContext& ctx, const VfsPath& path, int flags) {
+  TRY(CheckOpenRights(ctx, path, flags));
+  return OpenWithRights(ctx, path, flags);
 }
 
 ErrnoOr<RefPtr<File>> OpenPlace(const VfsContext& ctx, const VfsPath& path, int flags) {

@@ -22,5 +22,7 @@ struct OpenHow {
 ErrnoOr<RefPtr<File>> OpenPath(const VfsContext& ctx, const VfsPath& start, std::string_view path, const OpenHow& how);
 // Opens a place that is known already (magic links, open by handle). Checks permissions.
 ErrnoOr<RefPtr<File>> OpenPlace(const VfsContext& ctx, const VfsPath& path, int flags);
+// Opens what is no symbolic link as dentry_open() does: only what Landlock allows, whatever the permissions, and nobody is told.
+ErrnoOr<RefPtr<File>> OpenUntold(const VfsContext& ctx, const VfsPath& path, int flags);
 
 }  // namespace amber

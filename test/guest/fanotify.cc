@@ -161,6 +161,33 @@ GUEST_TEST(Fanotify, OfMountsAndFileSystems) {
   EXPECT_OK(umount(dir / "a"));
 }
 
+GUEST_TEST(Fanotify, MarksGoWithTheFile) {
+  TempDir dir;
+  WriteFile(dir / "f", "content");
+  WriteFile(dir / "kept", "content");
+  Group group;
+  MUST(group.Mark(FAN_MARK_ADD, FAN_MODIFY, dir / "f"));
+  MUST(group.Mark(FAN_MARK_ADD, FAN_MODIFY, dir / "kept"));
+  const auto marks = [&] {
+    char path[64], text[1024] = {};
+    snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", group.fd());
+    const int info = MUST(open(path, O_RDONLY));
+    MUST(read(info, text, sizeof(text) - 1));
+    close(info);
+    int count = 0;
+    for (const char* at = text; (at = strstr(at, "fanotify ino:")) != nullptr; ++at) ++count;
+    return count;
+  };
+  EXPECT_EQ(marks(), 2);
+  CheckpointHere();
+  // Not while it is open.
+  const int open_fd = MUST(open(dir / "f", O_RDONLY));
+  MUST(unlink(dir / "f"));
+  EXPECT_EQ(marks(), 2);
+  close(open_fd);
+  EXPECT_EQ(marks(), 1);
+}
+
 GUEST_TEST(Fanotify, Ignoring) {
   TempDir dir;
   WriteFile(dir / "f", "content");

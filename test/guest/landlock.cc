@@ -1,5 +1,6 @@
 // landlock(7): landlock_create_ruleset(2), landlock_add_rule(2), landlock_restrict_self(2).
 #include <netinet/in.h>
+#include <sys/fanotify.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -268,6 +269,23 @@ GUEST_TEST(Landlock, TcpPorts) {
     // Files are free.
     EXPECT_OK(open("/", O_RDONLY));
   }));
+}
+
+// The descriptor that an event comes with is opened by the rights of who reads the event (dentry_open()).
+GUEST_TEST(Landlock, FanotifyOpensNothingElse) {
+  NeedLandlock();
+  TempDir dir;
+  WriteFile(dir / "f", "content");
+  const int group = fanotify_init(FAN_CLASS_NOTIF | FAN_NONBLOCK | FAN_CLOEXEC, O_RDONLY);
+  if (group < 0) Skip("no fanotify here");
+  MUST(fanotify_mark(group, FAN_MARK_ADD, FAN_OPEN, AT_FDCWD, dir / "f"));
+  const int child = Fork([&] {
+    close(MUST(open(dir / "f", O_RDONLY)));
+    Restrict(Ruleset(kReadFile));
+    char event[64];
+    EXPECT_ERRNO(read(group, event, sizeof(event)), EACCES);
+  });
+  JOIN_OK(child);
 }
 
 GUEST_TEST(Landlock, NoTracingOutOfTheDomain) {

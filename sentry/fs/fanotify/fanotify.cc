@@ -20,6 +20,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/inode.h"
+#include "sentry/vfs/open.h"
 #include "sentry/vfs/ops.h"
 
 namespace amber {
@@ -35,15 +36,19 @@ constexpr uint32_t kHow = FAN_ONDIR | FAN_EVENT_ON_CHILD;
 
 uint64_t next_number = 1;
 
-std::map<uint32_t, size_t>& Groups() {
-  static auto* groups = new std::map<uint32_t, size_t>();
-  return *groups;
+// What the groups of a user add up to, but for what FAN_UNLIMITED_* frees (Linux charges events to the memory control group).
+struct Usage {
+  size_t groups = 0, marks = 0, events = 0;
+};
+std::map<uint32_t, Usage>& Users() {
+  static auto* users = new std::map<uint32_t, Usage>();
+  return *users;
 }
 
 }  // namespace
 
 ErrnoOr<RefPtr<Fanotify>> Fanotify::Make(Task& task, uint32_t init_flags, uint32_t event_flags) {
-  size_t& count = Groups()[task.creds().uid];
+  size_t& count = Users()[task.creds().uid].groups;
   if (count >= kMaxGroups) return Errno(EMFILE);
   auto file = MakeRef<Fanotify>();
   file->uid_ = task.creds().uid;
@@ -64,8 +69,11 @@ Fanotify::~Fanotify() {
   // First: mounts that marks keep tell observers when they go.
   RemovePlaceObserver(*this);
   AllowAll();
-  if (judges_) --notify_internal::judges;
-  if (counted_) --Groups()[uid_];
+  DropMarks([](const auto&) { return true; });
+  if (!counted_) return;
+  auto user = Users().find(uid_);
+  CountEvents(-static_cast<int64_t>(events_.size()));
+  if (--user->second.groups == 0) Users().erase(user);
 }
 
 const void* Fanotify::KeyOf(const VfsPath& place, On on) {
@@ -95,7 +103,7 @@ ErrnoOr<void> Fanotify::Add(const VfsPath& place, On on, uint32_t flags, uint32_
   Mark* mark = Find(on, KeyOf(place, on));
   if (mark != nullptr) TRY(CheckUpdate(*mark, flags));
   if (mark == nullptr) {
-    if (marks_.size() >= kMaxMarks && (init_flags_ & FAN_UNLIMITED_MARKS) == 0) return Errno(ENOSPC);
+    if ((init_flags_ & FAN_UNLIMITED_MARKS) == 0 && Users()[uid_].marks >= kMaxMarks) return Errno(ENOSPC);
     mark = &marks_[{on, KeyOf(place, on)}];
     mark->on = on;
     mark->evictable = true;
@@ -103,12 +111,14 @@ ErrnoOr<void> Fanotify::Add(const VfsPath& place, On on, uint32_t flags, uint32_
       mark->keeper = MakeRef<Mount>(place.mount->fs_ref(), place.mount->fs().root(), 0, "");
       mark->dentry = place.dentry;
     }
+  } else {
+    Count(*mark, -1);
   }
   (ignores ? mark->ignored : mark->mask) |= mask;
   if (ignores && (flags & FAN_MARK_IGNORED_SURV_MODIFY) != 0) mark->survives = true;
   if ((flags & FAN_MARK_IGNORE) != 0) mark->precise = true;
   if ((flags & FAN_MARK_EVICTABLE) == 0) mark->evictable = false;
-  CountJudges();
+  Count(*mark, 1);
   return Ok();
 }
 
@@ -118,7 +128,10 @@ void Fanotify::DropMarks(F matches) {
   std::vector<Marks::node_type> gone;
   for (auto it = marks_.begin(); it != marks_.end();) {
     auto next = std::next(it);
-    if (matches(*it)) gone.push_back(marks_.extract(it));
+    if (matches(*it)) {
+      Count(it->second, -1);
+      gone.push_back(marks_.extract(it));
+    }
     it = next;
   }
 }
@@ -126,31 +139,44 @@ void Fanotify::DropMarks(F matches) {
 ErrnoOr<void> Fanotify::Remove(const VfsPath& place, On on, uint32_t flags, uint32_t mask) {
   Mark* mark = Find(on, KeyOf(place, on));
   if (mark == nullptr) return Errno(ENOENT);
+  Count(*mark, -1);
   ((flags & (FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORE)) != 0 ? mark->ignored : mark->mask) &= ~mask;
+  Count(*mark, 1);
   if (((mark->mask | mark->ignored) & ~kHow) == 0) DropMarks([&](const auto& entry) { return &entry.second == mark; });
-  CountJudges();
   return Ok();
 }
 
 void Fanotify::Flush(On on) {
   DropMarks([&](const auto& entry) { return entry.first.first == on; });
-  CountJudges();
 }
 
+// Told of the mounts that others' marks keep, too: nothing here may look at all marks.
 void Fanotify::OnMountGone(const Mount& mount) {
-  marks_.erase({On::kMount, &mount});
-  CountJudges();
+  if (mount_marks_ == 0) return;
+  auto it = marks_.find({On::kMount, &mount});
+  if (it == marks_.end()) return;
+  Count(it->second, -1);
+  marks_.erase(it);
 }
 
-void Fanotify::CountJudges() {
-  bool judges = std::ranges::any_of(marks_, [](const auto& entry) { return (entry.second.mask & kFanotifyPermissions) != 0; });
-  if (judges == std::exchange(judges_, judges)) return;
-  notify_internal::judges += judges ? 1 : size_t{0} - 1;
+void Fanotify::Count(const Mark& mark, int by) {
+  if ((mark.mask & kFanotifyPermissions) != 0) judging_ += by;
+  if (bool judges = judging_ > 0; judges != std::exchange(judges_, judges)) notify_internal::judges += judges ? 1 : size_t{0} - 1;
+  if (mark.on == On::kMount) {
+    mount_marks_ += by;
+  } else if (const FileSystem* fs = &mark.dentry->fs(); (marked_[fs] += by) == 0) {
+    marked_.erase(fs);
+  }
+  if ((init_flags_ & FAN_UNLIMITED_MARKS) == 0) Users()[uid_].marks += static_cast<size_t>(by);
+}
+
+void Fanotify::CountEvents(int64_t by) {
+  if ((init_flags_ & FAN_UNLIMITED_QUEUE) == 0) Users()[uid_].events += static_cast<size_t>(by);
 }
 
 void Fanotify::OnUnmounted(const FileSystem& fs) {
+  if (!marked_.contains(&fs)) return;
   DropMarks([&](const auto& entry) { return entry.second.dentry && &entry.second.dentry->fs() == &fs; });
-  CountJudges();
 }
 
 uint32_t Fanotify::WantedBy(const Mark& mark, bool dir, bool of_child) {
@@ -216,9 +242,12 @@ void Fanotify::OnPlaceEvent(const VfsPath& place, uint32_t mask) {
 }
 
 void Fanotify::OnNameEvent(const NameEvent& event) {
-  if (!reports_ids()) return;
   uint32_t matched = 0;
-  if (uint32_t told = InterestIn(event, nullptr, &matched); told != 0) Post({.mask = told, .ids = Identify(event, told, matched)});
+  uint32_t told = reports_ids() ? InterestIn(event, nullptr, &matched) : 0;
+  if (told != 0) Post({.mask = told, .ids = Identify(event, told, matched)});
+  // __fsnotify_inode_delete()
+  if ((event.mask & IN_DELETE_SELF) != 0 && Find(On::kInode, event.inode) != nullptr)
+    DropMarks([&](const auto& entry) { return entry.first == std::pair<On, const void*>{On::kInode, event.inode}; });
 }
 
 int Fanotify::ActorPid() const {
@@ -238,7 +267,7 @@ void Fanotify::Post(Event event) {
 }
 
 bool Fanotify::Queue(Event event) {
-  bool full = events_.size() >= kMaxEvents && (init_flags_ & FAN_UNLIMITED_QUEUE) == 0;
+  bool full = (init_flags_ & FAN_UNLIMITED_QUEUE) == 0 && (events_.size() >= kMaxEvents || Users()[uid_].events >= kMaxUserEvents);
   if (full && overflowed_) return false;
   if (full) {
     overflowed_ = true;
@@ -248,6 +277,7 @@ bool Fanotify::Queue(Event event) {
     event.serial = reports_pidfd() && notify_actor != nullptr ? notify_actor->group().extras().serial : 0;
     events_.push_back(std::move(event));
   }
+  CountEvents(1);
   queue_.Notify(POLLIN | POLLRDNORM);
   return !full;
 }
@@ -255,6 +285,7 @@ bool Fanotify::Queue(Event event) {
 Fanotify::Event Fanotify::Take() {
   Event event = std::move(events_.front());
   events_.pop_front();
+  CountEvents(-1);
   ++taken_;
   if (event.overflow()) overflowed_ = false;
   if (!event.permission) latest_.erase(MergeKey(event));
@@ -265,6 +296,7 @@ void Fanotify::PutBack(Event event) {
   if (!event.overflow() && !event.permission) latest_[MergeKey(event)] = taken_ - 1;
   if (event.overflow()) overflowed_ = true;
   events_.push_front(std::move(event));
+  CountEvents(1);
   --taken_;
 }
 
@@ -277,7 +309,7 @@ ErrnoOr<int> Fanotify::OpenFor(Task& task, const Event& event) {
   if (writes && event.place.mount->read_only()) return Errno(EROFS);
   if (writes && inode.IsRegular() && inode.deny_write > 0) return Errno(ETXTBSY);
   int flags = static_cast<int>(event_flags_ & ~uint32_t{O_CLOEXEC}) | kNoNotify;
-  RefPtr<File> file = TRY(inode.Open(ContextOf(task), event.place, flags));
+  RefPtr<File> file = TRY(OpenUntold(ContextOf(task), event.place, flags));
   file->set_flags(file->flags() | kNoNotify);
   return task.files().Allocate(std::move(file), (event_flags_ & O_CLOEXEC) != 0, task.limit(RLIMIT_NOFILE));
 }
@@ -437,7 +469,7 @@ bool Fanotify::Load(state::Loader& loader, std::string_view bytes) {
   event_flags_ = m.event_flags();
   uid_ = m.uid();
   counted_ = true;
-  ++Groups()[uid_];
+  ++Users()[uid_].groups;
   pids_ = loader.GetRef<PidNamespace>(m.pids());
   user_ns_ = loader.GetRef<UserNamespace>(m.user_ns());
   unprivileged_ = m.unprivileged();
@@ -459,6 +491,7 @@ bool Fanotify::Load(state::Loader& loader, std::string_view bytes) {
     overflowed_ |= event.overflow();
     if (!event.overflow() && !event.permission) latest_[MergeKey(event)] = events_.size();
     events_.push_back(std::move(event));
+    CountEvents(1);
   }
   for (const auto& in : m.unanswered()) {
     auto permission = loader.GetRef<FanotifyPermission>(in.permission());
@@ -478,12 +511,12 @@ bool Fanotify::AfterLoad(state::Loader& loader) {
       if (mark.dentry->negative()) return loader.Fail("a fanotify mark has no inode");
       on = mark.on == On::kInode ? static_cast<const void*>(mark.dentry->inode()) : &mark.dentry->fs();
     }
-    marks_[{mark.on, on}] = std::move(mark);
+    auto [at, added] = marks_.try_emplace({mark.on, on}, std::move(mark));
+    if (added) Count(at->second, 1);
   }
   for (const Event& event : events_) {
     if (event.place && event.place.dentry->negative()) return loader.Fail("a fanotify event has no inode");
   }
-  CountJudges();
   AddPlaceObserver(*this, true);
   return true;
 }

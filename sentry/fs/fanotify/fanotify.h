@@ -41,7 +41,8 @@ inline constexpr uint32_t kFanPathEvents = FAN_ACCESS | FAN_MODIFY | FAN_CLOSE |
 
 class Fanotify final : public File, public PlaceObserver {
  public:
-  static constexpr size_t kMaxEvents = 16384, kMaxGroups = 128, kMaxMarks = 8192;  // fs.fanotify.max_*
+  // fs.fanotify.max_*: events of a group; groups and marks of a user. The events of all groups of a user are bounded, too.
+  static constexpr size_t kMaxEvents = 16384, kMaxGroups = 128, kMaxMarks = 8192, kMaxUserEvents = 4 * kMaxEvents;
   enum class On : uint8_t { kInode, kMount, kFileSystem };
 
   Fanotify() = default;  // for Load()
@@ -138,8 +139,9 @@ class Fanotify final : public File, public PlaceObserver {
   void AllowAll();
   template <typename F>
   void DropMarks(F matches);
-  // After each change of marks.
-  void CountJudges();
+  // A mark comes (1) or goes (-1); a change of one is both.
+  void Count(const Mark& mark, int by);
+  void CountEvents(int64_t by);
   Event Take();
   void PutBack(Event event);
   // A descriptor for the event's file; -1 for overflow, and where there are none.
@@ -159,6 +161,9 @@ class Fanotify final : public File, public PlaceObserver {
   uint64_t taken_ = 0;       // events that were read
   bool overflowed_ = false;  // the last event says so
   bool counted_ = false;
+  // Of the marks: those that ask for leave, those of mounts, the others by file system.
+  int judging_ = 0, mount_marks_ = 0;
+  std::unordered_map<const FileSystem*, int> marked_;
   bool judges_ = false;  // counted in notify_internal::judges
   uint64_t number_ = 0;  // tells it from other groups, in the keys of what waits
   // Permission events that were read: their descriptors, and who waits.
