@@ -98,13 +98,6 @@ Mount* FindMount(const MountNamespace& ns, uint64_t id) {
   return nullptr;
 }
 
-bool IsBelow(const Mount* m, const Mount& top) {
-  for (; m != nullptr; m = m->parent()) {
-    if (m == &top) return true;
-  }
-  return false;
-}
-
 uint64_t AttributesOf(const Mount& m) {
   uint64_t attr = 0;
   if ((m.flags() & MS_RDONLY) != 0) attr |= MOUNT_ATTR_RDONLY;
@@ -126,10 +119,11 @@ uint64_t PropagationOf(const Mount& m) {
 // get_dominating_id(): the nearest group above that has a mount below `root`.
 uint64_t PropagatesFrom(const Mount& m, const VfsPath& root) {
   const PeerGroup* group = m.master();
+  MountReach reach(root);
   for (int depth = 0; group != nullptr && depth < 1024; ++depth) {
     const PeerGroup* above = nullptr;
     for (const Mount* member : group->members) {
-      if (member->ns() == m.ns() && IsBelow(member, *root.mount)) return static_cast<uint64_t>(group->id());
+      if (member->ns() == m.ns() && reach.Reaches(*member)) return static_cast<uint64_t>(group->id());
       above = member->master();
     }
     group = above;
@@ -176,10 +170,10 @@ void FillBasics(Mount& m, uint64_t mask, StatMount* out) {
   if ((mask & kSupported) != 0) out->supported = kAll;
 }
 
-std::string RootInside(const Mount& m) {
-  std::string inside;
-  for (const Dentry* d = m.root().get(); !d->is_root(); d = d->parent()) inside = '/' + d->name() + inside;
-  return inside.empty() ? "/" : inside;
+// What cannot be seen from the root is for those who may administer the namespace.
+ErrnoOr<void> CheckReach(Task& task, const Scope& scope, const Mount& mount) {
+  if (MountReach(scope.root).Reaches(mount) || task.creds().HasIn(scope.ns->owner(), CAP_SYS_ADMIN)) return Ok();
+  return Errno(EPERM);
 }
 
 // Options of the file system, without the first comma.
@@ -203,6 +197,7 @@ ErrnoOr<uint64_t> StatMountCall(Task& task, UserPtr<const Request> request_p, Us
   Scope scope = TRY(ScopeOf(task, request));
   Mount* m = FindMount(*scope.ns, request.mount_id);
   if (m == nullptr) return Errno(ENOENT);
+  TRY(CheckReach(task, scope, *m));
   StatMount out{};
   Strings strings((request.param & kStrings) != 0);
   // The mask tells what was asked for and is there.
@@ -212,7 +207,7 @@ ErrnoOr<uint64_t> StatMountCall(Task& task, UserPtr<const Request> request_p, Us
   if ((out.mask & kNsId) != 0) out.namespace_id = scope.ns->ino();
   VfsPath place{RefPtr<Mount>(m), m->root()};
   if ((out.mask & kFsType) != 0) out.type = strings.Add(m->fs().type_name());
-  if ((out.mask & kMntRoot) != 0) out.root = strings.Add(RootInside(*m));
+  if ((out.mask & kMntRoot) != 0) out.root = strings.Add(PathInside(*m->root()));
   if ((out.mask & kMntPoint) != 0) out.point = strings.Add(PathName(place, scope.root));
   FillOptions(*m, &out, &strings);
   if (m->source().empty()) out.mask &= ~kSource;
@@ -232,13 +227,19 @@ ErrnoOr<uint64_t> ListMountCall(Task& task, UserPtr<const Request> request_p, Us
   Request request = TRY(CopyInRequest(task, request_p));
   if (request.param != 0 && request.param <= kIdsStart) return Errno(EINVAL);
   Scope scope = TRY(ScopeOf(task, request));
-  const Mount* top = request.mount_id == kRoot ? scope.root.mount.get() : FindMount(*scope.ns, request.mount_id);
-  if (top == nullptr) return Errno(ENOENT);
+  VfsPath top = scope.root;
+  if (request.mount_id != kRoot) {
+    Mount* start = FindMount(*scope.ns, request.mount_id);
+    if (start == nullptr) return Errno(ENOENT);
+    TRY(CheckReach(task, scope, *start));
+    top = {RefPtr<Mount>(start), start->root()};
+  }
+  MountReach reach(top);
   bool reverse = (flags & kReverse) != 0;
   std::vector<uint64_t> found;
   for (const Mount* m : scope.ns->All()) {
     uint64_t id = UniqueMountId(*m);
-    if (!IsBelow(m, *top) || id == request.mount_id) continue;
+    if (!reach.Reaches(*m) || id == request.mount_id) continue;
     if (request.param != 0 && (reverse ? id >= request.param : id <= request.param)) continue;
     found.push_back(id);
   }

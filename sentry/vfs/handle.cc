@@ -49,6 +49,8 @@ ErrnoOr<VfsPath> OpenHandle(const VfsContext& ctx, const RefPtr<Mount>& mount, c
   if (there && fs->IsOfHandle(*at.inode(), handle)) return at;
   // Without a name, but somebody has it open.
   if (!place.inode) return Errno(ESTALE);
+  // A directory that has a name has one dentry: with a second one it could be moved below itself.
+  if (place.inode->IsDir() && place.inode->links() > 0) return Errno(ESTALE);
   return VfsPath{mount, MakeRef<Dentry>(&mount->fs(), nullptr, "", std::move(place.inode))};
 }
 

@@ -49,22 +49,17 @@ std::string Propagation(const Mount& m) {
   return s;
 }
 
-// True if the mount can be seen from `root`.
-bool Visible(const Mount& m, const VfsPath& root) {
-  for (const Mount* at = &m; at != nullptr; at = at->parent()) {
-    if (at == root.mount.get()) {
-      return at != &m || root.is_mount_root();
-    }
-  }
-  return false;
-}
+// What is longer ends there: names may be as deep as a program likes, and mounts many.
+constexpr size_t kLongestText = 16 << 20;
 
 }  // namespace
 
 std::string MountNamespace::FormatMounts(const VfsPath& root) const {
   std::string out;
+  MountReach reach(root);
   for (Mount* m : All()) {
-    if (!Visible(*m, root)) continue;
+    if (!reach.Reaches(*m)) continue;
+    if (out.size() > kLongestText) break;
     VfsPath place{RefPtr<Mount>(m), m->root()};
     uint32_t flags = m->flags() | (m->fs().read_only() ? MS_RDONLY : 0);
     out += DeviceOf(*m) + ' ' + Mangle(PathName(place, root)) + ' ' + Mangle(m->fs().type_name()) + ' ' + MountOptions(flags) +
@@ -75,17 +70,16 @@ std::string MountNamespace::FormatMounts(const VfsPath& root) const {
 
 std::string MountNamespace::FormatMountInfo(const VfsPath& root) const {
   std::string out;
+  MountReach reach(root);
   for (Mount* m : All()) {
-    if (!Visible(*m, root)) continue;
+    if (!reach.Reaches(*m)) continue;
+    if (out.size() > kLongestText) break;
     VfsPath place{RefPtr<Mount>(m), m->root()};
-    std::string inside;
-    for (const Dentry* d = m->root().get(); !d->is_root(); d = d->parent()) inside = '/' + d->name() + inside;
-    if (inside.empty()) inside = "/";
     int parent = m->parent() != nullptr ? m->parent()->id() : m->id();
     out += std::to_string(m->id()) + ' ' + std::to_string(parent) + ' ' + std::to_string(major(m->fs().dev())) + ':' +
-           std::to_string(minor(m->fs().dev())) + ' ' + Mangle(inside) + ' ' + Mangle(PathName(place, root)) + ' ' + MountOptions(m->flags()) +
-           Propagation(*m) + " - " + Mangle(m->fs().type_name()) + ' ' + DeviceOf(*m) + ' ' + (m->fs().read_only() ? "ro" : "rw") +
-           m->fs().ShowOptions() + '\n';
+           std::to_string(minor(m->fs().dev())) + ' ' + Mangle(PathInside(*m->root())) + ' ' + Mangle(PathName(place, root)) + ' ' +
+           MountOptions(m->flags()) + Propagation(*m) + " - " + Mangle(m->fs().type_name()) + ' ' + DeviceOf(*m) + ' ' +
+           (m->fs().read_only() ? "ro" : "rw") + m->fs().ShowOptions() + '\n';
   }
   return out;
 }

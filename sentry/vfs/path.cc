@@ -311,4 +311,41 @@ std::string PathName(const VfsPath& path, const VfsPath& root, bool mark_unreach
   return result;
 }
 
+std::string PathInside(const Dentry& dentry) {
+  std::vector<const std::string*> names;
+  for (const Dentry* d = &dentry; !d->is_root(); d = d->parent()) names.push_back(&d->name());
+  std::string result;
+  for (auto it = names.rbegin(); it != names.rend(); ++it) {
+    result += '/';
+    result += **it;
+  }
+  return result.empty() ? "/" : result;
+}
+
+bool MountReach::IsBelow(const Dentry& dentry) {
+  constexpr uint64_t kMostSteps = 10'000'000;
+  for (const Dentry* d = &dentry;; d = d->parent()) {
+    if (d == top_.dentry.get()) return true;
+    if (d->is_root() || ++steps_ > kMostSteps) return false;
+  }
+}
+
+bool MountReach::Reaches(const Mount& mount) {
+  if (&mount == top_.mount.get()) return IsBelow(*mount.root());
+  std::vector<const Mount*> way;
+  bool reaches = false;
+  for (const Mount* at = &mount; at != nullptr; at = at->parent()) {
+    if (auto it = known_.find(at); it != known_.end()) {
+      reaches = it->second;
+      break;
+    }
+    way.push_back(at);
+    if (at->parent() != top_.mount.get()) continue;
+    reaches = at->parent() != nullptr && IsBelow(*at->mountpoint());
+    break;
+  }
+  for (const Mount* m : way) known_[m] = reaches;
+  return reaches;
+}
+
 }  // namespace amber

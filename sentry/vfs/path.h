@@ -8,6 +8,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "sentry/base/errno_or.h"
@@ -99,5 +101,22 @@ ErrnoOr<void> CheckOwner(const Credentials& creds, const Inode& inode);
 // The path of `path` as seen from `root`, with " (deleted)" behind an unlinked name, as d_path() gives it. A place
 // that `root` does not reach gets "(unreachable)" in front if `mark_unreachable`.
 std::string PathName(const VfsPath& path, const VfsPath& root, bool mark_unreachable = false);
+// The path of `dentry` from the root of its file system; "/" for that.
+std::string PathInside(const Dentry& dentry);
+
+// Which mounts are below a place, by their mount points: is_path_reachable() in fs/namespace.c. What it found it keeps: for one look at many of them.
+class MountReach {
+ public:
+  explicit MountReach(VfsPath top) : top_(std::move(top)) {}
+  bool Reaches(const Mount& mount);
+
+ private:
+  bool IsBelow(const Dentry& dentry);
+
+  VfsPath top_;
+  std::unordered_map<const Mount*, bool> known_;
+  // Very deep trees with very many mounts are taken for out of reach in the end.
+  uint64_t steps_ = 0;
+};
 
 }  // namespace amber

@@ -183,3 +183,50 @@ GUEST_TEST(MountApi, StatAndList) {
     EXPECT_ERRNO(syscall(kStatMount, &request, buffer, sizeof(buffer), 1), EINVAL);
   });
 }
+
+// Who cannot see a mount from its root is not told of it: is_path_reachable().
+GUEST_TEST(MountApi, FromARootOfOnesOwn) {
+  TempDir dir;
+  InOwnMounts([&] {
+    MUST(mkdir(dir / "root", 0755));
+    MUST(mkdir(dir / "root/in", 0755));
+    MUST(mkdir(dir / "beside", 0755));
+    MUST(mount("none", dir / "root/in", "tmpfs", 0, nullptr));
+    MUST(mount("none", dir / "beside", "tmpfs", 0, nullptr));
+    const auto id_of = [](const char* path) {
+      struct statx status = {};
+      MUST(statx(AT_FDCWD, path, 0, 0x4000 /*STATX_MNT_ID_UNIQUE*/, &status));
+      if ((status.stx_mask & 0x4000) == 0) Skip("no unique ids of mounts");
+      return uint64_t{status.stx_mnt_id};
+    };
+    const uint64_t in = id_of(dir / "root/in"), beside = id_of(dir / "beside"), above = id_of(dir.path());
+    const int proc = MUST(open("/proc/self", O_PATH | O_DIRECTORY));
+    MUST(chroot(dir / "root"));
+    MUST(chdir("/"));
+    char text[4096] = {};
+    const int info = MUST(openat(proc, "mountinfo", O_RDONLY));
+    MUST(read(info, text, sizeof(text) - 1));
+    EXPECT(strstr(text, " / /in ") != nullptr);
+    EXPECT_EQ(strchr(text, '\n') + 1, text + strlen(text));
+    MUST(setresuid(65534, 65534, 65534));
+    struct {
+      uint32_t size, spare;
+      uint64_t id, param;
+    } request = {24, 0, in, 0x10};
+    alignas(8) char buffer[1024] = {};
+    if (syscall(kStatMount, &request, buffer, sizeof(buffer), 0) < 0 && errno == ENOSYS) Skip("no statmount");
+    uint32_t point = 0;
+    memcpy(&point, buffer + 108, 4);
+    EXPECT_STREQ(buffer + 512 + point, "/in");
+    request.id = beside;
+    EXPECT_ERRNO(syscall(kStatMount, &request, buffer, sizeof(buffer), 0), EPERM);
+    request.id = above;
+    EXPECT_ERRNO(syscall(kStatMount, &request, buffer, sizeof(buffer), 0), EPERM);
+    request.param = 0;
+    uint64_t ids[256];
+    EXPECT_ERRNO(syscall(kListMount, &request, ids, 256, 0), EPERM);
+    request.id = ~0ul;
+    EXPECT_EQ(syscall(kListMount, &request, ids, 256, 0), 1);
+    EXPECT_EQ(ids[0], in);
+  });
+}
