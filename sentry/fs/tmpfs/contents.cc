@@ -114,6 +114,7 @@ void TmpfsInode::Account() { (void)Refresh(); }
 
 ErrnoOr<uint64_t> TmpfsInode::PrepareWrite(uint64_t offset, uint64_t size) {
   DropCapabilities();
+  dense_ = memfd_.valid() && offset <= RoundUp(attr_.size) && attr_.blocks * 512 == RoundUp(attr_.size);
   if (seals_ > 0 && (seals_ & F_SEAL_GROW) != 0 && offset + size > attr_.size) {
     if (offset >= attr_.size) return Errno(EPERM);
     size = attr_.size - offset;
@@ -148,11 +149,18 @@ uint64_t TmpfsInode::FitsUpTo(uint64_t offset, uint64_t end, uint64_t free) cons
 }
 
 void TmpfsInode::DidWrite(uint64_t end) {
-  bool grew = end > RoundUp(attr_.size);
+  const uint64_t stored = RoundUp(attr_.size);
+  const bool grew = end > stored, dense = std::exchange(dense_, false);
   attr_.size = std::max(attr_.size, end);
   attr_.mtime = attr_.ctime = FileTimeNow();
-  // Holes that were filled count at the next look; under a limit of somebody's choice at once.
-  if (grew || tmpfs().options_.size != 0) Account();
+  if (dense) {
+    if (!grew) return;
+    attr_.blocks = RoundUp(end) / 512;
+    Reaccount(attr_.blocks * 512);
+  } else if (grew || tmpfs().options_.size != 0) {
+    // Holes that were filled count at the next look; under a limit of somebody's choice at once.
+    Account();
+  }
 }
 
 ErrnoOr<void> TmpfsInode::SetSize(uint64_t size) {
