@@ -1,12 +1,19 @@
 #include "sentry/base/check.h"
 
+#include <signal.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 
 #include "sentry/base/sandbox_log.h"
+
+// Where this program begins, by the linker.
+extern "C" const char __executable_start;  // NOLINT(bugprone-reserved-identifier)
 
 namespace amber {
 namespace {
@@ -16,7 +23,7 @@ constexpr int kMaxNotes = 500;
 int g_log = -1;
 std::atomic<int> g_notes{0};
 
-// "FILE:LINE: KIND TEXT\n", cut at 500 bytes, in one piece, so that lines of several threads do not mix.
+// "FILE:LINE: KIND TEXT\n", cut at its length, in one piece, so that lines of several threads do not mix.
 class Line {
  public:
   void Add(const char* text) {
@@ -32,13 +39,23 @@ class Line {
     } while (number > 0);
     Add(p);
   }
+  void AddHex(uint64_t number) {
+    char digits[20];
+    char* p = digits + sizeof(digits);
+    *--p = 0;
+    do {
+      *--p = "0123456789abcdef"[number % 16];
+      number /= 16;
+    } while (number > 0);
+    Add(p);
+  }
   void WriteTo(int fd) {
     buffer_[size_] = '\n';
     if (fd >= 0) (void)!write(fd, buffer_, size_ + 1);
   }
 
  private:
-  char buffer_[500];
+  char buffer_[1000];
   size_t size_ = 0;
 };
 
@@ -53,12 +70,59 @@ Line Compose(const char* file, unsigned number, const char* kind, const char* te
   return line;
 }
 
+uint64_t FrameAbove(const void* frame) { return *static_cast<const uint64_t*>(frame); }
+
+// Where the calls on a stack return to, for `llvm-symbolizer --obj=sandbox`. Frames have pointers to the one above; anything else ends the walk.
+void AddFrames(Line& line, uint64_t ip, uint64_t frame) {
+  constexpr int kMost = 32;
+  constexpr uint64_t kLargestFrame = 1 << 16;
+  const uint64_t start = reinterpret_cast<uint64_t>(&__executable_start);
+  line.Add(", at");
+  for (int i = 0; i < kMost; ++i) {
+    line.Add(" ");
+    line.AddHex(ip - start);
+    if (frame % 8 != 0 || frame < kLargestFrame) break;
+    const auto* words = reinterpret_cast<const uint64_t*>(frame);
+    if (words[0] <= frame || words[0] - frame > kLargestFrame) break;
+    ip = words[1];
+    frame = words[0];
+  }
+}
+
+[[noreturn]] void Terminated() {
+  Line line = Compose("an exception", 0, "", "nobody caught it");
+  AddFrames(line, reinterpret_cast<uint64_t>(__builtin_return_address(0)), FrameAbove(__builtin_frame_address(0)));
+  line.WriteTo(g_log);
+  abort();
+}
+
+// SA_RESETHAND: the instruction is executed again, and ends the process as it would have.
+void OnCrash(int signal, siginfo_t* info, void* context) {
+  const auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+  Line line = Compose("signal", static_cast<unsigned>(signal), "", "crashed, address ");
+  line.AddHex(reinterpret_cast<uint64_t>(info->si_addr));
+  AddFrames(line, static_cast<uint64_t>(registers[REG_RIP]), static_cast<uint64_t>(registers[REG_RBP]));
+  line.WriteTo(g_log);
+}
+
 }  // namespace
 
 void SetCheckLog(int fd) { g_log = fd; }
 
+void LogCrashes() {
+  std::set_terminate(&Terminated);
+  struct sigaction action = {};
+  action.sa_sigaction = &OnCrash;
+  action.sa_flags = SA_SIGINFO | SA_RESETHAND;
+  for (int signal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE}) {
+    struct sigaction before = {};
+    if (sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_DFL) sigaction(signal, &action, nullptr);
+  }
+}
+
 void CheckFailed(const char* file, int line, const char* text) {
   Line message = Compose(file, static_cast<unsigned>(line), "check failed: ", text);
+  AddFrames(message, reinterpret_cast<uint64_t>(__builtin_return_address(0)), FrameAbove(__builtin_frame_address(0)));
   message.WriteTo(STDERR_FILENO);
   message.WriteTo(g_log);
   abort();

@@ -9,7 +9,11 @@ namespace amber {
 // From now on CheckFailed() also writes to `fd` (the sandbox's log; the sentry's standard error goes nowhere). -1: no longer.
 void SetCheckLog(int fd);
 
-// Writes "FILE:LINE: check failed: TEXT" to stderr and the log, and aborts. Async-signal-safe.
+// From now on a crash or an exception that nobody catches leaves a line there, too, with return addresses in this program. Not for programs with
+// handlers of their own for these signals.
+void LogCrashes();
+
+// Writes "FILE:LINE: check failed: TEXT, at ADDRESS..." to stderr and the log, and aborts. Async-signal-safe.
 [[noreturn]] void CheckFailed(const char* file, int line, const char* text);
 
 }  // namespace amber

@@ -57,6 +57,7 @@ absl::StatusOr<std::unique_ptr<KernelRuntime>> KernelRuntime::Make(const Sandbox
   error = runtime->kernel_.CreatePlatform({.fast_path = options.fast_path});
   if (!error.empty()) return absl::FailedPreconditionError(error);
   SetCheckLog(runtime->fds_.log.valid() ? runtime->fds_.log.get() : -1);
+  LogCrashes();
   if (options.strace) {
     if (absl::Status s = runtime->SetStrace(true); !s.ok()) return s;
   }
