@@ -39,7 +39,20 @@ void ReleaseIfOrphaned(ProcessGroup& group) {
   group.SendSignal(SigInfo::Kernel(SIGCONT));
 }
 
+// Signals that are sent while a process goes may end others, and so on, all on one stack.
+std::vector<const ThreadGroup*> leaving;
+
+class Leaving {
+ public:
+  explicit Leaving(const ThreadGroup& group) { leaving.push_back(&group); }
+  ~Leaving() { leaving.pop_back(); }
+  Leaving(const Leaving&) = delete;
+  Leaving& operator=(const Leaving&) = delete;
+};
+
 }  // namespace
+
+bool TaskLifecycle::IsLeaving(const ThreadGroup& group) { return std::ranges::find(leaving, &group) != leaving.end(); }
 
 TaskLifecycle::TaskLifecycle(Kernel& kernel)
     : kernel_(kernel), pi_futexes_(std::make_unique<PiFutexes>()), core_dumps_(std::make_unique<CoreDumps>(kernel)) {}
@@ -183,21 +196,25 @@ void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
   for (ThreadGroup* child : group.children_) {
     if (Anchors(*child, &group)) orphaned.emplace_back(&child->process_group());
   }
-  ReparentChildren(group);
-  for (const RefPtr<ProcessGroup>& g : orphaned) ReleaseIfOrphaned(*g);
-  group.LeaveSessionIfLeader();
-  Tracing::OnTracerExit(group);
-  if (leader->extras_->tracee != nullptr) Tracing::OnExit(*leader, group.exit_status_);
-  group.exit_queue_.Notify(POLLIN | POLLHUP);
-  if (group.exit_watcher_) std::exchange(group.exit_watcher_, nullptr)(group.exit_status_);
-  if (group.is_init()) KillNamespace(*RefPtr<PidNamespace>(group.pids_));
+  {
+    Leaving scope(group);
+    ReparentChildren(group);
+    for (const RefPtr<ProcessGroup>& g : orphaned) ReleaseIfOrphaned(*g);
+    group.LeaveSessionIfLeader();
+    Tracing::OnTracerExit(group);
+    if (leader->extras_->tracee != nullptr) Tracing::OnExit(*leader, group.exit_status_);
+    group.exit_queue_.Notify(POLLIN | POLLHUP);
+    if (group.exit_watcher_) std::exchange(group.exit_watcher_, nullptr)(group.exit_status_);
+    if (group.is_init()) KillNamespace(*RefPtr<PidNamespace>(group.pids_));
+  }
+  TellParent(group);
+}
 
-  int code = WIFSIGNALED(group.exit_status_) ? (WCOREDUMP(group.exit_status_) ? CLD_DUMPED : CLD_KILLED) : CLD_EXITED;
-  int status = WIFSIGNALED(group.exit_status_) ? WTERMSIG(group.exit_status_) : WEXITSTATUS(group.exit_status_);
-  // One of those that it took with it may have been its parent, or who its parent left it to.
-  if (group.tasks_.empty()) return;
+void TaskLifecycle::TellParent(ThreadGroup& group) {
   ThreadGroup* parent = group.parent_;
   if (parent == nullptr) return Reap(group);  // its starter learned of it by exit_watcher_
+  int code = WIFSIGNALED(group.exit_status_) ? (WCOREDUMP(group.exit_status_) ? CLD_DUMPED : CLD_KILLED) : CLD_EXITED;
+  int status = WIFSIGNALED(group.exit_status_) ? WTERMSIG(group.exit_status_) : WEXITSTATUS(group.exit_status_);
   bool autoreap = false;
   if (group.leader_->exit_signal_ == SIGCHLD) {
     // wait(2), NOTES: ignoring SIGCHLD explicitly, or SA_NOCLDWAIT, means no zombies.
@@ -240,19 +257,24 @@ void TaskLifecycle::ReparentChildren(ThreadGroup& group) {
   }
   if (reaper == nullptr || reaper->pids_ != group.pids_) reaper = group.pids_->init();
   if (reaper == &group || (reaper != nullptr && reaper->group_exit_)) reaper = nullptr;
-  std::vector<ThreadGroup*> children(group.children_.begin(), group.children_.end());
-  group.children_.clear();
-  for (ThreadGroup* child : children) {
+  std::vector<RefPtr<ThreadGroup>> children;
+  std::vector<RefPtr<ThreadGroup>> dead;
+  for (ThreadGroup* child : std::exchange(group.children_, {})) {
+    children.emplace_back(child);
+    if (child->zombie_ && !IsLeaving(*child)) dead.emplace_back(child);
     child->parent_ = reaper;
     if (reaper != nullptr) reaper->children_.insert(child);
+  }
+  // From here on others may go, of what they hear.
+  for (const RefPtr<ThreadGroup>& child : children) {
+    if (child->zombie_) continue;
     int signal = child->leader_->parent_death_signal_;
-    if (signal != 0 && !child->zombie_) child->SendSignal(SigInfo::User(signal, SI_USER, child->pids().IdOf(group), 0));
-    if (!child->zombie_) continue;
-    if (reaper == nullptr) {
-      Reap(*child);
-    } else {
-      child->NotifyParent(CLD_EXITED, WEXITSTATUS(child->exit_status_));
-    }
+    if (signal != 0) child->SendSignal(SigInfo::User(signal, SI_USER, child->pids().IdOf(group), 0));
+  }
+  for (const RefPtr<ThreadGroup>& child : dead) {
+    // Unless it was its new parent that went, whose it was then, or it has been waited for.
+    const bool reaped = child->tasks_.empty();
+    if (!reaped && child->parent_ == reaper) TellParent(*child);
   }
 }
 

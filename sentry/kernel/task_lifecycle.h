@@ -84,6 +84,8 @@ class TaskLifecycle {
   static uint64_t ClearChildTid(const Task& task);
   // wait4(2) has taken the status: the process is gone.
   void Reap(ThreadGroup& group);
+  // The last of its threads is going just now, and what follows from that (signals that others die of, too) is not done: nobody reaps it yet.
+  static bool IsLeaving(const ThreadGroup& group);
 
   // ptrace: may look into tasks as this class may (tracing.h).
   class Tracing;
@@ -118,6 +120,8 @@ class TaskLifecycle {
   void Exit(Task& task, int status);
   void LastTaskGone(ThreadGroup& group);
   void ReparentChildren(ThreadGroup& group);
+  // Of a zombie: its parent is told, or nobody waits for it and it goes.
+  void TellParent(ThreadGroup& group);
   void KillNamespace(PidNamespace& pids);
   ErrnoOr<void> CheckCloneFlags(Task& parent, const CloneArgs& args) const;
   void OnCloned(Task& parent, const CloneArgs& args, ErrnoOr<platform::Thread*> made);

@@ -71,7 +71,7 @@ void Describe(ThreadGroup& child, Found* out) {
 
 bool Look(const WaitFor& w, ThreadGroup& child, Found* out) {
   if (child.zombie()) {
-    if ((w.options & WEXITED) == 0) return false;
+    if ((w.options & WEXITED) == 0 || TaskLifecycle::IsLeaving(child)) return false;
     Describe(child, out);
     out->status = child.exit_status();
     out->code = WIFSIGNALED(out->status) ? (WCOREDUMP(out->status) ? CLD_DUMPED : CLD_KILLED) : CLD_EXITED;
