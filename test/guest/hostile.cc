@@ -324,3 +324,26 @@ GUEST_TEST(Groups, OwnGroupIsFoundAgain) {
   });
   JOIN_OK(pid);
 }
+
+// Names are bytes, not text: those of hosts, of domains, of mounts that are being made, of control groups.
+GUEST_TEST(Names, AreAnyBytes) {
+  if (unshare(CLONE_NEWUTS) < 0) Skip("no namespace of one's own");
+  const char odd[] = "\xff\xfe\x80name\xc3";
+  MUST(sethostname(odd, sizeof(odd) - 1));
+  MUST(setdomainname(odd, sizeof(odd) - 1));
+  MUST(prctl(PR_SET_NAME, odd));
+  const int context = static_cast<int>(syscall(SYS_fsopen, "tmpfs", 0));
+  if (context >= 0) MUST(syscall(SYS_fsconfig, context, 1 /*FSCONFIG_SET_STRING*/, "source", odd, 0));
+  char group[64];
+  snprintf(group, sizeof(group), "/sys/fs/cgroup/%s", odd);
+  const bool made = mkdir(group, 0755) == 0;
+  CheckpointHere();
+  char host[65] = {}, name[16] = {};
+  MUST(gethostname(host, sizeof(host)));
+  EXPECT_STREQ(host, odd);
+  MUST(getdomainname(host, sizeof(host)));
+  EXPECT_STREQ(host, odd);
+  MUST(prctl(PR_GET_NAME, name));
+  EXPECT_STREQ(name, odd);
+  if (made) EXPECT_OK(rmdir(group));
+}
