@@ -122,6 +122,14 @@ def guest(mode):
     )
 
 
+def hostile(name, what, *flags):
+    seconds = os.environ.get("AMBER_HOSTILE_SECONDS", "25")
+    return Suite(
+        name, f"{what}, {seconds} s", python("test/hostile/run.py", "--sandbox", SANDBOX, "--seconds", seconds, *flags),
+        read_counts, 3 + int(seconds) // 30, ["test/hostile/run.py"], binary=True,
+    )
+
+
 def all_suites():
     fuzz_seconds = os.environ.get("AMBER_FUZZ_SECONDS", "10")
     return [
@@ -153,6 +161,8 @@ def all_suites():
             "gpu", "GPU programs on a driver that does not exist",
             python("test/gpu/run.py", "--sandbox", SANDBOX, "--programs", "bazel-bin/test/gpu"), read_counts, 5, ["test/gpu/run.py"], binary=True,
         ),
+        hostile("hostile", "a hostile guest"),
+        hostile("hostile-checkpoint", "a hostile guest, frozen and restored", "--checkpoints"),
         # These compile everything anew, so they come last, and what the budget has no time for is skipped: from nothing each takes some 20 minutes of two
         # CPUs, so that their own limits are far above. The fuzz configuration is AddressSanitizer and UBSan plus coverage, so that the unit tests and the
         # fuzz targets share one build.
@@ -298,7 +308,7 @@ def have_target(label):
 
 def build_programs(limit):
     """Builds the binary and the guest programs, of which this tree may define neither."""
-    targets = [label for label in ("//:sandbox", "//test/guest:binaries", "//test/gpu:programs") if have_target(label)]
+    targets = [label for label in ("//:sandbox", "//test/guest:binaries", "//test/gpu:programs", "//test/hostile:random_calls") if have_target(label)]
     if not targets:
         return None
     suite = Suite("build", " ".join(targets),
