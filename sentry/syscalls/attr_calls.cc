@@ -55,6 +55,7 @@ ErrnoOr<uint64_t> FChmod(Task& task, int fd, uint32_t mode) {
   if (file->path() != nullptr) {
     TRY(ChmodPlace(ContextOf(task), *file->path(), mode));
   } else if (auto* kept = dynamic_cast<OwnerKeeper*>(file.get())) {
+    TRY(kept->CheckMode(mode));
     TRY(ChmodKept(task.creds(), kept->owner_and_mode(), mode));
   } else {
     TRY(CheckPlaceless(*file));

@@ -72,7 +72,9 @@ ErrnoOr<uint64_t> SendFile(Task& task, int out_fd, int in_fd, UserPtr<int64_t> p
   Errno problem(0);
   while (count > 0) {
     auto got = Fill(task, *in, offset.value, buffer, count);
-    if (!got.ok()) problem = got.Is(ESPIPE) && p.is_null() ? Errno(EINVAL) : got.error();
+    // Directories have no splice_read.
+    bool unfit = got.Is(EISDIR) || (got.Is(ESPIPE) && p.is_null());
+    if (!got.ok()) problem = unfit ? Errno(EINVAL) : got.error();
     if (!got.ok() || *got == 0) break;
     BufferSource source(buffer, *got);
     auto put = out->Write(task, source);

@@ -51,8 +51,13 @@ ErrnoOr<uint64_t> Wait(Task& task, int epfd, UserPtr<epoll_event> out, int max, 
   if (epoll == nullptr) return Errno(EINVAL);
   std::vector<epoll_event> events = epoll->Harvest(task, static_cast<size_t>(max));
   if (!events.empty()) {
-    TRY(task.CopyOutArray(out, std::span<const epoll_event>(events)));
-    return events.size();
+    if (task.CopyOutArray(out, std::span<const epoll_event>(events)).ok()) return events.size();
+    // ep_send_events(): those that could be told are; the first that could not, and what comes after it, stay ready.
+    size_t told = 0;
+    while (told < events.size() && task.CopyOut(out + told, events[told]).ok()) ++told;
+    epoll->PutBack(told);
+    if (told == 0) return Errno(EFAULT);
+    return told;
   }
   if (timeout_ns == 0 || task.syscall().timed_out) return uint64_t{0};
   WaitOn on[] = {{&epoll->wait_calls(), EPOLLIN, true}};

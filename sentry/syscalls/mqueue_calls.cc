@@ -155,7 +155,7 @@ ErrnoOr<uint64_t> MqNotify(Task& task, int fd, UserPtr<const sigevent> p) {
     event = TRY(task.CopyIn(p));
     int how = event.sigev_notify;
     if (how != SIGEV_NONE && how != SIGEV_SIGNAL && how != SIGEV_THREAD) return Errno(EINVAL);
-    if (how == SIGEV_SIGNAL && (event.sigev_signo < 1 || event.sigev_signo > kNumSignals)) return Errno(EINVAL);
+    if (how == SIGEV_SIGNAL && (event.sigev_signo < 0 || event.sigev_signo > kNumSignals)) return Errno(EINVAL);
     if (how == SIGEV_THREAD) return NotifyThread(task, fd, event);
   }
   RefPtr<MqueueFile> file = TRY(GetQueue(task, fd));

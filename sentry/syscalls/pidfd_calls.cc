@@ -45,12 +45,18 @@ struct Receiver {
   bool is_thread;
 };
 
-ErrnoOr<Receiver> ReceiverOf(File& file) {
+constexpr int kSelfThread = -10000, kSelfThreadGroup = -10001;  // PIDFD_SELF_THREAD, PIDFD_SELF_THREAD_GROUP
+
+ErrnoOr<Receiver> ReceiverOf(Task& task, int fd) {
+  if (fd == kSelfThread) return Receiver{RefPtr<Task>(&task), true};
+  if (fd == kSelfThreadGroup) return Receiver{RefPtr<Task>(task.group().leader()), false};
+  RefPtr<File> held = TRY(task.files().Get(fd));
+  File& file = *held;
   if (PidFd* pidfd = PidFd::From(file)) {
     if (!pidfd->alive()) return Errno(ESRCH);
-    Task* task = pidfd->task() != nullptr ? pidfd->task() : pidfd->group().leader();
-    if (task == nullptr) return Errno(ESRCH);
-    return Receiver{RefPtr<Task>(task), pidfd->task() != nullptr};
+    Task* meant = pidfd->task() != nullptr ? pidfd->task() : pidfd->group().leader();
+    if (meant == nullptr) return Errno(ESRCH);
+    return Receiver{RefPtr<Task>(meant), pidfd->task() != nullptr};
   }
   auto* proc = file.dentry() != nullptr ? dynamic_cast<ProcInode*>(file.dentry()->inode()) : nullptr;
   if (proc == nullptr || proc->process() == nullptr) return Errno(EBADF);
@@ -62,8 +68,7 @@ ErrnoOr<uint64_t> PidfdSendSignal(Task& task, int fd, int signo, UserPtr<const s
   if ((flags & ~(kSignalThread | kSignalThreadGroup | kSignalProcessGroup)) != 0 || (flags & (flags - 1)) != 0) {
     return Errno(EINVAL);
   }
-  RefPtr<File> file = TRY(task.files().Get(fd));
-  auto [target, is_thread] = TRY(ReceiverOf(*file));
+  auto [target, is_thread] = TRY(ReceiverOf(task, fd));
   if (signo < 0 || signo > kNumSignals) return Errno(EINVAL);
   ThreadGroup& group = target->group();
   bool thread = flags == kSignalThread || (flags == 0 && is_thread);
@@ -76,6 +81,9 @@ ErrnoOr<uint64_t> PidfdSendSignal(Task& task, int fd, int signo, UserPtr<const s
     // Nobody may pretend to be the kernel or kill(2).
     if ((info.raw.si_code >= 0 || info.raw.si_code == SI_TKILL) && &group != &task.group()) return Errno(EPERM);
   }
+  // The number is the group's then, and only of its leader is there one (kill_pgrp_info()).
+  ProcessGroup& all_of = group.process_group();
+  if (flags == kSignalProcessGroup && task.group().pids().IdOf(all_of) != task.group().pids().IdOf(group)) return Errno(ESRCH);
   if (!MaySignal(task, *target, signo)) return Errno(EPERM);
   if (signo == 0) return uint64_t{0};
   if (signo >= kFirstRealtime && info.raw.si_code != SI_USER && !group.MayQueueSignal()) return Errno(EAGAIN);

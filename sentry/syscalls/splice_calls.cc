@@ -94,7 +94,8 @@ ErrnoOr<uint64_t> IntoPipe(Task& task, End& in, End& out, size_t size, uint32_t 
   auto buffer = std::make_unique_for_overwrite<uint8_t[]>(size);
   BufferSink sink(buffer.get(), size);
   auto got = in.Read(task, sink);
-  if (got.Is(ESPIPE)) return Errno(EINVAL);
+  // Directories have no splice_read, which is EINVAL and not what read(2) says.
+  if (got.Is(ESPIPE) || got.Is(EISDIR)) return Errno(EINVAL);
   if (got.Is(EAGAIN)) return WaitFor(task, *in.file, POLLIN, 0, in.file->nonblocking());
   size = TRY(std::move(got));
   if (size == 0) return uint64_t{0};

@@ -39,7 +39,10 @@ ErrnoOr<uint64_t> Uname(Task& task, UserPtr<utsname> out) {
   Fill(u.nodename, task.uts().hostname);
   Fill(u.release, kKernelRelease);
   Fill(u.version, kKernelVersion);
-  Fill(u.machine, "x86_64");
+  // override_release(), override_architecture(): what setarch(8) asks for.
+  constexpr int kVersion = 18, kVersionOf26 = 60;
+  if ((task.personality() & UNAME26) != 0) Fill(u.release, "2.6." + std::to_string(kVersion + kVersionOf26));
+  Fill(u.machine, (task.personality() & PER_MASK) == PER_LINUX32 ? "i686" : "x86_64");
   Fill(u.domainname, task.uts().domainname);
   TRY(task.CopyOut(out, u));
   return 0;
@@ -95,7 +98,6 @@ ErrnoOr<uint64_t> Getrandom(Task& task, UserPtr<void> buffer, uint64_t size, uns
 ErrnoOr<uint64_t> Personality(Task& task, unsigned value) {
   uint32_t before = task.personality();
   if (value != 0xffffffff) {
-    if ((value & PER_MASK) != PER_LINUX) return Errno(EINVAL);
     task.set_personality(value);
   }
   return before;
@@ -160,7 +162,7 @@ void RegisterSystemCalls(SyscallTable& table) {
   table.Set(SYS_sysinfo, Full<&Sysinfo>());
   table.Set(SYS_reboot, Full<&Reboot>());
   table.Set(SYS_getrandom, Full<&Getrandom>());
-  table.Set(SYS_personality, Partial<&Personality>("PER_LINUX; of the flags ADDR_NO_RANDOMIZE has an effect"));
+  table.Set(SYS_personality, Partial<&Personality>("PER_LINUX32, UNAME26 and ADDR_NO_RANDOMIZE have an effect"));
   table.Set(SYS_syslog, Partial<&Syslog>("the log is empty"));
   table.Set(SYS_restart_syscall, Full<&RestartSyscall>());
   table.Set(SYS_vhangup, Full<&VHangup>());

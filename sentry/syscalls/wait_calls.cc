@@ -151,6 +151,8 @@ ErrnoOr<Found> WaitOnce(Task& task, const WaitFor& w) {
   for (ThreadGroup* child : task.group().children()) {
     if (!Matches(task.group().pids(), w, *child)) continue;
     if ((w.options & __WNOTHREAD) != 0 && !MadeBy(task, *child)) continue;
+    // The dead do not stop and go on any more: whoever asks for that alone has no such child (wait_consider_task()).
+    if (child->zombie() && (w.options & WEXITED) == 0) continue;
     any = true;
     if (Look(w, *child, &found)) break;
   }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "checkpoint/state.h"
+#include "sentry/base/errno_or.h"
 #include "sentry/vfs/file_lock.h"
 
 namespace amber {
@@ -27,6 +28,8 @@ class OwnerKeeper {
  public:
   // What fchmod(2) and fchown(2) change and fstat(2) shows.
   virtual AnonOwner& owner_and_mode() = 0;
+  // EPERM if it may not have these permissions (seals).
+  virtual ErrnoOr<void> CheckMode(uint32_t /*mode*/) const { return Ok(); }
 
  protected:
   ~OwnerKeeper() = default;

@@ -145,6 +145,7 @@ ErrnoOr<void> Epoll::Remove(int fd, File& file) {
 
 std::vector<epoll_event> Epoll::Harvest(Task& task, size_t max) {
   std::vector<epoll_event> out;
+  spent_.clear();
   // Level-triggered items go to the end of the list again, so the walk ends after those that were there at the start.
   for (size_t left = ready_.size(); left > 0 && out.size() < max && !ready_.empty(); --left) {
     Item& item = *ready_.front();
@@ -154,6 +155,7 @@ std::vector<epoll_event> Epoll::Harvest(Task& task, size_t max) {
     epoll_event e{};
     e.events = events;
     e.data.u64 = item.data;
+    if ((item.events & (EPOLLONESHOT | EPOLLET)) != 0) spent_.push_back({out.size(), {item.file, item.fd}, item.events});
     out.push_back(e);
     if ((item.events & EPOLLONESHOT) != 0) {
       item.events &= kPrivateBits;
@@ -165,6 +167,16 @@ std::vector<epoll_event> Epoll::Harvest(Task& task, size_t max) {
   // One waiter was woken; if something is left, the next one may have it.
   if (!ready_.empty() && !out.empty()) wait_calls_.Notify(POLLIN);
   return out;
+}
+
+void Epoll::PutBack(size_t first) {
+  for (const Spent& spent : spent_) {
+    auto it = items_.find(spent.key);
+    if (spent.index < first || it == items_.end()) continue;
+    it->second->events = spent.events;
+    MakeReady(*it->second);
+  }
+  spent_.clear();
 }
 
 const File* Epoll::Target(int fd, uint32_t index) const {

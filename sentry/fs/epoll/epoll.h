@@ -29,6 +29,8 @@ class Epoll final : public File {
 
   // Moves up to `max` events that hold now out of the ready list; empty if there are none.
   std::vector<epoll_event> Harvest(Task& task, size_t max);
+  // Those of the last Harvest() from `first` on were not told to anybody after all: what they used up (EPOLLET, EPOLLONESHOT) is there again.
+  void PutBack(size_t first);
   // Where epoll_wait waits, exclusively.
   WaitQueue& wait_calls() { return wait_calls_; }
 
@@ -62,8 +64,16 @@ class Epoll final : public File {
   // How many levels of epolls watch this one. `level`: how far the walk has come.
   int Height(int level, Met* met) const;
 
+  // What an item was that the last Harvest() took out of the ready list.
+  struct Spent {
+    size_t index;  // among what was harvested
+    Key key;
+    uint32_t events;
+  };
+
   std::map<Key, std::unique_ptr<Item>> items_;
   std::list<Item*> ready_;
+  std::vector<Spent> spent_;      // until the call ends
   std::vector<Epoll*> watchers_;  // epolls that have this one as an item
   WaitQueue wait_calls_;
   WaitQueue poll_queue_;

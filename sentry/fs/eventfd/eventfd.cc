@@ -28,7 +28,8 @@ ErrnoOr<size_t> EventFd::Read(Task&, Sink& sink) {
 
 ErrnoOr<size_t> EventFd::Write(Task&, Source& source) {
   uint64_t value = 0;
-  if (source.remaining() < sizeof(value)) return Errno(EINVAL);
+  // Exactly one number (eventfd_write()); only reading is told more room than that.
+  if (source.remaining() != sizeof(value)) return Errno(EINVAL);
   if (TRY(source.Take(&value, sizeof(value))) != sizeof(value)) return Errno(EFAULT);
   if (value == UINT64_MAX) return Errno(EINVAL);
   if (value > kMax - std::min(count_, kMax)) return Errno(EAGAIN);

@@ -26,6 +26,8 @@ constexpr int kAllSeals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRI
 
 // Debian 12's headers are older than these.
 constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL
+constexpr int kExecSeal = 0x20;      // F_SEAL_EXEC
+constexpr uint32_t kExecutable = 0111;
 
 }  // namespace
 
@@ -36,9 +38,8 @@ ErrnoOr<RefPtr<File>> MemFd::Create(Task& task, const std::string& name, unsigne
   if (!file->fd_.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
   file->name_ = "/memfd:" + name;
   file->ino_ = NextAnonIno();
-  file->mode_ = (flags & kNoExecSeal) != 0 ? 0666 : 0777;
-  file->uid_ = task.creds().fsuid;
-  file->gid_ = task.creds().fsgid;
+  file->exec_sealed_ = (flags & kNoExecSeal) != 0;
+  file->owner_ = {.mode = file->exec_sealed_ ? 0666u : 0777u, .uid = task.creds().fsuid, .gid = task.creds().fsgid};
   file->set_flags(O_RDWR | O_LARGEFILE);
   return RefPtr<File>(std::move(file));
 }
@@ -150,7 +151,7 @@ ErrnoOr<MapSource> MemFd::Map(Task&, uint64_t, uint64_t, int, bool) {
 ErrnoOr<void> MemFd::Stat(Task&, struct stat* out) {
   struct stat host;
   if (fstat(fd_.get(), &host) != 0) return Errno(errno);
-  FillAnonStat(out, kShmemMinor, ino_, S_IFREG | mode_, uid_, gid_);
+  FillAnonStat(out, kShmemMinor, ino_, S_IFREG | owner_.mode, owner_.uid, owner_.gid);
   out->st_nlink = 0;
   out->st_size = host.st_size;
   out->st_blocks = host.st_blocks;
@@ -161,15 +162,30 @@ ErrnoOr<void> MemFd::Stat(Task&, struct stat* out) {
   return Ok();
 }
 
+// memfd_add_seals(). What may be executed and is sealed against changing that cannot be written to either.
+ErrnoOr<void> MemFd::AddSeals(int seals) {
+  bool exec = (seals & kExecSeal) != 0;
+  int rest = seals & ~kExecSeal;
+  if (exec && (owner_.mode & kExecutable) != 0) rest |= F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
+  if (fcntl(fd_.get(), F_ADD_SEALS, rest) < 0) return Errno(errno);
+  exec_sealed_ |= exec;
+  return Ok();
+}
+
+ErrnoOr<void> MemFd::CheckMode(uint32_t mode) const {
+  return exec_sealed_ && ((mode ^ owner_.mode) & kExecutable) != 0 ? Errno(EPERM) : ErrnoOr<void>();
+}
+
 ErrnoOr<uint64_t> MemFd::Fcntl(Task&, int command, uint64_t argument) {
-  if (command != F_ADD_SEALS && command != F_GET_SEALS) return Errno(EINVAL);
-  if (command == F_ADD_SEALS) {
-    if ((argument & ~uint64_t{kAllSeals}) != 0) return Errno(EINVAL);
-    if (!writable()) return Errno(EPERM);
+  if (command == F_GET_SEALS) {
+    int seals = fcntl(fd_.get(), F_GET_SEALS);
+    if (seals < 0) return Errno(errno);
+    return static_cast<uint64_t>(seals | (exec_sealed_ ? kExecSeal : 0));
   }
-  int result = fcntl(fd_.get(), command, static_cast<int>(argument));
-  if (result < 0) return Errno(errno);
-  return static_cast<uint64_t>(result);
+  if (command != F_ADD_SEALS || (argument & ~uint64_t{kAllSeals | kExecSeal}) != 0) return Errno(EINVAL);
+  if (!writable()) return Errno(EPERM);
+  TRY(AddSeals(static_cast<int>(argument)));
+  return uint64_t{0};
 }
 
 ErrnoOr<RefPtr<File>> MemFd::Reopen(Task& task, int open_flags) {
@@ -179,9 +195,8 @@ ErrnoOr<RefPtr<File>> MemFd::Reopen(Task& task, int open_flags) {
   if (!file->fd_.valid()) return Errno(errno == EMFILE ? ENFILE : errno);
   file->name_ = name_;
   file->ino_ = ino_;
-  file->mode_ = mode_;
-  file->uid_ = uid_;
-  file->gid_ = gid_;
+  file->owner_ = owner_;
+  file->exec_sealed_ = exec_sealed_;
   file->set_flags(open_flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC));
   if ((open_flags & O_TRUNC) != 0 && file->writable() && ftruncate(fd_.get(), 0) != 0) return Errno(errno);
   return RefPtr<File>(std::move(file));
@@ -195,11 +210,11 @@ std::string MemFd::Save(state::Saver& saver) const {
   out.set_name(name_);
   out.set_position(position_);
   out.set_ino(ino_);
-  out.set_mode(mode_);
-  out.set_uid(uid_);
-  out.set_gid(gid_);
+  out.set_mode(owner_.mode);
+  out.set_uid(owner_.uid);
+  out.set_gid(owner_.gid);
   int seals = fcntl(fd_.get(), F_GET_SEALS);
-  out.set_seals(seals > 0 ? static_cast<uint32_t>(seals) : 0);
+  out.set_seals((seals > 0 ? static_cast<uint32_t>(seals) : 0) | (exec_sealed_ ? kExecSeal : 0));
   return out.SerializeAsString();
 }
 
@@ -209,13 +224,12 @@ bool MemFd::Load(state::Loader& loader, std::string_view bytes) {
   set_flags(in.flags());
   fd_.reset(loader.OpenFile(in.file()));
   if (!fd_.valid()) return loader.Fail("the contents of a memfd are missing");
-  if (in.seals() != 0) fcntl(fd_.get(), F_ADD_SEALS, static_cast<int>(in.seals() & kAllSeals));
+  if ((in.seals() & kAllSeals) != 0) fcntl(fd_.get(), F_ADD_SEALS, static_cast<int>(in.seals() & kAllSeals));
   name_ = in.name();
   position_ = in.position();
   ino_ = in.ino();
-  mode_ = in.mode() & 07777;
-  uid_ = in.uid();
-  gid_ = in.gid();
+  exec_sealed_ = (in.seals() & kExecSeal) != 0;
+  owner_ = {.mode = in.mode() & 07777, .uid = in.uid(), .gid = in.gid()};
   NoteAnonIno(ino_);
   return true;
 }

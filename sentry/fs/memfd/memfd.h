@@ -11,10 +11,11 @@
 #include "sentry/base/ref_ptr.h"
 #include "sentry/base/unique_fd.h"
 #include "sentry/vfs/file.h"
+#include "sentry/vfs/lock_keeper.h"
 
 namespace amber {
 
-class MemFd final : public File {
+class MemFd final : public File, public OwnerKeeper {
  public:
   MemFd() = default;  // for Loader
   ~MemFd() override = default;
@@ -36,6 +37,8 @@ class MemFd final : public File {
   ErrnoOr<void> Stat(Task& task, struct stat* out) override;
   ErrnoOr<uint64_t> Fcntl(Task& task, int command, uint64_t argument) override;
   ErrnoOr<RefPtr<File>> Reopen(Task& task, int flags) override;
+  AnonOwner& owner_and_mode() override { return owner_; }
+  ErrnoOr<void> CheckMode(uint32_t mode) const override;
   std::string LinkName() const override { return name_ + " (deleted)"; }
   uint64_t position() const override { return position_; }
 
@@ -45,12 +48,14 @@ class MemFd final : public File {
 
  private:
   ErrnoOr<uint64_t> Size() const;
+  ErrnoOr<void> AddSeals(int seals);
 
   UniqueFd fd_;
   std::string name_;  // "/memfd:NAME"
   uint64_t position_ = 0;
   uint64_t ino_ = 0;
-  uint32_t mode_ = 0, uid_ = 0, gid_ = 0;
+  AnonOwner owner_;
+  bool exec_sealed_ = false;  // F_SEAL_EXEC; other seals are the host's
 };
 
 }  // namespace amber

@@ -22,6 +22,7 @@ class PidFd final : public File {
   static PidFd* From(File& file) { return dynamic_cast<PidFd*>(&file); }
 
   ErrnoOr<void> Stat(Task& task, struct stat* out) override;
+  ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;
   uint32_t Poll(Task& task) override;
   WaitQueue* wait_queue() override { return &group_->exit_queue(); }
   bool pollable() const override { return true; }
@@ -33,6 +34,9 @@ class PidFd final : public File {
   bool Load(state::Loader& loader, std::string_view bytes) override;
 
  private:
+  // PIDFD_GET_INFO into `size` bytes.
+  ErrnoOr<uint64_t> GetInfo(Task& task, uint64_t argument, size_t size);
+
   RefPtr<ThreadGroup> group_;
   RefPtr<Task> task_;
 };

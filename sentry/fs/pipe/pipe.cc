@@ -73,8 +73,9 @@ void Pipe::Charge(const Task& task) {
 }
 
 ErrnoOr<size_t> Pipe::SetCapacity(const Task& task, uint64_t bytes) {
-  if (bytes > INT32_MAX) return Errno(EINVAL);
-  if (bytes == 0) return Errno(EINVAL);
+  // round_pipe_size(): nothing is a page, too.
+  constexpr uint64_t kFarTooMuch = uint64_t{1} << 31;
+  if (bytes > kFarTooMuch) return Errno(EINVAL);
   size_t wanted = std::bit_ceil(std::max<size_t>(bytes, kAtomic));
   if (wanted > kMaxCapacity && wanted > capacity_ && !task.Has(CAP_SYS_RESOURCE)) return Errno(EPERM);
   if (wanted > (size_t{1} << 30)) return Errno(EINVAL);

@@ -34,7 +34,7 @@ class Pipe final : public RefCounted<Pipe>, public state::Saveable {
   size_t size() const { return size_; }
   size_t capacity() const { return capacity_; }
   // fcntl(F_SETPIPE_SZ): rounds up to a power of two of pages. EBUSY if more than that is buffered, EPERM above the maximum
-  // without CAP_SYS_RESOURCE or if its user has too much already, EINVAL for 0 or far too much.
+  // without CAP_SYS_RESOURCE or if its user has too much already, EINVAL for far too much.
   ErrnoOr<size_t> SetCapacity(const Task& task, uint64_t bytes);
 
   // Moves buffered bytes to `sink`. 0 at end of file, EAGAIN if there is nothing yet.

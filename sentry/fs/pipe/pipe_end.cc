@@ -91,7 +91,8 @@ PipePair NewPipe(Task& task, int flags) {
   pipe->owner() = {.mode = 0600, .uid = task.creds().fsuid, .gid = task.creds().fsgid};
   pipe->Charge(task);
   // No writer has gone yet, but there is one: a reader sees POLLHUP as soon as none is left.
-  return {MakeRef<PipeEnd>(pipe, O_RDONLY | flags, UINT64_MAX), MakeRef<PipeEnd>(pipe, O_WRONLY | flags, 0)};
+  // Packets are the writer's choice (create_pipe_files()).
+  return {MakeRef<PipeEnd>(pipe, O_RDONLY | (flags & ~O_DIRECT), UINT64_MAX), MakeRef<PipeEnd>(pipe, O_WRONLY | flags, 0)};
 }
 
 ErrnoOr<uint64_t> PipeEnd::Fcntl(Task& task, int command, uint64_t argument) {
