@@ -37,6 +37,8 @@ void SavePosixTimers(const PosixTimers& timers, proto::ThreadGroup* out) {
     m->set_cpu_thread(timer->cpu_thread);
     m->set_cpu_tid(timer->cpu_tid);
     m->set_overrun_now(timer->overrun_now);
+    m->set_queued(timer->queued);
+    m->set_stale(timer->stale);
   }
 }
 
@@ -178,6 +180,8 @@ bool ThreadGroup::Load(state::Loader& loader, std::string_view bytes) {
     timer->cpu_thread = m.cpu_thread();
     timer->cpu_tid = m.cpu_tid();
     timer->overrun_now = m.overrun_now();
+    timer->queued = m.queued();
+    timer->stale = m.queued() && m.stale();
   }
   return true;
 }

@@ -6,6 +6,16 @@
 #include "sentry/kernel/thread_group.h"
 
 namespace amber {
+namespace {
+
+// Tells the kernel's own signals of timers from what sigqueue(3) made. It lies in siginfo's padding, and programs do not see it.
+constexpr uint32_t kOwn = 0x74696d65;
+constexpr size_t kMarkAt = sizeof(siginfo_t) - sizeof(kOwn);
+
+void Mark(SigInfo* info, uint32_t mark) { memcpy(reinterpret_cast<char*>(&info->raw) + kMarkAt, &mark, sizeof(mark)); }
+bool IsMarked(const SigInfo& info) { return memcmp(reinterpret_cast<const char*>(&info.raw) + kMarkAt, &kOwn, sizeof(kOwn)) == 0; }
+
+}  // namespace
 
 PosixTimer& PosixTimers::Create() {
   while (timers_.contains(next_id_)) next_id_ = next_id_ == INT32_MAX ? 0 : next_id_ + 1;
@@ -44,6 +54,7 @@ void PosixTimers::Arm(PosixTimer& timer, int64_t deadline, int64_t interval) {
   timer.deadline = deadline;
   timer.interval = interval;
   timer.overrun_now = 0;
+  timer.stale = timer.queued;
   timer.poll = CpuPoll();
   if (timer.cpu && timer.notify != SIGEV_THREAD_ID) (void)timer.busiest.Find(group_);
   Program(timer);
@@ -64,11 +75,14 @@ void PosixTimers::Program(PosixTimer& timer) {
   timer.timer->Arm(group_.kernel().timers(), SaturatedSum(group_.kernel().clocks().Monotonic(), delay));
 }
 
-int PosixTimers::OnDelivered(int id) {
-  PosixTimer* timer = Find(id);
-  if (timer == nullptr) return 0;
+bool PosixTimers::Deliver(SigInfo* info) {
+  if (!IsMarked(*info)) return true;
+  Mark(info, 0);
+  PosixTimer* timer = Find(info->raw.si_timerid);
+  if (timer == nullptr || !std::exchange(timer->queued, false) || std::exchange(timer->stale, false)) return false;
   timer->overrun = std::exchange(timer->overrun_now, 0);
-  return timer->overrun;
+  info->raw.si_overrun = timer->overrun;
+  return true;
 }
 
 void PosixTimers::Expire(PosixTimer& timer) {
@@ -88,18 +102,28 @@ void PosixTimers::Expire(PosixTimer& timer) {
   info.raw.si_code = SI_TIMER;
   info.raw.si_timerid = timer.id;
   info.raw.si_value.sival_ptr = reinterpret_cast<void*>(timer.value);
+  Mark(&info, kOwn);
   Task* thread = timer.notify == SIGEV_THREAD_ID ? group_.pids().FindTask(timer.thread_id) : nullptr;
   // The thread has ended; its number may be another process's by now.
   if (timer.notify == SIGEV_THREAD_ID && (thread == nullptr || &thread->group() != &group_)) return;
-  bool queued = thread != nullptr ? (thread->pending() & SignalBit(timer.signo)) != 0 : (group_.leader()->pending() & SignalBit(timer.signo)) != 0;
+  const Task& receiver = thread != nullptr ? *thread : *group_.leader();
+  auto pending = [&] { return (receiver.pending() & SignalBit(timer.signo)) != 0; };
+  if (!pending()) timer.queued = timer.stale = false;  // it was discarded
+  if (timer.stale) {
+    // What is queued is this one's from now on.
+    timer.stale = false;
+    timer.overrun_now = static_cast<int>(std::min<int64_t>(missed, INT32_MAX));
+    return;
+  }
   // While its signal is pending a timer only counts.
-  timer.overrun_now = static_cast<int>(std::min<int64_t>(timer.overrun_now + missed + (queued ? 1 : 0), INT32_MAX));
-  if (queued) return;
+  timer.overrun_now = static_cast<int>(std::min<int64_t>(timer.overrun_now + missed + (pending() ? 1 : 0), INT32_MAX));
+  if (pending()) return;
   if (thread != nullptr) {
     thread->SendSignal(info);
   } else {
     group_.SendSignal(info, timer.cpu ? timer.busiest.Find(group_) : nullptr);
   }
+  timer.queued = pending();
 }
 
 }  // namespace amber

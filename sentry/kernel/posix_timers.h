@@ -31,6 +31,8 @@ struct PosixTimer {
   int64_t interval = 0;
   int overrun = 0;      // of the signal delivered last
   int overrun_now = 0;  // since then
+  bool queued = false;  // its signal waits to be delivered,
+  bool stale = false;   // and is of a setting that is no more
   std::unique_ptr<Timer> timer;
 };
 
@@ -46,12 +48,14 @@ class PosixTimers {
   PosixTimer* Find(int id);
   void Delete(int id) { timers_.erase(id); }
   void CancelAll();
+  // What it has sent by its old setting is not delivered any more.
   void Arm(PosixTimer& timer, int64_t deadline, int64_t interval);
   // Now, on the timer's clock; kNever once what it counts is gone.
   int64_t Now(const PosixTimer& timer) const;
   const std::map<int, std::unique_ptr<PosixTimer>>& all() const { return timers_; }
-  // The signal of timer `id` was taken by a thread: its overruns become what timer_getoverrun tells.
-  int OnDelivered(int id);
+  // A signal of a timer was taken by a thread: its overruns become what timer_getoverrun tells. False if it is not to be seen: its timer is gone, or was
+  // set anew since (posixtimer_deliver_signal()). What a program sent itself as if it came from a timer stays as it is.
+  bool Deliver(SigInfo* info);
 
  private:
   void Expire(PosixTimer& timer);

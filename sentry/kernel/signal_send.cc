@@ -36,7 +36,7 @@ bool Enqueue(SignalQueue* queue, const ThreadGroup& group, const SigInfo& info) 
 bool ThreadGroup::MayQueueSignal() const {
   constexpr uint64_t kFew = 256;
   auto count = [](const ThreadGroup& g) {
-    size_t n = g.pending_.size();
+    size_t n = g.pending_.size() + (g.posix_timers_ != nullptr ? g.posix_timers_->all().size() : 0);
     for (const RefPtr<Task>& t : g.tasks_) n += t->pending_.size();
     return n;
   };
@@ -83,8 +83,9 @@ void Task::SetSavedMask(SignalSet mask) {
 }
 
 bool Task::TakeSignal(SignalSet wanted, SigInfo* out) {
-  if (!pending_.Take(wanted, out) && !group_->pending_.Take(wanted, out)) return false;
-  if (out->raw.si_code == SI_TIMER) out->raw.si_overrun = group_->posix_timers().OnDelivered(out->raw.si_timerid);
+  do {
+    if (!pending_.Take(wanted, out) && !group_->pending_.Take(wanted, out)) return false;
+  } while (out->raw.si_code == SI_TIMER && !group_->posix_timers().Deliver(out));
   return true;
 }
 

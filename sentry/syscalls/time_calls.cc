@@ -19,6 +19,11 @@
 #include "sentry/syscalls/time_util.h"
 
 namespace amber {
+namespace {
+
+constexpr int kCapWakeAlarm = 35;
+
+}  // namespace
 
 ErrnoOr<int64_t> ToNanoseconds(const timespec& ts) {
   if (ts.tv_sec < 0 || ts.tv_nsec < 0 || ts.tv_nsec >= kNsPerSecond) return Errno(EINVAL);
@@ -128,7 +133,10 @@ ErrnoOr<uint64_t> ClockGettime(Task& task, int clock, UserPtr<timespec> out) {
 
 ErrnoOr<uint64_t> ClockGetres(Task& task, int clock, UserPtr<timespec> out) {
   TRY(ReadClock(task, clock));
-  bool coarse = clock == CLOCK_REALTIME_COARSE || clock == CLOCK_MONOTONIC_COARSE;
+  // Time in user mode and time of profiling are counted by ticks (posix_cpu_clock_getres()).
+  constexpr int kCpuSched = 2;
+  bool by_ticks = clock < 0 && (clock & 3) != kCpuSched;
+  bool coarse = clock == CLOCK_REALTIME_COARSE || clock == CLOCK_MONOTONIC_COARSE || by_ticks;
   if (out) TRY(task.CopyOut(out, timespec{0, coarse ? 4'000'000 : 1}));
   return 0;
 }
@@ -204,6 +212,8 @@ ErrnoOr<uint64_t> ClockNanosleep(Task& task, int clock, int flags, UserPtr<const
   }
   TRY(ReadClock(task, clock));
   int64_t time = TRY(CopyInDuration(task, request));
+  // alarm_timer_nsleep().
+  if ((clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM) && !task.Has(kCapWakeAlarm)) return Errno(EPERM);
   if (clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID) {
     // posix_cpu_nsleep(): a thread cannot sleep by its own clock.
     int id = ~(clock >> 3);
@@ -241,11 +251,18 @@ ErrnoOr<uint64_t> Getrusage(Task& task, int who, UserPtr<rusage> out) {
 
 // Reading the clock's state is allowed, setting it is not.
 ErrnoOr<uint64_t> Adjtimex(Task& task, UserPtr<timex> p) {
+  // timekeeping_validate_timex().
+  constexpr unsigned kAdjtime = 0x8000, kSingleShot = 0x0001, kReadOnly = 0x2000;
   timex t = TRY(task.CopyIn(p));
-  if (t.modes != 0) return Errno(EPERM);
-  t = {};
+  if ((t.modes & kAdjtime) != 0 && (t.modes & kSingleShot) == 0) return Errno(EINVAL);
+  if (t.modes != 0 && t.modes != (kAdjtime | kSingleShot | kReadOnly)) return Errno(EPERM);
+  t = {.modes = t.modes};
   t.status = STA_UNSYNC;
   t.tick = 10000;
+  // What ntp.c starts with: SHIFT_PLL, MAXFREQ_SCALED, a second's fraction.
+  t.constant = 2;
+  t.tolerance = 32768000;
+  t.precision = 1;
   t.maxerror = t.esterror = 16'000'000;
   t.time = ToTimeval(task.kernel().clocks().Realtime());
   TRY(task.CopyOut(p, t));

@@ -18,6 +18,8 @@
 namespace amber {
 namespace {
 
+constexpr int kCapWakeAlarm = 35;
+
 // A timer that will never expire is armed all the same.
 int64_t Armed(int64_t deadline) { return std::min(deadline, kNever - 1); }
 
@@ -61,7 +63,8 @@ ErrnoOr<uint64_t> Setitimer(Task& task, int which, UserPtr<const itimerval> in, 
   int64_t interval = TRY(ToNanoseconds(next.it_interval));
   itimerval before = which == ITIMER_REAL ? ReadRealTimer(task) : ReadCpuTimer(task, which);
   if (which == ITIMER_REAL) {
-    task.group().ArmRealTimer(value == 0 ? kNever : Armed(DeadlineAfter(task, value)), interval);
+    // A timer that is disarmed forgets its interval (do_setitimer()).
+    task.group().ArmRealTimer(value == 0 ? kNever : Armed(DeadlineAfter(task, value)), value == 0 ? 0 : interval);
   } else {
     int64_t now = task.group().CpuTime();
     CpuTimerOf(task, which).Set(value == 0 ? kNever : Armed(SaturatedSum(now, value)), interval);
@@ -110,8 +113,10 @@ ErrnoOr<uint64_t> TimerCreate(Task& task, int clock, UserPtr<const sigevent> eve
     }
     if (notify != SIGEV_NONE && (signo < 1 || signo > kNumSignals)) return Errno(EINVAL);
   }
+  // alarm_timer_create().
+  if ((clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM) && !task.Has(kCapWakeAlarm)) return Errno(EPERM);
   // Each could have a signal queued (do_timer_create() takes its place in the queue).
-  if (task.group().posix_timers().all().size() >= task.limit(RLIMIT_SIGPENDING)) return Errno(EAGAIN);
+  if (!task.group().MayQueueSignal()) return Errno(EAGAIN);
   PosixTimers& timers = task.group().posix_timers();
   int wanted = timers.ids_are_chosen ? TRY(task.CopyIn(out.Cast<const int>())) : -1;
   if (timers.ids_are_chosen && wanted < 0) return Errno(EINVAL);
@@ -166,7 +171,8 @@ ErrnoOr<uint64_t> TimerSettime(Task& task, int id, int flags, UserPtr<const itim
   } else if (value != 0) {
     deadline = Armed((flags & TIMER_ABSTIME) != 0 ? DeadlineAt(task, timer->clock, value) : DeadlineAfter(task, value));
   }
-  task.group().posix_timers().Arm(*timer, deadline, interval);
+  // Disarmed it forgets its interval (common_timer_set()), but on processor time.
+  task.group().posix_timers().Arm(*timer, deadline, value == 0 && !timer->cpu ? 0 : interval);
   if (old) TRY(task.CopyOut(old, before));
   return 0;
 }
