@@ -65,7 +65,7 @@ ErrnoOr<uint64_t> SendAll(Task& task, Socket& socket, std::vector<iovec> ranges,
   }
   // Descriptors travel with the first byte.
   if (header.control_size > 0 && progress == 0) {
-    TRY(ParseControl(task, UserPtr<const void>(header.control), header.control_size, &request));
+    TRY(ParseControl(task, socket, UserPtr<const void>(header.control), header.control_size, &request));
   }
   for (;;) {
     auto sent = socket.Send(task, request);
@@ -91,7 +91,10 @@ ErrnoOr<uint64_t> SendTo(Task& task, int fd, UserPtr<const void> data, uint64_t 
   MessageHeader header{};
   header.name = address.address();
   header.name_size = address_size;
-  if (address && address_size < 0) return Errno(EINVAL);
+  // Unlike sendmsg(2), which cuts what is too long and takes no length for no address (move_addr_to_kernel(), udp_sendmsg(), ping_common_sendmsg()).
+  if (address && (address_size < 0 || address_size > static_cast<int>(sizeof(sockaddr_storage)))) return Errno(EINVAL);
+  bool inet = socket->family() == AF_INET || socket->family() == AF_INET6;
+  if (address && address_size == 0 && inet && socket->type() == SOCK_DGRAM) return Errno(EINVAL);
   std::vector<iovec> ranges{{reinterpret_cast<void*>(data.address()), std::min<uint64_t>(size, 0x7ffff000)}};
   return SendAll(task, *socket, std::move(ranges), header, flags, task.syscall().done);
 }

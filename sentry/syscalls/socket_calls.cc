@@ -78,8 +78,13 @@ struct Fds {
 };
 
 ErrnoOr<uint64_t> SocketPair(Task& task, int family, int type, int protocol, UserPtr<Fds> out) {
-  // Families that Linux has, but that do not come in pairs.
-  if (family == AF_INET || family == AF_INET6 || family == AF_NETLINK || family == AF_PACKET) return Errno(EOPNOTSUPP);
+  // Families that Linux has, but that do not come in pairs. Descriptors are told first and sockets made then (__sys_socketpair()).
+  if (family == AF_INET || family == AF_INET6 || family == AF_NETLINK || family == AF_PACKET) {
+    if ((type & ~kTypeMask & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) != 0) return Errno(EINVAL);
+    TRY(task.CopyOut(out, Fds{{-1, -1}}));
+    TRY(NewSocket(task, family, type, protocol));
+    return Errno(EOPNOTSUPP);
+  }
   int kind = TRY(UnixType(family, type, protocol));
   auto [a, b] = UnixSocket::Pair(task, kind);
   a->set_flags(StatusFlags(type));

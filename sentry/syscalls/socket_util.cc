@@ -9,6 +9,7 @@
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/net/inet/net_namespace.h"
 #include "sentry/net/socket_numbers.h"
 #include "sentry/vfs/fd_table.h"
 
@@ -17,6 +18,7 @@ namespace {
 
 constexpr uint64_t kMaxControl = 131072;  // net.core.optmem_max
 constexpr size_t kMaxRights = 253;        // SCM_MAX_FD
+constexpr int kCapNetAdmin = 12, kCapNetRaw = 13;
 constexpr int kCapSetgid = 6, kCapSetuid = 7, kCapSysAdmin = 21;
 
 constexpr uint64_t Align(uint64_t size) { return (size + 7) & ~uint64_t{7}; }
@@ -48,6 +50,23 @@ ErrnoOr<void> ParseRights(Task& task, std::span<const uint8_t> data, SendRequest
     if (file->kind() == state::Kind::kIoUring) return Errno(EINVAL);
     request->rights.push_back(std::move(file));
   }
+  return Ok();
+}
+
+// __sock_cmsg_send(): of sockets that pass nothing on. What it asks for has no effect here.
+ErrnoOr<void> CheckSocketControl(Task& task, int type, std::span<const uint8_t> data) {
+  constexpr int kTimestampingNew = 65;
+  constexpr uint32_t kTransmitRecords = 0x40303;  // SOF_TIMESTAMPING_TX_RECORD_MASK
+  constexpr uint32_t kFreePriority = 6;
+  if (type == SCM_RIGHTS || type == SCM_CREDENTIALS) return Ok();
+  if (type != SO_MARK && type != SO_PRIORITY && type != SO_TIMESTAMPING && type != kTimestampingNew) return Errno(EINVAL);
+  bool may = task.creds().HasIn(NetNamespace::Of(task).owner(), kCapNetRaw) || task.creds().HasIn(NetNamespace::Of(task).owner(), kCapNetAdmin);
+  if (type == SO_MARK && !may) return Errno(EPERM);
+  uint32_t value = 0;
+  if (data.size() != sizeof(value)) return Errno(EINVAL);
+  memcpy(&value, data.data(), sizeof(value));
+  if (type == SO_PRIORITY && value > kFreePriority && !may) return Errno(EPERM);
+  if (type != SO_MARK && type != SO_PRIORITY && (value & ~kTransmitRecords) != 0) return Errno(EINVAL);
   return Ok();
 }
 
@@ -135,7 +154,8 @@ ErrnoOr<void> CopyOutAddress(Task& task, std::string_view address, UserPtr<void>
   return task.CopyOut(size, static_cast<int>(address.size()));
 }
 
-ErrnoOr<void> ParseControl(Task& task, UserPtr<const void> control, uint64_t size, SendRequest* request) {
+ErrnoOr<void> ParseControl(Task& task, const Socket& socket, UserPtr<const void> control, uint64_t size, SendRequest* request) {
+  bool of_scm = socket.family() == AF_UNIX || socket.family() == AF_NETLINK;
   if (size > kMaxControl) return Errno(ENOBUFS);
   std::vector<uint8_t> bytes(size);
   TRY(task.CopyInBytes(control.address(), bytes.data(), size));
@@ -145,7 +165,9 @@ ErrnoOr<void> ParseControl(Task& task, UserPtr<const void> control, uint64_t siz
     if (header.cmsg_len < sizeof(header) || header.cmsg_len > size - at) return Errno(EINVAL);
     std::span<const uint8_t> data(bytes.data() + at + sizeof(header), header.cmsg_len - sizeof(header));
     if (header.cmsg_level == SOL_SOCKET) {
-      if (header.cmsg_type == SCM_RIGHTS) {
+      if (!of_scm) {
+        TRY(CheckSocketControl(task, header.cmsg_type, data));
+      } else if (header.cmsg_type == SCM_RIGHTS) {
         TRY(ParseRights(task, data, request));
       } else if (header.cmsg_type == SCM_CREDENTIALS) {
         ucred c;

@@ -66,7 +66,29 @@ ErrnoOr<RefPtr<Socket>> NewInetSocket(Task& task, int family, int type, int prot
   }
 }
 
-ErrnoOr<net::Endpoint> InetSocket::BindAddress(Task& task, std::string_view address) const {
+namespace {
+
+// __ipv6_addr_needs_scope_id().
+bool NeedsScope(const net::IpAddress& address) {
+  constexpr uint8_t kInterfaceLocal = 1, kLinkLocal = 2;
+  if (address.v4() || !address.multicast()) return !address.v4() && address.link_local();
+  uint8_t scope = address.bytes[1] & 0xf;
+  return scope == kInterfaceLocal || scope == kLinkLocal;
+}
+
+}  // namespace
+
+ErrnoOr<void> InetSocket::TakeScope(const net::Endpoint& to) {
+  if (family_ != AF_INET6 || !NeedsScope(to.address)) return Ok();
+  if (to.scope != 0) {
+    if (device_ != 0 && device_ != static_cast<int>(to.scope)) return Errno(EINVAL);
+    device_ = static_cast<int>(to.scope);
+  }
+  if (device_ == 0 && to.address.multicast()) device_ = ip_.multicast_if;
+  return device_ != 0 ? ErrnoOr<void>() : Errno(EINVAL);
+}
+
+ErrnoOr<net::Endpoint> InetSocket::BindAddress(Task& task, std::string_view address) {
   std::string copy(address);
   // AF_UNSPEC with no address passes for AF_INET (inet_bind).
   if (family_ == AF_INET && copy.size() >= sizeof(sockaddr_in) && net::SockaddrFamily(copy) == AF_UNSPEC) {
@@ -79,7 +101,12 @@ ErrnoOr<net::Endpoint> InetSocket::BindAddress(Task& task, std::string_view addr
   }
   net::Endpoint e = TRY(net::ParseSockaddr(copy, family_));
   if (family_ == AF_INET6 && e.address.v4() && ip_.v6only) return Errno(EINVAL);
-  if (family_ == AF_INET6 && e.address.link_local() && e.scope == 0 && device_ == 0) return Errno(EINVAL);
+  // __inet6_bind(): the link stays the socket's even if it cannot be bound.
+  if (family_ == AF_INET6 && NeedsScope(e.address)) {
+    if (e.scope != 0) device_ = static_cast<int>(e.scope);
+    if (device_ == 0) return Errno(EINVAL);
+  }
+  if (family_ == AF_INET6 && !e.address.v4() && !e.address.any() && device_ != 0 && net_->stack().FindLink(device_) == nullptr) return Errno(ENODEV);
   bool foreign_ok = ip_.freebind || ip_.transparent;
   if (!foreign_ok && !net_->stack().MayBind(e.address)) return Errno(EADDRNOTAVAIL);
   if (e.port != 0 && e.port < net_->sysctl(kSysctlUnprivilegedPort) && type_ != SOCK_RAW && !task.creds().HasIn(net_->owner(), CAP_NET_BIND_SERVICE))

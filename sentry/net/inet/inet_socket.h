@@ -69,7 +69,10 @@ class InetSocket : public Socket {
   // Bound to an address or port already (IPV6_V6ONLY and SO_BINDTODEVICE look at it).
   virtual bool bound() const { return false; }
   // The address of bind(2), checked: family, privileged ports, that it is ours.
-  ErrnoOr<net::Endpoint> BindAddress(Task& task, std::string_view address) const;
+  // One that is good on one link binds the socket to that.
+  ErrnoOr<net::Endpoint> BindAddress(Task& task, std::string_view address);
+  // connect(2) to such an address does the same; EINVAL if nobody says which link is meant.
+  ErrnoOr<void> TakeScope(const net::Endpoint& to);
   // The address of connect(2) or sendto(2). `any_family`: a sockaddr_in is good for an IPv6 socket.
   ErrnoOr<net::Endpoint> TargetAddress(std::string_view address, bool any_family) const;
   // The interface by which `to` is to be reached; 0: any. An address of IPv6 that is good on one link says which (sin6_scope_id).

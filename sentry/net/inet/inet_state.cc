@@ -147,6 +147,7 @@ std::string UdpSocket::Save(state::Saver& saver) const {
     out->set_origin(e.origin);
     out->set_type(e.type);
     out->set_code(e.code);
+    out->set_info(e.info);
   }
   m.set_drops(drops_);
   m.set_cork(cork_);
@@ -183,6 +184,7 @@ bool UdpSocket::Load(state::Loader& loader, std::string_view bytes) {
     e.origin = static_cast<uint8_t>(in.origin());
     e.type = static_cast<uint8_t>(in.type());
     e.code = static_cast<uint8_t>(in.code());
+    e.info = in.info();
     errors_.push_back(std::move(e));
   }
   drops_ = m.drops();

@@ -32,6 +32,11 @@ class RawSocket final : public InetSocket {
 
   // From the layer. True if the packet was for this socket.
   bool Take(const net::Packet& packet, net::RawBytes* shared);
+  // For /proc/net.
+  const net::Endpoint& local() const { return local_; }
+  const net::Endpoint& remote() const { return remote_; }
+  bool connected() const { return connected_; }
+  size_t charge() const { return charge_; }
   uint16_t identifier() const { return ping() ? local_.port : 0; }
 
   state::Kind kind() const override { return state::Kind::kRawSocket; }

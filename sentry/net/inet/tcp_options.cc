@@ -188,11 +188,7 @@ ErrnoOr<std::string> TcpSocket::GetTcpOption(int name) {
       memcpy(text.data(), known.data(), known.size());
       return text;
     }
-    case TCP_INFO: {
-      tcp_info info;
-      connection_->FillInfo(&info);
-      return OptionBytes(info);
-    }
+    case TCP_INFO: return connection_->Info();
     case TCP_FASTOPEN:
     case TCP_FASTOPEN_CONNECT:
     case TCP_FASTOPEN_NO_COOKIE:

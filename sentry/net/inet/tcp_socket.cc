@@ -63,7 +63,8 @@ void TcpSocket::OptionsChanged() {
 
 ErrnoOr<void> TcpSocket::Bind(Task& task, std::string_view address) {
   net::Endpoint e = TRY(BindAddress(task, address));
-  if (e.address.multicast() || e.address.broadcast()) return Errno(EADDRNOTAVAIL);
+  // __inet6_bind(); with IPv4 it only never hears anything.
+  if (e.address.multicast() && !e.address.v4()) return Errno(EINVAL);
   return connection_->Bind(e, ip_.v6only, task.creds().fsuid);
 }
 
@@ -89,6 +90,7 @@ ErrnoOr<void> TcpSocket::Connect(Task& task, std::string_view address) {
   if (phase_ == Phase::kUnconnected) {
     if (connection_->state() != net::TcpState::kClosed) return Errno(EISCONN);
     net::Endpoint to = TRY(TargetAddress(address, false));
+    if (!to.address.multicast()) TRY(TakeScope(to));  // tcp_v6_connect()
     TRY(connection_->Connect(to, ip_.v6only, task.creds().fsuid));
     OptionsChanged();
     phase_ = Phase::kConnecting;
@@ -105,6 +107,8 @@ ErrnoOr<void> TcpSocket::Connect(Task& task, std::string_view address) {
   }
   int error = TakeError();
   if (connection_->state() == net::TcpState::kClosed && !connection_->was_connected()) {
+    // As if it had never been tried (__inet_stream_connect()).
+    connection_->Disconnect();
     phase_ = Phase::kUnconnected;
     return Errno(error != 0 ? error : ECONNABORTED);
   }

@@ -21,6 +21,7 @@ namespace {
 
 constexpr size_t kMaxDatagram4 = 65507, kMaxDatagram6 = 65527;
 constexpr size_t kMaxErrors = 64;
+constexpr uint32_t kLoopbackMtu = 65535;
 // linux/udp.h has them not.
 constexpr int kSolUdpLite = 136, kSendCoverage = 10, kReceiveCoverage = 11;
 
@@ -88,6 +89,7 @@ ErrnoOr<void> UdpSocket::Connect(Task& task, std::string_view address) {
     return Ok();
   }
   net::Endpoint to = TRY(TargetAddress(address, true));
+  TRY(TakeScope(to));  // __ip6_datagram_connect()
   if (to.address.any()) to.address = net::IpAddress::Loopback(to.address.v4());
   if (!toggle(SO_BROADCAST) && net_->stack().IsBroadcast(to.address)) return Errno(EACCES);
   int device = DeviceFor(to);
@@ -110,7 +112,8 @@ ErrnoOr<void> UdpSocket::Shutdown(Task&, int how) {
 ErrnoOr<std::string> UdpSocket::LocalAddress() { return SockaddrOf(local_); }
 
 ErrnoOr<std::string> UdpSocket::PeerAddress() {
-  if (!connected_) return Errno(ENOTCONN);
+  // inet_getname(): port 0 is nobody.
+  if (!connected_ || remote_.port == 0) return Errno(ENOTCONN);
   return SockaddrOf(remote_);
 }
 
@@ -127,12 +130,16 @@ ErrnoOr<size_t> UdpSocket::Send(Task& task, SendRequest& request) {
     RaisePipe(task, request.flags);
     return Errno(EPIPE);
   }
-  if (error_ != 0) return Errno(TakeError());
   if (to.address.any()) to.address = net::IpAddress::Loopback(to.address.v4());
   bool v4 = to.address.v4();
   size_t size = request.source.remaining();
   size_t before = corked_ ? corked_->used() : 0;
-  if (size + before > (v4 ? kMaxDatagram4 : kMaxDatagram6)) return Errno(EMSGSIZE);
+  // Before an error that waits, which sock_alloc_send_pskb() would tell of.
+  if (size + before > (v4 ? kMaxDatagram4 : kMaxDatagram6)) {
+    if (size <= UINT16_MAX) QueueLocalError(to, EMSGSIZE, kLoopbackMtu);
+    return Errno(EMSGSIZE);
+  }
+  if (error_ != 0) return Errno(TakeError());
   if (!toggle(SO_BROADCAST) && net_->stack().IsBroadcast(to.address)) return Errno(EACCES);
   net::Packet packet;
   packet.tos = Tos(v4);
@@ -140,8 +147,9 @@ ErrnoOr<size_t> UdpSocket::Send(Task& task, SendRequest& request) {
   net::IpAddress source = local_.address.any() ? net::IpAddress{} : local_.address;
   int device = DeviceFor(to);
   auto segment = static_cast<size_t>(std::clamp(Kept(SOL_UDP, UDP_SEGMENT), 0, UINT16_MAX));
-  for (const ControlMessage& c : request.control) TRY(TakeControl(c, &packet, &source, &device, &segment));
-  if (!source.any() && !ip_.freebind && !net_->stack().IsLocal(source)) return Errno(EINVAL);
+  for (const ControlMessage& c : request.control) TRY(TakeControl(c, v4, &packet, &source, &device, &segment));
+  // ip_route_output_key_hash_rcu(); ip6_datagram_send_ctl().
+  if (!source.any() && !ip_.freebind && !net_->stack().IsLocal(source)) return Errno(v4 ? ENETUNREACH : EINVAL);
   net::Path path = TRY(net_->stack().FindPath(to.address, source, device));
   if (path.source.v4() != v4) return Errno(EAFNOSUPPORT);
   TRY(AutoBind(task, v4));
@@ -168,27 +176,59 @@ ErrnoOr<size_t> UdpSocket::Send(Task& task, SendRequest& request) {
   return size;
 }
 
-// What sendmsg has beside a datagram (ip_cmsg_send() and its kin).
-ErrnoOr<void> UdpSocket::TakeControl(const ControlMessage& c, net::Packet* packet, net::IpAddress* source, int* device, size_t* segment) const {
+// What sendmsg has beside a datagram (ip_cmsg_send(), ip6_datagram_send_ctl(), udp_cmsg_send()). Those of the other version of IP are not looked at.
+ErrnoOr<void> UdpSocket::TakeControl(const ControlMessage& c, bool v4, net::Packet* packet, net::IpAddress* source, int* device,
+                                     size_t* segment) const {
   std::span<const uint8_t> data(reinterpret_cast<const uint8_t*>(c.data.data()), c.data.size());
-  if (c.level == SOL_IP && c.type == IP_PKTINFO) {
-    auto info = TRY(ParseOption<in_pktinfo>(data));
-    if (info.ipi_spec_dst.s_addr != 0) *source = net::IpAddress::V4(ntohl(info.ipi_spec_dst.s_addr));
-    if (info.ipi_ifindex != 0) *device = info.ipi_ifindex;
-  } else if (c.level == SOL_IPV6 && c.type == IPV6_PKTINFO) {
+  auto number = [&](int low, int high) -> ErrnoOr<int> {
+    if (data.size() != sizeof(int)) return Errno(EINVAL);
+    int n = TRY(ParseOption<int>(data));
+    return n >= low && n <= high ? ErrnoOr<int>(n) : Errno(EINVAL);
+  };
+  auto choose = [&](int index) -> ErrnoOr<void> {
+    if (index != 0 && net_->stack().FindLink(index) == nullptr) return Errno(ENODEV);
+    if (index != 0) *device = index;
+    return Ok();
+  };
+  if (c.level == SOL_UDP) {
+    if (c.type != UDP_SEGMENT || data.size() != sizeof(uint16_t)) return Errno(EINVAL);
+    *segment = TRY(ParseOption<uint16_t>(data));
+  } else if (c.level == SOL_IPV6 && c.type == IPV6_PKTINFO && (!v4 || family_ == AF_INET6)) {
     auto info = TRY(ParseOption<in6_pktinfo>(data));
     auto wanted = net::IpAddress::V6Bytes(info.ipi6_addr.s6_addr);
+    if (v4 && !wanted.any() && !wanted.v4()) return Errno(EINVAL);
     if (!wanted.any()) *source = wanted;
-    if (info.ipi6_ifindex != 0) *device = static_cast<int>(info.ipi6_ifindex);
-  } else if ((c.level == SOL_IP && c.type == IP_TTL) || (c.level == SOL_IPV6 && c.type == IPV6_HOPLIMIT)) {
-    packet->ttl = static_cast<uint8_t>(TRY(ParseOption<int>(data)));
-  } else if ((c.level == SOL_IP && c.type == IP_TOS) || (c.level == SOL_IPV6 && c.type == IPV6_TCLASS)) {
-    packet->tos = static_cast<uint8_t>(TRY(ParseShortOption(data)));
-  } else if (c.level == SOL_UDP && c.type == UDP_SEGMENT) {
-    if (data.size() != sizeof(uint16_t)) return Errno(EINVAL);
-    *segment = TRY(ParseOption<uint16_t>(data));
-  } else if (c.level == SOL_IP || c.level == SOL_IPV6 || c.level == SOL_UDP) {
-    return Errno(EINVAL);
+    TRY(choose(static_cast<int>(info.ipi6_ifindex)));
+  } else if (v4 && c.level == SOL_IP) {
+    switch (c.type) {
+      case IP_PKTINFO: {
+        if (data.size() != sizeof(in_pktinfo)) return Errno(EINVAL);
+        auto info = TRY(ParseOption<in_pktinfo>(data));
+        if (info.ipi_spec_dst.s_addr != 0) *source = net::IpAddress::V4(ntohl(info.ipi_spec_dst.s_addr));
+        return choose(info.ipi_ifindex);
+      }
+      case IP_TTL: packet->ttl = static_cast<uint8_t>(TRY(number(1, 255))); break;
+      case IP_TOS: {
+        if (data.size() != sizeof(int) && data.size() != 1) return Errno(EINVAL);
+        int tos = TRY(ParseShortOption(data));
+        if (tos < 0 || tos > 255) return Errno(EINVAL);
+        packet->tos = static_cast<uint8_t>(tos);
+        break;
+      }
+      case IP_RETOPTS: return data.empty() || data.size() <= 4 ? ErrnoOr<void>() : Errno(EINVAL);  // no options are sent
+      default: return Errno(EINVAL);
+    }
+  } else if (!v4 && c.level == SOL_IPV6) {
+    switch (c.type) {
+      case IPV6_HOPLIMIT: {
+        int hops = TRY(number(-1, 255));
+        if (hops >= 0) packet->ttl = static_cast<uint8_t>(hops);
+        break;
+      }
+      case IPV6_DONTFRAG: TRY(number(0, 1)); break;
+      case IPV6_TCLASS: packet->tos = static_cast<uint8_t>(std::max(TRY(number(-1, 255)), 0)); break;
+      default: return Errno(EINVAL);
+    }
   }
   return Ok();
 }
@@ -280,6 +320,18 @@ void UdpSocket::OnError(const net::Packet& sent, const net::IcmpHeader& icmp, in
   queue_.Notify(POLLERR | POLLIN | POLLOUT);
 }
 
+// ip_local_error(): what went wrong before there was a packet.
+void UdpSocket::QueueLocalError(const net::Endpoint& to, int error, uint32_t info) {
+  bool v4 = to.address.v4();
+  if (!(v4 ? ip_.receive_error : ip_.receive_error6) || errors_.size() >= kMaxErrors) return;
+  DatagramError e;
+  e.to = to;
+  e.error = error;
+  e.origin = SO_EE_ORIGIN_LOCAL;
+  e.info = info;
+  errors_.push_back(std::move(e));
+}
+
 ErrnoOr<size_t> UdpSocket::ReceiveError(ReceiveRequest& request) {
   if (errors_.empty()) return Errno(EAGAIN);
   DatagramError e = std::move(errors_.front());
@@ -295,9 +347,13 @@ ErrnoOr<size_t> UdpSocket::ReceiveError(ReceiveRequest& request) {
   extended.ee_origin = e.origin;
   extended.ee_type = e.type;
   extended.ee_code = e.code;
+  extended.ee_info = e.info;
   bool v4 = e.to.address.v4();
   std::string data = OptionBytes(extended);
-  data += net::MakeSockaddr({e.offender, 0}, v4 ? AF_INET : AF_INET6);
+  std::string offender = net::MakeSockaddr({e.offender, 0}, v4 ? AF_INET : AF_INET6);
+  // Of an error of one's own there is no offender.
+  if (e.origin == SO_EE_ORIGIN_LOCAL) offender.assign(offender.size(), '\0');
+  data += offender;
   request.control.push_back({v4 ? SOL_IP : SOL_IPV6, v4 ? IP_RECVERR : IPV6_RECVERR, std::move(data)});
   // SO_ERROR is what the next one in the queue says.
   error_ = errors_.empty() ? 0 : errors_.front().error;
@@ -305,7 +361,6 @@ ErrnoOr<size_t> UdpSocket::ReceiveError(ReceiveRequest& request) {
 }
 
 ErrnoOr<size_t> UdpSocket::Receive(Task&, ReceiveRequest& request) {
-  if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
   if ((request.flags & MSG_ERRQUEUE) != 0) return ReceiveError(request);
   if (error_ != 0) return Errno(TakeError());
   if (datagrams_.empty()) {

@@ -19,6 +19,7 @@ struct DatagramError {
   net::IpAddress offender;
   int error = 0;
   uint8_t origin = 0, type = 0, code = 0;
+  uint32_t info = 0;  // ee_info
 };
 
 class UdpSocket final : public InetSocket {
@@ -73,7 +74,9 @@ class UdpSocket final : public InetSocket {
   ErrnoOr<void> BindTo(Task& task, const net::Endpoint& e);
   ErrnoOr<void> AutoBind(Task& task, bool v4);
   void Queue(const net::Packet& packet);
-  ErrnoOr<void> TakeControl(const ControlMessage& c, net::Packet* packet, net::IpAddress* source, int* device, size_t* segment) const;
+  // `v4`: of what is sent.
+  ErrnoOr<void> TakeControl(const ControlMessage& c, bool v4, net::Packet* packet, net::IpAddress* source, int* device, size_t* segment) const;
+  void QueueLocalError(const net::Endpoint& to, int error, uint32_t info);
   ErrnoOr<void> Transmit(net::Packet packet, const net::Path& path, size_t segment);
   ErrnoOr<size_t> ReceiveError(ReceiveRequest& request);
   ErrnoOr<size_t> Peek(ReceiveRequest& request);

@@ -50,9 +50,8 @@ void DumpTcp(NetNamespace& net, const inet_diag_req_v2& request, NetlinkWriter& 
     out.Attribute<uint8_t>(INET_DIAG_SHUTDOWN, static_cast<uint8_t>(c->shutdown()));
     if (c->family == AF_INET6) out.Attribute<uint8_t>(INET_DIAG_SKV6ONLY, c->v6only ? 1 : 0);
     if ((request.idiag_ext >> (INET_DIAG_INFO - 1) & 1) != 0) {
-      tcp_info info;
-      c->FillInfo(&info);
-      out.Attribute(INET_DIAG_INFO, info);
+      std::string info = c->Info();
+      out.Attribute(INET_DIAG_INFO, info.data(), info.size());
     }
     if ((request.idiag_ext >> (INET_DIAG_CONG - 1) & 1) != 0) out.Attribute(INET_DIAG_CONG, std::string(CongestionName(c->options().congestion)));
   }

@@ -312,6 +312,8 @@ int GetLink(RouteRequest& r) {
   }
   if (!info) return EINVAL;
   net::Link* link = FindNamed(r.net.stack(), in, info->ifi_index);
+  // Neither a number nor a name (rtnl_getlink()).
+  if (link == nullptr && info->ifi_index <= 0 && !in.Find(IFLA_IFNAME) && !in.Find(IFLA_ALT_IFNAME)) return EINVAL;
   if (link == nullptr) return ENODEV;
   PutLink(r.net, *link, RTM_NEWLINK, 0, r.out);
   return 0;

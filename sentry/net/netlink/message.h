@@ -25,6 +25,8 @@ class NetlinkWriter {
     Append(&h, sizeof(h));
     Append(&body, sizeof(body));
   }
+  // More of the body.
+  void Body(std::string_view rest) { Append(rest.data(), rest.size()); }
   void Attribute(uint16_t type, const void* data, size_t size) {
     nlattr a{static_cast<uint16_t>(sizeof(nlattr) + size), type};
     Append(&a, sizeof(a));

@@ -50,7 +50,7 @@ ErrnoOr<RefPtr<Socket>> NetlinkSocket::Make(Task& task, int type, int protocol) 
   auto socket = MakeRef<NetlinkSocket>();
   socket->Init(AF_NETLINK, type, protocol);
   socket->net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
-  if (protocol == NETLINK_ROUTE) socket->net_->watchers().insert(socket.get());
+  socket->net_->watchers().insert(socket.get());
   return RefPtr<Socket>(std::move(socket));
 }
 
@@ -64,7 +64,7 @@ ErrnoOr<void> NetlinkSocket::Bind(Task& task, std::string_view address) {
   if (address.size() < sizeof(a)) return Errno(EINVAL);
   memcpy(&a, address.data(), sizeof(a));
   if (a.nl_family != AF_NETLINK) return Errno(EINVAL);
-  if (port_ != 0 && a.nl_pid != 0 && a.nl_pid != port_) return Errno(EINVAL);
+  if (port_ != 0 && a.nl_pid != port_) return Errno(EINVAL);
   if (a.nl_pid != 0) port_ = a.nl_pid;
   AutoBind(task);
   groups_ = a.nl_groups;
@@ -154,9 +154,21 @@ void NetlinkSocket::PostReserved(std::string message) {
   queue_.Notify(POLLIN | POLLRDNORM);
 }
 
+// netlink_ack(): what failed is sent back whole, unless that is not wanted.
+void NetlinkSocket::Acknowledge(const nlmsghdr& header, std::string_view body, int error, NetlinkWriter& out) const {
+  bool whole = error != 0 && Kept(SOL_NETLINK, NETLINK_CAP_ACK) == 0;
+  out.Begin(NLMSG_ERROR, whole ? 0 : NLM_F_CAPPED, nlmsgerr{-error, header});
+  if (whole) out.Body(body);
+}
+
 void NetlinkSocket::Handle(Task& task, const nlmsghdr& header, std::string_view body) {
-  if ((header.nlmsg_flags & NLM_F_REQUEST) == 0 || header.nlmsg_type < NLMSG_MIN_TYPE) return;
   NetlinkWriter out(header.nlmsg_seq, port_);
+  // Control messages, and what asks for nothing, are acknowledged all the same (netlink_rcv_skb()).
+  if ((header.nlmsg_flags & NLM_F_REQUEST) == 0 || header.nlmsg_type < NLMSG_MIN_TYPE) {
+    if ((header.nlmsg_flags & NLM_F_ACK) == 0 || protocol_ == NETLINK_KOBJECT_UEVENT) return;
+    Acknowledge(header, body, 0, out);
+    return Queue(std::move(out.Take()));
+  }
   bool dump = (header.nlmsg_flags & NLM_F_DUMP) == NLM_F_DUMP;
   int error = EOPNOTSUPP;
   if (protocol_ == NETLINK_ROUTE) {
@@ -167,8 +179,7 @@ void NetlinkSocket::Handle(Task& task, const nlmsghdr& header, std::string_view 
   if (error == 0 && dump) {
     out.Begin<int32_t>(NLMSG_DONE, NLM_F_MULTI, 0);
   } else if (error != 0 || (header.nlmsg_flags & NLM_F_ACK) != 0) {
-    nlmsgerr e{-error, header};
-    out.Begin(NLMSG_ERROR, 0, e);
+    Acknowledge(header, body, error, out);
   }
   if (std::string& bytes = out.Take(); !bytes.empty()) Queue(std::move(bytes));
 }
@@ -182,6 +193,7 @@ ErrnoOr<size_t> NetlinkSocket::Send(Task& task, SendRequest& request) {
     if (a.nl_pid != 0) return Errno(ECONNREFUSED);
   }
   size_t size = request.source.remaining();
+  if (size == 0) return Errno(ENODATA);
   if (size > kMaxRequest) return Errno(EMSGSIZE);
   // Answers that nobody reads are not piled up without end, nor are those to one packet full of requests.
   size_t limit = static_cast<size_t>(receive_buffer_) * 4;
@@ -305,7 +317,7 @@ bool NetlinkSocket::Load(state::Loader& loader, std::string_view bytes) {
     queued_ += a.size();
     answers_.push_back(a);
   }
-  if (net_ && protocol_ == NETLINK_ROUTE) net_->watchers().insert(this);
+  if (net_) net_->watchers().insert(this);
   return static_cast<bool>(net_);
 }
 

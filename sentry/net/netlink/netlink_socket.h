@@ -36,6 +36,11 @@ class NetlinkSocket final : public Socket, public NetWatcher {
   uint32_t Poll(Task& task) override;
   WaitQueue* wait_queue() override { return &queue_; }
 
+  // For /proc/net/netlink.
+  uint32_t port() const { return port_; }
+  uint32_t groups() const { return groups_; }
+  size_t queued() const { return queued_; }
+
   // Groups of NETLINK_ROUTE that it has joined hear of changes.
   void OnLinkEvent(net::Link& link, bool gone) override;
   void OnAddressEvent(net::Link& link, const net::InterfaceAddress& address, bool gone) override;
@@ -47,6 +52,7 @@ class NetlinkSocket final : public Socket, public NetWatcher {
 
  private:
   void AutoBind(Task& task);
+  void Acknowledge(const nlmsghdr& header, std::string_view body, int error, NetlinkWriter& out) const;
   void Handle(Task& task, const nlmsghdr& header, std::string_view body);
   void Queue(std::string bytes);
   bool Joined(uint32_t group) const { return protocol_ == NETLINK_ROUTE && group >= 1 && group <= 32 && (groups_ >> (group - 1) & 1) != 0; }

@@ -523,44 +523,4 @@ TcpConnection::TimerInfo TcpConnection::timer_info() const {
   return {};
 }
 
-void TcpConnection::FillInfo(tcp_info* info) const {
-  *info = {};
-  auto us = [](int64_t ns) { return static_cast<uint32_t>(ns / 1000); };
-  uint32_t mss = std::max(mss_, 1u);
-  info->tcpi_state = static_cast<uint8_t>(state_);
-  info->tcpi_ca_state = in_recovery_ ? 3 : 0;
-  info->tcpi_retransmits = static_cast<uint8_t>(std::min(retries_, 255u));
-  info->tcpi_probes = static_cast<uint8_t>(std::min(keepalive_probes_, 255u));
-  info->tcpi_options =
-      static_cast<uint8_t>((timestamps_ ? TCPI_OPT_TIMESTAMPS : 0) | (sack_ok_ ? TCPI_OPT_SACK : 0) | (rcv_scale_ != 0 ? TCPI_OPT_WSCALE : 0));
-  info->tcpi_snd_wscale = snd_scale_ & 15;
-  info->tcpi_rcv_wscale = rcv_scale_ & 15;
-  info->tcpi_rto = us(rtt_.rto);
-  info->tcpi_ato = us(kMaxDelayedAck);
-  info->tcpi_snd_mss = mss_;
-  info->tcpi_rcv_mss = std::min(mss_, MaxMss());
-  if (state_ == TcpState::kListen) {
-    info->tcpi_unacked = accept_queue_length();
-    info->tcpi_sacked = backlog_;
-  } else {
-    info->tcpi_unacked = (snd_nxt_ - snd_una_ + mss - 1) / mss;
-    info->tcpi_sacked = (sacked_bytes_ + mss - 1) / mss;
-  }
-  info->tcpi_lost = (lost_bytes_ + mss - 1) / mss;
-  int64_t now = layer_ != nullptr ? layer_->stack().Now() : 0;
-  auto since = [&](int64_t at) { return at == 0 ? 0u : static_cast<uint32_t>(std::max<int64_t>(now - at, 0) / kMs); };
-  info->tcpi_last_data_sent = since(last_sent_);
-  info->tcpi_last_data_recv = info->tcpi_last_ack_recv = since(last_heard_);
-  info->tcpi_pmtu = path_.link != nullptr ? path_.link->mtu() : 0;
-  info->tcpi_rcv_ssthresh = receive_limit_ / 2;
-  info->tcpi_rtt = us(rtt_.smoothed);
-  info->tcpi_rttvar = us(rtt_.variation);
-  info->tcpi_snd_ssthresh = congestion_.ssthresh == UINT32_MAX ? 0x7fffffff : congestion_.ssthresh / mss;
-  info->tcpi_snd_cwnd = std::max(congestion_.cwnd / mss, 1u);
-  info->tcpi_advmss = MaxMss();
-  info->tcpi_reordering = 3;
-  info->tcpi_rcv_space = receive_limit_ / 2;
-  info->tcpi_total_retrans = total_retransmits_;
-}
-
 }  // namespace amber::net

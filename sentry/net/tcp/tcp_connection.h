@@ -24,8 +24,6 @@
 #include "sentry/net/tcp/tcp_types.h"
 #include "sentry/vfs/io.h"
 
-struct tcp_info;
-
 namespace amber::proto {
 class TcpConnection;
 }
@@ -113,7 +111,8 @@ class TcpConnection final : public RefCounted<TcpConnection>, public state::Save
   size_t unsent() const { return write_seq_ - snd_nxt_; }
   uint32_t accept_queue_length() const { return static_cast<uint32_t>(accept_queue_.size()); }
   uint32_t backlog() const { return backlog_; }
-  void FillInfo(tcp_info* info) const;
+  // The bytes of a struct tcp_info.
+  std::string Info() const;
   const RttEstimate& rtt() const { return rtt_; }
   const Congestion& congestion() const { return congestion_; }
   // Which timer runs, retransmissions and its end, as /proc/net/tcp shows them.

@@ -316,10 +316,12 @@ void TcpConnection::InputData(Packet& packet) {
   bool fin = (packet.tcp.flags & kFin) != 0;
   ack_pending_ = true;
   if (fin_received_) return;
-  // Nobody can read it any more: reset (RFC 2525, 2.17; tcp_rcv_state_process).
-  if (orphan_ && data.size > 0 && SeqLess(rcv_nxt_, seq + data.size)) {
+  // Nobody can read it any more, or wants to: reset (RFC 2525, 2.17; tcp_rcv_state_process()).
+  bool finishing = state_ == TcpState::kFinWait1 || state_ == TcpState::kFinWait2;
+  bool unwanted = orphan_ || (finishing && (shutdown_ & 1) != 0);
+  if (unwanted && data.size > 0 && SeqLess(rcv_nxt_, seq + data.size)) {
     SendResetNow();
-    return Done(0);
+    return Done(orphan_ ? 0 : ECONNRESET);
   }
   // Cut to the window.
   if (SeqLess(seq, rcv_nxt_)) {

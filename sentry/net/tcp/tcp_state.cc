@@ -122,6 +122,8 @@ std::string TcpConnection::Save(state::Saver& saver) const {
   m.set_bytes_sent(bytes_sent_);
   m.set_bytes_acked(bytes_acked_);
   m.set_bytes_received(bytes_received_);
+  m.set_segments_in(segments_in_);
+  m.set_segments_out(segments_out_);
   m.set_read_seq(read_seq_);
   m.set_rcv_nxt(rcv_nxt_);
   m.set_rcv_adv(rcv_adv_);
@@ -254,6 +256,8 @@ bool TcpConnection::Load(state::Loader& loader, std::string_view bytes) {
   bytes_sent_ = m.bytes_sent();
   bytes_acked_ = m.bytes_acked();
   bytes_received_ = m.bytes_received();
+  segments_in_ = m.segments_in();
+  segments_out_ = m.segments_out();
   read_seq_ = m.read_seq();
   rcv_nxt_ = m.rcv_nxt();
   rcv_adv_ = m.rcv_adv();

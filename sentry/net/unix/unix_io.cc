@@ -313,7 +313,6 @@ ErrnoOr<size_t> UnixSocket::ReceivePacket(ReceiveRequest& request) {
   request.address = m.address;
   request.full_size = rest;
   if (wanted < rest) request.out_flags |= MSG_TRUNC;
-  if (type_ == SOCK_SEQPACKET) request.out_flags |= MSG_EOR;
   TakeAncillary(request, m, peek);
   MovePeekOffset(request.flags, peek ? wanted : m.data.size());
   if (!peek) PopFront();

@@ -132,7 +132,7 @@ ErrnoOr<void> UnixSocket::Bind(Task& task, std::string_view address) {
 ErrnoOr<RefPtr<UnixSocket>> UnixSocket::FindTarget(Task& task, std::string_view address) const {
   UnixName name = TRY(UnixName::Parse(address));
   UnixSocket* target = nullptr;
-  if (name.kind == UnixName::kUnnamed) return Errno(ECONNREFUSED);
+  if (name.kind == UnixName::kUnnamed) return Errno(EINVAL);  // unix_validate_addr()
   if (name.kind == UnixName::kAbstract) {
     auto it = UnixNames::Abstract().find({net_.get(), name.Bytes()});
     if (it == UnixNames::Abstract().end()) return Errno(ECONNREFUSED);
