@@ -111,6 +111,7 @@ constexpr const char* kSmapsKeys[] = {
     "Anonymous", "KSM",     "LazyFree",  "AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb",
     "Swap",      "SwapPss", "Locked"};
 constexpr size_t kSmapsCount = std::size(kSmapsKeys);
+constexpr size_t kSmapsRss = 0, kSmapsPss = 1, kSmapsPssDirty = 2, kSmapsAnonymous = 8;
 using Sums = std::array<uint64_t, kSmapsCount>;
 
 struct HostMapping {
@@ -142,11 +143,12 @@ std::vector<HostMapping> ReadHostSmaps(const MemoryManager& mm) {
   return list;
 }
 
-void AppendSums(const Sums& sums, std::string* out) {
-  for (size_t i = 0; i < kSmapsCount; ++i) {
-    std::string key = std::string(kSmapsKeys[i]) + ":";
-    Append(out, "%-16s%8" PRIu64 " kB\n", key.c_str(), sums[i]);
-  }
+void AppendSum(const char* name, uint64_t kilobytes, std::string* out) {
+  Append(out, "%-16s%8" PRIu64 " kB\n", (std::string(name) + ":").c_str(), kilobytes);
+}
+
+void AppendSums(const Sums& sums, size_t first, size_t end, std::string* out) {
+  for (size_t i = first; i < end; ++i) AppendSum(kSmapsKeys[i], sums[i], out);
 }
 
 void AppendVmFlags(const Vma& vma, std::string* out) {
@@ -217,7 +219,7 @@ std::string SmapsText(const MemoryManager& mm, const MapsContext& context) {
     }
     AppendMapping(vma, context, &out);
     Append(&out, "Size:           %8" PRIu64 " kB\nKernelPageSize:        4 kB\nMMUPageSize:           4 kB\n", vma.size() / 1024);
-    AppendSums(sums, &out);
+    AppendSums(sums, 0, kSmapsCount, &out);
     Append(&out, "THPeligible:    %8d\n", vma.anonymous() && (vma.flags & Vma::kHuge) != 0 ? 1 : 0);
     AppendVmFlags(vma, &out);
   }
@@ -268,9 +270,16 @@ std::string NumaMapsText(const MemoryManager& mm, const MapsContext& context, co
 
 std::string SmapsRollupText(const MemoryManager& mm) {
   Sums sums{};
+  // The share in memory of programs' own, of files, and of memory files.
+  uint64_t own = 0, files = 0, memory_files = 0;
   for (const HostMapping& h : ReadHostSmaps(mm)) {
-    if (mm.vmas().Find(h.start) == nullptr) continue;
+    const Vma* vma = mm.vmas().Find(h.start);
+    if (vma == nullptr) continue;
     for (size_t i = 0; i < kSmapsCount; ++i) sums[i] += h.sums[i];
+    uint64_t rss = h.sums[kSmapsRss], pss = h.sums[kSmapsPss];
+    uint64_t anonymous = !vma->file ? pss : rss == 0 ? 0 : pss * std::min(h.sums[kSmapsAnonymous], rss) / rss;
+    own += anonymous;
+    (vma->file && vma->file->dentry() == nullptr ? memory_files : files) += pss - anonymous;
   }
   std::string out;
   uint64_t start = mm.vmas().count() > 0 ? mm.vmas().begin()->second.start : 0;
@@ -278,7 +287,11 @@ std::string SmapsRollupText(const MemoryManager& mm) {
   Append(&out, "%08" PRIx64 "-%08" PRIx64 " ---p 00000000 00:00 0 ", start, end);
   out.append(out.size() < 73 ? 73 - out.size() : 0, ' ');
   out += "[rollup]\n";
-  AppendSums(sums, &out);
+  AppendSums(sums, 0, kSmapsPssDirty + 1, &out);
+  AppendSum("Pss_Anon", own, &out);
+  AppendSum("Pss_File", files, &out);
+  AppendSum("Pss_Shmem", memory_files, &out);
+  AppendSums(sums, kSmapsPssDirty + 1, kSmapsCount, &out);
   return out;
 }
 

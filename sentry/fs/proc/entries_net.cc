@@ -14,12 +14,10 @@
 #include "sentry/net/tcp/tcp_layer.h"
 
 namespace amber {
-namespace {
 
 NetNamespace& NetOf(Task& reader, Task* target) { return NetNamespace::Of(target != nullptr && !target->exiting() ? *target : reader); }
 
-// As the files have it: 32-bit words in the machine's order, then the port.
-std::string Hex(const net::Endpoint& e, bool v4) {
+std::string HexEndpoint(const net::Endpoint& e, bool v4) {
   std::string out;
   for (int i = v4 ? 12 : 0; i < 16; i += 4) {
     uint32_t word = 0;
@@ -29,6 +27,8 @@ std::string Hex(const net::Endpoint& e, bool v4) {
   AppendFormat(&out, ":%04X", e.port);
   return out;
 }
+
+namespace {
 
 constexpr char kHeader4[] = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
 constexpr char kHeader6[] =
@@ -51,7 +51,7 @@ std::string TcpText(NetNamespace& net, int family) {
     net::TcpConnection::TimerInfo timer = c->timer_info();
     std::string text;
     AppendFormat(&text, "%4d: %s %s %02X %08zX:%08zX %02X:%08llX %08X %5u %8u %llu %d 0000000000000000 %d %d %d %u %d", line,
-                 Hex(c->local(), v4).c_str(), Hex(c->remote(), v4).c_str(), static_cast<unsigned>(c->state()),
+                 HexEndpoint(c->local(), v4).c_str(), HexEndpoint(c->remote(), v4).c_str(), static_cast<unsigned>(c->state()),
                  listening ? size_t{0} : c->unacknowledged(), listening ? size_t{c->accept_queue_length()} : c->unread(),
                  static_cast<unsigned>(timer.which), static_cast<unsigned long long>(timer.left / 10'000'000), timer.retries, c->uid, 0u,
                  static_cast<unsigned long long>(c->ino), static_cast<int>(c->ref_count()), listening ? 100 : 20, listening ? 0 : 4,
@@ -63,7 +63,7 @@ std::string TcpText(NetNamespace& net, int family) {
     std::string text;
     int64_t left = std::max<int64_t>(tw->expires - net.stack().Now(), 0);
     AppendFormat(&text, "%4d: %s %s 06 00000000:00000000 03:%08llX 00000000     0        0 0 3 0000000000000000", line,
-                 Hex(tw->key.local, v4).c_str(), Hex(tw->key.remote, v4).c_str(), static_cast<unsigned long long>(left / 10'000'000));
+                 HexEndpoint(tw->key.local, v4).c_str(), HexEndpoint(tw->key.remote, v4).c_str(), static_cast<unsigned long long>(left / 10'000'000));
     add(std::move(text));
   }
   return out;
@@ -80,9 +80,9 @@ std::string UdpText(net::UdpLayer& layer, int family) {
     if (s->family() != family || !s->binding().bound()) continue;
     std::string text;
     AppendFormat(&text, "%5u: %s %s %02X %08X:%08zX 00:00000000 00000000 %5u        0 %llu %d 0000000000000000 %llu",
-                 static_cast<unsigned>(s->local().port), Hex(s->local(), v4).c_str(), Hex(s->remote(), v4).c_str(), s->connected() ? 1u : 7u, 0u,
-                 s->queued_bytes(), s->uid(), static_cast<unsigned long long>(s->ino()), static_cast<int>(s->ref_count()),
-                 static_cast<unsigned long long>(s->drops()));
+                 static_cast<unsigned>(s->local().port), HexEndpoint(s->local(), v4).c_str(), HexEndpoint(s->remote(), v4).c_str(),
+                 s->connected() ? 1u : 7u, 0u, s->queued_bytes(), s->uid(), static_cast<unsigned long long>(s->ino()),
+                 static_cast<int>(s->ref_count()), static_cast<unsigned long long>(s->drops()));
     AppendFormat(&out, v4 ? "%-127s\n" : "%s\n", text.c_str());
   }
   return out;

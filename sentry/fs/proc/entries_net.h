@@ -7,7 +7,16 @@
 
 namespace amber {
 
+class NetNamespace;
 class Task;
+namespace net {
+struct Endpoint;
+}
+
+// Whose network the files of `target` tell of.
+NetNamespace& NetOf(Task& reader, Task* target);
+// An address and a port as the files have them: 32-bit words in the machine's order, then the port.
+std::string HexEndpoint(const net::Endpoint& e, bool v4);
 
 ErrnoOr<std::string> ProcNetDev(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetIfInet6(Task& reader, Task* target);
@@ -24,5 +33,17 @@ ErrnoOr<std::string> ProcNetPacket(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetSockstat(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetSockstat6(Task& reader, Task* target);
 ErrnoOr<std::string> ProcNetSnmp(Task& reader, Task* target);
+
+// entries_protocols.cc
+ErrnoOr<std::string> ProcNetIcmp(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetIcmp6(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetIgmp(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetNetlink(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetProtocols(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetPtype(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetRaw(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetRaw6(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetSnmp6(Task& reader, Task* target);
+ErrnoOr<std::string> ProcNetSoftnetStat(Task& reader, Task* target);
 
 }  // namespace amber

@@ -157,6 +157,7 @@ ErrnoOr<std::string> ProcStatusText(Task& reader, Task* target) {
                ShownUid(user, c.fsuid), ShownGid(user, c.gid), ShownGid(user, c.egid), ShownGid(user, c.sgid), ShownGid(user, c.fsgid));
   AppendFormat(&out, "FDSize:\t%d\nGroups:\t", t.exiting() ? 0 : t.files().capacity());
   for (gid_t group : c.groups) AppendFormat(&out, "%u ", ShownGid(user, group));
+  if (c.groups.empty()) out += ' ';  // proc(5) has it after each group, and after none
   out += "\nNStgid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(g); });
   out += "\nNSpid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(t); });
   out += "\nNSpgid:" + Levels(ns, g.pids(), [&](const PidNamespace& at) { return at.IdOf(g.process_group()); });
@@ -201,7 +202,8 @@ ErrnoOr<std::string> ProcLimitsText(Task&, Task* target) {
   std::string out = "Limit                     Soft Limit           Hard Limit           Units     \n";
   for (const Row& row : kRows) {
     const rlimit& l = target->group().rlim(row.resource);
-    AppendFormat(&out, "%-25s %-20s %-20s %-10s\n", row.name, text(l.rlim_cur).c_str(), text(l.rlim_max).c_str(), row.unit);
+    AppendFormat(&out, *row.unit != 0 ? "%-25s %-20s %-20s %-10s\n" : "%-25s %-20s %-20s \n", row.name, text(l.rlim_cur).c_str(),
+                 text(l.rlim_max).c_str(), row.unit);
   }
   return out;
 }

@@ -158,6 +158,7 @@ void ProcInode::Init() {
     mode = entry_->mode;
   } else if (Descriptor() >= 0) {
     mode = path_.starts_with("fd/") ? S_IFLNK | 0700 : S_IFREG | 0444;
+    if (S_ISLNK(mode)) attr_.size = 64;  // proc_fd_instantiate()
   } else if (!machine && (IsMagicName(path_) || IsNamespaceLink(path_))) {
     mode = S_IFLNK | 0777;
   } else if (IsMapping() && !machine) {
