@@ -421,3 +421,46 @@ GUEST_TEST(ShutdownEdge, DataNobodyWants) {
   EXPECT_EQ(poll(&there, 1, 10'000), 1);
   EXPECT_EQ(send(half.b, "x", 1, MSG_NOSIGNAL), 1);
 }
+
+// IP_RECVORIGDSTADDR and its like: where a datagram went to, with the port.
+GUEST_TEST(ControlMessages, WhereItWentTo) {
+  for (int family : {AF_INET, AF_INET6}) {
+    bool four = family == AF_INET;
+    int fd = MUST(socket(family, SOCK_DGRAM, 0)), on = 1;
+    MUST(setsockopt(fd, four ? SOL_IP : SOL_IPV6, four ? int{IP_RECVORIGDSTADDR} : int{IPV6_RECVORIGDSTADDR}, &on, sizeof(on)));
+    sockaddr_storage address{};
+    if (four) {
+      sockaddr_in any = Loopback(0);
+      any.sin_addr.s_addr = INADDR_ANY;
+      memcpy(&address, &any, sizeof(any));
+    } else {
+      address.ss_family = AF_INET6;
+    }
+    socklen_t size = four ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+    MUST(bind(fd, At(&address), size));
+    MUST(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size));
+    uint16_t port = reinterpret_cast<sockaddr_in*>(&address)->sin_port;  // at the same place in both
+    sockaddr_in to = Loopback(ntohs(port));
+    to.sin_addr.s_addr = htonl(0x7f000007);
+    sockaddr_in6 to6 = Six("::1", ntohs(port));
+    int sender = MUST(socket(family, SOCK_DGRAM, 0));
+    MUST(sendto(sender, "x", 1, 0, four ? At(&to) : At(&to6), size));
+    pollfd there{fd, POLLIN, 0};
+    EXPECT_EQ(poll(&there, 1, 10'000), 1);
+    CheckpointHere();
+    char byte;
+    alignas(cmsghdr) char control[256];
+    iovec part{&byte, 1};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    MUST(recvmsg(fd, &message, 0));
+    const cmsghdr* header = CMSG_FIRSTHDR(&message);
+    ASSERT(header != nullptr);
+    EXPECT_EQ(header->cmsg_type, four ? int{IP_ORIGDSTADDR} : int{IPV6_ORIGDSTADDR});
+    EXPECT_EQ(header->cmsg_len, CMSG_LEN(size));
+    EXPECT_EQ(memcmp(CMSG_DATA(header), four ? static_cast<const void*>(&to) : &to6, size), 0);
+  }
+}

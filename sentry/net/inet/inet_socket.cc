@@ -162,6 +162,12 @@ ErrnoOr<size_t> InetSocket::HandOver(ReceiveRequest& request, const Datagram& d)
   request.address = SockaddrOf(d.from);
   AddTimestamp(request, d.received_at);
   AddControl(request, d.to, d.link, d.ttl, d.tos);
+  // ip_cmsg_recv_dstaddr(), ip6_datagram_recv_specific_ctl().
+  bool v4 = d.to.v4();
+  if (d.to_port != 0 && (v4 ? Kept(SOL_IP, IP_RECVORIGDSTADDR) : Kept(SOL_IPV6, IPV6_RECVORIGDSTADDR)) != 0) {
+    std::string address = net::MakeSockaddr({d.to, d.to_port}, v4 ? AF_INET : AF_INET6);
+    request.control.push_back({v4 ? SOL_IP : SOL_IPV6, v4 ? IP_ORIGDSTADDR : IPV6_ORIGDSTADDR, std::move(address)});
+  }
   return copied;
 }
 

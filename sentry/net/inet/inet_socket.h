@@ -28,6 +28,7 @@ struct Datagram {
   net::Slice data;
   net::Endpoint from;
   net::IpAddress to;
+  uint16_t to_port = 0;  // of UDP
   int link = 0;
   uint8_t ttl = 64, tos = 0;
   int64_t received_at = RealtimeNs();  // for SO_TIMESTAMP

@@ -27,12 +27,14 @@ void SaveDatagram(const Datagram& d, proto::InetDatagram* out) {
   out->set_ttl(d.ttl);
   out->set_tos(d.tos);
   out->set_received_at(d.received_at);
+  out->set_to_port(d.to_port);
 }
 
 bool LoadDatagram(const proto::InetDatagram& in, Datagram* d) {
   if (in.data().size() > 1 << 20) return false;
   d->data = net::Slice::Copy(in.data());
   d->link = in.link();
+  d->to_port = static_cast<uint16_t>(in.to_port());
   d->ttl = static_cast<uint8_t>(in.ttl());
   d->tos = static_cast<uint8_t>(in.tos());
   d->received_at = in.received_at();

@@ -291,6 +291,7 @@ void UdpSocket::Queue(const net::Packet& packet) {
   d.data = packet.payload;
   d.from = {packet.source, packet.udp.source_port, static_cast<uint32_t>(packet.scoped_link())};
   d.to = packet.destination;
+  d.to_port = packet.udp.destination_port;
   d.link = packet.link;
   d.ttl = packet.ttl;
   d.tos = packet.tos;

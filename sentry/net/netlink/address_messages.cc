@@ -93,9 +93,11 @@ int ChangeAddress(RouteRequest& r) {
   if (!m) return EINVAL;
   net::Stack& stack = r.net.stack();
   net::Link* link = stack.FindLink(static_cast<int>(m->ifa_index));
-  if (link == nullptr) return ENODEV;
   net::InterfaceAddress a;
   bool local = Read(in, IFA_LOCAL, m->ifa_family, &a.address), far = Read(in, IFA_ADDRESS, m->ifa_family, &a.peer);
+  // A new one is read before its interface is looked for (rtm_to_ifaddr(), inet6_rtm_newaddr()).
+  if (!local && !far && r.type == RTM_NEWADDR) return EINVAL;
+  if (link == nullptr) return ENODEV;
   if (!local && !far) return EINVAL;
   if (!local) a.address = a.peer;
   if (!far || a.peer == a.address) a.peer = {};
