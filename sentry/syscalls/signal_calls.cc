@@ -108,11 +108,13 @@ ErrnoOr<uint64_t> KillMany(Task& task, int signo, const std::vector<RefPtr<Threa
 }
 
 ErrnoOr<uint64_t> Kill(Task& task, int pid, int signo) {
-  if (!ValidSignal(signo)) return Errno(EINVAL);
+  // kill_something_info(): whoever is not there is missed before a signal that is none (check_kill_permission()). No group has this number.
+  if (pid == INT32_MIN) return Errno(ESRCH);
   if (pid > 0) {
     // Any thread's id names its process.
     Task* found = task.FindTask(pid);
     if (found == nullptr) return Errno(ESRCH);
+    if (!ValidSignal(signo)) return Errno(EINVAL);
     ThreadGroup& target = found->group();
     if (!MaySignal(task, *found, signo)) return Errno(EPERM);
     SendChecked(task, target, SignalFrom(task, target, signo, SI_USER));
@@ -124,11 +126,13 @@ ErrnoOr<uint64_t> Kill(Task& task, int pid, int signo) {
       // All but oneself and the namespace's own init.
       if (task.group().pids().IdOf(*g) != 1 && g.get() != &task.group()) targets.push_back(g);
     }
+    if (targets.empty()) return Errno(ESRCH);
+    if (!ValidSignal(signo)) return Errno(EINVAL);
     return KillMany(task, signo, targets);
   }
-  if (pid == INT32_MIN) return Errno(ESRCH);
   ProcessGroup* group = pid == 0 ? &task.group().process_group() : task.group().pids().FindProcessGroup(-pid);
   if (group == nullptr) return Errno(ESRCH);
+  if (!ValidSignal(signo)) return Errno(EINVAL);
   for (ThreadGroup* g : group->members()) targets.emplace_back(g);
   return KillMany(task, signo, targets);
 }

@@ -489,3 +489,14 @@ GUEST_TEST(RestartedCall, EventfdAndSignalfd) {
         MUST(write(counter, &one, 8));
       });
 }
+
+// Whoever is not there is missed before a signal that is none.
+GUEST_TEST(KillEdge, WhatIsLookedAtFirst) {
+  constexpr int kNobody = 0x3ffffff;
+  EXPECT_ERRNO(kill(kNobody, 65), ESRCH);
+  EXPECT_ERRNO(kill(-kNobody, 65), ESRCH);
+  EXPECT_ERRNO(Call(SYS_kill, INT32_MIN, 65), ESRCH);
+  EXPECT_ERRNO(Call(SYS_kill, INT32_MIN, 0), ESRCH);
+  EXPECT_ERRNO(kill(getpid(), 65), EINVAL);
+  EXPECT_ERRNO(kill(0, -1), EINVAL);
+}
