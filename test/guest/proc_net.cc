@@ -111,6 +111,17 @@ GUEST_TEST(ProcNetText, Protocols) {
 GUEST_TEST(ProcNetText, Others) {
   EXPECT(Begins(Read("/proc/net/snmp6"), "Ip6InReceives                   \t"));
   EXPECT(strstr(text, "\nUdp6InDatagrams                 \t") != nullptr);
+  EXPECT(Begins(Read("/proc/net/snmp"), "Ip: Forwarding DefaultTTL "));
+  for (const char* protocol : {"Icmp: InMsgs ", "Tcp: RtoAlgorithm ", "Udp: InDatagrams ", "UdpLite: InDatagrams "}) {
+    const char* names = LineWith(protocol);
+    ASSERT(names != nullptr);
+    const char* values = strchr(names, '\n') + 1;
+    // As many numbers as there are names.
+    int count = 0;
+    for (; *names != '\n'; ++names) count += *names == ' ';
+    for (; *values != '\n'; ++values) count -= *values == ' ';
+    EXPECT_EQ(count, 0);
+  }
   EXPECT(Begins(Read("/proc/net/igmp"), "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n1\tlo        : "));
   EXPECT(strstr(text, "\t\t\t\t010000E0     1 0:00000000\t\t0\n") != nullptr);
   int packets = MUST(socket(AF_PACKET, SOCK_RAW, htons(3 /* ETH_P_ALL */)));

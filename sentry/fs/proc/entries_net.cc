@@ -209,9 +209,15 @@ ErrnoOr<std::string> ProcNetSnmp(Task& reader, Task* target) {
   const net::StackCounters& c = net.stack().counters();
   std::string out =
       "Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests "
-      "OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates\n";
-  AppendFormat(&out, "Ip: 2 64 %llu 0 0 0 0 %llu %llu %llu 0 %llu 0 0 0 0 0 0 0\n", Number(c.ip_in), Number(c.ip_discarded), Number(c.ip_delivered),
-               Number(c.ip_out), Number(c.ip_no_route));
+      "OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates OutTransmits\n";
+  AppendFormat(&out, "Ip: 2 64 %llu 0 0 0 0 %llu %llu %llu 0 %llu 0 0 0 0 0 0 0 %llu\n", Number(c.ip_in), Number(c.ip_discarded),
+               Number(c.ip_delivered), Number(c.ip_out), Number(c.ip_no_route), Number(c.ip_out));
+  out +=
+      "Icmp: InMsgs InErrors InCsumErrors InDestUnreachs InTimeExcds InParmProbs InSrcQuenchs InRedirects InEchos InEchoReps InTimestamps "
+      "InTimestampReps InAddrMasks InAddrMaskReps OutMsgs OutErrors OutRateLimitGlobal OutRateLimitHost OutDestUnreachs OutTimeExcds "
+      "OutParmProbs OutSrcQuenchs OutRedirects OutEchos OutEchoReps OutTimestamps OutTimestampReps OutAddrMasks OutAddrMaskReps\n";
+  // By type they are not counted.
+  AppendFormat(&out, "Icmp: %llu 0 0 0 0 0 0 0 0 0 0 0 0 0 %llu 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n", Number(c.icmp_in), Number(c.icmp_out));
   out +=
       "Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs "
       "InErrs OutRsts InCsumErrors\n";
@@ -221,7 +227,8 @@ ErrnoOr<std::string> ProcNetSnmp(Task& reader, Task* target) {
   out += "Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\n";
   AppendFormat(&out, "Udp: %llu %llu %llu %llu %llu 0 0 0 0\n", Number(c.udp_in), Number(c.udp_no_port), Number(c.udp_in_errors), Number(c.udp_out),
                Number(c.udp_buffer_errors));
-  return out;
+  out += "UdpLite: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\n";
+  return out + "UdpLite: 0 0 0 0 0 0 0 0 0\n";
 }
 
 }  // namespace amber
