@@ -86,6 +86,41 @@ GUEST_TEST(EpollEdge, EventsNobodyGot) {
   EXPECT_EQ(epoll_wait(epoll, last, 1, 0), 0);
 }
 
+GUEST_TEST(EpollEdge, ParametersAreKept) {
+  constexpr unsigned long kSet = 0x40088a01, kGet = 0x80088a02;
+  struct {
+    uint32_t microseconds;
+    uint16_t budget;
+    uint8_t prefer, pad;
+  } given = {100, 32, 1, 0}, got = {1, 1, 1, 1};
+  int epoll = MUST(epoll_create1(0));
+  EXPECT_EQ(ioctl(epoll, kGet, &got), 0);
+  EXPECT(got.microseconds == 0 && got.budget == 0 && got.prefer == 0 && got.pad == 0);
+  EXPECT_EQ(ioctl(epoll, kSet, &given), 0);
+  CheckpointHere();
+  EXPECT_EQ(ioctl(epoll, kGet, &got), 0);
+  EXPECT(got.microseconds == 100 && got.budget == 32 && got.prefer == 1);
+  given.pad = 1;
+  EXPECT_ERRNO(ioctl(epoll, kSet, &given), EINVAL);
+  given.pad = 0;
+  given.prefer = 2;
+  EXPECT_ERRNO(ioctl(epoll, kSet, &given), EINVAL);
+  given = {0x80000000, 0, 0, 0};
+  EXPECT_ERRNO(ioctl(epoll, kSet, &given), EINVAL);
+  EXPECT_ERRNO(ioctl(epoll, kSet, kBadAddress), EFAULT);
+  int count;
+  EXPECT_ERRNO(ioctl(epoll, FIONREAD, &count), EINVAL);
+  EXPECT_ERRNO(ioctl(epoll, 0x1234, &count), EINVAL);
+  AS_USER([epoll] {
+    struct {
+      uint32_t microseconds;
+      uint16_t budget;
+      uint8_t prefer, pad;
+    } large = {1, 65, 0, 0};
+    EXPECT_ERRNO(ioctl(epoll, kSet, &large), EPERM);
+  });
+}
+
 GUEST_TEST(WaitidEdge, TheDeadDoNotStop) {
   Pipe alive;
   pid_t child = Fork([&] { alive.CloseRead(); });

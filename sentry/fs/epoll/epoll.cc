@@ -1,5 +1,6 @@
 #include "sentry/fs/epoll/epoll.h"
 
+#include <linux/capability.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 
 #include "sentry/fs/anon/anon.h"
 #include "sentry/fs/epoll/epoll.pb.h"
+#include "sentry/kernel/task.h"
 
 namespace amber {
 namespace {
@@ -191,6 +193,22 @@ ErrnoOr<void> Epoll::Stat(Task&, struct stat* out) {
   return Ok();
 }
 
+ErrnoOr<uint64_t> Epoll::Ioctl(Task& task, uint32_t command, uint64_t argument) {
+  constexpr uint32_t kSet = 0x40088a01, kGet = 0x80088a02;  // EPIOCSPARAMS, EPIOCGPARAMS
+  constexpr uint16_t kFreeBudget = 64;                      // NAPI_POLL_WEIGHT
+  static_assert(sizeof(Params) == 8);
+  if (command == kGet) {
+    TRY(task.CopyOut(UserPtr<Params>(argument), params_));
+    return uint64_t{0};
+  }
+  if (command != kSet) return Errno(EINVAL);  // not ENOTTY (ep_eventpoll_ioctl())
+  Params params = TRY(task.CopyIn(UserPtr<const Params>(argument)));
+  if (params.pad != 0 || params.microseconds > INT32_MAX || params.prefer > 1) return Errno(EINVAL);
+  if (params.budget > kFreeBudget && !task.Has(CAP_NET_ADMIN)) return Errno(EPERM);
+  params_ = params;
+  return uint64_t{0};
+}
+
 uint32_t Epoll::Poll(Task& task) {
   for (size_t left = ready_.size(); left > 0 && !ready_.empty(); --left) {
     Item& item = *ready_.front();
@@ -226,6 +244,9 @@ std::string Epoll::Save(state::Saver& saver) const {
     if (!item->ready) add(*item);
   }
   m.set_flags(static_cast<uint32_t>(flags()));
+  m.set_microseconds(params_.microseconds);
+  m.set_budget(params_.budget);
+  m.set_prefer(params_.prefer != 0);
   return m.SerializeAsString();
 }
 
@@ -233,6 +254,7 @@ bool Epoll::Load(state::Loader& loader, std::string_view bytes) {
   proto::Epoll m;
   if (!m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return false;
   set_flags(static_cast<int>(m.flags()));
+  params_ = {.microseconds = m.microseconds(), .budget = static_cast<uint16_t>(m.budget()), .prefer = m.prefer() ? uint8_t{1} : uint8_t{0}};
   for (const auto& i : m.item()) {
     File* file = loader.Get<File>(i.file());
     if (file == nullptr || file == this || items_.contains({file, i.fd()})) return false;

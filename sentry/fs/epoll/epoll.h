@@ -35,6 +35,8 @@ class Epoll final : public File {
   WaitQueue& wait_calls() { return wait_calls_; }
 
   ErrnoOr<void> Stat(Task& task, struct stat* out) override;
+  // EPIOCGPARAMS, EPIOCSPARAMS. No interface is polled in a loop here, so that what is set is only kept.
+  ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;
   uint32_t Poll(Task& task) override;
   WaitQueue* wait_queue() override { return &poll_queue_; }
   bool pollable() const override { return true; }
@@ -71,6 +73,14 @@ class Epoll final : public File {
     uint32_t events;
   };
 
+  // struct epoll_params of linux/eventpoll.h.
+  struct Params {
+    uint32_t microseconds = 0;
+    uint16_t budget = 0;
+    uint8_t prefer = 0, pad = 0;
+  };
+
+  Params params_;
   std::map<Key, std::unique_ptr<Item>> items_;
   std::list<Item*> ready_;
   std::vector<Spent> spent_;      // until the call ends
