@@ -263,6 +263,7 @@ void TaskLifecycle::ReparentChildren(ThreadGroup& group) {
     children.emplace_back(child);
     if (child->zombie_ && !IsLeaving(*child)) dead.emplace_back(child);
     child->parent_ = reaper;
+    child->leader_->exit_signal_ = SIGCHLD;  // nobody is to slay init (reparent_leader())
     if (reaper != nullptr) reaper->children_.insert(child);
   }
   // From here on others may go, of what they hear.

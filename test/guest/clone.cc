@@ -360,3 +360,36 @@ GUEST_TEST(Clone3, ChosenPid) {
   EXPECT_EQ(pid, free_pid);
   JOIN_OK(pid);
 }
+
+// Orphans send SIGCHLD, whatever they were made to send (kernel/exit.c, reparent_leader()).
+GUEST_TEST(Clone3, OrphansSendSigchld) {
+  MUST(prctl(PR_SET_CHILD_SUBREAPER, 1));
+  // One that ended before its parent did, one that was killed, and one that goes on.
+  auto* ids = reinterpret_cast<int*>(Shared<int[3]>());
+  Gate end;
+  pid_t parent = Fork([&] {
+    struct sigaction ignore{};
+    ignore.sa_handler = SIG_IGN;
+    MUST(sigaction(SIGUSR1, &ignore, nullptr));
+    for (int i = 0; i < 3; ++i) {
+      clone_args args{};
+      args.exit_signal = SIGUSR1;
+      const int child = MUST(Call(SYS_clone3, &args, sizeof(args)));
+      if (child == 0) {
+        if (i == 1) raise(SIGKILL);
+        if (i == 2) end.Await();
+        _exit(i + 5);
+      }
+      ids[i] = child;
+      if (i < 2) AwaitState(child, child, 'Z');
+    }
+  });
+  JOIN_OK(parent);
+  CheckpointHere();
+  EXPECT_EXITED(WaitStatus(ids[0]), 5);
+  siginfo_t info;
+  EXPECT_EQ(waitid(P_PID, static_cast<id_t>(ids[1]), &info, WEXITED), 0);
+  EXPECT_EQ(info.si_code, CLD_KILLED);
+  end.Open();
+  EXPECT_EXITED(WaitStatus(ids[2]), 7);
+}
