@@ -53,7 +53,7 @@ void PosixTimers::CancelAll() {
 void PosixTimers::Arm(PosixTimer& timer, int64_t deadline, int64_t interval) {
   timer.deadline = deadline;
   timer.interval = interval;
-  timer.overrun_now = 0;
+  timer.overrun = timer.overrun_now = 0;
   timer.stale = timer.queued;
   timer.poll = CpuPoll();
   if (timer.cpu && timer.notify != SIGEV_THREAD_ID) (void)timer.busiest.Find(group_);

@@ -92,6 +92,21 @@ GUEST_TEST(TimerSignal, SetAnewWhilePending) {
   EXPECT_EQ(Call(SYS_timer_getoverrun, id), 0);
 }
 
+GUEST_TEST(TimerSignal, SettingForgetsOverruns) {
+  Block({SIGUSR1});
+  int id = MakeTimer(SIGUSR1);
+  Set(id, 1, 1'000'000);
+  AwaitPending(SIGUSR1);
+  SleepMs(20);
+  siginfo_t info;
+  EXPECT_EQ(TakeNow(SIGUSR1, &info), SIGUSR1);
+  EXPECT_GE(info.si_overrun, 5);
+  CheckpointHere();
+  EXPECT_EQ(Call(SYS_timer_getoverrun, id), info.si_overrun);
+  Set(id, 0);
+  EXPECT_EQ(Call(SYS_timer_getoverrun, id), 0);
+}
+
 GUEST_TEST(TimerSignal, OtherSendersAreHeard) {
   Block({SIGUSR1});
   int id = MakeTimer(SIGUSR1);
