@@ -262,7 +262,10 @@ ErrnoOr<uint64_t> SchedGetattr(Task& task, int tid, UserPtr<Attr> p, unsigned si
     attr.runtime = kFairSlice;
   }
   attr.size = std::min<uint32_t>(size, sizeof(attr));
-  TRY(task.CopyOutBytes(p.address(), &attr, attr.size));
+  // What a later structure would have is zeros (copy_struct_to_user()).
+  std::string bytes(reinterpret_cast<const char*>(&attr), attr.size);
+  bytes.resize(size, '\0');
+  TRY(task.CopyOutBytes(p.address(), bytes.data(), bytes.size()));
   return 0;
 }
 

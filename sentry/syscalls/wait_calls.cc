@@ -221,31 +221,41 @@ ErrnoOr<WaitFor> DecodeWaitid(Task& task, int type, int id, int options) {
   }
 }
 
-ErrnoOr<uint64_t> Waitid(Task& task, int type, int id, UserPtr<siginfo_t> info, int options, UserPtr<rusage> usage) {
+ErrnoOr<Found> WaitById(Task& task, int type, int id, int options, UserPtr<rusage> usage) {
   if ((options & ~(WNOHANG | WNOWAIT | WEXITED | WSTOPPED | WCONTINUED | __WNOTHREAD | __WCLONE | __WALL)) != 0 ||
       (options & (WEXITED | WSTOPPED | WCONTINUED)) == 0) {
     return Errno(EINVAL);
   }
   WaitFor w = TRY(DecodeWaitid(task, type, id, options));
   Found found = TRY(WaitOnce(task, w));
-  if (!found.any && (w.options & WNOHANG) == 0) {
-    return task.Block(task.group().child_queue(), POLLIN);
-  }
+  if (!found.any && (w.options & WNOHANG) == 0) return task.Block(task.group().child_queue(), POLLIN);
   if (!found.any && type == P_PIDFD && (options & WNOHANG) == 0) return Errno(EAGAIN);
   if (usage && found.group != nullptr && found.group->zombie()) TRY(AwaitUsage(task, *found.group));
   if (found.any) ReapIfZombie(task, w, found);
-  if (usage) TRY(task.CopyOut(usage, found.usage));
-  if (info) {
-    siginfo_t out{};
-    if (found.any) {
-      out.si_signo = SIGCHLD;
-      out.si_code = found.code;
-      out.si_pid = found.pid;
-      out.si_uid = found.uid;
-      out.si_status = found.value;
-    }
-    TRY(task.CopyOut(info, out));
+  if (usage && found.any) TRY(task.CopyOut(usage, found.usage));
+  return found;
+}
+
+ErrnoOr<uint64_t> Waitid(Task& task, int type, int id, UserPtr<siginfo_t> info, int options, UserPtr<rusage> usage) {
+  auto found = WaitById(task, type, id, options, usage);
+  if (found.Is(EFAULT) || (!found.ok() && found.error() == kBlocked) || info.is_null()) return found.ok() ? ErrnoOr<uint64_t>(0) : found.error();
+  // Nothing but these fields is written, and they are whatever the answer is.
+  struct {
+    int signo = 0, error = 0, code = 0;
+  } head;
+  struct {
+    int pid = 0;
+    uint32_t uid = 0;
+    int status = 0;
+  } child;
+  if (found.ok() && found->any) {
+    head.signo = SIGCHLD;
+    head.code = found->code;
+    child = {.pid = found->pid, .uid = found->uid, .status = found->value};
   }
+  TRY(task.CopyOutBytes(info.address(), &head, sizeof(head)));
+  TRY(task.CopyOutBytes(info.address() + offsetof(siginfo_t, si_pid), &child, sizeof(child)));
+  if (!found.ok()) return found.error();
   return 0;
 }
 

@@ -136,6 +136,50 @@ GUEST_TEST(WaitidEdge, TheDeadDoNotStop) {
   EXPECT_EQ(info.si_code, CLD_EXITED);
 }
 
+// Nothing but the fields that tell of a child is written, and those whatever the answer is.
+GUEST_TEST(WaitidEdge, WhatIsWritten) {
+  auto filled = [](siginfo_t* info) { memset(info, 0xee, sizeof(*info)); };
+  auto word = [](const siginfo_t& info, size_t at) {
+    uint32_t value;
+    memcpy(&value, reinterpret_cast<const char*>(&info) + at, sizeof(value));
+    return value;
+  };
+  constexpr uint32_t kUntouched = 0xeeeeeeee;
+  auto check = [&](const siginfo_t& info, uint32_t signo, uint32_t code, uint32_t pid, uint32_t status) {
+    uint32_t expected[] = {signo, 0, code, kUntouched, pid, 0, status, kUntouched};
+    for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); ++i) EXPECT_EQ(word(info, i * 4), expected[i]);
+  };
+  siginfo_t info;
+  filled(&info);
+  EXPECT_ERRNO(waitid(P_ALL, 0, &info, WEXITED), ECHILD);
+  check(info, 0, 0, 0, 0);
+  filled(&info);
+  EXPECT_ERRNO(waitid(P_ALL, 0, &info, 0), EINVAL);
+  check(info, 0, 0, 0, 0);
+  Gate end;
+  pid_t child = Fork([&] {
+    end.Await();
+    _exit(9);
+  });
+  filled(&info);
+  EXPECT_EQ(waitid(P_ALL, 0, &info, WEXITED | WNOHANG), 0);
+  check(info, 0, 0, 0, 0);
+  CheckpointHere();
+  end.Open();
+  filled(&info);
+  EXPECT_EQ(waitid(P_ALL, 0, &info, WEXITED), 0);
+  check(info, SIGCHLD, CLD_EXITED, static_cast<uint32_t>(child), 9);
+}
+
+GUEST_TEST(SchedEdge, AttributesOfALaterTime) {
+  unsigned char attributes[256];
+  memset(attributes, 0xee, sizeof(attributes));
+  EXPECT_EQ(Call(SYS_sched_getattr, 0, attributes, 200, 0), 0);
+  EXPECT_LT(attributes[0], 200);
+  for (size_t i = attributes[0]; i < 200; ++i) EXPECT_EQ(attributes[i], 0);
+  EXPECT_EQ(attributes[200], 0xee);
+}
+
 namespace {
 
 // linux/pidfd.h of 6.18.
