@@ -66,6 +66,8 @@ ErrnoOr<uint64_t> MqOpen(Task& task, UserPtr<const char> name_p, int flags, uint
   VfsContext ctx = ContextOf(task);
   OpenHow how{.flags = flags & (O_ACCMODE | O_CREAT | O_EXCL | O_NONBLOCK), .mode = mode & 07777 & ~task.fs().umask()};
   RefPtr<File> file = TRY(OpenPath(ctx, root, name, how));
+  constexpr int kLargeFile = 0100000;  // only open(2) says it by itself
+  file->set_flags(file->flags() & ~kLargeFile);
   return uint64_t(TRY(task.files().Allocate(std::move(file), true, task.limit(RLIMIT_NOFILE))));
 }
 

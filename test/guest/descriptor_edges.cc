@@ -345,3 +345,22 @@ GUEST_TEST(MqNotifyEdge, NoSignalAtAll) {
   event.sigev_signo = -1;
   EXPECT_ERRNO(mq_notify(queue, &event), EINVAL);
 }
+
+// O_LARGEFILE, which is 0 for programs, is what open(2) and memfd_create(2) set by themselves, and others do not.
+GUEST_TEST(FlagEdge, LargeFiles) {
+  constexpr int kLargeFile = 0100000;
+  auto large = [](int fd) { return (fcntl(fd, F_GETFL) & kLargeFile) != 0; };
+  int memory = MUST(memfd_create("m", 0));
+  Pipe pipe;
+  Str name("/flags.%d", getpid());
+  mqd_t queue = MUST(mq_open(name, O_RDWR | O_CREAT | O_EXCL, 0600, nullptr));
+  MUST(mq_unlink(name));
+  CheckpointHere();
+  EXPECT(large(memory));
+  EXPECT(large(MUST(open(Str("/proc/self/fd/%d", memory), O_RDONLY))));
+  EXPECT(!large(pipe.r));
+  EXPECT(large(MUST(open(Str("/proc/self/fd/%d", pipe.r), O_RDONLY))));
+  EXPECT(!large(queue));
+  EXPECT(large(MUST(open("/dev/null", O_RDONLY))));
+  EXPECT(!large(MUST(open("/dev/null", O_PATH))));
+}

@@ -28,6 +28,7 @@ constexpr int kAllSeals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRI
 constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL
 constexpr int kExecSeal = 0x20;      // F_SEAL_EXEC
 constexpr uint32_t kExecutable = 0111;
+constexpr int kLargeFile = 0100000;  // O_LARGEFILE is 0 for 64-bit programs
 
 }  // namespace
 
@@ -40,7 +41,7 @@ ErrnoOr<RefPtr<File>> MemFd::Create(Task& task, const std::string& name, unsigne
   file->ino_ = NextAnonIno();
   file->exec_sealed_ = (flags & kNoExecSeal) != 0;
   file->owner_ = {.mode = file->exec_sealed_ ? 0666u : 0777u, .uid = task.creds().fsuid, .gid = task.creds().fsgid};
-  file->set_flags(O_RDWR | O_LARGEFILE);
+  file->set_flags(O_RDWR | kLargeFile);
   return RefPtr<File>(std::move(file));
 }
 
@@ -197,7 +198,7 @@ ErrnoOr<RefPtr<File>> MemFd::Reopen(Task& task, int open_flags) {
   file->ino_ = ino_;
   file->owner_ = owner_;
   file->exec_sealed_ = exec_sealed_;
-  file->set_flags(open_flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC));
+  file->set_flags((open_flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC)) | kLargeFile);
   if ((open_flags & O_TRUNC) != 0 && file->writable() && ftruncate(fd_.get(), 0) != 0) return Errno(errno);
   return RefPtr<File>(std::move(file));
 }

@@ -274,7 +274,8 @@ ErrnoOr<RefPtr<File>> Pipe::Open(Task& task, int flags) {
 
 // fifo_open() with is_pipe. Poll tells of a hang-up at once if no writer is left.
 RefPtr<File> Pipe::OpenAnonymous(int flags) {
-  RefPtr<File> end = NewEnd(flags & (O_ACCMODE | O_NONBLOCK | O_DIRECT | O_APPEND));
+  constexpr int kLargeFile = 0100000;  // as all that open(2) opens
+  RefPtr<File> end = NewEnd((flags & (O_ACCMODE | O_NONBLOCK | O_DIRECT | O_APPEND)) | kLargeFile);
   static_cast<PipeEnd*>(end.get())->writer_opens_seen_ = writer_opens_ - 1;
   return end;
 }
