@@ -215,8 +215,7 @@ void IoUring::Complete(Request& request, int32_t result) {
   ForgetCount(request);
   if (requests_ > 0) --requests_;
   const io_uring_sqe& sqe = request.sqe();
-  bool scalar = IsReadWrite(sqe.opcode) && sqe.opcode != IORING_OP_READV && sqe.opcode != IORING_OP_WRITEV;
-  bool failed = result < 0 || (scalar && static_cast<uint32_t>(result) != request.expected());
+  bool failed = result < 0 || (MustBeWhole(sqe.opcode) && static_cast<uint32_t>(result) != request.expected());
   if (result == -ETIME && (sqe.timeout_flags & IORING_TIMEOUT_ETIME_SUCCESS) != 0 && sqe.opcode == IORING_OP_TIMEOUT) failed = false;
   if (failed || (sqe.flags & IOSQE_CQE_SKIP_SUCCESS) == 0) {
     io_uring_cqe cqe{};

@@ -14,7 +14,21 @@ bool IsReadWrite(uint8_t opcode) {
     case IORING_OP_READ_FIXED:
     case IORING_OP_WRITE_FIXED:
     case IORING_OP_READ:
-    case IORING_OP_WRITE: return true;
+    case IORING_OP_WRITE:
+    case kOpReadvFixed:
+    case kOpWritevFixed: return true;
+    default: return false;
+  }
+}
+
+bool MustBeWhole(uint8_t opcode) {
+  switch (opcode) {
+    case IORING_OP_READ_FIXED:
+    case IORING_OP_WRITE_FIXED:
+    case IORING_OP_READ:
+    case IORING_OP_WRITE:
+    case IORING_OP_SPLICE:
+    case IORING_OP_TEE: return true;
     default: return false;
   }
 }
@@ -39,11 +53,15 @@ bool TakesFile(uint8_t opcode) {
     case IORING_OP_SENDMSG_ZC:
     case IORING_OP_FSETXATTR:
     case IORING_OP_FGETXATTR:
+    case IORING_OP_SPLICE:
+    case IORING_OP_TEE:
+    case IORING_OP_URING_CMD:
     case kOpReadMultishot:
     case kOpFixedFdInstall:
     case kOpFtruncate:
     case kOpBind:
-    case kOpListen: return true;
+    case kOpListen:
+    case kOpEpollWait: return true;
     default: return IsReadWrite(opcode);
   }
 }
@@ -63,6 +81,9 @@ bool IsKnown(uint8_t opcode) {
     case IORING_OP_PROVIDE_BUFFERS:
     case IORING_OP_REMOVE_BUFFERS:
     case IORING_OP_FILES_UPDATE:
+    case IORING_OP_SPLICE:
+    case IORING_OP_TEE:
+    case IORING_OP_URING_CMD:
     case kOpReadMultishot:
     case kOpFixedFdInstall: return true;
     default: return IsReadWrite(opcode) || CallOf(sqe, 0, &call);
@@ -93,7 +114,8 @@ bool CallOf(const io_uring_sqe& s, int descriptor, OperationCall* out) {
     case IORING_OP_OPENAT2: return is(437 /* openat2 */, fd, s.addr, s.addr2, s.len);
     case IORING_OP_CLOSE: return is(SYS_close, fd);
     case IORING_OP_STATX: return is(SYS_statx, fd, s.addr, s.statx_flags, s.len, s.addr2);
-    case IORING_OP_FADVISE: return is(SYS_fadvise64, fd, s.off, s.len, s.fadvise_advice);
+    // A length of 64 bits lies where others have an address.
+    case IORING_OP_FADVISE: return is(SYS_fadvise64, fd, s.off, s.addr != 0 ? s.addr : s.len, s.fadvise_advice);
     case IORING_OP_EPOLL_CTL: return is(SYS_epoll_ctl, fd, s.len, s.off, s.addr);
     case IORING_OP_SHUTDOWN: return is(SYS_shutdown, fd, s.len);
     case IORING_OP_RENAMEAT: return is(SYS_renameat2, fd, s.addr, s.len, s.addr2, s.rename_flags);
@@ -109,6 +131,9 @@ bool CallOf(const io_uring_sqe& s, int descriptor, OperationCall* out) {
     case kOpFtruncate: return is(SYS_ftruncate, fd, s.off);
     case kOpBind: return is(SYS_bind, fd, s.addr, s.addr2);
     case kOpListen: return is(SYS_listen, fd, s.len);
+    case kOpWaitid: return is(SYS_waitid, s.len, fd, s.addr2, s.file_index);
+    case kOpEpollWait: return is(SYS_epoll_wait, fd, s.addr, s.len, ~uint64_t{0});
+    case kOpPipe: return is(SYS_pipe2, s.addr, s.rw_flags);
     default: return false;
   }
 }

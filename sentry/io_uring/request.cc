@@ -20,87 +20,6 @@
 #include "sentry/syscalls/table.h"
 
 namespace amber {
-namespace {
-
-constexpr uint8_t kKnownFlags = 0x7f;
-
-// Fields that an operation does not look at must be zero, or a later kernel could not give them a meaning.
-bool HasStrayFields(const io_uring_sqe& s) {
-  switch (s.opcode) {
-    case IORING_OP_TIMEOUT:
-    case IORING_OP_LINK_TIMEOUT: return s.buf_index != 0 || s.len != 1 || s.splice_fd_in != 0 || (s.opcode == IORING_OP_LINK_TIMEOUT && s.off != 0);
-    case IORING_OP_TIMEOUT_REMOVE: return s.buf_index != 0 || s.len != 0 || s.splice_fd_in != 0;
-    case IORING_OP_POLL_ADD: return s.buf_index != 0 || s.off != 0 || s.addr != 0;
-    case IORING_OP_POLL_REMOVE: return s.buf_index != 0 || s.splice_fd_in != 0;
-    case IORING_OP_ASYNC_CANCEL: return s.off != 0 || s.splice_fd_in != 0;
-    case IORING_OP_ACCEPT: return s.len != 0 || s.buf_index != 0;
-    case IORING_OP_FSYNC: return s.addr != 0 || s.buf_index != 0 || s.splice_fd_in != 0 || (s.fsync_flags & ~uint32_t{IORING_FSYNC_DATASYNC}) != 0;
-    case IORING_OP_CONNECT: return s.len != 0 || s.buf_index != 0 || s.rw_flags != 0 || s.splice_fd_in != 0;
-    case IORING_OP_OPENAT:
-    case IORING_OP_OPENAT2: return s.buf_index != 0;
-    case IORING_OP_SOCKET: return s.addr != 0 || s.rw_flags != 0 || s.buf_index != 0;
-    case IORING_OP_CLOSE: return s.off != 0 || s.addr != 0 || s.len != 0 || s.rw_flags != 0 || s.buf_index != 0 || (s.file_index != 0 && s.fd != 0);
-    case IORING_OP_PROVIDE_BUFFERS: return s.rw_flags != 0 || s.splice_fd_in != 0;
-    case IORING_OP_REMOVE_BUFFERS: return s.rw_flags != 0 || s.addr != 0 || s.len != 0 || s.off != 0 || s.splice_fd_in != 0;
-    case IORING_OP_FILES_UPDATE: return s.rw_flags != 0 || s.splice_fd_in != 0 || s.len == 0 || (s.flags & IOSQE_FIXED_FILE) != 0;
-    case kOpReadMultishot: return s.addr != 0 || s.len != 0 || (s.flags & IOSQE_BUFFER_SELECT) == 0;
-    case kOpFixedFdInstall: return s.off != 0 || s.addr != 0 || s.len != 0 || s.buf_index != 0 || s.splice_fd_in != 0 || s.addr3 != 0;
-    case kOpFtruncate: return s.rw_flags != 0 || s.addr != 0 || s.len != 0 || s.buf_index != 0 || s.splice_fd_in != 0 || s.addr3 != 0;
-    case kOpBind: return s.len != 0 || s.buf_index != 0 || s.rw_flags != 0 || s.splice_fd_in != 0;
-    case kOpListen: return s.addr != 0 || s.buf_index != 0 || s.rw_flags != 0 || s.splice_fd_in != 0 || s.addr2 != 0;
-    case IORING_OP_FSETXATTR:
-    case IORING_OP_FGETXATTR:
-    case IORING_OP_SETXATTR:
-    case IORING_OP_GETXATTR: return (s.flags & IOSQE_FIXED_FILE) != 0 && s.opcode != IORING_OP_FSETXATTR && s.opcode != IORING_OP_FGETXATTR;
-    case IORING_OP_SHUTDOWN: return s.off != 0 || s.addr != 0 || s.rw_flags != 0 || s.buf_index != 0 || s.splice_fd_in != 0;
-    default: return false;
-  }
-}
-
-bool HasUnknownFlags(const io_uring_sqe& s) {
-  constexpr uint32_t kTimes = IORING_TIMEOUT_ABS | IORING_TIMEOUT_CLOCK_MASK | IORING_TIMEOUT_ETIME_SUCCESS;
-  constexpr uint32_t kCancels = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_USERDATA;
-  switch (s.opcode) {
-    case IORING_OP_TIMEOUT:
-    case IORING_OP_LINK_TIMEOUT:
-      // One clock of the two.
-      return (s.timeout_flags & ~kTimes) != 0 || (s.timeout_flags & IORING_TIMEOUT_CLOCK_MASK) == IORING_TIMEOUT_CLOCK_MASK;
-    case IORING_OP_TIMEOUT_REMOVE:
-      return (s.timeout_flags & ~(IORING_TIMEOUT_UPDATE | IORING_TIMEOUT_ABS)) != 0 || s.timeout_flags == IORING_TIMEOUT_ABS;
-    case IORING_OP_ASYNC_CANCEL: return (s.cancel_flags & ~kCancels) != 0;
-    case IORING_OP_POLL_ADD:
-      // Not IORING_POLL_ADD_LEVEL.
-      return (s.len & ~uint32_t{IORING_POLL_ADD_MULTI}) != 0 || (s.len != 0 && (s.flags & IOSQE_CQE_SKIP_SUCCESS) != 0);
-    case IORING_OP_POLL_REMOVE: {
-      constexpr uint32_t kUpdates = IORING_POLL_UPDATE_EVENTS | IORING_POLL_UPDATE_USER_DATA;
-      if ((s.len & ~(kUpdates | IORING_POLL_ADD_MULTI)) != 0 || s.len == IORING_POLL_ADD_MULTI) return true;
-      if ((s.len & IORING_POLL_UPDATE_USER_DATA) == 0 && s.off != 0) return true;
-      return (s.len & IORING_POLL_UPDATE_EVENTS) == 0 && s.poll32_events != 0;
-    }
-    case IORING_OP_ACCEPT: {
-      bool several = (s.ioprio & IORING_ACCEPT_MULTISHOT) != 0;
-      if ((s.ioprio & ~IORING_ACCEPT_MULTISHOT) != 0 || (s.file_index != 0 && (s.accept_flags & SOCK_CLOEXEC) != 0)) return true;
-      return several && s.file_index != 0 && s.file_index != IORING_FILE_INDEX_ALLOC;
-    }
-    case IORING_OP_OPENAT: return s.file_index != 0 && (s.open_flags & O_CLOEXEC) != 0;
-    case IORING_OP_SOCKET: return s.file_index != 0 && (s.off & SOCK_CLOEXEC) != 0;
-    case IORING_OP_SEND:
-    case IORING_OP_SENDMSG:
-    case IORING_OP_RECVMSG: return (s.ioprio & ~IORING_RECVSEND_POLL_FIRST) != 0;
-    case IORING_OP_SEND_ZC:
-      if ((s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | IORING_RECVSEND_FIXED_BUF | kReportUsage)) != 0) return true;
-      return (s.flags & IOSQE_CQE_SKIP_SUCCESS) != 0 || s.addr3 != 0;
-    case IORING_OP_SENDMSG_ZC:
-      return (s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | kReportUsage)) != 0 || (s.flags & IOSQE_CQE_SKIP_SUCCESS) != 0 || s.addr3 != 0;
-    case IORING_OP_RECV:
-      if ((s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | IORING_RECV_MULTISHOT)) != 0) return true;
-      return (s.ioprio & IORING_RECV_MULTISHOT) != 0 && ((s.flags & IOSQE_BUFFER_SELECT) == 0 || (s.msg_flags & MSG_WAITALL) != 0);
-    case kOpFixedFdInstall: return (s.rw_flags & ~1) != 0;  // IORING_FIXED_FD_NO_CLOEXEC
-    default: return false;
-  }
-}
-
-}  // namespace
 
 Request::Request(IoUring& ring, Task& task, const io_uring_sqe& sqe) : ring_(&ring), task_(&task), sqe_(sqe) { space_.Watch(&task.mm()); }
 
@@ -111,19 +30,6 @@ Request::~Request() {
     RefPtr<Request> after = std::move(n->next);
     n = std::move(after);
   }
-}
-
-int Request::Check() {
-  if (!IsKnown(sqe_.opcode) || (sqe_.flags & ~kKnownFlags) != 0 || sqe_.personality != 0) return error_ = EINVAL;
-  bool chooses = sqe_.opcode == IORING_OP_READ || sqe_.opcode == IORING_OP_RECV || sqe_.opcode == kOpReadMultishot;
-  if ((sqe_.flags & IOSQE_BUFFER_SELECT) != 0 && !chooses) return error_ = EOPNOTSUPP;
-  if (HasStrayFields(sqe_) || HasUnknownFlags(sqe_)) return error_ = EINVAL;
-  if (sqe_.opcode == kOpFixedFdInstall && (sqe_.flags & IOSQE_FIXED_FILE) == 0) return error_ = EBADF;
-  if ((sqe_.flags & IOSQE_FIXED_FILE) != 0 && !TakesFile(sqe_.opcode)) {
-    bool by_path = sqe_.opcode != IORING_OP_NOP;
-    return error_ = by_path ? EBADF : 0;
-  }
-  return 0;
 }
 
 // The descriptors that its call sees: the task's, unless what the number means has changed, or is another number's.
@@ -187,7 +93,7 @@ bool Request::Cancel(int32_t result) {
 
 ErrnoOr<uint64_t> Request::Execute(Task& helper) {
   switch (sqe_.opcode) {
-    case IORING_OP_NOP: return 0;
+    case IORING_OP_NOP: return NopResult();
     case IORING_OP_POLL_ADD: return Poll(helper);
     case IORING_OP_TIMEOUT:
     case IORING_OP_LINK_TIMEOUT: return Timeout(helper);
@@ -208,73 +114,14 @@ ErrnoOr<uint64_t> Request::Execute(Task& helper) {
 }
 
 ErrnoOr<uint64_t> Request::Attempt(Task& helper, const io_uring_sqe& sqe) {
-  if (sqe.opcode == IORING_OP_ACCEPT) return Accept(helper);
-  return IsReadWrite(sqe.opcode) ? ReadWrite(helper, sqe) : Call(helper, sqe);
-}
-
-ErrnoOr<uint64_t> Request::Call(Task& helper, const io_uring_sqe& sqe) {
-  OperationCall call;
-  if (sqe.opcode == IORING_OP_CLOSE && sqe.file_index != 0) return OutOfSlot();
-  if (!CallOf(sqe, fd(), &call)) return Errno(EINVAL);
-  if (sqe_.opcode == IORING_OP_CLOSE) {
-    // A ring is not closed from within (io_close()).
-    RefPtr<File> file = TRY(helper.files().GetAny(sqe_.fd));
-    if (IoUring::From(*file) != nullptr) return Errno(EBADF);
+  switch (sqe.opcode) {
+    case IORING_OP_ACCEPT: return Accept(helper);
+    case IORING_OP_SPLICE:
+    case IORING_OP_TEE: return Splice(helper);
+    case IORING_OP_URING_CMD: return SocketCommand(helper);
+    case kOpPipe: return sqe.file_index != 0 ? PipeIntoSlots(helper) : Call(helper, sqe);
+    default: return IsReadWrite(sqe.opcode) ? ReadWrite(helper, sqe) : Call(helper, sqe);
   }
-  if (sqe_.opcode == IORING_OP_RECVMSG && private_files_) {
-    // Descriptors that come with the message could not be put where the program looks for them.
-    uint64_t room = TRY(helper.CopyIn(UserPtr<const uint64_t>(sqe_.addr + offsetof(msghdr, msg_controllen))));
-    if (room != 0) return Errno(EOPNOTSUPP);
-  }
-  if (IsZeroCopy(sqe.opcode)) {
-    auto* socket = dynamic_cast<Socket*>(file_.get());
-    if (socket != nullptr && socket->family() != AF_INET && socket->family() != AF_INET6) return Errno(EOPNOTSUPP);
-    if ((sqe.ioprio & IORING_RECVSEND_FIXED_BUF) != 0) TRY(CheckFixed(sqe));
-  }
-  const SyscallEntry* entry = SyscallTable::Get().Find(call.number);
-  if (entry == nullptr || entry->handler == nullptr) return Errno(EINVAL);
-  auto result = entry->handler(helper, call.args);
-  bool makes_file = sqe.opcode == IORING_OP_OPENAT || sqe.opcode == IORING_OP_OPENAT2 || sqe.opcode == IORING_OP_SOCKET;
-  return result.ok() && makes_file && sqe.file_index != 0 ? IntoSlot(helper, *result) : result;
-}
-
-ErrnoOr<uint64_t> Request::Accept(Task& helper) {
-  uint64_t number = TRY(Call(helper, sqe_));
-  if (sqe_.file_index != 0) return IntoSlot(helper, number);
-  if (!private_files_) return number;
-  RefPtr<File> connection = TRY(helper.files().Get(static_cast<int>(number)));
-  if (task_->exiting()) return Errno(ECANCELED);
-  bool close_on_exec = (sqe_.accept_flags & SOCK_CLOEXEC) != 0;
-  return static_cast<uint64_t>(TRY(task_->files().Allocate(std::move(connection), close_on_exec, task_->limit(RLIMIT_NOFILE))));
-}
-
-// What it names lies in its registered buffer.
-ErrnoOr<void> Request::CheckFixed(const io_uring_sqe& sqe) const {
-  const iovec* buffer = ring_->FixedBuffer(sqe.buf_index);
-  uint64_t start = buffer != nullptr ? reinterpret_cast<uint64_t>(buffer->iov_base) : 0;
-  if (buffer == nullptr || sqe.addr < start || sqe.addr - start > buffer->iov_len || sqe.len > buffer->iov_len - (sqe.addr - start)) {
-    return Errno(EFAULT);
-  }
-  return Ok();
-}
-
-ErrnoOr<uint64_t> Request::ReadWrite(Task& helper, const io_uring_sqe& sqe) {
-  bool write = sqe.opcode == IORING_OP_WRITEV || sqe.opcode == IORING_OP_WRITE || sqe.opcode == IORING_OP_WRITE_FIXED;
-  bool vector = sqe.opcode == IORING_OP_WRITEV || sqe.opcode == IORING_OP_READV;
-  if (sqe.opcode == IORING_OP_READ_FIXED || sqe.opcode == IORING_OP_WRITE_FIXED) TRY(CheckFixed(sqe));
-  if (!vector && sqe.rw_flags != 0) return Errno(EOPNOTSUPP);
-  const uint64_t file = static_cast<uint64_t>(fd());
-  auto run = [&](uint64_t offset) -> ErrnoOr<uint64_t> {
-    bool here = offset == ~uint64_t{0};
-    uint64_t number = vector ? (write ? 328 : 327) /* pwritev2, preadv2 */
-                      : here ? (write ? SYS_write : SYS_read)
-                             : (write ? SYS_pwrite64 : SYS_pread64);
-    uint64_t args[6] = {file, sqe.addr, sqe.len, offset, 0, vector ? sqe.rw_flags : 0u};
-    return SyscallTable::Get().Find(number)->handler(helper, args);
-  };
-  auto done = run(sqe.off);
-  // A file without a position has none to heed.
-  return done.Is(ESPIPE) ? run(~uint64_t{0}) : done;
 }
 
 ErrnoOr<uint64_t> Request::Poll(Task& helper) {
@@ -347,6 +194,7 @@ void Request::Save(state::Saver& saver, proto::IoRequest* out) const {
   out->set_sqe(&sqe_, sizeof(sqe_));
   out->set_task(saver.Ref(task_));
   out->set_file(saver.Ref(file_));
+  out->set_other_file(saver.Ref(other_));
   out->set_count_target(count_target_);
   out->set_error(error_);
   if (held_) {
@@ -373,6 +221,7 @@ RefPtr<Request> Request::Load(state::Loader& loader, IoUring& ring, const proto:
   if (!r->task_ || in.sqe().size() != sizeof(r->sqe_) || (in.waits() && in.scratch_size() != 4)) return nullptr;
   memcpy(&r->sqe_, in.sqe().data(), sizeof(r->sqe_));
   r->file_ = loader.GetRef<File>(in.file());
+  r->other_ = loader.GetRef<File>(in.other_file());
   r->count_target_ = in.count_target();
   r->error_ = in.error();
   if (in.has_held()) {

@@ -89,13 +89,19 @@ class Request final : public RefCounted<Request>, public CallOwner {
   ErrnoOr<uint64_t> Execute(Task& helper);
   // Its call, with its arguments as they are in `sqe`.
   ErrnoOr<uint64_t> Attempt(Task& helper, const io_uring_sqe& sqe);
-  ErrnoOr<void> CheckFixed(const io_uring_sqe& sqe) const;
-  ErrnoOr<uint64_t> ReadWrite(Task& helper, const io_uring_sqe& sqe);
+  // EFAULT if it does not lie in the registered buffer that it names.
+  ErrnoOr<void> CheckFixed(uint64_t address, uint64_t size) const;
   ErrnoOr<uint64_t> Poll(Task& helper);
   ErrnoOr<uint64_t> Timeout(Task& helper);
   ErrnoOr<uint64_t> RemoveTimeout(Task& helper);
+  // --- request_calls.cc ---
+  ErrnoOr<uint64_t> NopResult() const;
+  ErrnoOr<uint64_t> ReadWrite(Task& helper, const io_uring_sqe& sqe);
   ErrnoOr<uint64_t> Accept(Task& helper);
   ErrnoOr<uint64_t> Call(Task& helper, const io_uring_sqe& sqe);
+  ErrnoOr<uint64_t> Splice(Task& helper);
+  ErrnoOr<uint64_t> PipeIntoSlots(Task& helper);
+  ErrnoOr<uint64_t> SocketCommand(Task& helper);
   // --- request_shots.cc ---
   // One that goes on after a completion (IORING_CQE_F_MORE).
   bool several() const;
@@ -114,6 +120,7 @@ class Request final : public RefCounted<Request>, public CallOwner {
   MemoryWatch space_;  // the address space that its addresses mean
   io_uring_sqe sqe_{};
   RefPtr<File> file_;
+  RefPtr<File> other_;  // that a splice takes from
   bool private_files_ = false;
   bool lost_space_ = false;  // out of an image: its address space was gone then
   int error_ = 0;

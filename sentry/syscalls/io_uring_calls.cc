@@ -82,7 +82,7 @@ ErrnoOr<uint64_t> IoUringRegister(Task& task, int fd, unsigned what, uint64_t ar
 
 void RegisterIoUringCalls(SyscallTable& table) {
   table.Set(kSetup, Partial<&IoUringSetup>("no polling threads or devices (SQPOLL, IOPOLL), no large entries"));
-  table.Set(kEnter, Partial<&IoUringEnter>("no splice, messages to rings, several shots of recvmsg, bundles"));
+  table.Set(kEnter, Partial<&IoUringEnter>("no messages to rings, futexes, MADVISE, several shots of recvmsg, bundles"));
   table.Set(kRegister, Partial<&IoUringRegister>("buffers, files, rings of buffers, eventfd, probe, enable"));
 }
 

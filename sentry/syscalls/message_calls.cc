@@ -11,6 +11,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/messages.h"
 #include "sentry/syscalls/poll_time.h"
 #include "sentry/syscalls/rw_util.h"
 #include "sentry/syscalls/socket_util.h"
@@ -23,18 +24,6 @@ namespace {
 constexpr uint32_t kMaxMessages = 1024;  // UIO_MAXIOV
 constexpr int kCmsgCompat = 0x80000000;  // MSG_CMSG_COMPAT: the kernel's own
 
-// struct msghdr with addresses as numbers.
-struct MessageHeader {
-  uint64_t name;
-  int32_t name_size;
-  uint32_t pad;
-  uint64_t ranges;
-  uint64_t range_count;
-  uint64_t control;
-  uint64_t control_size;
-  int32_t flags;
-  uint32_t pad2;
-};
 static_assert(sizeof(MessageHeader) == sizeof(msghdr) && offsetof(MessageHeader, control) == offsetof(msghdr, msg_control));
 
 struct MultiHeader {
@@ -182,26 +171,32 @@ ErrnoOr<uint64_t> RecvFrom(Task& task, int fd, UserPtr<void> data, uint64_t size
   return ResultSize(out, received, *socket);
 }
 
+ErrnoOr<uint64_t> ReceiveRanges(Task& task, Socket& socket, std::vector<iovec> ranges, MessageHeader* header, int flags, uint64_t& progress) {
+  BufferSink none(nullptr, 0);
+  ReceiveRequest out{none};
+  out.flags = flags;
+  uint64_t received = TRY(ReceiveAll(task, socket, std::move(ranges), &out, progress));
+  header->flags = out.out_flags | (flags & MSG_CMSG_CLOEXEC);
+  header->control_size =
+      TRY(DeliverControl(task, out, UserPtr<void>(header->control), header->control_size, (flags & MSG_CMSG_CLOEXEC) != 0, &header->flags));
+  if (header->name != 0) {
+    size_t copied = std::min(out.address.size(), static_cast<size_t>(header->name_size));
+    if (copied > 0) TRY(task.CopyOutBytes(header->name, out.address.data(), copied));
+    header->name_size = static_cast<int>(out.address.size());
+  }
+  return ResultSize(out, received, socket);
+}
+
 // One message into the msghdr at `p`.
 ErrnoOr<uint64_t> ReceiveMessage(Task& task, Socket& socket, UserPtr<MessageHeader> p, int flags, uint64_t& progress) {
   MessageHeader header = TRY(task.CopyIn(p));
   if (header.name_size < 0) return Errno(EINVAL);
-  BufferSink none(nullptr, 0);
-  ReceiveRequest out{none};
-  out.flags = flags;
   std::vector<iovec> ranges = TRY(RangesOf(task, header));
-  uint64_t received = TRY(ReceiveAll(task, socket, std::move(ranges), &out, progress));
-  int result_flags = out.out_flags | (flags & MSG_CMSG_CLOEXEC);
-  uint64_t control =
-      TRY(DeliverControl(task, out, UserPtr<void>(header.control), header.control_size, (flags & MSG_CMSG_CLOEXEC) != 0, &result_flags));
-  if (header.name != 0) {
-    size_t copied = std::min(out.address.size(), static_cast<size_t>(header.name_size));
-    if (copied > 0) TRY(task.CopyOutBytes(header.name, out.address.data(), copied));
-    TRY(task.CopyOut(UserPtr<int>(p.address() + offsetof(MessageHeader, name_size)), static_cast<int>(out.address.size())));
-  }
-  TRY(task.CopyOut(UserPtr<int>(p.address() + offsetof(MessageHeader, flags)), result_flags));
-  TRY(task.CopyOut(UserPtr<uint64_t>(p.address() + offsetof(MessageHeader, control_size)), control));
-  return ResultSize(out, received, socket);
+  uint64_t received = TRY(ReceiveRanges(task, socket, std::move(ranges), &header, flags, progress));
+  if (header.name != 0) TRY(task.CopyOut(UserPtr<int>(p.address() + offsetof(MessageHeader, name_size)), header.name_size));
+  TRY(task.CopyOut(UserPtr<int>(p.address() + offsetof(MessageHeader, flags)), header.flags));
+  TRY(task.CopyOut(UserPtr<uint64_t>(p.address() + offsetof(MessageHeader, control_size)), header.control_size));
+  return received;
 }
 
 ErrnoOr<uint64_t> RecvMsg(Task& task, int fd, UserPtr<MessageHeader> p, int flags) {
@@ -239,6 +234,16 @@ ErrnoOr<uint64_t> RecvMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t 
 }
 
 }  // namespace
+
+ErrnoOr<std::vector<iovec>> MessageRanges(Task& task, const MessageHeader& header) { return RangesOf(task, header); }
+
+ErrnoOr<uint64_t> SendMessageRanges(Task& task, Socket& socket, std::vector<iovec> ranges, const MessageHeader& header, int flags) {
+  return SendAll(task, socket, std::move(ranges), header, flags, task.syscall().done);
+}
+
+ErrnoOr<uint64_t> ReceiveMessageRanges(Task& task, Socket& socket, std::vector<iovec> ranges, MessageHeader* header, int flags) {
+  return ReceiveRanges(task, socket, std::move(ranges), header, flags, task.syscall().done);
+}
 
 void RegisterMessageCalls(SyscallTable& table) {
   table.Set(SYS_sendto, Full<&SendTo>());

@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "sentry/fs/pipe/pipe.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
+#include "sentry/syscalls/splice.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/vfs/fd_table.h"
 #include "sentry/vfs/notify.h"
@@ -29,22 +32,29 @@ Pipe* PipeOf(File& file) {
 // One end of a call: a file, and where in it if it has positions.
 struct End {
   RefPtr<File> file;
-  UserPtr<uint64_t> offset_at;
-  uint64_t offset = 0;
+  std::optional<uint64_t> offset;
+  UserPtr<uint64_t> offset_at;  // is told how far it came
   Pipe* pipe = nullptr;
 
-  ErrnoOr<size_t> Read(Task& task, Sink& sink) { return offset_at ? file->PRead(task, sink, offset) : file->Read(task, sink); }
-  ErrnoOr<size_t> Write(Task& task, Source& source) { return offset_at ? file->PWrite(task, source, offset) : file->Write(task, source); }
-  ErrnoOr<void> Advance(Task& task, size_t bytes) { return offset_at ? task.CopyOut(offset_at, offset + bytes) : ErrnoOr<void>(); }
+  ErrnoOr<size_t> Read(Task& task, Sink& sink) { return offset ? file->PRead(task, sink, *offset) : file->Read(task, sink); }
+  ErrnoOr<size_t> Write(Task& task, Source& source) { return offset ? file->PWrite(task, source, *offset) : file->Write(task, source); }
+  ErrnoOr<void> Advance(Task& task, size_t bytes) { return offset_at ? task.CopyOut(offset_at, *offset + bytes) : ErrnoOr<void>(); }
 };
 
-ErrnoOr<End> GetEnd(Task& task, int fd, UserPtr<uint64_t> offset_at, bool write) {
-  End end{TRY(task.files().Get(fd)), offset_at, 0, nullptr};
+ErrnoOr<End> EndOf(RefPtr<File> file, std::optional<uint64_t> offset, bool write) {
+  End end{std::move(file), offset, {}, nullptr};
   if (write ? !end.file->writable() : !end.file->readable()) return Errno(EBADF);
   end.pipe = PipeOf(*end.file);
+  if (offset && end.pipe != nullptr) return Errno(ESPIPE);
+  return end;
+}
+
+ErrnoOr<End> GetEnd(Task& task, int fd, UserPtr<uint64_t> offset_at, bool write) {
+  End end = TRY(EndOf(TRY(task.files().Get(fd)), {}, write));
   if (!offset_at.is_null()) {
     if (end.pipe != nullptr) return Errno(ESPIPE);
     end.offset = TRY(task.CopyIn(offset_at));
+    end.offset_at = offset_at;
   }
   return end;
 }
@@ -105,12 +115,7 @@ ErrnoOr<uint64_t> IntoPipe(Task& task, End& in, End& out, size_t size, uint32_t 
   return uint64_t{done};
 }
 
-ErrnoOr<uint64_t> Splice(Task& task, int in_fd, UserPtr<uint64_t> in_offset, int out_fd, UserPtr<uint64_t> out_offset, uint64_t size,
-                         uint32_t flags) {
-  if ((flags & ~kFlags) != 0) return Errno(EINVAL);
-  if (size == 0) return uint64_t{0};
-  End in = TRY(GetEnd(task, in_fd, in_offset, false));
-  End out = TRY(GetEnd(task, out_fd, out_offset, true));
+ErrnoOr<uint64_t> Between(Task& task, End& in, End& out, uint64_t size, uint32_t flags) {
   // Requests and answers of /dev/fuse, which go whole or not at all, may be as long as a pipe.
   size_t chunk = std::min<uint64_t>(size, in.pipe == nullptr || out.pipe == nullptr ? kLongest : kChunk);
   if (in.pipe == nullptr && out.pipe == nullptr) return Errno(EINVAL);
@@ -123,13 +128,26 @@ ErrnoOr<uint64_t> Splice(Task& task, int in_fd, UserPtr<uint64_t> in_offset, int
   return FromPipe(task, in, out, chunk, flags, true);
 }
 
+ErrnoOr<uint64_t> TeeBetween(Task& task, End& in, End& out, uint64_t size, uint32_t flags) {
+  if (in.pipe == nullptr || out.pipe == nullptr || in.pipe == out.pipe) return Errno(EINVAL);
+  return FromPipe(task, in, out, std::min<uint64_t>(size, kChunk), flags, false);
+}
+
+ErrnoOr<uint64_t> Splice(Task& task, int in_fd, UserPtr<uint64_t> in_offset, int out_fd, UserPtr<uint64_t> out_offset, uint64_t size,
+                         uint32_t flags) {
+  if ((flags & ~kFlags) != 0) return Errno(EINVAL);
+  if (size == 0) return uint64_t{0};
+  End in = TRY(GetEnd(task, in_fd, in_offset, false));
+  End out = TRY(GetEnd(task, out_fd, out_offset, true));
+  return Between(task, in, out, size, flags);
+}
+
 ErrnoOr<uint64_t> Tee(Task& task, int in_fd, int out_fd, uint64_t size, uint32_t flags) {
   if ((flags & ~kFlags) != 0) return Errno(EINVAL);
   if (size == 0) return uint64_t{0};
   End in = TRY(GetEnd(task, in_fd, {}, false));
   End out = TRY(GetEnd(task, out_fd, {}, true));
-  if (in.pipe == nullptr || out.pipe == nullptr || in.pipe == out.pipe) return Errno(EINVAL);
-  return FromPipe(task, in, out, std::min<uint64_t>(size, kChunk), flags, false);
+  return TeeBetween(task, in, out, size, flags);
 }
 
 ErrnoOr<uint64_t> VmSplice(Task& task, int fd, UserPtr<const iovec> ranges, uint64_t count, uint32_t flags) {
@@ -154,6 +172,21 @@ ErrnoOr<uint64_t> VmSplice(Task& task, int fd, UserPtr<const iovec> ranges, uint
 }
 
 }  // namespace
+
+ErrnoOr<uint64_t> SpliceFiles(Task& task, RefPtr<File> in, std::optional<uint64_t> in_offset, RefPtr<File> out, std::optional<uint64_t> out_offset,
+                              uint64_t size, uint32_t flags) {
+  if (size == 0) return uint64_t{0};
+  End from = TRY(EndOf(std::move(in), in_offset, false));
+  End to = TRY(EndOf(std::move(out), out_offset, true));
+  return Between(task, from, to, size, flags);
+}
+
+ErrnoOr<uint64_t> TeeFiles(Task& task, RefPtr<File> in, RefPtr<File> out, uint64_t size, uint32_t flags) {
+  if (size == 0) return uint64_t{0};
+  End from = TRY(EndOf(std::move(in), {}, false));
+  End to = TRY(EndOf(std::move(out), {}, true));
+  return TeeBetween(task, from, to, size, flags);
+}
 
 void RegisterSpliceCalls(SyscallTable& table) {
   table.Set(SYS_splice, Full<&Splice>());
