@@ -17,6 +17,25 @@ inline constexpr uint32_t kSpliceFdInFixed = uint32_t{1} << 31;  // SPLICE_F_FD_
 inline constexpr uint32_t kNopInjectResult = 1;                  // IORING_NOP_INJECT_RESULT
 inline constexpr uint32_t kNopTaskWork = 16;                     // IORING_NOP_TW
 
+inline constexpr uint32_t kCancelFdFixed = 8, kCancelOp = 32;  // IORING_ASYNC_CANCEL_FD_FIXED, _OP
+inline constexpr uint32_t kCancelFlags =
+    IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ANY | kCancelFdFixed | IORING_ASYNC_CANCEL_USERDATA | kCancelOp;
+
+// MSG_RING: commands, and their flags.
+inline constexpr uint64_t kMessageData = 0, kMessageFile = 1;
+inline constexpr uint32_t kMessageSkip = 1, kMessagePassFlags = 2;
+
+// Flags of rings, and of io_uring_enter(2).
+inline constexpr uint32_t kSetupNoSqArray = 1 << 16;         // IORING_SETUP_NO_SQARRAY
+inline constexpr uint32_t kFeatureRegisteredRing = 1 << 13;  // IORING_FEAT_REG_REG_RING
+inline constexpr uint32_t kFeatureNoIoWait = 1 << 17;        // IORING_FEAT_NO_IOWAIT
+inline constexpr uint32_t kEnterRegistered = 1 << 4, kEnterAbsoluteTime = 1 << 5, kEnterNoIoWait = 1 << 7;
+
+// io_uring_register(2).
+inline constexpr uint32_t kRegisterPbufStatus = 26, kRegisterClock = 29, kRegisterCloneBuffers = 30, kRegisterSendMessage = 31, kRegisterLast = 36;
+inline constexpr uint32_t kRegisterOnOwnRing = uint32_t{1} << 31;  // IORING_REGISTER_USE_REGISTERED_RING
+inline constexpr uint32_t kCloneFromRegistered = 1, kCloneReplace = 2;
+
 // Commands of URING_CMD on sockets.
 inline constexpr uint32_t kSocketInputQueue = 0, kSocketOutputQueue = 1, kSocketGetOption = 2, kSocketSetOption = 3;
 

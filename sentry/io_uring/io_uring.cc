@@ -3,7 +3,6 @@
 #include <poll.h>
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <utility>
 
@@ -17,45 +16,10 @@
 namespace amber {
 namespace {
 
-constexpr uint32_t kSupportedSetup = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_ATTACH_WQ | IORING_SETUP_R_DISABLED |
-                                     IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SINGLE_ISSUER |
-                                     IORING_SETUP_DEFER_TASKRUN;
-constexpr uint32_t kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS |
-                               IORING_FEAT_FAST_POLL | IORING_FEAT_POLL_32BITS | IORING_FEAT_EXT_ARG | IORING_FEAT_NATIVE_WORKERS |
-                               IORING_FEAT_CQE_SKIP | IORING_FEAT_LINKED_FILE;
-
 // How long one call may go on taking submissions, and requests may be begun one after the other, ns.
 constexpr int64_t kLongestSubmit = 100'000'000, kLongestWork = 10'000'000;
 
 }  // namespace
-
-ErrnoOr<RefPtr<IoUring>> IoUring::Create(Task&, uint32_t entries, io_uring_params* p) {
-  if (std::ranges::any_of(p->resv, [](uint32_t r) { return r != 0; })) return Errno(EINVAL);
-  if ((p->flags & ~kSupportedSetup) != 0) return Errno(EINVAL);
-  if ((p->flags & IORING_SETUP_DEFER_TASKRUN) != 0 && (p->flags & IORING_SETUP_SINGLE_ISSUER) == 0) return Errno(EINVAL);
-  if ((p->flags & IORING_SETUP_TASKRUN_FLAG) != 0 && (p->flags & (IORING_SETUP_COOP_TASKRUN | IORING_SETUP_DEFER_TASKRUN)) == 0) return Errno(EINVAL);
-  bool clamp = (p->flags & IORING_SETUP_CLAMP) != 0;
-  if (entries == 0 || (entries > kMaxEntries && !clamp)) return Errno(EINVAL);
-  uint32_t submissions = std::bit_ceil(std::min(entries, kMaxEntries)), completions = 2 * submissions;
-  if ((p->flags & IORING_SETUP_CQSIZE) != 0) {
-    if (p->cq_entries == 0 || (p->cq_entries > 2 * kMaxEntries && !clamp)) return Errno(EINVAL);
-    completions = std::bit_ceil(std::min(p->cq_entries, 2 * kMaxEntries));
-    if (completions < submissions) return Errno(EINVAL);
-  }
-  auto ring = MakeRef<IoUring>();
-  TRY(ring->memory_.Create(submissions, completions));
-  ring->setup_flags_ = p->flags;
-  ring->set_flags(O_RDWR);
-  ring->memory_.Describe(p);
-  p->features = kFeatures;
-  return ring;
-}
-
-IoUring::~IoUring() {
-  for (const RefPtr<Request>& r : pending_) r->Drop();
-  for (const RefPtr<Request>& r : deferred_) r->Drop();
-  for (const Due& due : due_) due.request->Drop();
-}
 
 bool IoUring::Supports(uint8_t opcode) { return IsKnown(opcode); }
 
@@ -124,6 +88,8 @@ void IoUring::SubmitChain() {
 void IoUring::Take(RefPtr<Request> head) {
   bool drain = (head->sqe().flags & IOSQE_IO_DRAIN) != 0;
   if (barrier_ != nullptr || !deferred_.empty() || (drain && !(pending_.empty() && due_.empty()))) {
+    // io_drain_req(): what waits so is who it is now.
+    for (Request* r = head.get(); r != nullptr; r = r->next.get()) r->KeepCredentials();
     deferred_.push_back(std::move(head));
     return;
   }
@@ -249,6 +215,7 @@ void IoUring::Complete(Request& request, int32_t result) {
   } else if (rest) {
     due_.push_back({std::move(rest), 0, false});
   }
+  if (!releasing_.empty()) ReleaseUnused();
   CheckCounts();
   Work();
 }
@@ -266,6 +233,16 @@ bool IoUring::PostMore(Request& request, int32_t result) {
   // Its call still runs.
   if (CountReached()) WorkLater(request.task().kernel(), 0);
   return true;
+}
+
+void IoUring::PostAside(uint64_t user_data, int32_t result, uint32_t flags) {
+  io_uring_cqe cqe{};
+  cqe.user_data = user_data;
+  cqe.res = result;
+  cqe.flags = flags;
+  ++posted_;
+  Post(cqe);
+  if (CountReached() && !counting_.empty()) WorkLater(counting_.begin()->second->task().kernel(), 0);
 }
 
 void IoUring::ForgetCount(Request& request) {
@@ -320,20 +297,15 @@ Request* IoUring::FindPending(uint64_t user_data, int opcode) {
   return nullptr;
 }
 
-int32_t IoUring::Cancel(const Request& by, uint64_t user_data, int fd, uint32_t flags, int opcode) {
-  RefPtr<File> file;
-  if ((flags & IORING_ASYNC_CANCEL_FD) != 0) {
-    file = by.FileOf(fd);
-    if (!file) return -EBADF;
-  }
+// io_cancel_req_match().
+int32_t IoUring::Cancel(const Request* by, uint64_t user_data, const RefPtr<File>& file, uint32_t flags, int opcode) {
   std::vector<RefPtr<Request>> found;
-  bool all = (flags & (IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_ANY)) != 0;
+  bool any = (flags & IORING_ASYNC_CANCEL_ANY) != 0, all = any || (flags & IORING_ASYNC_CANCEL_ALL) != 0;
+  bool by_data = (flags & (IORING_ASYNC_CANCEL_FD | kCancelOp)) == 0 || (flags & IORING_ASYNC_CANCEL_USERDATA) != 0;
   for (const RefPtr<Request>& r : pending_) {
-    bool any = (flags & IORING_ASYNC_CANCEL_ANY) != 0;
-    bool by_data = (flags & (IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_FD)) == 0 || (flags & IORING_ASYNC_CANCEL_USERDATA) != 0;
-    if (r.get() == &by || !r->waits() || (opcode >= 0 && r->opcode() != opcode)) continue;
-    if (!any && file && r->file() != file.get()) continue;
-    if (!any && by_data && r->sqe().user_data != user_data) continue;
+    if (r.get() == by || !r->waits()) continue;
+    if (!any && ((opcode >= 0 && r->opcode() != opcode) || (file && r->file() != file.get()) || (by_data && r->sqe().user_data != user_data)))
+      continue;
     found.push_back(r);
     if (!all) break;
   }

@@ -7,16 +7,21 @@
 #include <linux/io_uring.h>
 #include <sys/uio.h>
 
+#include <bitset>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
 #include <vector>
 
+#include "sentry/io_uring/abi.h"
 #include "sentry/io_uring/provided_buffers.h"
 #include "sentry/io_uring/request.h"
 #include "sentry/io_uring/ring_memory.h"
+#include "sentry/kernel/clock.h"
+#include "sentry/kernel/credentials.h"
 #include "sentry/kernel/wait_queue.h"
 #include "sentry/vfs/file.h"
 
@@ -25,20 +30,29 @@ namespace amber {
 class EventFd;
 namespace proto {
 class IoChain;
-}
+class IoUring;
+}  // namespace proto
 
 class IoUring final : public File {
  public:
-  static constexpr uint32_t kMaxEntries = 32768, kMaxRequests = 65536, kMaxBuffers = 1 << 14, kMaxFiles = 1 << 15;
+  static constexpr uint32_t kMaxEntries = 32768, kMaxRequests = 65536, kMaxBuffers = 1 << 14, kMaxFiles = 1 << 15, kMaxOwnRings = 16;
 
   IoUring() = default;  // for Loader
   ~IoUring() override;
   // io_uring_setup(2): fills in what the program is to know.
   static ErrnoOr<RefPtr<IoUring>> Create(Task& task, uint32_t entries, io_uring_params* params);
   static IoUring* From(File& file) { return dynamic_cast<IoUring*>(&file); }
+  // The ring behind a descriptor, or the one that the thread has registered with itself by that number. EBADF, EOPNOTSUPP, EINVAL.
+  static ErrnoOr<RefPtr<IoUring>> Find(Task& task, int fd, bool registered);
 
   // Takes up to `count` submissions; how many were taken. EAGAIN if too many are under way.
   ErrnoOr<uint32_t> Submit(Task& task, uint32_t count);
+  // Somebody is to look for submissions without being told (IORING_SETUP_SQPOLL).
+  bool polls() const { return (setup_flags_ & IORING_SETUP_SQPOLL) != 0; }
+  // Has that one take what there is. EOWNERDEAD if its process is gone.
+  ErrnoOr<void> WakePoller();
+  // Of absolute time-outs: CLOCK_*.
+  int clock() const { return clock_; }
   // Completions that the program has not taken.
   uint32_t Ready() const;
   // Puts completions into the ring that found it full.
@@ -48,23 +62,36 @@ class IoUring final : public File {
   uint32_t completions() const { return memory_.completions(); }
   // io_uring_register(2).
   ErrnoOr<uint64_t> Register(Task& task, uint32_t what, uint64_t argument, uint32_t count);
+  // The same without a ring.
+  static ErrnoOr<uint64_t> RegisterBlind(Task& task, uint32_t what, uint64_t argument, uint32_t count);
 
   // --- for requests ---
   void Complete(Request& request, int32_t result);
   // A completion after which the request goes on. False if there is no room for it: then it is the last.
   bool PostMore(Request& request, int32_t result);
-  // ASYNC_CANCEL, POLL_REMOVE: 0, ENOENT, EALREADY; with IORING_ASYNC_CANCEL_ALL how many.
-  int32_t Cancel(const Request& by, uint64_t user_data, int fd, uint32_t flags, int opcode);
+  // A completion of no request of this ring's.
+  void PostAside(uint64_t user_data, int32_t result, uint32_t flags);
+  // ASYNC_CANCEL, POLL_REMOVE: 0, ENOENT; with IORING_ASYNC_CANCEL_ALL how many. `file`: for IORING_ASYNC_CANCEL_FD; `opcode`: -1 for any.
+  int32_t Cancel(const Request* by, uint64_t user_data, const RefPtr<File>& file, uint32_t flags, int opcode);
+  // A submission that a restriction forbids.
+  bool Allows(const io_uring_sqe& sqe) const;
+  RefPtr<const Credentials> Personality(uint16_t id) const;
+  RefPtr<const Credentials> poller_creds() const { return poller_creds_; }
+  // MSG_RING to this ring; `from` has the file that it may send.
+  ErrnoOr<uint64_t> TakeMessage(Task& task, const io_uring_sqe& sqe, IoUring* from);
   Request* FindPending(uint64_t user_data, int opcode);
   // The registered file or buffer with that index, or null.
   RefPtr<File> FixedFile(uint32_t index) const;
   const iovec* FixedBuffer(uint32_t index) const;
+  // What is told when the file or buffer is free again; 0: nothing.
+  uint64_t FileTag(uint32_t index) const { return file_tags_[index]; }
+  uint64_t BufferTag(uint32_t index) const { return buffers_[index].tag; }
   // Puts `file` into slot `number` - 1, or a free one for IORING_FILE_INDEX_ALLOC, whose index is the result. ENXIO, EINVAL, ENFILE.
   ErrnoOr<uint64_t> Install(RefPtr<File> file, uint32_t number);
   // Empties slot `number` - 1. ENXIO, EINVAL, EBADF.
   ErrnoOr<void> Uninstall(uint32_t number);
   // FILES_UPDATE: the descriptors at `fds` for the slots from `offset` on, or, for IORING_FILE_INDEX_ALLOC, free ones, which are told there.
-  ErrnoOr<uint64_t> UpdateFiles(Task& task, uint64_t fds, uint32_t count, uint32_t offset);
+  ErrnoOr<uint64_t> UpdateFiles(Task& task, uint64_t fds, uint32_t count, uint32_t offset, uint64_t tags = 0);
   ProvidedBuffers& buffers() { return provided_; }
   // A TIMEOUT waits for completions: its count_target().
   void CountFor(Request& request) { counting_.emplace(request.count_target(), &request); }
@@ -100,14 +127,41 @@ class IoUring final : public File {
   void BeginDeferred();
   void Post(const io_uring_cqe& cqe);
   void CheckCounts();
-  void SetSlot(uint32_t index, RefPtr<File> file);
+  void SetSlot(uint32_t index, RefPtr<File> file, uint64_t tag = 0);
+  // A file or buffer with that tag is registered no more: told once no request uses it.
+  void Release(uint64_t tag);
+  void ReleaseUnused();
   ErrnoOr<void> CheckNewTable(Task& task, uint32_t count) const;
-  void SetTable(std::vector<RefPtr<File>> files);
-  ErrnoOr<uint64_t> RegisterFiles(Task& task, uint64_t argument, uint32_t count);
-  ErrnoOr<uint64_t> RegisterFilesWithTags(Task& task, uint64_t argument, uint32_t size);
+  ErrnoOr<uint64_t> RegisterFiles(Task& task, uint64_t argument, uint32_t count, uint64_t tags = 0, bool sparse = false);
+  ErrnoOr<uint64_t> UnregisterFiles();
   ErrnoOr<uint64_t> UpdateFiles(Task& task, uint64_t argument, uint32_t count);
-  ErrnoOr<uint64_t> RegisterBuffers(Task& task, uint64_t argument, uint32_t count);
+  ErrnoOr<uint64_t> RegisterBuffers(Task& task, uint64_t argument, uint32_t count, uint64_t tags = 0);
+  ErrnoOr<uint64_t> UnregisterBuffers();
+  ErrnoOr<uint64_t> UpdateBuffers(Task& task, uint64_t data, uint32_t count, uint32_t offset, uint64_t tags);
+  ErrnoOr<uint64_t> CloneBuffers(Task& task, uint64_t argument);
+  ErrnoOr<uint64_t> RegisterWithTags(Task& task, bool files, uint64_t argument, uint32_t size);
+  ErrnoOr<uint64_t> UpdateWithTags(Task& task, bool files, uint64_t argument, uint32_t size);
+  ErrnoOr<uint64_t> RegisterPersonality(Task& task);
+  ErrnoOr<uint64_t> UnregisterPersonality(uint32_t id);
+  ErrnoOr<uint64_t> RegisterRestrictions(Task& task, uint64_t argument, uint32_t count);
+  ErrnoOr<uint64_t> RegisterMore(Task& task, uint32_t what, uint64_t argument, uint32_t count);
+  ErrnoOr<uint64_t> SetWorkers(Task& task, uint64_t argument);
+  ErrnoOr<uint64_t> CancelNow(Task& task, uint64_t argument);
+  ErrnoOr<uint64_t> SetAllocRange(Task& task, uint64_t argument);
+  ErrnoOr<uint64_t> SetClock(Task& task, uint64_t argument);
+  static ErrnoOr<uint64_t> RegisterOwnRings(Task& task, uint64_t argument, uint32_t count);
+  static ErrnoOr<uint64_t> UnregisterOwnRings(Task& task, uint64_t argument, uint32_t count);
+  // The threads that have registered this ring with themselves, and by which numbers.
+  void ForEachOwner(const std::function<void(const RefPtr<Task>&, uint32_t)>& visit) const;
+  void AddOwner(RefPtr<Task> task, uint32_t index);
+  static RingMemory::Shape ShapeOf(uint32_t setup_flags);
+  // Who submits what is polled for: the maker of the ring, or another thread of its process; null if that is gone.
+  Task* Poller() const;
+  void PollLater(Kernel& kernel);
   ErrnoOr<uint64_t> RegisterEventFd(Task& task, uint64_t argument, bool async);
+  void SaveRegistered(state::Saver& saver, proto::IoUring* out) const;
+  bool LoadRegistered(state::Loader& loader, const proto::IoUring& in);
+  bool LoadRestrictions(const std::string& text);
   RefPtr<Request> LoadChain(state::Loader& loader, const proto::IoChain& in, bool waits);
   ErrnoOr<uint64_t> Probe(Task& task, uint64_t argument, uint32_t count);
 
@@ -132,8 +186,30 @@ class IoUring final : public File {
   bool chain_failed_ = false;
   std::deque<io_uring_cqe> overflow_;
   std::vector<RefPtr<File>> files_;
-  uint32_t slot_hint_ = 0;  // where the search for a free one begins
-  std::vector<iovec> buffers_;
+  std::vector<uint64_t> file_tags_;         // as many
+  uint32_t slot_hint_ = 0;                  // where the search for a free one begins
+  uint32_t alloc_from_ = 0, alloc_to_ = 0;  // and where it goes on
+  struct FixedBufferSlot {
+    iovec range;
+    uint64_t tag;
+  };
+  std::vector<FixedBufferSlot> buffers_;
+  std::vector<uint64_t> releasing_;  // tags of what requests still use
+  std::map<uint16_t, RefPtr<const Credentials>> personalities_;
+  uint32_t last_personality_ = 0;
+  struct Restrictions {
+    bool registered = false;
+    std::bitset<kRegisterLast> registers;
+    std::bitset<kOpLast> operations;
+    uint8_t allowed = 0, required = 0;
+  };
+  Restrictions restrictions_;  // in force once the ring is enabled
+  uint32_t workers_[2] = {};   // 0: as Linux would begin
+  int clock_ = 1;              // CLOCK_MONOTONIC
+  RefPtr<Task> poller_;
+  RefPtr<const Credentials> poller_creds_;
+  std::unique_ptr<Timer> poll_timer_;
+  std::vector<std::pair<RefPtr<Task>, uint32_t>> loaded_owners_;  // until all is loaded
   ProvidedBuffers provided_;
   RefPtr<File> event_fd_;
   bool event_async_ = false;

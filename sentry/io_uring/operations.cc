@@ -83,6 +83,7 @@ bool IsKnown(uint8_t opcode) {
     case IORING_OP_FILES_UPDATE:
     case IORING_OP_SPLICE:
     case IORING_OP_TEE:
+    case IORING_OP_MSG_RING:
     case IORING_OP_URING_CMD:
     case kOpReadMultishot:
     case kOpFixedFdInstall: return true;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 #include <vector>
 
 #include "sentry/fs/eventfd/eventfd.h"
@@ -14,9 +15,6 @@
 
 namespace amber {
 namespace {
-
-constexpr uint32_t kPbufStatus = 26;  // IORING_REGISTER_PBUF_STATUS
-constexpr uint64_t kMaxBufferSize = uint64_t{1} << 30;
 
 struct FilesUpdate {
   uint32_t offset, resv;
@@ -35,7 +33,7 @@ ErrnoOr<RefPtr<File>> FileForSlot(Task& task, int fd) {
 
 RefPtr<File> IoUring::FixedFile(uint32_t index) const { return index < files_.size() ? files_[index] : RefPtr<File>(); }
 const iovec* IoUring::FixedBuffer(uint32_t index) const {
-  return index < buffers_.size() && buffers_[index].iov_base != nullptr ? &buffers_[index] : nullptr;
+  return index < buffers_.size() && buffers_[index].range.iov_base != nullptr ? &buffers_[index].range : nullptr;
 }
 
 ErrnoOr<void> IoUring::CheckNewTable(Task& task, uint32_t count) const {
@@ -44,34 +42,32 @@ ErrnoOr<void> IoUring::CheckNewTable(Task& task, uint32_t count) const {
   return count > kMaxFiles || count > task.limit(RLIMIT_NOFILE) ? Errno(EMFILE) : ErrnoOr<void>();
 }
 
-void IoUring::SetTable(std::vector<RefPtr<File>> files) {
-  files_ = std::move(files);
-  files_registered_ = true;
-  slot_hint_ = 0;
-}
-
-ErrnoOr<uint64_t> IoUring::RegisterFiles(Task& task, uint64_t argument, uint32_t count) {
+ErrnoOr<uint64_t> IoUring::RegisterFiles(Task& task, uint64_t argument, uint32_t count, uint64_t tags, bool sparse) {
   TRY(CheckNewTable(task, count));
-  std::vector<int> fds = TRY(task.CopyInArray(UserPtr<const int>(argument), count));
-  std::vector<RefPtr<File>> files;
-  for (int fd : fds) files.push_back(TRY(FileForSlot(task, fd)));
-  SetTable(std::move(files));
+  std::vector<RefPtr<File>> files(count);
+  std::vector<uint64_t> numbers(count);
+  if (!sparse) {
+    std::vector<int> fds = TRY(task.CopyInArray(UserPtr<const int>(argument), count));
+    if (tags != 0) numbers = TRY(task.CopyInArray(UserPtr<const uint64_t>(tags), count));
+    for (uint32_t i = 0; i < count; ++i) {
+      if (fds[i] == -1 && numbers[i] != 0) return Errno(EINVAL);
+      files[i] = TRY(FileForSlot(task, fds[i]));
+    }
+  }
+  files_ = std::move(files);
+  file_tags_ = std::move(numbers);
+  files_registered_ = true;
+  slot_hint_ = alloc_from_ = 0;
+  alloc_to_ = count;
   return 0;
 }
 
-ErrnoOr<uint64_t> IoUring::RegisterFilesWithTags(Task& task, uint64_t argument, uint32_t size) {
-  struct Registration {  // struct io_uring_rsrc_register
-    uint32_t count, flags;
-    uint64_t reserved, data, tags;
-  };
-  if (size != sizeof(Registration)) return Errno(EINVAL);
-  auto r = TRY(task.CopyIn(UserPtr<const Registration>(argument)));
-  bool sparse = r.flags == IORING_RSRC_REGISTER_SPARSE;
-  // No completions that tell when a file is not used any more (tags).
-  if (r.count == 0 || r.reserved != 0 || (r.flags != 0 && !sparse) || (sparse && r.data != 0) || r.tags != 0) return Errno(EINVAL);
-  if (!sparse) return RegisterFiles(task, r.data, r.count);
-  TRY(CheckNewTable(task, r.count));
-  SetTable(std::vector<RefPtr<File>>(r.count));
+ErrnoOr<uint64_t> IoUring::UnregisterFiles() {
+  if (!files_registered_) return Errno(ENXIO);
+  std::vector<RefPtr<File>> files = std::exchange(files_, {});
+  std::vector<uint64_t> tags = std::exchange(file_tags_, {});
+  files_registered_ = false;
+  for (uint64_t tag : tags) Release(tag);
   return 0;
 }
 
@@ -82,7 +78,7 @@ ErrnoOr<uint64_t> IoUring::UpdateFiles(Task& task, uint64_t argument, uint32_t c
   return UpdateFiles(task, update.fds, count, update.offset);
 }
 
-ErrnoOr<uint64_t> IoUring::UpdateFiles(Task& task, uint64_t fds, uint32_t count, uint32_t offset) {
+ErrnoOr<uint64_t> IoUring::UpdateFiles(Task& task, uint64_t fds, uint32_t count, uint32_t offset, uint64_t tags) {
   if (!files_registered_) return Errno(ENXIO);
   const bool anywhere = offset == IORING_FILE_INDEX_ALLOC;
   if (!anywhere && (count > files_.size() || offset > files_.size() - count)) return Errno(EINVAL);
@@ -90,10 +86,12 @@ ErrnoOr<uint64_t> IoUring::UpdateFiles(Task& task, uint64_t fds, uint32_t count,
     UserPtr<int> at(fds + uint64_t{i} * sizeof(int));
     auto one = [&]() -> ErrnoOr<void> {
       int fd = TRY(task.CopyIn(UserPtr<const int>(at.address())));
+      uint64_t tag = tags != 0 ? TRY(task.CopyIn(UserPtr<const uint64_t>(tags + uint64_t{i} * sizeof(uint64_t)))) : 0;
+      if (tag != 0 && (fd == IORING_REGISTER_FILES_SKIP || fd == -1)) return Errno(EINVAL);
       if (!anywhere && fd == IORING_REGISTER_FILES_SKIP) return Ok();
       RefPtr<File> file = TRY(FileForSlot(task, fd));
       if (!anywhere) {
-        SetSlot(offset + i, std::move(file));
+        SetSlot(offset + i, std::move(file), tag);
         return Ok();
       }
       if (!file) return Errno(EBADF);
@@ -107,13 +105,14 @@ ErrnoOr<uint64_t> IoUring::UpdateFiles(Task& task, uint64_t fds, uint32_t count,
   return count;
 }
 
-void IoUring::SetSlot(uint32_t index, RefPtr<File> file) {
+void IoUring::SetSlot(uint32_t index, RefPtr<File> file, uint64_t tag) {
   if (file) {
     slot_hint_ = index + 1;
   } else if (files_[index]) {
     slot_hint_ = index;
   }
   files_[index] = std::move(file);
+  Release(std::exchange(file_tags_[index], tag));
 }
 
 ErrnoOr<uint64_t> IoUring::Install(RefPtr<File> file, uint32_t number) {
@@ -121,9 +120,11 @@ ErrnoOr<uint64_t> IoUring::Install(RefPtr<File> file, uint32_t number) {
   if (IoUring::From(*file) != nullptr) return Errno(EBADF);
   if (number == IORING_FILE_INDEX_ALLOC) {
     // Behind the one that was filled last, or the one that was emptied last, and round.
-    auto free = std::find(files_.begin() + slot_hint_, files_.end(), nullptr);
-    if (free == files_.end()) free = std::ranges::find(files_, nullptr);
-    if (free == files_.end()) return Errno(ENFILE);
+    const auto first = files_.begin() + alloc_from_, end = files_.begin() + alloc_to_;
+    const auto hint = files_.begin() + std::clamp(slot_hint_, alloc_from_, alloc_to_);
+    auto free = std::find(hint, end, nullptr);
+    if (free == end) free = std::find(first, hint, nullptr);
+    if (free == end || *free) return Errno(ENFILE);
     uint64_t slot = static_cast<uint64_t>(free - files_.begin());
     SetSlot(static_cast<uint32_t>(slot), std::move(file));
     return slot;
@@ -139,23 +140,6 @@ ErrnoOr<void> IoUring::Uninstall(uint32_t number) {
   if (!files_[number - 1]) return Errno(EBADF);
   SetSlot(number - 1, nullptr);
   return Ok();
-}
-
-ErrnoOr<uint64_t> IoUring::RegisterBuffers(Task& task, uint64_t argument, uint32_t count) {
-  if (buffers_registered_) return Errno(EBUSY);
-  if (count == 0 || count > kMaxBuffers) return Errno(EINVAL);
-  std::vector<iovec> buffers = TRY(task.CopyInArray(UserPtr<const iovec>(argument), count));
-  for (const iovec& b : buffers) {
-    if (b.iov_base == nullptr && b.iov_len == 0) continue;  // an empty slot
-    if (b.iov_base == nullptr || b.iov_len == 0 || b.iov_len > kMaxBufferSize) return Errno(EFAULT);
-    char byte;
-    uint64_t start = reinterpret_cast<uint64_t>(b.iov_base);
-    TRY(task.CopyInBytes(start, &byte, 1));
-    TRY(task.CopyInBytes(start + b.iov_len - 1, &byte, 1));
-  }
-  buffers_ = std::move(buffers);
-  buffers_registered_ = true;
-  return 0;
 }
 
 ErrnoOr<uint64_t> IoUring::RegisterEventFd(Task& task, uint64_t argument, bool async) {
@@ -189,23 +173,15 @@ ErrnoOr<uint64_t> IoUring::Probe(Task& task, uint64_t argument, uint32_t count) 
 
 ErrnoOr<uint64_t> IoUring::Register(Task& task, uint32_t what, uint64_t argument, uint32_t count) {
   bool bare = argument == 0 && count == 0;
+  if (restrictions_.registered && !disabled() && (what >= kRegisterLast || !restrictions_.registers.test(what))) {
+    return what >= kRegisterLast ? Errno(EINVAL) : Errno(EACCES);
+  }
   switch (what) {
-    case IORING_REGISTER_BUFFERS: return RegisterBuffers(task, argument, count);
-    case IORING_UNREGISTER_BUFFERS:
-      if (!bare) return Errno(EINVAL);
-      if (!buffers_registered_) return Errno(ENXIO);
-      buffers_.clear();
-      buffers_registered_ = false;
-      return 0;
-    case IORING_REGISTER_FILES: return RegisterFiles(task, argument, count);
-    case IORING_REGISTER_FILES2: return RegisterFilesWithTags(task, argument, count);
+    case IORING_REGISTER_BUFFERS: return argument == 0 ? Errno(EFAULT) : RegisterBuffers(task, argument, count);
+    case IORING_UNREGISTER_BUFFERS: return bare ? UnregisterBuffers() : Errno(EINVAL);
+    case IORING_REGISTER_FILES: return argument == 0 ? Errno(EFAULT) : RegisterFiles(task, argument, count);
     case IORING_REGISTER_FILES_UPDATE: return UpdateFiles(task, argument, count);
-    case IORING_UNREGISTER_FILES:
-      if (!bare) return Errno(EINVAL);
-      if (!files_registered_) return Errno(ENXIO);
-      files_.clear();
-      files_registered_ = false;
-      return 0;
+    case IORING_UNREGISTER_FILES: return bare ? UnregisterFiles() : Errno(EINVAL);
     case IORING_REGISTER_EVENTFD:
     case IORING_REGISTER_EVENTFD_ASYNC: return count != 1 ? Errno(EINVAL) : RegisterEventFd(task, argument, what == IORING_REGISTER_EVENTFD_ASYNC);
     case IORING_UNREGISTER_EVENTFD:
@@ -215,7 +191,7 @@ ErrnoOr<uint64_t> IoUring::Register(Task& task, uint32_t what, uint64_t argument
       return 0;
     case IORING_REGISTER_PBUF_RING:
     case IORING_UNREGISTER_PBUF_RING:
-    case kPbufStatus:
+    case kRegisterPbufStatus:
       if (count != 1) return Errno(EINVAL);
       TRY(what == IORING_REGISTER_PBUF_RING     ? provided_.RegisterRing(task, argument)
           : what == IORING_UNREGISTER_PBUF_RING ? provided_.UnregisterRing(task, argument)
@@ -227,6 +203,30 @@ ErrnoOr<uint64_t> IoUring::Register(Task& task, uint32_t what, uint64_t argument
       if (!disabled()) return Errno(EBADFD);
       setup_flags_ &= ~uint32_t{IORING_SETUP_R_DISABLED};
       return 0;
+    default: return RegisterMore(task, what, argument, count);
+  }
+}
+
+ErrnoOr<uint64_t> IoUring::RegisterMore(Task& task, uint32_t what, uint64_t argument, uint32_t count) {
+  bool bare = argument == 0 && count == 0, one = argument != 0 && count == 1;
+  switch (what) {
+    case IORING_REGISTER_FILES2: return RegisterWithTags(task, true, argument, count);
+    case IORING_REGISTER_BUFFERS2: return RegisterWithTags(task, false, argument, count);
+    case IORING_REGISTER_FILES_UPDATE2: return UpdateWithTags(task, true, argument, count);
+    case IORING_REGISTER_BUFFERS_UPDATE: return UpdateWithTags(task, false, argument, count);
+    case IORING_REGISTER_PERSONALITY: return bare ? RegisterPersonality(task) : Errno(EINVAL);
+    case IORING_UNREGISTER_PERSONALITY: return argument == 0 ? UnregisterPersonality(count) : Errno(EINVAL);
+    case IORING_REGISTER_RESTRICTIONS: return RegisterRestrictions(task, argument, count);
+    // There are no workers that could be kept to some processors.
+    case IORING_REGISTER_IOWQ_AFF: return argument == 0 || count == 0 ? Errno(EINVAL) : ErrnoOr<uint64_t>(0);
+    case IORING_UNREGISTER_IOWQ_AFF: return bare ? ErrnoOr<uint64_t>(0) : Errno(EINVAL);
+    case IORING_REGISTER_IOWQ_MAX_WORKERS: return argument != 0 && count == 2 ? SetWorkers(task, argument) : Errno(EINVAL);
+    case IORING_REGISTER_RING_FDS: return RegisterOwnRings(task, argument, count);
+    case IORING_UNREGISTER_RING_FDS: return UnregisterOwnRings(task, argument, count);
+    case IORING_REGISTER_SYNC_CANCEL: return one ? CancelNow(task, argument) : Errno(EINVAL);
+    case IORING_REGISTER_FILE_ALLOC_RANGE: return argument != 0 && count == 0 ? SetAllocRange(task, argument) : Errno(EINVAL);
+    case kRegisterClock: return argument != 0 && count == 0 ? SetClock(task, argument) : Errno(EINVAL);
+    case kRegisterCloneBuffers: return one ? CloneBuffers(task, argument) : Errno(EINVAL);
     default: return Errno(EINVAL);
   }
 }

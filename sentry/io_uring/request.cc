@@ -56,6 +56,7 @@ void Request::Run() {
   if (TakesFile(sqe_.opcode) && !file_) {
     if ((sqe_.flags & IOSQE_FIXED_FILE) != 0) {
       file_ = ring_->FixedFile(static_cast<uint32_t>(sqe_.fd));
+      if (file_) file_tag_ = ring_->FileTag(static_cast<uint32_t>(sqe_.fd));
     } else if (auto file = task_->files().Get(sqe_.fd); file.ok()) {
       file_ = *file;
     }
@@ -64,7 +65,13 @@ void Request::Run() {
     if (IoUring::From(*file_) != nullptr) return ring_->Complete(*this, -EOPNOTSUPP);
   }
   if (helper_ == nullptr) helper_ = std::make_unique<HelperTask>(task_->kernel(), *this);
-  helper_->Run(*task_, FilesFor(), [this](Task& helper) { return Execute(helper); });
+  // What Linux hands to a worker has the credentials of that moment; what waits for its file those of when it goes on.
+  if ((sqe_.flags & IOSQE_ASYNC) != 0 || !TakesFile(sqe_.opcode)) KeepCredentials();
+  helper_->Run(*task_, FilesFor(), [this](Task& helper) { return Execute(helper); }, creds_);
+}
+
+void Request::KeepCredentials() {
+  if (!creds_) creds_ = task_->creds_ref();
 }
 
 RefPtr<File> Request::FileOf(int fd) const {
@@ -99,10 +106,8 @@ ErrnoOr<uint64_t> Request::Execute(Task& helper) {
     case IORING_OP_LINK_TIMEOUT: return Timeout(helper);
     case IORING_OP_TIMEOUT_REMOVE: return RemoveTimeout(helper);
     case IORING_OP_POLL_REMOVE: return RemovePoll();
-    case IORING_OP_ASYNC_CANCEL: {
-      int32_t result = ring_->Cancel(*this, sqe_.addr, sqe_.fd, sqe_.cancel_flags, -1);
-      return result < 0 ? ErrnoOr<uint64_t>(Errno(-result)) : ErrnoOr<uint64_t>(static_cast<uint64_t>(result));
-    }
+    case IORING_OP_ASYNC_CANCEL: return CancelOthers();
+    case IORING_OP_MSG_RING: return Message(helper);
     case IORING_OP_PROVIDE_BUFFERS: return Provide();
     case IORING_OP_REMOVE_BUFFERS:
       if (sqe_.fd <= 0 || static_cast<uint32_t>(sqe_.fd) > ProvidedBuffers::kMaxIds) return Errno(EINVAL);
@@ -111,6 +116,27 @@ ErrnoOr<uint64_t> Request::Execute(Task& helper) {
     case kOpFixedFdInstall: return static_cast<uint64_t>(TRY(task_->files().Allocate(file_, (sqe_.rw_flags & 1) == 0, task_->limit(RLIMIT_NOFILE))));
     default: return several() ? Shots(helper) : Once(helper);
   }
+}
+
+ErrnoOr<uint64_t> Request::CancelOthers() {
+  RefPtr<File> file;
+  if ((sqe_.cancel_flags & IORING_ASYNC_CANCEL_FD) != 0) {
+    bool fixed = (sqe_.cancel_flags & kCancelFdFixed) != 0 || (sqe_.flags & IOSQE_FIXED_FILE) != 0;
+    file = fixed ? ring_->FixedFile(static_cast<uint32_t>(sqe_.fd)) : FileOf(sqe_.fd);
+    if (!file) return Errno(EBADF);
+  }
+  int opcode = (sqe_.cancel_flags & kCancelOp) != 0 ? static_cast<int>(sqe_.len) : -1;
+  int32_t result = ring_->Cancel(this, sqe_.addr, file, sqe_.cancel_flags, opcode);
+  return result < 0 ? ErrnoOr<uint64_t>(Errno(-result)) : ErrnoOr<uint64_t>(static_cast<uint64_t>(result));
+}
+
+// The other ring is not kept: two could keep each other.
+ErrnoOr<uint64_t> Request::Message(Task& helper) {
+  if ((sqe_.flags & IOSQE_FIXED_FILE) != 0) return ring_->FixedFile(static_cast<uint32_t>(sqe_.fd)) ? Errno(EBADFD) : Errno(EBADF);
+  RefPtr<File> file = FileOf(sqe_.fd);
+  if (!file) return Errno(EBADF);
+  IoUring* to = IoUring::From(*file);
+  return to == nullptr ? Errno(EBADFD) : to->TakeMessage(helper, sqe_, ring_);
 }
 
 ErrnoOr<uint64_t> Request::Attempt(Task& helper, const io_uring_sqe& sqe) {
@@ -203,6 +229,13 @@ void Request::Save(state::Saver& saver, proto::IoRequest* out) const {
     out->mutable_held()->set_id(held_->id);
     out->set_held_position(held_->position);
   }
+  out->set_file_tag(file_tag_);
+  out->set_buffer_tag(buffer_tag_);
+  if (fixed_) {
+    out->add_fixed(reinterpret_cast<uint64_t>(fixed_->iov_base));
+    out->add_fixed(fixed_->iov_len);
+  }
+  if (creds_) SaveRingCredentials(saver, *creds_, out->mutable_creds());
   out->set_other_memory(!task_->has_mm() || !space_.Is(task_->mm()));
   if (waits()) {
     const SyscallState& call = helper_->call();
@@ -228,6 +261,10 @@ RefPtr<Request> Request::Load(state::Loader& loader, IoUring& ring, const proto:
     const auto& b = in.held();
     r->held_ = {b.address(), b.size(), static_cast<uint16_t>(b.id()), static_cast<uint16_t>(in.held_position())};
   }
+  r->file_tag_ = in.file_tag();
+  r->buffer_tag_ = in.buffer_tag();
+  if (in.fixed_size() == 2) r->fixed_ = iovec{reinterpret_cast<void*>(in.fixed(0)), in.fixed(1)};
+  if (in.has_creds()) r->creds_ = LoadRingCredentials(loader, in.creds());
   r->lost_space_ = in.other_memory();
   if (!IsKnown(r->opcode()) || (in.waits() && TakesFile(r->opcode()) && !r->file_)) return nullptr;
   r->saved_.timed_out = in.timed_out();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <linux/io_uring.h>
+#include <sys/uio.h>
 
 #include <cstdint>
 #include <list>
@@ -26,8 +27,13 @@ namespace amber {
 
 class IoUring;
 namespace proto {
+class IoCredentials;
 class IoRequest;
-}
+}  // namespace proto
+
+void SaveRingCredentials(state::Saver& saver, const Credentials& creds, proto::IoCredentials* out);
+// Null if they are malformed.
+RefPtr<const Credentials> LoadRingCredentials(state::Loader& loader, const proto::IoCredentials& in);
 
 class Request final : public RefCounted<Request>, public CallOwner {
  public:
@@ -59,6 +65,10 @@ class Request final : public RefCounted<Request>, public CallOwner {
   void MoveDeadline(int64_t deadline);
   // POLL_REMOVE with IORING_POLL_UPDATE_*.
   void ChangePoll(const io_uring_sqe& by);
+  // It is who its submitter is now, whatever that becomes.
+  void KeepCredentials();
+  // It has a file or buffer with that tag.
+  bool Uses(uint64_t tag) const { return file_tag_ == tag || buffer_tag_ == tag; }
   // Flags of its next completion.
   uint32_t TakeFlags() { return std::exchange(cqe_flags_, 0); }
   // What a read or write has to move to count as whole.
@@ -90,10 +100,12 @@ class Request final : public RefCounted<Request>, public CallOwner {
   // Its call, with its arguments as they are in `sqe`.
   ErrnoOr<uint64_t> Attempt(Task& helper, const io_uring_sqe& sqe);
   // EFAULT if it does not lie in the registered buffer that it names.
-  ErrnoOr<void> CheckFixed(uint64_t address, uint64_t size) const;
+  ErrnoOr<void> CheckFixed(uint64_t address, uint64_t size);
   ErrnoOr<uint64_t> Poll(Task& helper);
   ErrnoOr<uint64_t> Timeout(Task& helper);
   ErrnoOr<uint64_t> RemoveTimeout(Task& helper);
+  ErrnoOr<uint64_t> CancelOthers();
+  ErrnoOr<uint64_t> Message(Task& helper);
   // --- request_calls.cc ---
   ErrnoOr<uint64_t> NopResult() const;
   ErrnoOr<uint64_t> ReadWrite(Task& helper, const io_uring_sqe& sqe);
@@ -121,6 +133,9 @@ class Request final : public RefCounted<Request>, public CallOwner {
   io_uring_sqe sqe_{};
   RefPtr<File> file_;
   RefPtr<File> other_;  // that a splice takes from
+  uint64_t file_tag_ = 0, buffer_tag_ = 0;
+  std::optional<iovec> fixed_;       // its registered buffer, as it was when it began
+  RefPtr<const Credentials> creds_;  // null: those that its task has when it runs
   bool private_files_ = false;
   bool lost_space_ = false;  // out of an image: its address space was gone then
   int error_ = 0;

@@ -63,10 +63,16 @@ ErrnoOr<uint64_t> Request::Accept(Task& helper) {
 }
 
 // What it names lies in its registered buffer.
-ErrnoOr<void> Request::CheckFixed(uint64_t address, uint64_t size) const {
-  const iovec* buffer = ring_->FixedBuffer(sqe_.buf_index);
-  uint64_t start = buffer != nullptr ? reinterpret_cast<uint64_t>(buffer->iov_base) : 0;
-  if (buffer == nullptr || address < start || address - start > buffer->iov_len || size > buffer->iov_len - (address - start)) return Errno(EFAULT);
+ErrnoOr<void> Request::CheckFixed(uint64_t address, uint64_t size) {
+  if (!fixed_) {
+    const iovec* now = ring_->FixedBuffer(sqe_.buf_index);
+    if (now == nullptr) return Errno(EFAULT);
+    fixed_ = *now;
+    buffer_tag_ = ring_->BufferTag(sqe_.buf_index);
+  }
+  const iovec* buffer = &*fixed_;
+  uint64_t start = reinterpret_cast<uint64_t>(buffer->iov_base);
+  if (address < start || address - start > buffer->iov_len || size > buffer->iov_len - (address - start)) return Errno(EFAULT);
   return Ok();
 }
 

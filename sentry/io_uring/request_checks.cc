@@ -4,6 +4,7 @@
 
 #include <cerrno>
 
+#include "sentry/io_uring/io_uring.h"
 #include "sentry/io_uring/operations.h"
 #include "sentry/io_uring/request.h"
 
@@ -53,7 +54,6 @@ bool HasStrayFields(const io_uring_sqe& s) {
 
 bool HasUnknownFlags(const io_uring_sqe& s) {
   constexpr uint32_t kTimes = IORING_TIMEOUT_ABS | IORING_TIMEOUT_CLOCK_MASK | IORING_TIMEOUT_ETIME_SUCCESS;
-  constexpr uint32_t kCancels = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_USERDATA;
   switch (s.opcode) {
     case IORING_OP_TIMEOUT:
     case IORING_OP_LINK_TIMEOUT:
@@ -61,7 +61,10 @@ bool HasUnknownFlags(const io_uring_sqe& s) {
       return (s.timeout_flags & ~kTimes) != 0 || (s.timeout_flags & IORING_TIMEOUT_CLOCK_MASK) == IORING_TIMEOUT_CLOCK_MASK;
     case IORING_OP_TIMEOUT_REMOVE:
       return (s.timeout_flags & ~(IORING_TIMEOUT_UPDATE | IORING_TIMEOUT_ABS)) != 0 || s.timeout_flags == IORING_TIMEOUT_ABS;
-    case IORING_OP_ASYNC_CANCEL: return (s.cancel_flags & ~kCancels) != 0;
+    case IORING_OP_ASYNC_CANCEL: {
+      bool some = (s.cancel_flags & (IORING_ASYNC_CANCEL_FD | kCancelOp)) != 0;
+      return (s.cancel_flags & ~kCancelFlags) != 0 || (some && (s.cancel_flags & IORING_ASYNC_CANCEL_ANY) != 0);
+    }
     case IORING_OP_POLL_ADD:
       // Not IORING_POLL_ADD_LEVEL.
       return (s.len & ~uint32_t{IORING_POLL_ADD_MULTI}) != 0 || (s.len != 0 && (s.flags & IOSQE_CQE_SKIP_SUCCESS) != 0);
@@ -101,13 +104,20 @@ bool HasUnknownFlags(const io_uring_sqe& s) {
 }  // namespace
 
 int Request::Check() {
-  if (!IsKnown(sqe_.opcode) || (sqe_.flags & ~kKnownFlags) != 0 || sqe_.personality != 0) return error_ = EINVAL;
+  if (!IsKnown(sqe_.opcode) || (sqe_.flags & ~kKnownFlags) != 0) return error_ = EINVAL;
   bool chooses = sqe_.opcode == IORING_OP_READ || sqe_.opcode == IORING_OP_RECV || sqe_.opcode == kOpReadMultishot;
   if ((sqe_.flags & IOSQE_BUFFER_SELECT) != 0 && !chooses) return error_ = EOPNOTSUPP;
+  if (!ring_->Allows(sqe_)) return error_ = EACCES;
   if (HasStrayFields(sqe_) || HasUnknownFlags(sqe_)) return error_ = EINVAL;
+  if (sqe_.personality != 0) {
+    creds_ = ring_->Personality(sqe_.personality);
+    if (!creds_) return error_ = EINVAL;
+  } else if (ring_->polls()) {
+    creds_ = ring_->poller_creds();
+  }
   if (sqe_.opcode == kOpFixedFdInstall && (sqe_.flags & IOSQE_FIXED_FILE) == 0) return error_ = EBADF;
   if ((sqe_.flags & IOSQE_FIXED_FILE) != 0 && !TakesFile(sqe_.opcode)) {
-    bool by_path = sqe_.opcode != IORING_OP_NOP;
+    bool by_path = sqe_.opcode != IORING_OP_NOP && sqe_.opcode != IORING_OP_MSG_RING && sqe_.opcode != IORING_OP_ASYNC_CANCEL;
     return error_ = by_path ? EBADF : 0;
   }
   return 0;

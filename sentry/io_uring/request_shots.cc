@@ -95,7 +95,7 @@ ErrnoOr<uint64_t> Request::Provide() {
 
 ErrnoOr<uint64_t> Request::RemovePoll() {
   if ((sqe_.len & (IORING_POLL_UPDATE_EVENTS | IORING_POLL_UPDATE_USER_DATA)) == 0) {
-    int32_t result = ring_->Cancel(*this, sqe_.addr, sqe_.fd, 0, IORING_OP_POLL_ADD);
+    int32_t result = ring_->Cancel(this, sqe_.addr, nullptr, 0, IORING_OP_POLL_ADD);
     return result < 0 ? ErrnoOr<uint64_t>(Errno(-result)) : ErrnoOr<uint64_t>(static_cast<uint64_t>(result));
   }
   Request* found = ring_->FindPending(sqe_.addr, IORING_OP_POLL_ADD);

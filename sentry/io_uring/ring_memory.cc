@@ -35,7 +35,8 @@ RingMemory::~RingMemory() {
   if (rings_ != nullptr) munmap(rings_, size_);
 }
 
-ErrnoOr<void> RingMemory::Create(uint32_t submissions, uint32_t completions) {
+ErrnoOr<void> RingMemory::Create(uint32_t submissions, uint32_t completions, const Shape& shape) {
+  shape_ = shape;
   fd_ = GuestFd(memfd_create("io_uring", MFD_CLOEXEC));
   if (!fd_.valid()) return Errno(ENOMEM);
   TRY(Map(submissions, completions));
@@ -46,7 +47,8 @@ ErrnoOr<void> RingMemory::Create(uint32_t submissions, uint32_t completions) {
   return Ok();
 }
 
-ErrnoOr<void> RingMemory::Adopt(UniqueFd fd, uint32_t submissions, uint32_t completions) {
+ErrnoOr<void> RingMemory::Adopt(UniqueFd fd, uint32_t submissions, uint32_t completions, const Shape& shape) {
+  shape_ = shape;
   fd_ = std::move(fd);
   return Map(submissions, completions);
 }
@@ -55,16 +57,16 @@ ErrnoOr<void> RingMemory::Map(uint32_t submissions, uint32_t completions) {
   submissions_ = submissions;
   completions_ = completions;
   cqes_at_ = sizeof(Rings);
-  array_at_ = cqes_at_ + sizeof(io_uring_cqe) * uint64_t{completions};
-  sqes_at_ = PagesOf(array_at_ + sizeof(uint32_t) * uint64_t{submissions});
-  size_ = sqes_at_ + PagesOf(sizeof(io_uring_sqe) * uint64_t{submissions});
+  array_at_ = cqes_at_ + completion_size() * uint64_t{completions};
+  sqes_at_ = PagesOf(array_at_ + (shape_.array ? sizeof(uint32_t) * uint64_t{submissions} : 0));
+  size_ = sqes_at_ + PagesOf(submission_size() * uint64_t{submissions});
   // An image may have kept less: what lies behind its end was never written.
   if (ftruncate(fd_.get(), static_cast<off_t>(size_)) != 0) return Errno(ENOMEM);
   void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
   if (memory == MAP_FAILED) return Errno(ENOMEM);
   char* base = static_cast<char*>(memory);
   rings_ = reinterpret_cast<Rings*>(base);
-  cqes_ = reinterpret_cast<io_uring_cqe*>(base + cqes_at_);
+  cqes_ = base + cqes_at_;
   array_ = reinterpret_cast<uint32_t*>(base + array_at_);
   sqes_ = reinterpret_cast<uint64_t*>(base + sqes_at_);
   return Ok();
@@ -92,7 +94,7 @@ void RingMemory::Describe(io_uring_params* out) const {
   out->sq_off.ring_entries = offsetof(Rings, sq_entries);
   out->sq_off.flags = offsetof(Rings, sq_flags);
   out->sq_off.dropped = offsetof(Rings, sq_dropped);
-  out->sq_off.array = static_cast<uint32_t>(array_at_);
+  out->sq_off.array = shape_.array ? static_cast<uint32_t>(array_at_) : 0;
   out->cq_off = {};
   out->cq_off.head = offsetof(Rings, cq_head);
   out->cq_off.tail = offsetof(Rings, cq_tail);
@@ -103,14 +105,17 @@ void RingMemory::Describe(io_uring_params* out) const {
   out->cq_off.flags = offsetof(Rings, cq_flags);
 }
 
-uint32_t RingMemory::SubmissionIndex(uint32_t position) const { return Load(&array_[position & (submissions_ - 1)]); }
+uint32_t RingMemory::SubmissionIndex(uint32_t position) const {
+  position &= submissions_ - 1;
+  return shape_.array ? Load(&array_[position]) : position;
+}
 uint32_t RingMemory::SubmissionTail() const { return Load(&rings_->sq_tail); }
 void RingMemory::SetSubmissionHead(uint32_t head) { Store(&rings_->sq_head, head); }
 
 io_uring_sqe RingMemory::Submission(uint32_t index) const {
   constexpr size_t kWords = sizeof(io_uring_sqe) / sizeof(uint64_t);
   uint64_t words[kWords];
-  for (size_t i = 0; i < kWords; ++i) words[i] = __atomic_load_n(&sqes_[index * kWords + i], __ATOMIC_RELAXED);
+  for (size_t i = 0; i < kWords; ++i) words[i] = __atomic_load_n(&sqes_[index * (submission_size() / sizeof(uint64_t)) + i], __ATOMIC_RELAXED);
   io_uring_sqe sqe;
   memcpy(&sqe, words, sizeof(sqe));
   return sqe;
@@ -129,7 +134,9 @@ void RingMemory::SetFlag(uint32_t flag, bool on) {
 uint32_t RingMemory::CompletionHead() const { return Load(&rings_->cq_head); }
 
 void RingMemory::PutCompletion(uint32_t position, const io_uring_cqe& cqe) {
-  memcpy(&cqes_[position & (completions_ - 1)], &cqe, sizeof(cqe));
+  char* at = cqes_ + (position & (completions_ - 1)) * completion_size();
+  memcpy(at, &cqe, sizeof(cqe));
+  if (shape_.large_completions) memset(at + sizeof(cqe), 0, sizeof(cqe));
   Store(&rings_->cq_tail, position + 1);
 }
 

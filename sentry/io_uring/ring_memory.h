@@ -20,10 +20,15 @@ class RingMemory {
   RingMemory(const RingMemory&) = delete;
   RingMemory& operator=(const RingMemory&) = delete;
 
+  struct Shape {
+    bool large_submissions = false;  // of 128 bytes, half of which nobody here looks at
+    bool large_completions = false;  // of 32 bytes, half of which are 0
+    bool array = true;               // of the submissions' numbers
+  };
   // Both are powers of two. ENOMEM.
-  ErrnoOr<void> Create(uint32_t submissions, uint32_t completions);
+  ErrnoOr<void> Create(uint32_t submissions, uint32_t completions, const Shape& shape);
   // The same memory out of an image, of that many entries.
-  ErrnoOr<void> Adopt(UniqueFd fd, uint32_t submissions, uint32_t completions);
+  ErrnoOr<void> Adopt(UniqueFd fd, uint32_t submissions, uint32_t completions, const Shape& shape);
   int fd() const { return fd_.get(); }
   uint64_t size() const { return size_; }
   uint32_t submissions() const { return submissions_; }
@@ -32,7 +37,7 @@ class RingMemory {
   ErrnoOr<uint64_t> Locate(uint64_t offset, uint64_t size) const;
   void Describe(io_uring_params* out) const;
 
-  // The index that the program has put at `position` of its submission ring, and its end of the ring.
+  // The index of the submission that the program has put at `position` of its submission ring, and its end of the ring.
   uint32_t SubmissionIndex(uint32_t position) const;
   uint32_t SubmissionTail() const;
   void SetSubmissionHead(uint32_t head);
@@ -51,10 +56,13 @@ class RingMemory {
  private:
   struct Rings;
   ErrnoOr<void> Map(uint32_t submissions, uint32_t completions);
+  uint64_t submission_size() const { return shape_.large_submissions ? 128 : 64; }
+  uint64_t completion_size() const { return shape_.large_completions ? 32 : 16; }
 
   UniqueFd fd_;
   Rings* rings_ = nullptr;
-  io_uring_cqe* cqes_ = nullptr;
+  Shape shape_;
+  char* cqes_ = nullptr;
   uint32_t* array_ = nullptr;
   uint64_t* sqes_ = nullptr;
   uint64_t size_ = 0, cqes_at_ = 0, array_at_ = 0, sqes_at_ = 0;

@@ -35,7 +35,7 @@ HelperTask::~HelperTask() {
   task_->EndBlock();
 }
 
-void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler) {
+void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler, RefPtr<const Credentials> creds) {
   RefPtr<Task> t(task_);
   RefPtr<Task> keep(&other);
   const bool shares_files = files.get() == &other.files();
@@ -46,7 +46,7 @@ void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler)
   t->mm_ = other.mm_;
   t->files_ = std::move(files);
   t->fs_ = other.fs_;
-  t->creds_ = other.creds_;
+  t->creds_ = creds ? std::move(creds) : other.creds_;
   t->mounts_ = other.mounts_;
   t->uts_ = other.uts_;
   t->container_ = other.container_;

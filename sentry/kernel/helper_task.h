@@ -24,7 +24,8 @@ class HelperTask {
   using Handler = std::function<ErrnoOr<uint64_t>(Task&)>;
   // Runs `handler` for `other`, with `files` as its descriptors. What comes of it is told by the owner's OnDone(), inside or later; this object and
   // its owner may be gone then.
-  void Run(Task& other, RefPtr<FdTable> files, const Handler& handler);
+  // `creds`: other credentials than it has now.
+  void Run(Task& other, RefPtr<FdTable> files, const Handler& handler, RefPtr<const Credentials> creds = {});
   // From an image: OnReady() follows once tasks run.
   void RunAfterThaw();
   // True if a call waits.

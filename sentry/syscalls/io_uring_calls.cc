@@ -18,13 +18,6 @@ namespace {
 
 constexpr uint64_t kSetup = 425, kEnter = 426, kRegister = 427;
 
-ErrnoOr<RefPtr<IoUring>> RingOf(Task& task, int fd) {
-  RefPtr<File> file = TRY(task.files().Get(fd));
-  IoUring* ring = IoUring::From(*file);
-  if (ring == nullptr) return Errno(EOPNOTSUPP);
-  return RefPtr<IoUring>(ring);
-}
-
 ErrnoOr<uint64_t> IoUringSetup(Task& task, unsigned entries, UserPtr<io_uring_params> p) {
   io_uring_params params = TRY(task.CopyIn(p));
   RefPtr<IoUring> ring = TRY(IoUring::Create(task, entries, &params));
@@ -32,8 +25,8 @@ ErrnoOr<uint64_t> IoUringSetup(Task& task, unsigned entries, UserPtr<io_uring_pa
   return static_cast<uint64_t>(TRY(task.files().Allocate(std::move(ring), true, task.limit(RLIMIT_NOFILE))));
 }
 
-// The time-out of a wait, ns, and its signal mask put in force.
-ErrnoOr<int64_t> PrepareWait(Task& task, unsigned flags, uint64_t argument, uint64_t size) {
+// When a wait ends, and its signal mask put in force.
+ErrnoOr<int64_t> PrepareWait(Task& task, const IoUring& ring, unsigned flags, uint64_t argument, uint64_t size) {
   if ((flags & IORING_ENTER_EXT_ARG) == 0) {
     if (argument != 0) TRY(SwapMask(task, UserPtr<const SignalSet>(argument), size));
     return kNever;
@@ -42,27 +35,33 @@ ErrnoOr<int64_t> PrepareWait(Task& task, unsigned flags, uint64_t argument, uint
   if (size != sizeof(extended)) return Errno(EINVAL);
   extended = TRY(task.CopyIn(UserPtr<const io_uring_getevents_arg>(argument)));
   if (extended.pad != 0) return Errno(EINVAL);
-  int64_t timeout = TRY(CopyInTimeout(task, UserPtr<const timespec>(extended.ts)));
+  int64_t time = TRY(CopyInTimeout(task, UserPtr<const timespec>(extended.ts)));
   if (extended.sigmask != 0) TRY(SwapMask(task, UserPtr<const SignalSet>(extended.sigmask), extended.sigmask_sz));
-  return timeout;
+  if (time == kNever) return kNever;
+  return (flags & kEnterAbsoluteTime) != 0 ? DeadlineAt(task, ring.clock(), time) : DeadlineAfter(task, time);
 }
 
 ErrnoOr<uint64_t> Wait(Task& task, IoUring& ring, unsigned wanted, unsigned flags, uint64_t argument, uint64_t size) {
   ring.FlushOverflow();
   wanted = std::min(wanted, ring.completions());
   if (ring.Ready() >= wanted) return 0;
-  int64_t timeout = TRY(PrepareWait(task, flags, argument, size));
+  int64_t deadline = TRY(PrepareWait(task, ring, flags, argument, size));
   if (task.syscall().timed_out) return Errno(ETIME);
-  return task.Block(*ring.wait_queue(), POLLIN, DeadlineAfter(task, timeout), Errno(EINTR));
+  return task.Block(*ring.wait_queue(), POLLIN, deadline, Errno(EINTR));
 }
 
 ErrnoOr<uint64_t> IoUringEnter(Task& task, int fd, unsigned count, unsigned wanted, unsigned flags, uint64_t argument, uint64_t size) {
-  // A registered ring's number is never one: none can be registered.
-  if ((flags & ~(IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP | IORING_ENTER_SQ_WAIT | IORING_ENTER_EXT_ARG)) != 0) return Errno(EINVAL);
-  RefPtr<IoUring> ring = TRY(RingOf(task, fd));
+  constexpr unsigned kKnown = IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP | IORING_ENTER_SQ_WAIT | IORING_ENTER_EXT_ARG | kEnterRegistered |
+                              kEnterAbsoluteTime | kEnterNoIoWait;
+  if ((flags & ~kKnown) != 0) return Errno(EINVAL);
+  RefPtr<IoUring> ring = TRY(IoUring::Find(task, fd, (flags & kEnterRegistered) != 0));
   if (ring->disabled()) return Errno(EBADFD);
   SyscallState& call = task.syscall();
-  if (!call.restarted && count > 0) {
+  if (!call.restarted && ring->polls()) {
+    if ((flags & IORING_ENTER_SQ_WAKEUP) != 0) TRY(ring->WakePoller());
+    call.done = count;
+    if (task.exiting()) return call.done;
+  } else if (!call.restarted && count > 0) {
     // What is taken counts, however the wait ends.
     call.done = TRY(ring->Submit(task, count));
     if (task.exiting() || call.done != count) return call.done;
@@ -74,16 +73,20 @@ ErrnoOr<uint64_t> IoUringEnter(Task& task, int fd, unsigned count, unsigned want
 }
 
 ErrnoOr<uint64_t> IoUringRegister(Task& task, int fd, unsigned what, uint64_t argument, unsigned count) {
-  RefPtr<IoUring> ring = TRY(RingOf(task, fd));
-  return ring->Register(task, what, argument, count);
+  if (fd == -1 && what < kRegisterOnOwnRing) return IoUring::RegisterBlind(task, what, argument, count);
+  RefPtr<IoUring> ring = TRY(IoUring::Find(task, fd, (what & kRegisterOnOwnRing) != 0));
+  return ring->Register(task, what & ~kRegisterOnOwnRing, argument, count);
 }
 
 }  // namespace
 
 void RegisterIoUringCalls(SyscallTable& table) {
-  table.Set(kSetup, Partial<&IoUringSetup>("no polling threads or devices (SQPOLL, IOPOLL), no large entries"));
-  table.Set(kEnter, Partial<&IoUringEnter>("no messages to rings, futexes, MADVISE, several shots of recvmsg, bundles"));
-  table.Set(kRegister, Partial<&IoUringRegister>("buffers, files, rings of buffers, eventfd, probe, enable"));
+  table.Set(
+      kSetup,
+      Partial<&IoUringSetup>(
+          "no devices that are polled (IOPOLL), no rings in memory of the program (NO_MMAP); who polls for submissions (SQPOLL) sleeps until woken"));
+  table.Set(kEnter, Partial<&IoUringEnter>("no MADVISE, futexes, several shots of recvmsg, bundles"));
+  table.Set(kRegister, Partial<&IoUringRegister>("no NAPI, memory regions, new sizes of rings, zero copy receiving"));
 }
 
 }  // namespace amber

@@ -23,13 +23,17 @@ class Ring {
     fd = static_cast<int>(syscall(kSetup, entries, &params));
     if (fd < 0 && (errno == ENOSYS || errno == EPERM)) Skip("no io_uring here");
     ASSERT(fd >= 0);
-    size_ = params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe);
-    const size_t array_end = params.sq_off.array + params.sq_entries * sizeof(unsigned);
+    if ((flags & IORING_SETUP_SQE128) != 0) sqe_step_ = 2;
+    if ((flags & IORING_SETUP_CQE32) != 0) cqe_step_ = 2;
+    has_array_ = (flags & kNoSqArray) == 0;
+    size_ = params.cq_off.cqes + params.cq_entries * cqe_step_ * sizeof(io_uring_cqe);
+    const size_t array_end = has_array_ ? params.sq_off.array + params.sq_entries * sizeof(unsigned) : 0;
     if (array_end > size_) size_ = array_end;
     base_ = static_cast<char*>(MUST(mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING)));
-    sqes = static_cast<io_uring_sqe*>(
-        MUST(mmap(nullptr, params.sq_entries * sizeof(io_uring_sqe), PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(IORING_OFF_SQES))));
+    sqes = static_cast<io_uring_sqe*>(MUST(mmap(nullptr, params.sq_entries * sqe_step_ * sizeof(io_uring_sqe), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+                                                static_cast<off_t>(IORING_OFF_SQES))));
   }
+  static constexpr unsigned kNoSqArray = 1u << 16;
 
   unsigned& Word(unsigned offset) { return *reinterpret_cast<unsigned*>(base_ + offset); }
 
@@ -37,10 +41,10 @@ class Ring {
   io_uring_sqe& Next(int opcode, int file, uint64_t data) {
     const unsigned tail = Word(params.sq_off.tail) + queued_;
     const unsigned index = tail & (params.sq_entries - 1);
-    reinterpret_cast<unsigned*>(base_ + params.sq_off.array)[index] = index;
+    if (has_array_) reinterpret_cast<unsigned*>(base_ + params.sq_off.array)[index] = index;
     ++queued_;
-    io_uring_sqe& sqe = sqes[index];
-    memset(&sqe, 0, sizeof(sqe));
+    io_uring_sqe& sqe = sqes[index * sqe_step_];
+    memset(static_cast<void*>(&sqe), 0, sqe_step_ * sizeof(sqe));
     sqe.opcode = static_cast<uint8_t>(opcode);
     sqe.fd = file;
     sqe.user_data = data;
@@ -69,7 +73,7 @@ class Ring {
     if (Ready() == 0) MUST(syscall(kEnter, fd, 0, 1, IORING_ENTER_GETEVENTS, nullptr, 0));
     ASSERT(Ready() > 0);
     unsigned& head = Word(params.cq_off.head);
-    const io_uring_cqe cqe = reinterpret_cast<io_uring_cqe*>(base_ + params.cq_off.cqes)[head & (params.cq_entries - 1)];
+    const io_uring_cqe cqe = reinterpret_cast<io_uring_cqe*>(base_ + params.cq_off.cqes)[(head & (params.cq_entries - 1)) * cqe_step_];
     __atomic_store_n(&head, head + 1, __ATOMIC_RELEASE);
     return cqe;
   }
@@ -105,6 +109,8 @@ class Ring {
   char* base_ = nullptr;
   size_t size_ = 0;
   unsigned queued_ = 0;
+  unsigned sqe_step_ = 1, cqe_step_ = 1;
+  bool has_array_ = true;
 };
 
 inline constexpr unsigned kMore = IORING_CQE_F_MORE;
