@@ -21,6 +21,8 @@ inline constexpr uint32_t kCancelFdFixed = 8, kCancelOp = 32;  // IORING_ASYNC_C
 inline constexpr uint32_t kCancelFlags =
     IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ANY | kCancelFdFixed | IORING_ASYNC_CANCEL_USERDATA | kCancelOp;
 
+inline constexpr uint16_t kBundle = 16, kVectorized = 32;  // IORING_RECVSEND_BUNDLE, IORING_SEND_VECTORIZED
+
 // MSG_RING: commands, and their flags.
 inline constexpr uint64_t kMessageData = 0, kMessageFile = 1;
 inline constexpr uint32_t kMessageSkip = 1, kMessagePassFlags = 2;
@@ -30,6 +32,10 @@ inline constexpr uint32_t kSetupNoSqArray = 1 << 16;         // IORING_SETUP_NO_
 inline constexpr uint32_t kFeatureRegisteredRing = 1 << 13;  // IORING_FEAT_REG_REG_RING
 inline constexpr uint32_t kFeatureNoIoWait = 1 << 17;        // IORING_FEAT_NO_IOWAIT
 inline constexpr uint32_t kEnterRegistered = 1 << 4, kEnterAbsoluteTime = 1 << 5, kEnterNoIoWait = 1 << 7;
+
+inline constexpr uint32_t kFeatureBundle = 1 << 14;     // IORING_FEAT_RECVSEND_BUNDLE
+inline constexpr uint64_t kOffsetBuffers = 0x80000000;  // IORING_OFF_PBUF_RING
+inline constexpr uint32_t kCompletionBufferMore = 16;   // IORING_CQE_F_BUF_MORE
 
 // io_uring_register(2).
 inline constexpr uint32_t kRegisterPbufStatus = 26, kRegisterClock = 29, kRegisterCloneBuffers = 30, kRegisterSendMessage = 31, kRegisterLast = 36;

@@ -318,6 +318,11 @@ int32_t IoUring::Cancel(const Request* by, uint64_t user_data, const RefPtr<File
 // --- as a file ---
 
 ErrnoOr<MapSource> IoUring::Map(Task&, uint64_t offset, uint64_t size, int, bool) {
+  if ((offset & 0xf8000000) == kOffsetBuffers) {
+    int fd = provided_.Map(offset, size);
+    if (fd < 0) return Errno(EINVAL);
+    return MapSource{fd, (offset & 0xffff) - offset, true};
+  }
   uint64_t at = TRY(memory_.Locate(offset, size));
   return MapSource{memory_.fd(), at - offset, true};
 }

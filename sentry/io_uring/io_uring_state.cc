@@ -144,7 +144,7 @@ std::string IoUring::Save(state::Saver& saver) const {
   m.set_slot_hint(slot_hint_);
   m.set_buffers_registered(buffers_registered_);
   SaveRegistered(saver, &m);
-  provided_.Save(&m);
+  provided_.Save(saver, &m);
   m.set_event_fd(saver.Ref(event_fd_));
   m.set_event_async(event_async_);
   for (const RefPtr<Request>& r : pending_) {
@@ -205,7 +205,7 @@ bool IoUring::Load(state::Loader& loader, std::string_view bytes) {
   if (slot_hint_ > files_.size()) return loader.Fail("an io_uring's files are malformed");
   buffers_registered_ = m.buffers_registered();
   if (!LoadRegistered(loader, m)) return loader.Fail("what an io_uring has registered is malformed");
-  if (!provided_.Load(m)) return loader.Fail("an io_uring's buffers are malformed");
+  if (!provided_.Load(loader, m)) return loader.Fail("an io_uring's buffers are malformed");
   event_fd_ = loader.GetRef<EventFd>(m.event_fd());
   event_async_ = m.event_async();
   for (const auto& in : m.pending()) {

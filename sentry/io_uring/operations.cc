@@ -1,6 +1,5 @@
 #include "sentry/io_uring/operations.h"
 
-#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -35,22 +34,26 @@ bool MustBeWhole(uint8_t opcode) {
 
 bool IsZeroCopy(uint8_t opcode) { return opcode == IORING_OP_SEND_ZC || opcode == IORING_OP_SENDMSG_ZC; }
 
+bool IsMessage(uint8_t opcode) {
+  switch (opcode) {
+    case IORING_OP_SEND:
+    case IORING_OP_SENDMSG:
+    case IORING_OP_RECV:
+    case IORING_OP_RECVMSG: return true;
+    default: return IsZeroCopy(opcode);
+  }
+}
+
 bool TakesFile(uint8_t opcode) {
   switch (opcode) {
     case IORING_OP_FSYNC:
     case IORING_OP_POLL_ADD:
     case IORING_OP_SYNC_FILE_RANGE:
-    case IORING_OP_SENDMSG:
-    case IORING_OP_RECVMSG:
     case IORING_OP_ACCEPT:
     case IORING_OP_CONNECT:
     case IORING_OP_FALLOCATE:
     case IORING_OP_FADVISE:
-    case IORING_OP_SEND:
-    case IORING_OP_RECV:
     case IORING_OP_SHUTDOWN:
-    case IORING_OP_SEND_ZC:
-    case IORING_OP_SENDMSG_ZC:
     case IORING_OP_FSETXATTR:
     case IORING_OP_FGETXATTR:
     case IORING_OP_SPLICE:
@@ -62,7 +65,7 @@ bool TakesFile(uint8_t opcode) {
     case kOpBind:
     case kOpListen:
     case kOpEpollWait: return true;
-    default: return IsReadWrite(opcode);
+    default: return IsReadWrite(opcode) || IsMessage(opcode);
   }
 }
 
@@ -87,14 +90,12 @@ bool IsKnown(uint8_t opcode) {
     case IORING_OP_URING_CMD:
     case kOpReadMultishot:
     case kOpFixedFdInstall: return true;
-    default: return IsReadWrite(opcode) || CallOf(sqe, 0, &call);
+    default: return IsReadWrite(opcode) || IsMessage(opcode) || CallOf(sqe, 0, &call);
   }
 }
 
 bool CallOf(const io_uring_sqe& s, int descriptor, OperationCall* out) {
   uint64_t fd = static_cast<uint64_t>(static_cast<int64_t>(descriptor));
-  // A broken connection is told by the result alone.
-  uint64_t send_flags = s.msg_flags | uint32_t{MSG_NOSIGNAL};
   auto is = [&](uint64_t number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0, uint64_t f = 0) {
     *out = {number, {a, b, c, d, e, f}};
     return true;
@@ -102,12 +103,6 @@ bool CallOf(const io_uring_sqe& s, int descriptor, OperationCall* out) {
   switch (s.opcode) {
     case IORING_OP_FSYNC: return is((s.fsync_flags & IORING_FSYNC_DATASYNC) != 0 ? SYS_fdatasync : SYS_fsync, fd);
     case IORING_OP_SYNC_FILE_RANGE: return is(SYS_sync_file_range, fd, s.off, s.len, s.sync_range_flags);
-    case IORING_OP_SENDMSG_ZC:
-    case IORING_OP_SENDMSG: return is(SYS_sendmsg, fd, s.addr, send_flags);
-    case IORING_OP_RECVMSG: return is(SYS_recvmsg, fd, s.addr, s.msg_flags);
-    case IORING_OP_SEND_ZC:
-    case IORING_OP_SEND: return is(SYS_sendto, fd, s.addr, s.len, send_flags, s.addr2, s.addr_len);
-    case IORING_OP_RECV: return is(SYS_recvfrom, fd, s.addr, s.len, s.msg_flags);
     case IORING_OP_ACCEPT: return is(SYS_accept4, fd, s.addr, s.addr2, s.accept_flags);
     case IORING_OP_CONNECT: return is(SYS_connect, fd, s.addr, s.addr2);
     case IORING_OP_FALLOCATE: return is(SYS_fallocate, fd, s.len, s.off, s.addr);

@@ -21,6 +21,8 @@ bool IsReadWrite(uint8_t opcode);
 bool MustBeWhole(uint8_t opcode);
 // It tells in a second completion that its memory is free again. (Bytes are copied, as Linux does on a loopback.)
 bool IsZeroCopy(uint8_t opcode);
+// It sends or receives.
+bool IsMessage(uint8_t opcode);
 // The operation works on the open file that sqe.fd names.
 bool TakesFile(uint8_t opcode);
 bool IsKnown(uint8_t opcode);

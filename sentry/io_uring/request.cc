@@ -36,7 +36,8 @@ Request::~Request() {
 RefPtr<FdTable> Request::FilesFor() {
   RefPtr<FdTable> all(&task_->files());
   private_files_ = false;
-  if (!file_) return all;
+  // Messages go by the file itself, and descriptors in them are the task's.
+  if (!file_ || IsMessage(sqe_.opcode)) return all;
   auto now = all->Get(sqe_.fd);
   if ((sqe_.flags & IOSQE_FIXED_FILE) == 0 && now.ok() && now->get() == file_.get()) return all;
   auto own = MakeRef<FdTable>();
@@ -93,7 +94,7 @@ void Request::Drop() {
 
 bool Request::Cancel(int32_t result) {
   if (!waits()) return false;
-  if (held_) ring_->buffers().PutBack(sqe_.buf_group, *std::exchange(held_, std::nullopt));
+  GiveBack();
   OnDone(result);
   return true;
 }
@@ -145,6 +146,12 @@ ErrnoOr<uint64_t> Request::Attempt(Task& helper, const io_uring_sqe& sqe) {
     case IORING_OP_SPLICE:
     case IORING_OP_TEE: return Splice(helper);
     case IORING_OP_URING_CMD: return SocketCommand(helper);
+    case IORING_OP_SEND:
+    case IORING_OP_SENDMSG:
+    case IORING_OP_SEND_ZC:
+    case IORING_OP_SENDMSG_ZC:
+    case IORING_OP_RECV:
+    case IORING_OP_RECVMSG: return Messages(helper, {});
     case kOpPipe: return sqe.file_index != 0 ? PipeIntoSlots(helper) : Call(helper, sqe);
     default: return IsReadWrite(sqe.opcode) ? ReadWrite(helper, sqe) : Call(helper, sqe);
   }
@@ -223,11 +230,12 @@ void Request::Save(state::Saver& saver, proto::IoRequest* out) const {
   out->set_other_file(saver.Ref(other_));
   out->set_count_target(count_target_);
   out->set_error(error_);
-  if (held_) {
-    out->mutable_held()->set_address(held_->address);
-    out->mutable_held()->set_size(held_->size);
-    out->mutable_held()->set_id(held_->id);
-    out->set_held_position(held_->position);
+  for (const ProvidedBuffers::Buffer& held : held_) {
+    auto* b = out->add_held_buffer();
+    b->set_address(held.address);
+    b->set_size(held.size);
+    b->set_id(held.id);
+    out->add_held_positions(held.position);
   }
   out->set_file_tag(file_tag_);
   out->set_buffer_tag(buffer_tag_);
@@ -257,10 +265,11 @@ RefPtr<Request> Request::Load(state::Loader& loader, IoUring& ring, const proto:
   r->other_ = loader.GetRef<File>(in.other_file());
   r->count_target_ = in.count_target();
   r->error_ = in.error();
-  if (in.has_held()) {
-    const auto& b = in.held();
-    r->held_ = {b.address(), b.size(), static_cast<uint16_t>(b.id()), static_cast<uint16_t>(in.held_position())};
-  }
+  auto hold = [&](const proto::IoBuffer& b, uint32_t position) {
+    r->held_.push_back({b.address(), b.size(), static_cast<uint16_t>(b.id()), static_cast<uint16_t>(position)});
+  };
+  if (in.has_held()) hold(in.held(), in.held_position());
+  for (int i = 0; i < in.held_buffer_size() && i < in.held_positions_size(); ++i) hold(in.held_buffer(i), in.held_positions(i));
   r->file_tag_ = in.file_tag();
   r->buffer_tag_ = in.buffer_tag();
   if (in.fixed_size() == 2) r->fixed_ = iovec{reinterpret_cast<void*>(in.fixed(0)), in.fixed(1)};

@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "checkpoint/state.h"
 #include "sentry/base/ref_ptr.h"
@@ -26,6 +27,8 @@
 namespace amber {
 
 class IoUring;
+class Socket;
+struct MessageHeader;
 namespace proto {
 class IoCredentials;
 class IoRequest;
@@ -120,6 +123,15 @@ class Request final : public RefCounted<Request>, public CallOwner {
   ErrnoOr<uint64_t> Shots(Task& helper);
   ErrnoOr<uint64_t> Once(Task& helper);
   ErrnoOr<uint64_t> WithBuffer(Task& helper);
+  // The buffers that it gets, at least one, and what of them it may fill.
+  ErrnoOr<std::vector<ProvidedBuffers::Buffer>> Choose(Task& helper, uint64_t limit);
+  void GiveBack();
+  // --- request_messages.cc ---
+  ErrnoOr<uint64_t> Messages(Task& helper, std::vector<iovec> chosen);
+  ErrnoOr<uint64_t> Send(Task& helper, Socket& socket, std::vector<iovec> chosen);
+  ErrnoOr<uint64_t> Receive(Task& helper, Socket& socket, std::vector<iovec> chosen);
+  ErrnoOr<uint64_t> ReceiveWithHeader(Task& helper, Socket& socket, const MessageHeader& header, iovec buffer);
+  ErrnoOr<uint64_t> LimitOf(Task& helper) const;
   ErrnoOr<uint64_t> RemovePoll();
   ErrnoOr<uint64_t> IntoSlot(Task& helper, uint64_t number);
   ErrnoOr<uint64_t> OutOfSlot();
@@ -143,7 +155,8 @@ class Request final : public RefCounted<Request>, public CallOwner {
   uint64_t count_target_ = 0;
   uint32_t cqe_flags_ = 0;
   uint32_t expected_ = 0;
-  std::optional<ProvidedBuffers::Buffer> held_;  // that a call which waits has put something into
+  std::vector<ProvidedBuffers::Buffer> held_;  // that a call which waits has put something into
+  bool finished_ = false;                      // several shots of RECVMSG: nothing more will come
   std::unique_ptr<HelperTask> helper_;
 };
 

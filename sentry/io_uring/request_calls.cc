@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstddef>
 #include <utility>
 
 #include "sentry/fs/pipe/pipe.h"
@@ -34,16 +33,6 @@ ErrnoOr<uint64_t> Request::Call(Task& helper, const io_uring_sqe& sqe) {
     // A ring is not closed from within (io_close()).
     RefPtr<File> file = TRY(helper.files().GetAny(sqe_.fd));
     if (IoUring::From(*file) != nullptr) return Errno(EBADF);
-  }
-  if (sqe_.opcode == IORING_OP_RECVMSG && private_files_) {
-    // Descriptors that come with the message could not be put where the program looks for them.
-    uint64_t room = TRY(helper.CopyIn(UserPtr<const uint64_t>(sqe_.addr + offsetof(msghdr, msg_controllen))));
-    if (room != 0) return Errno(EOPNOTSUPP);
-  }
-  if (IsZeroCopy(sqe.opcode)) {
-    auto* socket = dynamic_cast<Socket*>(file_.get());
-    if (socket != nullptr && socket->family() != AF_INET && socket->family() != AF_INET6) return Errno(EOPNOTSUPP);
-    if ((sqe.ioprio & IORING_RECVSEND_FIXED_BUF) != 0) TRY(CheckFixed(sqe.addr, sqe.len));
   }
   const SyscallEntry* entry = SyscallTable::Get().Find(call.number);
   if (entry == nullptr || entry->handler == nullptr) return Errno(EINVAL);

@@ -81,16 +81,16 @@ bool HasUnknownFlags(const io_uring_sqe& s) {
     }
     case IORING_OP_OPENAT: return s.file_index != 0 && (s.open_flags & O_CLOEXEC) != 0;
     case IORING_OP_SOCKET: return s.file_index != 0 && (s.off & SOCK_CLOEXEC) != 0;
-    case IORING_OP_SEND:
-    case IORING_OP_SENDMSG:
-    case IORING_OP_RECVMSG: return (s.ioprio & ~IORING_RECVSEND_POLL_FIRST) != 0;
+    case IORING_OP_SEND: return (s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | kBundle | kVectorized)) != 0;
+    case IORING_OP_SENDMSG: return (s.ioprio & ~IORING_RECVSEND_POLL_FIRST) != 0;
     case IORING_OP_SEND_ZC:
-      if ((s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | IORING_RECVSEND_FIXED_BUF | kReportUsage)) != 0) return true;
+      if ((s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | IORING_RECVSEND_FIXED_BUF | kReportUsage | kVectorized)) != 0) return true;
       return (s.flags & IOSQE_CQE_SKIP_SUCCESS) != 0 || s.addr3 != 0;
     case IORING_OP_SENDMSG_ZC:
       return (s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | kReportUsage)) != 0 || (s.flags & IOSQE_CQE_SKIP_SUCCESS) != 0 || s.addr3 != 0;
     case IORING_OP_RECV:
-      if ((s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | IORING_RECV_MULTISHOT)) != 0) return true;
+    case IORING_OP_RECVMSG:
+      if ((s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | IORING_RECV_MULTISHOT | (s.opcode == IORING_OP_RECV ? kBundle : 0))) != 0) return true;
       return (s.ioprio & IORING_RECV_MULTISHOT) != 0 && ((s.flags & IOSQE_BUFFER_SELECT) == 0 || (s.msg_flags & MSG_WAITALL) != 0);
     case kOpFixedFdInstall: return (s.rw_flags & ~1) != 0;  // IORING_FIXED_FD_NO_CLOEXEC
     case IORING_OP_NOP: return (static_cast<uint32_t>(s.rw_flags) & ~(kNopInjectResult | kNopTaskWork)) != 0;
@@ -105,7 +105,8 @@ bool HasUnknownFlags(const io_uring_sqe& s) {
 
 int Request::Check() {
   if (!IsKnown(sqe_.opcode) || (sqe_.flags & ~kKnownFlags) != 0) return error_ = EINVAL;
-  bool chooses = sqe_.opcode == IORING_OP_READ || sqe_.opcode == IORING_OP_RECV || sqe_.opcode == kOpReadMultishot;
+  bool chooses = sqe_.opcode == IORING_OP_READ || sqe_.opcode == IORING_OP_READV || sqe_.opcode == IORING_OP_SEND || sqe_.opcode == IORING_OP_RECV ||
+                 sqe_.opcode == IORING_OP_RECVMSG || sqe_.opcode == kOpReadMultishot;
   if ((sqe_.flags & IOSQE_BUFFER_SELECT) != 0 && !chooses) return error_ = EOPNOTSUPP;
   if (!ring_->Allows(sqe_)) return error_ = EACCES;
   if (HasStrayFields(sqe_) || HasUnknownFlags(sqe_)) return error_ = EINVAL;

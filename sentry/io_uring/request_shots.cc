@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -23,6 +24,7 @@ bool Request::several() const {
   switch (sqe_.opcode) {
     case IORING_OP_POLL_ADD: return (sqe_.len & IORING_POLL_ADD_MULTI) != 0;
     case IORING_OP_ACCEPT: return (sqe_.ioprio & IORING_ACCEPT_MULTISHOT) != 0;
+    case IORING_OP_RECVMSG:
     case IORING_OP_RECV: return (sqe_.ioprio & IORING_RECV_MULTISHOT) != 0;
     case kOpReadMultishot: return true;
     default: return false;
@@ -39,7 +41,7 @@ ErrnoOr<uint64_t> Request::Shots(Task& helper) {
   }
   for (int shots = 1;; ++shots) {
     auto result = Once(helper);
-    if (!result.ok() || ring_ == nullptr || (*result == 0 && sqe_.opcode != IORING_OP_ACCEPT)) return result;
+    if (!result.ok() || ring_ == nullptr || finished_ || (*result == 0 && sqe_.opcode != IORING_OP_ACCEPT)) return result;
     if (!ring_->PostMore(*this, static_cast<int32_t>(*result))) return result;
     // The next is a call of its own.
     SyscallState& call = helper.syscall();
@@ -56,25 +58,66 @@ ErrnoOr<uint64_t> Request::Shots(Task& helper) {
 
 ErrnoOr<uint64_t> Request::Once(Task& helper) { return (sqe_.flags & IOSQE_BUFFER_SELECT) != 0 ? WithBuffer(helper) : Attempt(helper, sqe_); }
 
-ErrnoOr<uint64_t> Request::WithBuffer(Task& helper) {
-  ProvidedBuffers::Buffer buffer = held_ ? *std::exchange(held_, std::nullopt) : TRY(ring_->buffers().Take(helper, sqe_.buf_group));
-  io_uring_sqe sqe = sqe_;
-  if (sqe.opcode == kOpReadMultishot) {
-    sqe.opcode = IORING_OP_READ;
-    sqe.ioprio = 0;
+ErrnoOr<std::vector<ProvidedBuffers::Buffer>> Request::Choose(Task& helper, uint64_t limit) {
+  constexpr size_t kMost = 256;  // PEEK_MAX_IMPORT
+  if (!held_.empty()) return std::exchange(held_, {});
+  bool bundle = IsMessage(sqe_.opcode) && (sqe_.ioprio & kBundle) != 0 && ring_->buffers().IsRing(sqe_.buf_group);
+  std::vector<ProvidedBuffers::Buffer> chosen{TRY(ring_->buffers().Take(helper, sqe_.buf_group))};
+  uint64_t total = chosen.front().size;
+  while (bundle && chosen.size() < kMost && total < std::min<uint64_t>(limit, INT32_MAX)) {
+    auto another = ring_->buffers().Take(helper, sqe_.buf_group);
+    if (!another.ok()) break;
+    chosen.push_back(*another);
+    total += another->size;
   }
-  sqe.addr = buffer.address;
-  if (sqe.len == 0 || sqe.len > buffer.size) sqe.len = buffer.size;
-  expected_ = sqe.len;
-  auto result = Attempt(helper, sqe);
+  return chosen;
+}
+
+void Request::GiveBack() {
+  while (!held_.empty()) {
+    ring_->buffers().PutBack(sqe_.buf_group, held_.back());
+    held_.pop_back();
+  }
+}
+
+ErrnoOr<uint64_t> Request::WithBuffer(Task& helper) {
+  uint64_t limit = TRY(LimitOf(helper));
+  held_ = TRY(Choose(helper, limit));
+  std::vector<iovec> ranges;
+  uint64_t total = 0;
+  for (const ProvidedBuffers::Buffer& b : held_) {
+    ranges.push_back({reinterpret_cast<void*>(b.address), std::min<uint64_t>(b.size, limit - total)});
+    total += ranges.back().iov_len;
+  }
+  expected_ = static_cast<uint32_t>(total);
+  auto attempt = [&]() -> ErrnoOr<uint64_t> {
+    if (IsMessage(sqe_.opcode)) return Messages(helper, std::move(ranges));
+    io_uring_sqe sqe = sqe_;
+    sqe.opcode = IORING_OP_READ;
+    if (sqe_.opcode == kOpReadMultishot) sqe.ioprio = 0;
+    sqe.addr = held_.front().address;
+    sqe.len = expected_;
+    return Attempt(helper, sqe);
+  };
+  auto result = attempt();
   if (ring_ == nullptr) return result;
   // What reads files says of which buffer it is even if there was nothing more to read.
-  if (result.ok() && (*result > 0 || sqe.opcode == IORING_OP_READ)) {
-    cqe_flags_ = IORING_CQE_F_BUFFER | uint32_t{buffer.id} << IORING_CQE_BUFFER_SHIFT;
-  } else if (!result.ok() && helper.syscall().done > 0) {
-    held_ = buffer;
-  } else {
-    ring_->buffers().PutBack(sqe_.buf_group, buffer);
+  if (result.ok() && (*result > 0 || !IsMessage(sqe_.opcode))) {
+    uint64_t left = *result;
+    size_t used = 0;
+    bool more = false;
+    cqe_flags_ = IORING_CQE_F_BUFFER | uint32_t{held_.front().id} << IORING_CQE_BUFFER_SHIFT;
+    std::vector<ProvidedBuffers::Buffer> rest(held_.begin(), held_.end());
+    while (used == 0 || (used < rest.size() && left > 0)) left -= std::min<uint64_t>(left, rest[used++].size);
+    // Those behind it first: they go back to where they were.
+    held_.erase(held_.begin(), held_.begin() + static_cast<ptrdiff_t>(used));
+    GiveBack();
+    uint64_t bytes = *result;
+    for (size_t i = 0; i + 1 < used; ++i) bytes -= std::min<uint64_t>(bytes, rest[i].size);
+    more = ring_->buffers().Use(helper, sqe_.buf_group, rest[used - 1], bytes);
+    if (more) cqe_flags_ |= kCompletionBufferMore;
+  } else if (result.ok() || helper.syscall().done == 0) {
+    GiveBack();
   }
   return result;
 }

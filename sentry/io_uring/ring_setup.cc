@@ -27,7 +27,7 @@ constexpr uint32_t kSupportedSetup = IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF |
 constexpr uint32_t kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS |
                                IORING_FEAT_CUR_PERSONALITY | IORING_FEAT_FAST_POLL | IORING_FEAT_POLL_32BITS | IORING_FEAT_SQPOLL_NONFIXED |
                                IORING_FEAT_EXT_ARG | IORING_FEAT_NATIVE_WORKERS | IORING_FEAT_RSRC_TAGS | IORING_FEAT_CQE_SKIP |
-                               IORING_FEAT_LINKED_FILE | kFeatureRegisteredRing | kFeatureNoIoWait;
+                               IORING_FEAT_LINKED_FILE | kFeatureRegisteredRing | kFeatureBundle | kFeatureNoIoWait;
 
 // io_uring_sanitise_params().
 ErrnoOr<void> CheckFlags(uint32_t flags) {

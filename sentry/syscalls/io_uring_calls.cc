@@ -85,7 +85,7 @@ void RegisterIoUringCalls(SyscallTable& table) {
       kSetup,
       Partial<&IoUringSetup>(
           "no devices that are polled (IOPOLL), no rings in memory of the program (NO_MMAP); who polls for submissions (SQPOLL) sleeps until woken"));
-  table.Set(kEnter, Partial<&IoUringEnter>("no MADVISE, futexes, several shots of recvmsg, bundles"));
+  table.Set(kEnter, Partial<&IoUringEnter>("no MADVISE, futexes, zero copy receiving"));
   table.Set(kRegister, Partial<&IoUringRegister>("no NAPI, memory regions, new sizes of rings, zero copy receiving"));
 }
 
