@@ -12,10 +12,12 @@ inline constexpr uint8_t kOpReadMultishot = 49, kOpWaitid = 50, kOpFixedFdInstal
                          kOpEpollWait = 59, kOpReadvFixed = 60, kOpWritevFixed = 61, kOpPipe = 62, kOpLast = 63;
 
 // Flags of submissions.
-inline constexpr uint16_t kReportUsage = 8;                      // IORING_SEND_ZC_REPORT_USAGE
-inline constexpr uint32_t kSpliceFdInFixed = uint32_t{1} << 31;  // SPLICE_F_FD_IN_FIXED
-inline constexpr uint32_t kNopInjectResult = 1;                  // IORING_NOP_INJECT_RESULT
-inline constexpr uint32_t kNopTaskWork = 16;                     // IORING_NOP_TW
+inline constexpr uint16_t kReportUsage = 8;                           // IORING_SEND_ZC_REPORT_USAGE
+inline constexpr uint32_t kSpliceFdInFixed = uint32_t{1} << 31;       // SPLICE_F_FD_IN_FIXED
+inline constexpr uint32_t kNopInjectResult = 1;                       // IORING_NOP_INJECT_RESULT
+inline constexpr uint32_t kTimeoutMultishot = 64;                     // IORING_TIMEOUT_MULTISHOT
+inline constexpr uint16_t kAcceptDontWait = 2, kAcceptPollFirst = 4;  // IORING_ACCEPT_DONTWAIT, _POLL_FIRST
+inline constexpr uint32_t kNopTaskWork = 16;                          // IORING_NOP_TW
 
 inline constexpr uint32_t kCancelFdFixed = 8, kCancelOp = 32;  // IORING_ASYNC_CANCEL_FD_FIXED, _OP
 inline constexpr uint32_t kCancelFlags =

@@ -228,7 +228,7 @@ bool IoUring::PostMore(Request& request, int32_t result) {
   cqe.user_data = request.sqe().user_data;
   cqe.res = result;
   cqe.flags = request.TakeFlags() | IORING_CQE_F_MORE;
-  ++posted_;
+  if (request.opcode() != IORING_OP_TIMEOUT) ++posted_;
   Post(cqe);
   // Its call still runs.
   if (CountReached()) WorkLater(request.task().kernel(), 0);

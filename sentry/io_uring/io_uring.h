@@ -53,6 +53,8 @@ class IoUring final : public File {
   ErrnoOr<void> WakePoller();
   // Of absolute time-outs: CLOCK_*.
   int clock() const { return clock_; }
+  // Has `task`, which is in a call, do what requests need a thread of the program for; the call is executed again after that. Ok: there is nothing.
+  ErrnoOr<void> Serve(Task& task);
   // Completions that the program has not taken.
   uint32_t Ready() const;
   // Puts completions into the ring that found it full.
@@ -69,6 +71,11 @@ class IoUring final : public File {
   void Complete(Request& request, int32_t result);
   // A completion after which the request goes on. False if there is no room for it: then it is the last.
   bool PostMore(Request& request, int32_t result);
+  // A thread is there that can do it: the next operations are its.
+  bool serves() const { return serving_ && !errand_; }
+  // Whoever waits in a call is to serve.
+  void AskForThread();
+  void SetErrand(std::function<void(Task& thread)> errand) { errand_ = std::move(errand); }
   // A completion of no request of this ring's.
   void PostAside(uint64_t user_data, int32_t result, uint32_t flags);
   // ASYNC_CANCEL, POLL_REMOVE: 0, ENOENT; with IORING_ASYNC_CANCEL_ALL how many. `file`: for IORING_ASYNC_CANCEL_FD; `opcode`: -1 for any.
@@ -176,6 +183,8 @@ class IoUring final : public File {
   };
   std::deque<Due> due_;  // of those that are to begin alone, while nobody works
   bool working_ = false, submitting_ = false;
+  bool serving_ = false;
+  std::function<void(Task& thread)> errand_;
   std::unique_ptr<Timer> timer_;                // goes on with them
   size_t requests_ = 0;                         // that are not complete
   std::list<RefPtr<Request>> pending_;          // begun, and waiting

@@ -149,6 +149,11 @@ std::string IoUring::Save(state::Saver& saver) const {
   m.set_event_async(event_async_);
   for (const RefPtr<Request>& r : pending_) {
     if (r->opcode() == IORING_OP_LINK_TIMEOUT) continue;  // with what it watches
+    // The thread that was at it has died: it is done again.
+    if (!r->waits()) {
+      SaveChain(saver, *r, m.add_deferred());
+      continue;
+    }
     SaveChain(saver, *r, m.add_pending());
     if (r.get() == barrier_) m.set_barrier(true);
   }

@@ -129,6 +129,7 @@ bool CallOf(const io_uring_sqe& s, int descriptor, OperationCall* out) {
     case kOpListen: return is(SYS_listen, fd, s.len);
     case kOpWaitid: return is(SYS_waitid, s.len, fd, s.addr2, s.file_index);
     case kOpEpollWait: return is(SYS_epoll_wait, fd, s.addr, s.len, ~uint64_t{0});
+    case IORING_OP_MADVISE: return is(SYS_madvise, s.addr, s.off != 0 ? s.off : s.len, s.fadvise_advice);
     case kOpPipe: return is(SYS_pipe2, s.addr, s.rw_flags);
     default: return false;
   }

@@ -182,6 +182,15 @@ ErrnoOr<int64_t> Request::DeadlineOf(Task& helper, uint64_t address, uint32_t fl
 
 ErrnoOr<uint64_t> Request::Timeout(Task& helper) {
   SyscallState& call = helper.syscall();
+  bool again = (sqe_.timeout_flags & kTimeoutMultishot) != 0;
+  uint64_t &period = call.scratch[0], &left = call.scratch[1];
+  if (call.timed_out && again && left != 1 && ring_->PostMore(*this, -ETIME)) {
+    if (left > 0) --left;
+    call.timed_out = false;
+    int64_t now = helper.kernel().clocks().Monotonic();
+    call.deadline = now + std::min(static_cast<int64_t>(period), kNever - 1 - now);
+    return helper.Block({}, call.deadline);
+  }
   if (call.timed_out) {
     // The one that it limits goes first; if that is over already, so is this one.
     if (partner != nullptr) {
@@ -194,7 +203,10 @@ ErrnoOr<uint64_t> Request::Timeout(Task& helper) {
   int64_t deadline = call.deadline;
   if (!call.restarted) {
     deadline = TRY(DeadlineOf(helper, sqe_.addr, sqe_.timeout_flags));
-    if (sqe_.opcode == IORING_OP_TIMEOUT && sqe_.off != 0) {
+    if (again) {
+      period = static_cast<uint64_t>(std::max<int64_t>(deadline - helper.kernel().clocks().Monotonic(), 0));
+      left = sqe_.off;
+    } else if (sqe_.opcode == IORING_OP_TIMEOUT && sqe_.off != 0) {
       count_target_ = ring_->posted() + sqe_.off;
       ring_->CountFor(*this);
     }
@@ -211,7 +223,8 @@ void Request::MoveDeadline(int64_t deadline) {
 }
 
 ErrnoOr<uint64_t> Request::RemoveTimeout(Task& helper) {
-  Request* found = ring_->FindPending(sqe_.addr, IORING_OP_TIMEOUT);
+  bool linked = (sqe_.timeout_flags & IORING_TIMEOUT_UPDATE_MASK) == IORING_TIMEOUT_UPDATE_MASK;
+  Request* found = ring_->FindPending(sqe_.addr, linked ? IORING_OP_LINK_TIMEOUT : IORING_OP_TIMEOUT);
   if ((sqe_.timeout_flags & IORING_TIMEOUT_UPDATE) == 0) {
     if (found == nullptr) return Errno(ENOENT);
     found->Cancel(-ECANCELED);

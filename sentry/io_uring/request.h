@@ -8,9 +8,11 @@
 #include <sys/uio.h>
 
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,6 +31,7 @@ namespace amber {
 class IoUring;
 class Socket;
 struct MessageHeader;
+struct OperationCall;
 namespace proto {
 class IoCredentials;
 class IoRequest;
@@ -38,7 +41,7 @@ void SaveRingCredentials(state::Saver& saver, const Credentials& creds, proto::I
 // Null if they are malformed.
 RefPtr<const Credentials> LoadRingCredentials(state::Loader& loader, const proto::IoCredentials& in);
 
-class Request final : public RefCounted<Request>, public CallOwner {
+class Request final : public RefCounted<Request>, public CallOwner, public OperationsOwner {
  public:
   // `sqe` is our copy.
   Request(IoUring& ring, Task& task, const io_uring_sqe& sqe);
@@ -88,6 +91,9 @@ class Request final : public RefCounted<Request>, public CallOwner {
 
   void OnReady() override { Run(); }
   void OnDone(int64_t result) override;
+  void OnOperations(RefPtr<Task> helper, std::vector<platform::StubOp> ops, std::function<void(std::span<const int64_t>)> done) override;
+  // It waits for a thread of its program, as `task` is one.
+  bool WantsThreadOf(const Task& task) const { return wants_thread_ && waits() && task.has_mm() && space_.Is(task.mm()); }
 
   void Save(state::Saver& saver, proto::IoRequest* out) const;
   Request() = default;  // for Load
@@ -117,6 +123,8 @@ class Request final : public RefCounted<Request>, public CallOwner {
   ErrnoOr<uint64_t> Splice(Task& helper);
   ErrnoOr<uint64_t> PipeIntoSlots(Task& helper);
   ErrnoOr<uint64_t> SocketCommand(Task& helper);
+  // A call that has the host do something to the program's memory.
+  ErrnoOr<uint64_t> OnThread(Task& helper, const OperationCall& call);
   // --- request_shots.cc ---
   // One that goes on after a completion (IORING_CQE_F_MORE).
   bool several() const;
@@ -156,7 +164,8 @@ class Request final : public RefCounted<Request>, public CallOwner {
   uint32_t cqe_flags_ = 0;
   uint32_t expected_ = 0;
   std::vector<ProvidedBuffers::Buffer> held_;  // that a call which waits has put something into
-  bool finished_ = false;                      // several shots of RECVMSG: nothing more will come
+  bool wants_thread_ = false;
+  bool finished_ = false;  // several shots of RECVMSG: nothing more will come
   std::unique_ptr<HelperTask> helper_;
 };
 

@@ -34,6 +34,7 @@ ErrnoOr<uint64_t> Request::Call(Task& helper, const io_uring_sqe& sqe) {
     RefPtr<File> file = TRY(helper.files().GetAny(sqe_.fd));
     if (IoUring::From(*file) != nullptr) return Errno(EBADF);
   }
+  if (sqe.opcode == IORING_OP_MADVISE) return OnThread(helper, call);
   const SyscallEntry* entry = SyscallTable::Get().Find(call.number);
   if (entry == nullptr || entry->handler == nullptr) return Errno(EINVAL);
   auto result = entry->handler(helper, call.args);
@@ -42,7 +43,9 @@ ErrnoOr<uint64_t> Request::Call(Task& helper, const io_uring_sqe& sqe) {
 }
 
 ErrnoOr<uint64_t> Request::Accept(Task& helper) {
-  uint64_t number = TRY(Call(helper, sqe_));
+  auto accepted = Call(helper, sqe_);
+  if (accepted.Is(kBlocked.number()) && (sqe_.ioprio & kAcceptDontWait) != 0) return Errno(EAGAIN);
+  uint64_t number = TRY(std::move(accepted));
   if (sqe_.file_index != 0) return IntoSlot(helper, number);
   if (!private_files_) return number;
   RefPtr<File> connection = TRY(helper.files().Get(static_cast<int>(number)));
@@ -89,6 +92,32 @@ ErrnoOr<uint64_t> Request::ReadWrite(Task& helper, const io_uring_sqe& sqe) {
   auto done = run(sqe.off);
   // A file without a position has none to heed.
   return done.Is(ESPIPE) ? run(~uint64_t{0}) : done;
+}
+
+ErrnoOr<uint64_t> Request::OnThread(Task& helper, const OperationCall& call) {
+  if (!ring_->serves()) {
+    wants_thread_ = true;
+    ring_->AskForThread();
+    return helper.Block({});
+  }
+  wants_thread_ = false;
+  SyscallState& state = helper.syscall();
+  state.number = call.number;
+  std::copy(std::begin(call.args), std::end(call.args), state.args);
+  // Nobody's answer can let it run in the host: it is done by operations.
+  state.framed = true;
+  return SyscallTable::Get().Find(call.number)->handler(helper, state.args);
+}
+
+void Request::OnOperations(RefPtr<Task> helper, std::vector<platform::StubOp> ops, std::function<void(std::span<const int64_t>)> done) {
+  if (ring_ == nullptr) return done({});
+  // The thread's own call is executed again, as if it had been interrupted by nothing.
+  ring_->SetErrand([helper = std::move(helper), ops = std::move(ops), done = std::move(done), ring = RefPtr<IoUring>(ring_)](Task& thread) mutable {
+    thread.StopForOps(std::move(ops), [helper, done = std::move(done), ring, &thread](std::span<const int64_t> results) {
+      done(results);
+      thread.FinishSyscall(-static_cast<int64_t>(kErestartnointr.number()));
+    });
+  });
 }
 
 // Offsets are numbers here, and stay as they are (io_splice()).

@@ -42,6 +42,7 @@ bool HasStrayFields(const io_uring_sqe& s) {
     case IORING_OP_SETXATTR:
     case IORING_OP_GETXATTR: return (s.flags & IOSQE_FIXED_FILE) != 0 && s.opcode != IORING_OP_FSETXATTR && s.opcode != IORING_OP_FGETXATTR;
     case IORING_OP_TEE: return s.splice_off_in != 0 || s.off != 0;
+    case IORING_OP_MADVISE:
     case IORING_OP_FADVISE: return s.buf_index != 0 || s.splice_fd_in != 0;
     case IORING_OP_URING_CMD: return s.off >> 32 != 0;
     case kOpWaitid: return s.addr != 0 || s.buf_index != 0 || s.addr3 != 0 || s.rw_flags != 0;
@@ -58,9 +59,10 @@ bool HasUnknownFlags(const io_uring_sqe& s) {
     case IORING_OP_TIMEOUT:
     case IORING_OP_LINK_TIMEOUT:
       // One clock of the two.
-      return (s.timeout_flags & ~kTimes) != 0 || (s.timeout_flags & IORING_TIMEOUT_CLOCK_MASK) == IORING_TIMEOUT_CLOCK_MASK;
+      if ((s.timeout_flags & kTimeoutMultishot) != 0 && (s.opcode != IORING_OP_TIMEOUT || (s.timeout_flags & IORING_TIMEOUT_ABS) != 0)) return true;
+      return (s.timeout_flags & ~(kTimes | kTimeoutMultishot)) != 0 || (s.timeout_flags & IORING_TIMEOUT_CLOCK_MASK) == IORING_TIMEOUT_CLOCK_MASK;
     case IORING_OP_TIMEOUT_REMOVE:
-      return (s.timeout_flags & ~(IORING_TIMEOUT_UPDATE | IORING_TIMEOUT_ABS)) != 0 || s.timeout_flags == IORING_TIMEOUT_ABS;
+      return (s.timeout_flags & ~(IORING_TIMEOUT_UPDATE_MASK | IORING_TIMEOUT_ABS)) != 0 || s.timeout_flags == IORING_TIMEOUT_ABS;
     case IORING_OP_ASYNC_CANCEL: {
       bool some = (s.cancel_flags & (IORING_ASYNC_CANCEL_FD | kCancelOp)) != 0;
       return (s.cancel_flags & ~kCancelFlags) != 0 || (some && (s.cancel_flags & IORING_ASYNC_CANCEL_ANY) != 0);
@@ -76,7 +78,9 @@ bool HasUnknownFlags(const io_uring_sqe& s) {
     }
     case IORING_OP_ACCEPT: {
       bool several = (s.ioprio & IORING_ACCEPT_MULTISHOT) != 0;
-      if ((s.ioprio & ~IORING_ACCEPT_MULTISHOT) != 0 || (s.file_index != 0 && (s.accept_flags & SOCK_CLOEXEC) != 0)) return true;
+      if ((s.ioprio & ~(IORING_ACCEPT_MULTISHOT | kAcceptDontWait | kAcceptPollFirst)) != 0 ||
+          (s.file_index != 0 && (s.accept_flags & SOCK_CLOEXEC) != 0))
+        return true;
       return several && s.file_index != 0 && s.file_index != IORING_FILE_INDEX_ALLOC;
     }
     case IORING_OP_OPENAT: return s.file_index != 0 && (s.open_flags & O_CLOEXEC) != 0;

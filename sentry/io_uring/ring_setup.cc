@@ -1,5 +1,7 @@
 // io_uring_setup(2), rings that threads have registered with themselves, and what rings that are polled for submissions do.
 #include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -136,6 +138,28 @@ void IoUring::PollLater(Kernel& kernel) {
     });
   }
   poll_timer_->Arm(kernel.timers(), kernel.clocks().Monotonic() + (kernel.frozen() ? 100 : 1) * kOthersTurn);
+}
+
+// --- what needs a thread of the program ---
+
+void IoUring::AskForThread() {
+  if ((setup_flags_ & IORING_SETUP_TASKRUN_FLAG) != 0) memory_.SetFlag(IORING_SQ_TASKRUN, true);
+  queue_.Notify(POLLIN | POLLRDNORM);
+}
+
+ErrnoOr<void> IoUring::Serve(Task& task) {
+  if ((setup_flags_ & IORING_SETUP_TASKRUN_FLAG) != 0) memory_.SetFlag(IORING_SQ_TASKRUN, false);
+  while (true) {
+    auto next = std::ranges::find_if(pending_, [&](const RefPtr<Request>& r) { return r->WantsThreadOf(task); });
+    if (next == pending_.end()) return Ok();
+    RefPtr<Request> request = *next;
+    serving_ = true;
+    request->OnReady();
+    serving_ = false;
+    if (!errand_) continue;
+    std::exchange(errand_, nullptr)(task);
+    return kNoAnswer;
+  }
 }
 
 // --- registered rings ---

@@ -31,8 +31,16 @@ uint32_t& HelperTask::runs_in_a_row() {
 
 HelperTask::~HelperTask() {
   task_->call_owner_ = nullptr;
-  task_->call_ = Task::Call::kNone;
+  // A thread may be at its operations still: what is to be done after them is done, for nobody.
+  if (task_->call_ != Task::Call::kContinuation) task_->call_ = Task::Call::kNone;
   task_->EndBlock();
+}
+
+void HelperTask::PassOperations(Task& helper, std::vector<platform::StubOp> ops, std::function<void(std::span<const int64_t>)> done) {
+  helper.call_ = Task::Call::kContinuation;
+  auto* owner = dynamic_cast<OperationsOwner*>(helper.call_owner_);
+  if (owner == nullptr) return done({});
+  owner->OnOperations(RefPtr<Task>(&helper), std::move(ops), std::move(done));
 }
 
 void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler, RefPtr<const Credentials> creds) {

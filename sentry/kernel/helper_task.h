@@ -7,11 +7,23 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
+#include <vector>
 
 #include "sentry/base/ref_ptr.h"
 #include "sentry/kernel/task.h"
 
 namespace amber {
+
+// For an owner whose calls have operations done by a guest's thread, which a helper has none of.
+class OperationsOwner {
+ public:
+  // `done` is to be called with the results, with the kernel lock held, once some thread of the same memory has run `ops`; `helper` is kept until then.
+  virtual void OnOperations(RefPtr<Task> helper, std::vector<platform::StubOp> ops, std::function<void(std::span<const int64_t>)> done) = 0;
+
+ protected:
+  ~OperationsOwner() = default;
+};
 
 class HelperTask {
  public:
@@ -33,6 +45,9 @@ class HelperTask {
 
   // The call's arguments and progress.
   SyscallState& call() { return task_->syscall_; }
+
+  // Task::StopForOps() of a helper. Owners that are no OperationsOwner make no such calls.
+  static void PassOperations(Task& helper, std::vector<platform::StubOp> ops, std::function<void(std::span<const int64_t>)> done);
 
   // How many helpers have gone on since the kernel last had nothing left to do. Those that wake each other, by what they tell, must end when it is many:
   // until then nobody else gets the kernel lock.

@@ -8,6 +8,7 @@
 #include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/core_dump.h"
 #include "sentry/kernel/extras.h"
+#include "sentry/kernel/helper_task.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/seccomp.h"
 #include "sentry/kernel/seccomp_listener.h"
@@ -238,6 +239,7 @@ void Task::ContinueSyscall(std::function<void()> done) {
 
 void Task::StopForOps(std::vector<platform::StubOp> ops, std::function<void(std::span<const int64_t>)> done) {
   AMBER_CHECK(call_ == Call::kRunning || call_ == Call::kContinuation);
+  if (helper_) return HelperTask::PassOperations(*this, std::move(ops), std::move(done));
   call_ = Call::kContinuation;
   RefPtr<Task> self(this);
   auto run = [self, ops = std::move(ops), done = std::move(done)]() mutable {

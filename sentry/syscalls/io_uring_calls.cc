@@ -66,6 +66,7 @@ ErrnoOr<uint64_t> IoUringEnter(Task& task, int fd, unsigned count, unsigned want
     call.done = TRY(ring->Submit(task, count));
     if (task.exiting() || call.done != count) return call.done;
   }
+  TRY(ring->Serve(task));
   if ((flags & IORING_ENTER_GETEVENTS) == 0) return call.done;
   auto waited = Wait(task, *ring, wanted, flags, argument, size);
   if (waited.Is(kBlocked.number()) || call.done == 0) return waited;
@@ -85,7 +86,7 @@ void RegisterIoUringCalls(SyscallTable& table) {
       kSetup,
       Partial<&IoUringSetup>(
           "no devices that are polled (IOPOLL), no rings in memory of the program (NO_MMAP); who polls for submissions (SQPOLL) sleeps until woken"));
-  table.Set(kEnter, Partial<&IoUringEnter>("no MADVISE, futexes, zero copy receiving"));
+  table.Set(kEnter, Partial<&IoUringEnter>("no futexes, zero copy receiving"));
   table.Set(kRegister, Partial<&IoUringRegister>("no NAPI, memory regions, new sizes of rings, zero copy receiving"));
 }
 
