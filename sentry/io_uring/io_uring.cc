@@ -183,7 +183,7 @@ void IoUring::Complete(Request& request, int32_t result) {
   const io_uring_sqe& sqe = request.sqe();
   bool failed = result < 0 || (MustBeWhole(sqe.opcode) && static_cast<uint32_t>(result) != request.expected());
   if (result == -ETIME && (sqe.timeout_flags & IORING_TIMEOUT_ETIME_SUCCESS) != 0 && sqe.opcode == IORING_OP_TIMEOUT) failed = false;
-  if (failed || (sqe.flags & IOSQE_CQE_SKIP_SUCCESS) == 0) {
+  if (!request.silent && (failed || (sqe.flags & IOSQE_CQE_SKIP_SUCCESS) == 0)) {
     io_uring_cqe cqe{};
     cqe.user_data = sqe.user_data;
     cqe.res = result;
@@ -209,6 +209,7 @@ void IoUring::Complete(Request& request, int32_t result) {
   if (rest && failed && (sqe.flags & IOSQE_IO_HARDLINK) == 0) {
     while (rest) {
       RefPtr<Request> after = std::move(rest->next);
+      rest->silent = request.silent || (sqe.flags & IOSQE_CQE_SKIP_SUCCESS) != 0;
       due_.push_back({std::move(rest), -ECANCELED, false});
       rest = std::move(after);
     }

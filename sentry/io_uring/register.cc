@@ -116,7 +116,7 @@ void IoUring::SetSlot(uint32_t index, RefPtr<File> file, uint64_t tag) {
 }
 
 ErrnoOr<uint64_t> IoUring::Install(RefPtr<File> file, uint32_t number) {
-  if (!files_registered_) return Errno(ENXIO);
+  if (!files_registered_) return Errno(number == IORING_FILE_INDEX_ALLOC ? ENFILE : ENXIO);
   if (IoUring::From(*file) != nullptr) return Errno(EBADF);
   if (number == IORING_FILE_INDEX_ALLOC) {
     // Behind the one that was filled last, or the one that was emptied last, and round.

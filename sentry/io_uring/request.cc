@@ -1,5 +1,6 @@
 #include "sentry/io_uring/request.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -18,6 +19,7 @@
 #include "sentry/mm/memory_manager.h"
 #include "sentry/net/socket.h"
 #include "sentry/syscalls/table.h"
+#include "sentry/syscalls/time_util.h"
 
 namespace amber {
 
@@ -140,7 +142,30 @@ ErrnoOr<uint64_t> Request::Message(Task& helper) {
   return to == nullptr ? Errno(EBADFD) : to->TakeMessage(helper, sqe_, ring_);
 }
 
+namespace {
+
+// For its time the file waits: O_NONBLOCK means nothing to requests of files that can be polled, only MSG_DONTWAIT and their like do (REQ_F_NOWAIT).
+class Waiting {
+ public:
+  explicit Waiting(RefPtr<File> file) : file_(std::move(file)) {
+    if (file_ && !(file_->nonblocking() && file_->pollable())) file_.reset();
+    if (file_) file_->set_flags(file_->flags() & ~O_NONBLOCK);
+  }
+  ~Waiting() {
+    if (file_) file_->set_flags(file_->flags() | O_NONBLOCK);
+  }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+ private:
+  RefPtr<File> file_;
+};
+
+}  // namespace
+
 ErrnoOr<uint64_t> Request::Attempt(Task& helper, const io_uring_sqe& sqe) {
+  bool waits = IsMessage(sqe.opcode) || IsReadWrite(sqe.opcode) || sqe.opcode == IORING_OP_ACCEPT || sqe.opcode == IORING_OP_CONNECT;
+  Waiting scope(waits ? file_ : nullptr);
   switch (sqe.opcode) {
     case IORING_OP_ACCEPT: return Accept(helper);
     case IORING_OP_SPLICE:
@@ -173,9 +198,10 @@ ErrnoOr<int64_t> Request::DeadlineOf(Task& helper, uint64_t address, uint32_t fl
   int64_t ns = time.tv_sec > INT64_MAX / kNsPerSecond / 2 ? INT64_MAX / 2 : time.tv_sec * kNsPerSecond + time.tv_nsec;
   int64_t now = clocks.Monotonic();
   if ((flags & IORING_TIMEOUT_ABS) != 0) {
-    if ((flags & IORING_TIMEOUT_REALTIME) != 0) ns -= clocks.Realtime();
-    if ((flags & IORING_TIMEOUT_BOOTTIME) != 0) ns -= clocks.Boottime();
-    if ((flags & IORING_TIMEOUT_CLOCK_MASK) == 0) ns -= now;
+    clockid_t clock = (flags & IORING_TIMEOUT_REALTIME) != 0   ? CLOCK_REALTIME
+                      : (flags & IORING_TIMEOUT_BOOTTIME) != 0 ? CLOCK_BOOTTIME
+                                                               : CLOCK_MONOTONIC;
+    return DeadlineAt(helper, clock, ns);
   }
   return now + std::min(std::max<int64_t>(ns, 0), kNever - 1 - now);
 }

@@ -86,6 +86,8 @@ class Request final : public RefCounted<Request>, public CallOwner, public Opera
   bool placed = false;
   // What is linked behind it.
   RefPtr<Request> next;
+  // What failed before it in its chain was to be told of alone (REQ_F_SKIP_LINK_CQES).
+  bool silent = false;
   // A LINK_TIMEOUT that watches it, or, for one, what it watches.
   Request* partner = nullptr;
 

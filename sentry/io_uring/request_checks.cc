@@ -91,7 +91,8 @@ bool HasUnknownFlags(const io_uring_sqe& s) {
       if ((s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | IORING_RECVSEND_FIXED_BUF | kReportUsage | kVectorized)) != 0) return true;
       return (s.flags & IOSQE_CQE_SKIP_SUCCESS) != 0 || s.addr3 != 0;
     case IORING_OP_SENDMSG_ZC:
-      return (s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | kReportUsage)) != 0 || (s.flags & IOSQE_CQE_SKIP_SUCCESS) != 0 || s.addr3 != 0;
+      return (s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | IORING_RECVSEND_FIXED_BUF | kReportUsage)) != 0 || (s.flags & IOSQE_CQE_SKIP_SUCCESS) != 0 ||
+             s.addr3 != 0;
     case IORING_OP_RECV:
     case IORING_OP_RECVMSG:
       if ((s.ioprio & ~(IORING_RECVSEND_POLL_FIRST | IORING_RECV_MULTISHOT | (s.opcode == IORING_OP_RECV ? kBundle : 0))) != 0) return true;
@@ -113,6 +114,9 @@ int Request::Check() {
                  sqe_.opcode == IORING_OP_RECVMSG || sqe_.opcode == kOpReadMultishot;
   if ((sqe_.flags & IOSQE_BUFFER_SELECT) != 0 && !chooses) return error_ = EOPNOTSUPP;
   if (!ring_->Allows(sqe_)) return error_ = EACCES;
+  // ioprio_check_cap(): classes are kept nowhere, but malformed ones are told.
+  int io_class = sqe_.ioprio >> 13;
+  if (IsReadWrite(sqe_.opcode) && (io_class > 3 || (io_class == 0 && sqe_.ioprio != 0))) return error_ = EINVAL;
   if (HasStrayFields(sqe_) || HasUnknownFlags(sqe_)) return error_ = EINVAL;
   if (sqe_.personality != 0) {
     creds_ = ring_->Personality(sqe_.personality);
@@ -120,6 +124,8 @@ int Request::Check() {
   } else if (ring_->polls()) {
     creds_ = ring_->poller_creds();
   }
+  // Descriptors are made by the task itself.
+  if (sqe_.opcode == kOpFixedFdInstall && sqe_.personality != 0) return error_ = EPERM;
   if (sqe_.opcode == kOpFixedFdInstall && (sqe_.flags & IOSQE_FIXED_FILE) == 0) return error_ = EBADF;
   if ((sqe_.flags & IOSQE_FIXED_FILE) != 0 && !TakesFile(sqe_.opcode)) {
     bool by_path = sqe_.opcode != IORING_OP_NOP && sqe_.opcode != IORING_OP_MSG_RING && sqe_.opcode != IORING_OP_ASYNC_CANCEL;

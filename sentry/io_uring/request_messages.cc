@@ -57,7 +57,6 @@ ErrnoOr<uint64_t> Request::Send(Task& helper, Socket& socket, std::vector<iovec>
   const int flags = static_cast<int>(sqe_.msg_flags | uint32_t{MSG_NOSIGNAL});
   if (IsZeroCopy(sqe_.opcode)) {
     if (socket.family() != AF_INET && socket.family() != AF_INET6) return Errno(EOPNOTSUPP);
-    if ((sqe_.ioprio & IORING_RECVSEND_FIXED_BUF) != 0) TRY(CheckFixed(sqe_.addr, sqe_.len));
   }
   MessageHeader header{};
   if (sqe_.opcode == IORING_OP_SENDMSG || sqe_.opcode == IORING_OP_SENDMSG_ZC) {
@@ -71,6 +70,9 @@ ErrnoOr<uint64_t> Request::Send(Task& helper, Socket& socket, std::vector<iovec>
       chosen = vector ? TRY(helper.CopyInIovecs(UserPtr<const iovec>(sqe_.addr), sqe_.len))
                       : std::vector<iovec>{Range(sqe_.addr, std::min<uint64_t>(sqe_.len, kMostBytes))};
     }
+  }
+  if (IsZeroCopy(sqe_.opcode) && (sqe_.ioprio & IORING_RECVSEND_FIXED_BUF) != 0) {
+    for (const iovec& part : chosen) TRY(CheckFixed(reinterpret_cast<uint64_t>(part.iov_base), part.iov_len));
   }
   return SendMessageRanges(helper, socket, std::move(chosen), header, flags);
 }
