@@ -54,6 +54,11 @@ bool IoUring::SubmitOne(Task& task, const io_uring_sqe& sqe) {
   ++requests_;
   bool good = request->Check() == 0;
   bool linked = request->linked();
+  // Nor does a time-out limit another (io_link_timeout_prep()).
+  if (good && sqe.opcode == IORING_OP_LINK_TIMEOUT && !chain_.empty() && chain_.back()->opcode() == IORING_OP_LINK_TIMEOUT) {
+    request->Refuse(EINVAL);
+    good = false;
+  }
   // A time-out of nothing.
   if (good && chain_.empty() && sqe.opcode == IORING_OP_LINK_TIMEOUT) {
     Complete(*request, -EINVAL);
@@ -183,7 +188,9 @@ void IoUring::Complete(Request& request, int32_t result) {
   const io_uring_sqe& sqe = request.sqe();
   bool failed = result < 0 || (MustBeWhole(sqe.opcode) && static_cast<uint32_t>(result) != request.expected());
   if (result == -ETIME && (sqe.timeout_flags & IORING_TIMEOUT_ETIME_SUCCESS) != 0 && sqe.opcode == IORING_OP_TIMEOUT) failed = false;
-  if (!request.silent && (failed || (sqe.flags & IOSQE_CQE_SKIP_SUCCESS) == 0)) {
+  // A limit that was not reached is no failure.
+  bool bad = failed && !(sqe.opcode == IORING_OP_LINK_TIMEOUT && result == -ECANCELED);
+  if (!request.silent && (bad || (sqe.flags & IOSQE_CQE_SKIP_SUCCESS) == 0)) {
     io_uring_cqe cqe{};
     cqe.user_data = sqe.user_data;
     cqe.res = result;

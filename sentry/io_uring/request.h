@@ -50,6 +50,7 @@ class Request final : public RefCounted<Request>, public CallOwner, public Opera
   // Looks at what can be wrong before it begins (io_init_req(), the op's prep). An errno, or 0, which is kept.
   int Check();
   int error() const { return error_; }
+  void Refuse(int error) { error_ = error; }
   // Begins; Complete() of the ring follows, now or later.
   void Start() { Run(); }
   // The ring is told nothing more, and forgets it.

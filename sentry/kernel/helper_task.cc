@@ -6,6 +6,7 @@
 #include "sentry/kernel/served_call.h"
 #include "sentry/kernel/task_lifecycle.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/time_namespace.h"
 #include "sentry/kernel/uts_namespace.h"
 #include "sentry/landlock/landlock.h"
 #include "sentry/mm/memory_manager.h"
@@ -61,6 +62,7 @@ void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler,
   t->extras_->ids_above = other.extras_->ids_above;
   t->extras_->ipc = other.extras_->ipc;
   t->extras_->net = other.extras_->net;
+  t->extras_->time = other.extras_->time;
   t->extras_->cgroup = other.extras_->cgroup;
   t->extras_->landlock = other.extras_->landlock;
   t->call_ = Task::Call::kRunning;
@@ -82,6 +84,7 @@ void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler,
   t->uts_.reset();
   t->extras_->ipc.reset();
   t->extras_->net.reset();
+  t->extras_->time.reset();
   t->extras_->cgroup.reset();
   t->extras_->landlock.reset();
   t->helps_ = nullptr;

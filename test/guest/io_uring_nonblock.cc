@@ -104,3 +104,20 @@ GUEST_TEST(IoUringRules, OfSlotsAndCredentials) {
   install.personality = static_cast<uint16_t>(id);
   EXPECT_EQ(OneResult(ring, 2), -EPERM);
 }
+
+GUEST_TEST(IoUringSkip, LimitsThatWereNotReached) {
+  Ring ring;
+  const timespec second = Ns(1000 * kMs);
+  ring.Next(IORING_OP_NOP, -1, 1).flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
+  ring.Buffer(IORING_OP_LINK_TIMEOUT, -1, 2, &second, 1).flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
+  ring.Next(IORING_OP_NOP, -1, 3);
+  EXPECT_EQ(ring.Submit(1), 3);
+  ring.ExpectNext(3, 0);
+  EXPECT_EQ(ring.Ready(), 0u);
+  // A time-out does not limit another: the whole chain is refused.
+  ring.Next(IORING_OP_NOP, -1, 4).flags = IOSQE_IO_LINK;
+  ring.Buffer(IORING_OP_LINK_TIMEOUT, -1, 5, &second, 1).flags = IOSQE_IO_LINK;
+  ring.Buffer(IORING_OP_LINK_TIMEOUT, -1, 6, &second, 1);
+  EXPECT_EQ(ring.Submit(3), 3);
+  ring.ExpectInAnyOrder({{4, -ECANCELED}, {5, -ECANCELED}, {6, -EINVAL}});
+}
