@@ -188,8 +188,8 @@ void IoUring::Complete(Request& request, int32_t result) {
   const io_uring_sqe& sqe = request.sqe();
   bool failed = result < 0 || (MustBeWhole(sqe.opcode) && static_cast<uint32_t>(result) != request.expected());
   if (result == -ETIME && (sqe.timeout_flags & IORING_TIMEOUT_ETIME_SUCCESS) != 0 && sqe.opcode == IORING_OP_TIMEOUT) failed = false;
-  // A limit that was not reached is no failure.
-  bool bad = failed && !(sqe.opcode == IORING_OP_LINK_TIMEOUT && result == -ECANCELED);
+  // What limits another is no failure, reached or not (io_req_task_link_timeout()).
+  bool bad = failed && (sqe.opcode != IORING_OP_LINK_TIMEOUT || request.error() != 0);
   if (!request.silent && (bad || (sqe.flags & IOSQE_CQE_SKIP_SUCCESS) == 0)) {
     io_uring_cqe cqe{};
     cqe.user_data = sqe.user_data;

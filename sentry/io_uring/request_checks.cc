@@ -114,6 +114,8 @@ int Request::Check() {
                  sqe_.opcode == IORING_OP_RECVMSG || sqe_.opcode == kOpReadMultishot;
   if ((sqe_.flags & IOSQE_BUFFER_SELECT) != 0 && !chooses) return error_ = EOPNOTSUPP;
   if (!ring_->Allows(sqe_)) return error_ = EACCES;
+  bool has_flags = IsReadWrite(sqe_.opcode) || IsMessage(sqe_.opcode) || sqe_.opcode == IORING_OP_ACCEPT;
+  if (sqe_.ioprio != 0 && !has_flags) return error_ = EINVAL;
   // ioprio_check_cap(): classes are kept nowhere, but malformed ones are told.
   int io_class = sqe_.ioprio >> 13;
   if (IsReadWrite(sqe_.opcode) && (io_class > 3 || (io_class == 0 && sqe_.ioprio != 0))) return error_ = EINVAL;

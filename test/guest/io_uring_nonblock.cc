@@ -114,6 +114,19 @@ GUEST_TEST(IoUringSkip, LimitsThatWereNotReached) {
   EXPECT_EQ(ring.Submit(1), 3);
   ring.ExpectNext(3, 0);
   EXPECT_EQ(ring.Ready(), 0u);
+  // One that is reached is told of by what it has ended.
+  Pipe pipe;
+  char c;
+  const timespec moment = Ns(5 * kMs);
+  ring.Buffer(IORING_OP_READ, pipe.r, 7, &c, 1).flags = IOSQE_IO_LINK;
+  ring.Buffer(IORING_OP_LINK_TIMEOUT, -1, 8, &moment, 1).flags = IOSQE_CQE_SKIP_SUCCESS;
+  EXPECT_EQ(ring.Submit(1), 2);
+  ring.ExpectNext(7, -ECANCELED);
+  SleepMs(5);
+  EXPECT_EQ(ring.Ready(), 0u);
+  // Flags that an operation does not have.
+  ring.Buffer(IORING_OP_TIMEOUT, -1, 9, &moment, 1).ioprio = 1;
+  EXPECT_EQ(OneResult(ring, 9), -EINVAL);
   // A time-out does not limit another: the whole chain is refused.
   ring.Next(IORING_OP_NOP, -1, 4).flags = IOSQE_IO_LINK;
   ring.Buffer(IORING_OP_LINK_TIMEOUT, -1, 5, &second, 1).flags = IOSQE_IO_LINK;
