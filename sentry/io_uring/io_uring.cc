@@ -75,7 +75,8 @@ bool IoUring::SubmitOne(Task& task, const io_uring_sqe& sqe) {
   chain_.push_back(std::move(request));
   if (!good) chain_failed_ = true;
   if (!linked) SubmitChain();
-  return good;
+  // Links are not broken in the middle (io_submit_fail_init()).
+  return good || linked;
 }
 
 void IoUring::SubmitChain() {

@@ -13,6 +13,7 @@
 #include "sentry/io_uring/abi.h"
 #include "sentry/io_uring/io_uring.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/others_turn.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/mm/memory_manager.h"
@@ -130,7 +131,6 @@ ErrnoOr<void> IoUring::WakePoller() {
 }
 
 void IoUring::PollLater(Kernel& kernel) {
-  constexpr int64_t kOthersTurn = 150'000;
   if (poll_timer_ == nullptr) {
     poll_timer_ = std::make_unique<Timer>([this, &kernel] {
       if (kernel.frozen()) return PollLater(kernel);

@@ -105,6 +105,16 @@ GUEST_TEST(IoUringRules, OfSlotsAndCredentials) {
   EXPECT_EQ(OneResult(ring, 2), -EPERM);
 }
 
+GUEST_TEST(IoUringSkip, ChainsAreNotBrokenInTheMiddle) {
+  Ring ring;
+  ring.Next(IORING_OP_NOP, -1, 1).flags = IOSQE_IO_LINK;
+  ring.Next(200, -1, 2).flags = IOSQE_IO_LINK;
+  ring.Next(IORING_OP_NOP, -1, 3);
+  ring.Next(IORING_OP_NOP, -1, 4);
+  EXPECT_EQ(ring.Submit(4), 4);
+  ring.ExpectInAnyOrder({{1, -ECANCELED}, {2, -EINVAL}, {3, -ECANCELED}, {4, 0}});
+}
+
 GUEST_TEST(IoUringSkip, LimitsThatWereNotReached) {
   Ring ring;
   const timespec second = Ns(1000 * kMs);
