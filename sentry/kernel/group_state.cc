@@ -163,7 +163,9 @@ bool ThreadGroup::Load(state::Loader& loader, std::string_view bytes) {
   if (real_interval_ < 0 || saved_real_deadline_ < 0 || !IsSignal(stop_signal_, true)) return loader.Fail("a process's timer or stop is malformed");
   if (in.timer_ids_are_chosen()) posix_timers().ids_are_chosen = true;
   for (const proto::PosixTimer& m : in.posix_timer()) {
-    if (m.deadline() < 0 || m.interval() < 0 || m.overrun() < 0 || m.overrun_now() < 0 || !IsSignal(m.signo(), m.notify() == SIGEV_NONE)) {
+    // One that sends none has any number there.
+    bool signals = m.notify() != SIGEV_NONE;
+    if (m.deadline() < 0 || m.interval() < 0 || m.overrun() < 0 || m.overrun_now() < 0 || (signals && !IsSignal(m.signo(), false))) {
       return loader.Fail("a POSIX timer is malformed");
     }
     PosixTimer* timer = posix_timers().Restore(m.id());

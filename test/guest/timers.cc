@@ -300,7 +300,7 @@ GUEST_TEST(PosixTimer, CountsOverruns) {
 }
 
 GUEST_TEST(PosixTimer, RemainingTime) {
-  const timer_t timer = CreateTimer(CLOCK_MONOTONIC, SIGEV_NONE, 0);
+  const timer_t timer = CreateTimer(CLOCK_MONOTONIC, SIGEV_NONE, 12345);
   const itimerspec long_one = Timer(1000'000 * kMs, 5000 * kMs);
   MUST(timer_settime(timer, 0, &long_one, nullptr));
   CheckpointHere();
