@@ -200,6 +200,45 @@ GUEST_TEST(Links, MovingKeepsTheNumberAndForgetsTheRest) {
   EXPECT_EQ(NlRequest(RTM_NEWLINK, 0, LinkHead("lo")).Number<int32_t>(IFLA_NET_NS_FD, first).Ask(), -EINVAL);
 }
 
+// A number that a program chooses is its own; the others go on from where they were.
+GUEST_TEST(Links, NumbersAreChosen) {
+  NewNet();
+  auto make = [](int number, const char* name, const char* peer) {
+    ifinfomsg head = LinkHead();
+    head.ifi_index = number;
+    NlRequest r(RTM_NEWLINK, kMake, head);
+    r.Text(IFLA_IFNAME, name);
+    const size_t info = r.Open(IFLA_LINKINFO);
+    r.Text(IFLA_INFO_KIND, "veth");
+    const size_t data = r.Open(IFLA_INFO_DATA), other = r.Open(VETH_INFO_PEER);
+    const ifinfomsg none = {};
+    r.Raw(&none, sizeof(none));
+    r.Text(IFLA_IFNAME, peer);
+    r.Close(other);
+    r.Close(data);
+    r.Close(info);
+    return r.Ask();
+  };
+  EXPECT_EQ(make(-5, "a", "b"), -EINVAL);
+  EXPECT_EQ(make(0x7ffffffe, "a", "b"), 0);
+  EXPECT_EQ(make(0x7fffffff, "c", "d"), 0);
+  EXPECT_EQ(make(0x7ffffffe, "e", "f"), -EEXIST);  // it is that one
+  EXPECT_EQ(MakeVeth("e", "f"), 0);
+  CheckpointHere();
+  EXPECT_EQ(MakeVeth("g", "h"), 0);
+  EXPECT_EQ(if_nametoindex("a"), 0x7ffffffeu);
+  EXPECT_EQ(if_nametoindex("c"), 0x7fffffffu);
+  for (const char* name : {"b", "d", "e", "f", "g", "h"}) EXPECT(if_nametoindex(name) < 1000);
+  unsigned seen[8] = {};
+  int count = 0;
+  for (const char* name : {"a", "b", "c", "d", "e", "f", "g", "h"}) {
+    const unsigned index = if_nametoindex(name);
+    EXPECT(index != 0);
+    for (int i = 0; i < count; ++i) EXPECT(seen[i] != index);
+    seen[count++] = index;
+  }
+}
+
 GUEST_TEST(Links, Settings) {
   NewNet();
   EXPECT_EQ(MakeVeth("a", "b"), 0);

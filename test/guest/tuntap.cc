@@ -1,7 +1,9 @@
 // /dev/net/tun (Documentation/networking/tuntap.rst): interfaces whose other end is a program.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/if_tun.h>
 #include <net/if_arp.h>
 #include <netinet/in.h>
@@ -137,6 +139,41 @@ GUEST_TEST(TunTap, TunsCarryPackets) {
   p[0] = 0x15;
   EXPECT_ERRNO(write(fd, p, size), EINVAL);
   EXPECT_ERRNO(write(fd, p, 0), EINVAL);
+}
+
+// A packet of one byte, of an interface with a number that is nearly the last: packet sockets and their filters see that much.
+GUEST_TEST(TunTap, ShortPacketsAreSeen) {
+  NewNet();
+  ifinfomsg head = LinkHead();
+  head.ifi_index = 0x7ffffffe;
+  NlRequest bridge(RTM_NEWLINK, kMake, head);
+  bridge.Text(IFLA_IFNAME, "br");
+  const size_t info = bridge.Open(IFLA_LINKINFO);
+  bridge.Text(IFLA_INFO_KIND, "bridge");
+  bridge.Close(info);
+  EXPECT_EQ(bridge.Ask(), 0);
+  const int tun = Made("t0", IFF_TUN | IFF_NO_PI), second = Made("t1", IFF_TUN | IFF_NO_PI);
+  EXPECT_EQ(SetUp("br") | SetUp("t0") | SetUp("t1"), 0);
+  const int seen = MUST(socket(AF_PACKET, SOCK_DGRAM, htons(ETH_P_ALL)));
+  sock_filter program[] = {BPF_STMT(BPF_LD | BPF_IMM, 0), BPF_STMT(BPF_LDX | BPF_IMM, 1),
+                           BPF_STMT(BPF_LD | BPF_W | BPF_ABS, static_cast<unsigned>(SKF_AD_OFF + SKF_AD_NLATTR)), BPF_STMT(BPF_RET | BPF_K, 100)};
+  const sock_fprog filter = {4, program};
+  MUST(setsockopt(seen, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)));
+  for (const int fd : {tun, second}) {
+    CheckpointHere();
+    EXPECT_EQ(write(fd, "@", 1), 1);
+    bool found = false;
+    for (int i = 0; i < 100 && !found; ++i) {
+      pollfd p = {seen, POLLIN, 0};
+      if (poll(&p, 1, 5000) != 1) break;
+      char got[2048];
+      sockaddr_ll from = {};
+      socklen_t size = sizeof(from);
+      const ssize_t n = recvfrom(seen, got, sizeof(got), 0, reinterpret_cast<sockaddr*>(&from), &size);
+      found = n == 1 && got[0] == '@' && from.sll_ifindex == static_cast<int>(if_nametoindex(fd == tun ? "t0" : "t1"));
+    }
+    EXPECT(found);
+  }
 }
 
 GUEST_TEST(TunTap, TapsCarryFrames) {

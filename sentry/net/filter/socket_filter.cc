@@ -29,7 +29,7 @@ class PacketData {
  public:
   explicit PacketData(const FilterPacket& packet) : packet_(packet) {}
 
-  uint32_t length() const { return static_cast<uint32_t>(packet_.bytes.size() - packet_.data); }
+  uint32_t length() const { return static_cast<uint32_t>(packet_.bytes.size() - std::min(packet_.data, packet_.bytes.size())); }
 
   bool Load(const sock_filter& i, uint32_t a, uint32_t x, uint32_t* out) {
     size_t size = BPF_SIZE(i.code) == BPF_W ? 4 : BPF_SIZE(i.code) == BPF_H ? 2 : 1;
@@ -77,6 +77,7 @@ class PacketData {
 
   // bpf_skb_get_nlattr(), bpf_skb_get_nlattr_nest(): where the attribute of type `type` lies behind offset `from`, or inside the one there.
   uint32_t Attribute(uint32_t from, uint32_t type, bool nested) {
+    if (packet_.data > packet_.bytes.size()) return 0;
     std::string_view data = packet_.bytes.substr(packet_.data);
     if (data.size() < sizeof(nlattr) || from > data.size() - sizeof(nlattr)) return 0;
     nlattr header;

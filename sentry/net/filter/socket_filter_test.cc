@@ -42,6 +42,15 @@ class SocketFilterTest : public testing::Test {
   FilterPacket packet_;
 };
 
+TEST_F(SocketFilterTest, HeadersMayBeMissing) {
+  packet_.bytes = packet_.bytes.substr(0, 1);
+  EXPECT_EQ(Result({BPF_STMT(BPF_LD | BPF_W | BPF_LEN, 0)}), 0u);
+  EXPECT_EQ(Load(BPF_B, 0), 0u);
+  EXPECT_EQ(Ask(SKF_AD_NLATTR), 0u);
+  EXPECT_EQ(Ask(SKF_AD_NLATTR_NEST), 0u);
+  EXPECT_EQ(Ask(SKF_AD_PAY_OFFSET), 0u);
+}
+
 TEST_F(SocketFilterTest, ReadsThePacketInNetworkOrder) {
   EXPECT_EQ(Load(BPF_H, 0), 0x1234u);
   EXPECT_EQ(Load(BPF_B, 8), 'a');

@@ -256,7 +256,7 @@ bool NetNamespace::LoadLinks(state::Loader& loader, const proto::NetNamespace& m
     auto* bridge = dynamic_cast<net::BridgeLink*>(stack_->FindLink(in.index()));
     if (bridge != nullptr && !LoadPorts(in.bridge(), *stack_, *bridge)) return false;
   }
-  stack_->set_next_index(std::clamp(m.next_index(), 1, INT32_MAX - 1));
+  stack_->set_next_index(m.next_index());
   if (m.route_size() > static_cast<int>(net::Stack::kMaxRoutes)) return false;
   for (const auto& in : m.route()) {
     net::Route r;

@@ -112,13 +112,13 @@ void Stack::Drain() {
 }
 
 void Stack::Deliver(Packet packet) {
-  if (frame_tap_ != nullptr) {
-    if (const Link* link = FindLink(packet.link); link != nullptr) frame_tap_->OnFrame(packet, *link, false);
-  }
-  if (Link* link = FindLink(packet.link); link != nullptr && link->master() != nullptr && link->PassToMaster(packet)) return;
+  Link* link = FindLink(packet.link);
+  // Whoever looks at a frame relies on its header being there.
+  if (link != nullptr && !packet.frame.empty() && packet.frame.size < link->header_size()) return;
+  if (frame_tap_ != nullptr && link != nullptr) frame_tap_->OnFrame(packet, *link, false);
+  if (link != nullptr && link->master() != nullptr && link->PassToMaster(packet)) return;
   if (packet.only_a_frame) {
-    Link* link = packet.frame_type != PACKET_OTHERHOST ? FindLink(packet.link) : nullptr;
-    if (link != nullptr) link->ReceiveOwn(packet);
+    if (link != nullptr && packet.frame_type != PACKET_OTHERHOST) link->ReceiveOwn(packet);
     return;
   }
   ++counters_.ip_in;

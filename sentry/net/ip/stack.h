@@ -141,9 +141,10 @@ class Stack {
   // A free name for a pattern like veth%d; what has no %d, as it is. Empty: there is none.
   std::string FreeName(std::string_view pattern) const;
   const std::vector<RefPtr<Link>>& links() const { return links_; }
-  // The number of the next one; numbers are not used twice.
+  // The number of the next one; a number is not used again before all others have been.
+  static constexpr int kMaxIndex = INT32_MAX - 1;
   int next_index() const { return next_index_; }
-  void set_next_index(int index) { next_index_ = std::max(next_index_, index); }
+  void set_next_index(int index) { next_index_ = std::clamp(index, 1, kMaxIndex); }
   Link* FindLink(int index) const;
   Link* FindLink(std::string_view name) const;
   Link& loopback() { return *links_.front(); }
@@ -201,6 +202,7 @@ class Stack {
   static void DrainOthers();
   void Drain();
   void Deliver(Packet packet);
+  int FreeIndex();
   void LinkUp(Link& link);
   void LinkDown(Link& link);
   void AddConnectedRoute(const Link& link, const InterfaceAddress& a);

@@ -2,14 +2,13 @@
 #include <linux/rtnetlink.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "sentry/base/check.h"
 #include "sentry/net/ip/stack.h"
 
 namespace amber::net {
 namespace {
-
-constexpr uint32_t kNever = INT32_MAX;
 
 IpAddress Masked(const IpAddress& a, int prefix) {
   IpAddress out = a;
@@ -43,13 +42,17 @@ void Link::CheckCarrier() {
 }
 
 Link& Stack::AddLink(RefPtr<Link> link, int index) {
-  bool wanted = index > 0 && static_cast<uint32_t>(index) < kNever && FindLink(index) == nullptr;
-  link->index_ = wanted ? index : next_index_;
-  next_index_ = std::max(next_index_, link->index_ + 1);
+  link->index_ = index > 0 && FindLink(index) == nullptr ? index : FreeIndex();
   link->stack_ = this;
   links_.push_back(std::move(link));
   Changed();
   return *links_.back();
+}
+
+// dev_index_reserve(): cyclic; a number that a program has chosen is stepped over when it is its turn.
+int Stack::FreeIndex() {
+  while (FindLink(next_index_) != nullptr) next_index_ = next_index_ % kMaxIndex + 1;
+  return std::exchange(next_index_, next_index_ % kMaxIndex + 1);
 }
 
 void Stack::Detach(Link& link, bool for_good) {
@@ -58,6 +61,8 @@ void Stack::Detach(Link& link, bool for_good) {
   int index = link.index();
   DropRoutes([index](const Route& r) { return r.link == index; });
   link.addresses().clear();
+  // What it has received and nobody has seen yet: its number may soon be another one's (flush_all_backlogs()).
+  std::erase_if(queue_, [index](const Packet& p) { return p.link == index; });
   host_.OnLinkEvent(link, true);
   if (frame_tap_ != nullptr) frame_tap_->OnLinkChange(link);
   link.stack_ = nullptr;

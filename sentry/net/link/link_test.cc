@@ -9,6 +9,7 @@
 
 #include "sentry/net/ip/stack.h"
 #include "sentry/net/link/bridge_link.h"
+#include "sentry/net/link/dummy_link.h"
 #include "sentry/net/link/tun_link.h"
 #include "sentry/net/link/veth_link.h"
 
@@ -153,6 +154,57 @@ TEST(Link, MovingForgets) {
   c.stack.SetUp(link, true);
   EXPECT_TRUE(a.Send(kB));
   EXPECT_EQ(c.sink.received, 1);
+}
+
+TEST(Link, NumbersAreNeverShared) {
+  Node a;
+  std::vector<RefPtr<TunLink>> links;
+  auto add = [&](int index = 0) {
+    links.push_back(MakeRef<TunLink>("t" + std::to_string(links.size()), false));
+    return a.stack.AddLink(links.back(), index).index();
+  };
+  EXPECT_EQ(add(), 2);
+  EXPECT_EQ(add(4), 4);
+  EXPECT_EQ(add(INT32_MAX), INT32_MAX);
+  EXPECT_EQ(add(INT32_MAX), 3);
+  EXPECT_EQ(add(), 5);
+  EXPECT_EQ(add(INT32_MAX - 2), INT32_MAX - 2);
+  a.stack.set_next_index(INT32_MAX - 2);
+  EXPECT_EQ(add(), INT32_MAX - 1);
+  // All others have been used: those that are free again.
+  a.stack.RemoveLink(*links[0]);
+  EXPECT_EQ(add(), 2);
+  EXPECT_EQ(add(), 6);
+}
+
+// What a link has received goes with it, and is not taken for the frame of another link with its number.
+TEST(Link, FramesGoWithTheirLink) {
+  Node a;
+  struct Tap final : FrameTap {
+    void OnFrame(const Packet& packet, const Link& link, bool) override {
+      EXPECT_GE(packet.frame.size, link.header_size());
+      ++frames;
+    }
+    void OnLinkChange(const Link&) override {}
+    int frames = 0;
+  } tap;
+  a.stack.SetFrameTap(&tap);
+  auto tun = MakeRef<TunLink>("t", false);
+  tun->no_carrier = true;
+  a.stack.AddLink(tun);
+  a.stack.SetUp(*tun, true);
+  tun->Inject(Slice::Copy("@"));
+  EXPECT_EQ(tap.frames, 1);
+  {
+    Stack::Batch batch(a.stack);
+    tun->Inject(Slice::Copy("@"));
+    a.stack.RemoveLink(*tun);
+    auto ethernet = MakeRef<DummyLink>("d");
+    a.stack.AddLink(ethernet, 2);
+    a.stack.SetUp(*ethernet, true);
+  }
+  EXPECT_EQ(tap.frames, 1);
+  a.stack.SetFrameTap(nullptr);
 }
 
 TEST(Link, BridgesLearn) {
