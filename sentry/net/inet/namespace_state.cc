@@ -92,7 +92,6 @@ bool LoadPorts(const proto::NetBridge& in, net::Stack& stack, net::BridgeLink& b
 }
 
 RefPtr<net::Link> LoadTun(const proto::NetLink& in) {
-  constexpr int kMostPackets = 8192;
   constexpr size_t kLongest = 1 << 17;
   auto link = MakeRef<net::TunLink>(in.name(), in.tun().tap());
   link->persistent = in.tun().persistent();
@@ -101,7 +100,7 @@ RefPtr<net::Link> LoadTun(const proto::NetLink& in) {
   link->vnet_header = in.tun().vnet_header();
   link->owner = in.tun().owner();
   link->group = in.tun().group();
-  if (in.tun().packet_size() > kMostPackets) return nullptr;
+  if (in.tun().packet_size() > static_cast<int>(net::TunLink::kMostWaiting)) return nullptr;
   for (const std::string& packet : in.tun().packet()) {
     if (packet.size() < link->header_size() || packet.empty() || packet.size() > kLongest) return nullptr;
     link->Restore(net::Slice::Copy(packet));

@@ -123,6 +123,63 @@ TEST(Link, NeighboursAreBounded) {
   EXPECT_LE(link.neighbours()->all().size(), Neighbours::kMax);
 }
 
+// Who is told that a neighbour does not answer is a neighbour himself, for whom others make room.
+TEST(Link, FailuresMakeNewNeighbours) {
+  Node a, b;
+  Wire(a, a.AddVeth("a", kA, 1), b, b.AddVeth("b", kB, 2));
+  Link& link = *a.stack.FindLink("a");
+  ASSERT_TRUE(a.stack.AddAddress(link, {IpAddress::V4(0x0b000001), 8, 0}).ok());
+  for (uint32_t i = 2; i < 1000; ++i) {
+    auto path = a.stack.FindPath(IpAddress::V4(0x0b000000 + i), {}, 0);
+    ASSERT_TRUE(path.ok());
+    for (uint32_t n = 0; n < 3; ++n) {
+      Packet p;
+      p.source = IpAddress::V4(0x0b800000 + 3 * i + n);  // a raw socket may say so
+      p.destination = IpAddress::V4(0x0b000000 + i);
+      p.protocol = kUdp;
+      p.payload = Slice::Copy("lost");
+      Stack::Batch batch(a.stack);
+      a.stack.Send(std::move(p), *path);
+    }
+  }
+  for (int i = 0; i < 8; ++i) {
+    now += kSecond + kMs;
+    a.RunTimers();
+    EXPECT_LE(link.neighbours()->all().size(), Neighbours::kMax);
+  }
+  link.neighbours()->Flush();
+  EXPECT_EQ(link.neighbours()->waiting_bytes(), 0u);
+}
+
+TEST(Link, WaitingPacketsAreBounded) {
+  Node a, b;
+  Wire(a, a.AddVeth("a", kA, 1), b, b.AddVeth("b", kB, 2));
+  Link& link = *a.stack.FindLink("a");
+  Neighbours& all = *link.neighbours();
+  link.set_mtu(65535);
+  ASSERT_TRUE(a.stack.AddAddress(link, {IpAddress::V4(0x0b000001), 8, 0}).ok());
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(a.Send(0x0b000002, 60000));
+  EXPECT_LE(all.waiting_bytes(), Neighbours::kMaxBytes);
+  EXPECT_EQ(all.all().at(IpAddress::V4(0x0b000002)).waiting.size(), 3u);
+  EXPECT_EQ(link.counters().tx_dropped, 7u);
+  for (uint32_t i = 3; i < 203; ++i) EXPECT_TRUE(a.Send(0x0b000000 + i, 60000));
+  EXPECT_LE(all.waiting_bytes(), Neighbours::kMaxBytesOfLink);
+  EXPECT_GT(all.waiting_bytes(), Neighbours::kMaxBytesOfLink - 61000);
+  // Those that could not wait are asked for as well.
+  EXPECT_EQ(all.all().at(IpAddress::V4(0x0b000000 + 202)).state, NUD_INCOMPLETE);
+  for (int i = 0; i < 4; ++i) {
+    now += kSecond + kMs;
+    a.RunTimers();
+  }
+  EXPECT_EQ(all.waiting_bytes(), 0u);
+  EXPECT_TRUE(a.Send(kB, 1000));
+  EXPECT_EQ(b.sink.received, 1);
+  EXPECT_EQ(all.waiting_bytes(), 0u);
+  EXPECT_TRUE(a.Send(0x0b000009, 1000));
+  EXPECT_TRUE(all.Remove(IpAddress::V4(0x0b000009)));
+  EXPECT_EQ(all.waiting_bytes(), 0u);
+}
+
 TEST(Link, EndsDieTogether) {
   Node a;
   auto b = std::make_unique<Node>();
@@ -281,6 +338,14 @@ TEST(Link, TunsHoldSoMuch) {
   EXPECT_EQ(tun->queue().size(), 500u);
   EXPECT_EQ(tun->front().view()[0], 0x45);
   EXPECT_GE(tun->counters().tx_dropped, 500u);
+  while (tun->has_packet()) tun->Pop();
+  tun->settings().queue_length = 100'000;
+  tun->set_mtu(65535);
+  for (int i = 0; i < 200; ++i) EXPECT_TRUE(a.Send(kB, 50000));
+  size_t bytes = 0;
+  for (const Slice& packet : tun->queue()) bytes += packet.size;
+  EXPECT_LE(bytes, TunLink::kMostBytes);
+  EXPECT_GT(bytes, TunLink::kMostBytes - 51000);
   a.stack.RemoveLink(*tun);
   EXPECT_TRUE(reader.gone);
   tun->Inject(Slice::Copy("\x45 nowhere"));

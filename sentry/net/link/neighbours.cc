@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "sentry/net/ip/stack.h"
 #include "sentry/net/ip/wire.h"
@@ -16,7 +18,8 @@ namespace {
 
 constexpr int kProbes = 3;  // mcast_solicit, ucast_solicit
 constexpr int64_t kRetry = kSecond, kReachable = 30 * kSecond, kDelay = 5 * kSecond;
-constexpr size_t kMaxWaiting = 101;  // unres_qlen
+constexpr size_t kMaxWaiting = 101;   // unres_qlen
+constexpr size_t kWaitingCost = 768;  // of a packet beyond its bytes
 constexpr uint16_t kAlways = NUD_PERMANENT | NUD_NOARP;
 constexpr uint16_t kUsable = kAlways | NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE;
 constexpr size_t kArpSize = 28, kArpRequest = 1, kArpReply = 2;
@@ -28,6 +31,8 @@ HardwareAddress HardwareAt(std::string_view bytes, size_t at) {
   memcpy(out.data(), bytes.data() + at, out.size());
   return out;
 }
+
+size_t CostOf(const Packet& p) { return p.payload.size + kWaitingCost; }
 
 bool Usual(const HardwareAddress& h) { return (h[0] & 1) == 0 && h != HardwareAddress{}; }
 
@@ -88,8 +93,41 @@ bool Neighbours::MakeRoom() {
     if (oldest == all_.end() || at->second.used < oldest->second.used) oldest = at;
   }
   if (oldest == all_.end()) return false;
+  waiting_bytes_ -= oldest->second.waiting_bytes;
   all_.erase(oldest);
   return true;
+}
+
+void Neighbours::DropOldest(Neighbour& n) {
+  size_t cost = CostOf(n.waiting.front());
+  n.waiting.pop_front();
+  n.waiting_bytes -= cost;
+  waiting_bytes_ -= cost;
+  ++link_.counters().tx_dropped;
+}
+
+// __neigh_event_send(): the packets that have waited longest make room.
+void Neighbours::Keep(Neighbour& n, Packet packet) {
+  size_t cost = CostOf(packet);
+  auto full = [&] { return n.waiting.size() >= kMaxWaiting || n.waiting_bytes + cost > kMaxBytes || waiting_bytes_ + cost > kMaxBytesOfLink; };
+  while (full() && !n.waiting.empty()) DropOldest(n);
+  if (full()) {
+    ++link_.counters().tx_dropped;
+    return;
+  }
+  n.waiting_bytes += cost;
+  waiting_bytes_ += cost;
+  n.waiting.push_back(std::move(packet));
+}
+
+std::deque<Packet> Neighbours::TakeWaiting(Neighbour& n) {
+  waiting_bytes_ -= std::exchange(n.waiting_bytes, 0);
+  return std::exchange(n.waiting, {});
+}
+
+void Neighbours::SendWaiting(Neighbour& n) {
+  HardwareAddress to = n.hardware;
+  for (Packet& p : TakeWaiting(n)) link_.Emit(to, static_cast<uint16_t>(p.v4() ? ETH_P_IP : ETH_P_IPV6), SerializePacket(p));
 }
 
 void Neighbours::Wait(const IpAddress& address, Packet packet) {
@@ -101,11 +139,7 @@ void Neighbours::Wait(const IpAddress& address, Packet packet) {
   Neighbour& n = at->second;
   n.used = link_.stack()->Now();
   packet.frame = {};
-  n.waiting.push_back(std::move(packet));
-  if (n.waiting.size() > kMaxWaiting) {
-    n.waiting.pop_front();
-    ++link_.counters().tx_dropped;
-  }
+  Keep(n, std::move(packet));
   if (n.state == NUD_INCOMPLETE) return;
   n.state = NUD_INCOMPLETE;
   n.updated = n.used;
@@ -144,34 +178,36 @@ void Neighbours::OnTimer() {
   if (link_.stack() == nullptr) return;
   Stack::Batch batch(*link_.stack());
   int64_t now = link_.stack()->Now(), next = kNoDeadline;
-  for (auto at = all_.begin(); at != all_.end();) {
-    auto here = at++;
-    Neighbour& n = here->second;
+  std::vector<IpAddress> lost;
+  for (auto& [address, n] : all_) {
     if (n.due <= now) {
       n.due = kNoDeadline;
       bool asking = n.state == NUD_INCOMPLETE || n.state == NUD_PROBE;
       if (n.state == NUD_DELAY) n.state = NUD_PROBE, n.probes = 0, asking = true;
       if (asking && n.probes >= kProbes) {
-        Fail(here);
+        lost.push_back(address);
         continue;
       }
       if (asking) {
         ++n.probes;
         n.due = now + kRetry;
-        Ask(here->first, n);
+        Ask(address, n);
       }
     }
     next = std::min(next, n.due);
   }
   timer_.ArmBy(link_.stack()->timers(), next);
+  // Who is told of it may be a neighbour that nobody knows either, and others make room for him.
+  for (const IpAddress& address : lost) {
+    auto at = all_.find(address);
+    if (at != all_.end() && (at->second.state & (NUD_INCOMPLETE | NUD_PROBE)) != 0 && at->second.probes >= kProbes) Fail(at->second);
+  }
 }
 
-void Neighbours::Fail(std::map<IpAddress, Neighbour>::iterator at) {
-  at->second.state = NUD_FAILED;
-  at->second.updated = link_.stack()->Now();
-  std::deque<Packet> waiting = std::move(at->second.waiting);
-  at->second.waiting.clear();
-  for (const Packet& p : waiting) link_.stack()->SendHostUnreachable(p);
+void Neighbours::Fail(Neighbour& n) {
+  n.state = NUD_FAILED;
+  n.updated = link_.stack()->Now();
+  for (const Packet& p : TakeWaiting(n)) link_.stack()->SendHostUnreachable(p);  // `n` may be gone after the first
 }
 
 // neigh_update(), the part that answers bring.
@@ -197,9 +233,7 @@ void Neighbours::Learn(const IpAddress& address, const HardwareAddress& hardware
   if (solicited) n.confirmed = now;
   n.due = kNoDeadline;
   n.probes = 0;
-  std::deque<Packet> waiting = std::move(n.waiting);
-  n.waiting.clear();
-  for (Packet& p : waiting) link_.Emit(hardware, static_cast<uint16_t>(p.v4() ? ETH_P_IP : ETH_P_IPV6), SerializePacket(p));
+  SendWaiting(n);
 }
 
 void Neighbours::Receive(const Packet& packet) {
@@ -268,7 +302,19 @@ void Neighbours::AnswerDiscovery(const Packet& packet, const IpAddress& target) 
 
 void Neighbours::Flush(bool everything) {
   timer_.Cancel();
-  std::erase_if(all_, [&](const auto& entry) { return everything || (entry.second.state & kAlways) == 0; });
+  std::erase_if(all_, [&](auto& entry) {
+    bool gone = everything || (entry.second.state & kAlways) == 0;
+    if (gone) waiting_bytes_ -= entry.second.waiting_bytes;
+    return gone;
+  });
+}
+
+bool Neighbours::Remove(const IpAddress& address) {
+  auto at = all_.find(address);
+  if (at == all_.end()) return false;
+  waiting_bytes_ -= at->second.waiting_bytes;
+  all_.erase(at);
+  return true;
 }
 
 ErrnoOr<void> Neighbours::Set(const IpAddress& address, const HardwareAddress& hardware, uint16_t state) {
@@ -284,10 +330,7 @@ ErrnoOr<void> Neighbours::Set(const IpAddress& address, const HardwareAddress& h
   if (state == NUD_REACHABLE) n.confirmed = n.used;
   n.due = kNoDeadline;
   n.probes = 0;
-  if ((state & kUsable) == 0) return Ok();
-  std::deque<Packet> waiting = std::move(n.waiting);
-  n.waiting.clear();
-  for (Packet& p : waiting) link_.Emit(hardware, static_cast<uint16_t>(p.v4() ? ETH_P_IP : ETH_P_IPV6), SerializePacket(p));
+  if ((state & kUsable) != 0) SendWaiting(n);
   return Ok();
 }
 

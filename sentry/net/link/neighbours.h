@@ -24,6 +24,7 @@ struct Neighbour {
   int64_t due = kNoDeadline;  // when its state ends
   int64_t used = 0, confirmed = 0, updated = 0;
   std::deque<Packet> waiting;
+  size_t waiting_bytes = 0;
 };
 
 class Neighbours {
@@ -33,6 +34,8 @@ class Neighbours {
   Neighbours& operator=(const Neighbours&) = delete;
 
   static constexpr size_t kMax = 1024;  // gc_thresh3
+  // What packets that wait may occupy: for one neighbour (unres_qlen_bytes), and for all of the link.
+  static constexpr size_t kMaxBytes = 212992, kMaxBytesOfLink = 4 << 20;
 
   // The address to send to, if there is one that may be used.
   const HardwareAddress* Find(const IpAddress& address);
@@ -46,7 +49,8 @@ class Neighbours {
   const std::map<IpAddress, Neighbour>& all() const { return all_; }
   // What programs write (RTM_NEWNEIGH). ENOBUFS.
   ErrnoOr<void> Set(const IpAddress& address, const HardwareAddress& hardware, uint16_t state);
-  bool Remove(const IpAddress& address) { return all_.erase(address) > 0; }
+  bool Remove(const IpAddress& address);
+  size_t waiting_bytes() const { return waiting_bytes_; }
 
  private:
   void ReceiveArp(std::string_view arp);
@@ -54,7 +58,11 @@ class Neighbours {
   void Learn(const IpAddress& address, const HardwareAddress& hardware, bool solicited, bool override, bool make);
   void Ask(const IpAddress& address, const Neighbour& n);
   void AnswerDiscovery(const Packet& packet, const IpAddress& target);
-  void Fail(std::map<IpAddress, Neighbour>::iterator at);
+  void Fail(Neighbour& n);
+  void Keep(Neighbour& n, Packet packet);
+  void DropOldest(Neighbour& n);
+  std::deque<Packet> TakeWaiting(Neighbour& n);
+  void SendWaiting(Neighbour& n);
   void Schedule(Neighbour& n, int64_t due);
   void OnTimer();
   bool MakeRoom();
@@ -62,6 +70,7 @@ class Neighbours {
   FrameLink& link_;
   NetTimer timer_;
   std::map<IpAddress, Neighbour> all_;
+  size_t waiting_bytes_ = 0;
 };
 
 }  // namespace amber::net

@@ -5,7 +5,6 @@
 namespace amber::net {
 namespace {
 constexpr uint32_t kTunQueue = 500, kTapQueue = 1000;
-constexpr size_t kMostWaiting = 8192;  // whatever txqueuelen says
 }  // namespace
 
 TunLink::TunLink(std::string name, bool tap)
@@ -17,7 +16,7 @@ TunLink::TunLink(std::string name, bool tap)
 
 void TunLink::Attach(TunReader* reader) {
   reader_ = reader;
-  if (reader == nullptr) queue_.clear();
+  if (reader == nullptr) queue_.clear(), queued_ = 0;
   CheckCarrier();
 }
 
@@ -29,17 +28,27 @@ void TunLink::RestoreReader(TunReader* reader) {
 void TunLink::OnLeave(bool for_good) {
   FrameLink::OnLeave(for_good);
   if (!for_good) return;
-  queue_.clear();
+  queue_.clear(), queued_ = 0;
   if (TunReader* reader = std::exchange(reader_, nullptr); reader != nullptr) reader->OnTunGone();
 }
 
 void TunLink::Transmit(Slice frame) {
-  if (queue_.size() >= std::min<size_t>(settings().queue_length, kMostWaiting)) {
+  if (queue_.size() >= std::min<size_t>(settings().queue_length, kMostWaiting) || queued_ + frame.size > kMostBytes) {
     ++counters().tx_dropped;
     return;
   }
-  queue_.push_back(std::move(frame));
+  Push(std::move(frame));
   if (reader_ != nullptr) reader_->OnTunPacket();
+}
+
+void TunLink::Push(Slice packet) {
+  queued_ += packet.size;
+  queue_.push_back(std::move(packet));
+}
+
+void TunLink::Pop() {
+  queued_ -= queue_.front().size;
+  queue_.pop_front();
 }
 
 void TunLink::Inject(Slice frame) {

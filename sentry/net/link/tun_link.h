@@ -35,13 +35,15 @@ class TunLink final : public FrameLink {
   void Attach(TunReader* reader);
   bool has_packet() const { return !queue_.empty(); }
   const Slice& front() const { return queue_.front(); }
-  void Pop() { queue_.pop_front(); }
+  void Pop();
   // The program's frame.
   void Inject(Slice frame);
   const std::deque<Slice>& queue() const { return queue_; }
   void CarrierMayHaveChanged() { CheckCarrier(); }
   // From an image.
-  void Restore(Slice packet) { queue_.push_back(std::move(packet)); }
+  void Restore(Slice packet) { Push(std::move(packet)); }
+  // What may wait for the program, whatever txqueuelen says.
+  static constexpr size_t kMostWaiting = 8192, kMostBytes = 4 << 20;
   void RestoreReader(TunReader* reader);
 
   static constexpr uint32_t kNobody = ~0u;
@@ -54,9 +56,12 @@ class TunLink final : public FrameLink {
   void Transmit(Slice frame) override;
 
  private:
+  void Push(Slice packet);
+
   bool tap_;
   TunReader* reader_ = nullptr;
   std::deque<Slice> queue_;
+  size_t queued_ = 0;  // bytes
 };
 
 }  // namespace amber::net
