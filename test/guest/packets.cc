@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "test/harness/guest_util.h"
@@ -189,6 +190,33 @@ GUEST_TEST(Packet, ForWhomAFrameIs) {
     EXPECT_EQ(f.from.sll_addr[0], 7);
     EXPECT_EQ(memcmp(f.bytes, frame, 20), 0);
   }
+}
+
+// An MTU that a program has chosen does not make frames that nobody could hold.
+GUEST_TEST(Packet, LongFrames) {
+  if (unshare(CLONE_NEWNET) < 0 && errno == EPERM) Skip("needs CAP_SYS_ADMIN");
+  const int control = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+  ifreq r = {};
+  strcpy(r.ifr_name, "lo");
+  r.ifr_flags = IFF_UP;
+  MUST(ioctl(control, SIOCSIFFLAGS, &r));
+  r.ifr_mtu = 0x3fffffff;
+  MUST(ioctl(control, SIOCSIFMTU, &r));
+  const int raw = OnLo(SOCK_RAW, kOurs);
+  constexpr size_t kHuge = 0x30000000, kLong = 65536 + 14;
+  char* memory = static_cast<char*>(mmap(nullptr, kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  EXPECT(memory != MAP_FAILED);
+  memory[12] = static_cast<char>(kOurs >> 8);
+  memory[13] = static_cast<char>(kOurs & 0xff);
+  EXPECT(send(raw, memory, kHuge, 0) < 0 && (errno == ENOBUFS || errno == EMSGSIZE));
+  // lo's own MTU is there in any case.
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(send(raw, memory, kLong, 0), static_cast<ssize_t>(kLong));
+  CheckpointHere();
+  // No more than SO_RCVBUF lets in.
+  int got = 0;
+  while (recv(raw, memory, kHuge, MSG_DONTWAIT) == static_cast<ssize_t>(kLong)) ++got;
+  EXPECT(got >= 1 && got < 10);
+  munmap(memory, kHuge);
 }
 
 GUEST_TEST(Packet, SendingIsChecked) {

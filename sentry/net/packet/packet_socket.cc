@@ -21,6 +21,10 @@ namespace {
 constexpr size_t kAddressAt = offsetof(sockaddr_ll, sll_addr);
 constexpr size_t kVlan = 4;
 
+// The longest frame that is sent without its headers, whatever the MTU says, which lo and dummies let a program choose: lo's own. What Linux cannot
+// allocate in one piece (sock_alloc_send_pskb()) is some megabytes.
+constexpr size_t kLongest = 65536;
+
 std::string Bytes(const sockaddr_ll& a, size_t size) { return std::string(reinterpret_cast<const char*>(&a), size); }
 
 sockaddr_ll AddressOf(const net::Link& link, uint16_t ether) {
@@ -131,7 +135,7 @@ ErrnoOr<size_t> PacketSocket::Send(Task&, SendRequest& request) {
   if (error_ != 0) return Errno(TakeError());
   bool raw = type_ == SOCK_RAW;
   size_t size = request.source.remaining(), header = raw ? link->header_size() : 0;
-  if (size > link->mtu() + header + kVlan) return Errno(EMSGSIZE);
+  if (size > std::min<size_t>(link->mtu(), kLongest) + header + kVlan) return Errno(EMSGSIZE);
   std::string bytes = raw ? std::string() : net::FrameHeader(*link, to, ether);
   size_t at = bytes.size();
   bytes.resize(at + size);
