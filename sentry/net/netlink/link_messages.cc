@@ -1,5 +1,4 @@
 // Interfaces: RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK, RTM_DELLINK (net/core/rtnetlink.c).
-#include <linux/capability.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
@@ -80,17 +79,17 @@ int CheckMtu(const net::Link& link, uint32_t mtu) {
 
 // --- what changes an interface (do_setlink()) ---
 
-RefPtr<NetNamespace> TargetNamespace(Task& task, const NetlinkReader& in, int* error) {
+RefPtr<NetNamespace> TargetNamespace(const RouteRequest& r, const NetlinkReader& in, int* error) {
   *error = 0;
   RefPtr<NetNamespace> to;
   if (auto fd = in.Value<int32_t>(IFLA_NET_NS_FD)) {
-    to = NamespaceOfFd(task, *fd, error);
+    to = NamespaceOfFd(r.task, *fd, error);
   } else if (auto pid = in.Value<int32_t>(IFLA_NET_NS_PID)) {
-    to = NamespaceOfPid(task, *pid, error);
+    to = NamespaceOfPid(r.task, *pid, error);
   } else if (in.Find(IFLA_TARGET_NETNSID)) {
     *error = EOPNOTSUPP;
   }
-  if (to && !task.creds().HasIn(to->owner(), CAP_NET_ADMIN)) *error = EPERM;
+  if (to && !r.MayChange(to->owner())) *error = EPERM;
   return *error == 0 ? to : nullptr;
 }
 
@@ -161,7 +160,7 @@ int Change(RouteRequest& r, net::Link& link, const ifinfomsg& info, const Netlin
   if (wanted.hardware && link.type() != ARPHRD_ETHER) return EOPNOTSUPP;
   RefPtr<net::Link> keep(&link);
   int error = 0;
-  RefPtr<NetNamespace> to = TargetNamespace(r.task, in, &error);
+  RefPtr<NetNamespace> to = TargetNamespace(r, in, &error);
   if (error != 0) return error;
   bool moved = to && to.get() != &r.net;
   if (moved) {
@@ -219,7 +218,7 @@ int MakeVeth(RouteRequest& r, NetNamespace& to, const Wanted& wanted, const Netl
   }
   NetlinkReader peer_in(peer_body);
   int error = 0;
-  RefPtr<NetNamespace> peer_net = TargetNamespace(r.task, peer_in, &error);
+  RefPtr<NetNamespace> peer_net = TargetNamespace(r, peer_in, &error);
   if (error != 0) return error;
   NetNamespace& peer_to = peer_net ? *peer_net : to;
   std::string name, peer_name;
@@ -257,7 +256,7 @@ int Make(RouteRequest& r, const ifinfomsg& info, const NetlinkReader& in) {
   Wanted wanted;
   if (int error = ReadWanted(in, &wanted); error != 0) return error;
   int error = 0;
-  RefPtr<NetNamespace> other = TargetNamespace(r.task, in, &error);
+  RefPtr<NetNamespace> other = TargetNamespace(r, in, &error);
   if (error != 0) return error;
   NetNamespace& to = other ? *other : r.net;
   if (info.ifi_index < 0) return EINVAL;

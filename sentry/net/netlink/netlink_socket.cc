@@ -5,7 +5,10 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <map>
+#include <tuple>
 
+#include "sentry/kernel/credentials.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/net/netlink/netlink.pb.h"
@@ -28,6 +31,12 @@ constexpr size_t kPostedCost = 768;
 // One receive takes whole messages up to this, so that a dump fits the buffers that programs have.
 constexpr size_t kChunk = 8192;
 
+// Who has which port (nl_pid): no two sockets of a protocol in a namespace have the same. Kernel lock.
+std::map<std::tuple<const NetNamespace*, int, uint32_t>, const NetlinkSocket*>& Ports() {
+  static std::map<std::tuple<const NetNamespace*, int, uint32_t>, const NetlinkSocket*> ports;
+  return ports;
+}
+
 std::string Sockaddr(uint32_t port, uint32_t groups) {
   sockaddr_nl a{};
   a.nl_family = AF_NETLINK;
@@ -41,7 +50,10 @@ std::string Sockaddr(uint32_t port, uint32_t groups) {
 NetlinkSocket::NetlinkSocket() { Init(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE); }
 
 NetlinkSocket::~NetlinkSocket() {
-  if (net_) net_->watchers().erase(this);
+  if (!net_) return;
+  net_->watchers().erase(this);
+  auto own = Ports().find({net_.get(), protocol_, port_});
+  if (own != Ports().end() && own->second == this) Ports().erase(own);
 }
 
 ErrnoOr<RefPtr<Socket>> NetlinkSocket::Make(Task& task, int type, int protocol) {
@@ -51,12 +63,24 @@ ErrnoOr<RefPtr<Socket>> NetlinkSocket::Make(Task& task, int type, int protocol) 
   socket->Init(AF_NETLINK, type, protocol);
   socket->net_ = RefPtr<NetNamespace>(&NetNamespace::Of(task));
   socket->net_->watchers().insert(socket.get());
+  socket->opener_ = task.creds_ref();
   return RefPtr<Socket>(std::move(socket));
 }
 
+// False if another one has it.
+bool NetlinkSocket::TakePort(uint32_t port) {
+  if (!Ports().emplace(std::tuple(net_.get(), protocol_, port), this).second) return false;
+  port_ = port;
+  bound_ = true;
+  return true;
+}
+
+// netlink_autobind(): the first socket of a process is numbered by it, others somewhere below zero.
 void NetlinkSocket::AutoBind(Task& task) {
-  // The first socket of a process is numbered by it, others below zero (netlink_autobind).
-  if (port_ == 0) port_ = ino() % 2 == 0 ? static_cast<uint32_t>(task.pid()) : static_cast<uint32_t>(-4096 - static_cast<int>(ino() & 0xffffff));
+  if (bound_ || TakePort(static_cast<uint32_t>(task.pid()))) return;
+  constexpr uint32_t kLowest = 1u << 31, kHighest = static_cast<uint32_t>(-4097);
+  while (!TakePort(kLowest + static_cast<uint32_t>(net_->Random() % (kHighest - kLowest + 1)))) {
+  }
 }
 
 ErrnoOr<void> NetlinkSocket::Bind(Task& task, std::string_view address) {
@@ -64,8 +88,8 @@ ErrnoOr<void> NetlinkSocket::Bind(Task& task, std::string_view address) {
   if (address.size() < sizeof(a)) return Errno(EINVAL);
   memcpy(&a, address.data(), sizeof(a));
   if (a.nl_family != AF_NETLINK) return Errno(EINVAL);
-  if (port_ != 0 && a.nl_pid != port_) return Errno(EINVAL);
-  if (a.nl_pid != 0) port_ = a.nl_pid;
+  if (bound_ && a.nl_pid != port_) return Errno(EINVAL);
+  if (!bound_ && a.nl_pid != 0 && !TakePort(a.nl_pid)) return Errno(EADDRINUSE);
   AutoBind(task);
   groups_ = a.nl_groups;
   return Ok();
@@ -161,7 +185,7 @@ void NetlinkSocket::Acknowledge(const nlmsghdr& header, std::string_view body, i
   if (whole) out.Body(body);
 }
 
-void NetlinkSocket::Handle(Task& task, const nlmsghdr& header, std::string_view body) {
+void NetlinkSocket::Handle(Task& task, const nlmsghdr& header, std::string_view body, const Credentials* opener) {
   NetlinkWriter out(header.nlmsg_seq, port_);
   // Control messages, and what asks for nothing, are acknowledged all the same (netlink_rcv_skb()).
   if ((header.nlmsg_flags & NLM_F_REQUEST) == 0 || header.nlmsg_type < NLMSG_MIN_TYPE) {
@@ -172,7 +196,7 @@ void NetlinkSocket::Handle(Task& task, const nlmsghdr& header, std::string_view 
   bool dump = (header.nlmsg_flags & NLM_F_DUMP) == NLM_F_DUMP;
   int error = EOPNOTSUPP;
   if (protocol_ == NETLINK_ROUTE) {
-    RouteRequest request{task, *net_, header.nlmsg_type, header.nlmsg_flags, dump, body, out};
+    RouteRequest request{task, *net_, header.nlmsg_type, header.nlmsg_flags, dump, body, out, opener};
     error = HandleRoute(request);
   }
   if (protocol_ == NETLINK_SOCK_DIAG) error = HandleDiag(task, *net_, header.nlmsg_type, dump, body, out);
@@ -198,6 +222,8 @@ ErrnoOr<size_t> NetlinkSocket::Send(Task& task, SendRequest& request) {
   // Answers that nobody reads are not piled up without end, nor are those to one packet full of requests.
   size_t limit = static_cast<size_t>(receive_buffer_) * 4;
   if (queued_ > limit) return Errno(ENOBUFS);
+  // Who names the kernel as the receiver is asked alone (NETLINK_SKB_DST).
+  const Credentials* opener = request.address.empty() ? opener_.get() : nullptr;
   std::string bytes(size, '\0');
   if (size > 0 && TRY(request.source.Take(bytes.data(), size)) < size) return Errno(EFAULT);
   AutoBind(task);
@@ -206,7 +232,7 @@ ErrnoOr<size_t> NetlinkSocket::Send(Task& task, SendRequest& request) {
     nlmsghdr h;
     memcpy(&h, rest.data(), sizeof(h));
     if (h.nlmsg_len < sizeof(h) || h.nlmsg_len > rest.size()) break;
-    Handle(task, h, rest.substr(sizeof(h), h.nlmsg_len - sizeof(h)));
+    Handle(task, h, rest.substr(sizeof(h), h.nlmsg_len - sizeof(h)), opener);
     rest.remove_prefix(std::min<size_t>(rest.size(), (h.nlmsg_len + 3u) & ~size_t{3}));
   }
   return size;
@@ -285,6 +311,19 @@ ErrnoOr<std::string> NetlinkSocket::GetOption(Task& task, int level, int name, s
 
 uint32_t NetlinkSocket::Poll(Task&) { return POLLOUT | POLLWRNORM | (answers_.empty() ? 0 : POLLIN | POLLRDNORM) | (overrun_ ? POLLERR : 0); }
 
+namespace {
+
+// What HasIn() looks at.
+RefPtr<const Credentials> LoadOpener(state::Loader& loader, const proto::NetlinkOpener& in) {
+  auto creds = MakeRef<Credentials>();
+  creds->euid = in.uid();
+  creds->effective = in.effective() & kAllCapabilities;
+  creds->user_ns = loader.GetRef<UserNamespace>(in.user_ns());
+  return creds;
+}
+
+}  // namespace
+
 std::string NetlinkSocket::Save(state::Saver& saver) const {
   proto::NetlinkSocket m;
   m.set_type(type_);
@@ -296,6 +335,14 @@ std::string NetlinkSocket::Save(state::Saver& saver) const {
   m.set_groups(groups_);
   m.set_receive_timeout(receive_timeout_);
   m.set_toggles(toggles_);
+  m.set_send_buffer(send_buffer_);
+  m.set_receive_buffer(receive_buffer_);
+  m.set_overrun(overrun_);
+  if (opener_) {
+    m.mutable_opener()->set_uid(opener_->euid);
+    m.mutable_opener()->set_effective(opener_->effective);
+    m.mutable_opener()->set_user_ns(saver.Ref(opener_->user_ns));
+  }
   SaveShared(&m);
   for (const std::string& a : answers_) m.add_answer(a);
   return m.SerializeAsString();
@@ -312,12 +359,19 @@ bool NetlinkSocket::Load(state::Loader& loader, std::string_view bytes) {
   groups_ = m.groups();
   receive_timeout_ = m.receive_timeout();
   toggles_ = m.toggles();
+  if (m.send_buffer() < 0 || m.receive_buffer() < 0) return false;
+  if (m.send_buffer() > 0) send_buffer_ = m.send_buffer();
+  if (m.receive_buffer() > 0) receive_buffer_ = m.receive_buffer();
+  overrun_ = m.overrun();
+  if (m.has_opener()) opener_ = LoadOpener(loader, m.opener());
   if (!LoadShared(m)) return loader.Fail("a socket's filter is no program");
   for (const std::string& a : m.answer()) {
     queued_ += a.size();
     answers_.push_back(a);
   }
   if (net_) net_->watchers().insert(this);
+  bound_ = port_ != 0;
+  if (net_ && bound_) (void)TakePort(port_);  // two may have the same in an image from before that was looked at
   return static_cast<bool>(net_);
 }
 

@@ -51,14 +51,18 @@ class NetlinkSocket final : public Socket, public NetWatcher {
   bool Load(state::Loader& loader, std::string_view bytes) override;
 
  private:
+  bool TakePort(uint32_t port);
   void AutoBind(Task& task);
   void Acknowledge(const nlmsghdr& header, std::string_view body, int error, NetlinkWriter& out) const;
-  void Handle(Task& task, const nlmsghdr& header, std::string_view body);
+  // `opener`: as in RouteRequest.
+  void Handle(Task& task, const nlmsghdr& header, std::string_view body, const Credentials* opener);
   void Queue(std::string bytes);
   bool Joined(uint32_t group) const { return protocol_ == NETLINK_ROUTE && group >= 1 && group <= 32 && (groups_ >> (group - 1) & 1) != 0; }
   void Announce(NetlinkWriter& out);
 
   RefPtr<NetNamespace> net_;
+  RefPtr<const Credentials> opener_;  // who made it; null in an image from before that was kept
+  bool bound_ = false;
   uint32_t port_ = 0, groups_ = 0;
   std::deque<std::string> answers_;
   size_t queued_ = 0;

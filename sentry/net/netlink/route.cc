@@ -199,9 +199,13 @@ void PutRoute(const net::Route& route, uint16_t type, uint16_t flags, NetlinkWri
   }
 }
 
+bool RouteRequest::MayChange(const UserNamespace* ns) const {
+  return task.creds().HasIn(ns, CAP_NET_ADMIN) && (opener == nullptr || opener->HasIn(ns, CAP_NET_ADMIN));
+}
+
 int HandleRoute(RouteRequest& r) {
-  // Of each four types the third asks; the others change something (RTM_GET*).
-  if ((r.type - RTM_BASE) % 4 != 2 && !r.task.creds().HasIn(r.net.owner(), CAP_NET_ADMIN)) return EPERM;
+  if (r.type > RTM_MAX) return EOPNOTSUPP;
+  if (!IsRouteQuestion(r.type) && !r.MayChange(r.net.owner())) return EPERM;
   switch (r.type) {
     case RTM_GETLINK: return GetLink(r);
     case RTM_NEWLINK:

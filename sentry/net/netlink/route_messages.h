@@ -7,6 +7,7 @@
 namespace amber {
 
 class Task;
+struct Credentials;
 
 // One request: who asks, in which namespace, and where answers go. Functions return 0 or an errno.
 struct RouteRequest {
@@ -17,6 +18,11 @@ struct RouteRequest {
   bool dump;
   std::string_view body;
   NetlinkWriter& out;
+  // Who made the socket; null if that does not matter.
+  const Credentials* opener = nullptr;
+
+  // netlink_ns_capable(): CAP_NET_ADMIN in `ns` of the sender, and of who made the socket.
+  bool MayChange(const UserNamespace* ns) const;
 };
 
 // link_messages.cc
@@ -40,6 +46,8 @@ int GetNeighbours(RouteRequest& r);
 int ChangeNeighbour(RouteRequest& r);
 
 // route.cc
+// Of each four types the third asks; the others change something (RTM_GET*).
+constexpr bool IsRouteQuestion(uint16_t type) { return type % 4 == 2; }
 int HandleRoute(RouteRequest& r);
 void PutRoute(const net::Route& route, uint16_t type, uint16_t flags, NetlinkWriter& out);
 

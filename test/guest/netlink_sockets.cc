@@ -1,0 +1,118 @@
+// Netlink sockets (netlink(7)): names, who may change something, and what waits to be read.
+#include <errno.h>
+#include <linux/filter.h>
+#include <poll.h>
+
+#include "test/harness/guest_netlink.h"
+
+using namespace guest;
+
+namespace {
+
+int Open(int protocol = NETLINK_ROUTE) { return MUST(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)); }
+
+int Bind(int fd, uint32_t port, uint32_t groups = 0) {
+  sockaddr_nl a = {};
+  a.nl_family = AF_NETLINK;
+  a.nl_pid = port;
+  a.nl_groups = groups;
+  return bind(fd, reinterpret_cast<sockaddr*>(&a), sizeof(a)) < 0 ? -errno : 0;
+}
+
+uint32_t Port(int fd) {
+  sockaddr_nl a = {};
+  socklen_t size = sizeof(a);
+  MUST(getsockname(fd, reinterpret_cast<sockaddr*>(&a), &size));
+  return a.nl_pid;
+}
+
+GUEST_TEST(NetlinkSocket, PortsAreTheirOwn) {
+  NewNet();
+  const int first = Open(), second = Open(), other = Open(NETLINK_SOCK_DIAG), third = Open();
+  EXPECT_EQ(Port(first), 0u);
+  EXPECT_EQ(Bind(first, 0), 0);
+  EXPECT_EQ(Port(first), static_cast<uint32_t>(getpid()));
+  EXPECT_EQ(Bind(first, 0), -EINVAL);
+  EXPECT_EQ(Bind(first, 4711), -EINVAL);
+  EXPECT_EQ(Bind(first, Port(first)), 0);
+  EXPECT_EQ(Bind(second, Port(first)), -EADDRINUSE);
+  CheckpointHere();
+  EXPECT_EQ(Bind(second, Port(first)), -EADDRINUSE);
+  EXPECT_EQ(Bind(second, 0), 0);
+  EXPECT(static_cast<int>(Port(second)) < -4096);
+  // Of each protocol its own.
+  EXPECT_EQ(Bind(other, 0), 0);
+  EXPECT_EQ(Port(other), Port(first));
+  EXPECT_EQ(Bind(third, 4711), 0);
+  const int late = Open();
+  EXPECT_EQ(Bind(late, 4711), -EADDRINUSE);
+  close(third);
+  EXPECT_EQ(Bind(late, 4711), 0);
+  close(first);
+  const int again = Open();
+  EXPECT_EQ(Bind(again, 0), 0);
+  EXPECT_EQ(Port(again), static_cast<uint32_t>(getpid()));
+  // Another namespace has ports of its own.
+  NewNet();
+  const int far = Open();
+  EXPECT_EQ(Bind(far, 4711), 0);
+}
+
+// CAP_NET_ADMIN is asked of who sends and of who made the socket: a privileged program may be brought to write to somebody else's (CVE-2014-0181).
+GUEST_TEST(NetlinkSocket, TheMakerIsAsked) {
+  if (geteuid() != 0) Skip("needs root");
+  NewNet();
+  MUST(seteuid(1000));
+  const int theirs = Open();
+  MUST(seteuid(0));
+  const int ours = Open();
+  NlRequest up(RTM_NEWLINK, 0, LinkHead("lo", IFF_UP, IFF_UP));
+  CheckpointHere();
+  EXPECT_EQ(up.Ask(theirs), -EPERM);
+  MUST(seteuid(1000));
+  EXPECT_EQ(up.Ask(ours), -EPERM);
+  MUST(seteuid(0));
+  EXPECT_EQ(up.Ask(ours), 0);
+  // Who says to whom it goes means it.
+  sockaddr_nl kernel = {};
+  kernel.nl_family = AF_NETLINK;
+  up.header()->nlmsg_seq = 7;
+  EXPECT(sendto(theirs, up.header(), up.header()->nlmsg_len, 0, reinterpret_cast<sockaddr*>(&kernel), sizeof(kernel)) > 0);
+  struct {
+    nlmsghdr h;
+    int error;
+    nlmsghdr to;
+  } answer = {};
+  EXPECT_EQ(recv(theirs, &answer, sizeof(answer), 0), static_cast<ssize_t>(sizeof(answer)));
+  EXPECT_EQ(answer.error, 0);
+  EXPECT_EQ(answer.h.nlmsg_seq, 7u);
+}
+
+GUEST_TEST(NetlinkSocket, UnknownMessages) {
+  NewNet();
+  const rtgenmsg none = {};
+  EXPECT_EQ(NlRequest(200, 0, none).Ask(), -EOPNOTSUPP);
+  AS_USER([&] {
+    EXPECT_EQ(NlRequest(200, 0, none).Ask(), -EOPNOTSUPP);
+    EXPECT_EQ(NlRequest(202, 0, none).Ask(), -EOPNOTSUPP);
+    EXPECT_EQ(NlRequest(RTM_NEWLINK, 0, LinkHead()).Ask(), -EPERM);
+  });
+}
+
+GUEST_TEST(NetlinkSocket, WhatIsLostIsTold) {
+  NewNet();
+  const int fd = Open();
+  EXPECT_EQ(Bind(fd, 0, RTMGRP_LINK), 0);
+  int size = 4000;
+  MUST(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size)));
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(SetUp("lo", i % 2 == 0), 0);
+  CheckpointHere();
+  socklen_t length = sizeof(size);
+  MUST(getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, &length));
+  EXPECT_EQ(size, 8000);
+  char got[4096];
+  EXPECT_ERRNO(recv(fd, got, sizeof(got), MSG_DONTWAIT), ENOBUFS);
+  EXPECT(recv(fd, got, sizeof(got), MSG_DONTWAIT) > 0);
+}
+
+}  // namespace
