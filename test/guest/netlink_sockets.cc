@@ -99,6 +99,75 @@ GUEST_TEST(NetlinkSocket, UnknownMessages) {
   });
 }
 
+int DropAll(int fd) {
+  sock_filter none = BPF_STMT(BPF_RET | BPF_K, 0);
+  const sock_fprog program = {1, &none};
+  return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) < 0 ? -errno : 0;
+}
+
+struct DumpRequest {
+  nlmsghdr h;
+  rtgenmsg body;
+  char pad[3];
+};
+DumpRequest Ask(uint16_t type, uint32_t sequence) {
+  DumpRequest r = {};
+  r.h.nlmsg_len = sizeof(r);
+  r.h.nlmsg_type = type;
+  r.h.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  r.h.nlmsg_seq = sequence;
+  return r;
+}
+
+// What does not fit is told as it is read; meanwhile there is no other dump.
+GUEST_TEST(NetlinkSocket, DumpsComeInParts) {
+  constexpr int kAddresses = 900;
+  NewNet();
+  EXPECT_EQ(SetUp("lo"), 0);
+  for (int i = 0; i < kAddresses; ++i) EXPECT_EQ(AddAddress("lo", Str("10.%d.%d.1", i / 200, i % 200), 24), 0);
+  const int fd = Open();
+  for (int round = 0; round < 2; ++round) {
+    const DumpRequest first = Ask(RTM_GETADDR, 1), second = Ask(RTM_GETLINK, 2);
+    EXPECT_EQ(send(fd, &first, sizeof(first), 0), static_cast<ssize_t>(sizeof(first)));
+    EXPECT_EQ(send(fd, &second, sizeof(second), 0), static_cast<ssize_t>(sizeof(second)));
+    int told = 0, busy = 0, done = 0, receives = 0;
+    for (; done == 0; ++receives) {
+      alignas(4) static char got[65536];
+      ssize_t left = MUST(recv(fd, got, sizeof(got), MSG_DONTWAIT));
+      if (receives == 1) CheckpointHere();
+      for (auto* h = reinterpret_cast<nlmsghdr*>(got); NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
+        int error = 0;
+        if (h->nlmsg_type == NLMSG_ERROR) memcpy(&error, NLMSG_DATA(h), sizeof(error));
+        if (h->nlmsg_type == RTM_NEWADDR && h->nlmsg_seq == 1) ++told;
+        if (h->nlmsg_seq == 2) busy += error == -EBUSY ? 1 : 100;
+        if (h->nlmsg_type == NLMSG_DONE) ++done;
+      }
+    }
+    EXPECT_EQ(told, kAddresses + 2);
+    EXPECT_EQ(busy, 1);
+    EXPECT(receives > 2);
+    char none[4];
+    EXPECT_ERRNO(recv(fd, none, sizeof(none), MSG_DONTWAIT), EAGAIN);
+  }
+}
+
+// Nobody gets what a filter drops, however much was asked for.
+GUEST_TEST(NetlinkSocket, DumpsThatNobodySees) {
+  NewNet();
+  EXPECT_EQ(SetUp("lo"), 0);
+  const int fd = Open();
+  EXPECT_EQ(DropAll(fd), 0);
+  static DumpRequest many[65000 / sizeof(DumpRequest)];
+  for (DumpRequest& r : many) r = Ask(RTM_GETADDR, 1);
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(send(fd, many, sizeof(many), 0), static_cast<ssize_t>(sizeof(many)));
+  CheckpointHere();
+  char got[4];
+  EXPECT_ERRNO(recv(fd, got, sizeof(got), MSG_DONTWAIT), EAGAIN);
+  const int none = 0;
+  MUST(setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none)));
+  EXPECT_EQ(NlRequest(RTM_SETLINK, 0, LinkHead("lo")).Ask(fd), 0);
+}
+
 GUEST_TEST(NetlinkSocket, WhatIsLostIsTold) {
   NewNet();
   const int fd = Open();

@@ -80,7 +80,7 @@ int GetAddresses(RouteRequest& r) {
     for (const auto& link : r.net.stack().links()) {
       if (index != 0 && link->index() != index) continue;
       for (const net::InterfaceAddress& a : link->addresses()) {
-        if (a.address.v4() == v4) PutAddress(*link, a, RTM_NEWADDR, NLM_F_MULTI, r.out);
+        if (a.address.v4() == v4 && r.out.Next()) PutAddress(*link, a, RTM_NEWADDR, NLM_F_MULTI, r.out);
       }
     }
   }
@@ -136,8 +136,9 @@ int GetNeighbours(RouteRequest& r) {
     if (link->neighbours() == nullptr || (index != 0 && index != link->index())) continue;
     for (const auto& [address, n] : link->neighbours()->all()) {
       if (family != AF_UNSPEC && family != (address.v4() ? AF_INET : AF_INET6)) continue;
-      PutNeighbour(*link, address, n, now, RTM_NEWNEIGH, NLM_F_MULTI, r.out);
+      if (r.out.Next()) PutNeighbour(*link, address, n, now, RTM_NEWNEIGH, NLM_F_MULTI, r.out);
     }
+    if (r.out.full()) break;
   }
   return 0;
 }

@@ -36,6 +36,7 @@ void DumpTcp(NetNamespace& net, const inet_diag_req_v2& request, NetlinkWriter& 
   for (net::TcpConnection* c : net.tcp().all()) {
     auto state = static_cast<uint8_t>(c->state());
     if (c->family != request.sdiag_family || c->state() == net::TcpState::kClosed || (request.idiag_states >> state & 1) == 0) continue;
+    if (!out.Next()) continue;
     inet_diag_msg m = Header(c->family, state, c->local(), c->remote());
     m.idiag_uid = c->uid;
     m.idiag_inode = static_cast<uint32_t>(c->ino);
@@ -57,7 +58,7 @@ void DumpTcp(NetNamespace& net, const inet_diag_req_v2& request, NetlinkWriter& 
   }
   if ((request.idiag_states >> TCP_TIME_WAIT & 1) == 0) return;
   for (const auto& tw : net.tcp().time_waits()) {
-    if (tw->family != request.sdiag_family) continue;
+    if (tw->family != request.sdiag_family || !out.Next()) continue;
     out.Begin(SOCK_DIAG_BY_FAMILY, NLM_F_MULTI, Header(tw->family, TCP_TIME_WAIT, tw->key.local, tw->key.remote));
   }
 }
@@ -66,6 +67,7 @@ void DumpUdp(NetNamespace& net, const inet_diag_req_v2& request, NetlinkWriter& 
   for (UdpSocket* s : net.udp().all()) {
     uint8_t state = s->connected() ? 1 : 7;
     if (s->family() != request.sdiag_family || !s->binding().bound() || (request.idiag_states >> state & 1) == 0) continue;
+    if (!out.Next()) continue;
     inet_diag_msg m = Header(s->family(), state, s->local(), s->remote());
     m.idiag_uid = s->uid();
     m.idiag_inode = static_cast<uint32_t>(s->ino());
@@ -82,6 +84,7 @@ int DumpPacket(NetNamespace& net, bool dump, std::string_view body, NetlinkWrite
   if (!request || request->sdiag_protocol != 0) return EINVAL;
   if (!dump) return EOPNOTSUPP;
   for (net::FrameTaker* taker : net.packets().all()) {
+    if (!out.Next()) continue;
     auto* s = static_cast<PacketSocket*>(taker);
     packet_diag_msg m{};
     m.pdiag_family = AF_PACKET;

@@ -305,7 +305,7 @@ int GetLink(RouteRequest& r) {
       }
     }
     for (const auto& link : r.net.stack().links()) {
-      if (filter.Wants(*link)) PutLink(r.net, *link, RTM_NEWLINK, NLM_F_MULTI, r.out);
+      if (filter.Wants(*link) && r.out.Next()) PutLink(r.net, *link, RTM_NEWLINK, NLM_F_MULTI, r.out);
     }
     return 0;
   }

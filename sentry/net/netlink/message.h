@@ -52,6 +52,17 @@ class NetlinkWriter {
     auto size = static_cast<uint32_t>(bytes_.size() - start_);
     memcpy(bytes_.data() + start_, &size, sizeof(size));
   }
+  // --- a dump, which comes in parts: each goes through the objects anew, behind those that were told already ---
+  // The one that begins behind `told` objects, and ends when it has `room` bytes.
+  void BeginPart(uint64_t told, size_t room) { told_ = told, room_ = room; }
+  // One more object of the dump: true if it is to be written now.
+  bool Next() {
+    if (full_ || bytes_.size() >= room_) return full_ = true, false;
+    return ++seen_ > told_;
+  }
+  // There are more objects than those that were told.
+  bool full() const { return full_; }
+  uint64_t seen() const { return seen_; }
   // What was written, all messages complete.
   std::string& Take() {
     End();
@@ -68,6 +79,9 @@ class NetlinkWriter {
   std::string bytes_;
   size_t start_ = 0;
   bool open_ = false;
+  uint64_t told_ = 0, seen_ = 0;
+  size_t room_ = SIZE_MAX;
+  bool full_ = false;
 };
 
 // A message's body: a structure, then attributes.

@@ -58,7 +58,9 @@ int ChangeNamespaceId(RouteRequest& r) {
 
 int GetNamespaceId(RouteRequest& r) {
   if (r.dump) {
-    for (const auto& [other, id] : r.net.ids()) Put(id, NLM_F_MULTI, r.out);
+    for (const auto& [other, id] : r.net.ids()) {
+      if (r.out.Next()) Put(id, NLM_F_MULTI, r.out);
+    }
     return 0;
   }
   NetlinkReader in(r.body);

@@ -31,6 +31,12 @@ constexpr size_t kPostedCost = 768;
 // One receive takes whole messages up to this, so that a dump fits the buffers that programs have.
 constexpr size_t kChunk = 8192;
 
+// Where a part of a dump ends, so that the next message fits in still.
+constexpr size_t kPart = kChunk - 2048;
+
+// Each one goes through all objects, even if there is nothing to tell.
+constexpr int kDumpsOfOneSend = 16;
+
 // Who has which port (nl_pid): no two sockets of a protocol in a namespace have the same. Kernel lock.
 std::map<std::tuple<const NetNamespace*, int, uint32_t>, const NetlinkSocket*>& Ports() {
   static std::map<std::tuple<const NetNamespace*, int, uint32_t>, const NetlinkSocket*> ports;
@@ -112,6 +118,7 @@ ErrnoOr<std::string> NetlinkSocket::PeerAddress() { return Sockaddr(0, 0); }
 
 // Splits between messages.
 void NetlinkSocket::Queue(std::string bytes) {
+  made_ += bytes.size();
   std::string_view rest = bytes;
   while (!rest.empty()) {
     size_t size = 0;
@@ -185,6 +192,28 @@ void NetlinkSocket::Acknowledge(const nlmsghdr& header, std::string_view body, i
   if (whole) out.Body(body);
 }
 
+int NetlinkSocket::Answer(Task& task, const nlmsghdr& header, std::string_view body, const Credentials* opener, bool dump, NetlinkWriter& out) {
+  if (protocol_ == NETLINK_SOCK_DIAG) return HandleDiag(task, *net_, header.nlmsg_type, dump, body, out);
+  if (protocol_ != NETLINK_ROUTE) return EOPNOTSUPP;
+  RouteRequest request{task, *net_, header.nlmsg_type, header.nlmsg_flags, dump, body, out, opener};
+  return HandleRoute(request);
+}
+
+// netlink_dump(): the end comes with the last part; a request that is refused at once is answered by an error.
+void NetlinkSocket::GoOnDumping(Task& task) {
+  NetlinkWriter out(dump_->header.nlmsg_seq, port_);
+  out.BeginPart(dump_->told, kPart);
+  int error = Answer(task, dump_->header, dump_->body, nullptr, true, out);
+  if (error != 0 && dump_->told == 0) {
+    Acknowledge(dump_->header, dump_->body, error, out);
+  } else if (error != 0 || !out.full()) {
+    out.Begin<int32_t>(NLMSG_DONE, NLM_F_MULTI, -error);
+  }
+  dump_->told = out.seen();
+  if (error != 0 || !out.full()) dump_.reset();
+  Queue(std::move(out.Take()));
+}
+
 void NetlinkSocket::Handle(Task& task, const nlmsghdr& header, std::string_view body, const Credentials* opener) {
   NetlinkWriter out(header.nlmsg_seq, port_);
   // Control messages, and what asks for nothing, are acknowledged all the same (netlink_rcv_skb()).
@@ -193,18 +222,16 @@ void NetlinkSocket::Handle(Task& task, const nlmsghdr& header, std::string_view 
     Acknowledge(header, body, 0, out);
     return Queue(std::move(out.Take()));
   }
-  bool dump = (header.nlmsg_flags & NLM_F_DUMP) == NLM_F_DUMP;
-  int error = EOPNOTSUPP;
-  if (protocol_ == NETLINK_ROUTE) {
-    RouteRequest request{task, *net_, header.nlmsg_type, header.nlmsg_flags, dump, body, out, opener};
-    error = HandleRoute(request);
+  // Where something is changed these are other flags (NLM_F_REPLACE, NLM_F_EXCL).
+  bool asks = protocol_ != NETLINK_ROUTE || IsRouteQuestion(header.nlmsg_type);
+  bool dump = asks && (header.nlmsg_flags & NLM_F_DUMP) != 0;
+  bool busy = dump && (dump_ || ++dumps_ > kDumpsOfOneSend);
+  if (dump && !busy) {
+    dump_ = Dump{header, std::string(body)};
+    return GoOnDumping(task);
   }
-  if (protocol_ == NETLINK_SOCK_DIAG) error = HandleDiag(task, *net_, header.nlmsg_type, dump, body, out);
-  if (error == 0 && dump) {
-    out.Begin<int32_t>(NLMSG_DONE, NLM_F_MULTI, 0);
-  } else if (error != 0 || (header.nlmsg_flags & NLM_F_ACK) != 0) {
-    Acknowledge(header, body, error, out);
-  }
+  int error = busy ? EBUSY : Answer(task, header, body, opener, false, out);
+  if (error != 0 || (header.nlmsg_flags & NLM_F_ACK) != 0) Acknowledge(header, body, error, out);
   if (std::string& bytes = out.Take(); !bytes.empty()) Queue(std::move(bytes));
 }
 
@@ -227,8 +254,9 @@ ErrnoOr<size_t> NetlinkSocket::Send(Task& task, SendRequest& request) {
   std::string bytes(size, '\0');
   if (size > 0 && TRY(request.source.Take(bytes.data(), size)) < size) return Errno(EFAULT);
   AutoBind(task);
+  made_ = 0, dumps_ = 0;
   std::string_view rest = bytes;
-  while (rest.size() >= sizeof(nlmsghdr) && queued_ <= limit) {
+  while (rest.size() >= sizeof(nlmsghdr) && queued_ <= limit && made_ <= limit) {
     nlmsghdr h;
     memcpy(&h, rest.data(), sizeof(h));
     if (h.nlmsg_len < sizeof(h) || h.nlmsg_len > rest.size()) break;
@@ -238,7 +266,7 @@ ErrnoOr<size_t> NetlinkSocket::Send(Task& task, SendRequest& request) {
   return size;
 }
 
-ErrnoOr<size_t> NetlinkSocket::Receive(Task&, ReceiveRequest& request) {
+ErrnoOr<size_t> NetlinkSocket::Receive(Task& task, ReceiveRequest& request) {
   if ((request.flags & MSG_OOB) != 0) return Errno(EOPNOTSUPP);
   if (overrun_) {
     overrun_ = false;
@@ -257,6 +285,7 @@ ErrnoOr<size_t> NetlinkSocket::Receive(Task&, ReceiveRequest& request) {
   if ((request.flags & MSG_PEEK) == 0) {
     queued_ -= front.size();
     answers_.pop_front();
+    if (dump_ && queued_ <= static_cast<size_t>(receive_buffer_) / 2) GoOnDumping(task);
     queue_.Notify(POLLOUT | POLLWRNORM);
   }
   return copied;
@@ -345,6 +374,11 @@ std::string NetlinkSocket::Save(state::Saver& saver) const {
   }
   SaveShared(&m);
   for (const std::string& a : answers_) m.add_answer(a);
+  if (dump_) {
+    m.mutable_dump()->set_header(std::string(reinterpret_cast<const char*>(&dump_->header), sizeof(nlmsghdr)));
+    m.mutable_dump()->set_body(dump_->body);
+    m.mutable_dump()->set_told(dump_->told);
+  }
   return m.SerializeAsString();
 }
 
@@ -368,6 +402,11 @@ bool NetlinkSocket::Load(state::Loader& loader, std::string_view bytes) {
   for (const std::string& a : m.answer()) {
     queued_ += a.size();
     answers_.push_back(a);
+  }
+  if (m.has_dump()) {
+    if (m.dump().header().size() != sizeof(nlmsghdr) || m.dump().body().size() > kMaxRequest) return loader.Fail("a netlink request is malformed");
+    dump_ = Dump{{}, m.dump().body(), m.dump().told()};
+    memcpy(&dump_->header, m.dump().header().data(), sizeof(nlmsghdr));
   }
   if (net_) net_->watchers().insert(this);
   bound_ = port_ != 0;

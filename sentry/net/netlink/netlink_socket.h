@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 
 #include "sentry/net/inet/net_namespace.h"
@@ -56,6 +57,10 @@ class NetlinkSocket final : public Socket, public NetWatcher {
   void Acknowledge(const nlmsghdr& header, std::string_view body, int error, NetlinkWriter& out) const;
   // `opener`: as in RouteRequest.
   void Handle(Task& task, const nlmsghdr& header, std::string_view body, const Credentials* opener);
+  // Writes what one request brings; 0, or an errno.
+  int Answer(Task& task, const nlmsghdr& header, std::string_view body, const Credentials* opener, bool dump, NetlinkWriter& out);
+  // Queues the next part of `dump_`.
+  void GoOnDumping(Task& task);
   void Queue(std::string bytes);
   bool Joined(uint32_t group) const { return protocol_ == NETLINK_ROUTE && group >= 1 && group <= 32 && (groups_ >> (group - 1) & 1) != 0; }
   void Announce(NetlinkWriter& out);
@@ -65,6 +70,16 @@ class NetlinkSocket final : public Socket, public NetWatcher {
   bool bound_ = false;
   uint32_t port_ = 0, groups_ = 0;
   std::deque<std::string> answers_;
+  // A dump that is under way (netlink_dump()): the request, and how many objects were told.
+  struct Dump {
+    nlmsghdr header;
+    std::string body;
+    uint64_t told = 0;
+  };
+  std::optional<Dump> dump_;
+  // Of the present Send(): bytes of answers, whether or not a filter has kept them, and dumps.
+  size_t made_ = 0;
+  int dumps_ = 0;
   size_t queued_ = 0;
   bool overrun_ = false;  // something was not told: the next receive says ENOBUFS
   size_t reserved_ = 0;   // messages

@@ -36,7 +36,7 @@ void PutLocal(const net::Link& link, uint8_t family, NetlinkWriter& out) {
     if (family != AF_UNSPEC && family != (v4 ? AF_INET : AF_INET6)) continue;
     net::IpAddress source = v4 ? a.address : net::IpAddress{};
     auto put = [&](uint8_t type, uint8_t scope, const net::IpAddress& destination, int prefix) {
-      PutRoute(Row(kLocal, type, scope, destination, prefix, source, link.index()), RTM_NEWROUTE, NLM_F_MULTI, out);
+      if (out.Next()) PutRoute(Row(kLocal, type, scope, destination, prefix, source, link.index()), RTM_NEWROUTE, NLM_F_MULTI, out);
     };
     uint8_t scope = v4 ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE;
     if (v4 && link.loopback() && a.prefix < 32)
@@ -50,7 +50,7 @@ void PutLocal(const net::Link& link, uint8_t family, NetlinkWriter& out) {
   if (!groups || link.loopback()) return;
   net::Route all = Row(kLocal, RTN_MULTICAST, RT_SCOPE_UNIVERSE, GroupsOfAll(), 8, {}, link.index());
   all.metric = 256;
-  PutRoute(all, RTM_NEWROUTE, NLM_F_MULTI, out);
+  if (out.Next()) PutRoute(all, RTM_NEWROUTE, NLM_F_MULTI, out);
 }
 
 int DumpRoutes(RouteRequest& r) {
@@ -62,7 +62,8 @@ int DumpRoutes(RouteRequest& r) {
   for (const net::Route& route : r.net.stack().routes()) {
     if (family != AF_UNSPEC && family != (route.destination.v4() ? AF_INET : AF_INET6)) continue;
     if ((table != 0 && table != route.table) || (index != 0 && index != route.link)) continue;
-    PutRoute(route, RTM_NEWROUTE, NLM_F_MULTI, r.out);
+    if (r.out.Next()) PutRoute(route, RTM_NEWROUTE, NLM_F_MULTI, r.out);
+    if (r.out.full()) return 0;
   }
   if (table != 0 && table != net::Route::kLocalTable) return 0;
   for (const auto& link : r.net.stack().links()) {
@@ -157,7 +158,7 @@ int GetRules(RouteRequest& r) {
   for (uint8_t f : {uint8_t{AF_INET}, uint8_t{AF_INET6}}) {
     if (family != AF_UNSPEC && family != f) continue;
     for (const Rule& rule : kRules) {
-      if (f == AF_INET6 && rule.table == RT_TABLE_DEFAULT) continue;
+      if ((f == AF_INET6 && rule.table == RT_TABLE_DEFAULT) || !r.out.Next()) continue;
       fib_rule_hdr head{};
       head.family = f;
       head.table = static_cast<uint8_t>(rule.table);
