@@ -109,6 +109,40 @@ GUEST_TEST(Bridges, PortsComeAndGo) {
   EXPECT(if_nametoindex("br2") != 0);
 }
 
+GUEST_TEST(Bridges, StayInTheirNamespace) {
+  const int other = NewNet();
+  NewNet();
+  EXPECT_EQ(MakeLink("br", "bridge"), 0);
+  EXPECT_EQ(MoveLink("br", other), -EINVAL);
+  EXPECT(if_nametoindex("br") != 0);
+}
+
+// A new interface may be made a port at once; if it cannot be one, there is none.
+GUEST_TEST(Bridges, PortsFromTheBeginning) {
+  NewNet();
+  EXPECT_EQ(MakeLink("br", "bridge"), 0);
+  auto make = [](const char* kind, const char* name, int master) {
+    NlRequest r(RTM_NEWLINK, kMake, LinkHead(nullptr, IFF_UP, IFF_UP));
+    r.Text(IFLA_IFNAME, name).Number<int32_t>(IFLA_MASTER, master);
+    const size_t info = r.Open(IFLA_LINKINFO);
+    r.Text(IFLA_INFO_KIND, kind);
+    r.Close(info);
+    return r.Ask();
+  };
+  const int bridge = static_cast<int>(if_nametoindex("br"));
+  EXPECT_EQ(make("veth", "a", bridge), 0);
+  CheckpointHere();
+  EXPECT_EQ(LinkNumber("a", IFLA_MASTER), bridge);
+  EXPECT((LinkFlags("a") & IFF_UP) != 0);
+  EXPECT_EQ(make("veth", "b", 4711), -EINVAL);
+  EXPECT_EQ(make("veth", "b", static_cast<int>(if_nametoindex("a"))), -EOPNOTSUPP);
+  EXPECT_EQ(make("bridge", "b", bridge), -ELOOP);
+  EXPECT_EQ(if_nametoindex("b"), 0u);
+  int links = 0;
+  Dump(RTM_GETLINK, LinkHead(), [&](const nlmsghdr&, const char*, size_t) { ++links; });
+  EXPECT_EQ(links, 4);
+}
+
 // Bridges in a circle: what goes round ends sometime, and everybody else lives on.
 GUEST_TEST(Bridges, CirclesEnd) {
   NewNet();

@@ -203,7 +203,7 @@ GUEST_TEST(Links, MovingKeepsTheNumberAndForgetsTheRest) {
 // A number that a program chooses is its own; the others go on from where they were.
 GUEST_TEST(Links, NumbersAreChosen) {
   NewNet();
-  auto make = [](int number, const char* name, const char* peer) {
+  auto make = [](int number, const char* name, const char* peer, int peer_number = 0) {
     ifinfomsg head = LinkHead();
     head.ifi_index = number;
     NlRequest r(RTM_NEWLINK, kMake, head);
@@ -211,8 +211,9 @@ GUEST_TEST(Links, NumbersAreChosen) {
     const size_t info = r.Open(IFLA_LINKINFO);
     r.Text(IFLA_INFO_KIND, "veth");
     const size_t data = r.Open(IFLA_INFO_DATA), other = r.Open(VETH_INFO_PEER);
-    const ifinfomsg none = {};
-    r.Raw(&none, sizeof(none));
+    ifinfomsg peer_head = {};
+    peer_head.ifi_index = peer_number;
+    r.Raw(&peer_head, sizeof(peer_head));
     r.Text(IFLA_IFNAME, peer);
     r.Close(other);
     r.Close(data);
@@ -223,6 +224,14 @@ GUEST_TEST(Links, NumbersAreChosen) {
   EXPECT_EQ(make(0x7ffffffe, "a", "b"), 0);
   EXPECT_EQ(make(0x7fffffff, "c", "d"), 0);
   EXPECT_EQ(make(0x7ffffffe, "e", "f"), -EEXIST);  // it is that one
+  // The other end's.
+  EXPECT_EQ(make(101, "x", "y", 0x7ffffffe), -EBUSY);
+  EXPECT_EQ(make(101, "x", "y", 101), -EBUSY);
+  EXPECT_EQ(make(101, "x", "y", -3), -EINVAL);
+  EXPECT_EQ(make(0, "x", "y", -3), -EINVAL);
+  EXPECT_EQ(if_nametoindex("x") + if_nametoindex("y"), 0u);
+  EXPECT_EQ(make(101, "x", "y", 102), 0);
+  EXPECT_EQ(if_nametoindex("y"), 102u);
   EXPECT_EQ(MakeVeth("e", "f"), 0);
   CheckpointHere();
   EXPECT_EQ(MakeVeth("g", "h"), 0);
@@ -427,6 +436,23 @@ GUEST_TEST(Links, NeighboursAreFoundOut) {
   EXPECT_EQ(NlRequest(RTM_NEWNEIGH, kMake, m).Put(NDA_DST, raw.bytes, 4).Put(NDA_LLADDR, hardware, 6).Ask(), -EEXIST);
   CheckpointHere();
   EXPECT_EQ(NeighbourState("10.7.0.9"), NUD_PERMANENT);
+  // All states may be written; those that packets are sent in need an address.
+  auto write = [&](int last, uint16_t state, bool with) {
+    ndmsg one = m;
+    one.ndm_state = state;
+    const RawAddress at(Str("10.7.0.%d", last));
+    NlRequest r(RTM_NEWNEIGH, kMake, one);
+    r.Put(NDA_DST, at.bytes, 4);
+    if (with) r.Put(NDA_LLADDR, hardware, 6);
+    return r.Ask();
+  };
+  constexpr uint16_t kStates[] = {NUD_NONE, NUD_INCOMPLETE, NUD_FAILED, NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_NOARP};
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_EQ(write(100 + i, kStates[i], true), 0);
+    const int now = NeighbourState(Str("10.7.0.%d", 100 + i));
+    EXPECT(now == kStates[i] || (kStates[i] == NUD_DELAY && now == NUD_PROBE));
+    EXPECT_EQ(write(120 + i, kStates[i], false), i < 3 ? 0 : -EINVAL);
+  }
   EXPECT_EQ(NlRequest(RTM_DELNEIGH, 0, m).Put(NDA_DST, raw.bytes, 4).Ask(), 0);
   EXPECT_EQ(NlRequest(RTM_NEWNEIGH, 0, m).Put(NDA_DST, raw.bytes, 4).Put(NDA_LLADDR, hardware, 6).Ask(), -ENOENT);
 }

@@ -330,7 +330,10 @@ ErrnoOr<void> Neighbours::Set(const IpAddress& address, const HardwareAddress& h
   if (state == NUD_REACHABLE) n.confirmed = n.used;
   n.due = kNoDeadline;
   n.probes = 0;
+  // neigh_add_timer(): what is being found out is gone on with at once.
+  if ((state & (NUD_INCOMPLETE | NUD_DELAY | NUD_PROBE)) != 0 && link_.stack() != nullptr) Schedule(n, n.used);
   if ((state & kUsable) != 0) SendWaiting(n);
+  if (state == NUD_FAILED && link_.stack() != nullptr) Fail(n);
   return Ok();
 }
 

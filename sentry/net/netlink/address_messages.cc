@@ -10,7 +10,9 @@
 namespace amber {
 namespace {
 
-constexpr uint16_t kSettable = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_STALE;
+// With an address that packets may be sent to.
+constexpr uint16_t kValid = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE;
+constexpr uint16_t kStates = kValid | NUD_INCOMPLETE | NUD_FAILED;
 
 int Number(const ErrnoOr<void>& done) { return done.ok() ? 0 : done.error().number(); }
 
@@ -168,11 +170,11 @@ int ChangeNeighbour(RouteRequest& r) {
   if (auto raw = in.Find(NDA_LLADDR)) {
     if (raw->size() < hardware.size()) return EINVAL;
     memcpy(hardware.data(), raw->data(), hardware.size());
-  } else if (!there) {
+  } else if ((m->ndm_state & kValid) != 0 && (!there || (known->second.state & kValid) == 0)) {
     return EINVAL;
   }
-  uint16_t state = m->ndm_state & kSettable;
-  if (state == 0 || (state & (state - 1)) != 0) return EINVAL;
+  uint16_t state = m->ndm_state & kStates;
+  if ((state & (state - 1)) != 0) return EINVAL;
   return Number(all->Set(address, hardware, state));
 }
 

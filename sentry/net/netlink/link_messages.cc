@@ -95,7 +95,8 @@ RefPtr<NetNamespace> TargetNamespace(const RouteRequest& r, const NetlinkReader&
 
 int Move(NetNamespace& net, NetNamespace& to, net::Link& link, const Wanted& wanted, int index) {
   if (&to == &net) return 0;
-  if (link.loopback() || link.kind() == nullptr) return EINVAL;  // NETIF_F_NETNS_LOCAL
+  // netns_immutable
+  if (link.loopback() || link.kind() == nullptr || dynamic_cast<net::BridgeLink*>(&link) != nullptr) return EINVAL;
   if (to.stack().links().size() >= net::Stack::kMaxLinks) return ENOBUFS;
   std::string name = to.stack().FreeName(wanted.name.empty() ? link.name() : wanted.name);
   if (name.empty() || to.stack().FindLink(name) != nullptr) return EEXIST;
@@ -203,6 +204,20 @@ int ChooseName(NetNamespace& to, const Wanted& wanted, std::string_view kind, st
   return to.stack().FindLink(*name) != nullptr ? EEXIST : 0;
 }
 
+// The rest of what a description of the new interface `link` says, its flags and then its bridge; if that fails it goes again (rtnl_newlink_create()).
+int Finish(net::Stack& stack, net::Link& link, const NetlinkReader& in, const ifinfomsg& info) {
+  int error = ApplyFlags(stack, link, info);
+  if (error == 0) error = SetMaster(stack, link, in);
+  if (error != 0) stack.RemoveLink(link);
+  return error;
+}
+
+// Whether a new interface may have the number that was chosen for it, 0 for any.
+int CheckIndex(const net::Stack& stack, int index) {
+  if (index < 0) return EINVAL;
+  return index > 0 && stack.FindLink(index) != nullptr ? EBUSY : 0;
+}
+
 // veth_newlink(): the other end is described in the kind's data, and is made first.
 int MakeVeth(RouteRequest& r, NetNamespace& to, const Wanted& wanted, const NetlinkReader& in, const ifinfomsg& info, std::string_view data) {
   Wanted peer_wanted;
@@ -221,11 +236,16 @@ int MakeVeth(RouteRequest& r, NetNamespace& to, const Wanted& wanted, const Netl
   RefPtr<NetNamespace> peer_net = TargetNamespace(r, peer_in, &error);
   if (error != 0) return error;
   NetNamespace& peer_to = peer_net ? *peer_net : to;
+  // As there, the other end's number counts only if this one's was chosen, too.
+  int peer_index = info.ifi_index != 0 ? peer_info.ifi_index : 0;
+  if (peer_info.ifi_index < 0) return EINVAL;
+  if (error = CheckIndex(peer_to.stack(), peer_index); error != 0) return error;
+  if (peer_index != 0 && peer_index == info.ifi_index && &peer_to == &to) return EBUSY;
   std::string name, peer_name;
   if (error = ChooseName(peer_to, peer_wanted, "veth", &peer_name); error != 0) return error;
   auto peer = MakeRef<net::VethLink>(peer_name);
   auto own = MakeRef<net::VethLink>("");
-  if (error = Insert(r, peer_to, peer, peer_wanted, peer_in, peer_info.ifi_index); error != 0) return error;
+  if (error = Insert(r, peer_to, peer, peer_wanted, peer_in, peer_index); error != 0) return error;
   if (error = ChooseName(to, wanted, "veth", &name); error == 0) error = Insert(r, to, own, wanted, in, info.ifi_index);
   if (error != 0) {
     peer_to.stack().RemoveLink(*peer);
@@ -235,8 +255,7 @@ int MakeVeth(RouteRequest& r, NetNamespace& to, const Wanted& wanted, const Netl
   to.stack().RenameLink(*own, name);
   peer_to.stack().LinkChanged(*peer);
   (void)ApplyFlags(peer_to.stack(), *peer, peer_info);
-  (void)ApplyFlags(to.stack(), *own, info);
-  return 0;
+  return Finish(to.stack(), *own, in, info);
 }
 
 // br_changelink(). What this bridge cannot do is refused; settings that change nothing without that are not looked at.
@@ -259,8 +278,7 @@ int Make(RouteRequest& r, const ifinfomsg& info, const NetlinkReader& in) {
   RefPtr<NetNamespace> other = TargetNamespace(r, in, &error);
   if (error != 0) return error;
   NetNamespace& to = other ? *other : r.net;
-  if (info.ifi_index < 0) return EINVAL;
-  if (info.ifi_index > 0 && to.stack().FindLink(info.ifi_index) != nullptr) return EBUSY;
+  if (error = CheckIndex(to.stack(), info.ifi_index); error != 0) return error;
   net::Stack::Batch batch(to.stack());
   if (kind == "veth") return MakeVeth(r, to, wanted, in, info, data.value_or(std::string_view()));
   RefPtr<net::Link> link;
@@ -276,8 +294,7 @@ int Make(RouteRequest& r, const ifinfomsg& info, const NetlinkReader& in) {
   }
   if (error = Insert(r, to, link, wanted, in, info.ifi_index); error != 0) return error;
   to.stack().LinkChanged(*link);
-  if (error = SetMaster(to.stack(), *link, in); error != 0) return error;
-  return ApplyFlags(to.stack(), *link, info);
+  return Finish(to.stack(), *link, in, info);
 }
 
 // What its kind alone knows: the same kind must be named.
