@@ -248,6 +248,41 @@ GUEST_TEST(Links, NumbersAreChosen) {
   }
 }
 
+// IPv6's own address comes once when an interface goes up: who takes it away does not get it back by other changes.
+GUEST_TEST(Links, AddressesThatNobodyWants) {
+  NewNet();
+  auto own = [](uint8_t* raw) {
+    int found = 0;
+    ifaddrmsg all = {};
+    all.ifa_family = AF_INET6;
+    Dump(RTM_GETADDR, all, [&](const nlmsghdr&, const char* body, size_t size) {
+      if (reinterpret_cast<const ifaddrmsg*>(body)->ifa_index != if_nametoindex("a")) return;
+      ++found;
+      if (const char* data = FindAttribute(body, size, sizeof(ifaddrmsg), IFA_ADDRESS); data != nullptr) memcpy(raw, data, 16);
+    });
+    return found;
+  };
+  EXPECT_EQ(MakeVeth("a", "b"), 0);
+  EXPECT_EQ(SetUp("a") | SetUp("b"), 0);
+  uint8_t raw[16] = {};
+  for (int i = 0; i < 1000 && own(raw) == 0; ++i) SleepMs(5);
+  EXPECT_EQ(own(raw), 1);
+  EXPECT_EQ(raw[0] << 8 | raw[1], 0xfe80);
+  ifaddrmsg m = {};
+  m.ifa_family = AF_INET6;
+  m.ifa_prefixlen = 64;
+  m.ifa_index = if_nametoindex("a");
+  EXPECT_EQ(NlRequest(RTM_DELADDR, 0, m).Put(IFA_LOCAL, raw, 16).Ask(), 0);
+  CheckpointHere();
+  EXPECT_EQ(NlRequest(RTM_SETLINK, 0, LinkHead("a")).Number<uint32_t>(IFLA_MTU, 1400).Ask(), 0);
+  EXPECT_EQ(SetUp("b", false) | SetUp("b"), 0);
+  SleepMs(100);
+  EXPECT_EQ(own(raw), 0);
+  EXPECT_EQ(SetUp("a", false) | SetUp("a"), 0);
+  for (int i = 0; i < 1000 && own(raw) == 0; ++i) SleepMs(5);
+  EXPECT_EQ(own(raw), 1);
+}
+
 GUEST_TEST(Links, Settings) {
   NewNet();
   EXPECT_EQ(MakeVeth("a", "b"), 0);

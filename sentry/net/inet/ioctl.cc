@@ -112,10 +112,7 @@ int ClassPrefix(uint32_t address) {
 
 // Takes all of IPv4 away from `link`, and gives it `address`.
 ErrnoOr<void> ReplaceAddress(net::Stack& stack, net::Link& link, const net::InterfaceAddress& address) {
-  while (const net::InterfaceAddress* first = FirstV4(link)) {
-    net::IpAddress gone = first->address;
-    TRY(stack.RemoveAddress(link, gone, first->prefix));
-  }
+  stack.DropAddresses(link, [](const net::InterfaceAddress& a) { return a.address.v4(); });
   if (address.address.any()) return Ok();
   return stack.AddAddress(link, address);
 }

@@ -122,6 +122,7 @@ bool LoadInterfaceAddress(const proto::NetAddress& in, net::InterfaceAddress* ou
 bool LoadLink(const proto::NetLink& in, net::Link* link) {
   link->set_mtu(std::clamp<uint32_t>(in.mtu(), link->loopback() ? 68 : link->min_mtu(), link->max_mtu() != 0 ? link->max_mtu() : 0x3fffffff));
   link->set_flags(in.flags() & ~static_cast<uint32_t>(IFF_RUNNING));
+  link->set_ready(in.ready());
   if (!in.hardware().empty()) {
     net::HardwareAddress hardware;
     if (!LoadHardware(in.hardware(), &hardware)) return false;
@@ -152,6 +153,7 @@ void NetNamespace::SaveLink(state::Saver& saver, const net::Link& link, proto::N
   out->set_name(link.name());
   out->set_mtu(link.mtu());
   out->set_flags(link.flags());
+  out->set_ready(link.ready());
   for (const net::InterfaceAddress& a : link.addresses()) {
     auto* address = out->add_address();
     address->set_address(AddressBytes(a.address));

@@ -109,6 +109,9 @@ class Link : public RefCounted<Link> {
   uint32_t carrier_downs() const { return carrier_downs_; }
   void set_carrier_changes(uint32_t ups, uint32_t downs) { carrier_ups_ = ups, carrier_downs_ = downs; }
   uint8_t operational_state() const;  // IF_OPER_*
+  // IPv6 has made its address since the interface went up.
+  bool ready() const { return ready_; }
+  void set_ready(bool ready) { ready_ = ready; }
 
  protected:
   // The carrier may have changed: counts it, and the stack takes notice.
@@ -123,6 +126,7 @@ class Link : public RefCounted<Link> {
   uint16_t type_;
   uint32_t mtu_;
   uint32_t flags_ = 0;
+  bool ready_ = false;
   HardwareAddress hardware_{};
   std::vector<InterfaceAddress> addresses_;
   LinkCounters counters_;

@@ -155,6 +155,8 @@ class Stack {
   ErrnoOr<void> AddAddress(Link& link, InterfaceAddress address);
   // `prefix` < 0: whatever it is.
   ErrnoOr<void> RemoveAddress(Link& link, const IpAddress& address, int prefix);
+  // Takes away those that `gone` is true for, and the routes that they made.
+  void DropAddresses(Link& link, const std::function<bool(const InterfaceAddress&)>& gone);
   // Routes, links or addresses changed: cached paths are looked up again.
   void Changed() { ++generation_; }
   uint64_t generation() const { return generation_; }
@@ -206,7 +208,6 @@ class Stack {
   void LinkUp(Link& link);
   void LinkDown(Link& link);
   void AddConnectedRoute(const Link& link, const InterfaceAddress& a);
-  void DropAddress(Link& link, size_t at);
   void AddLinkLocal(Link& link);
   void Detach(Link& link, bool for_good);
   Link* BroadcastLink(const IpAddress& address) const;

@@ -2,7 +2,9 @@
 #include <linux/rtnetlink.h>
 
 #include <algorithm>
+#include <set>
 #include <utility>
+#include <vector>
 
 #include "sentry/base/check.h"
 #include "sentry/net/ip/stack.h"
@@ -149,9 +151,8 @@ void Stack::LinkDown(Link& link) {
   int index = link.index();
   DropRoutes([index](const Route& r) { return r.link == index; });
   if (link.loopback()) return;
-  for (size_t i = link.addresses().size(); i-- > 0;) {
-    if (!link.addresses()[i].address.v4()) DropAddress(link, i);
-  }
+  DropAddresses(link, [](const InterfaceAddress& a) { return !a.address.v4(); });
+  link.ready_ = false;
 }
 
 void Stack::AddConnectedRoute(const Link& link, const InterfaceAddress& a) {
@@ -167,8 +168,10 @@ void Stack::AddConnectedRoute(const Link& link, const InterfaceAddress& a) {
   (void)AddRoute(r, NLM_F_CREATE);
 }
 
-// addrconf_dev_config(). Without duplicate address detection: nobody else makes up addresses of this sandbox's interfaces.
+// addrconf_dev_config(), once when the interface works after it went up (IF_READY): who takes the address away does not want it. Without duplicate
+// address detection: nobody else makes up addresses of this sandbox's interfaces.
 void Stack::AddLinkLocal(Link& link) {
+  if (std::exchange(link.ready_, true)) return;
   if (link.type() != ARPHRD_ETHER && link.type() != ARPHRD_NONE) return;
   for (const InterfaceAddress& a : link.addresses()) {
     if (!a.address.v4() && a.address.link_local()) return;
@@ -196,18 +199,27 @@ ErrnoOr<void> Stack::AddAddress(Link& link, InterfaceAddress address) {
   return Ok();
 }
 
-void Stack::DropAddress(Link& link, size_t at) {
-  InterfaceAddress a = link.addresses()[at];
-  link.addresses().erase(link.addresses().begin() + static_cast<ptrdiff_t>(at));
+// One look at the routes for all of them: there may be thousands of both.
+void Stack::DropAddresses(Link& link, const std::function<bool(const InterfaceAddress&)>& gone) {
+  std::vector<InterfaceAddress> dropped;
+  std::set<IpAddress> sources;
+  std::set<std::pair<IpAddress, int>> networks;
+  for (const InterfaceAddress& a : link.addresses()) {
+    if (!gone(a)) continue;
+    dropped.push_back(a);
+    if (!a.address.any()) sources.insert(a.address);
+    // IPv6's connected routes name no source.
+    if (!a.address.v4()) networks.emplace(Masked(a.network(), a.prefix), a.prefix);
+  }
+  if (dropped.empty()) return;
+  std::erase_if(link.addresses(), gone);
   int index = link.index();
   DropRoutes([&](const Route& r) {
-    if (r.source == a.address && !a.address.any()) return true;
-    // IPv6's connected routes name no source.
-    return !a.address.v4() && r.link == index && r.protocol == RTPROT_KERNEL && r.prefix == a.prefix &&
-           r.destination == Masked(a.network(), a.prefix);
+    if (sources.contains(r.source)) return true;
+    return r.link == index && r.protocol == RTPROT_KERNEL && networks.contains({r.destination, r.prefix});
   });
   Changed();
-  host_.OnAddressEvent(link, a, true);
+  for (const InterfaceAddress& a : dropped) host_.OnAddressEvent(link, a, true);
 }
 
 ErrnoOr<void> Stack::RemoveAddress(Link& link, const IpAddress& address, int prefix) {
@@ -215,12 +227,12 @@ ErrnoOr<void> Stack::RemoveAddress(Link& link, const IpAddress& address, int pre
   auto found = std::ranges::find_if(all, [&](const InterfaceAddress& a) { return a.address == address && (prefix < 0 || a.prefix == prefix); });
   if (found == all.end()) return Errno(EADDRNOTAVAIL);
   InterfaceAddress gone = *found;
-  DropAddress(link, static_cast<size_t>(found - all.begin()));
-  if (!gone.address.v4() || gone.secondary) return Ok();
-  // Its secondaries go with it (promote_secondaries is 0).
-  for (size_t i = all.size(); i-- > 0;) {
-    if (all[i].secondary && all[i].prefix == gone.prefix && all[i].network().In(gone.network(), gone.prefix)) DropAddress(link, i);
-  }
+  bool first = gone.address.v4() && !gone.secondary;
+  DropAddresses(link, [&](const InterfaceAddress& a) {
+    if (a.address == gone.address && a.prefix == gone.prefix) return true;
+    // Its secondaries go with it (promote_secondaries is 0).
+    return first && a.secondary && a.prefix == gone.prefix && a.network().In(gone.network(), gone.prefix);
+  });
   return Ok();
 }
 

@@ -180,6 +180,53 @@ TEST(Link, WaitingPacketsAreBounded) {
   EXPECT_EQ(all.waiting_bytes(), 0u);
 }
 
+TEST(Link, FailedNeighboursAreForgotten) {
+  Node a, b;
+  Wire(a, a.AddVeth("a", kA, 1), b, b.AddVeth("b", kB, 2));
+  const auto& all = a.stack.FindLink("a")->neighbours()->all();
+  ASSERT_TRUE(a.stack.AddAddress(*a.stack.FindLink("a"), {IpAddress::V4(0x0b000001), 8, 0}).ok());
+  for (uint32_t i = 2; i < 302; ++i) EXPECT_TRUE(a.Send(0x0b000000 + i));
+  for (int i = 0; i < 4; ++i) {
+    now += kSecond + kMs;
+    a.RunTimers();
+  }
+  EXPECT_TRUE(a.Send(kB));
+  now += 20 * kSecond;
+  EXPECT_TRUE(a.Send(0x0b000fff));
+  EXPECT_EQ(all.size(), 2u);
+  EXPECT_EQ(all.count(IpAddress::V4(kB)), 1u);
+}
+
+// With an address its routes go: its network's, and those that send from it.
+TEST(Link, AddressesGoWithTheirRoutes) {
+  Node a, b;
+  Wire(a, a.AddVeth("a", kA, 1), b, b.AddVeth("b", kB, 2));
+  Link& link = *a.stack.FindLink("a");
+  auto v6 = [](int number) {
+    uint8_t raw[16] = {0xfd, static_cast<uint8_t>(number >> 8), static_cast<uint8_t>(number)};
+    raw[15] = 1;
+    return IpAddress::V6Bytes(raw);
+  };
+  size_t before = a.stack.routes().size();
+  for (int i = 0; i < 1000; ++i) ASSERT_TRUE(a.stack.AddAddress(link, {v6(i), 64, RT_SCOPE_UNIVERSE}).ok());
+  ASSERT_TRUE(a.stack.AddAddress(link, {IpAddress::V4(kA + 100), 24, 0}).ok());
+  EXPECT_EQ(a.stack.routes().size(), before + 1000);
+  ASSERT_TRUE(a.stack.RemoveAddress(link, v6(7), 64).ok());
+  EXPECT_EQ(a.stack.routes().size(), before + 999);
+  Route r;
+  r.destination = IpAddress::V4(0x0c000000);
+  r.prefix = 8;
+  r.link = link.index();
+  r.source = IpAddress::V4(kA + 100);
+  ASSERT_TRUE(a.stack.AddRoute(r, NLM_F_CREATE).ok());
+  // The first address of a network takes the others with it.
+  ASSERT_TRUE(a.stack.RemoveAddress(link, IpAddress::V4(kA), 24).ok());
+  EXPECT_EQ(a.stack.routes().size(), before + 998);
+  a.stack.SetUp(link, false);
+  EXPECT_TRUE(a.stack.routes().empty());
+  EXPECT_TRUE(link.addresses().empty());
+}
+
 TEST(Link, EndsDieTogether) {
   Node a;
   auto b = std::make_unique<Node>();

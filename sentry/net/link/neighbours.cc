@@ -18,8 +18,9 @@ namespace {
 
 constexpr int kProbes = 3;  // mcast_solicit, ucast_solicit
 constexpr int64_t kRetry = kSecond, kReachable = 30 * kSecond, kDelay = 5 * kSecond;
-constexpr size_t kMaxWaiting = 101;   // unres_qlen
-constexpr size_t kWaitingCost = 768;  // of a packet beyond its bytes
+constexpr int64_t kCollect = 15 * kSecond, kUnused = 60 * kSecond;  // half of base_reachable_time, gc_stale_time
+constexpr size_t kMaxWaiting = 101;                                 // unres_qlen
+constexpr size_t kWaitingCost = 768;                                // of a packet beyond its bytes
 constexpr uint16_t kAlways = NUD_PERMANENT | NUD_NOARP;
 constexpr uint16_t kUsable = kAlways | NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE;
 constexpr size_t kArpSize = 28, kArpRequest = 1, kArpReply = 2;
@@ -84,8 +85,21 @@ void Neighbours::Schedule(Neighbour& n, int64_t due) {
   if (link_.stack() != nullptr) timer_.ArmBy(link_.stack()->timers(), due);
 }
 
+// neigh_periodic_work(): where there are more than a few, those go that have not answered, or were not used for long.
+void Neighbours::Collect() {
+  if (all_.size() < kFew || link_.stack() == nullptr) return;
+  int64_t now = link_.stack()->Now();
+  if (now - collected_ < kCollect) return;
+  collected_ = now;
+  std::erase_if(all_, [&](const auto& entry) {
+    const Neighbour& n = entry.second;
+    return n.waiting.empty() && (n.state == NUD_FAILED || (n.state == NUD_STALE && now - n.used > kUnused));
+  });
+}
+
 // The least recently used one that no program wrote makes room.
 bool Neighbours::MakeRoom() {
+  Collect();
   if (all_.size() < kMax) return true;
   auto oldest = all_.end();
   for (auto at = all_.begin(); at != all_.end(); ++at) {
@@ -197,6 +211,7 @@ void Neighbours::OnTimer() {
     next = std::min(next, n.due);
   }
   timer_.ArmBy(link_.stack()->timers(), next);
+  Collect();
   // Who is told of it may be a neighbour that nobody knows either, and others make room for him.
   for (const IpAddress& address : lost) {
     auto at = all_.find(address);

@@ -33,7 +33,7 @@ class Neighbours {
   Neighbours(const Neighbours&) = delete;
   Neighbours& operator=(const Neighbours&) = delete;
 
-  static constexpr size_t kMax = 1024;  // gc_thresh3
+  static constexpr size_t kMax = 1024, kFew = 128;  // gc_thresh3, gc_thresh1
   // What packets that wait may occupy: for one neighbour (unres_qlen_bytes), and for all of the link.
   static constexpr size_t kMaxBytes = 212992, kMaxBytesOfLink = 4 << 20;
 
@@ -65,12 +65,14 @@ class Neighbours {
   void SendWaiting(Neighbour& n);
   void Schedule(Neighbour& n, int64_t due);
   void OnTimer();
+  void Collect();
   bool MakeRoom();
 
   FrameLink& link_;
   NetTimer timer_;
   std::map<IpAddress, Neighbour> all_;
   size_t waiting_bytes_ = 0;
+  int64_t collected_ = 0;  // when that was done last
 };
 
 }  // namespace amber::net
