@@ -21,8 +21,9 @@
 namespace amber {
 namespace {
 
-constexpr uint32_t kMaxMessages = 1024;  // UIO_MAXIOV
-constexpr int kCmsgCompat = 0x80000000;  // MSG_CMSG_COMPAT: the kernel's own
+constexpr uint32_t kMaxMessages = 1024;        // UIO_MAXIOV
+constexpr int64_t kMessagesRound = 5'000'000;  // ns that sendmmsg goes on for before others have their turn
+constexpr int kCmsgCompat = 0x80000000;        // MSG_CMSG_COMPAT: the kernel's own
 
 static_assert(sizeof(MessageHeader) == sizeof(msghdr) && offsetof(MessageHeader, control) == offsetof(msghdr, msg_control));
 
@@ -100,6 +101,8 @@ ErrnoOr<uint64_t> SendMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t 
   if ((flags & kCmsgCompat) != 0) return Errno(EINVAL);
   RefPtr<Socket> socket = TRY(GetSocket(task, fd));
   count = std::min(count, kMaxMessages);
+  BeginRound(task);
+  int64_t end = task.kernel().clocks().Monotonic() + kMessagesRound;
   uint64_t& done = task.syscall().done;
   uint64_t& bytes = task.syscall().scratch[1];
   auto one = [&](UserPtr<MultiHeader> at) -> ErrnoOr<uint64_t> {
@@ -118,6 +121,8 @@ ErrnoOr<uint64_t> SendMMsg(Task& task, int fd, UserPtr<MultiHeader> p, uint32_t 
     }
     bytes = 0;
     ++done;
+    // As in Linux (cond_resched()): each message may cost much.
+    if (done < count && task.kernel().clocks().Monotonic() > end) return GoOn(task);
   }
   return done;
 }
