@@ -106,13 +106,16 @@ const Route* Stack::BestRoute(const IpAddress& destination, int device) const {
   for (const Route& r : routes_) {
     if ((r.table != Route::kMainTable && r.table != Route::kDefaultTable) || r.destination.v4() != destination.v4()) continue;
     if (!destination.In(r.destination, r.prefix)) continue;
-    if (TypeError(r.type) == 0) {
-      const Link* link = FindLink(r.link);
-      if (link == nullptr || !link->up() || (device != 0 && device != r.link)) continue;
-    }
     bool better = best == nullptr || r.table > best->table;
     if (best != nullptr && r.table == best->table) better = r.prefix > best->prefix || (r.prefix == best->prefix && r.metric < best->metric);
-    if (better) best = &r;
+    if (!better) continue;
+    // Last, since there are thousands of routes and interfaces.
+    if (TypeError(r.type) == 0) {
+      if (device != 0 && device != r.link) continue;
+      const Link* link = FindLink(r.link);
+      if (link == nullptr || !link->up()) continue;
+    }
+    best = &r;
   }
   return best;
 }

@@ -15,7 +15,7 @@ namespace amber::net {
 namespace {
 // A batch cannot go on for ever: two ends that answer each other endlessly would hold the kernel lock.
 constexpr int kMaxPerBatch = 100'000;
-constexpr size_t kMaxBacklog = 16384;  // frames that wait in one stack
+constexpr size_t kMaxBacklog = 16384, kMaxBacklogBytes = 16 << 20;  // frames that wait in one stack
 constexpr size_t kQuoted4 = 548;
 }  // namespace
 
@@ -65,18 +65,19 @@ void Stack::ShowOutgoing(const Slice& frame, Link& link) {
 void Stack::Receive(Packet packet, Link& link) {
   Batch batch(*this);
   packet.link = link.index();
-  queue_.push_back(std::move(packet));
+  Enqueue(std::move(packet));
 }
 
 void Stack::ReceiveFrame(Slice frame, Link& link) {
-  if (queue_.size() >= kMaxBacklog) {
+  --budget_;
+  if (queue_.size() >= kMaxBacklog || backlog_ + frame.size > kMaxBacklogBytes) {
     ++link.counters().rx_dropped;
     return;
   }
   ++link.counters().rx_packets, link.counters().rx_bytes += frame.size;
   Packet packet = ParseFrame(std::move(frame), link);
   if (packet.frame_type == PACKET_MULTICAST) ++link.counters().multicast;
-  queue_.push_back(std::move(packet));
+  Enqueue(std::move(packet));
   if (depth_ > 0 || due_) return;
   due_ = true;
   due_stacks_.push_back(this);
@@ -96,19 +97,33 @@ void Stack::DrainOthers() {
   draining_ = false;
 }
 
+bool Stack::Spent(bool look) {
+  if (look) {
+    int64_t now = Now();
+    if (began_ == 0) began_ = now;
+    if (now - began_ >= kBatchTime) budget_ = 0;
+  }
+  return --budget_ < 0;
+}
+
 void Stack::Drain() {
+  constexpr int kLook = 16;  // each so many packets
   for (int n = 0; !queue_.empty() && n < kMaxPerBatch; ++n) {
     bool frame = !queue_.front().frame.empty();
-    if (frame && --budget_ < 0) {
-      backlog_timer_.ArmBy(timers_, Now() + kMs);
+    if (frame && Spent(n % kLook == 0)) {
+      // Others have the kernel as long as this batch had it.
+      int64_t now = Now();
+      backlog_timer_.ArmBy(timers_, now + std::clamp(now - began_, kMs, kBatchTime));
       return;
     }
     Packet packet = std::move(queue_.front());
     queue_.pop_front();
+    backlog_ -= packet.frame.size;
     Deliver(std::move(packet));
   }
   counters_.ip_discarded += queue_.size();
   queue_.clear();
+  backlog_ = 0;
 }
 
 void Stack::Deliver(Packet packet) {

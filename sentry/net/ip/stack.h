@@ -100,7 +100,7 @@ class Stack {
    public:
     explicit Batch(Stack& stack) : stack_(stack) {
       ++stack_.depth_;
-      if (open_batches_++ == 0 && !draining_) budget_ = kFramesPerBatch;
+      if (open_batches_++ == 0 && !draining_) budget_ = kFramesPerBatch, began_ = 0;
     }
     ~Batch() {
       if (stack_.depth_ == 1) stack_.Drain();
@@ -187,7 +187,10 @@ class Stack {
   // From a link. Opens a batch itself.
   void Receive(Packet packet, Link& link);
   // For loopback.
-  void Enqueue(Packet packet) { queue_.push_back(std::move(packet)); }
+  void Enqueue(Packet packet) {
+    backlog_ += packet.frame.size;
+    queue_.push_back(std::move(packet));
+  }
   // A frame that came in by `link`, from wherever; it is received when the present batch ends.
   void ReceiveFrame(Slice frame, Link& link);
   // A frame that `link` sends, for packet sockets.
@@ -203,6 +206,8 @@ class Stack {
   friend class Batch;
   static void DrainOthers();
   void Drain();
+  // The batch has received its frames, or has taken its time; `look`: at the clock, too.
+  bool Spent(bool look);
   void Deliver(Packet packet);
   int FreeIndex();
   void LinkUp(Link& link);
@@ -223,6 +228,7 @@ class Stack {
   std::function<bool(const Packet&)> tap_;
   FrameTap* frame_tap_ = nullptr;
   std::deque<Packet> queue_;
+  size_t backlog_ = 0;  // bytes of frames in it
   int depth_ = 0;
   bool due_ = false;        // in due_stacks_
   NetTimer backlog_timer_;  // goes on where a batch stopped
@@ -230,12 +236,15 @@ class Stack {
   uint64_t generation_ = 1;
   StackCounters counters_;
 
-  // More than that cross in no batch; what is left goes on by a timer.
-  static constexpr int kFramesPerBatch = 4096;
+  // More than that cross in no batch, be it that they are put into a queue or taken out; what is left goes on by a timer.
+  static constexpr int kFramesPerBatch = 8192;
+  // So long a batch receives frames, however few they are, and so long a pause there is at most.
+  static constexpr int64_t kBatchTime = 5 * kMs;
   // Of all stacks of the process. Kernel lock.
   static inline int open_batches_ = 0;
   static inline bool draining_ = false;
-  static inline int budget_ = 0;  // frames that the outermost batch may still receive
+  static inline int budget_ = 0;     // frames that the outermost batch may still move
+  static inline int64_t began_ = 0;  // when it received the first one
   static inline std::vector<Stack*> due_stacks_;
 };
 

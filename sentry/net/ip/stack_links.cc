@@ -64,7 +64,10 @@ void Stack::Detach(Link& link, bool for_good) {
   DropRoutes([index](const Route& r) { return r.link == index; });
   link.addresses().clear();
   // What it has received and nobody has seen yet: its number may soon be another one's (flush_all_backlogs()).
-  std::erase_if(queue_, [index](const Packet& p) { return p.link == index; });
+  std::erase_if(queue_, [&](const Packet& p) {
+    if (p.link == index) backlog_ -= p.frame.size;
+    return p.link == index;
+  });
   host_.OnLinkEvent(link, true);
   if (frame_tap_ != nullptr) frame_tap_->OnLinkChange(link);
   link.stack_ = nullptr;

@@ -16,11 +16,11 @@
 namespace amber::net {
 namespace {
 
-int64_t now = kSecond;
+int64_t now = kSecond, tick = 0;
 
 class Host final : public StackHost {
  public:
-  int64_t Now() override { return now; }
+  int64_t Now() override { return now += tick; }
   void ArmAt(int64_t deadline) override { armed = deadline; }
   uint64_t Random() override { return random_ = random_ * 6364136223846793005u + 1442695040888963407u; }
   int64_t armed = kNoDeadline;
@@ -365,6 +365,73 @@ TEST(Link, CirclesDoNotHoldTheLock) {
   hub.RunTimers();
   EXPECT_GT(carried(), before);
   EXPECT_LT(carried() - before, 40'000u);
+}
+
+TEST(Link, BatchesEndInTime) {
+  Node a, b;
+  Wire(a, a.AddVeth("a", kA, 1), b, b.AddVeth("b", kB, 2));
+  EXPECT_TRUE(a.Send(kB));
+  ASSERT_EQ(b.sink.received, 1);
+  tick = kMs;  // each look at the clock
+  {
+    Stack::Batch batch(a.stack);
+    for (int i = 0; i < 500; ++i) EXPECT_TRUE(a.Send(kB));
+  }
+  tick = 0;
+  EXPECT_GT(b.sink.received, 50);
+  EXPECT_LT(b.sink.received, 200);
+  EXPECT_NE(b.host.armed, kNoDeadline);
+  for (int i = 0; i < 20; ++i) {
+    now += 10 * kMs;
+    b.RunTimers();
+  }
+  EXPECT_EQ(b.sink.received, 501);
+}
+
+TEST(Link, BacklogsAreBounded) {
+  Node a, b;
+  VethLink &x = a.AddVeth("a", kA, 1), &y = b.AddVeth("b", kB, 2);
+  Wire(a, x, b, y);
+  x.set_mtu(65535);
+  EXPECT_TRUE(a.Send(kB));
+  {
+    Stack::Batch batch(b.stack);
+    for (int i = 0; i < 400; ++i) EXPECT_TRUE(a.Send(kB, 60000));
+    EXPECT_GT(y.counters().rx_dropped, 100u);
+  }
+  EXPECT_GT(b.sink.received, 200);
+  // There is room again.
+  int before = b.sink.received;
+  EXPECT_TRUE(a.Send(kB, 60000));
+  EXPECT_EQ(b.sink.received, before + 1);
+}
+
+// A frame that goes to a thousand ports is a thousand.
+TEST(Link, FloodsAreCounted) {
+  Node hub, far, sender;
+  auto bridge = MakeRef<BridgeLink>("br");
+  hub.stack.AddLink(bridge);
+  hub.stack.SetUp(*bridge, true);
+  for (int i = 0; i < 1000; ++i) {
+    VethLink& port = hub.AddVeth(("p" + std::to_string(i)).c_str(), 0, 0x10);
+    ASSERT_TRUE(bridge->AddPort(port).ok());
+    Wire(hub, port, far, far.AddVeth(("f" + std::to_string(i)).c_str(), 0, 0x11));
+  }
+  VethLink& in = hub.AddVeth("in", 0, 0x12);
+  ASSERT_TRUE(bridge->AddPort(in).ok());
+  Wire(hub, in, sender, sender.AddVeth("eth0", kA, 0x13));
+  auto carried = [&] {
+    uint64_t sum = 0;
+    for (const auto& l : far.stack.links()) sum += l->counters().rx_packets + l->counters().rx_dropped;
+    return sum;
+  };
+  uint64_t before = carried();
+  {
+    Stack::Batch batch(sender.stack);
+    for (uint32_t i = 0; i < 100; ++i) EXPECT_TRUE(sender.Send(0x0a000064 + i % 100));  // each asks everybody who that is
+  }
+  EXPECT_GT(carried() - before, 2000u);
+  EXPECT_LT(carried() - before, 10'000u);
 }
 
 TEST(Link, TunsHoldSoMuch) {
