@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 
 #include "test/harness/guest_netlink.h"
 
@@ -185,3 +186,25 @@ GUEST_TEST(NetlinkSocket, WhatIsLostIsTold) {
 }
 
 }  // namespace
+
+// Any socket tells of interfaces; of addresses only those of IPv4.
+GUEST_TEST(NetlinkSocket, InterfacesByIoctl) {
+  NewNet();
+  constexpr struct {
+    int family, type;
+    bool addresses;
+  } kKinds[] = {{AF_UNIX, SOCK_DGRAM, false}, {AF_NETLINK, SOCK_RAW, false}, {AF_INET6, SOCK_DGRAM, false}, {AF_INET, SOCK_STREAM, true}};
+  for (const auto& kind : kKinds) {
+    const int fd = MUST(socket(kind.family, kind.type, 0));
+    ifreq r = {};
+    strcpy(r.ifr_name, "lo");
+    EXPECT_OK(ioctl(fd, SIOCGIFINDEX, &r));
+    EXPECT_EQ(r.ifr_ifindex, 1);
+    EXPECT_OK(ioctl(fd, SIOCGIFFLAGS, &r));
+    EXPECT_OK(ioctl(fd, SIOCGIFMTU, &r));
+    EXPECT_EQ(r.ifr_mtu, 65536);
+    for (unsigned long request : {SIOCGIFADDR, SIOCGIFNETMASK, SIOCGIFBRDADDR})
+      EXPECT_ERRNO(ioctl(fd, request, &r), kind.addresses ? EADDRNOTAVAIL : ENOTTY);
+    close(fd);
+  }
+}

@@ -22,6 +22,8 @@ class InetSocket;
 ErrnoOr<RefPtr<Socket>> NewInetSocket(Task& task, int family, int type, int protocol);
 // SIOCGIF* and SIOCSIF*, which every socket takes; ENOTTY for others.
 ErrnoOr<uint64_t> InterfaceIoctl(Task& task, NetNamespace& net, uint32_t command, uint64_t argument);
+// The same on sockets of other families: no IPv4 addresses, no routes (dev_ioctl()).
+ErrnoOr<uint64_t> DeviceIoctl(Task& task, NetNamespace& net, uint32_t command, uint64_t argument);
 
 // A datagram or raw packet that waits for its reader.
 struct Datagram {

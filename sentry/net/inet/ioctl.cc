@@ -263,8 +263,27 @@ ErrnoOr<uint64_t> InterfaceIoctl(Task& task, NetNamespace& net, uint32_t command
   return uint64_t{0};
 }
 
+ErrnoOr<uint64_t> DeviceIoctl(Task& task, NetNamespace& net, uint32_t command, uint64_t argument) {
+  switch (command) {
+    case SIOCADDRT:
+    case SIOCDELRT:
+    case SIOCGIFADDR:
+    case SIOCSIFADDR:
+    case SIOCGIFDSTADDR:
+    case SIOCSIFDSTADDR:
+    case SIOCGIFBRDADDR:
+    case SIOCSIFBRDADDR:
+    case SIOCGIFNETMASK:
+    case SIOCSIFNETMASK: return Errno(ENOTTY);
+    default: return InterfaceIoctl(task, net, command, argument);
+  }
+}
+
 ErrnoOr<uint64_t> InetSocket::Ioctl(Task& task, uint32_t command, uint64_t argument) {
   if (auto stamp = StampIoctl(task, command, argument); !stamp.Is(ENOTTY)) return stamp;
+  // inet6_ioctl() has no answers in IPv4.
+  const bool asks_v4 = command == SIOCGIFADDR || command == SIOCGIFDSTADDR || command == SIOCGIFBRDADDR || command == SIOCGIFNETMASK;
+  if (asks_v4 && family() == AF_INET6) return Errno(ENOTTY);
   auto done = InterfaceIoctl(task, *net_, command, argument);
   if (!done.Is(ENOTTY)) return done;
   return Socket::Ioctl(task, command, argument);

@@ -11,6 +11,7 @@
 #include "sentry/kernel/credentials.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/net/inet/inet_socket.h"
 #include "sentry/net/netlink/netlink.pb.h"
 #include "sentry/net/netlink/route_messages.h"
 
@@ -336,6 +337,11 @@ ErrnoOr<std::string> NetlinkSocket::GetOption(Task& task, int level, int name, s
     }
   }
   return Socket::GetOption(task, level, name, capacity);
+}
+
+ErrnoOr<uint64_t> NetlinkSocket::Ioctl(Task& task, uint32_t command, uint64_t argument) {
+  auto done = DeviceIoctl(task, *net_, command, argument);
+  return done.Is(ENOTTY) ? Socket::Ioctl(task, command, argument) : done;
 }
 
 uint32_t NetlinkSocket::Poll(Task&) { return POLLOUT | POLLWRNORM | (answers_.empty() ? 0 : POLLIN | POLLRDNORM) | (overrun_ ? POLLERR : 0); }

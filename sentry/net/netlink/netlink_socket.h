@@ -34,6 +34,7 @@ class NetlinkSocket final : public Socket, public NetWatcher {
   bool Reserve(bool loading = false);
   void Release() { --reserved_; }
   void PostReserved(std::string message);
+  ErrnoOr<uint64_t> Ioctl(Task& task, uint32_t command, uint64_t argument) override;
   uint32_t Poll(Task& task) override;
   WaitQueue* wait_queue() override { return &queue_; }
 

@@ -383,7 +383,7 @@ ErrnoOr<uint64_t> UnixSocket::Ioctl(Task& task, uint32_t command, uint64_t argum
     case SIOCOUTQ: value = static_cast<int>(budget_->used) + (host_peer_ ? HostQueued(command) : 0); break;
     default:
       // Any socket tells of interfaces; the C library asks one of these.
-      return InterfaceIoctl(task, net_ ? *net_ : NetNamespace::Of(task), command, argument);
+      return DeviceIoctl(task, net_ ? *net_ : NetNamespace::Of(task), command, argument);
   }
   TRY(task.CopyOut(UserPtr<int>(argument), value));
   return uint64_t{0};
