@@ -16,8 +16,8 @@
 namespace amber {
 namespace {
 
-// How long one call may go on taking submissions, and requests may be begun one after the other, ns.
-constexpr int64_t kLongestSubmit = 100'000'000, kLongestWork = 10'000'000;
+// How long requests may be begun one after the other, ns.
+constexpr int64_t kLongestWork = 10'000'000;
 
 }  // namespace
 
@@ -25,16 +25,17 @@ bool IoUring::Supports(uint8_t opcode) { return IsKnown(opcode); }
 
 // --- submissions ---
 
-ErrnoOr<uint32_t> IoUring::Submit(Task& task, uint32_t count) {
+ErrnoOr<uint32_t> IoUring::Submit(Task& task, uint32_t count, int64_t longest) {
   RefPtr<IoUring> self(this);
   uint32_t entries = memory_.submissions(), taken = 0;
   count = std::min({count, entries, memory_.SubmissionTail() - sq_head_});
-  if (count > 0 && requests_ + count > kMaxRequests) return Errno(EAGAIN);
+  if (count > 0 && (requests_ + count > kMaxRequests || all_requests_ + count > kMaxAllRequests)) return Errno(EAGAIN);
   submitting_ = true;
   // Others want the kernel, too: a program submits what is left by its next call (but a chain must not be cut).
   const Clocks& clocks = task.kernel().clocks();
-  int64_t end = clocks.Monotonic() + kLongestSubmit;
-  while (taken < count && (!chain_.empty() || clocks.Monotonic() < end)) {
+  int64_t end = clocks.Monotonic() + longest;
+  // What was begun may have been the end of the thread.
+  while (taken < count && !task.exiting() && (!chain_.empty() || clocks.Monotonic() < end)) {
     uint32_t index = memory_.SubmissionIndex(sq_head_++);
     if (index >= entries) {
       memory_.CountDropped();
@@ -52,6 +53,7 @@ ErrnoOr<uint32_t> IoUring::Submit(Task& task, uint32_t count) {
 bool IoUring::SubmitOne(Task& task, const io_uring_sqe& sqe) {
   auto request = MakeRef<Request>(*this, task, sqe);
   ++requests_;
+  ++all_requests_;
   bool good = request->Check() == 0;
   bool linked = request->linked();
   // Nor does a time-out limit another (io_link_timeout_prep()).
@@ -185,7 +187,7 @@ void IoUring::Complete(Request& request, int32_t result) {
   if (request.placed) pending_.erase(request.place);
   request.placed = false;
   ForgetCount(request);
-  if (requests_ > 0) --requests_;
+  if (requests_ > 0) --requests_, --all_requests_;
   const io_uring_sqe& sqe = request.sqe();
   bool failed = result < 0 || (MustBeWhole(sqe.opcode) && static_cast<uint32_t>(result) != request.expected());
   if (result == -ETIME && (sqe.timeout_flags & IORING_TIMEOUT_ETIME_SUCCESS) != 0 && sqe.opcode == IORING_OP_TIMEOUT) failed = false;
@@ -224,7 +226,7 @@ void IoUring::Complete(Request& request, int32_t result) {
   } else if (rest) {
     due_.push_back({std::move(rest), 0, false});
   }
-  if (!releasing_.empty()) ReleaseUnused();
+  request.DropTags();
   CheckCounts();
   Work();
 }

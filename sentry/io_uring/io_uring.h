@@ -14,6 +14,7 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "sentry/io_uring/abi.h"
@@ -23,6 +24,7 @@
 #include "sentry/kernel/clock.h"
 #include "sentry/kernel/credentials.h"
 #include "sentry/kernel/wait_queue.h"
+#include "sentry/mm/memory_owner.h"
 #include "sentry/vfs/file.h"
 
 namespace amber {
@@ -46,7 +48,8 @@ class IoUring final : public File {
   static ErrnoOr<RefPtr<IoUring>> Find(Task& task, int fd, bool registered);
 
   // Takes up to `count` submissions; how many were taken. EAGAIN if too many are under way.
-  ErrnoOr<uint32_t> Submit(Task& task, uint32_t count);
+  // `longest`: it takes no new chain after that time, ns.
+  ErrnoOr<uint32_t> Submit(Task& task, uint32_t count, int64_t longest = kLongestSubmit);
   // Somebody is to look for submissions without being told (IORING_SETUP_SQPOLL).
   bool polls() const { return (setup_flags_ & IORING_SETUP_SQPOLL) != 0; }
   // Has that one take what there is. EOWNERDEAD if its process is gone.
@@ -71,8 +74,11 @@ class IoUring final : public File {
   void Complete(Request& request, int32_t result);
   // A completion after which the request goes on. False if there is no room for it: then it is the last.
   bool PostMore(Request& request, int32_t result);
-  // A thread is there that can do it: the next operations are its.
-  bool serves() const { return serving_ && !errand_; }
+  // A request uses what has that tag, until it is complete. 0: none.
+  void UseTag(uint64_t tag);
+  void DropTag(uint64_t tag);
+  // A thread of its address space is there that can do it: the next operations are its.
+  bool serves(const Task& helper) const;
   // Whoever waits in a call is to serve.
   void AskForThread();
   void SetErrand(std::function<void(Task& thread)> errand) { errand_ = std::move(errand); }
@@ -119,6 +125,10 @@ class IoUring final : public File {
   bool AfterLoad(state::Loader& loader) override;
 
  private:
+  static constexpr int64_t kLongestSubmit = 100'000'000, kLongestPoll = 2'000'000, kLongestPollDelay = 10'000'000;  // ns
+  // Of all rings: each has a task's state (Linux charges them to the memory control group).
+  static constexpr size_t kMaxAllRequests = 1 << 18;
+  static inline size_t all_requests_ = 0;  // kernel lock
   // One submission: false if it was malformed, which ends a batch (but for IORING_SETUP_SUBMIT_ALL).
   bool SubmitOne(Task& task, const io_uring_sqe& sqe);
   void SubmitChain();
@@ -137,7 +147,6 @@ class IoUring final : public File {
   void SetSlot(uint32_t index, RefPtr<File> file, uint64_t tag = 0);
   // A file or buffer with that tag is registered no more: told once no request uses it.
   void Release(uint64_t tag);
-  void ReleaseUnused();
   ErrnoOr<void> CheckNewTable(Task& task, uint32_t count) const;
   ErrnoOr<uint64_t> RegisterFiles(Task& task, uint64_t argument, uint32_t count, uint64_t tags = 0, bool sparse = false);
   ErrnoOr<uint64_t> UnregisterFiles();
@@ -183,7 +192,7 @@ class IoUring final : public File {
   };
   std::deque<Due> due_;  // of those that are to begin alone, while nobody works
   bool working_ = false, submitting_ = false;
-  bool serving_ = false;
+  Task* serving_ = nullptr;  // a thread that does now what needs one
   std::function<void(Task& thread)> errand_;
   std::unique_ptr<Timer> timer_;                // goes on with them
   size_t requests_ = 0;                         // that are not complete
@@ -203,7 +212,12 @@ class IoUring final : public File {
     uint64_t tag;
   };
   std::vector<FixedBufferSlot> buffers_;
-  std::vector<uint64_t> releasing_;  // tags of what requests still use
+  // Requests that use what has a tag, and how often that is to be told when the last is complete.
+  struct TagUse {
+    uint32_t users = 0, waiting = 0;
+  };
+  std::unordered_map<uint64_t, TagUse> tag_uses_;
+  std::vector<uint64_t> loaded_releasing_;  // until all is loaded
   std::map<uint16_t, RefPtr<const Credentials>> personalities_;
   uint32_t last_personality_ = 0;
   struct Restrictions {
@@ -216,6 +230,8 @@ class IoUring final : public File {
   uint32_t workers_[2] = {};   // 0: as Linux would begin
   int clock_ = 1;              // CLOCK_MONOTONIC
   RefPtr<Task> poller_;
+  MemoryWatch poller_space_;  // what the poller does is done there; after an exec nobody polls
+  int64_t poll_delay_ = 0;
   RefPtr<const Credentials> poller_creds_;
   std::unique_ptr<Timer> poll_timer_;
   std::vector<std::pair<RefPtr<Task>, uint32_t>> loaded_owners_;  // until all is loaded

@@ -56,7 +56,9 @@ void IoUring::SaveRegistered(state::Saver& saver, proto::IoUring* out) const {
     out->add_buffer(b.range.iov_len);
     out->add_buffer_tag(b.tag);
   }
-  for (uint64_t tag : releasing_) out->add_releasing(tag);
+  for (const auto& [tag, use] : tag_uses_) {
+    for (uint32_t i = 0; i < use.waiting; ++i) out->add_releasing(tag);
+  }
   out->set_alloc_from(alloc_from_);
   out->set_alloc_to(alloc_to_);
   for (const auto& [id, creds] : personalities_) {
@@ -72,7 +74,8 @@ void IoUring::SaveRegistered(state::Saver& saver, proto::IoUring* out) const {
   }
   for (uint32_t w : workers_) out->add_workers(w);
   out->set_clock(static_cast<uint32_t>(clock_));
-  out->set_poller(saver.Ref(poller_));
+  // Without one that still polls there is none.
+  out->set_poller(saver.Ref(Poller()));
   if (poller_creds_) SaveRingCredentials(saver, *poller_creds_, out->mutable_poller_creds());
   ForEachOwner([&](const RefPtr<Task>& task, uint32_t index) {
     out->add_owner(saver.Ref(task));
@@ -88,7 +91,7 @@ bool IoUring::LoadRegistered(state::Loader& loader, const proto::IoUring& m) {
     uint64_t tag = i / 2 < m.buffer_tag_size() ? m.buffer_tag(i / 2) : 0;
     buffers_.push_back({{reinterpret_cast<void*>(m.buffer(i)), m.buffer(i + 1)}, tag});
   }
-  releasing_.assign(m.releasing().begin(), m.releasing().end());
+  loaded_releasing_.assign(m.releasing().begin(), m.releasing().end());
   bool has_range = m.alloc_to() != 0;
   alloc_from_ = has_range ? m.alloc_from() : 0;
   alloc_to_ = has_range ? m.alloc_to() : static_cast<uint32_t>(files_.size());
@@ -105,7 +108,7 @@ bool IoUring::LoadRegistered(state::Loader& loader, const proto::IoUring& m) {
   clock_ = m.clock() == CLOCK_BOOTTIME ? CLOCK_BOOTTIME : CLOCK_MONOTONIC;
   poller_ = loader.GetRef<Task>(m.poller());
   if (m.has_poller_creds()) poller_creds_ = LoadRingCredentials(loader, m.poller_creds());
-  if (polls() && (!poller_ || !poller_creds_)) return false;
+  if (polls() && !poller_creds_) return false;
   for (int i = 0; i + 1 < m.owner_size(); i += 2) {
     RefPtr<Task> task = loader.GetRef<Task>(m.owner(i));
     if (!task || m.owner(i + 1) >= kMaxOwnRings) return false;
@@ -166,7 +169,9 @@ std::string IoUring::Save(state::Saver& saver) const {
 RefPtr<Request> IoUring::LoadChain(state::Loader& loader, const proto::IoChain& in, bool waits) {
   RefPtr<Request> first = Request::Load(loader, *this, in.first());
   if (!first || in.first().waits() != waits || first->opcode() == IORING_OP_LINK_TIMEOUT) return nullptr;
-  requests_ += 1 + static_cast<size_t>(in.rest_size()) + (in.has_watch() ? 1 : 0);
+  const size_t count = 1 + static_cast<size_t>(in.rest_size()) + (in.has_watch() ? 1 : 0);
+  requests_ += count;
+  all_requests_ += count;
   RefPtr<Request> last = first;
   for (const auto& next : in.rest()) {
     RefPtr<Request> r = Request::Load(loader, *this, next);
@@ -229,7 +234,8 @@ bool IoUring::AfterLoad(state::Loader&) {
   for (auto& [task, index] : loaded_owners_) AddOwner(std::move(task), index);
   loaded_owners_.clear();
   // Submissions whose turn was to come.
-  if (polls() && memory_.SubmissionTail() != sq_head_) PollLater(poller_->kernel());
+  if (poller_ && poller_->has_mm()) poller_space_.Watch(&poller_->mm());
+  if (polls() && memory_.SubmissionTail() != sq_head_ && Poller() != nullptr) PollLater(poller_->kernel());
   if (!deferred_.empty()) WorkLater(deferred_.front()->task().kernel(), 0);
   for (const RefPtr<Request>& first : pending_) {
     for (Request* r = first.get(); r != nullptr; r = r->next.get()) r->AfterLoad();
@@ -239,6 +245,7 @@ bool IoUring::AfterLoad(state::Loader&) {
   for (const RefPtr<Request>& first : deferred_) {
     for (Request* r = first.get(); r != nullptr; r = r->next.get()) r->AfterLoad();
   }
+  for (uint64_t tag : std::exchange(loaded_releasing_, {})) Release(tag);
   return true;
 }
 

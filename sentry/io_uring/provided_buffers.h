@@ -54,7 +54,7 @@ class ProvidedBuffers {
   bool Load(state::Loader& loader, const proto::IoUring& in);
 
  private:
-  static constexpr size_t kMaxMapped = 256;
+  static constexpr size_t kMaxMapped = 16;             // each is a mapping of the sentry, of which it has no more than vm.max_map_count
   static constexpr uint32_t kMaxMappedEntries = 4096;  // as far as mmap offsets of two groups lie from each other
   // Memory of ours that only we can make smaller. It is there as long as the ring is, for it may be mapped.
   class Pages {

@@ -16,7 +16,8 @@ namespace amber {
 namespace {
 
 constexpr uint64_t kMaxBufferSize = uint64_t{1} << 30;
-constexpr uint32_t kMaxPersonalities = UINT16_MAX;
+constexpr uint32_t kMaxPersonalities = UINT16_MAX;  // their numbers
+constexpr size_t kMostPersonalities = 1024;         // at once: images hold each one's groups
 
 struct Registration {  // struct io_uring_rsrc_register
   uint32_t count, flags;
@@ -145,22 +146,27 @@ ErrnoOr<uint64_t> IoUring::CloneBuffers(Task& task, uint64_t argument) {
 
 void IoUring::Release(uint64_t tag) {
   if (tag == 0) return;
-  releasing_.push_back(tag);
-  ReleaseUnused();
+  auto it = tag_uses_.find(tag);
+  if (it == tag_uses_.end()) return PostAside(tag, 0, 0);
+  it->second.waiting = std::min<uint32_t>(it->second.waiting + 1, kMaxRequests);
 }
 
-void IoUring::ReleaseUnused() {
-  std::erase_if(releasing_, [&](uint64_t tag) {
-    if (std::ranges::any_of(pending_, [&](const RefPtr<Request>& r) { return r->Uses(tag); })) return false;
-    PostAside(tag, 0, 0);
-    return true;
-  });
+void IoUring::UseTag(uint64_t tag) {
+  if (tag != 0) ++tag_uses_[tag].users;
+}
+
+void IoUring::DropTag(uint64_t tag) {
+  auto it = tag_uses_.find(tag);
+  if (it == tag_uses_.end() || --it->second.users > 0) return;
+  const uint32_t waiting = it->second.waiting;
+  tag_uses_.erase(it);
+  for (uint32_t i = 0; i < waiting; ++i) PostAside(tag, 0, 0);
 }
 
 // --- personalities ---
 
 ErrnoOr<uint64_t> IoUring::RegisterPersonality(Task& task) {
-  if (personalities_.size() >= kMaxPersonalities) return Errno(EBUSY);
+  if (personalities_.size() >= kMostPersonalities) return Errno(EBUSY);
   do {
     last_personality_ = last_personality_ == kMaxPersonalities ? 1 : last_personality_ + 1;
   } while (personalities_.contains(static_cast<uint16_t>(last_personality_)));

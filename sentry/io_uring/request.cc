@@ -16,6 +16,7 @@
 #include "sentry/io_uring/io_uring.pb.h"
 #include "sentry/io_uring/operations.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/others_turn.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/net/socket.h"
 #include "sentry/syscalls/table.h"
@@ -59,7 +60,7 @@ void Request::Run() {
   if (TakesFile(sqe_.opcode) && !file_) {
     if ((sqe_.flags & IOSQE_FIXED_FILE) != 0) {
       file_ = ring_->FixedFile(static_cast<uint32_t>(sqe_.fd));
-      if (file_) file_tag_ = ring_->FileTag(static_cast<uint32_t>(sqe_.fd));
+      if (file_) ring_->UseTag(file_tag_ = ring_->FileTag(static_cast<uint32_t>(sqe_.fd)));
     } else if (auto file = task_->files().Get(sqe_.fd); file.ok()) {
       file_ = *file;
     }
@@ -214,7 +215,8 @@ ErrnoOr<uint64_t> Request::Timeout(Task& helper) {
     if (left > 0) --left;
     call.timed_out = false;
     int64_t now = helper.kernel().clocks().Monotonic();
-    call.deadline = now + std::min(static_cast<int64_t>(period), kNever - 1 - now);
+    // Not faster than others can have the kernel in between.
+    call.deadline = now + std::clamp<int64_t>(static_cast<int64_t>(period), kOthersTurn, kNever - 1 - now);
     return helper.Block({}, call.deadline);
   }
   if (call.timed_out) {
@@ -324,12 +326,19 @@ RefPtr<Request> Request::Load(state::Loader& loader, IoUring& ring, const proto:
 
 void Request::AfterLoad() {
   if (!lost_space_ && task_->has_mm()) space_.Watch(&task_->mm());
+  ring_->UseTag(file_tag_);
+  ring_->UseTag(buffer_tag_);
 }
 
 void Request::Resume() {
   helper_ = std::make_unique<HelperTask>(task_->kernel(), *this);
   helper_->call() = saved_;
   helper_->RunAfterThaw();
+}
+
+void Request::DropTags() {
+  if (file_tag_ != 0) ring_->DropTag(std::exchange(file_tag_, 0));
+  if (buffer_tag_ != 0) ring_->DropTag(std::exchange(buffer_tag_, 0));
 }
 
 }  // namespace amber

@@ -75,7 +75,8 @@ class Request final : public RefCounted<Request>, public CallOwner, public Opera
   // It is who its submitter is now, whatever that becomes.
   void KeepCredentials();
   // It has a file or buffer with that tag.
-  bool Uses(uint64_t tag) const { return file_tag_ == tag || buffer_tag_ == tag; }
+  // It is complete: what it used with a tag it does not use any more.
+  void DropTags();
   // Flags of its next completion.
   uint32_t TakeFlags() { return std::exchange(cqe_flags_, 0); }
   // What a read or write has to move to count as whole.

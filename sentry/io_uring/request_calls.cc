@@ -13,6 +13,7 @@
 #include "sentry/io_uring/io_uring.h"
 #include "sentry/io_uring/operations.h"
 #include "sentry/kernel/task.h"
+#include "sentry/mm/memory_manager.h"
 #include "sentry/net/inet/tcp_socket.h"
 #include "sentry/syscalls/splice.h"
 #include "sentry/syscalls/table.h"
@@ -60,7 +61,7 @@ ErrnoOr<void> Request::CheckFixed(uint64_t address, uint64_t size) {
     const iovec* now = ring_->FixedBuffer(sqe_.buf_index);
     if (now == nullptr) return Errno(EFAULT);
     fixed_ = *now;
-    buffer_tag_ = ring_->BufferTag(sqe_.buf_index);
+    ring_->UseTag(buffer_tag_ = ring_->BufferTag(sqe_.buf_index));
   }
   const iovec* buffer = &*fixed_;
   uint64_t start = reinterpret_cast<uint64_t>(buffer->iov_base);
@@ -95,7 +96,7 @@ ErrnoOr<uint64_t> Request::ReadWrite(Task& helper, const io_uring_sqe& sqe) {
 }
 
 ErrnoOr<uint64_t> Request::OnThread(Task& helper, const OperationCall& call) {
-  if (!ring_->serves()) {
+  if (!ring_->serves(helper)) {
     wants_thread_ = true;
     ring_->AskForThread();
     return helper.Block({});
@@ -111,9 +112,29 @@ ErrnoOr<uint64_t> Request::OnThread(Task& helper, const OperationCall& call) {
 
 void Request::OnOperations(RefPtr<Task> helper, std::vector<platform::StubOp> ops, std::function<void(std::span<const int64_t>)> done) {
   if (ring_ == nullptr) return done({});
+  // If the thread ends before it has made them: the address space is free for others, and the request is over.
+  class Unless {
+   public:
+    explicit Unless(RefPtr<Task> helper) : helper_(std::move(helper)), mm_(&helper_->mm()) {}
+    ~Unless() {
+      if (happened_) return;
+      mm_->TaskGone(*helper_);
+      helper_->FinishSyscall(-ECANCELED);
+    }
+    Unless(const Unless&) = delete;
+    Unless& operator=(const Unless&) = delete;
+    void Happened() { happened_ = true; }
+
+   private:
+    RefPtr<Task> helper_;
+    RefPtr<MemoryManager> mm_;
+    bool happened_ = false;
+  };
+  auto unless = std::make_shared<Unless>(helper);
   // The thread's own call is executed again, as if it had been interrupted by nothing.
-  ring_->SetErrand([helper = std::move(helper), ops = std::move(ops), done = std::move(done), ring = RefPtr<IoUring>(ring_)](Task& thread) mutable {
-    thread.StopForOps(std::move(ops), [helper, done = std::move(done), ring, &thread](std::span<const int64_t> results) {
+  ring_->SetErrand([unless, ops = std::move(ops), done = std::move(done), ring = RefPtr<IoUring>(ring_)](Task& thread) mutable {
+    thread.StopForOps(std::move(ops), [unless, done = std::move(done), ring, &thread](std::span<const int64_t> results) {
+      unless->Happened();
       done(results);
       thread.FinishSyscall(-static_cast<int64_t>(kErestartnointr.number()));
     });

@@ -86,6 +86,7 @@ ErrnoOr<uint64_t> Request::Receive(Task& helper, Socket& socket, std::vector<iov
     return ReceiveMessageRanges(helper, socket, std::move(chosen), &header, flags);
   }
   header = TRY(HeaderAt(helper, sqe_.addr));
+  if (several() && chosen.empty()) return Errno(EINVAL);
   if (several()) return ReceiveWithHeader(helper, socket, header, chosen.front());
   if (!selects) chosen = TRY(MessageRanges(helper, header));
   uint64_t received = TRY(ReceiveMessageRanges(helper, socket, std::move(chosen), &header, flags));

@@ -12,6 +12,7 @@
 
 #include "sentry/io_uring/abi.h"
 #include "sentry/io_uring/io_uring.h"
+#include "sentry/kernel/extras.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/others_turn.h"
 #include "sentry/kernel/task.h"
@@ -91,6 +92,7 @@ ErrnoOr<RefPtr<IoUring>> IoUring::Create(Task& task, uint32_t entries, io_uring_
   if (polls) {
     // It is as if the thread that polls slept all the time: programs must be ready for that (io_uring_setup(2), IORING_SETUP_SQPOLL).
     ring->poller_ = RefPtr<Task>(&task);
+    ring->poller_space_.Watch(&task.mm());
     ring->poller_creds_ = task.creds_ref();
     ring->memory_.SetFlag(IORING_SQ_NEED_WAKEUP, true);
   }
@@ -104,6 +106,7 @@ RingMemory::Shape IoUring::ShapeOf(uint32_t setup_flags) {
 }
 
 IoUring::~IoUring() {
+  all_requests_ -= requests_;
   for (auto& [task, own] : AllOwnRings()) std::ranges::replace(own.rings, this, nullptr);
   for (const RefPtr<Request>& r : pending_) r->Drop();
   for (const RefPtr<Request>& r : deferred_) r->Drop();
@@ -113,31 +116,44 @@ IoUring::~IoUring() {
 // --- submissions that nobody makes a call for ---
 
 Task* IoUring::Poller() const {
-  if (!poller_->exiting() && poller_->has_mm()) return poller_.get();
+  if (!poller_) return nullptr;
+  auto polls = [&](const Task& t) { return !t.exiting() && t.has_mm() && poller_space_.Is(t.mm()); };
+  if (polls(*poller_)) return poller_.get();
   for (const RefPtr<Task>& t : poller_->group().tasks()) {
-    if (!t->exiting() && t->has_mm()) return t.get();
+    if (polls(*t)) return t.get();
   }
   return nullptr;
 }
 
 ErrnoOr<void> IoUring::WakePoller() {
+  RefPtr<IoUring> self(this);
   Task* poller = Poller();
   if (poller == nullptr) return Errno(EOWNERDEAD);
   RefPtr<Task> keep(poller);
-  (void)Submit(*poller, memory_.submissions());
-  // What a submission that was malformed, or the time that it took, has left.
-  if (memory_.SubmissionTail() != sq_head_ && !poller->exiting()) PollLater(poller->kernel());
+  const Clocks& clocks = poller->kernel().clocks();
+  const int64_t begun = clocks.Monotonic();
+  auto taken = Submit(*poller, memory_.submissions(), kLongestPoll);
+  // What a submission that was malformed, or the time that it took, has left. Others have the kernel for as long as this had it; where nothing is to be
+  // had for the time being (the tail is the program's to write), this looks less and less often.
+  const int64_t spent = clocks.Monotonic() - begun;
+  const bool some = taken.ok() && *taken > 0;
+  poll_delay_ = some ? std::max(kOthersTurn, spent) : std::clamp(2 * poll_delay_, kOthersTurn, kLongestPollDelay);
+  if (memory_.SubmissionTail() != sq_head_ && Poller() != nullptr) PollLater(poller->kernel());
   return Ok();
 }
 
 void IoUring::PollLater(Kernel& kernel) {
   if (poll_timer_ == nullptr) {
     poll_timer_ = std::make_unique<Timer>([this, &kernel] {
-      if (kernel.frozen()) return PollLater(kernel);
-      (void)WakePoller();
+      Task* poller = Poller();
+      if (poller == nullptr) return;
+      bool stands = kernel.frozen() || poller->group().stopped() || poller->extras().cgroup_held;
+      if (!stands) return void(WakePoller());
+      poll_delay_ = kLongestPollDelay;
+      PollLater(kernel);
     });
   }
-  poll_timer_->Arm(kernel.timers(), kernel.clocks().Monotonic() + (kernel.frozen() ? 100 : 1) * kOthersTurn);
+  poll_timer_->Arm(kernel.timers(), kernel.clocks().Monotonic() + std::max(poll_delay_, kOthersTurn));
 }
 
 // --- what needs a thread of the program ---
@@ -147,17 +163,24 @@ void IoUring::AskForThread() {
   queue_.Notify(POLLIN | POLLRDNORM);
 }
 
+bool IoUring::serves(const Task& helper) const {
+  return serving_ != nullptr && !errand_ && serving_->has_mm() && helper.has_mm() && &serving_->mm() == &helper.mm();
+}
+
 ErrnoOr<void> IoUring::Serve(Task& task) {
   if ((setup_flags_ & IORING_SETUP_TASKRUN_FLAG) != 0) memory_.SetFlag(IORING_SQ_TASKRUN, false);
   while (true) {
     auto next = std::ranges::find_if(pending_, [&](const RefPtr<Request>& r) { return r->WantsThreadOf(task); });
     if (next == pending_.end()) return Ok();
     RefPtr<Request> request = *next;
-    serving_ = true;
+    serving_ = &task;
     request->OnReady();
-    serving_ = false;
+    serving_ = nullptr;
     if (!errand_) continue;
-    std::exchange(errand_, nullptr)(task);
+    auto errand = std::exchange(errand_, nullptr);
+    // What was begun besides may have been the end of this thread.
+    if (task.exiting()) return Errno(EINTR);
+    errand(task);
     return kNoAnswer;
   }
 }

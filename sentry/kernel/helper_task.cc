@@ -65,6 +65,8 @@ void HelperTask::Run(Task& other, RefPtr<FdTable> files, const Handler& handler,
   t->extras_->time = other.extras_->time;
   t->extras_->cgroup = other.extras_->cgroup;
   t->extras_->landlock = other.extras_->landlock;
+  // Made to run before what it waits for has come.
+  t->EndBlock();
   t->call_ = Task::Call::kRunning;
   Kernel& kernel = t->kernel();
   ++kernel.lifecycle().running_helpers_;
