@@ -4,6 +4,7 @@
 
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/thread_group.h"
+#include "sentry/kernel/under_lock.h"
 
 namespace amber {
 namespace {
@@ -16,6 +17,8 @@ void Mark(SigInfo* info, uint32_t mark) { memcpy(reinterpret_cast<char*>(&info->
 bool IsMarked(const SigInfo& info) { return memcmp(reinterpret_cast<const char*>(&info.raw) + kMarkAt, &kOwn, sizeof(kOwn)) == 0; }
 
 }  // namespace
+
+void PosixTimers::Unmark(SigInfo* info) { Mark(info, 0); }
 
 PosixTimer& PosixTimers::Create() {
   while (timers_.contains(next_id_)) next_id_ = next_id_ == INT32_MAX ? 0 : next_id_ + 1;
@@ -106,24 +109,32 @@ void PosixTimers::Expire(PosixTimer& timer) {
   Task* thread = timer.notify == SIGEV_THREAD_ID ? group_.pids().FindTask(timer.thread_id) : nullptr;
   // The thread has ended; its number may be another process's by now.
   if (timer.notify == SIGEV_THREAD_ID && (thread == nullptr || &thread->group() != &group_)) return;
-  const Task& receiver = thread != nullptr ? *thread : *group_.leader();
-  auto pending = [&] { return (receiver.pending() & SignalBit(timer.signo)) != 0; };
-  if (!pending()) timer.queued = timer.stale = false;  // it was discarded
+  RefPtr<Task> receiver(thread != nullptr ? thread : group_.leader());
+  // Of this number; which of several it is, the mark in the signal tells (posixtimer_send_sigqueue() queues one for each timer).
+  const bool pending = (receiver->pending() & SignalBit(timer.signo)) != 0;
+  if (!pending) timer.queued = timer.stale = false;  // it was discarded
+  auto missed_now = [&](int64_t before) { return static_cast<int>(std::min<int64_t>(before + missed, INT32_MAX)); };
   if (timer.stale) {
     // What is queued is this one's from now on.
     timer.stale = false;
-    timer.overrun_now = static_cast<int>(std::min<int64_t>(missed, INT32_MAX));
+    timer.overrun_now = missed_now(0);
     return;
   }
-  // While its signal is pending a timer only counts.
-  timer.overrun_now = static_cast<int>(std::min<int64_t>(timer.overrun_now + missed + (pending() ? 1 : 0), INT32_MAX));
-  if (pending()) return;
-  if (thread != nullptr) {
-    thread->SendSignal(info);
-  } else {
-    group_.SendSignal(info, timer.cpu ? timer.busiest.Find(group_) : nullptr);
+  // While its signal is pending a timer only counts; of a standard signal there is one.
+  if (timer.queued || (pending && timer.signo < kFirstRealtime)) {
+    timer.overrun_now = missed_now(int64_t{timer.overrun_now} + 1);
+    return;
   }
-  timer.queued = pending();
+  timer.overrun_now = missed_now(0);
+  timer.queued = true;
+  // The signal may be the end of the process, and with it of this timer, whose callback this is.
+  RefPtr<ThreadGroup> group(&group_);
+  if (thread != nullptr) {
+    receiver->SendSignal(info);
+  } else {
+    group->SendSignal(info, timer.cpu ? timer.busiest.Find(group_) : nullptr);
+  }
+  Discard([group, receiver] {});
 }
 
 }  // namespace amber

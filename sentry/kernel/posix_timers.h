@@ -56,6 +56,8 @@ class PosixTimers {
   // A signal of a timer was taken by a thread: its overruns become what timer_getoverrun tells. False if it is not to be seen: its timer is gone, or was
   // set anew since (posixtimer_deliver_signal()). What a program sent itself as if it came from a timer stays as it is.
   bool Deliver(SigInfo* info);
+  // Of a signal that a program made: it is none of a timer's, whatever it says.
+  static void Unmark(SigInfo* info);
 
  private:
   void Expire(PosixTimer& timer);

@@ -109,6 +109,8 @@ void Task::SendSignal(const SigInfo& info) {
   if (exiting_ || info.signo() == 0) return;
   int signo = info.signo();
   if (signo == SIGKILL) return group_->SendSignal(info);
+  // To go on, and to hear of it, may be the end of both.
+  RefPtr<Task> self(this);
   RefPtr<ThreadGroup> group(group_);
   TakeActions(*this);
   bool goes_on = group->PrepareSignal(signo);
@@ -127,6 +129,7 @@ void Task::SendSignal(const SigInfo& info) {
 void ThreadGroup::SendSignal(const SigInfo& info, Task* first) {
   if (zombie_ || info.signo() == 0) return;
   RefPtr<ThreadGroup> self(this);
+  RefPtr<Task> keep(first);
   int signo = info.signo();
   TakeActionsOf(*this);
   bool goes_on = PrepareSignal(signo);

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <deque>
 
 #include "sentry/kernel/cgroup.h"
 #include "sentry/kernel/core_dump.h"
@@ -39,16 +40,17 @@ void ReleaseIfOrphaned(ProcessGroup& group) {
   group.SendSignal(SigInfo::Kernel(SIGCONT));
 }
 
-// Signals that are sent while a process goes may end others, and so on, all on one stack.
-std::vector<const ThreadGroup*> leaving;
-
-class Leaving {
- public:
-  explicit Leaving(const ThreadGroup& group) { leaving.push_back(&group); }
-  ~Leaving() { leaving.pop_back(); }
-  Leaving(const Leaving&) = delete;
-  Leaving& operator=(const Leaving&) = delete;
+// Signals that are sent while a process goes may end others, whose ends send signals, too. They wait here, so that however long a chain of processes
+// is, it does not lie on the stack, and nobody meets what another is in the middle of. Kernel lock.
+struct Departure {
+  RefPtr<ThreadGroup> group;
+  RefPtr<Task> leader;
+  std::vector<RefPtr<ProcessGroup>> orphaned;
+  bool told = false;  // all is done but to tell the parent: the members of its namespace, which go first, were before it in the queue
 };
+std::deque<Departure> departing;
+bool in_departure = false;
+std::vector<const ThreadGroup*> leaving;  // those in the queue, and the one that is being worked on
 
 }  // namespace
 
@@ -163,7 +165,8 @@ void TaskLifecycle::Release(Task& task) {
     task.vfork_pending_ = false;
     task.vfork_queue_.Notify(POLLIN);
   }
-  --group->live_;
+  // What follows may end the rest of the process, on this stack.
+  const bool last = --group->live_ == 0;
   --kernel_.task_count_;
   Cgroup::OnTaskGone(task);
   // A thread that is not the leader leaves no zombie, not even as the last of its process.
@@ -172,7 +175,8 @@ void TaskLifecycle::Release(Task& task) {
     group->pids_->Free(IdsOf(task));
     std::erase(group->tasks_, self);
   }
-  if (group->live_ == 0) return LastTaskGone(*group);
+  if (last) return LastTaskGone(*group);
+  if (group->zombie_) return;
   CoreDump::Check(*group);
   // exec waits until it is alone.
   group->exit_queue_.Notify(POLLIN);
@@ -196,18 +200,36 @@ void TaskLifecycle::LastTaskGone(ThreadGroup& group) {
   for (ThreadGroup* child : group.children_) {
     if (Anchors(*child, &group)) orphaned.emplace_back(&child->process_group());
   }
-  {
-    Leaving scope(group);
-    ReparentChildren(group);
-    for (const RefPtr<ProcessGroup>& g : orphaned) ReleaseIfOrphaned(*g);
-    group.LeaveSessionIfLeader();
-    Tracing::OnTracerExit(group);
-    if (leader->extras_->tracee != nullptr) Tracing::OnExit(*leader, group.exit_status_);
-    group.exit_queue_.Notify(POLLIN | POLLHUP);
-    if (group.exit_watcher_) std::exchange(group.exit_watcher_, nullptr)(group.exit_status_);
-    if (group.is_init()) KillNamespace(*RefPtr<PidNamespace>(group.pids_));
+  leaving.push_back(&group);
+  departing.push_back({std::move(self), std::move(leader), std::move(orphaned)});
+  if (!in_departure) WorkOffDepartures();
+}
+
+void TaskLifecycle::WorkOffDepartures() {
+  in_departure = true;
+  while (!departing.empty()) {
+    Departure next = std::move(departing.front());
+    departing.pop_front();
+    ThreadGroup& group = *next.group;
+    if (!next.told) {
+      ReparentChildren(group);
+      for (const RefPtr<ProcessGroup>& g : next.orphaned) ReleaseIfOrphaned(*g);
+      group.LeaveSessionIfLeader();
+      Tracing::OnTracerExit(group);
+      if (next.leader->extras_->tracee != nullptr) Tracing::OnExit(*next.leader, group.exit_status_);
+      group.exit_queue_.Notify(POLLIN | POLLHUP);
+      if (group.exit_watcher_) std::exchange(group.exit_watcher_, nullptr)(group.exit_status_);
+      if (group.is_init()) {
+        KillNamespace(*RefPtr<PidNamespace>(group.pids_));
+        next.told = true;
+        departing.push_back(std::move(next));
+        continue;
+      }
+    }
+    std::erase(leaving, &group);
+    TellParent(group);
   }
-  TellParent(group);
+  in_departure = false;
 }
 
 void TaskLifecycle::TellParent(ThreadGroup& group) {

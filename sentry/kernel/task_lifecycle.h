@@ -119,6 +119,7 @@ class TaskLifecycle {
 
   void Exit(Task& task, int status);
   void LastTaskGone(ThreadGroup& group);
+  void WorkOffDepartures();
   void ReparentChildren(ThreadGroup& group);
   // Of a zombie: its parent is told, or nobody waits for it and it goes.
   void TellParent(ThreadGroup& group);

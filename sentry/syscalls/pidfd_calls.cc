@@ -6,6 +6,7 @@
 #include "sentry/fs/pidfd/pidfd.h"
 #include "sentry/fs/proc/entry.h"
 #include "sentry/fs/proc/proc.h"
+#include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/task.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/families.h"
@@ -77,6 +78,7 @@ ErrnoOr<uint64_t> PidfdSendSignal(Task& task, int fd, int signo, UserPtr<const s
   SigInfo info = SignalFrom(task, group, signo, thread ? SI_TKILL : SI_USER);
   if (p) {
     info.raw = TRY(task.CopyIn(p));
+    PosixTimers::Unmark(&info);
     if (info.raw.si_signo != signo) return Errno(EINVAL);
     // Nobody may pretend to be the kernel or kill(2).
     if ((info.raw.si_code >= 0 || info.raw.si_code == SI_TKILL) && &group != &task.group()) return Errno(EPERM);

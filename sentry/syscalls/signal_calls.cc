@@ -162,6 +162,7 @@ ErrnoOr<uint64_t> Tkill(Task& task, int tid, int signo) {
 ErrnoOr<SigInfo> CopyInSigInfo(Task& task, int target, int signo, UserPtr<const siginfo_t> p) {
   SigInfo info;
   info.raw = TRY(task.CopyIn(p));
+  PosixTimers::Unmark(&info);
   if (!ValidSignal(signo)) return Errno(EINVAL);
   info.raw.si_signo = signo;
   // Only a process itself may pretend that a signal came from the kernel or from kill.

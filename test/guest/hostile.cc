@@ -347,3 +347,56 @@ GUEST_TEST(Names, AreAnyBytes) {
   EXPECT_STREQ(name, odd);
   if (made) EXPECT_OK(rmdir(group));
 }
+
+// Each dies of its parent's end. However many there are, the kernel has one stack for all of them.
+GUEST_TEST(Chain, EndsFromItsTop) {
+  constexpr int kLength = 600;
+  int ends[2];
+  MUST(pipe(ends));
+  const pid_t first = Fork([&] {
+    close(ends[0]);
+    for (int i = 1; i < kLength; ++i) {
+      const pid_t next = fork();
+      if (next < 0) break;  // As long as it may be.
+      if (next > 0) break;
+      MUST(prctl(PR_SET_PDEATHSIG, SIGKILL));
+    }
+    MUST(write(ends[1], "x", 1));
+    pause();
+  });
+  close(ends[1]);
+  char byte;
+  for (int i = 0; i < kLength; ++i) MUST(read(ends[0], &byte, 1));
+  CheckpointHere();
+  MUST(kill(first, SIGKILL));
+  MUST(waitpid(first, nullptr, 0));
+  // Nobody is left who could write.
+  EXPECT_EQ(read(ends[0], &byte, 1), 0);
+}
+
+// What a timer sends is the end of the process that has it, and nobody waits for that.
+GUEST_TEST(Timers, EndTheirProcess) {
+  signal(SIGCHLD, SIG_IGN);
+  for (int round = 0; round < 8; ++round) {
+    int ends[2];
+    MUST(pipe(ends));
+    Fork([&] {
+      sigevent event = {};
+      event.sigev_notify = round % 2 == 0 ? SIGEV_SIGNAL : SIGEV_THREAD_ID;
+      event.sigev_signo = SIGKILL;
+      Thread other([&] {
+        event._sigev_un._tid = gettid();
+        int timer;
+        MUST(syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer));
+        const itimerspec soon = {{0, 0}, {0, 1'000'000}};
+        MUST(syscall(SYS_timer_settime, timer, 0, &soon, nullptr));
+        pause();
+      });
+      pause();
+    });
+    close(ends[1]);
+    char byte;
+    EXPECT_EQ(read(ends[0], &byte, 1), 0);
+    close(ends[0]);
+  }
+}
