@@ -114,7 +114,9 @@ void TmpfsInode::Account() { (void)Refresh(); }
 
 ErrnoOr<uint64_t> TmpfsInode::PrepareWrite(uint64_t offset, uint64_t size) {
   DropCapabilities();
-  dense_ = memfd_.valid() && offset <= RoundUp(attr_.size) && attr_.blocks * 512 == RoundUp(attr_.size);
+  // What was allocated beyond the end would stand for holes; only with a limit does that matter.
+  dense_ = memfd_.valid() && !(tmpfs().options_.size != 0 && allocated_beyond_) && offset <= RoundUp(attr_.size) &&
+           attr_.blocks * 512 == RoundUp(attr_.size);
   if (seals_ > 0 && (seals_ & F_SEAL_GROW) != 0 && offset + size > attr_.size) {
     if (offset >= attr_.size) return Errno(EPERM);
     size = attr_.size - offset;
@@ -195,6 +197,7 @@ ErrnoOr<void> TmpfsInode::Fallocate(const VfsContext&, int mode, uint64_t offset
     if (FitsUpTo(offset, end, tmpfs().free_bytes()) < end) return Errno(ENOSPC);
   }
   if (fallocate(memfd_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) return Errno(errno);
+  if (!punch && (mode & FALLOC_FL_KEEP_SIZE) != 0) allocated_beyond_ = true;
   if (!punch && (mode & FALLOC_FL_KEEP_SIZE) == 0) attr_.size = std::max(attr_.size, end);
   attr_.mtime = attr_.ctime = FileTimeNow();
   Account();

@@ -120,7 +120,8 @@ class TmpfsInode final : public Inode, public FlaggedInode {
   uint64_t accounted_ = 0;  // bytes
   uint64_t charge_ = 0;     // of them, what is not contents
   int open_ = 0;
-  bool dense_ = false;  // the write that begins leaves no hole, nor did others: what the file takes is known by its size
+  bool allocated_beyond_ = false;  // by FALLOC_FL_KEEP_SIZE, some time
+  bool dense_ = false;             // the write that begins leaves no hole, nor did others: what the file takes is known by its size
   int seals_ = -1;
   uint32_t flags_ = 0;    // FS_*_FL
   bool unnamed_ = false;  // O_TMPFILE: may still get a name
