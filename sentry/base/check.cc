@@ -72,12 +72,14 @@ Line Compose(const char* file, unsigned number, const char* kind, const char* te
 
 uint64_t FrameAbove(const void* frame) { return *static_cast<const uint64_t*>(frame); }
 
-// Where the calls on a stack return to, for `llvm-symbolizer --obj=sandbox`. Frames have pointers to the one above; anything else ends the walk.
-void AddFrames(Line& line, uint64_t ip, uint64_t frame) {
+// Where the calls on a stack return to, for `llvm-symbolizer --obj=sandbox`: a line of its own, since a broken stack may be the end of this. Frames have
+// pointers to the one above; anything else ends the walk.
+void LogFrames(uint64_t ip, uint64_t frame) {
+  Line line;
   constexpr int kMost = 32;
   constexpr uint64_t kLargestFrame = 1 << 16;
   const uint64_t start = reinterpret_cast<uint64_t>(&__executable_start);
-  line.Add(", at");
+  line.Add("at");
   for (int i = 0; i < kMost; ++i) {
     line.Add(" ");
     line.AddHex(ip - start);
@@ -87,12 +89,12 @@ void AddFrames(Line& line, uint64_t ip, uint64_t frame) {
     ip = words[1];
     frame = words[0];
   }
+  line.WriteTo(g_log);
 }
 
 [[noreturn]] void Terminated() {
-  Line line = Compose("an exception", 0, "", "nobody caught it");
-  AddFrames(line, reinterpret_cast<uint64_t>(__builtin_return_address(0)), FrameAbove(__builtin_frame_address(0)));
-  line.WriteTo(g_log);
+  Compose("an exception", 0, "", "nobody caught it").WriteTo(g_log);
+  LogFrames(reinterpret_cast<uint64_t>(__builtin_return_address(0)), FrameAbove(__builtin_frame_address(0)));
   abort();
 }
 
@@ -101,8 +103,8 @@ void OnCrash(int signal, siginfo_t* info, void* context) {
   const auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
   Line line = Compose("signal", static_cast<unsigned>(signal), "", "crashed, address ");
   line.AddHex(reinterpret_cast<uint64_t>(info->si_addr));
-  AddFrames(line, static_cast<uint64_t>(registers[REG_RIP]), static_cast<uint64_t>(registers[REG_RBP]));
   line.WriteTo(g_log);
+  LogFrames(static_cast<uint64_t>(registers[REG_RIP]), static_cast<uint64_t>(registers[REG_RBP]));
 }
 
 }  // namespace
@@ -122,9 +124,9 @@ void LogCrashes() {
 
 void CheckFailed(const char* file, int line, const char* text) {
   Line message = Compose(file, static_cast<unsigned>(line), "check failed: ", text);
-  AddFrames(message, reinterpret_cast<uint64_t>(__builtin_return_address(0)), FrameAbove(__builtin_frame_address(0)));
   message.WriteTo(STDERR_FILENO);
   message.WriteTo(g_log);
+  LogFrames(reinterpret_cast<uint64_t>(__builtin_return_address(0)), FrameAbove(__builtin_frame_address(0)));
   abort();
 }
 
