@@ -185,6 +185,11 @@ constexpr uint64_t kNumbers[] = {
 
 }  // namespace
 
+Arguments::Arguments(uint64_t seed, uint64_t program) : state_(program * 0x9e3779b97f4a7c15 + 1), has_favourites_(program % 4 != 0) {
+  for (uint16_t& favourite : favourites_) favourite = static_cast<uint16_t>(Below(std::size(kCalls)));
+  state_ = seed * 0x9e3779b97f4a7c15 + 1;
+}
+
 uint64_t Arguments::Random() {
   state_ ^= state_ << 13;
   state_ ^= state_ >> 7;
@@ -301,7 +306,8 @@ uint64_t Arguments::Value(char kind) {
 }
 
 Call Arguments::Next() {
-  const Signature& signature = kCalls[Below(std::size(kCalls))];
+  const bool favourite = has_favourites_ && !OneIn(4);
+  const Signature& signature = kCalls[favourite ? favourites_[Below(kFavourites)] : Below(std::size(kCalls))];
   Call call{signature.number, {}};
   size_t known = strlen(signature.kinds);
   for (size_t i = 0; i < 6; ++i) call.args[i] = i < known ? Value(signature.kinds[i]) : OneIn(2) ? 0 : Slot();
@@ -408,7 +414,7 @@ void MakeFiles() {
   }
 }
 
-void MakeOthers() {
+void MakeOthers(uint64_t seed) {
   int pipes[2];
   (void)pipe2(pipes, O_NONBLOCK);
   (void)pipe(pipes);
@@ -432,7 +438,15 @@ void MakeOthers() {
   const uint64_t ruleset[3] = {0x1fff, 3, 0};
   (void)syscall(SYS_landlock_create_ruleset, ruleset, sizeof(ruleset), 0);
   io_uring_params params = {};
-  const int ring = static_cast<int>(syscall(SYS_io_uring_setup, 8, &params));
+  // Of the ways to set one up, some; without what this kernel does not know.
+  constexpr uint32_t kSetups[] = {0,       0, IORING_SETUP_SQPOLL, 1u << 10 /* SQE128 */, 1u << 11 /* CQE32 */, IORING_SETUP_R_DISABLED,
+                                  1u << 16 /* NO_SQARRAY */};
+  params.flags = kSetups[seed % std::size(kSetups)];
+  int ring = static_cast<int>(syscall(SYS_io_uring_setup, 8, &params));
+  if (ring < 0) {
+    params = {};
+    ring = static_cast<int>(syscall(SYS_io_uring_setup, 8, &params));
+  }
   // The ring's memory is in the arena: its words change as the arena's do.
   if (ring >= 0) {
     (void)mmap(arena, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, ring, IORING_OFF_SQ_RING);
@@ -444,14 +458,14 @@ void MakeOthers() {
 
 }  // namespace
 
-void MakeObjects(uint64_t) {
+void MakeObjects(uint64_t seed) {
   constexpr int kRights = PROT_READ | PROT_WRITE;
   arena = static_cast<char*>(mmap(nullptr, kArena + kBehind, kRights, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   mprotect(arena + kArena, kBehind, PROT_NONE);
   areas = static_cast<char*>(mmap(nullptr, kAreas + kBehind, kRights, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   MakeFiles();
   MakeSockets();
-  MakeOthers();
+  MakeOthers(seed);
 }
 
 }  // namespace hostile

@@ -21,7 +21,8 @@ void MakeObjects(uint64_t seed);
 
 class Arguments {
  public:
-  explicit Arguments(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15 + 1) {}
+  // Of `seed`. Most programs make a few of the calls far more often than the others: which, is up to `program`, for all of its threads.
+  Arguments(uint64_t seed, uint64_t program);
   Call Next();
   // After a call: memory that came from it is used later.
   void Learn(const Call& call, long result);
@@ -41,7 +42,11 @@ class Arguments {
   // Eight bytes of what might be a structure.
   uint64_t Slot();
 
+  static constexpr int kFavourites = 10;
+
   uint64_t state_;
+  bool has_favourites_;
+  uint16_t favourites_[kFavourites];  // in kCalls
 };
 
 }  // namespace hostile

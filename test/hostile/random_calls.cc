@@ -39,8 +39,8 @@ int64_t NowMs() {
 void Wake(int) {}
 
 // A system call may leave nothing as it was: no call of the C library is made between two of them.
-[[noreturn]] void CallForEver(Shared& shared, uint64_t seed) {
-  Arguments arguments(seed);
+[[noreturn]] void CallForEver(Shared& shared, uint64_t seed, uint64_t program) {
+  Arguments arguments(seed, program);
   for (;;) {
     Call call = arguments.Next();
     __atomic_add_fetch(&shared.calls, 1, __ATOMIC_RELAXED);
@@ -57,12 +57,12 @@ void Wake(int) {}
 
 struct ThreadStart {
   Shared* shared;
-  uint64_t seed;
+  uint64_t seed, program;
 };
 
 int ThreadBody(void* argument) {
   auto* start = static_cast<ThreadStart*>(argument);
-  CallForEver(*start->shared, start->seed);
+  CallForEver(*start->shared, start->seed, start->program);
 }
 
 // In namespaces that this makes, so that the keeper's stay what they are.
@@ -90,14 +90,14 @@ int ThreadBody(void* argument) {
   MakeObjects(seed);
   static ThreadStart starts[kThreads];
   for (int i = 0; i < kThreads; ++i) {
-    starts[i] = {&shared, seed * 31 + static_cast<uint64_t>(i) + 1};
+    starts[i] = {&shared, seed * 31 + static_cast<uint64_t>(i) + 1, seed};
     constexpr size_t kStack = 1 << 18;
     void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (stack == MAP_FAILED) break;
     clone(ThreadBody, static_cast<char*>(stack) + kStack, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM,
           &starts[i]);
   }
-  CallForEver(shared, seed);
+  CallForEver(shared, seed, seed);
 }
 
 // Everybody but the keeper, the first process of the container.

@@ -99,6 +99,10 @@ class Container:
         self.start("restore", "--image-path", image, "--bundle", self.folder)
         return None
 
+    def state(self):
+        status = self.process.poll()
+        return "runs" if status is None else f"ended with {status}"
+
     def said(self):
         self.errors.flush()
         with open(self.errors.name, errors="replace") as file:
@@ -144,7 +148,7 @@ def run(options, folder):
                 problem = container.freeze_and_restore()
             line = None if problem else container.line(ROUND_SECONDS)
             if problem is None:
-                problem = judge(line) if line else f"no word of it, the runtime {'runs' if container.process.poll() is None else 'ended'}"
+                problem = judge(line) if line else f"no word of it, the runtime {container.state()}"
             if problem is None:
                 passed += 1
                 if options.verbose:
