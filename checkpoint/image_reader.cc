@@ -17,7 +17,8 @@ namespace amber::checkpoint {
 namespace {
 
 // Guest addresses and file sizes beyond this make no sense; sums below cannot overflow.
-constexpr uint64_t kMaxPages = uint64_t{1} << 40;
+// Files may be as long as offsets are, with data at their very end.
+constexpr uint64_t kMaxPages = uint64_t{1} << 51;
 
 absl::Status Damaged(std::string_view what) {
   return absl::DataLossError(absl::StrCat("the image is damaged: ", what, "; restore another copy of it"));
@@ -140,7 +141,7 @@ bool ReadExtents(const Header& header, const google::protobuf::RepeatedPtrField<
   uint64_t next = 0;
   out->reserve(static_cast<size_t>(in.size()));
   for (const proto::Extent& e : in) {
-    if (e.count() == 0 || e.count() > kMaxPages || e.page() > kMaxPages || e.page() < next) return false;
+    if (e.count() == 0 || e.count() > kMaxPages || e.page() > kMaxPages - e.count() || e.page() < next) return false;
     if (e.image_page() < first || e.image_page() > last || e.count() > last - e.image_page()) return false;
     next = e.page() + e.count();
     out->push_back({e.page() * kImagePage, e.count() * kImagePage, e.image_page() * kImagePage});
@@ -168,7 +169,7 @@ absl::Status ImageReader::ReadIndex() {
     FileIndex file;
     file.id = f.id();
     file.size = f.size();
-    if (f.size() > kMaxPages * kImagePage || !files.insert(f.id()).second || !ReadExtents(header_, f.extents(), &file.extents)) {
+    if (f.size() > INT64_MAX || !files.insert(f.id()).second || !ReadExtents(header_, f.extents(), &file.extents)) {
       return Damaged("its memory index makes no sense");
     }
     uint64_t end = file.extents.empty() ? 0 : file.extents.back().start + file.extents.back().size;

@@ -152,7 +152,8 @@ bool Task::DeliverSignals() {
     }
     // A namespace's init has no default actions for what comes from inside it (sig_task_ignored).
     // What the kernel or the runtime sends carries no sender's pid.
-    if (group_->is_init() && info.raw.si_code <= 0 && info.raw.si_pid != 0) continue;
+    // (What programs make themselves may say anything there.)
+    if (group_->is_init() && (info.raw.si_code < 0 || (info.raw.si_code == SI_USER && info.raw.si_pid != 0))) continue;
     // A nested namespace's init: from outside, too, but for SIGKILL and SIGSTOP and its own faults.
     bool fault = info.raw.si_code > 0 && (SignalBit(signo) & kSynchronousSignals) != 0;
     if (group_->is_init() && group_->pids().level() > 0 && signo != SIGSTOP && !fault) continue;

@@ -400,3 +400,18 @@ GUEST_TEST(Timers, EndTheirProcess) {
     close(ends[0]);
   }
 }
+
+// As long as offsets are, with data far behind: holes are no memory, and images have room for their numbers.
+GUEST_TEST(Files, OfAnyLength) {
+  const int fd = MUST(memfd_create("long", 0));
+  constexpr off_t kFar = off_t{1} << 60;
+  MUST(ftruncate(fd, INT64_MAX));
+  EXPECT_EQ(pwrite(fd, "far", 3, kFar + 5), 3);
+  CheckpointHere();
+  char got[4] = {};
+  EXPECT_EQ(pread(fd, got, 3, kFar + 5), 3);
+  EXPECT_STREQ(got, "far");
+  struct stat st;
+  MUST(fstat(fd, &st));
+  EXPECT_EQ(st.st_size, INT64_MAX);
+}
