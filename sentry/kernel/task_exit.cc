@@ -36,8 +36,15 @@ void ReleaseIfOrphaned(ProcessGroup& group) {
   const auto& members = group.members();
   bool stopped = std::any_of(members.begin(), members.end(), [](const ThreadGroup* g) { return g->stopped(); });
   if (!stopped || !group.IsOrphaned()) return;
-  group.SendSignal(SigInfo::Kernel(SIGHUP));
-  group.SendSignal(SigInfo::Kernel(SIGCONT));
+  std::vector<RefPtr<ThreadGroup>> told;
+  for (ThreadGroup* member : members) {
+    // A container's first process does not end of it (sig_task_ignored()), though it does of what the runtime and the terminal send.
+    TakeActionsOf(*member);
+    if (!member->is_init() || member->handlers()[SIGHUP].handler != 0) told.emplace_back(member);
+  }
+  for (int signal : {SIGHUP, SIGCONT}) {
+    for (const RefPtr<ThreadGroup>& member : told) member->SendSignal(SigInfo::Kernel(signal));
+  }
 }
 
 // Signals that are sent while a process goes may end others, whose ends send signals, too. They wait here, so that however long a chain of processes
