@@ -123,7 +123,7 @@ def guest(mode):
 
 
 def hostile(name, what, *flags):
-    seconds = os.environ.get("AMBER_HOSTILE_SECONDS", "25")
+    seconds = os.environ.get("AMBER_HOSTILE_SECONDS", "10")
     return Suite(
         name, f"{what}, {seconds} s", python("test/hostile/run.py", "--sandbox", SANDBOX, "--seconds", seconds, *flags),
         read_counts, 3 + int(seconds) // 30, ["test/hostile/run.py"], binary=True,
