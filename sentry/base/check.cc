@@ -29,23 +29,13 @@ class Line {
   void Add(const char* text) {
     while (*text != 0 && size_ < sizeof(buffer_) - 1) buffer_[size_++] = *text++;
   }
-  void Add(unsigned number) {
-    char digits[12];
+  void Add(uint64_t number, uint64_t base = 10) {
+    char digits[24];
     char* p = digits + sizeof(digits);
     *--p = 0;
     do {
-      *--p = static_cast<char>('0' + number % 10);
-      number /= 10;
-    } while (number > 0);
-    Add(p);
-  }
-  void AddHex(uint64_t number) {
-    char digits[20];
-    char* p = digits + sizeof(digits);
-    *--p = 0;
-    do {
-      *--p = "0123456789abcdef"[number % 16];
-      number /= 16;
+      *--p = "0123456789abcdef"[number % base];
+      number /= base;
     } while (number > 0);
     Add(p);
   }
@@ -82,7 +72,7 @@ void LogFrames(uint64_t ip, uint64_t frame) {
   line.Add("at");
   for (int i = 0; i < kMost; ++i) {
     line.Add(" ");
-    line.AddHex(ip - start);
+    line.Add(ip - start, 16);
     if (frame % 8 != 0 || frame < kLargestFrame) break;
     const auto* words = reinterpret_cast<const uint64_t*>(frame);
     if (words[0] <= frame || words[0] - frame > kLargestFrame) break;
@@ -102,7 +92,7 @@ void LogFrames(uint64_t ip, uint64_t frame) {
 void OnCrash(int signal, siginfo_t* info, void* context) {
   const auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
   Line line = Compose("signal", static_cast<unsigned>(signal), "", "crashed, address ");
-  line.AddHex(reinterpret_cast<uint64_t>(info->si_addr));
+  line.Add(reinterpret_cast<uint64_t>(info->si_addr), 16);
   line.WriteTo(g_log);
   LogFrames(static_cast<uint64_t>(registers[REG_RIP]), static_cast<uint64_t>(registers[REG_RBP]));
 }

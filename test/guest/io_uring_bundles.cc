@@ -27,15 +27,15 @@ class Buffers {
  public:
   explicit Buffers(Ring& ring, unsigned entries, uint16_t flags = 0) : mask_(static_cast<uint16_t>(entries - 1)) {
     if ((flags & kMapped) == 0)
-      entries_ = static_cast<Entry*>(MUST(mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
-    Registration r = {reinterpret_cast<uint64_t>(entries_), entries, kGroup, flags, {}};
+      entries_ = static_cast<BufferEntry*>(MUST(mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
+    BufferRegistration r = {reinterpret_cast<uint64_t>(entries_), entries, kGroup, flags, {}};
     registered = syscall(kRegister, ring.fd, kPbufRing, &r, 1) == 0;
     if (!registered || (flags & kMapped) == 0) return;
     const auto offset = static_cast<off_t>(kOffsetBuffers | uint64_t{kGroup} << 16);
-    entries_ = static_cast<Entry*>(MUST(mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, ring.fd, offset)));
+    entries_ = static_cast<BufferEntry*>(MUST(mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, ring.fd, offset)));
   }
   void Add(void* memory, unsigned size, uint16_t id) {
-    Entry& e = entries_[tail_ & mask_];
+    BufferEntry& e = entries_[tail_ & mask_];
     e.address = reinterpret_cast<uint64_t>(memory);
     e.size = size;
     e.id = id;
@@ -44,18 +44,7 @@ class Buffers {
   bool registered = false;
 
  private:
-  struct Entry {
-    uint64_t address;
-    uint32_t size;
-    uint16_t id, tail;
-  };
-  struct Registration {
-    uint64_t address;
-    uint32_t entries;
-    uint16_t group, flags;
-    uint64_t reserved[3];
-  };
-  Entry* entries_ = nullptr;
+  BufferEntry* entries_ = nullptr;
   uint16_t mask_, tail_ = 0;
 };
 

@@ -29,13 +29,6 @@ io_uring_sqe& Splice(Ring& ring, uint64_t data, int in, uint64_t in_offset, int 
   return sqe;
 }
 
-int OneResult(Ring& ring, uint64_t data) {
-  EXPECT_EQ(ring.Submit(1), 1);
-  const io_uring_cqe cqe = ring.Take();
-  EXPECT_EQ(cqe.user_data, data);
-  return cqe.res;
-}
-
 // True if this kernel has the operation; native ones may be older.
 bool Has(Ring& ring, int op) {
   alignas(8) static char bytes[sizeof(io_uring_probe) + 64 * sizeof(io_uring_probe_op)];

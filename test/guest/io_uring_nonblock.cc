@@ -12,13 +12,6 @@ using namespace guest;
 
 namespace {
 
-int OneResult(Ring& ring, uint64_t data) {
-  EXPECT_EQ(ring.Submit(1), 1);
-  const io_uring_cqe cqe = ring.Take();
-  EXPECT_EQ(cqe.user_data, data);
-  return cqe.res;
-}
-
 void SetNonblocking(int fd) { MUST(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)); }
 
 }  // namespace

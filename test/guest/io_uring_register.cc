@@ -33,13 +33,6 @@ uint64_t At(T* p) {
 
 long Register(Ring& ring, unsigned what, const void* argument, unsigned count) { return syscall(kRegister, ring.fd, what, argument, count); }
 
-int OneResult(Ring& ring, uint64_t data) {
-  EXPECT_EQ(ring.Submit(1), 1);
-  const io_uring_cqe cqe = ring.Take();
-  EXPECT_EQ(cqe.user_data, data);
-  return cqe.res;
-}
-
 }  // namespace
 
 GUEST_TEST(IoUringTags, FilesTellWhenTheyAreFree) {

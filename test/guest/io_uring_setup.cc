@@ -11,13 +11,6 @@ namespace {
 
 constexpr unsigned kSendMessage = 31;
 
-int OneResult(Ring& ring, uint64_t data) {
-  EXPECT_EQ(ring.Submit(1), 1);
-  const io_uring_cqe cqe = ring.Take();
-  EXPECT_EQ(cqe.user_data, data);
-  return cqe.res;
-}
-
 // Submits as programs do: a call is made only if whoever polls sleeps.
 void Leave(Ring& ring, unsigned count) {
   unsigned& tail = ring.Word(ring.params.sq_off.tail);

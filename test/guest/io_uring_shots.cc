@@ -32,31 +32,20 @@ io_uring_sqe& Select(Ring& ring, int opcode, int fd, uint64_t data, unsigned siz
 }
 
 struct BufferRing {
-  struct Entry {
-    uint64_t address;
-    uint32_t size;
-    uint16_t id, tail;
-  };
-  struct Registration {
-    uint64_t address;
-    uint32_t entries;
-    uint16_t group, flags;
-    uint64_t reserved[3];
-  };
   explicit BufferRing(unsigned entries) : mask(static_cast<uint16_t>(entries - 1)) {
-    ring = static_cast<Entry*>(MUST(mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
+    ring = static_cast<BufferEntry*>(MUST(mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
     registration = {reinterpret_cast<uint64_t>(ring), entries, kGroup, 0, {}};
   }
   void Add(void* memory, unsigned size, uint16_t id) {
-    Entry& e = ring[tail & mask];
+    BufferEntry& e = ring[tail & mask];
     e.address = reinterpret_cast<uint64_t>(memory);
     e.size = size;
     e.id = id;
     __atomic_store_n(&ring[0].tail, ++tail, __ATOMIC_RELEASE);
   }
-  Entry* ring;
+  BufferEntry* ring;
   uint16_t mask, tail = 0;
-  Registration registration;
+  BufferRegistration registration;
 };
 
 }  // namespace

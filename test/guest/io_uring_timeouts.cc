@@ -13,13 +13,6 @@ namespace {
 
 constexpr unsigned kMultishot = 64;
 
-int OneResult(Ring& ring, uint64_t data) {
-  EXPECT_EQ(ring.Submit(1), 1);
-  const io_uring_cqe cqe = ring.Take();
-  EXPECT_EQ(cqe.user_data, data);
-  return cqe.res;
-}
-
 }  // namespace
 
 GUEST_TEST(IoUringTimeouts, ComeAgain) {

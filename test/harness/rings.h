@@ -126,4 +126,25 @@ inline void ExpectNext(Ring& ring, uint64_t data, int result, unsigned flags) {
   EXPECT_EQ(FlagsOf(cqe), flags);
 }
 
+// Of the one submission that waits: its completion's result.
+inline int OneResult(Ring& ring, uint64_t data) {
+  EXPECT_EQ(ring.Submit(1), 1);
+  const io_uring_cqe cqe = ring.Take();
+  EXPECT_EQ(cqe.user_data, data);
+  return cqe.res;
+}
+
+// struct io_uring_buf and struct io_uring_buf_reg: a ring of buffers, whose tail lies in its first entry.
+struct BufferEntry {
+  uint64_t address;
+  uint32_t size;
+  uint16_t id, tail;
+};
+struct BufferRegistration {
+  uint64_t address;
+  uint32_t entries;
+  uint16_t group, flags;
+  uint64_t reserved[3];
+};
+
 }  // namespace guest
